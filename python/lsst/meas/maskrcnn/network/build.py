@@ -1,0 +1,129 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From a `NetworkSpec` to torchvision's Mask R-CNN."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torchvision.models import resnet
+from torchvision.models._utils import IntermediateLayerGetter
+from torchvision.models.detection import MaskRCNN
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
+from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
+from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+
+from .spec import CLASS_NAMES, NetworkSpec
+
+__all__ = ["build_network"]
+
+
+class _ArrayTransform(nn.Module):
+    """Stack images and pad them to a multiple of the network's stride.
+
+    Stands where torchvision resizes and applies ImageNet statistics: pixels
+    of a sky image keep their scale, and the normalisation is done before.
+    """
+
+    def __init__(self, divisor: int):
+        super().__init__()
+        self.divisor = divisor
+
+    def forward(
+        self, images: list[Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
+        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+        height, width = (
+            -(-max(size[axis] for size in sizes) // self.divisor) * self.divisor for axis in (0, 1)
+        )
+        batch = images[0].new_zeros((len(images), images[0].shape[0], height, width))
+        for target, image in zip(batch, images, strict=True):
+            target[:, : image.shape[-2], : image.shape[-1]] = image
+        batch = batch.contiguous(memory_format=torch.channels_last)
+        return ImageList(batch, sizes), targets
+
+    def postprocess(
+        self,
+        result: list[dict[str, Tensor]],
+        image_shapes: list[tuple[int, int]],
+        original_image_sizes: list[tuple[int, int]],
+    ) -> list[dict[str, Tensor]]:
+        return result
+
+
+class _PyramidBackbone(nn.Module):
+    """Residual stages and the feature pyramid on them."""
+
+    def __init__(self, spec: NetworkSpec):
+        super().__init__()
+        body = getattr(resnet, spec.backbone)(weights=None)
+        if spec.in_channels != 3:
+            body.conv1 = nn.Conv2d(spec.in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+            nn.init.kaiming_normal_(body.conv1.weight, mode="fan_out", nonlinearity="relu")
+        stages = {f"layer{k}": str(k - 1) for k in spec.returned_layers}
+        widths = [
+            cast(nn.Conv2d, getattr(body, name)[-1].conv2).out_channels * _expansion(body) for name in stages
+        ]
+        self.body = IntermediateLayerGetter(body, return_layers=stages)
+        self.fpn = FeaturePyramidNetwork(widths, spec.fpn_channels, extra_blocks=LastLevelMaxPool())
+        self.out_channels = spec.fpn_channels
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return cast(dict[str, Tensor], self.fpn(self.body(x)))
+
+
+def _expansion(body: nn.Module) -> int:
+    return int(cast(nn.Sequential, body.layer1)[0].expansion)  # type: ignore[arg-type]
+
+
+def build_network(spec: NetworkSpec) -> MaskRCNN:
+    """Build torchvision's Mask R-CNN for any number of bands.
+
+    Parameters
+    ----------
+    spec : `NetworkSpec`
+        The architecture.
+
+    Returns
+    -------
+    network : `torchvision.models.detection.MaskRCNN`
+        Randomly initialised, in training mode. Inputs are a list of float
+        tensors (band, y, x) that are normalised already: nothing is resized
+        and no image statistics are applied. Boxes are [x0, y0, x1, y1],
+        half open, in pixels of the input.
+    """
+    names = [str(k - 1) for k in spec.returned_layers]
+    backbone = _PyramidBackbone(spec)
+    n_classes = 1 + len(CLASS_NAMES)
+    network = MaskRCNN(
+        backbone,
+        rpn_anchor_generator=AnchorGenerator(
+            sizes=spec.anchor_sizes, aspect_ratios=(spec.anchor_ratios,) * len(spec.anchor_sizes)
+        ),
+        rpn_pre_nms_top_n_train=2 * spec.proposals_train,
+        rpn_pre_nms_top_n_test=2 * spec.proposals_test,
+        rpn_post_nms_top_n_train=spec.proposals_train,
+        rpn_post_nms_top_n_test=spec.proposals_test,
+        rpn_nms_thresh=spec.rpn_nms,
+        rpn_batch_size_per_image=spec.rpn_batch,
+        box_roi_pool=MultiScaleRoIAlign(names, output_size=spec.box_pool, sampling_ratio=2),
+        box_head=TwoMLPHead(spec.fpn_channels * spec.box_pool**2, spec.box_features),
+        box_predictor=FastRCNNPredictor(spec.box_features, n_classes),
+        box_batch_size_per_image=spec.roi_batch,
+        box_positive_fraction=spec.roi_positive,
+        box_score_thresh=spec.detection_score,
+        box_nms_thresh=spec.detection_nms,
+        box_detections_per_img=spec.detections_per_image,
+        mask_roi_pool=MultiScaleRoIAlign(names, output_size=spec.mask_pool, sampling_ratio=2),
+        mask_head=MaskRCNNHeads(spec.fpn_channels, list(spec.mask_channels), 1),
+        mask_predictor=MaskRCNNPredictor(spec.mask_channels[-1], spec.mask_channels[-1], n_classes),
+    )
+    network.transform = _ArrayTransform(spec.divisor)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -1,0 +1,423 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The model file: weights and everything needed to use them, in one
+safetensors file.
+
+The header of the file holds a `ModelMetadata` as JSON under the key
+``meas_maskrcnn``. Floating-point weights may be stored in half precision; they
+are read back as float32.
+"""
+
+from __future__ import annotations
+
+import importlib.resources
+import json
+import os
+import struct
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import safetensors
+import safetensors.torch
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from torch import Tensor
+from torchvision.models.detection import MaskRCNN
+
+from .build import build_network
+from .spec import CLASS_NAMES, NetworkSpec
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MaskRcnnModel",
+    "ModelFileError",
+    "ModelMetadata",
+    "NormalizationMetadata",
+    "default_model_path",
+    "model_from_bytes",
+    "model_to_bytes",
+    "read_metadata",
+    "read_model",
+    "write_model",
+]
+
+FORMAT_VERSION = 1
+"""Version of the layout that this code writes; older ones are read."""
+
+_HEADER_KEY = "meas_maskrcnn"
+_MAX_HEADER = 100_000_000
+
+Setting = bool | int | float | str | list[str] | None
+
+
+class ModelFileError(ValueError):
+    """A model file cannot be used; the message says why and what to do."""
+
+
+class NormalizationMetadata(BaseModel):
+    """How the images were normalised that the network was trained on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """Registry name of the normalisation: ``lupton`` or ``zscore``."""
+
+    settings: dict[str, Setting] = Field(default_factory=dict)
+    """Its settings by name, as the configuration of the subtask has them."""
+
+
+class ModelMetadata(BaseModel):
+    """The header of a model file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format_version: int = FORMAT_VERSION
+    """Version of the layout."""
+
+    name: str
+    """Short name of the model."""
+
+    description: str = ""
+    """What the model is for, in a sentence."""
+
+    architecture: NetworkSpec
+    """The network."""
+
+    bands: tuple[str, ...]
+    """Bands in the order of the input channels."""
+
+    normalization: NormalizationMetadata
+    """How the input is made from fluxes in nJy."""
+
+    class_names: tuple[str, ...] = CLASS_NAMES
+    """Classes in the order of the labels 1, 2, ..."""
+
+    pixel_scale: float = Field(gt=0.0)
+    """Pixel scale of the training images (arcsec)."""
+
+    training: dict[str, Any] = Field(default_factory=dict)
+    """Provenance: data, schedule, seeds, software versions, figures."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.bands) != self.architecture.in_channels:
+            raise ValueError(
+                f"bands {self.bands} do not fit a network of {self.architecture.in_channels} input channels"
+            )
+        if len(set(self.bands)) != len(self.bands):
+            raise ValueError(f"bands {self.bands} hold a band twice")
+        if self.class_names != CLASS_NAMES:
+            raise ValueError(f"classes {self.class_names} are not those of this package, {CLASS_NAMES}")
+        return self
+
+
+@dataclass(frozen=True)
+class MaskRcnnModel:
+    """Weights with the metadata that they need.
+
+    Parameters
+    ----------
+    metadata : `ModelMetadata`
+        The header.
+    state : `dict` [`str`, `torch.Tensor`]
+        The network's state by parameter name.
+    """
+
+    metadata: ModelMetadata
+    state: dict[str, Tensor]
+
+    @classmethod
+    def from_network(cls, network: torch.nn.Module, metadata: ModelMetadata) -> Self:
+        """Take the weights of a network.
+
+        Parameters
+        ----------
+        network : `torch.nn.Module`
+            A network as `build_network` makes it.
+        metadata : `ModelMetadata`
+            The header; its architecture must be the network's.
+
+        Returns
+        -------
+        model : `MaskRcnnModel`
+        """
+        state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+        return cls(metadata, state)
+
+    def build(self, device: torch.device | str = "cpu") -> MaskRCNN:
+        """Build the network with these weights.
+
+        Parameters
+        ----------
+        device : `torch.device` or `str`
+            Where to put it.
+
+        Returns
+        -------
+        network : `torchvision.models.detection.MaskRCNN`
+            In evaluation mode.
+
+        Raises
+        ------
+        ModelFileError
+            Raised if the weights do not fit the architecture of the header.
+        """
+        network = build_network(self.metadata.architecture)
+        try:
+            network.load_state_dict(self.state)
+        except RuntimeError as error:
+            raise ModelFileError(
+                f"The weights of model '{self.metadata.name}' do not fit the architecture in its header "
+                f"({_first_line(error)}); the file was altered or written by other code. Train or fetch it anew."
+            ) from error
+        return network.to(device).eval()
+
+    def check_bands(self, bands: Iterable[str]) -> None:
+        """Check that the model takes these bands.
+
+        Parameters
+        ----------
+        bands : `~collections.abc.Iterable` [`str`]
+            Bands in the order in which they will be given.
+
+        Raises
+        ------
+        ModelFileError
+            Raised if they are not the model's, or in another order.
+        """
+        given = tuple(bands)
+        if given != self.metadata.bands:
+            raise ModelFileError(
+                f"Model '{self.metadata.name}' was trained on bands {self.metadata.bands} in this order, "
+                f"given were {given}. Give these bands, or a model that was trained on yours."
+            )
+
+
+def default_model_path() -> Path:
+    """Find the model file that comes with this package.
+
+    Returns
+    -------
+    path : `pathlib.Path`
+        The ``lite`` model.
+    """
+    return Path(str(importlib.resources.files("lsst.meas.maskrcnn") / "models" / "lite.safetensors"))
+
+
+def model_to_bytes(model: MaskRcnnModel, half: bool = False) -> bytes:
+    """Serialise a model.
+
+    Parameters
+    ----------
+    model : `MaskRcnnModel`
+        The model.
+    half : `bool`
+        Store floating-point weights as float16.
+
+    Returns
+    -------
+    data : `bytes`
+        Content of a model file.
+    """
+    state = model.state
+    if half:
+        state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+    header = {_HEADER_KEY: model.metadata.model_dump_json()}
+    return safetensors.torch.save({k: v.contiguous() for k, v in state.items()}, metadata=header)
+
+
+def write_model(model: MaskRcnnModel, path: str | os.PathLike[str], half: bool = False) -> None:
+    """Write a model file; an existing file is replaced whole or not at all.
+
+    Parameters
+    ----------
+    model : `MaskRcnnModel`
+        The model.
+    path : `str` or `os.PathLike`
+        Where to; the folder must exist.
+    half : `bool`
+        Store floating-point weights as float16.
+
+    Raises
+    ------
+    OSError
+        Raised if the file cannot be written, for instance on a full disk;
+        nothing half-written stays behind.
+    """
+    write_atomically(Path(path), model_to_bytes(model, half))
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        Where to; the folder must exist.
+    data : `bytes`
+        The content.
+
+    Raises
+    ------
+    OSError
+        Raised if the file cannot be written.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
+    """Read the header of a model file, not its weights.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        The file.
+
+    Returns
+    -------
+    metadata : `ModelMetadata`
+
+    Raises
+    ------
+    FileNotFoundError
+        Raised if there is no such file.
+    ModelFileError
+        Raised if the file is not a model file, is truncated, or is newer
+        than this code.
+    """
+    path = Path(path)
+    size = path.stat().st_size
+    with path.open("rb") as stream:
+        start = stream.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+        raw = stream.read(min(length, _MAX_HEADER))
+    return _parse_header(raw, length, size, str(path))
+
+
+def read_model(path: str | os.PathLike[str]) -> MaskRcnnModel:
+    """Read a model file.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        The file.
+
+    Returns
+    -------
+    model : `MaskRcnnModel`
+        Weights are float32 on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        Raised if there is no such file.
+    ModelFileError
+        Raised if the file is not a model file, is truncated, or is newer
+        than this code.
+    """
+    return model_from_bytes(Path(path).read_bytes(), name=str(path))
+
+
+def model_from_bytes(data: bytes, name: str = "<bytes>") -> MaskRcnnModel:
+    """Read a model from the content of a model file.
+
+    Parameters
+    ----------
+    data : `bytes`
+        The content.
+    name : `str`
+        What to call it in error messages.
+
+    Returns
+    -------
+    model : `MaskRcnnModel`
+        Weights are float32 on the CPU.
+
+    Raises
+    ------
+    ModelFileError
+        Raised if this is not a model file, is truncated, or is newer than
+        this code.
+    """
+    length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
+    metadata = _parse_header(data[8 : 8 + min(length, _MAX_HEADER)], length, len(data), name)
+    try:
+        state = safetensors.torch.load(data)
+    except safetensors.SafetensorError as error:
+        raise ModelFileError(
+            f"{name} is damaged: {error}. Copy or download it again."
+        ) from error
+    return MaskRcnnModel(metadata, {k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+
+
+def _parse_header(raw: bytes, length: int, size: int, name: str) -> ModelMetadata:
+    """Validate the safetensors header.
+
+    Parameters
+    ----------
+    raw : `bytes`
+        The header's JSON, as far as there is any.
+    length : `int`
+        Its length as the first eight bytes give it.
+    size : `int`
+        Size of the whole file (bytes).
+    name : `str`
+        What to call the file.
+    """
+    foreign = (
+        f"{name} is not a model file of this package (a safetensors file with '{_HEADER_KEY}' in its header)"
+    )
+    if not 2 <= length <= _MAX_HEADER or not raw.startswith(b"{"):
+        raise ModelFileError(f"{foreign}. Give a file that meas_maskrcnn wrote.")
+    if len(raw) < length:
+        raise ModelFileError(
+            f"{name} is truncated: its header has {length} bytes, the file has {size}. Copy it again."
+        )
+    try:
+        content = json.loads(raw)
+        ends = [entry["data_offsets"][1] for key, entry in content.items() if key != "__metadata__"]
+        header = content.get("__metadata__", {}).get(_HEADER_KEY)
+    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+        raise ModelFileError(f"{foreign}: {error}. Give a file that meas_maskrcnn wrote.") from error
+    if header is None:
+        raise ModelFileError(f"{foreign}. Give a file that meas_maskrcnn wrote.")
+    expected = 8 + length + max(ends, default=0)
+    if size < expected:
+        raise ModelFileError(f"{name} is truncated: {size} bytes of {expected}. Copy or download it again.")
+    try:
+        fields = json.loads(header)
+        version = fields["format_version"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFileError(f"The header of {name} is damaged: {error}. Copy it again.") from error
+    if not isinstance(version, int) or version > FORMAT_VERSION:
+        raise ModelFileError(
+            f"{name} has format version {version}, this code reads up to {FORMAT_VERSION}. "
+            "Update meas_maskrcnn, or write the model with an older one."
+        )
+    try:
+        return ModelMetadata.model_validate(fields)
+    except ValidationError as error:
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise ModelFileError(f"The header of {name} is not valid: {problems}.") from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[1] if len(lines) > 1 else (lines[0] if lines else type(error).__name__)

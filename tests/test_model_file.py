@@ -1,0 +1,168 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The model file: what goes in comes out, and what is no model is named."""
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+
+from lsst.meas.maskrcnn.network.build import build_network
+from lsst.meas.maskrcnn.network.model_file import (
+    FORMAT_VERSION,
+    MaskRcnnModel,
+    ModelFileError,
+    ModelMetadata,
+    NormalizationMetadata,
+    default_model_path,
+    read_metadata,
+    read_model,
+    write_model,
+)
+from lsst.meas.maskrcnn.network.spec import NetworkSpec
+
+
+@pytest.fixture(scope="module")
+def model() -> MaskRcnnModel:
+    spec = NetworkSpec.light(2)
+    metadata = ModelMetadata(
+        name="tiny",
+        architecture=spec,
+        bands=("r", "g"),
+        normalization=NormalizationMetadata(name="lupton", settings={"q": 8.0, "unit": "noise"}),
+        pixel_scale=0.2,
+        training={"seed": 3},
+    )
+    return MaskRcnnModel.from_network(build_network(spec), metadata)
+
+
+def rewrite_header(path: Path, change: dict[str, object]) -> None:
+    """Change fields of the header of a model file in place."""
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    fields = json.loads(header["__metadata__"]["meas_maskrcnn"])
+    fields.update(change)
+    header["__metadata__"]["meas_maskrcnn"] = json.dumps(fields)
+    raw = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(raw)) + raw + data[8 + length :])
+
+
+def test_round_trip(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    write_model(model, path)
+    back = read_model(path)
+    assert back.metadata == model.metadata == read_metadata(path)
+    assert back.state.keys() == model.state.keys()
+    assert all(torch.equal(back.state[name], value) for name, value in model.state.items())
+    assert not back.build().training
+
+
+def test_half_precision_halves_the_file_and_reads_as_float32(model, tmp_path):
+    write_model(model, tmp_path / "full.safetensors")
+    write_model(model, tmp_path / "half.safetensors", half=True)
+    full, half = ((tmp_path / f"{name}.safetensors").stat().st_size for name in ("full", "half"))
+    assert half < 0.55 * full
+    back = read_model(tmp_path / "half.safetensors")
+    for name, value in model.state.items():
+        assert back.state[name].dtype == value.dtype
+        torch.testing.assert_close(back.state[name], value, rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])
+def test_truncated(model, tmp_path, keep):
+    path = tmp_path / "m.safetensors"
+    write_model(model, path)
+    data = path.read_bytes()
+    path.write_bytes(data[: keep if isinstance(keep, int) else int(len(data) * keep)])
+    expected = "not a model file" if keep in (0, 4) else "truncated"
+    for read in (read_model, read_metadata):
+        with pytest.raises(ModelFileError, match=expected):
+            read(path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"SIMPLE  =                    T" * 99, safetensors.torch.save({"a": torch.zeros(3)}), b"\0" * 64],
+    ids=["fits", "other safetensors", "zeros"],
+)
+def test_foreign(tmp_path, content):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(content)
+    for read in (read_model, read_metadata):
+        with pytest.raises(ModelFileError, match="not a model file"):
+            read(path)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"none\.safetensors"):
+        read_model(tmp_path / "none.safetensors")
+
+
+def test_newer_format(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    write_model(model, path)
+    rewrite_header(path, {"format_version": FORMAT_VERSION + 1, "unheard_of": 1})
+    with pytest.raises(ModelFileError, match=f"version {FORMAT_VERSION + 1}.*Update"):
+        read_metadata(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"bands": ["r"]}, "bands"),
+        ({"bands": ["r", "r"]}, "twice"),
+        ({"class_names": ["dog", "cat"]}, "classes"),
+        ({"pixel_scale": -1.0}, "pixel_scale"),
+        ({"architecture": {"in_channels": 2, "backbone": "vgg"}}, "backbone"),
+    ],
+)
+def test_header_that_is_not_valid(model, tmp_path, change, message):
+    path = tmp_path / "m.safetensors"
+    write_model(model, path)
+    rewrite_header(path, change)
+    with pytest.raises(ModelFileError, match=message):
+        read_metadata(path)
+
+
+def test_weights_of_another_architecture(model):
+    other = NetworkSpec.light(2).model_copy(update={"fpn_channels": 32})
+    mixed = MaskRcnnModel(model.metadata.model_copy(update={"architecture": other}), model.state)
+    with pytest.raises(ModelFileError, match="do not fit the architecture"):
+        mixed.build()
+
+
+def test_bands_are_checked_in_order(model):
+    model.check_bands(["r", "g"])
+    for wrong in (["g", "r"], ["r"], ["r", "g", "i"]):
+        with pytest.raises(ModelFileError, match="trained on bands"):
+            model.check_bands(wrong)
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(model, tmp_path, monkeypatch):
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(b"old")
+
+    def full_disk(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_model(model, path)
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_shipped_model_is_small_and_complete():
+    path = default_model_path()
+    assert path.stat().st_size < 20e6
+    metadata = read_metadata(path)
+    assert metadata.bands == ("z", "r", "g")
+    assert metadata.training["steps"] > 0
+    read_model(path).build()

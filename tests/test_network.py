@@ -1,0 +1,308 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The network: it is built as asked, it learns, and tiles do not show."""
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+from torchvision.models.detection.roi_heads import project_masks_on_boxes
+
+from lsst.meas.maskrcnn.metrics.average_precision import greedy_match, mask_pairs
+from lsst.meas.maskrcnn.network.build import build_network
+from lsst.meas.maskrcnn.network.dataset import CropSettings, CropSource, TrainingScene, boxes_of, write_scene
+from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect, paste_masks, select_device
+from lsst.meas.maskrcnn.network.model_file import ModelMetadata, NormalizationMetadata
+from lsst.meas.maskrcnn.network.spec import NetworkSpec
+from lsst.meas.maskrcnn.network.train import TrainingDiverged, TrainSettings, train
+
+POSITIONS = [(20, 30), (24, 100), (60, 62), (95, 20), (100, 96), (64, 114)]
+
+
+def toy_scene(height: int = 128, width: int = 128, positions=POSITIONS) -> TrainingScene:
+    """Draw round and elongated Gaussians (stars and galaxies) in two bands."""
+    y, x = np.mgrid[:height, :width]
+    noiseless = np.zeros((2, height, width), dtype=np.float32)
+    masks, origins, labels, peaks = [], [], [], []
+    for number, (y0, x0) in enumerate(positions):
+        star = number % 2 == 0
+        sigma_x, sigma_y = (2.0, 2.0) if star else (6.0, 3.5)
+        profile = np.exp(-0.5 * (((x - x0) / sigma_x) ** 2 + ((y - y0) / sigma_y) ** 2))
+        flux = 100.0 * np.array([1.0, 1.5 if star else 0.5])
+        noiseless += (flux[:, None, None] * profile).astype(np.float32)
+        mask = profile > 0.08
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        masks.append(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+        origins.append((rows[0], columns[0]))
+        labels.append(1 if star else 2)
+        peaks.append(flux)
+    return TrainingScene(
+        noiseless=noiseless,
+        variance=np.full_like(noiseless, 1.0),
+        valid=np.ones((height, width), dtype=bool),
+        labels=np.array(labels, dtype=np.int64),
+        peak_flux=np.array(peaks, dtype=np.float32),
+        origins=np.array(origins, dtype=np.int32),
+        masks=masks,
+    )
+
+
+def toy_metadata() -> ModelMetadata:
+    return ModelMetadata(
+        name="toy",
+        architecture=NetworkSpec.light(2),
+        bands=("r", "g"),
+        normalization=NormalizationMetadata(name="lupton"),
+        pixel_scale=0.2,
+    )
+
+
+@pytest.fixture(scope="module")
+def overfitted(tmp_path_factory):
+    """Train on one scene until the network knows it."""
+    folder = tmp_path_factory.mktemp("overfit")
+    write_scene(toy_scene(), folder / "scene.npz")
+    settings = CropSettings(size=128, crops_per_scene=4, gain_jitter=0.0, noiseless_fraction=0.5)
+    source = CropSource([folder / "scene.npz"], "lupton", {}, settings, seed=5)
+    schedule = TrainSettings(steps=150, batch_size=2, warmup_steps=20, average_decay=0.9, seed=5)
+    return train(source, toy_metadata(), schedule, folder / "m.safetensors"), source
+
+
+def test_one_scene_is_overfitted(overfitted):
+    model, source = overfitted
+    scene = toy_scene()
+    image, valid, _ = source._realise(scene, np.random.default_rng(3))
+    found = detect(model.build(), image, valid)
+    pairs = mask_pairs(found.masks, found.origins, scene.masks, scene.origins)
+    match = greedy_match(pairs, found.scores, len(scene.masks))
+    assert set(match) == set(range(len(POSITIONS)))  # all found, nothing else
+    assert ((found.p_star > 0.5) == (scene.labels[match] == 1)).all()
+
+
+def test_tiles_do_not_show(overfitted):
+    """The same sources in one tile and in many, each once."""
+    model, source = overfitted
+    rng = np.random.default_rng(8)
+    positions = [
+        (int(y + rng.integers(-4, 5)), int(x + rng.integers(-4, 5)))
+        for y in range(24, 250, 44)
+        for x in range(26, 330, 48)
+    ]
+    scene = toy_scene(270, 340, positions)
+    image, valid, _ = source._realise(scene, rng)
+    network = model.build()
+    results = []
+    for size, overlap in ((512, 0), (128, 48), (160, 64)):
+        found = detect(network, image, valid, InferenceSettings(tile_size=size, tile_overlap=overlap))
+        pairs = mask_pairs(found.masks, found.origins, scene.masks, scene.origins)
+        match = greedy_match(pairs, found.scores, len(positions), 0.4)
+        matched = match[match >= 0]
+        assert len(matched) >= 0.9 * len(positions)
+        assert len(found) <= 1.05 * len(positions)
+        assert (np.diff(found.scores) <= 0).all()
+        results.append(set(matched.tolist()))
+    assert all(len(a ^ results[0]) <= 0.1 * len(positions) for a in results[1:])
+
+
+def test_a_tile_without_valid_pixels_is_not_looked_at(overfitted):
+    model, source = overfitted
+    image, valid, _ = source._realise(toy_scene(), np.random.default_rng(3))
+    found = detect(model.build(), image, np.zeros_like(valid))
+    assert len(found) == 0
+    assert found.boxes.shape == (0, 4)
+    assert found.timings["forward"] == 0.0
+
+
+@pytest.mark.parametrize("shape", [(2, 0, 0), (2, 1, 1), (2, 37, 5), (2, 33, 200)])
+def test_odd_shapes(overfitted, shape):
+    found = detect(overfitted[0].build(), np.zeros(shape, dtype=np.float32))
+    assert len(found) == 0
+
+
+def test_detect_refuses_what_it_cannot_use(overfitted):
+    network = overfitted[0].build()
+    with pytest.raises(ValueError, match=r"wants \(2, y, x\)"):
+        detect(network, np.zeros((3, 64, 64), dtype=np.float32))
+    with pytest.raises(ValueError, match="valid has shape"):
+        detect(network, np.zeros((2, 64, 64), dtype=np.float32), np.ones((64, 32), dtype=bool))
+    with pytest.raises(ValueError, match="not finite"):
+        detect(network, np.full((2, 64, 64), np.nan, dtype=np.float32))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"tile_overlap": 512}, {"batch_size": 0}, {"score_threshold": 1.5}, {"max_detections_per_tile": 0}]
+)
+def test_inference_settings_are_checked(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        InferenceSettings(**wrong)
+
+
+def test_detection_limit(overfitted):
+    model, source = overfitted
+    image, valid, _ = source._realise(toy_scene(), np.random.default_rng(3))
+    found = detect(model.build(), image, valid, InferenceSettings(max_detections_per_tile=2))
+    every = detect(model.build(), image, valid)
+    np.testing.assert_array_equal(found.scores, every.scores[:2])
+
+
+def test_paste_is_the_inverse_of_the_training_target():
+    """A mask brought to cells as in training and pasted back is the same."""
+    rng = np.random.default_rng(2)
+    y, x = np.mgrid[:200, :180]
+    masks = []
+    for _ in range(60):
+        cy, cx, a, b = rng.uniform(0, 200), rng.uniform(0, 180), rng.uniform(2, 40), rng.uniform(2, 40)
+        mask = ((x - cx) / a) ** 2 + ((y - cy) / b) ** 2 < 1
+        if mask.sum() >= 12:
+            masks.append(mask)
+    stack = np.stack(masks)
+    boxes = torch.from_numpy(boxes_of(stack))
+    cells = project_masks_on_boxes(
+        torch.from_numpy(stack.astype(np.float32)), boxes, torch.arange(len(stack)), 28
+    )
+    origins, pasted = paste_masks(cells, boxes, (200, 180), 0.5)
+    for mask, part, (y0, x0) in zip(stack, pasted, origins, strict=True):
+        whole = np.zeros_like(mask)
+        whole[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
+        iou = (whole & mask).sum() / (whole | mask).sum()
+        assert iou > 0.85, (iou, mask.sum())
+        assert part.any(axis=0).all() or part.any(axis=1).all()
+
+
+def test_boxes_are_half_open():
+    mask = np.zeros((1, 10, 20), dtype=np.uint8)
+    mask[0, 2:5, 7:8] = 1
+    np.testing.assert_array_equal(boxes_of(mask), [[7, 2, 8, 5]])
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet34", "resnet50", "resnet101"])
+def test_published_architectures(backbone):
+    network = build_network(NetworkSpec.published(4, backbone)).eval()
+    with torch.inference_mode():
+        (result,) = network([torch.zeros(4, 70, 90)])
+    assert result["boxes"].shape[1] == 4
+    assert network.backbone.body.conv1.in_channels == 4
+
+
+def test_nothing_is_resized_and_no_statistics_are_applied():
+    network = build_network(NetworkSpec.light(3))
+    image = torch.randn(3, 50, 70)
+    images, _ = network.transform([image])
+    assert images.tensors.shape == (1, 3, 64, 96)
+    assert torch.equal(images.tensors[0, :, :50, :70], image)
+    assert not images.tensors[0, :, 50:].any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"returned_layers": (2, 3)}, "consecutive"),
+        ({"anchor_sizes": ((8.0,),)}, "levels"),
+        ({"anchor_sizes": ((8.0, 9.0), (8.0,), (8.0,), (8.0,), (8.0,))}, "differ"),
+        ({"mask_channels": ()}, "mask_channels"),
+        ({"detection_nms": 1.0}, "detection_nms"),
+        ({"backbone": "resnet19"}, "backbone"),
+        ({"colour": 1}, "colour"),
+    ],
+)
+def test_specifications_are_checked(change, message):
+    with pytest.raises(ValidationError, match=message):
+        NetworkSpec(in_channels=3, **change)
+
+
+def test_devices():
+    assert select_device("cpu").type == "cpu"
+    assert select_device("auto").type in ("cpu", "cuda")
+    with pytest.raises(ValueError, match="wanted 'auto'"):
+        select_device("tpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match="no GPU"):
+            select_device("cuda")
+
+
+def test_batches_depend_on_the_seed_and_the_number_only(tmp_path):
+    write_scene(toy_scene(), tmp_path / "scene.npz")
+
+    def source(seed: int) -> CropSource:
+        return CropSource([tmp_path / "scene.npz"], "lupton", {}, CropSettings(size=64), seed)
+
+    one, again, other = source(1).batch(7, 3), source(1).batch(7, 3), source(2).batch(7, 3)
+    assert all(torch.equal(a, b) for a, b in zip(one[0], again[0], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(one[0], other[0], strict=True))
+    for image, target in zip(*one, strict=True):
+        assert image.shape == (2, 64, 64)
+        assert len(target["boxes"]) == len(target["labels"]) == len(target["masks"])
+        np.testing.assert_array_equal(target["boxes"], boxes_of(target["masks"].numpy()))
+
+
+def test_faint_sources_are_left_out_where_there_is_noise(tmp_path):
+    scene = toy_scene()
+    scene.variance[:] = 100.0**2
+    write_scene(scene, tmp_path / "scene.npz")
+    for fraction, expected in ((0.0, 0), (1.0, len(POSITIONS))):
+        settings = CropSettings(size=128, noiseless_fraction=fraction, depth_range=(1.0, 1.0), gain_jitter=0.0)
+        _, (target,) = CropSource([tmp_path / "scene.npz"], "lupton", {}, settings, 1).batch(0, 1)
+        assert len(target["labels"]) == expected
+
+
+def test_training_goes_on_from_a_checkpoint(tmp_path):
+    write_scene(toy_scene(), tmp_path / "scene.npz")
+    source = CropSource([tmp_path / "scene.npz"], "lupton", {}, CropSettings(size=64), 1)
+    schedule = TrainSettings(steps=40, batch_size=1, checkpoint_minutes=0.0)
+    seen: list[int] = []
+
+    class Stopped(Exception):
+        pass
+
+    def stop(step, steps, losses):
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        train(source, toy_metadata(), schedule, tmp_path / "m.safetensors", progress=stop)
+    assert not (tmp_path / "m.safetensors").exists()
+    model = train(
+        source, toy_metadata(), schedule, tmp_path / "m.safetensors", progress=lambda step, *_: seen.append(step)
+    )
+    assert seen[-1] == 39  # counted in twenties from the checkpoint at step 19
+    assert model.metadata.training["steps"] == 40
+    assert not (tmp_path / "m.safetensors.checkpoint").exists()
+
+
+def test_a_checkpoint_of_another_schedule_is_refused(tmp_path):
+    write_scene(toy_scene(), tmp_path / "scene.npz")
+    source = CropSource([tmp_path / "scene.npz"], "lupton", {}, CropSettings(size=64), 1)
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            source,
+            toy_metadata(),
+            TrainSettings(steps=40, batch_size=1, checkpoint_minutes=0.0),
+            tmp_path / "m.safetensors",
+            progress=stop,
+        )
+    with pytest.raises(ValueError, match=r"learning_rate.*0\.02, 0\.01"):
+        train(
+            source,
+            toy_metadata(),
+            TrainSettings(steps=40, batch_size=1, checkpoint_minutes=0.0, learning_rate=0.01),
+            tmp_path / "m.safetensors",
+        )
+
+
+def test_a_loss_that_is_not_finite_is_named(tmp_path):
+    write_scene(toy_scene(), tmp_path / "scene.npz")
+    source = CropSource([tmp_path / "scene.npz"], "lupton", {}, CropSettings(size=64), 1)
+    schedule = TrainSettings(steps=30, batch_size=1, learning_rate=1e20, warmup_steps=0)
+    with pytest.raises(TrainingDiverged, match="step"):
+        train(source, toy_metadata(), schedule, tmp_path / "m.safetensors")
+    assert not (tmp_path / "m.safetensors").exists()
+
+
+def test_no_scenes():
+    with pytest.raises(ValueError, match="no training scenes"):
+        CropSource([], "lupton", {}, CropSettings(), 1)
