@@ -113,7 +113,7 @@ def build_network(spec: NetworkSpec) -> MaskRCNN:
         rpn_post_nms_top_n_test=spec.proposals_test,
         rpn_nms_thresh=spec.rpn_nms,
         rpn_batch_size_per_image=spec.rpn_batch,
-        box_roi_pool=MultiScaleRoIAlign(names, output_size=spec.box_pool, sampling_ratio=2),
+        box_roi_pool=MultiScaleRoIAlign(names, output_size=spec.box_pool, sampling_ratio=spec.roi_sampling),
         box_head=TwoMLPHead(spec.fpn_channels * spec.box_pool**2, spec.box_features),
         box_predictor=FastRCNNPredictor(spec.box_features, n_classes),
         box_batch_size_per_image=spec.roi_batch,
@@ -121,7 +121,7 @@ def build_network(spec: NetworkSpec) -> MaskRCNN:
         box_score_thresh=spec.detection_score,
         box_nms_thresh=spec.detection_nms,
         box_detections_per_img=spec.detections_per_image,
-        mask_roi_pool=MultiScaleRoIAlign(names, output_size=spec.mask_pool, sampling_ratio=2),
+        mask_roi_pool=MultiScaleRoIAlign(names, output_size=spec.mask_pool, sampling_ratio=spec.roi_sampling),
         mask_head=MaskRCNNHeads(spec.fpn_channels, list(spec.mask_channels), 1),
         mask_predictor=MaskRCNNPredictor(spec.mask_channels[-1], spec.mask_channels[-1], n_classes),
     )

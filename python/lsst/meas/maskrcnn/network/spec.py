@@ -73,6 +73,9 @@ class NetworkSpec(BaseModel):
     roi_positive: _Fraction = 0.33
     """Share of those that match a true source."""
 
+    roi_sampling: _Count = 2
+    """Points per side of a cell at which features are sampled for the heads."""
+
     box_features: _Count = 1024
     """Width of the two hidden layers of the box head."""
 
@@ -163,10 +166,12 @@ class NetworkSpec(BaseModel):
             backbone="resnet18",
             returned_layers=(1, 2, 3),
             fpn_channels=64,
-            anchor_sizes=((8.0, 14.0), (22.0, 32.0), (48.0, 64.0), (96.0, 128.0)),
+            anchor_sizes=((10.0,), (20.0,), (40.0,), (90.0,)),
             rpn_batch=256,
-            proposals_train=1000,
+            proposals_train=400,
+            proposals_test=1000,
             roi_batch=128,
+            roi_sampling=1,
             box_features=256,
             mask_channels=(64, 64),
             detection_nms=0.5,

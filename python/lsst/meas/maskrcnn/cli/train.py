@@ -1,0 +1,121 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``bin/train``: train a model on simulated scenes."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ..network.dataset import CropSettings, CropSource
+from ..network.inference import select_device
+from ..network.model_file import ModelMetadata, NormalizationMetadata, read_model
+from ..network.spec import NetworkSpec
+from ..network.train import TrainSettings, train
+from ..scenes.training_set import make_training_set
+
+__all__ = ["main"]
+
+_NORMALIZATION = {
+    "q": 10.0,
+    "stretch": 200.0,
+    "stretchUnit": "noise",
+    "scale": 20.0,
+    "scaleUnit": "noise",
+    "background": "global",
+    "backgroundMesh": 256,
+    "noiseSource": "auto",
+    "clipSigma": 3.0,
+    "clipIterations": 10,
+}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="train",
+        description="Train the light network on simulated scenes of mixed surveys and depths. "
+        "Interrupted, the same command goes on where it was.",
+    )
+    parser.add_argument("output", type=Path, help="model file to write (.safetensors)")
+    parser.add_argument("--scenes", type=Path, required=True, help="folder for the simulated scenes")
+    parser.add_argument("--count", type=int, default=600, help="number of scenes (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=10_000, help="number of steps (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, help="end after this wall time at the latest")
+    parser.add_argument("--batch-size", type=int, default=4, help="crops per step (default: %(default)s)")
+    parser.add_argument("--learning-rate", type=float, default=0.02, help="default: %(default)s")
+    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--jobs", type=int, default=2, help="processes and threads (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    parser.add_argument("--initial", type=Path, help="model file to start from")
+    parser.add_argument("--name", default="lite", help="name of the model (default: %(default)s)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : `~collections.abc.Sequence` [`str`], optional
+        Arguments, by default those of the process.
+
+    Returns
+    -------
+    status : `int`
+        Exit status.
+    """
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(arguments.jobs)
+    scenes = list(
+        tqdm(
+            make_training_set(arguments.scenes, arguments.count, arguments.seed, arguments.jobs),
+            total=arguments.count,
+            desc="scenes",
+            unit="scene",
+        )
+    )
+    bands = ("z", "r", "g")
+    settings = dict(_NORMALIZATION)
+    metadata = ModelMetadata(
+        name=arguments.name,
+        description="Stars and galaxies in ground-based images of 0.5 to 1.5 arcsec seeing, shallow to deep.",
+        architecture=NetworkSpec.light(len(bands)),
+        bands=bands,
+        normalization=NormalizationMetadata(name="lupton", settings=settings),
+        pixel_scale=0.168,
+        training={"data": "simulated scenes of this package (random_scene_config)", "seed": arguments.seed},
+    )
+    source = CropSource(scenes, "lupton", settings, CropSettings(), seed=arguments.seed)
+    schedule = TrainSettings(
+        steps=arguments.steps,
+        minutes=arguments.minutes,
+        batch_size=arguments.batch_size,
+        learning_rate=arguments.learning_rate,
+        seed=arguments.seed,
+    )
+    with tqdm(total=arguments.steps, desc="training", unit="step") as bar:
+
+        def report(step: int, steps: int, losses: Mapping[str, float]) -> None:
+            bar.update(step - bar.n)
+            names = {k.removeprefix("loss_"): v for k, v in losses.items() if k.startswith("loss_")}
+            bar.set_postfix({k: f"{v:.3f}" for k, v in names.items()})
+
+        train(
+            source,
+            metadata,
+            schedule,
+            arguments.output,
+            initial=read_model(arguments.initial) if arguments.initial else None,
+            device=select_device(arguments.device),
+            progress=report,
+        )
+    print(f"The model is in {arguments.output}")
+    return 0

@@ -1,0 +1,168 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Put a trained model into a Butler repository."""
+
+from __future__ import annotations
+
+__all__ = ["DATASET_TYPE", "DEFAULT_COLLECTION", "SEED_CONFIG", "IngestModelError", "ingest_model"]
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from lsst.daf.butler import (
+    Butler,
+    CollectionType,
+    DataCoordinate,
+    DatasetRef,
+    DatasetType,
+    DatasetTypeNotSupportedError,
+    FileDataset,
+    MissingCollectionError,
+    MissingDatasetTypeError,
+)
+
+from ..network.model_file import read_model
+
+DATASET_TYPE = "maskRcnnModel"
+"""Name of the dataset type of models (`str`)."""
+
+STORAGE_CLASS = "MaskRcnnModel"
+"""Name of their storage class (`str`)."""
+
+DEFAULT_COLLECTION = "models/maskRcnn"
+"""RUN collection for models, unless told otherwise (`str`)."""
+
+
+SEED_CONFIG = "resource://lsst.meas.maskrcnn/configs/butler_seed.yaml"
+"""What a repository must be created with, or include, to store models
+(`str`)."""
+
+
+class IngestModelError(RuntimeError):
+    """A repository cannot take a model; the message says why."""
+
+
+def ingest_model(
+    butler: Butler,
+    path: str | os.PathLike[str],
+    collection: str = DEFAULT_COLLECTION,
+    *,
+    bands: Sequence[str] | None = None,
+) -> DatasetRef:
+    """Copy a model file into a repository, byte by byte.
+
+    The file is read and its network built before the repository is touched.
+    A second call with the same file changes nothing.
+
+    Parameters
+    ----------
+    butler : `lsst.daf.butler.Butler`
+        Writeable butler.
+    path : `str` or `os.PathLike`
+        Model file, with extension ``.safetensors``.
+    collection : `str`, optional
+        RUN collection that takes the model; made if it is not there.
+    bands : `~collections.abc.Sequence` [`str`], optional
+        Bands that the model must have, in this order.
+
+    Returns
+    -------
+    ref : `lsst.daf.butler.DatasetRef`
+        The dataset.
+
+    Raises
+    ------
+    FileNotFoundError
+        Raised if there is no such file.
+    lsst.meas.maskrcnn.network.model_file.ModelFileError
+        Raised if the file is truncated, foreign, newer than this version or
+        for other bands.
+    IngestModelError
+        Raised if the repository does not know models, or the collection
+        holds another model already or is no RUN.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise IngestModelError(f"{path} is a folder; give the model file itself (.safetensors).")
+    model = read_model(path)
+    if bands is not None:
+        model.check_bands(bands)
+    model.build()
+    if path.suffix != ".safetensors":
+        raise IngestModelError(
+            f"{path.name} is a model file, but a repository tells files by their extension: rename it to "
+            f"{path.with_suffix('.safetensors').name}."
+        )
+    dataset_type = _make_dataset_type(butler)
+
+    try:
+        kind = butler.collections.get_info(collection).type
+    except MissingCollectionError:
+        kind = None
+    if kind not in (None, CollectionType.RUN):
+        raise IngestModelError(
+            f"Collection {collection!r} is a {kind.name} collection; choose the name of a RUN or a new one."
+        )
+    if kind is not None:
+        existing = _find_model(butler, collection)
+        if existing is not None:
+            if butler.getURI(existing).read() == path.read_bytes():
+                return existing
+            header = butler.get(existing.makeComponentRef("metadata"))
+            raise IngestModelError(
+                f"Collection {collection!r} already holds another model, {header.name!r}; choose another "
+                "collection (a pipeline takes the first model in its input collections)."
+            )
+
+    new_type = butler.registry.registerDatasetType(dataset_type)
+    ref = DatasetRef(dataset_type, DataCoordinate.make_empty(butler.dimensions), run=collection)
+    try:
+        butler.collections.register(collection, CollectionType.RUN)
+        butler.ingest(FileDataset(path=str(path.absolute()), refs=[ref]), transfer="copy")
+    except BaseException as error:
+        # The file itself is rolled back by the datastore.
+        if kind is None and butler.collections.query(collection):
+            butler.removeRuns([collection])
+        if new_type:
+            butler.registry.removeDatasetType(DATASET_TYPE)
+        if isinstance(error, DatasetTypeNotSupportedError | KeyError):
+            raise IngestModelError(_how_to_include("a formatter")) from error
+        raise
+    return ref
+
+
+def _make_dataset_type(butler: Butler) -> DatasetType:
+    """Dataset type of models, if the repository knows their storage class."""
+    dataset_type = DatasetType(DATASET_TYPE, (), STORAGE_CLASS, universe=butler.dimensions)
+    try:
+        # Names are resolved when first used.
+        _ = dataset_type.storageClass
+    except KeyError as error:
+        raise IngestModelError(_how_to_include("the storage class")) from error
+    try:
+        registered = butler.get_dataset_type(DATASET_TYPE)
+    except MissingDatasetTypeError:
+        return dataset_type
+    if registered != dataset_type:
+        raise IngestModelError(
+            f"The repository defines {DATASET_TYPE!r} as {registered}, but models need {dataset_type}. It "
+            "was made by other software; use another repository or remove that dataset type."
+        )
+    return registered
+
+
+def _find_model(butler: Butler, collection: str) -> DatasetRef | None:
+    try:
+        return butler.find_dataset(DATASET_TYPE, collections=collection)
+    except MissingDatasetTypeError:
+        return None
+
+
+def _how_to_include(what: str) -> str:
+    return (
+        f"The repository does not know {what} of {STORAGE_CLASS!r}. Add to its butler.yaml\n"
+        f"includeConfigs:\n  - {SEED_CONFIG}\nor create it with `butler create --seed-config {SEED_CONFIG}`."
+    )
