@@ -1,0 +1,74 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Time and memory of the normalisation of a full patch.
+
+Run as ``python tests/benchmarks/bench_normalize.py [--size 3400]``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from lsst.meas.maskrcnn.imaging.normalize import lupton_normalize, zscore_normalize
+from lsst.meas.maskrcnn.imaging.tiles import make_tiles, seam_keep
+
+
+def measure(label: str, function: Callable[..., Any], *args: Any, repeat: int = 3, **kwargs: Any) -> None:
+    """Print the best wall time of a call and the memory that it takes."""
+    seconds = []
+    for _ in range(repeat):
+        start = time.perf_counter()
+        function(*args, **kwargs)
+        seconds.append(time.perf_counter() - start)
+    tracemalloc.start()
+    function(*args, **kwargs)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    print(f"{label:45s} {min(seconds):7.2f} s  {peak / 1e6:8.0f} MB beside the input")
+
+
+def main() -> None:
+    """Run all the measurements."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--size", type=int, default=3400, help="side of the image in pixels")
+    parser.add_argument("--bands", type=int, default=3, help="number of bands")
+    args = parser.parse_args()
+
+    rng = np.random.default_rng(1)
+    flux = rng.standard_normal(size=(args.bands, args.size, args.size), dtype=np.float32)
+    variance = rng.uniform(0.9, 1.1, size=flux.shape).astype(np.float32)
+    print(f"{args.bands} x {args.size} x {args.size}: one copy is {flux.nbytes / 1e6:.0f} MB")
+    measure("lupton", lupton_normalize, flux, variance)
+    measure("lupton, in place", lupton_normalize, flux.copy(), variance, overwrite=True)
+    measure("lupton, no variance", lupton_normalize, flux)
+    measure("lupton, local background", lupton_normalize, flux, variance, background="local")
+    percentiles = {
+        "stretch": 99.0,
+        "stretch_unit": "percentile",
+        "scale": 99.95,
+        "scale_unit": "percentile",
+    }
+    measure("lupton, percentiles", lupton_normalize, flux, variance, **percentiles)
+    measure("z-score, clipped", zscore_normalize, flux)
+    measure("z-score, full, asinh before", zscore_normalize, flux, statistics="full", asinh="before")
+
+    tiles = make_tiles(args.size, args.size, 512, 128)
+    n_per_tile = 300
+    corner = rng.uniform(0, 490, size=(len(tiles), n_per_tile, 2))
+    corner += np.array([[t.x0, t.y0] for t in tiles])[:, np.newaxis]
+    boxes = np.concatenate([corner, corner + rng.uniform(4, 20, size=corner.shape)], axis=-1).reshape(-1, 4)
+    tile_index = np.repeat(np.arange(len(tiles)), n_per_tile)
+    scores = rng.uniform(0.5, 1.0, size=len(boxes))
+    measure(f"seams, {len(boxes)} boxes", seam_keep, boxes, scores, tile_index, tiles, args.size, args.size)
+
+
+if __name__ == "__main__":
+    main()
