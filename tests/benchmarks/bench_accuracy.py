@@ -46,7 +46,9 @@ def matched(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("model", nargs="?", type=Path, default=default_model_path())
     parser.add_argument("--count", type=int, default=14, help="scenes per preset (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1000, help="default: %(default)s")
@@ -57,7 +59,9 @@ def main() -> None:
     network = model.build()
     normalization = model.metadata.normalization
     settings = InferenceSettings(score_threshold=0.05)
-    print(f"{'preset':15s} {'class':7s} {'truths':>6s} {'AP50':>6s} {'AP75':>6s} {'compl.':>6s} {'purity':>6s}")
+    print(
+        f"{'preset':15s} {'class':7s} {'truths':>6s} {'AP50':>6s} {'AP75':>6s} {'compl.':>6s} {'purity':>6s}"
+    )
     for preset in arguments.presets:
         rows: dict[tuple[int, float], list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
         n_truth = {1: 0, 2: 0}

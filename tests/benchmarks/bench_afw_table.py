@@ -47,7 +47,9 @@ def make_schema(n_fields: int) -> tuple[afwTable.Schema, list[str]]:
 def make_footprints(n: int, heavy: bool, rng: np.random.Generator) -> list[afwDetection.Footprint]:
     """Return round footprints of 3 to 9 pixels radius, each with a peak."""
     footprints = []
-    masked_image = afwImage.MaskedImageF(lsst.geom.Box2I(lsst.geom.Point2I(0, 0), lsst.geom.Extent2I(3400, 3400)))
+    masked_image = afwImage.MaskedImageF(
+        lsst.geom.Box2I(lsst.geom.Point2I(0, 0), lsst.geom.Extent2I(3400, 3400))
+    )
     masked_image.image.array[:] = 1.0
     for radius, x, y in zip(
         rng.integers(3, 10, n).tolist(),
