@@ -1,0 +1,73 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``bin/ingest_model``: put a model file into a Butler repository."""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from lsst.daf.butler import Butler
+
+from ..network.model_file import ModelFileError, default_model_path, read_metadata
+from ..scenes.ingest_model import DATASET_TYPE, DEFAULT_COLLECTION, IngestModelError, ingest_model
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ingest_model",
+        description="Check a model file and copy it into a Butler repository, where pipelines find it by "
+        "collection.",
+    )
+    parser.add_argument("repo", help="path, URI or alias of the repository")
+    parser.add_argument(
+        "file",
+        nargs="?",
+        type=Path,
+        help="model file, .safetensors (default: the model that comes with the package)",
+    )
+    parser.add_argument(
+        "--collection", default=DEFAULT_COLLECTION, help="RUN collection to put it in (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--bands",
+        nargs="+",
+        metavar="BAND",
+        help="bands that the model must have, in this order; otherwise it is refused",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Put a model file into a repository.
+
+    Parameters
+    ----------
+    argv : `~collections.abc.Sequence` [`str`], optional
+        Arguments; by default those of the process.
+
+    Returns
+    -------
+    status : `int`
+        0, or 1 if the model was refused.
+    """
+    arguments = _parser().parse_args(argv)
+    path = arguments.file if arguments.file is not None else default_model_path()
+    try:
+        butler = Butler.from_config(arguments.repo, writeable=True)
+        ref = ingest_model(butler, path, arguments.collection, bands=arguments.bands)
+        metadata = read_metadata(path)
+    except (ModelFileError, IngestModelError, OSError) as error:
+        print(f"ingest_model: {error}", file=sys.stderr)
+        return 1
+    print(
+        f"Model {metadata.name!r} (bands {', '.join(metadata.bands)}) is {DATASET_TYPE} in collection "
+        f"{ref.run!r} of {arguments.repo}."
+    )
+    return 0

@@ -1,0 +1,541 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The picture: an image in colour with the outlines of what was found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import astropy.units as u
+import contourpy
+import matplotlib.patheffects
+import numpy as np
+from astropy.coordinates import SkyCoord
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+
+if TYPE_CHECKING:
+    from astropy.wcs import WCS
+    from numpy.typing import NDArray
+
+__all__ = ["GALAXY_COLOR", "STAR_COLOR", "lupton_rgb", "mask_outlines", "plot_overlay", "save_overlay", "write_regions"]
+
+# The two differ in hue and in lightness for all common kinds of colour vision (from the set of Okabe & Ito 2008), and
+# neither is a colour that stars or galaxies have.
+STAR_COLOR = "#F0E442"
+GALAXY_COLOR = "#56D3F2"
+
+_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_BOTTOM, _MARGIN_TOP = 1.05, 0.25, 0.95, 0.75  # inch
+_DPI = 100.0
+
+
+def lupton_rgb(
+    image: NDArray[np.floating],
+    noise: NDArray[np.floating] | None = None,
+    *,
+    black_sigma: float = 1.0,
+    stretch_sigma: float = 9.0,
+    softening: float = 8.0,
+    balance: Sequence[float] = (0.62, 1.0, 1.55),
+) -> NDArray[np.uint8]:
+    r"""Combine three bands into a picture that keeps colours.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`
+        Flux per pixel, (band, y, x), the reddest band first. Pixels that are
+        not finite become dark grey.
+    noise : `numpy.ndarray`, optional
+        Sky noise per band in the same units, (band,). Estimated from the
+        pixels (median absolute deviation) if it is not given.
+    black_sigma : `float`
+        How far below the sky black lies, in units of the sky noise.
+    stretch_sigma : `float`
+        Intensity at which the scale leaves the linear part, in units of the
+        sky noise.
+    softening : `float`
+        The Q of the reference: how strongly bright parts are compressed.
+    balance : `~collections.abc.Sequence` [`float`]
+        Weight of each band. The default makes a flat spectrum in f_lambda
+        (a star of about 7000 K) roughly white from images in f_nu of z, r, g.
+
+    Returns
+    -------
+    rgb : `numpy.ndarray`
+        (y, x, 3), 8 bits.
+
+    Raises
+    ------
+    ValueError
+        Raised if the image does not have three bands.
+
+    Notes
+    -----
+    Lupton et al. (2004, PASP 116, 133): with :math:`I` the mean of the bands,
+    each band is multiplied by :math:`f(I) / I`,
+    :math:`f(I) = \mathrm{asinh}(Q I / s) / Q`, and a pixel whose largest
+    channel passes one is scaled back as a whole, so that hue is kept.
+
+    Examples
+    --------
+    >>> lupton_rgb(np.zeros((3, 4, 5), dtype=np.float32)).shape
+    (4, 5, 3)
+    """
+    image = np.asarray(image)
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise ValueError(f"A colour picture needs an image of shape (3, height, width); given was {image.shape}.")
+    finite = np.isfinite(image).all(axis=0)
+    weights = np.asarray(balance, dtype=np.float32)
+    scaled = np.where(finite, image, 0.0).astype(np.float32) * weights[:, None, None]
+
+    sky = np.zeros(3, dtype=np.float32)
+    sigma = np.ones(3, dtype=np.float32)
+    if finite.any():
+        # Some ten thousand pixels tell the sky as well as all of them.
+        step = max(1, int(np.sqrt(finite.sum() / 40_000)))
+        sample = scaled[:, ::step, ::step][:, finite[::step, ::step]]
+        if not sample.size:
+            sample = scaled[:, finite]
+        sky = np.median(sample, axis=1)
+        sigma = 1.4826 * np.median(np.abs(sample - sky[:, None]), axis=1)
+    if noise is not None:
+        sigma = np.asarray(noise, dtype=np.float32) * weights
+    mean_sigma = float(np.sqrt(np.mean(sigma**2)))
+    if not np.isfinite(mean_sigma) or mean_sigma <= 0.0:
+        # A noiseless or constant image: any scale will do that shows its range.
+        peak = float(np.abs(scaled).max(initial=0.0))
+        mean_sigma = peak / 1000.0 if peak > 0.0 else 1.0
+
+    scaled -= sky[:, None, None]
+    scaled += black_sigma * mean_sigma
+    np.maximum(scaled, 0.0, out=scaled)
+    intensity = scaled.mean(axis=0)
+    stretch = stretch_sigma * mean_sigma
+    with np.errstate(divide="ignore", invalid="ignore"):
+        factor = np.arcsinh(softening * intensity / stretch) / (softening * intensity)
+    # The limit for a vanishing intensity.
+    factor[~(intensity > 1e-6 * stretch)] = 1.0 / stretch
+    # f = 0.45 at 100 times the stretch and Q = 8: this brings cores of bright sources close to white.
+    scaled *= factor * 1.9
+    largest = scaled.max(axis=0)
+    np.divide(scaled, largest, out=scaled, where=largest > 1.0)
+    rgb = np.rint(np.moveaxis(scaled, 0, -1) * 255.0).astype(np.uint8)
+    rgb[~finite] = 40
+    return rgb
+
+
+def mask_outlines(
+    masks: Sequence[NDArray[np.bool_]], origins: NDArray[np.integer]
+) -> list[list[NDArray[np.float64]]]:
+    """Trace the outlines of masks.
+
+    Parameters
+    ----------
+    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
+        One array (y, x) of `bool` per source.
+    origins : `numpy.ndarray`
+        Position (y0, x0) of the first pixel of each mask, (mask, 2).
+
+    Returns
+    -------
+    outlines : `list` [`list` [`numpy.ndarray`]]
+        For each mask its closed lines, each an array (point, 2) of positions
+        (x, y); the centre of the first pixel of the image is (0, 0).
+
+    Examples
+    --------
+    >>> (lines,) = mask_outlines([np.ones((3, 4), dtype=bool)], np.array([[10, 20]]))
+    >>> float(lines[0][:, 0].min()), float(lines[0][:, 1].max())
+    (19.5, 12.5)
+    """
+    outlines = []
+    for mask, (y0, x0) in zip(masks, origins):
+        padded = np.pad(np.asarray(mask, dtype=np.float32), 1)
+        lines = contourpy.contour_generator(z=padded).lines(0.5)
+        outlines.append([line + (x0 - 1.0, y0 - 1.0) for line in lines])
+    return outlines
+
+
+def plot_overlay(
+    figure: Figure,
+    rgb: NDArray[np.uint8],
+    masks: Sequence[NDArray[np.bool_]],
+    origins: NDArray[np.integer],
+    is_star: NDArray[np.bool_],
+    scores: NDArray[np.floating],
+    *,
+    wcs: WCS | None = None,
+    pixel_scale: float | None = None,
+    title: str = "",
+    max_labels: int = 150,
+) -> Axes:
+    """Draw a picture and the outlines of what was found in it.
+
+    Parameters
+    ----------
+    figure : `matplotlib.figure.Figure`
+        Where to draw; its size should have the image's proportions.
+    rgb : `numpy.ndarray`
+        Picture, (y, x, 3), first row at the bottom.
+    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
+        One array (y, x) of `bool` per source.
+    origins : `numpy.ndarray`
+        Position (y0, x0) of the first pixel of each mask, (mask, 2).
+    is_star : `numpy.ndarray`
+        Class of each source, `bool`, (mask,).
+    scores : `numpy.ndarray`
+        Score of each source, (mask,).
+    wcs : `astropy.wcs.WCS`, optional
+        World coordinates of the picture's pixels; the axes then show right
+        ascension and declination.
+    pixel_scale : `float`, optional
+        Pixel scale (arcsec), for the scale bar.
+    title : `str`
+        Title.
+    max_labels : `int`
+        Scores are written beside the sources only up to this number, the
+        largest sources first, and only where there is room.
+
+    Returns
+    -------
+    axes : `matplotlib.axes.Axes`
+        The axes that were drawn.
+
+    Raises
+    ------
+    ValueError
+        Raised if masks, origins, classes and scores differ in number.
+    """
+    numbers = {len(masks), len(origins), len(is_star), len(scores)}
+    if len(numbers) != 1:
+        raise ValueError(
+            "Masks, origins, classes and scores must be of one number; given were "
+            f"{len(masks)}, {len(origins)}, {len(is_star)}, {len(scores)}."
+        )
+    height, width = rgb.shape[:2]
+    fig_width, fig_height = figure.get_size_inches()
+    box = (
+        _MARGIN_LEFT / fig_width,
+        _MARGIN_BOTTOM / fig_height,
+        1.0 - (_MARGIN_LEFT + _MARGIN_RIGHT) / fig_width,
+        1.0 - (_MARGIN_BOTTOM + _MARGIN_TOP) / fig_height,
+    )
+    axes = figure.add_axes(box, projection=wcs) if wcs is not None else figure.add_axes(box)
+    axes.imshow(rgb, origin="lower", interpolation="nearest")
+
+    inch_per_pixel = fig_width * box[2] / width
+    # Lines of about one and a half image pixels, within what the eye still sees and what hides no source.
+    line_width = float(np.clip(1.1 * inch_per_pixel * 72.0, 0.5, 1.3))
+    font_size = float(np.clip(9.0 * inch_per_pixel * 72.0, 5.0, 7.5))
+    outlines = mask_outlines(masks, origins)
+    is_star = np.asarray(is_star, dtype=bool)
+    for selected, color in ((~is_star, GALAXY_COLOR), (is_star, STAR_COLOR)):
+        lines = [line for index in np.flatnonzero(selected) for line in outlines[index]]
+        axes.add_collection(
+            LineCollection(lines, colors=color, linewidths=line_width, alpha=0.9), autolim=False
+        )
+    _label_scores(axes, outlines, is_star, scores, font_size, inch_per_pixel, (height, width), max_labels)
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(-0.5, height - 0.5)
+
+    _draw_axes_labels(axes, wcs)
+    if pixel_scale is not None:
+        _draw_scale_bar(axes, pixel_scale, (height, width), inch_per_pixel)
+    n_star = int(is_star.sum())
+    handles = [
+        Line2D([], [], color=STAR_COLOR, lw=2.0, label=f"star ({n_star})"),
+        Line2D([], [], color=GALAXY_COLOR, lw=2.0, label=f"galaxy ({len(is_star) - n_star})"),
+    ]
+    legend = axes.legend(
+        handles=handles,
+        loc="upper right",
+        fontsize=9,
+        facecolor="black",
+        edgecolor="0.5",
+        framealpha=0.65,
+        labelcolor="white",
+    )
+    legend.set_zorder(10)
+    if title:
+        axes.set_title(title, fontsize=11, loc="left", pad=8)
+    return axes
+
+
+def save_overlay(
+    path: str | os.PathLike[str],
+    image: NDArray[np.floating],
+    masks: Sequence[NDArray[np.bool_]],
+    origins: NDArray[np.integer],
+    is_star: NDArray[np.bool_],
+    scores: NDArray[np.floating],
+    *,
+    noise: NDArray[np.floating] | None = None,
+    wcs: WCS | None = None,
+    pixel_scale: float | None = None,
+    title: str = "",
+) -> None:
+    """Write the picture of an image and its sources to a file.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        Where to, usually ``*.png``.
+    image : `numpy.ndarray`
+        Flux per pixel, (band, y, x), three bands, the reddest first.
+    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
+        One array (y, x) of `bool` per source.
+    origins : `numpy.ndarray`
+        Position (y0, x0) of the first pixel of each mask, (mask, 2).
+    is_star : `numpy.ndarray`
+        Class of each source, `bool`, (mask,).
+    scores : `numpy.ndarray`
+        Score of each source, (mask,).
+    noise : `numpy.ndarray`, optional
+        Sky noise per band, (band,).
+    wcs : `astropy.wcs.WCS`, optional
+        World coordinates of the pixels.
+    pixel_scale : `float`, optional
+        Pixel scale (arcsec).
+    title : `str`
+        Title.
+
+    Raises
+    ------
+    ValueError
+        Raised if the arrays do not fit each other.
+    """
+    rgb = lupton_rgb(image, noise)
+    height, width = rgb.shape[:2]
+    # Small images are enlarged to about a thousand points, large ones shrunk to about two thousand.
+    magnification = float(np.clip(1000.0 / max(height, width), 0.6, 8.0))
+    if magnification > 1.0:
+        magnification = float(np.round(magnification * 2.0) / 2.0)
+    size = np.array([width, height]) * magnification / _DPI
+    figure = Figure(
+        figsize=(
+            max(size[0], 3.5) + _MARGIN_LEFT + _MARGIN_RIGHT,
+            max(size[1], 2.0) + _MARGIN_BOTTOM + _MARGIN_TOP,
+        ),
+        dpi=_DPI,
+        facecolor="white",
+    )
+    # Not pyplot: it keeps figures in a global list and may want a display.
+    FigureCanvasAgg(figure)
+    plot_overlay(
+        figure, rgb, masks, origins, is_star, scores, wcs=wcs, pixel_scale=pixel_scale, title=title
+    )
+    figure.savefig(path, dpi=1.5 * _DPI if max(height, width) * magnification <= 1300 else _DPI)
+
+
+def _label_scores(
+    axes: Axes,
+    outlines: Sequence[Sequence[NDArray[np.float64]]],
+    is_star: NDArray[np.bool_],
+    scores: NDArray[np.floating],
+    font_size: float,
+    inch_per_pixel: float,
+    shape: tuple[int, int],
+    max_labels: int,
+) -> None:
+    """Write scores above the sources where they cover nothing else.
+
+    Parameters
+    ----------
+    axes : `matplotlib.axes.Axes`
+        Where to.
+    outlines : `~collections.abc.Sequence`
+        From `mask_outlines`.
+    is_star : `numpy.ndarray`
+        Class of each source.
+    scores : `numpy.ndarray`
+        Score of each source.
+    font_size : `float`
+        Size of the letters (points).
+    inch_per_pixel : `float`
+        Size of an image pixel.
+    shape : `tuple` [`int`, `int`]
+        Height and width of the image.
+    max_labels : `int`
+        Most labels to write.
+    """
+    boxes = np.array(
+        [
+            (*np.concatenate(lines).min(axis=0), *np.concatenate(lines).max(axis=0)) if lines else (np.nan,) * 4
+            for lines in outlines
+        ]
+    ).reshape(-1, 4)
+    if not len(boxes):
+        return
+    # Extent of a label ".98" in image pixels.
+    label_height = 0.95 * font_size / 72.0 / inch_per_pixel
+    label_width = 1.6 * font_size / 72.0 / inch_per_pixel
+    height, width = shape
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    occupied = np.zeros((0, 4))
+    effect = [matplotlib.patheffects.withStroke(linewidth=1.4, foreground="black", alpha=0.75)]
+    for index in np.argsort(-area, kind="stable"):
+        x0, y0, x1, y1 = boxes[index]
+        if not np.isfinite(area[index]) or len(occupied) >= max_labels:
+            break
+        x, y = 0.5 * (x0 + x1), y1 + 0.1 * label_height
+        if y + label_height > height - 0.5:
+            y = y0 - 1.1 * label_height
+        place = np.array([x - 0.5 * label_width, y, x + 0.5 * label_width, y + label_height])
+        if place[0] < 0.0 or place[2] > width - 1.0 or place[1] < 0.0:
+            continue
+        others = np.concatenate([occupied, np.delete(boxes, index, axis=0)])
+        # Boxes are larger than outlines; a label may touch a neighbour's box by a little.
+        covers = (
+            (np.minimum(others[:, 2], place[2]) - np.maximum(others[:, 0], place[0]) > 0.2 * label_width)
+            & (np.minimum(others[:, 3], place[3]) - np.maximum(others[:, 1], place[1]) > 0.2 * label_height)
+        )
+        if covers.any():
+            continue
+        occupied = np.concatenate([occupied, place[None]])
+        text = f"{scores[index]:.2f}".removeprefix("0")
+        axes.text(
+            x,
+            y,
+            text,
+            fontsize=font_size,
+            color=STAR_COLOR if is_star[index] else GALAXY_COLOR,
+            ha="center",
+            va="bottom",
+            path_effects=effect,
+            clip_on=True,
+        )
+
+
+def _draw_axes_labels(axes: Axes, wcs: WCS | None) -> None:
+    """Name the axes.
+
+    Parameters
+    ----------
+    axes : `matplotlib.axes.Axes`
+        The axes.
+    wcs : `astropy.wcs.WCS` or `None`
+        World coordinates.
+    """
+    if wcs is None:
+        axes.set_xlabel("x (pixels)")
+        axes.set_ylabel("y (pixels)")
+        return
+    ra, dec = axes.coords[0], axes.coords[1]
+    ra.set_axislabel("Right ascension (ICRS)", minpad=0.7)
+    dec.set_axislabel("Declination (ICRS)", minpad=0.4)
+    for coordinate in (ra, dec):
+        coordinate.set_ticks(number=6)
+        coordinate.set_ticklabel(size=8.5, exclude_overlapping=True)
+        coordinate.set_ticks(color="white", size=5)
+        coordinate.display_minor_ticks(False)
+    axes.coords.grid(color="white", alpha=0.13, linestyle="-", linewidth=0.5)
+
+
+def _draw_scale_bar(
+    axes: Axes, pixel_scale: float, shape: tuple[int, int], inch_per_pixel: float
+) -> None:
+    """Draw a bar of a round number of arcseconds at the lower left.
+
+    Parameters
+    ----------
+    axes : `matplotlib.axes.Axes`
+        The axes.
+    pixel_scale : `float`
+        Pixel scale (arcsec).
+    shape : `tuple` [`int`, `int`]
+        Height and width of the image.
+    inch_per_pixel : `float`
+        Size of an image pixel.
+    """
+    height, width = shape
+    wanted = 0.2 * width * pixel_scale
+    rounds = np.array([1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600], dtype=float)
+    length = float(rounds[np.argmin(np.abs(np.log(rounds / wanted)))])
+    label = f'{length:.0f}"' if length < 60 else f"{length / 60:.0f}'"
+    pixels = length / pixel_scale
+    inch = 1.0 / inch_per_pixel
+    x, y = 0.15 * inch, 0.17 * inch
+    pad = 0.07 * inch
+    axes.add_patch(
+        Rectangle(
+            (x - pad, y - pad), pixels + 2 * pad, 0.28 * inch + pad, facecolor="black", alpha=0.55, zorder=8, lw=0
+        )
+    )
+    axes.plot([x, x + pixels], [y, y], color="white", lw=2.2, zorder=9, solid_capstyle="butt")
+    axes.text(x + 0.5 * pixels, y + 0.03 * inch, label, color="white", ha="center", va="bottom", fontsize=9, zorder=9)
+
+
+def write_regions(
+    path: str | os.PathLike[str],
+    outlines: Sequence[Sequence[NDArray[np.float64]]],
+    is_star: NDArray[np.bool_],
+    scores: NDArray[np.floating],
+    wcs: WCS,
+    *,
+    comment: str = "",
+) -> None:
+    """Write outlines as a region file for SAOImage DS9.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        Where to, usually ``*.reg``.
+    outlines : `~collections.abc.Sequence`
+        Lines of each source in pixels, as `mask_outlines` makes them.
+    is_star : `numpy.ndarray`
+        Class of each source, `bool`, (source,).
+    scores : `numpy.ndarray`
+        Score of each source, (source,).
+    wcs : `astropy.wcs.WCS`
+        World coordinates of the pixels.
+    comment : `str`
+        A line for the head of the file.
+
+    Notes
+    -----
+    Each source is a polygon in ICRS, tagged ``star`` or ``galaxy``; holes are
+    left out.
+    """
+    lines = ["# Region file format: DS9 version 4.1"]
+    if comment:
+        lines.append(f"# {comment}")
+    lines += ['global width=1 font="helvetica 9 normal roman" select=1 edit=0 move=0 delete=1', "icrs"]
+    for polygons, star, score in zip(outlines, is_star, scores):
+        if not polygons:
+            continue
+        outline = _simplify(max(polygons, key=len))
+        sky = wcs.pixel_to_world(outline[:, 0], outline[:, 1])
+        sky = sky.icrs if isinstance(sky, SkyCoord) else SkyCoord(*sky, unit=u.deg)
+        points = ",".join(f"{ra:.7f},{dec:.7f}" for ra, dec in zip(sky.ra.deg, sky.dec.deg))
+        color, name = (STAR_COLOR, "star") if star else (GALAXY_COLOR, "galaxy")
+        lines.append(f"polygon({points}) # color={color} text={{{score:.2f}}} tag={{{name}}}")
+    with open(path, "w", encoding="ascii") as stream:
+        stream.write("\n".join(lines) + "\n")
+
+
+def _simplify(line: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Drop the last point of a closed line and those on straight parts.
+
+    Parameters
+    ----------
+    line : `numpy.ndarray`
+        Closed line, (point, 2), first point repeated at the end.
+
+    Returns
+    -------
+    line : `numpy.ndarray`
+        Its corners, (point, 2).
+    """
+    points = line[:-1]
+    before = points - np.roll(points, 1, axis=0)
+    after = np.roll(points, -1, axis=0) - points
+    corner = np.abs(before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]) > 1e-9
+    return points[corner] if corner.sum() >= 3 else points

@@ -1,0 +1,7 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+from meas_maskrcnn_standin import refuse_beside_real_afw
+
+refuse_beside_real_afw(__file__)

@@ -1,0 +1,4 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Formatters that a Butler uses for images and catalogues."""

@@ -1,0 +1,365 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The whole line: exposures and a model in a Butler, `pipetask run`, a catalogue in the Butler."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import lsst.geom as geom
+from lsst.afw.geom import SkyWcs, makeCdMatrix, makeSkyWcs
+from lsst.afw.image import ExposureF, FilterLabel, PhotoCalib
+from lsst.afw.table import SourceCatalog
+from lsst.daf.butler import Butler
+from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
+from lsst.meas.maskrcnn.deblend_task import MaskRcnnDeblendTask
+from lsst.meas.maskrcnn.network.dataset import CropSettings, CropSource, TrainingScene, write_scene
+from lsst.meas.maskrcnn.network.model_file import (
+    ModelMetadata,
+    NormalizationMetadata,
+    default_model_path,
+    read_model,
+)
+from lsst.meas.maskrcnn.network.spec import NetworkSpec
+from lsst.meas.maskrcnn.network.train import TrainSettings, train
+from lsst.meas.maskrcnn.scenes.ingest_model import ingest_model
+from lsst.meas.maskrcnn.scenes.repo import PatchGeometry, create_repo, put_exposures, register_patches
+
+PROJECT = Path(__file__).resolve().parent.parent
+PIPELINE = PROJECT / "pipelines" / "MaskRcnnDeblend.yaml"
+BANDS = ("z", "r", "g")
+XY0 = (12000, 8000)
+WIDTH, HEIGHT = 300, 200
+SIGMA = 5.0
+SCALE = 0.168
+NANOJANSKY = {"z": 2.0, "r": 0.5, "g": 10.0}
+
+
+@dataclass
+class Field:
+    """A noise-free field of round sources, and where they are."""
+
+    flux: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    is_star: np.ndarray
+    peak: np.ndarray
+    masks: list[np.ndarray]
+    origins: np.ndarray
+
+
+def make_field(seed: int, n_sources: int = 25) -> Field:
+    """Stars of one width and wider galaxies of another colour, none closer than 16 px."""
+    rng = np.random.default_rng(seed)
+    yy, xx = np.mgrid[:HEIGHT, :WIDTH]
+    field = Field(
+        np.zeros((3, HEIGHT, WIDTH)),
+        *np.zeros((2, 0)),
+        np.zeros(0, dtype=bool),
+        np.zeros((0, 3)),
+        [],
+        np.zeros((0, 2), dtype=np.int32),
+    )
+    while len(field.x) < n_sources:
+        x, y = rng.uniform(5, WIDTH - 6), rng.uniform(5, HEIGHT - 6)
+        if np.any(np.hypot(field.x - x, field.y - y) < 16):
+            continue
+        is_star = bool(rng.random() < 0.5)
+        sigma, colour = (1.7, np.ones(3)) if is_star else (4.0, np.array([1.5, 1.0, 0.6]))
+        profile = np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / (2 * sigma**2))
+        peak = SIGMA * np.exp(rng.uniform(np.log(60), np.log(2000))) * colour
+        field.flux += peak[:, None, None] * profile
+        rows, columns = np.nonzero(profile > 0.05)
+        inside = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
+        field.masks.append((profile > 0.05)[inside])
+        field.origins = np.vstack([field.origins, [rows.min(), columns.min()]]).astype(np.int32)
+        field.x, field.y = np.append(field.x, x), np.append(field.y, y)
+        field.is_star = np.append(field.is_star, is_star)
+        field.peak = np.vstack([field.peak, peak])
+    return field
+
+
+@pytest.fixture(scope="session")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that finds such sources: the package's, or one trained here in half a minute."""
+    if default_model_path().exists():
+        return default_model_path()
+    folder = tmp_path_factory.mktemp("model")
+    scenes = []
+    for seed in range(4):
+        field = make_field(seed)
+        scene = TrainingScene(
+            noiseless=field.flux.astype(np.float32),
+            variance=np.full(field.flux.shape, SIGMA**2, dtype=np.float32),
+            valid=np.ones((HEIGHT, WIDTH), dtype=bool),
+            labels=np.where(field.is_star, 1, 2),
+            peak_flux=field.peak.astype(np.float32),
+            origins=field.origins,
+            masks=field.masks,
+        )
+        scenes.append(folder / f"scene{seed}.npz")
+        write_scene(scene, scenes[-1])
+    spec = NetworkSpec(
+        in_channels=3,
+        backbone="resnet18",
+        returned_layers=(1, 2),
+        fpn_channels=32,
+        anchor_sizes=((8.0,), (16.0,), (32.0,)),
+        anchor_ratios=(1.0,),
+        rpn_batch=128,
+        proposals_train=200,
+        proposals_test=200,
+        roi_batch=64,
+        box_features=64,
+        mask_channels=(16,),
+    )
+    metadata = ModelMetadata(
+        name="round",
+        architecture=spec,
+        bands=BANDS,
+        normalization=NormalizationMetadata(name="lupton"),
+        pixel_scale=SCALE,
+    )
+    crops = CropSettings(size=128, crops_per_scene=4, noiseless_fraction=0.0, correlated_fraction=0.0)
+    settings = TrainSettings(
+        steps=120, warmup_steps=20, average_decay=0.9, precision="float32", learning_rate=0.02
+    )
+    train(CropSource(scenes, "lupton", {}, crops, seed=3), metadata, settings, folder / "round.safetensors")
+    return folder / "round.safetensors"
+
+
+def make_wcs(shift: float = 0.0) -> SkyWcs:
+    return makeSkyWcs(
+        geom.Point2D(XY0[0] + WIDTH / 2 + shift, XY0[1] + HEIGHT / 2),
+        geom.SpherePoint(150.0, 2.0, geom.degrees),
+        makeCdMatrix(scale=SCALE * geom.arcseconds),
+    )
+
+
+def make_exposures(flux: np.ndarray, seed: int = 11) -> dict[str, ExposureF]:
+    """Exposures of a field with noise, each with a zero point of its own."""
+    rng = np.random.default_rng(seed)
+    exposures = {}
+    for band, pixels in zip(BANDS, flux, strict=True):
+        exposure = ExposureF(
+            geom.Box2I(geom.Point2I(*XY0), geom.Extent2I(pixels.shape[1], pixels.shape[0])), make_wcs()
+        )
+        noisy = pixels + rng.normal(0.0, SIGMA, pixels.shape)
+        exposure.image.array[:] = noisy / NANOJANSKY[band]
+        exposure.variance.array[:] = (SIGMA / NANOJANSKY[band]) ** 2
+        exposure.setPhotoCalib(PhotoCalib(NANOJANSKY[band]))
+        exposure.setFilter(FilterLabel(band=band, physical=f"cam-{band}"))
+        exposures[band] = exposure
+    return exposures
+
+
+def cut(exposures: dict[str, ExposureF], x0: int, x1: int) -> dict[str, ExposureF]:
+    """Columns from x0 to x1, in array pixels, of all bands."""
+    box = geom.Box2I(geom.Point2I(XY0[0] + x0, XY0[1]), geom.Extent2I(x1 - x0, HEIGHT))
+    return {band: exposure[box].clone() for band, exposure in exposures.items()}
+
+
+def fill_repo(root: Path, patches: dict[int, dict[str, ExposureF]], model: Path | None) -> Butler:
+    """A repository with one patch per entry, its bands put in the order given."""
+    butler = create_repo(root)
+    geometries = [
+        PatchGeometry(0, number, make_wcs(), next(iter(exposures.values())).getBBox(), (number, 0))
+        for number, exposures in patches.items()
+    ]
+    register_patches(butler, "sky", geometries, BANDS, instrument="cam")
+    for number, exposures in patches.items():
+        put_exposures(butler, "coadds", {"skymap": "sky", "tract": 0, "patch": number}, exposures)
+    if model is not None:
+        ingest_model(butler, model)
+    return butler
+
+
+def pipetask(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the pipeline as a user does."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    program = shutil.which("pipetask", path=path)
+    if program is None:
+        pytest.fail("pipetask of lsst-ctrl-mpexec was not found")
+    return subprocess.run(
+        [
+            program,
+            "run",
+            "-b",
+            str(root),
+            "-p",
+            str(PIPELINE),
+            "-o",
+            "u/test/deblend",
+            "--register-dataset-types",
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=root.parent,
+        timeout=600,
+    )
+
+
+def load(butler: Butler, patch: int) -> SourceCatalog:
+    return butler.get(
+        "deepCoadd_maskRcnnCatalog", skymap="sky", tract=0, patch=patch, collections="u/test/deblend"
+    )
+
+
+def distances(catalog: SourceCatalog, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Distance of each record (row) from each position (column), given in array pixels."""
+    return np.hypot(catalog.getX()[:, None] - XY0[0] - x, catalog.getY()[:, None] - XY0[1] - y)
+
+
+def test_patches(tmp_path: Path, model_path: Path) -> None:
+    """A field, the same in two patches, in another order, an empty one and one of NaN; in two processes."""
+    field = make_field(99)
+    whole = make_exposures(field.flux)
+    void = make_exposures(np.full(field.flux.shape, np.nan))
+    patches = {
+        0: whole,
+        1: cut(whole, 0, 160),
+        2: cut(whole, 140, WIDTH),
+        3: {band: whole[band] for band in ("g", "z", "r")},
+        4: make_exposures(np.zeros(field.flux.shape)),
+        5: void,
+    }
+    root = tmp_path / "a repo"
+    butler = fill_repo(root, patches, model_path)
+    done = pipetask(
+        root,
+        *("-i", "coadds,models/maskRcnn"),
+        *("-d", "skymap='sky' AND tract=0"),
+        *("-c", "maskRcnnDeblend:inference.tileSize=192"),
+        *("-c", "maskRcnnDeblend:inference.tileOverlap=64"),
+        *("-c", "maskRcnnDeblend:inference.nmsThreshold=0.4"),
+        *("-c", "maskRcnnDeblend:inference.precision=float32"),
+        *("-c", "maskRcnnDeblend:idGenerator.release_id=3"),
+        *("-j", "2"),
+    )
+    assert done.returncode == 0, done.stderr
+    butler = Butler.from_config(str(root))
+
+    # What the options said is what was run and recorded.
+    config = butler.get("maskRcnnDeblend_config", collections="u/test/deblend")
+    assert (config.inference.tileSize, config.inference.tileOverlap) == (192, 64)
+    schema = butler.get("deepCoadd_maskRcnnCatalog_schema", collections="u/test/deblend").schema
+    catalogs = {patch: load(butler, patch) for patch in patches}
+    assert all(catalog.schema == schema for catalog in catalogs.values())
+
+    # The field: most of its sources, one by one, of the right class.
+    full = catalogs[0]
+    near = distances(full, field.x, field.y)
+    found = near.min(axis=0) < 2
+    assert found.mean() >= 0.8
+    assert np.count_nonzero(near.min(axis=1) > 4) <= 2
+    best = near.argmin(axis=0)
+    assert len(set(best[found].tolist())) == np.count_nonzero(found)
+    assert (full["maskrcnn_star"][best[found]] == field.is_star[found]).mean() >= 0.8
+    np.testing.assert_array_equal(full["maskrcnn_star"], ~full["maskrcnn_galaxy"])
+    assert (np.diff(full["maskrcnn_score"]) <= 0).all()
+    bbox = whole["z"].getBBox()
+    sky = make_wcs()
+    for record in full:
+        assert bbox.contains(record.getFootprint().getBBox())
+        assert len(record.getFootprint().getPeaks()) == 1
+        position = sky.pixelToSky(record.getCentroid())
+        assert record.getCoord().separation(position).asArcseconds() < 1e-3
+
+    # In the repository the order of the bands means nothing.
+    for name in ("maskrcnn_centroid_x", "maskrcnn_score", "maskrcnn_area"):
+        np.testing.assert_array_equal(catalogs[3][name], full[name])
+
+    # Ids tell patches and releases apart.
+    ids = np.concatenate([catalog["id"] for catalog in catalogs.values()])
+    assert len(np.unique(ids)) == len(ids)
+    generator = SkyMapIdGeneratorConfig()
+    generator.release_id = 3
+    data_id = butler.registry.expandDataId(skymap="sky", tract=0, patch=2)
+    unpack = IdGenerator.unpacker_from_config(generator, butler.registry.expandDataId(skymap="sky"))
+    assert catalogs[2]["id"].tolist() == generator.apply(data_id).arange(1, len(catalogs[2]) + 1).tolist()
+    assert unpack(int(catalogs[2]["id"][0]))[1]["patch"] == 2
+
+    # Two patches see what the whole sees, each as far as its edge.
+    for patch, low, high in ((1, 0, 140), (2, 160, WIDTH)):
+        part = catalogs[patch]
+        inside = found & (field.x > low) & (field.x < high)
+        assert inside.sum() >= 4
+        again = distances(part, field.x[inside], field.y[inside]).min(axis=0)
+        assert np.mean(again < 2) >= 0.8
+        x = full.getX()[best[inside]] - XY0[0]
+        y = full.getY()[best[inside]] - XY0[1]
+        assert np.median(distances(part, x, y).min(axis=0)) < 0.5
+
+    # Nothing there: an empty catalogue, and no error.
+    assert len(catalogs[4]) <= 1
+    assert len(catalogs[5]) == 0
+    metadata = butler.get(
+        "maskRcnnDeblend_metadata", skymap="sky", tract=0, patch=0, collections="u/test/deblend"
+    )
+    assert metadata["maskRcnnDeblend"]["n_sources"] == len(full)
+    assert metadata["maskRcnnDeblend"]["seconds_forward"] > 0
+
+    # A notebook gets what the pipeline gets.
+    task = MaskRcnnDeblendTask(config=config)
+    direct = task.run(exposures=whole, model=read_model(model_path)).catalog
+    assert len(direct) == len(full)
+    np.testing.assert_allclose(direct["maskrcnn_centroid_x"], full["maskrcnn_centroid_x"], atol=0.01)
+
+
+def test_refusals(tmp_path: Path, model_path: Path) -> None:
+    """Each patch with something wrong fails for what is wrong with it; the good one goes through."""
+    field = make_field(99)
+    whole = make_exposures(field.flux)
+
+    def altered(band: str, **changes: object) -> dict[str, ExposureF]:
+        copies = {name: exposure.clone() for name, exposure in whole.items()}
+        for name, value in changes.items():
+            getattr(copies[band], f"set{name}")(value)
+        return copies
+
+    smaller = dict(whole)
+    smaller["r"] = cut(whole, 0, WIDTH - 1)["r"]
+    patches = {
+        0: whole,
+        1: {band: whole[band] for band in ("z", "g")},
+        2: smaller,
+        3: altered("g", Wcs=make_wcs(shift=1.0)),
+        4: altered("r", PhotoCalib=None),
+    }
+    root = tmp_path / "repo"
+    fill_repo(root, patches, None)
+    done = pipetask(
+        root,
+        *("-i", "coadds"),
+        *("-d", "skymap='sky' AND tract=0"),
+        *("-C", f"maskRcnnDeblend:{PROJECT / 'config' / 'DECam.py'}"),
+        *("-c", f"maskRcnnDeblend:model_uri={model_path}"),
+    )
+    assert done.returncode != 0
+    for message in (
+        "No exposure in band 'r'",
+        "The bounding box of the exposures disagrees",
+        "The WCS of the exposures disagrees",
+        "The exposure in band 'r' has no PhotoCalib",
+    ):
+        assert message in done.stderr, done.stderr
+
+    butler = Butler.from_config(str(root))
+    refs = butler.query_datasets("deepCoadd_maskRcnnCatalog", collections="u/test/deblend", explain=False)
+    assert [ref.dataId["patch"] for ref in refs] == [0]
+    assert len(load(butler, 0)) > 10
+    config = butler.get("maskRcnnDeblend_config", collections="u/test/deblend")
+    assert config.maxScaleRatio == 2.0
+    assert config.model_uri == str(model_path)

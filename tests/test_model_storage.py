@@ -1,0 +1,239 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A trained model in a Butler repository: formatter, seed configuration, ingest."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import lsst.meas.maskrcnn.network.model_file as model_file
+from lsst.daf.butler import Butler, CollectionType, Config, DatasetType
+from lsst.meas.maskrcnn.cli.ingest_model import main
+from lsst.meas.maskrcnn.network.build import build_network
+from lsst.meas.maskrcnn.network.model_file import (
+    MaskRcnnModel,
+    ModelFileError,
+    ModelMetadata,
+    NormalizationMetadata,
+    read_metadata,
+    read_model,
+    write_model,
+)
+from lsst.meas.maskrcnn.network.spec import NetworkSpec
+from lsst.meas.maskrcnn.scenes.ingest_model import (
+    DATASET_TYPE,
+    SEED_CONFIG,
+    IngestModelError,
+    ingest_model,
+)
+
+
+def make_model(name: str = "tiny", seed: int = 1) -> MaskRcnnModel:
+    """A network of a few hundred kilobytes with random weights."""
+    spec = NetworkSpec(
+        in_channels=3,
+        backbone="resnet18",
+        returned_layers=(1,),
+        fpn_channels=8,
+        anchor_sizes=((8.0,), (16.0,)),
+        box_features=16,
+        mask_channels=(8,),
+    )
+    metadata = ModelMetadata(
+        name=name,
+        architecture=spec,
+        bands=("z", "r", "g"),
+        normalization=NormalizationMetadata(name="lupton"),
+        pixel_scale=0.168,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MaskRcnnModel.from_network(build_network(spec), metadata)
+
+
+@pytest.fixture(scope="module")
+def model() -> MaskRcnnModel:
+    return make_model()
+
+
+@pytest.fixture
+def model_path(model: MaskRcnnModel, tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    write_model(model, path)
+    return path
+
+
+def make_seeded(root: Path) -> Butler:
+    """Repository created with the seed configuration."""
+    Butler.makeRepo(str(root), config=Config(SEED_CONFIG))
+    return Butler.from_config(str(root), writeable=True)
+
+
+def make_included(root: Path) -> Butler:
+    """Repository that existed before and gets the include afterwards."""
+    Butler.makeRepo(str(root))
+    with open(root / "butler.yaml", "a") as stream:
+        stream.write(f"\nincludeConfigs:\n  - {SEED_CONFIG}\n")
+    return Butler.from_config(str(root), writeable=True)
+
+
+@pytest.fixture(params=[make_seeded, make_included])
+def butler(request: pytest.FixtureRequest, tmp_path: Path) -> Butler:
+    return request.param(tmp_path / "repo")
+
+
+def test_put_and_get(butler: Butler, model: MaskRcnnModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    butler.registry.registerDatasetType(
+        DatasetType(DATASET_TYPE, (), "MaskRcnnModel", universe=butler.dimensions)
+    )
+    butler.collections.register("models/a")
+    ref = butler.put(model, DATASET_TYPE, run="models/a")
+    assert butler.getURI(ref).getExtension() == ".safetensors"
+
+    stored = butler.get(DATASET_TYPE, collections="models/a")
+    assert isinstance(stored, MaskRcnnModel)
+    assert stored.metadata == model.metadata
+    assert stored.state.keys() == model.state.keys()
+    assert all(torch.equal(stored.state[key], value) for key, value in model.state.items())
+
+    # The header must not cost the weights.
+    monkeypatch.setattr(model_file.safetensors.torch, "load", None)
+    metadata = butler.get(f"{DATASET_TYPE}.metadata", collections="models/a")
+    assert metadata == model.metadata
+
+
+def test_ingest_copies_the_file_and_repeats(tmp_path: Path, model_path: Path) -> None:
+    butler = make_seeded(tmp_path / "repo")
+    ref = ingest_model(butler, model_path, "models/a", bands=["z", "r", "g"])
+    assert ref.run == "models/a"
+    assert butler.getURI(ref).read() == model_path.read_bytes()
+    assert model_path.exists()
+    assert ingest_model(butler, model_path, "models/a") == ref
+    # Another collection takes the same model as a dataset of its own.
+    assert ingest_model(butler, model_path, "models/b").id != ref.id
+    assert butler.get(DATASET_TYPE, collections=["models/b", "models/a"]).metadata.name == "tiny"
+
+
+def test_ingest_refuses_a_second_model(tmp_path: Path, model_path: Path) -> None:
+    butler = make_seeded(tmp_path / "repo")
+    ingest_model(butler, model_path, "models/a")
+    other = tmp_path / "other.safetensors"
+    write_model(make_model("other", seed=2), other)
+    with pytest.raises(IngestModelError, match=r"already holds another model, 'tiny'"):
+        ingest_model(butler, other, "models/a")
+    butler.collections.register("chain", CollectionType.CHAINED)
+    with pytest.raises(IngestModelError, match="CHAINED"):
+        ingest_model(butler, other, "chain")
+
+
+def test_ingest_refuses_bad_files(tmp_path: Path, model_path: Path, model: MaskRcnnModel) -> None:
+    """Each is refused for what is wrong with it, and the repository stays as it was."""
+    butler = make_seeded(tmp_path / "repo")
+    data = model_path.read_bytes()
+
+    def bad(name: str, content: bytes) -> Path:
+        path = tmp_path / name
+        path.write_bytes(content)
+        return path
+
+    with pytest.raises(ModelFileError, match="truncated"):
+        ingest_model(butler, bad("short.safetensors", data[:-100]), "models/a")
+    with pytest.raises(ModelFileError, match="truncated"):
+        ingest_model(butler, bad("shorter.safetensors", data[:40]), "models/a")
+    for name, content in (("empty", b""), ("text", b"SIMPLE  =  T" * 50)):
+        with pytest.raises(ModelFileError, match="not a model file"):
+            ingest_model(butler, bad(f"{name}.safetensors", content), "models/a")
+    newer = data.replace(b'\\"format_version\\":1,', b'\\"format_version\\":9,', 1)
+    assert newer != data
+    with pytest.raises(ModelFileError, match="version 9"):
+        ingest_model(butler, bad("newer.safetensors", newer), "models/a")
+    with pytest.raises(ModelFileError, match=r"'z', 'r', 'g'.*'g', 'r', 'z'"):
+        ingest_model(butler, model_path, "models/a", bands=["g", "r", "z"])
+    state = dict(model.state)
+    state.popitem()
+    lacking = tmp_path / "lacking.safetensors"
+    write_model(MaskRcnnModel(model.metadata, state), lacking)
+    with pytest.raises(ModelFileError, match="do not fit the architecture"):
+        ingest_model(butler, lacking, "models/a")
+    with pytest.raises(IngestModelError, match=r"rename it to tiny\.safetensors"):
+        ingest_model(butler, bad("tiny.bin", data), "models/a")
+    with pytest.raises(IngestModelError, match="is a folder"):
+        ingest_model(butler, tmp_path, "models/a")
+    with pytest.raises(FileNotFoundError):
+        ingest_model(butler, tmp_path / "none.safetensors", "models/a")
+
+    assert butler.collections.query("*") == []
+    assert [t.name for t in butler.registry.queryDatasetTypes()] == []
+    files = [p.name for p in (tmp_path / "repo").rglob("*") if p.is_file()]
+    assert sorted(files) == ["butler.yaml", "gen3.sqlite3"]
+
+
+def test_ingest_leaves_nothing_after_a_failure(
+    tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    butler = make_seeded(tmp_path / "repo")
+
+    def fail(*args: object, **kwargs: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(butler), "ingest", fail)
+        with pytest.raises(OSError, match="No space"):
+            ingest_model(butler, model_path, "models/a")
+    assert butler.collections.query("*") == []
+    assert [t.name for t in butler.registry.queryDatasetTypes()] == []
+    ingest_model(butler, model_path, "models/a")
+
+
+def test_repository_learns_the_storage_class(tmp_path: Path, model_path: Path) -> None:
+    """A repository that does not know models is told how to learn it, and then does."""
+    root = tmp_path / "repo"
+    Butler.makeRepo(str(root))
+    # Storage classes live in the process once any repository has defined
+    # them, so this needs processes of its own.
+    script = Path(__file__).resolve().parent.parent / "bin" / "ingest_model"
+    command = [sys.executable, str(script), str(root), str(model_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert SEED_CONFIG in done.stderr
+    with open(root / "butler.yaml", "a") as stream:
+        stream.write(done.stderr[done.stderr.index("includeConfigs:") : done.stderr.index("or create")])
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "'tiny' (bands z, r, g)" in done.stdout
+
+
+def test_command_line(tmp_path: Path, model_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = str(tmp_path / "repo")
+    butler = make_seeded(Path(root))
+    assert main([root, str(model_path), "--bands", "g", "r", "z"]) == 1
+    assert "trained on bands" in capsys.readouterr().err
+    assert main([root, str(tmp_path / "none.safetensors")]) == 1
+    assert "none.safetensors" in capsys.readouterr().err
+    assert main([str(tmp_path / "norepo"), str(model_path)]) == 1
+    assert "norepo" in capsys.readouterr().err
+    for _ in range(2):
+        assert main([root, str(model_path), "--collection", "models/x"]) == 0
+        assert "models/x" in capsys.readouterr().out
+    assert butler.get(DATASET_TYPE, collections="models/x").metadata.name == "tiny"
+
+
+def test_formatter_refuses_other_things(tmp_path: Path, model: MaskRcnnModel) -> None:
+    butler = make_seeded(tmp_path / "repo")
+    butler.registry.registerDatasetType(
+        DatasetType(DATASET_TYPE, (), "MaskRcnnModel", universe=butler.dimensions)
+    )
+    butler.collections.register("models/a")
+    with pytest.raises(Exception, match="MaskRcnnModel"):
+        butler.put({"not": "a model"}, DATASET_TYPE, run="models/a")
+    ref = butler.put(model, DATASET_TYPE, run="models/a")
+    path = butler.getURI(ref).ospath
+    assert read_metadata(path) == read_model(path).metadata

@@ -1,0 +1,91 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Pipelines: what they read and write, and the overrides for instruments."""
+
+from __future__ import annotations
+
+import unittest
+from pathlib import Path
+
+import pytest
+
+from lsst.daf.butler import Config
+from lsst.daf.butler.tests import makeTestRepo
+from lsst.meas.maskrcnn.deblend_task import MaskRcnnDeblendConfig
+from lsst.meas.maskrcnn.scenes.ingest_model import SEED_CONFIG
+from lsst.pipe.base import Pipeline
+from lsst.pipe.base.tests.pipelineStepTester import PipelineStepTester
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.mark.parametrize(
+    "overrides, inputs, outputs",
+    [
+        (
+            {},
+            {"deepCoadd_calexp", "maskRcnnModel"},
+            {"deepCoadd_maskRcnnCatalog", "deepCoadd_maskRcnnCatalog_schema"},
+        ),
+        (
+            {"maskRcnnDeblend:connections.coaddName": "goodSeeing"},
+            {"goodSeeingCoadd_calexp", "maskRcnnModel"},
+            {"goodSeeingCoadd_maskRcnnCatalog", "goodSeeingCoadd_maskRcnnCatalog_schema"},
+        ),
+        (
+            {"maskRcnnDeblend:model_uri": "model.safetensors"},
+            {"deepCoadd_calexp"},
+            {"deepCoadd_maskRcnnCatalog", "deepCoadd_maskRcnnCatalog_schema"},
+        ),
+    ],
+)
+def test_deblend(tmp_path: Path, overrides: dict[str, str], inputs: set[str], outputs: set[str]) -> None:
+    butler = makeTestRepo(str(tmp_path), config=Config(SEED_CONFIG))
+    tester = PipelineStepTester(
+        filename=str(PROJECT / "pipelines" / "MaskRcnnDeblend.yaml"),
+        step_suffixes=[""],
+        initial_dataset_types=[
+            (name, {"skymap", "tract", "patch", "band"}, "ExposureF", False)
+            for name in inputs - {"maskRcnnModel"}
+        ],
+        expected_inputs=inputs,
+        expected_outputs=outputs,
+        pipeline_patches=overrides,
+    )
+    tester.run(butler, unittest.TestCase())
+
+
+def test_pipeline_says_what_it_does() -> None:
+    pipeline = Pipeline.from_uri(str(PROJECT / "pipelines" / "MaskRcnnDeblend.yaml"))
+    assert pipeline.to_graph().description
+    assert list(pipeline.task_labels) == ["maskRcnnDeblend"]
+
+
+def test_pipeline_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A survey's own pipeline names this one by the package's variable."""
+    monkeypatch.setenv("MEAS_MASKRCNN_DIR", str(PROJECT))
+    path = tmp_path / "mine.yaml"
+    path.write_text(
+        "description: Mine\n"
+        "imports:\n  - location: $MEAS_MASKRCNN_DIR/pipelines/MaskRcnnDeblend.yaml\n"
+        "tasks:\n  maskRcnnDeblend:\n"
+        "    class: lsst.meas.maskrcnn.deblend_task.MaskRcnnDeblendTask\n"
+        "    config:\n      file: $MEAS_MASKRCNN_DIR/config/HSC.py\n      minArea: 9\n"
+    )
+    graph = Pipeline.from_uri(str(path)).to_graph()
+    config = graph.tasks["maskRcnnDeblend"].config
+    assert config.minArea == 9
+    assert "BRIGHT_OBJECT" in config.badMaskPlanes
+
+
+@pytest.mark.parametrize("instrument", ["HSC", "DECam", "LSSTCam"])
+def test_overrides(instrument: str) -> None:
+    config = MaskRcnnDeblendConfig()
+    config.load(str(PROJECT / "config" / f"{instrument}.py"))
+    config.validate()
+    default = MaskRcnnDeblendConfig()
+    assert config.toDict() != default.toDict()
+    expected = "deep_coadd" if instrument == "LSSTCam" else "{coaddName}Coadd_calexp"
+    assert config.connections.exposures == expected
