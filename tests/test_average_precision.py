@@ -23,7 +23,9 @@ def test_worked_by_hand():
 def test_equal_scores_enter_together():
     hit = np.array([True, False, True, False])
     scores = np.full(4, 0.5)
-    values = {average_precision(scores, hit[order], 2) for order in ([0, 1, 2, 3], [3, 1, 0, 2], [1, 3, 2, 0])}
+    values = {
+        average_precision(scores, hit[order], 2) for order in ([0, 1, 2, 3], [3, 1, 0, 2], [1, 3, 2, 0])
+    }
     assert values == {0.5}
 
 

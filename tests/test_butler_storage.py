@@ -122,7 +122,7 @@ def test_exposure_round_trip(butler: Butler) -> None:
 def test_pixels_are_compressed_without_loss(butler: Butler) -> None:
     uri = butler.getURI("coadd", DATA_ID)
     with astropy.io.fits.open(uri.ospath, disable_image_compression=True) as hdus:
-        for hdu, name, bitpix in zip(hdus[1:4], ("IMAGE", "MASK", "VARIANCE"), (-32, 32, -32)):
+        for hdu, name, bitpix in zip(hdus[1:4], ("IMAGE", "MASK", "VARIANCE"), (-32, 32, -32), strict=True):
             assert hdu.header["EXTNAME"] == name
             assert hdu.header["EXTTYPE"] == name
             assert hdu.header["ZIMAGE"] is True
@@ -243,6 +243,6 @@ def test_catalog_round_trip(butler: Butler) -> None:
     np.testing.assert_array_equal(catalog["id"], expected["id"])
     np.testing.assert_array_equal(catalog["flux"], expected["flux"])
     np.testing.assert_array_equal(catalog["bright"], [False, False, True])
-    for found, record in zip(catalog, expected):
+    for found, record in zip(catalog, expected, strict=True):
         assert found.getFootprint().spans == record.getFootprint().spans
         assert found.getFootprint().peaks[0].getPeakValue() == record.getFootprint().peaks[0].getPeakValue()

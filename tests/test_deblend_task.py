@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from astropy.table import Table
 from scipy import ndimage
 
 import lsst.geom as geom
@@ -27,7 +28,7 @@ import lsst.meas.maskrcnn.deblend_task as deblend_task
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.testUtils as pipelineTests
 from lsst.afw.geom import makeCdMatrix, makeSkyWcs
-from lsst.afw.image import ExposureF, PhotoCalib
+from lsst.afw.image import ExposureF, FilterLabel, PhotoCalib
 from lsst.afw.table import SourceCatalog
 from lsst.daf.butler import Butler, Config, DataCoordinate
 from lsst.daf.butler.tests import addDatasetType, makeTestCollection, makeTestRepo
@@ -108,6 +109,7 @@ def make_exposures(bands: tuple[str, ...] = BANDS, scale: float = 0.168) -> dict
         exposure.image.array[:] = truth * (1 + 0.2 * index) + rng.normal(0, SIGMA, truth.shape)
         exposure.variance.array[:] = SIGMA**2
         exposure.setPhotoCalib(PhotoCalib(1.0))
+        exposure.setFilter(FilterLabel.fromBand(band))
         exposures[band] = exposure
     return exposures
 
@@ -131,7 +133,7 @@ def threshold(
     return Detections(
         boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
         scores=np.linspace(0.9, 0.6, n, dtype=np.float32),
-        p_star=np.array([0.8, 0.1, 0.3], dtype=np.float32)[:n],
+        p_star=np.resize(np.array([0.8, 0.1, 0.3], dtype=np.float32), n),
         origins=np.array([[slices[i][0].start, slices[i][1].start] for i in order], dtype=np.int32),
         masks=masks,
         timings={"forward": 0.25, "masks": 0.5, "seams": 0.0},
@@ -466,6 +468,25 @@ def test_pixel_scale_is_compared(
         assert ("was trained on 0.168 arcsec" in caplog.text) == warned
 
 
+def test_exposures_of_the_real_pipeline(
+    model: MaskRcnnModel, detector: list[dict[str, Any]], shared_data: Path
+) -> None:
+    """Files that the Science Pipelines wrote: positions agree with what was drawn."""
+    exposures = {
+        band: ExposureF.readFits(str(shared_data / "scarlet" / f"exposure_{band}.fits")) for band in "grz"
+    }
+    catalog = make_task().run(exposures=exposures, model=model).catalog
+    truth = Table.read(shared_data / "scarlet" / "truth.fits")
+    assert len(catalog) >= 5
+    distance = np.hypot(
+        catalog.getX()[:, None] - np.asarray(truth["x"]), catalog.getY()[:, None] - np.asarray(truth["y"])
+    )
+    assert np.median(distance.min(axis=1)) < 0.5
+    wcs = exposures["z"].getWcs()
+    for record in catalog:
+        assert wcs.skyToPixel(record.getCoord()).getX() == pytest.approx(record.getX(), abs=1e-3)
+
+
 # --- quanta
 
 PATCH = {"skymap": "sky", "tract": 0, "patch": 3}
@@ -475,7 +496,8 @@ PATCH = {"skymap": "sky", "tract": 0, "patch": 3}
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Butler:
     butler = makeTestRepo(str(tmp_path_factory.mktemp("memory")), config=Config(SEED_CONFIG))
     box = geom.Box2I(geom.Point2I(*XY0), geom.Extent2I(WIDTH, HEIGHT))
-    register_patches(butler, "sky", [PatchGeometry(0, 3, make_wcs(), box, (3, 0))], (*BANDS, "i"))
+    patch = PatchGeometry(0, 3, make_wcs(), box, (3, 0))
+    register_patches(butler, "sky", [patch], (*BANDS, "i"), instrument="cam")
     addDatasetType(butler, "deepCoadd_calexp", {"skymap", "tract", "patch", "band"}, "ExposureF")
     addDatasetType(butler, "maskRcnnModel", set(), "MaskRcnnModel")
     addDatasetType(butler, "deepCoadd_maskRcnnCatalog", {"skymap", "tract", "patch"}, "SourceCatalog")
@@ -555,7 +577,7 @@ def test_real_quantum(
     butler = create_repo(tmp_path / "repo")
     exposures = make_exposures()
     patch = PatchGeometry(0, 3, make_wcs(), exposures["z"].getBBox(), (3, 0))
-    register_patches(butler, "sky", [patch], BANDS)
+    register_patches(butler, "sky", [patch], BANDS, instrument="cam")
     put_exposures(butler, "run", PATCH, exposures)
     addDatasetType(butler, "maskRcnnModel", set(), "MaskRcnnModel")
     addDatasetType(butler, "deepCoadd_maskRcnnCatalog", {"skymap", "tract", "patch"}, "SourceCatalog")

@@ -192,6 +192,25 @@ def test_ingest_leaves_nothing_after_a_failure(
     ingest_model(butler, model_path, "models/a")
 
 
+def test_ingest_into_other_repositories(tmp_path: Path, model_path: Path) -> None:
+    """What a repository lacks, or has of its own, is said; nothing is left in it."""
+    make_seeded(tmp_path / "seeded")  # this process knows the storage class from here on
+    Butler.makeRepo(str(tmp_path / "plain"))
+    butler = Butler.from_config(str(tmp_path / "plain"), writeable=True)
+    with pytest.raises(IngestModelError, match="a formatter of 'MaskRcnnModel'.*") as caught:
+        ingest_model(butler, model_path)
+    assert SEED_CONFIG in str(caught.value)
+    assert butler.collections.query("*") == []
+    assert [t.name for t in butler.registry.queryDatasetTypes()] == []
+
+    butler = make_seeded(tmp_path / "taken")
+    butler.registry.registerDatasetType(
+        DatasetType(DATASET_TYPE, (), "StructuredDataDict", universe=butler.dimensions)
+    )
+    with pytest.raises(IngestModelError, match="StructuredDataDict"):
+        ingest_model(butler, model_path)
+
+
 def test_repository_learns_the_storage_class(tmp_path: Path, model_path: Path) -> None:
     """A repository that does not know models is told how to learn it, and then does."""
     root = tmp_path / "repo"

@@ -132,7 +132,8 @@ def test_detect_refuses_what_it_cannot_use(overfitted):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"tile_overlap": 512}, {"batch_size": 0}, {"score_threshold": 1.5}, {"max_detections_per_tile": 0}]
+    "wrong",
+    [{"tile_overlap": 512}, {"batch_size": 0}, {"score_threshold": 1.5}, {"max_detections_per_tile": 0}],
 )
 def test_inference_settings_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
@@ -242,7 +243,9 @@ def test_faint_sources_are_left_out_where_there_is_noise(tmp_path):
     scene.variance[:] = 100.0**2
     write_scene(scene, tmp_path / "scene.npz")
     for fraction, expected in ((0.0, 0), (1.0, len(POSITIONS))):
-        settings = CropSettings(size=128, noiseless_fraction=fraction, depth_range=(1.0, 1.0), gain_jitter=0.0)
+        settings = CropSettings(
+            size=128, noiseless_fraction=fraction, depth_range=(1.0, 1.0), gain_jitter=0.0
+        )
         _, (target,) = CropSource([tmp_path / "scene.npz"], "lupton", {}, settings, 1).batch(0, 1)
         assert len(target["labels"]) == expected
 
@@ -263,7 +266,11 @@ def test_training_goes_on_from_a_checkpoint(tmp_path):
         train(source, toy_metadata(), schedule, tmp_path / "m.safetensors", progress=stop)
     assert not (tmp_path / "m.safetensors").exists()
     model = train(
-        source, toy_metadata(), schedule, tmp_path / "m.safetensors", progress=lambda step, *_: seen.append(step)
+        source,
+        toy_metadata(),
+        schedule,
+        tmp_path / "m.safetensors",
+        progress=lambda step, *_: seen.append(step),
     )
     assert seen[-1] == 39  # counted in twenties from the checkpoint at step 19
     assert model.metadata.training["steps"] == 40

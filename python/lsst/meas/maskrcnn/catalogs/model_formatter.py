@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from lsst.daf.butler import FormatterV2
 from lsst.resources import ResourcePath
 
-from ..network.model_file import MaskRcnnModel, read_metadata, read_model, write_model
+from ..network.model_file import read_metadata, read_model, write_model
 
 
 class MaskRcnnModelFormatter(FormatterV2):
@@ -70,14 +70,5 @@ class MaskRcnnModelFormatter(FormatterV2):
             The model.
         uri : `lsst.resources.ResourcePath`
             Local file to write.
-
-        Raises
-        ------
-        TypeError
-            Raised if this is not a model.
         """
-        if not isinstance(in_memory_dataset, MaskRcnnModel):
-            raise TypeError(
-                f"Expected a MaskRcnnModel to write to {uri}, got {type(in_memory_dataset).__qualname__}."
-            )
         write_model(in_memory_dataset, uri.ospath)

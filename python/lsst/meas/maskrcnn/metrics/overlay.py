@@ -33,7 +33,7 @@ __all__ = ["GALAXY_COLOR", "STAR_COLOR", "lupton_rgb", "mask_outlines", "plot_ov
 STAR_COLOR = "#F0E442"
 GALAXY_COLOR = "#56D3F2"
 
-_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_BOTTOM, _MARGIN_TOP = 1.05, 0.25, 0.95, 0.75  # inch
+_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_BOTTOM, _MARGIN_TOP = 1.0, 0.2, 0.65, 0.45  # inch
 _DPI = 100.0
 
 
@@ -41,10 +41,10 @@ def lupton_rgb(
     image: NDArray[np.floating],
     noise: NDArray[np.floating] | None = None,
     *,
-    black_sigma: float = 1.0,
-    stretch_sigma: float = 9.0,
+    black_sigma: float = 0.5,
+    stretch_sigma: float = 11.0,
     softening: float = 8.0,
-    balance: Sequence[float] = (0.62, 1.0, 1.55),
+    balance: Sequence[float] = (0.7, 1.0, 1.35),
 ) -> NDArray[np.uint8]:
     r"""Combine three bands into a picture that keeps colours.
 
@@ -379,11 +379,17 @@ def _label_scores(
     label_width = 1.6 * font_size / 72.0 / inch_per_pixel
     height, width = shape
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    occupied = np.zeros((0, 4))
+    # The legend at the upper right and the scale bar at the lower left.
+    inch = 1.0 / inch_per_pixel
+    bar_width = 0.4 * inch + 0.3 * width
+    reserved = np.array(
+        [[width - 1.4 * inch, height - 0.65 * inch, width, height], [0.0, 0.0, bar_width, 0.5 * inch]]
+    )
+    occupied = reserved
     effect = [matplotlib.patheffects.withStroke(linewidth=1.4, foreground="black", alpha=0.75)]
     for index in np.argsort(-area, kind="stable"):
         x0, y0, x1, y1 = boxes[index]
-        if not np.isfinite(area[index]) or len(occupied) >= max_labels:
+        if not np.isfinite(area[index]) or len(occupied) >= max_labels + len(reserved):
             break
         x, y = 0.5 * (x0 + x1), y1 + 0.1 * label_height
         if y + label_height > height - 0.5:

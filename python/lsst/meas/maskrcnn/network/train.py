@@ -74,6 +74,12 @@ class TrainSettings:
     average_decay: float = 0.998
     """Decay per step of the running average of the weights that is saved."""
 
+    freeze_norm_after: float = 0.6
+    """Part of the schedule after which the statistics of the batch
+    normalisation stay as they are. Before, every batch is normalised by its own
+    statistics, which a network must not come to rely on: those of a noise-free
+    and of a noisy image differ."""
+
     precision: str = "auto"
     """``float32``, ``bfloat16`` or ``auto`` (what the device does fast)."""
 
@@ -169,6 +175,8 @@ def train(
             fraction = max(fraction, state.elapsed / (60.0 * settings.minutes))
         if fraction >= 1.0:
             break
+        if fraction >= settings.freeze_norm_after:
+            _freeze_norm(network)
         rate = settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * fraction))
         rate *= min(1.0, (state.step + 1) / max(settings.warmup_steps, 1))
         for group in optimizer.param_groups:
@@ -232,6 +240,13 @@ def train(
     )
     checkpoint.unlink(missing_ok=True)
     return model
+
+
+def _freeze_norm(network: MaskRCNN) -> None:
+    """Let the batch normalisation use its running statistics from now on."""
+    for module in network.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 @torch.no_grad()

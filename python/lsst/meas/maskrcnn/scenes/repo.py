@@ -141,20 +141,17 @@ def create_repo(path: str | os.PathLike[str], seed_config: str | None = SEED_CON
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise FileExistsError(f"A new repository was to be made at {root}, but something is there already.")
     root.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{root.name}.", dir=root.parent))
+    folder = Path(tempfile.mkdtemp(prefix=".repo-", dir=root.parent))
+    # Butler takes what follows a dot in the name of a root for a file format.
+    partial = folder / "repo"
     try:
         config = Config(seed_config) if seed_config is not None else None
         Butler.makeRepo(str(partial), config=config)
-        # mkdtemp makes folders that only their owner may enter.
-        mask = os.umask(0)
-        os.umask(mask)
-        partial.chmod(0o777 & ~mask)
         if root.exists():
             root.rmdir()
         partial.rename(root)
-    except BaseException:
-        shutil.rmtree(partial, ignore_errors=True)
-        raise
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
     return Butler.from_config(str(root), writeable=True)
 
 
@@ -316,7 +313,6 @@ def scene_to_exposures(
     xy0: tuple[int, int] = (0, 0),
     sky_center: tuple[float, float] = (150.1, 2.2),
     nanojansky_per_count: float | Mapping[str, float] = 1.0,
-    instrument: str = "MaskRcnnSim",
 ) -> dict[str, ExposureF]:
     """Turn a simulated scene into calibrated exposures.
 
@@ -331,8 +327,6 @@ def scene_to_exposures(
     nanojansky_per_count : `float` or `~collections.abc.Mapping`
         Calibration of the exposures, one for all or by band. Pixels are
         divided by it.
-    instrument : `str`
-        Name that physical filters start with.
 
     Returns
     -------
@@ -378,7 +372,6 @@ def scene_to_exposures(
             wcs=wcs,
             nanojansky_per_count=calibration,
             band=band,
-            physical_filter=f"{instrument}-{band}",
         )
         exposure.setPsf(gaussian_psf(float(scene.psf_fwhm[index]) / scene.pixel_scale))
         if flags is not None:
@@ -396,7 +389,6 @@ def make_exposure(
     wcs: SkyWcs,
     nanojansky_per_count: float,
     band: str,
-    physical_filter: str,
 ) -> ExposureF:
     """Build an exposure from arrays.
 
@@ -410,8 +402,8 @@ def make_exposure(
         World coordinates.
     nanojansky_per_count : `float`
         Calibration.
-    band, physical_filter : `str`
-        Names of the filter.
+    band : `str`
+        Name of the band. Coadds have no physical filter.
 
     Returns
     -------
@@ -425,7 +417,7 @@ def make_exposure(
     bad = ~np.isfinite(exposure.image.array) | ~(exposure.variance.array > 0.0)
     exposure.mask.array[bad] |= exposure.mask.getPlaneBitMask("NO_DATA")
     exposure.setPhotoCalib(PhotoCalib(nanojansky_per_count))
-    exposure.setFilter(FilterLabel(band=band, physical=physical_filter))
+    exposure.setFilter(FilterLabel.fromBand(band))
     return exposure
 
 

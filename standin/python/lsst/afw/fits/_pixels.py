@@ -13,6 +13,7 @@ from __future__ import annotations
 __all__ = ["image_dtype", "image_shape", "is_image", "make_image_hdu", "read_pixels"]
 
 import os
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -171,7 +172,7 @@ def _read_gzip_rows(hdu: Any, rows: slice) -> np.ndarray:
     Returns
     -------
     pixels : `numpy.ndarray`
-        Pixels as stored (big-endian, without scaling).
+        Pixels as stored, without scaling.
     """
     header = hdu.header
     width = int(header["ZNAXIS1"])
@@ -198,11 +199,18 @@ def _read_gzip_rows(hdu: Any, rows: slice) -> np.ndarray:
         _in_chunks(unpack, len(tiles))
     except zlib.error as error:
         raise OSError(f"a tile cannot be decompressed: {error}") from error
-    if header["ZCMPTYPE"] == "GZIP_2":
-        # The first bytes of all pixels come first, then the second ones, ...
-        packed = packed.reshape(-1, stored.itemsize, width).transpose(0, 2, 1)
-        packed = np.ascontiguousarray(packed).reshape(-1, row_size)
-    return packed.view(stored)
+    if header["ZCMPTYPE"] == "GZIP_1":
+        return packed.view(stored)
+    # The first bytes of all pixels come first, then the second ones, ...
+    planes = packed.reshape(len(tiles), stored.itemsize, width)
+    if sys.byteorder == "little":
+        # Swapping here saves another pass over the pixels.
+        planes, stored = planes[:, ::-1], stored.newbyteorder("<")
+    pixels = np.empty((len(tiles), width, stored.itemsize), dtype=np.uint8)
+    # One byte at a time is faster than a transposed copy.
+    for i in range(stored.itemsize):
+        pixels[:, :, i] = planes[:, i]
+    return pixels.reshape(len(tiles), row_size).view(stored)
 
 
 def make_image_hdu(
@@ -293,9 +301,12 @@ def _make_gzip_rows(array: np.ndarray, cards: Sequence[fits.Card], shuffle: bool
         array = (array ^ array.dtype.type(zero)).view(signed)
     size = array.dtype.itemsize
     stored = np.ascontiguousarray(array, dtype=array.dtype.newbyteorder(">")).view(np.uint8)
-    if shuffle:
-        stored = np.ascontiguousarray(stored.reshape(height, width, size).transpose(0, 2, 1))
     stored = stored.reshape(height, width * size)
+    if shuffle:
+        planes = np.empty((height, size, width), dtype=np.uint8)
+        for i in range(size):
+            planes[:, i] = stored[:, i::size]
+        stored = planes.reshape(height, width * size)
 
     def pack(start: int, stop: int) -> list[bytes]:
         result = []

@@ -40,6 +40,15 @@ from ._maskedImage import (  # noqa: E402
     makeMaskedImageFromArrays,
     makeMaskFromArray,
 )
+from ._multiband import (  # noqa: E402  (needs the names above)
+    IncompleteDataError,
+    MultibandExposure,
+    MultibandImage,
+    MultibandMask,
+    MultibandMaskedImage,
+    MultibandPixel,
+    computePsfImage,
+)
 from ._photoCalib import (  # noqa: E402
     Measurement,
     PhotoCalib,
@@ -57,15 +66,6 @@ from ._slicing import LOCAL, PARENT, ImageOrigin  # noqa: E402
 from ._summaryStats import ExposureSummaryStats  # noqa: E402
 from ._transmissionCurve import TransmissionCurve  # noqa: E402
 from ._visitInfo import RotType, VisitInfo, setVisitInfoMetadata, stripVisitInfoKeywords  # noqa: E402
-from ._multiband import (  # noqa: E402, I001  (needs the names above)
-    IncompleteDataError,
-    MultibandExposure,
-    MultibandImage,
-    MultibandMask,
-    MultibandMaskedImage,
-    MultibandPixel,
-    computePsfImage,
-)
 
 __all__ = [
     "LOCAL",

@@ -89,8 +89,7 @@ class ApCorrMap(Storable):
         return self
 
     def __itruediv__(self, scale: float) -> Self:
-        self *= 1.0 / scale
-        return self
+        return self.__imul__(1.0 / scale)
 
     def isPersistable(self) -> bool:
         """Tell whether all corrections can be written to FITS."""

@@ -352,7 +352,9 @@ class _ExposureBase(NoTemporaries):
         else:
             self._maskedImage[box, origin] = rhs._maskedImage if isinstance(rhs, _ExposureBase) else rhs
 
-    def getCutout(self, center: Any = None, size: Extent2I | None = None, *, box: Box2I | None = None) -> Self:
+    def getCutout(
+        self, center: Any = None, size: Extent2I | None = None, *, box: Box2I | None = None
+    ) -> Self:
         """Return a copy of the pixels around a position.
 
         Parameters
@@ -573,8 +575,13 @@ class ExposureL(_ExposureBase):
     dtype = np.uint64
 
 
-class Exposure(metaclass=TemplateMeta):
-    """Family of exposures; ``dtype`` chooses the member."""
+if TYPE_CHECKING:
+    # The metaclass makes objects of other classes, by ``dtype``.
+    Exposure: Any
+else:
+
+    class Exposure(metaclass=TemplateMeta):
+        """Family of exposures; ``dtype`` chooses the member."""
 
 
 Exposure.register(np.int32, ExposureI)
@@ -648,7 +655,7 @@ def bbox_contains_sky_coords(bbox: Box2I, wcs: SkyWcs, ra: Any, dec: Any, paddin
     """
     lon = np.atleast_1d(ra.to_value("rad")).astype(float)
     lat = np.atleast_1d(dec.to_value("rad")).astype(float)
-    near = bbox_to_convex_polygon(bbox, wcs, padding=padding).contains(lon, lat)
+    near = np.asarray(bbox_to_convex_polygon(bbox, wcs, padding=padding).contains(lon, lat), dtype=bool)
     x, y = wcs.skyToPixelArray(lon[near], lat[near], degrees=False)
     contained = np.zeros(near.shape, dtype=bool)
     contained[near] = bbox.contains(x, y)

@@ -49,6 +49,10 @@ class ExposureInfo:
     KEY_FILTER = "FILTER"
     KEY_SUMMARY_STATS = "SUMMARY_STATS"
 
+    _id: int | None
+    _visitInfo: VisitInfo | None
+    _metadata: Any
+
     def __init__(
         self,
         wcs: Any = None,
@@ -74,7 +78,7 @@ class ExposureInfo:
             self._metadata = other._metadata.deepCopy() if copyMetadata else other._metadata
             self._components.update(other._components)
             return
-        self._id: int | None = None
+        self._id = None
         self._visitInfo = visitInfo
         self._metadata = PropertyList() if metadata is None else metadata
         for key, value in (

@@ -104,9 +104,7 @@ class FilterLabel(Storable):
     @classmethod
     def _factory(cls, archive: InputArchive, catalogs: Any) -> FilterLabel:
         record = catalogs[0][0]
-        band, physical = (
-            record[name] if record[f"{name}_exists"] else None for name in ("band", "physical")
-        )
+        band, physical = (record[name] if record[f"{name}_exists"] else None for name in ("band", "physical"))
         return cls(band=band, physical=physical)
 
     def __eq__(self, other: object) -> bool:

@@ -420,7 +420,8 @@ class ImageBase:
             The (sub-)image.
         """
         bbox, origin = box_from_options(options)
-        return cls(source, bbox=bbox, origin=origin)
+        make: Any = cls
+        return make(source, bbox=bbox, origin=origin)
 
 
 def box_from_options(options: Mapping[str, Any]) -> tuple[Box2I, ImageOrigin]:
@@ -599,9 +600,7 @@ class _TypedImage(NoTemporaries, ImageBase):
             options, metadata = None, options
         write_single(self, filename, options, mode, header if header is not None else metadata)
 
-    def writeFitsWithOptions(
-        self, dest: str, options: Mapping[str, Any] | None, item: str = "image"
-    ) -> None:
+    def writeFitsWithOptions(self, dest: str, options: Mapping[str, Any] | None, item: str = "image") -> None:
         """Write to FITS, compressed as a recipe says.
 
         Parameters
@@ -641,16 +640,16 @@ class _TypedImage(NoTemporaries, ImageBase):
             function(self._array, operand, out=self._array)
         return self
 
-    def __iadd__(self, other: Any) -> Self:
+    def __iadd__(self, other: Any) -> Self:  # type: ignore[misc]
         return self._in_place(np.add, other)
 
-    def __isub__(self, other: Any) -> Self:
+    def __isub__(self, other: Any) -> Self:  # type: ignore[misc]
         return self._in_place(np.subtract, other)
 
-    def __imul__(self, other: Any) -> Self:
+    def __imul__(self, other: Any) -> Self:  # type: ignore[misc]
         return self._in_place(np.multiply, other)
 
-    def __itruediv__(self, other: Any) -> Self:
+    def __itruediv__(self, other: Any) -> Self:  # type: ignore[misc]
         operand = self._operand(other)
         if operand is NotImplemented:
             return NotImplemented
@@ -749,8 +748,13 @@ class ImageL(_TypedImage):
     dtype = np.uint64
 
 
-class Image(metaclass=TemplateMeta):
-    """Family of images; ``Image(..., dtype=np.float32)`` makes an `ImageF`."""
+if TYPE_CHECKING:
+    # The metaclass makes objects of other classes, by ``dtype``.
+    Image: Any
+else:
+
+    class Image(metaclass=TemplateMeta):
+        """Family of images; ``Image(..., dtype=np.float32)`` makes an `ImageF`."""
 
 
 Image.register(np.int32, ImageI)

@@ -468,13 +468,13 @@ class MaskX(ImageBase):
             return NotImplemented
         return self
 
-    def __ior__(self, other: Any) -> Self:
+    def __ior__(self, other: Any) -> Self:  # type: ignore[misc]
         return self._combine(np.bitwise_or, other)
 
-    def __iand__(self, other: Any) -> Self:
+    def __iand__(self, other: Any) -> Self:  # type: ignore[misc]
         return self._combine(np.bitwise_and, other)
 
-    def __ixor__(self, other: Any) -> Self:
+    def __ixor__(self, other: Any) -> Self:  # type: ignore[misc]
         return self._combine(np.bitwise_xor, other)
 
     def _refuse(self, other: Any) -> Any:
@@ -587,13 +587,17 @@ def _signatures(cls: type[MaskX]) -> tuple[Signature, ...]:
     return _SIGNATURES[cls]
 
 
-class Mask(metaclass=TemplateMeta):
-    """Family of masks; its only member is `MaskX`."""
+if TYPE_CHECKING:
+    # The metaclass makes objects of other classes, by ``dtype``.
+    Mask: Any
+else:
 
-    TEMPLATE_PARAMS = ("dtype",)
-    TEMPLATE_DEFAULTS = (MaskPixel,)
+    class Mask(metaclass=TemplateMeta):
+        """Family of masks; its only member is `MaskX`."""
+
+        TEMPLATE_PARAMS = ("dtype",)
+        TEMPLATE_DEFAULTS = (MaskPixel,)
 
 
 Mask.register(MaskPixel, MaskX)
 Mask.alias("X", MaskX)
-

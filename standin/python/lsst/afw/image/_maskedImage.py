@@ -145,9 +145,9 @@ class _MaskedImageBase(NoTemporaries):
             # A shallow copy holds the very planes of the original.
             self._image, self._mask, self._variance = other._image, other._mask, other._variance
             return
-        image = Image[self.dtype]
         planes: list[Any] = []
-        for cls, plane in ((image, other._image), (MaskX, other._mask), (ImageF, other._variance)):
+        classes: tuple[Any, ...] = (Image[self.dtype], MaskX, ImageF)
+        for cls, plane in zip(classes, (other._image, other._mask, other._variance), strict=True):
             new = cls.__new__(cls)
             new._from_image(plane, bbox, origin, deep)
             planes.append(new)
@@ -427,16 +427,16 @@ class _MaskedImageBase(NoTemporaries):
                     self._variance._array[...] = (self._variance._array / square).astype(np.float32)
         return self
 
-    def __iadd__(self, other: Any) -> Self:
+    def __iadd__(self, other: Any) -> Self:  # type: ignore[misc]
         return self._combine("add", other)
 
-    def __isub__(self, other: Any) -> Self:
+    def __isub__(self, other: Any) -> Self:  # type: ignore[misc]
         return self._combine("subtract", other)
 
-    def __imul__(self, other: Any) -> Self:
+    def __imul__(self, other: Any) -> Self:  # type: ignore[misc]
         return self._combine("multiply", other)
 
-    def __itruediv__(self, other: Any) -> Self:
+    def __itruediv__(self, other: Any) -> Self:  # type: ignore[misc]
         return self._combine("divide", other)
 
     def scaledPlus(self, c: float, rhs: Self) -> None:
@@ -587,8 +587,13 @@ class MaskedImageL(_MaskedImageBase):
     dtype = np.uint64
 
 
-class MaskedImage(metaclass=TemplateMeta):
-    """Family of masked images; ``dtype`` chooses the member."""
+if TYPE_CHECKING:
+    # The metaclass makes objects of other classes, by ``dtype``.
+    MaskedImage: Any
+else:
+
+    class MaskedImage(metaclass=TemplateMeta):
+        """Family of masked images; ``dtype`` chooses the member."""
 
 
 MaskedImage.register(np.int32, MaskedImageI)

@@ -48,7 +48,7 @@ class MultibandPixel(MultibandBase):
         if singles is None or bands is None or position is None:
             raise NotImplementedError("Expected an array of `singles`, a list of `bands`, and a `position`")
         values = np.asarray(singles)
-        super().__init__(bands, values, bbox=Box2I(position, Extent2I(1, 1)))
+        super().__init__(bands, list(values), bbox=Box2I(position, Extent2I(1, 1)))
         self._singles = values
 
     @property
@@ -464,7 +464,9 @@ def _project(image: Any, bbox: Box2I) -> Any:
     return result
 
 
-def computePsfImage(psfModels: Mapping[str, Any], position: Any, useKernelImage: bool = True) -> MultibandImage:
+def computePsfImage(
+    psfModels: Mapping[str, Any], position: Any, useKernelImage: bool = True
+) -> MultibandImage:
     """Compute the PSF in several bands.
 
     Parameters

@@ -181,15 +181,13 @@ class PhotoCalib(Storable):
             catalog[f"{out}_{unit}Err"] = error
             return None
         point = given.get("point")
-        flux = float(given["instFlux"])
+        counts = float(given["instFlux"])
         if "instFluxErr" in given:
-            return self._measure(flux, float(given["instFluxErr"]), point, magnitudes)
-        nanojansky = flux * (self._mean if point is None else self.getLocalCalibration(point))
+            return self._measure(counts, float(given["instFluxErr"]), point, magnitudes)
+        nanojansky = counts * (self._mean if point is None else self.getLocalCalibration(point))
         return _to_magnitude(nanojansky) if magnitudes else nanojansky
 
-    def _measure(
-        self, flux: float, error: float, point: Point2D | None, magnitudes: bool
-    ) -> Measurement:
+    def _measure(self, flux: float, error: float, point: Point2D | None, magnitudes: bool) -> Measurement:
         factor = self._mean if point is None else self.getLocalCalibration(point)
         if not magnitudes:
             return Measurement(flux * factor, error * factor)

@@ -327,7 +327,9 @@ class _SingleReader(_FitsReader):
         dtype: Any = None,
     ) -> np.ndarray:
         """Read (part of) the pixels; see `ImageFitsReader.read`."""
-        return self._plane.array(_box(bbox), origin, allowUnsafe, self.readDType() if dtype is None else dtype)
+        return self._plane.array(
+            _box(bbox), origin, allowUnsafe, self.readDType() if dtype is None else dtype
+        )
 
 
 def _box(bbox: Box2I | None) -> Box2I:
@@ -378,7 +380,9 @@ def _read_image(
     """Read an image plane."""
     wanted = np.dtype(plane.dtype() if dtype is None else dtype)
     if wanted.type not in Image:
-        raise FitsTypeError(f"No image type has {wanted.name} pixels; give one of float32, float64, int32, ...")
+        raise FitsTypeError(
+            f"No image type has {wanted.name} pixels; give one of float32, float64, int32, ..."
+        )
     array = plane.array(_box(bbox), origin, allowUnsafe, wanted)
     xy0 = plane.xy0(_box(bbox), origin)
     return Image[wanted.type]._wrap(array, xy0.getX(), xy0.getY())

@@ -90,7 +90,9 @@ class ExposureSummaryStats(Storable):
         from lsst.afw.table import Schema
 
         schema = Schema()
-        key = schema.addField("bytes", type="ArrayB", doc="an opaque bytestring representation of a Storable", size=0)
+        key = schema.addField(
+            "bytes", type="ArrayB", doc="an opaque bytestring representation of a Storable", size=0
+        )
         catalog = handle.makeCatalog(schema)
         text = yaml.dump(dataclasses.asdict(self), encoding="utf-8")
         catalog.addNew().set(key, np.frombuffer(text, dtype=np.uint8).copy())

@@ -112,9 +112,7 @@ class TransmissionCurve(Storable):
         schema = Schema()
         low = schema.addField("throughputAtMin", type=np.float64, doc="throughput below minimum wavelength")
         high = schema.addField("throughputAtMax", type=np.float64, doc="throughput above minimum wavelength")
-        values = schema.addField(
-            "throughput", type="ArrayD", doc="array of known throughput values", size=0
-        )
+        values = schema.addField("throughput", type="ArrayD", doc="array of known throughput values", size=0)
         wavelengths = schema.addField(
             "wavelengths", type="ArrayD", doc="array of known wavelength values", units="angstrom", size=0
         )

@@ -146,6 +146,8 @@ class VisitInfo(Storable):
     ``VisitInfo(visitInfo)`` copies.
     """
 
+    _values: dict[str, Any]
+
     def __init__(self, *args: Any, **kwargs: Any):
         if args and len(args) + len(kwargs) == 1 and hasattr(args[0], "paramNames"):
             kwargs, args = _values_from_metadata(args[0]), ()
@@ -416,7 +418,9 @@ def _values_from_metadata(metadata: Any) -> dict[str, Any]:
     if raw("DATE-AVG") is not None:
         system = raw("TIMESYS")
         if system is None or str(system).rstrip() != "TAI":
-            raise RuntimeError(f'TIMESYS = "{system}"; VisitInfo requires TIMESYS to exist and to equal "TAI"')
+            raise RuntimeError(
+                f'TIMESYS = "{system}"; VisitInfo requires TIMESYS to exist and to equal "TAI"'
+            )
         values["date"] = DateTime(str(raw("DATE-AVG")).rstrip(), DateTime.TAI)
     elif raw("TIME-MID") is not None:
         # The key's comment in old files says TAI; the values were UTC.

@@ -142,7 +142,9 @@ def write_masked_image(
         write_hdus(_masked_image_hdus(image, options, metadata, plane_metadata), destination)
 
 
-def _exposure_headers(info: ExposureInfo, bbox: Box2I, archive: Any) -> tuple[PropertyList, list[PropertyList]]:
+def _exposure_headers(
+    info: ExposureInfo, bbox: Box2I, archive: Any
+) -> tuple[PropertyList, list[PropertyList]]:
     """Fill an archive and make the headers that point into it.
 
     Parameters

@@ -83,7 +83,7 @@ class BoundedField(Persistable, abc.ABC):
             x, y = x.getX(), x.getY()
         if isinstance(x, np.ndarray):
             return self._evaluate(np.asarray(x, dtype=float), np.asarray(y, dtype=float))
-        return float(self._evaluate(np.float64(x), np.float64(y)))
+        return float(self._evaluate(np.asarray(x, dtype=float), np.asarray(y, dtype=float)))
 
     def _on_grid(self, bbox: Box2I) -> np.ndarray:
         """Evaluate on the pixels of a box; axes (y, x)."""

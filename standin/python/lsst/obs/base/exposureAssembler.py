@@ -164,7 +164,9 @@ class ExposureAssembler(StorageClassDelegate):
         if any(plane is not None for plane in planes.values()):
             exposure = makeExposure(makeMaskedImage(**planes), wcs)
             if not isinstance(exposure, wanted):
-                raise RuntimeError(f"Unexpected type created in assembly; was {type(exposure)} expected {wanted}")
+                raise RuntimeError(
+                    f"Unexpected type created in assembly; was {type(exposure)} expected {wanted}"
+                )
         else:
             exposure = wanted()
             exposure.setWcs(wcs)

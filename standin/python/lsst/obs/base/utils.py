@@ -55,9 +55,7 @@ def add_provenance_to_fits_header(
         return
     if provenance is None:
         provenance = DatasetProvenance()
-    flat = provenance.to_flat_dict(
-        ref, prefix=_PREFIX, sep=" ", simple_types=True, max_inputs=_MAX_INPUTS
-    )
+    flat = provenance.to_flat_dict(ref, prefix=_PREFIX, sep=" ", simple_types=True, max_inputs=_MAX_INPUTS)
     extras = PropertyList()
     for key, value in flat.items():
         if isinstance(value, str) and not allow_long_headers:

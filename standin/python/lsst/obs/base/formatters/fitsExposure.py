@@ -267,7 +267,7 @@ class FitsMaskFormatter(StandardFitsImageFormatterBase):
 class FitsMaskedImageFormatter(StandardFitsImageFormatterBase):
     """Formatter of masked images."""
 
-    ReaderClass = MaskedImageFitsReader
+    ReaderClass: ClassVar[Any] = MaskedImageFitsReader
 
     def readComponent(self, component: str) -> Any:
         """Read a plane or what is derived of it; see the base class."""
@@ -332,7 +332,9 @@ class FitsExposureFormatter(FitsMaskedImageFormatter):
         """
         given = super().checked_parameters
         # Parameters that ask for nothing need not be supported.
-        parameters = {name: value for name, value in given.items() if value is not None and value is not False}
+        parameters = {
+            name: value for name, value in given.items() if value is not None and value is not False
+        }
         unsupported = sorted(set(parameters) - {"bbox", "origin"})
         if unsupported:
             raise NotImplementedError(f"Parameters {unsupported} need the LSST Science Pipelines.")

@@ -1,0 +1,623 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``bin/demo``: the whole line, from three images to a catalogue and a
+picture, in a Butler repository of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from astropy.wcs import WCS
+
+from lsst.daf.butler import Butler
+from lsst.geom import Box2D
+
+from ..catalogs.footprints import footprints_to_masks
+from ..metrics.overlay import mask_outlines, save_overlay, write_regions
+from ..network.model_file import ModelFileError, ModelMetadata, default_model_path, read_metadata
+from ..scenes.fits_images import FitsImageError, read_fits_images
+from ..scenes.ingest_model import IngestModelError, ingest_model
+from ..scenes.presets import preset_config
+from ..scenes.repo import (
+    PatchGeometry,
+    create_repo,
+    patch_data_id,
+    put_exposures,
+    register_patches,
+    scene_to_exposures,
+)
+from ..scenes.simulate import simulate_scene
+from .paths import package_dir, pipeline_path
+
+if TYPE_CHECKING:
+    from lsst.afw.image import ExposureF
+    from lsst.afw.table import SourceCatalog
+
+__all__ = ["DemoError", "main"]
+
+_MARKER = "made_by_meas_maskrcnn_demo"
+_XY0 = (12000, 8000)
+
+
+class DemoError(RuntimeError):
+    """The demonstration cannot go on; the message says why."""
+
+
+@dataclass
+class Field:
+    """A field of sky, ready for the repository."""
+
+    name: str
+    """A name that is different for different contents."""
+
+    description: str
+    """What to call it in the title."""
+
+    exposures: dict[str, ExposureF]
+    """By band."""
+
+    truth: np.ndarray | None = None
+    """Sources that were drawn, for a simulated field."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="demo",
+        description="Find, outline and classify the sources of a simulated field or of three FITS images.",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("maskrcnn_demo"),
+        metavar="DIR",
+        help="folder for all that is made (default: %(default)s in the current folder)",
+    )
+    parser.add_argument(
+        "--fits", nargs="+", type=Path, metavar="FILE", help="three images of one field in the order g, r, z"
+    )
+    parser.add_argument(
+        "--zeropoint",
+        nargs="+",
+        type=float,
+        metavar="MAG",
+        help="AB magnitude of one count, one for all images or one each (default: from the header)",
+    )
+    parser.add_argument(
+        "--pixel-scale", type=float, metavar="ARCSEC", help="where the headers have no world coordinates"
+    )
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        default=(1024, 768),
+        metavar=("WIDTH", "HEIGHT"),
+        help="of the simulated field (pixels, default: %(default)s)",
+    )
+    parser.add_argument("--seed", type=int, default=4, help="of the simulated field (default: %(default)s)")
+    parser.add_argument("--model", type=Path, metavar="FILE", help="model file (default: the package's own)")
+    parser.add_argument(
+        "-c",
+        "--config",
+        action="append",
+        default=[],
+        metavar="LABEL:FIELD=VALUE",
+        help="override of the pipeline's configuration, as for pipetask; can be repeated",
+    )
+    parser.add_argument("--cores", type=int, metavar="N", help="threads for the network (default: all cores)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the demonstration.
+
+    Parameters
+    ----------
+    argv : `~collections.abc.Sequence` [`str`], optional
+        Arguments; by default those of the process.
+
+    Returns
+    -------
+    status : `int`
+        0, or 1 if something was refused or failed.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        _run(arguments)
+    except (DemoError, FitsImageError, ModelFileError, IngestModelError, FileExistsError, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("demo: interrupted; run it again to go on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+class _Steps:
+    """Prints numbered steps with the time that has passed."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._number = 0
+        self._start = time.monotonic()
+
+    def __call__(self, text: str) -> None:
+        self._number += 1
+        passed = time.monotonic() - self._start
+        print(f"[{self._number}/{self._total}] {passed:5.1f} s  {text}", flush=True)
+
+    @property
+    def passed(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self._start
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    """Do what the arguments say.
+
+    Parameters
+    ----------
+    arguments : `argparse.Namespace`
+        From the command line.
+    """
+    # Refuse what cannot work before anything is made.
+    model_path = arguments.model if arguments.model is not None else default_model_path()
+    if not model_path.is_file():
+        raise DemoError(f"There is no model file {model_path}; name one with --model.")
+    metadata = read_metadata(model_path)
+    pipeline = pipeline_path("MaskRcnnDeblend.yaml")
+    cores = arguments.cores if arguments.cores is not None else len(os.sched_getaffinity(0))
+    if cores < 1:
+        raise DemoError(f"--cores {cores} is not possible; give 1 or more.")
+
+    out = arguments.out.absolute()
+    steps = _Steps(6)
+    if arguments.fits:
+        steps(f"reading {len(arguments.fits)} FITS images")
+        field = _fits_field(arguments, metadata)
+    else:
+        steps(f"simulating a field of {arguments.size[0]} x {arguments.size[1]} pixels")
+        field = _simulated_field(arguments, metadata)
+
+    steps(f"Butler repository {out / 'repo'}")
+    butler = _open_repo(out)
+    inputs, data_id = _put_field(butler, field)
+    steps(f"model {metadata.name} (bands {', '.join(metadata.bands)})")
+    model_digest = _digest(model_path.read_bytes())
+    models = f"models/{metadata.name}/{model_digest}"
+    # pipetask wants the same inputs whenever it adds a run to an output collection.
+    output = f"demo/outputs/{field.name}/{model_digest}"
+    ingest_model(butler, model_path, models)
+
+    command = [
+        *_pipetask(),
+        "run",
+        "--butler-config",
+        str(out / "repo"),
+        "--pipeline",
+        str(pipeline),
+        "--input",
+        f"{inputs},{models}",
+        "--output",
+        output,
+        "--data-query",
+        " AND ".join(
+            f"{key}='{value}'" if isinstance(value, str) else f"{key}={value}" for key, value in data_id.items()
+        ),
+        "--register-dataset-types",
+        "--cores-per-quantum",
+        str(cores),
+    ]
+    for override in arguments.config:
+        command += ["--config", override]
+    steps("pipetask:")
+    print("    " + shlex.join(["pipetask", *command[len(_pipetask()) :]]), flush=True)
+    _run_pipetask(command, out / "pipetask.log")
+
+    steps("catalogue, picture, regions")
+    catalog: SourceCatalog = butler.get("deepCoadd_maskRcnnCatalog", data_id, collections=output)
+    lines = _write_products(out, field, metadata, catalog, butler, output)
+    steps("done")
+    print()
+    for line in lines:
+        print(line)
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:10]
+
+
+def _simulated_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> Field:
+    """Simulate a field in the model's bands.
+
+    Parameters
+    ----------
+    arguments : `argparse.Namespace`
+        From the command line.
+    metadata : `ModelMetadata`
+        Header of the model.
+    """
+    width, height = arguments.size
+    if min(width, height) < 64 or max(width, height) > 8192:
+        raise DemoError(f"A field of {width} x {height} pixels is not possible; give sides of 64 to 8192.")
+    if arguments.seed < 0:
+        raise DemoError(f"--seed {arguments.seed} is not possible; give 0 or more.")
+    config = preset_config("hsc_wide", shape=(height, width), bands=metadata.bands)
+    scene = simulate_scene(config, np.random.default_rng(arguments.seed))
+    exposures = scene_to_exposures(scene, xy0=_XY0)
+    # The pixels go into the name, so that a changed simulator does not meet its older fields.
+    digest = _digest(np.ascontiguousarray(scene.images).tobytes())
+    return Field(
+        f"sim_{width}x{height}_{arguments.seed}_{digest}",
+        f"simulated field, seed {arguments.seed}",
+        exposures,
+        scene.sources,
+    )
+
+
+def _fits_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> Field:
+    """Read the user's images.
+
+    Parameters
+    ----------
+    arguments : `argparse.Namespace`
+        From the command line.
+    metadata : `ModelMetadata`
+        Header of the model.
+    """
+    # By convention the shortest wavelength comes first.
+    bands = sorted(metadata.bands, key="ugrizy".find)
+    images = read_fits_images(
+        arguments.fits, bands, zero_points=arguments.zeropoint, pixel_scale=arguments.pixel_scale
+    )
+    for note in images.notes:
+        print(f"    {note}")
+    options = repr((arguments.zeropoint, arguments.pixel_scale)).encode()
+    digest = _digest(b"".join(path.read_bytes() for path in arguments.fits) + options)
+    names = ", ".join(path.name for path in arguments.fits)
+    return Field(f"fits_{digest}", names, images.exposures)
+
+
+def _open_repo(out: Path) -> Butler:
+    """Open the repository of an earlier run, or make one.
+
+    Parameters
+    ----------
+    out : `pathlib.Path`
+        Folder that holds it.
+    """
+    repo = out / "repo"
+    marker = out / _MARKER
+    if out.exists() and not out.is_dir():
+        raise DemoError(f"{out} is a file; give a folder with --out.")
+    if (repo / "butler.yaml").is_file() and marker.exists():
+        return Butler.from_config(str(repo), writeable=True)
+    if repo.exists() and any(repo.iterdir()):
+        raise DemoError(f"{repo} was not made by this demonstration and is left alone; give another --out.")
+    out.mkdir(parents=True, exist_ok=True)
+    # First the mark: a repository without one would be taken for the user's.
+    marker.write_text("This folder was made by bin/demo of meas_maskrcnn and can be removed.\n", encoding="utf-8")
+    return create_repo(repo)
+
+
+def _put_field(butler: Butler, field: Field) -> tuple[str, dict[str, str | int]]:
+    """Put a field into the repository, unless it is there.
+
+    Parameters
+    ----------
+    butler : `lsst.daf.butler.Butler`
+        A writeable client.
+    field : `Field`
+        The field.
+
+    Returns
+    -------
+    run : `str`
+        The collection that holds it.
+    data_id : `dict`
+        Its patch.
+    """
+    skymap = f"demo_{field.name}"
+    exposure = next(iter(field.exposures.values()))
+    patch = PatchGeometry(0, 0, exposure.getWcs(), exposure.getBBox())
+    register_patches(butler, skymap, [patch], field.exposures, instrument="MaskRcnnDemo")
+    run = f"demo/inputs/{field.name}"
+    data_id = patch_data_id(skymap, 0, 0)
+    put_exposures(butler, run, data_id, field.exposures)
+    return run, data_id
+
+
+def _pipetask() -> list[str]:
+    """Find the command ``pipetask`` of this Python.
+
+    Returns
+    -------
+    command : `list` [`str`]
+    """
+    beside = Path(sys.executable).parent / "pipetask"
+    if beside.is_file():
+        return [sys.executable, str(beside)]
+    found = shutil.which("pipetask")
+    if found is None:
+        raise DemoError("The command pipetask was not found; install lsst-ctrl-mpexec into this environment.")
+    return [found]
+
+
+def _run_pipetask(command: Sequence[str], log: Path) -> None:
+    """Run pipetask, showing and keeping what it says.
+
+    Parameters
+    ----------
+    command : `~collections.abc.Sequence` [`str`]
+        The command.
+    log : `pathlib.Path`
+        Where its words are kept.
+    """
+    environment = {**os.environ, "MEAS_MASKRCNN_DIR": str(package_dir()), "PYTHONUNBUFFERED": "1"}
+    tail: list[str] = []
+    with (
+        log.open("w", encoding="utf-8") as stream,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            env=environment,
+        ) as process,
+    ):
+        if process.stdout is not None:
+            for line in process.stdout:
+                stream.write(line)
+                tail = [*tail[-30:], line.strip()]
+                print("    " + line, end="", flush=True)
+    if process.returncode != 0:
+        said = [line for line in tail if "Error" in line or "ERROR" in line or "CRITICAL" in line]
+        reason = (said or tail or ["it said nothing"])[-1]
+        raise DemoError(f"pipetask failed (status {process.returncode}): {reason} The whole log: {log}")
+
+
+def _write_products(
+    out: Path, field: Field, metadata: ModelMetadata, catalog: SourceCatalog, butler: Butler, output: str
+) -> list[str]:
+    """Write the copies of the catalogue, the picture and the regions.
+
+    Parameters
+    ----------
+    out : `pathlib.Path`
+        Folder for them.
+    field : `Field`
+        The field.
+    metadata : `ModelMetadata`
+        Header of the model.
+    catalog : `lsst.afw.table.SourceCatalog`
+        What was found.
+    butler : `lsst.daf.butler.Butler`
+        Where it is stored.
+    output : `str`
+        In which collection.
+
+    Returns
+    -------
+    lines : `list` [`str`]
+        Ten lines for the user.
+    """
+    fits_path = out / "catalog.fits"
+    ecsv_path = out / "catalog.ecsv"
+    overlay_path = out / "overlay.png"
+    regions_path = out / "regions.reg"
+
+    _replace(fits_path, lambda path: catalog.writeFits(str(path)))
+    table = catalog.asAstropy()
+    # Of the minimal schema's own, "id", "coord_ra", "coord_dec" and "parent" stay, its metadata is not plain.
+    table.meta = {"model": metadata.name, "field": field.description}
+    _replace(ecsv_path, lambda path: table.write(path, format="ascii.ecsv", overwrite=True))
+
+    exposure = next(iter(field.exposures.values()))
+    bbox = exposure.getBBox()
+    masks, origins = footprints_to_masks([record.getFootprint() for record in catalog], bbox)
+    is_star = np.asarray(catalog["maskrcnn_star"], dtype=bool)
+    scores = np.asarray(catalog["maskrcnn_score"])
+    center = Box2D(bbox).getCenter()
+    wcs = _astropy_wcs(exposure, center)
+    pixel_scale = exposure.getWcs().getPixelScale(center).asArcseconds()
+    # The reddest band first.
+    bands = sorted(field.exposures, key="ugrizy".find, reverse=True)[:3]
+    calibrations = [field.exposures[band].getPhotoCalib().getCalibrationMean() for band in bands]
+    pairs = list(zip(bands, calibrations))
+    flux = np.stack([field.exposures[band].image.array * scale for band, scale in pairs])
+    noise = np.array([np.sqrt(np.nanmedian(field.exposures[band].variance.array)) * s for band, s in pairs])
+    if len(bands) == 3:
+        colours = ", ".join(f"{band} {name}" for band, name in zip(bands, ("red", "green", "blue")))
+        title = f"{_shorten(field.description)}: {len(catalog)} sources ({colours})"
+        _replace(
+            overlay_path,
+            lambda path: save_overlay(
+                path,
+                flux,
+                masks,
+                origins,
+                is_star,
+                scores,
+                noise=noise if np.isfinite(noise).all() and (noise > 0).all() else None,
+                wcs=wcs,
+                pixel_scale=pixel_scale,
+                title=title,
+            ),
+        )
+    _replace(
+        regions_path,
+        lambda path: write_regions(
+            path,
+            mask_outlines(masks, origins),
+            is_star,
+            scores,
+            wcs,
+            comment="sources found by meas_maskrcnn: stars yellow, galaxies blue",
+        ),
+    )
+    run = butler.find_dataset(
+        "deepCoadd_maskRcnnCatalog", patch_data_id(f"demo_{field.name}", 0, 0), collections=output
+    )
+    n_star = int(is_star.sum())
+    edge = int(np.asarray(catalog["maskrcnn_flag_edge"]).sum())
+    area = f"{bbox.getWidth() * pixel_scale / 60:.2f}' x {bbox.getHeight() * pixel_scale / 60:.2f}'"
+    quantiles = np.percentile(scores, [10, 50]) if len(scores) else (np.nan, np.nan)
+    return [
+        f"Found {len(catalog)} sources in {bbox.getWidth()} x {bbox.getHeight()} pixels ({area}): "
+        f"{n_star} stars, {len(catalog) - n_star} galaxies.",
+        f"Scores: median {quantiles[1]:.2f}, nine in ten above {quantiles[0]:.2f}; {edge} sources touch an edge.",
+        _compare_with_truth(field, catalog),
+        f"Picture          {overlay_path}",
+        f"DS9 regions      {regions_path}",
+        f"Catalogue, FITS  {fits_path}",
+        f"Catalogue, ECSV  {ecsv_path}",
+        f"In the Butler    {out / 'repo'}, deepCoadd_maskRcnnCatalog",
+        f"  collection     {run.run if run is not None else output}",
+        f"Log of pipetask  {out / 'pipetask.log'}",
+    ]
+
+
+def _shorten(text: str, length: int = 60) -> str:
+    return text if len(text) <= length else text[: length - 3] + "..."
+
+
+def _replace(path: Path, write: Any) -> None:
+    """Write a file beside its place and move it there when it is complete.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The place.
+    write : callable
+        Writes to the path that it is given.
+    """
+    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    try:
+        write(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _astropy_wcs(exposure: ExposureF, center: Any) -> WCS:
+    """World coordinates of the pixel array of an exposure, for plots.
+
+    Parameters
+    ----------
+    exposure : `lsst.afw.image.ExposureF`
+        The exposure.
+    center : `lsst.geom.Point2D`
+        Its centre. The tangent plane there is near enough for axes.
+    """
+    metadata = exposure.getWcs().getTanWcs(center).getFitsMetadata(True)
+    header = {name: metadata.getScalar(name) for name in metadata.names()}
+    wcs = WCS(header)
+    wcs.wcs.crpix = np.asarray(wcs.wcs.crpix) - np.array(exposure.getXY0())
+    return wcs
+
+
+def _compare_with_truth(field: Field, catalog: SourceCatalog) -> str:
+    """Say how many of the drawn sources were found.
+
+    Parameters
+    ----------
+    field : `Field`
+        The field.
+    catalog : `lsst.afw.table.SourceCatalog`
+        What was found.
+    """
+    if field.truth is None:
+        by_band: Mapping[str, ExposureF] = field.exposures
+        depths = ", ".join(f"{band} {_limit(exposure):.1f}" for band, exposure in by_band.items())
+        return f"Sky noise of one pixel in AB magnitudes, 5 sigma: {depths}."
+    xy0 = next(iter(field.exposures.values())).getXY0()
+    found = np.stack([np.asarray(catalog.getX()) - xy0.getX(), np.asarray(catalog.getY()) - xy0.getY()], axis=1)
+    snr = field.truth["snr_r"] if "snr_r" in (field.truth.dtype.names or ()) else None
+    bright = field.truth if snr is None else field.truth[snr >= 10.0]
+    drawn = np.stack([bright["x"], bright["y"]], axis=1)
+    inside = (drawn >= 0).all(axis=1) & (drawn <= np.array([_width(field), _height(field)]) - 1).all(axis=1)
+    drawn, bright = drawn[inside], bright[inside]
+    pairs = _mutual_nearest(drawn, found, 5.0)
+    stars = np.asarray(catalog["maskrcnn_star"], dtype=bool)
+    right = int((bright["is_star"][pairs[0]] == stars[pairs[1]]).sum())
+    share = 100.0 * len(pairs[0]) / max(len(drawn), 1)
+    return (
+        f"Of {len(drawn)} drawn sources with S/N > 10 in r, {len(pairs[0])} ({share:.0f} %) have a detection within "
+        f"5 pixels, {right} of them in the right class."
+    )
+
+
+def _width(field: Field) -> int:
+    return int(next(iter(field.exposures.values())).getWidth())
+
+
+def _height(field: Field) -> int:
+    return int(next(iter(field.exposures.values())).getHeight())
+
+
+def _limit(exposure: ExposureF) -> float:
+    """Magnitude of five times the sky noise of a pixel.
+
+    Parameters
+    ----------
+    exposure : `lsst.afw.image.ExposureF`
+        The exposure.
+    """
+    sigma = np.sqrt(np.nanmedian(exposure.variance.array)) * exposure.getPhotoCalib().getCalibrationMean()
+    return float(31.4 - 2.5 * np.log10(5.0 * sigma)) if sigma > 0 else float("nan")
+
+
+def _mutual_nearest(
+    first: np.ndarray, second: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of which each is the other's nearest.
+
+    Parameters
+    ----------
+    first, second : `numpy.ndarray`
+        Positions, (N, 2) and (M, 2).
+    radius : `float`
+        Largest distance.
+
+    Returns
+    -------
+    i, j : `numpy.ndarray`
+        Indices of the pairs.
+    """
+    if not len(first) or not len(second):
+        return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
+    nearest = np.empty(len(first), dtype=int)
+    distance = np.empty(len(first))
+    back_distance = np.full(len(second), np.inf)
+    back = np.full(len(second), -1)
+    # In chunks, so that memory stays small for many thousands of sources.
+    for start in range(0, len(first), 512):
+        chunk = first[start : start + 512]
+        squares = ((chunk[:, None, :] - second[None, :, :]) ** 2).sum(axis=2)
+        nearest[start : start + 512] = squares.argmin(axis=1)
+        distance[start : start + 512] = squares.min(axis=1)
+        best = squares.min(axis=0)
+        closer = best < back_distance
+        back[closer] = start + squares.argmin(axis=0)[closer]
+        back_distance[closer] = best[closer]
+    keep = (back[nearest] == np.arange(len(first))) & (distance <= radius**2)
+    return np.flatnonzero(keep), nearest[keep]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
