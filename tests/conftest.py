@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-# Workers of a parallel run would otherwise start one thread per core each. This must be set before numpy is imported.
+# Workers of a parallel run would otherwise start one thread per core each. This must be set before numpy is
+# imported.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-import time
-
 import numpy as np
 import pytest
 
@@ -280,18 +278,3 @@ def test_no_masks() -> None:
     back, back_origins = footprints_to_masks([], BBOX)
     assert back == []
     assert back_origins.shape == (0, 2)
-
-
-def test_speed(rng: np.random.Generator) -> None:
-    """A full patch of sources takes a few seconds, not minutes, on a busy machine."""
-    shape = (1000, 1000)
-    image = rng.normal(size=shape).astype(np.float32)
-    yy, xx = np.mgrid[-15:16, -15:16]
-    masks = [xx**2 + yy**2 < radius**2 for radius in rng.uniform(2, 15, 2000)]
-    origins = rng.integers(0, 1000 - 31, (2000, 2))
-    bbox = geom.Box2I(geom.Point2I(*XY0), geom.Extent2I(*shape))
-    start = time.process_time()
-    found = measure(masks, origins, image)
-    footprints = masks_to_footprints(masks, origins, found, bbox)
-    assert time.process_time() - start < 10
-    assert len(footprints) == 2000

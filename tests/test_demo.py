@@ -1,0 +1,251 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The demonstration and what it is made of."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from astropy.io import fits
+from astropy.table import Table
+from astropy.wcs import WCS
+
+from lsst.afw.table import SourceCatalog
+from lsst.meas.maskrcnn.cli.demo import main
+from lsst.meas.maskrcnn.metrics.overlay import lupton_rgb, mask_outlines, save_overlay, write_regions
+from lsst.meas.maskrcnn.network.build import build_network
+from lsst.meas.maskrcnn.network.model_file import (
+    MaskRcnnModel,
+    ModelMetadata,
+    NormalizationMetadata,
+    write_model,
+)
+from lsst.meas.maskrcnn.network.spec import NetworkSpec
+from lsst.meas.maskrcnn.scenes.fits_images import FitsImageError, read_fits_images
+
+
+def tan_wcs(width: int, height: int, scale: float = 0.262) -> WCS:
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crval = [197.86, -1.41]
+    wcs.wcs.crpix = [0.5 * (width + 1), 0.5 * (height + 1)]
+    wcs.wcs.cdelt = [-scale / 3600, scale / 3600]
+    return wcs
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory):
+    """A network that has learned nothing; what it finds is chance."""
+    torch.manual_seed(1)
+    spec = NetworkSpec.light(3)
+    metadata = ModelMetadata(
+        name="untrained",
+        architecture=spec,
+        bands=("z", "r", "g"),
+        normalization=NormalizationMetadata(name="lupton"),
+        pixel_scale=0.168,
+    )
+    path = tmp_path_factory.mktemp("model") / "untrained.safetensors"
+    write_model(MaskRcnnModel.from_network(build_network(spec), metadata), path)
+    return path
+
+
+@pytest.fixture
+def fits_files(tmp_path, rng):
+    """Three images of 90 x 70 pixels with spaces in their names."""
+    paths = []
+    header = tan_wcs(90, 70).to_header()
+    for band in "grz":
+        data = rng.normal(0.0, 0.01, (70, 90)).astype(np.float32)
+        data[30:34, 40:44] += 3.0
+        data[5, 6] = np.nan
+        header["BUNIT"] = "nanomaggy"
+        path = tmp_path / f"my {band} image.fits"
+        fits.writeto(path, data, header)
+        paths.append(path)
+    return paths
+
+
+@pytest.mark.slow
+def test_demo_twice(model_file, tmp_path, capfd):
+    out = tmp_path / "an out folder"
+    arguments = ["--out", str(out), "--model", str(model_file), "--size", "150", "100", "--cores", "1"]
+    for _ in range(2):
+        assert main(arguments) == 0
+        said = capfd.readouterr().out
+        tail = said.strip().splitlines()[-10:]
+        assert re.match(r"Found \d+ sources in 150 x 100 pixels", tail[0])
+        assert str(out / "overlay.png") in said and str(out / "catalog.fits") in said
+    catalog = SourceCatalog.readFits(str(out / "catalog.fits"))
+    table = Table.read(out / "catalog.ecsv")
+    assert len(table) == len(catalog)
+    assert table["coord_ra"].unit == "rad"
+    assert (out / "overlay.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "regions.reg").read_text().startswith("# Region file format: DS9")
+    assert not list(out.glob(".partial*")) and not list(out.glob(".repo*"))
+
+
+@pytest.mark.slow
+def test_demo_on_fits_images(model_file, fits_files, tmp_path, capfd):
+    out = tmp_path / "out"
+    arguments = [
+        "--out",
+        str(out),
+        "--model",
+        str(model_file),
+        "--cores",
+        "1",
+        "--fits",
+        *map(str, fits_files),
+    ]
+    assert main(arguments) == 0
+    assert "Found" in capfd.readouterr().out
+    assert (out / "catalog.ecsv").is_file()
+
+
+def test_demo_refuses_in_one_line(model_file, fits_files, tmp_path, capfd):
+    cases = [
+        (["--model", str(tmp_path / "none.safetensors")], "none.safetensors"),
+        (["--model", str(model_file), "--fits", str(fits_files[0])], "one file per band"),
+        (["--model", str(model_file), "--size", "10", "10"], "10 x 10"),
+        (["--model", str(fits_files[0])], "not a model file"),
+    ]
+    for arguments, words in cases:
+        out = tmp_path / "out"
+        assert main(["--out", str(out), *arguments]) == 1
+        error = capfd.readouterr().err
+        assert error.startswith("demo: ") and error.count("\n") == 1 and words in error
+        assert not out.exists()
+
+
+def test_demo_leaves_a_foreign_repo_alone(model_file, tmp_path, capfd):
+    letter = tmp_path / "out" / "repo" / "letter.txt"
+    letter.parent.mkdir(parents=True)
+    letter.write_text("mine")
+    assert main(["--out", str(tmp_path / "out"), "--model", str(model_file), "--size", "80", "80"]) == 1
+    assert "left alone" in capfd.readouterr().err
+    assert [p.name for p in letter.parent.iterdir()] == ["letter.txt"]
+
+
+def test_fits_images(fits_files):
+    images = read_fits_images(fits_files)
+    assert list(images.exposures) == ["g", "r", "z"]
+    exposure = images.exposures["r"]
+    # One nanomaggy is 3631 nJy.
+    assert exposure.getPhotoCalib().getCalibrationMean() == pytest.approx(3631.0, rel=1e-3)
+    assert np.sqrt(np.nanmedian(exposure.variance.array)) == pytest.approx(0.01, rel=0.1)
+    bad = exposure.mask.array & exposure.mask.getPlaneBitMask("NO_DATA") != 0
+    assert bad[5, 6] and bad.sum() == 1
+    x, y = 12.0, 60.0
+    expected = tan_wcs(90, 70).pixel_to_world(x, y)
+    ra, dec = exposure.getWcs().pixelToSkyArray(np.array([x]), np.array([y]), degrees=True)
+    np.testing.assert_allclose([ra[0], dec[0]], [expected.ra.deg, expected.dec.deg], atol=1e-8)
+
+
+def test_header_names_the_band(fits_files):
+    for path, band in zip(fits_files, "zrg"):
+        fits.setval(path, "FILTER", value=f"{band} DECam SDSS c0002")
+    images = read_fits_images(fits_files)
+    assert list(images.exposures) == ["z", "r", "g"]
+    assert any("headers say" in note for note in images.notes)
+    fits.setval(fits_files[0], "FILTER", value="HSC-R")
+    with pytest.raises(FitsImageError, match="one file per band"):
+        read_fits_images(fits_files)
+
+
+@pytest.mark.parametrize(("key", "value", "scale"), [("MAGZERO", 31.4, 1.0), ("ZP", 27.0, 57.54)])
+def test_zero_point_keywords(fits_files, key, value, scale):
+    for path in fits_files:
+        fits.delval(path, "BUNIT")
+        fits.setval(path, key, value=value)
+    exposure = read_fits_images(fits_files).exposures["g"]
+    assert exposure.getPhotoCalib().getCalibrationMean() == pytest.approx(scale, rel=1e-3)
+
+
+def test_sky_is_subtracted_and_wcs_made_up(tmp_path, rng):
+    paths = []
+    for band in "grz":
+        paths.append(tmp_path / f"{band}.fits")
+        fits.writeto(paths[-1], rng.normal(500.0, 2.0, (40, 50)))
+    images = read_fits_images(paths, zero_points=[27.0], pixel_scale=0.25)
+    exposure = images.exposures["z"]
+    assert abs(np.median(exposure.image.array)) < 0.3
+    assert exposure.getWcs().getPixelScale().asArcseconds() == pytest.approx(0.25)
+    assert any("made up" in note for note in images.notes)
+
+
+def test_unusable_fits_images(fits_files, tmp_path, rng):
+    with pytest.raises(FitsImageError, match="no file"):
+        read_fits_images([*fits_files[:2], tmp_path / "none.fits"])
+    text = tmp_path / "text.fits"
+    text.write_text("no image")
+    with pytest.raises(FitsImageError, match="text.fits"):
+        read_fits_images([*fits_files[:2], text])
+    small = tmp_path / "small.fits"
+    fits.writeto(small, rng.normal(size=(20, 30)))
+    with pytest.raises(FitsImageError, match="30 x 20"):
+        read_fits_images([*fits_files[:2], small])
+    empty = tmp_path / "empty.fits"
+    fits.writeto(empty, np.full((70, 90), np.nan))
+    with pytest.raises(FitsImageError, match="finite"):
+        read_fits_images([*fits_files[:2], empty])
+
+
+def test_reads_decals(shared_data):
+    images = read_fits_images([shared_data / "decals" / f"img_{band}.fits" for band in "grz"])
+    assert images.exposures["g"].getPhotoCalib().getCalibrationMean() == pytest.approx(3631.0, rel=1e-3)
+
+
+def test_reads_afw_exposures(shared_data):
+    images = read_fits_images([shared_data / "scarlet" / f"exposure_{band}.fits" for band in "grz"])
+    assert images.exposures["z"].getX0() == 12000
+    assert not images.notes
+
+
+def test_rgb_keeps_hue_and_survives_odd_input(rng):
+    noise = rng.normal(size=(3, 30, 40)).astype(np.float32)
+    bright = noise.copy()
+    bright[0, 10:15, 10:15] += 30.0
+    rgb = lupton_rgb(bright)
+    assert (rgb[10:15, 10:15, 0].astype(int) - rgb[10:15, 10:15, 2]).min() > 0
+    for image in (np.zeros((3, 8, 9)), np.full((3, 8, 9), np.nan), np.full((3, 8, 9), 7.0)):
+        assert lupton_rgb(image).shape == (8, 9, 3)
+    with pytest.raises(ValueError, match=r"\(2, 5, 5\)"):
+        lupton_rgb(np.zeros((2, 5, 5)))
+
+
+def test_outlines_and_regions(tmp_path):
+    outlines = mask_outlines([np.ones((3, 4), dtype=bool)], np.array([[10, 20]]))
+    (line,) = outlines[0]
+    assert line.min(axis=0) == pytest.approx([19.5, 9.5]) and line.max(axis=0) == pytest.approx([23.5, 12.5])
+    wcs = tan_wcs(90, 70)
+    write_regions(tmp_path / "r.reg", outlines, np.array([True]), np.array([0.9]), wcs)
+    (polygon,) = re.findall(
+        r"polygon\((.*)\) # .*text=\{0.90\} tag=\{star\}", (tmp_path / "r.reg").read_text()
+    )
+    sky = np.array(polygon.split(","), dtype=float).reshape(-1, 2)
+    pixels = wcs.wcs_world2pix(sky, 0)
+    assert pixels.min(axis=0) == pytest.approx([19.5, 9.5], abs=1e-2)
+
+
+def test_overlay_of_nothing(tmp_path):
+    none = np.zeros(0)
+    save_overlay(
+        tmp_path / "o.png",
+        np.zeros((3, 64, 80)),
+        [],
+        np.zeros((0, 2), int),
+        none.astype(bool),
+        none,
+        wcs=tan_wcs(80, 64),
+    )
+    assert (tmp_path / "o.png").stat().st_size > 1000
+    with pytest.raises(ValueError, match="one number"):
+        save_overlay(
+            tmp_path / "p.png", np.zeros((3, 64, 80)), [], np.zeros((1, 2), int), none.astype(bool), none
+        )

@@ -1,0 +1,193 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The package as a whole: metadata, imports, scripts."""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from lsst.meas.maskrcnn.cli.paths import package_dir, pipeline_path
+from lsst.meas.maskrcnn.deblend_task import MaskRcnnDeblendTask
+from lsst.pex.config import Config, ConfigField, ConfigurableField, RegistryField
+
+SOURCES = sorted((Path(__file__).resolve().parent.parent / "python" / "lsst" / "meas").rglob("*.py"))
+
+
+def imported_modules(path: Path) -> set[str]:
+    modules = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            modules.add(node.module)
+            if re.fullmatch(r"lsst(\.(afw|daf|pex|meas|obs|pipe))?", node.module):
+                modules |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return modules
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_no_pickle_and_small(path):
+    forbidden = {"pickle", "dill", "cloudpickle", "joblib", "marshal", "shelve"}
+    assert not {name.split(".")[0] for name in imported_modules(path)} & forbidden
+    assert not re.search(r"(?<!safetensors\.)torch\.load\(", path.read_text(encoding="utf-8"))
+    assert path.stat().st_size < 40_000
+
+
+def test_ups_table_lists_what_is_imported(project_dir):
+    table = (project_dir / "ups" / "meas_maskrcnn.table").read_text()
+    listed = set(re.findall(r"setupRequired\((\w+)\)", table))
+    two_levels = {"daf", "pex", "pipe", "meas", "obs", "ctrl"}
+    missing = set()
+    for path in SOURCES:
+        for module in imported_modules(path):
+            parts = module.split(".")
+            if parts[0] != "lsst" or len(parts) < 2 or parts[1:3] == ["meas", "maskrcnn"]:
+                continue
+            if parts[1] in two_levels and len(parts) < 3:
+                continue
+            name = "_".join(parts[1:3]) if parts[1] in two_levels else parts[1]
+            if name not in listed:
+                missing.add((name, path.name))
+    assert not missing
+
+
+def test_requirements_list_what_is_imported(project_dir):
+    with (project_dir / "pyproject.toml").open("rb") as stream:
+        project = tomllib.load(stream)["project"]
+    names = {re.split(r"[<>=!\[ ;]", entry)[0].lower() for entry in project["dependencies"]}
+    # Their distributions require these.
+    names |= {"contourpy", "yaml"}
+    missing = set()
+    for path in SOURCES:
+        for module in imported_modules(path):
+            top = module.split(".")[0]
+            if top != "lsst" and top not in sys.stdlib_module_names and top.lower() not in names:
+                missing.add((top, path.name))
+    assert not missing
+    assert project["license"] == "GPL-3.0-or-later"
+
+
+def test_every_config_field_has_a_doc():
+    def check(config: Config, name: str) -> None:
+        for key, field in config._fields.items():
+            assert field.doc and len(field.doc.strip()) > 8, f"{name}.{key} has no doc"
+            if isinstance(field, ConfigField):
+                check(getattr(config, key), f"{name}.{key}")
+            elif isinstance(field, ConfigurableField):
+                check(getattr(config, key).value, f"{name}.{key}")
+            elif isinstance(field, RegistryField):
+                registry = getattr(config, key)
+                for choice in registry.types:
+                    check(registry[choice], f"{name}.{key}[{choice}]")
+
+    config = MaskRcnnDeblendTask.ConfigClass()
+    # Fields of pipe_base itself are not ours to describe.
+    check(config, "MaskRcnnDeblendConfig")
+
+
+NO_LSST = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Wall(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        own = ("lsst", "lsst.meas", "lsst.meas.maskrcnn")
+        if name.startswith("lsst") and name not in own and not name.startswith("lsst.meas.maskrcnn."):
+            raise ImportError(f"{name} is not here")
+        return None
+
+sys.meta_path.insert(0, Wall())
+import lsst.meas.maskrcnn.network
+import lsst.meas.maskrcnn.network.inference
+import lsst.meas.maskrcnn.network.train
+import lsst.meas.maskrcnn.imaging
+import lsst.meas.maskrcnn.scenes.simulate
+import lsst.meas.maskrcnn.metrics.overlay
+foreign = [m for m in sys.modules if m.startswith("lsst.") and not m.startswith("lsst.meas")]
+assert not foreign, foreign
+from lsst.meas.maskrcnn.network.build import build_network
+from lsst.meas.maskrcnn.network.spec import NetworkSpec
+build_network(NetworkSpec.light(3))
+"""
+
+
+def test_network_needs_no_lsst_package(project_dir):
+    environment = {**os.environ, "PYTHONPATH": str(project_dir / "python")}
+    done = subprocess.run([sys.executable, "-c", NO_LSST], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_package_dir(monkeypatch, tmp_path, project_dir):
+    assert package_dir() == project_dir
+    monkeypatch.delenv("MEAS_MASKRCNN_DIR")
+    assert (package_dir() / "pipelines" / "MaskRcnnDeblend.yaml").is_file()
+    with pytest.raises(FileNotFoundError, match="Nothing.yaml"):
+        pipeline_path("Nothing.yaml")
+    monkeypatch.setenv("MEAS_MASKRCNN_DIR", str(tmp_path))
+    with pytest.raises(FileNotFoundError, match="MEAS_MASKRCNN_DIR"):
+        package_dir()
+
+
+@pytest.mark.parametrize("name", ["bin/demo", "bin/runtests", "bin/environment.sh", ".ci/run"])
+def test_shell_scripts_are_well_formed(project_dir, name):
+    done = subprocess.run(["sh", "-n", str(project_dir / name)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["demo", "runtests"])
+def test_help_needs_no_environment(project_dir, name, tmp_path):
+    done = subprocess.run(
+        [str(project_dir / "bin" / name), "--help"], cwd=tmp_path, capture_output=True, text=True, timeout=20
+    )
+    assert done.returncode == 0 and done.stdout.startswith(f"usage: bin/{name}")
+    assert not done.stderr and not list(tmp_path.iterdir())
+
+
+def copy_scripts(project_dir: Path, root: Path) -> Path:
+    """A project with its scripts and metadata only."""
+    for name in ("bin/demo", "bin/environment.sh", "pyproject.toml", "standin/pyproject.toml"):
+        target = root / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((project_dir / name).read_bytes())
+        target.chmod((project_dir / name).stat().st_mode | 0o200)
+    return root / "bin" / "demo"
+
+
+def fake_python(folder: Path, name: str, script: str) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / name
+    path.write_text("#!/bin/sh\n" + script)
+    path.chmod(0o755)
+    return path
+
+
+def test_old_python_is_named(project_dir, tmp_path):
+    demo = copy_scripts(project_dir, tmp_path / "a project")
+    python = fake_python(tmp_path / "old ones", "python3", "echo 3.9.2; exit 1\n")
+    done = subprocess.run(
+        [str(demo)], env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "3.9.2" in done.stderr and "3.11" in done.stderr
+
+
+def test_missing_venv_module_is_named(project_dir, tmp_path):
+    demo = copy_scripts(project_dir, tmp_path / "a project")
+    script = 'case "$*" in *version_info*) echo 3.11.2; exit 0;; *) exit 1;; esac\n'
+    python = fake_python(tmp_path / "bare", "python3", script)
+    done = subprocess.run(
+        [str(demo)], env={**os.environ, "PYTHON": str(python)}, capture_output=True, text=True
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "python3-venv" in done.stderr
