@@ -64,7 +64,7 @@ def overfitted(tmp_path_factory):
     """Train on one scene until the network knows it."""
     folder = tmp_path_factory.mktemp("overfit")
     write_scene(toy_scene(), folder / "scene.npz")
-    settings = CropSettings(size=128, crops_per_scene=4, gain_jitter=0.0, noiseless_fraction=0.5)
+    settings = CropSettings(size=128, crops_per_scene=4, gain_jitter=0.0, noiseless_fraction=0.0)
     source = CropSource([folder / "scene.npz"], "lupton", {}, settings, seed=5)
     schedule = TrainSettings(steps=150, batch_size=2, warmup_steps=20, average_decay=0.9, seed=5)
     return train(source, toy_metadata(), schedule, folder / "m.safetensors"), source

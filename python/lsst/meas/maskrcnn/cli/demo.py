@@ -45,6 +45,7 @@ from ..scenes.simulate import simulate_scene
 from .paths import package_dir, pipeline_path
 
 if TYPE_CHECKING:
+    from lsst.afw.geom import SkyWcs
     from lsst.afw.image import ExposureF
     from lsst.afw.table import SourceCatalog
 
@@ -216,7 +217,8 @@ def _run(arguments: argparse.Namespace) -> None:
         output,
         "--data-query",
         " AND ".join(
-            f"{key}='{value}'" if isinstance(value, str) else f"{key}={value}" for key, value in data_id.items()
+            f"{key}='{value}'" if isinstance(value, str) else f"{key}={value}"
+            for key, value in data_id.items()
         ),
         "--register-dataset-types",
         "--cores-per-quantum",
@@ -310,7 +312,9 @@ def _open_repo(out: Path) -> Butler:
         raise DemoError(f"{repo} was not made by this demonstration and is left alone; give another --out.")
     out.mkdir(parents=True, exist_ok=True)
     # First the mark: a repository without one would be taken for the user's.
-    marker.write_text("This folder was made by bin/demo of meas_maskrcnn and can be removed.\n", encoding="utf-8")
+    marker.write_text(
+        "This folder was made by bin/demo of meas_maskrcnn and can be removed.\n", encoding="utf-8"
+    )
     return create_repo(repo)
 
 
@@ -333,12 +337,26 @@ def _put_field(butler: Butler, field: Field) -> tuple[str, dict[str, str | int]]
     """
     skymap = f"demo_{field.name}"
     exposure = next(iter(field.exposures.values()))
-    patch = PatchGeometry(0, 0, exposure.getWcs(), exposure.getBBox())
+    patch = PatchGeometry(0, 0, _wcs_of(exposure), exposure.getBBox())
     register_patches(butler, skymap, [patch], field.exposures, instrument="MaskRcnnDemo")
     run = f"demo/inputs/{field.name}"
     data_id = patch_data_id(skymap, 0, 0)
     put_exposures(butler, run, data_id, field.exposures)
     return run, data_id
+
+
+def _wcs_of(exposure: ExposureF) -> SkyWcs:
+    """World coordinates of an exposure that must have them.
+
+    Parameters
+    ----------
+    exposure : `lsst.afw.image.ExposureF`
+        The exposure.
+    """
+    wcs = exposure.getWcs()
+    if wcs is None:
+        raise DemoError("An exposure has no world coordinates (WCS); give images that have them.")
+    return wcs
 
 
 def _pipetask() -> list[str]:
@@ -434,7 +452,7 @@ def _write_products(
     scores = np.asarray(catalog["maskrcnn_score"])
     center = Box2D(bbox).getCenter()
     wcs = _astropy_wcs(exposure, center)
-    pixel_scale = exposure.getWcs().getPixelScale(center).asArcseconds()
+    pixel_scale = _wcs_of(exposure).getPixelScale(center).asArcseconds()
     # The reddest band first.
     bands = sorted(field.exposures, key="ugrizy".find, reverse=True)[:3]
     calibrations = [field.exposures[band].getPhotoCalib().getCalibrationMean() for band in bands]
@@ -480,7 +498,8 @@ def _write_products(
     return [
         f"Found {len(catalog)} sources in {bbox.getWidth()} x {bbox.getHeight()} pixels ({area}): "
         f"{n_star} stars, {len(catalog) - n_star} galaxies.",
-        f"Scores: median {quantiles[1]:.2f}, nine in ten above {quantiles[0]:.2f}; {edge} sources touch an edge.",
+        f"Scores: median {quantiles[1]:.2f}, nine in ten above {quantiles[0]:.2f}; "
+        f"{edge} sources touch an edge.",
         _compare_with_truth(field, catalog),
         f"Picture          {overlay_path}",
         f"DS9 regions      {regions_path}",
@@ -524,7 +543,7 @@ def _astropy_wcs(exposure: ExposureF, center: Any) -> WCS:
     center : `lsst.geom.Point2D`
         Its centre. The tangent plane there is near enough for axes.
     """
-    metadata = exposure.getWcs().getTanWcs(center).getFitsMetadata(True)
+    metadata = _wcs_of(exposure).getTanWcs(center).getFitsMetadata(True)
     header = {name: metadata.getScalar(name) for name in metadata.names()}
     wcs = WCS(header)
     wcs.wcs.crpix = np.asarray(wcs.wcs.crpix) - np.array(exposure.getXY0())
@@ -546,7 +565,9 @@ def _compare_with_truth(field: Field, catalog: SourceCatalog) -> str:
         depths = ", ".join(f"{band} {_limit(exposure):.1f}" for band, exposure in by_band.items())
         return f"Sky noise of one pixel in AB magnitudes, 5 sigma: {depths}."
     xy0 = next(iter(field.exposures.values())).getXY0()
-    found = np.stack([np.asarray(catalog.getX()) - xy0.getX(), np.asarray(catalog.getY()) - xy0.getY()], axis=1)
+    found = np.stack(
+        [np.asarray(catalog.getX()) - xy0.getX(), np.asarray(catalog.getY()) - xy0.getY()], axis=1
+    )
     snr = field.truth["snr_r"] if "snr_r" in (field.truth.dtype.names or ()) else None
     bright = field.truth if snr is None else field.truth[snr >= 10.0]
     drawn = np.stack([bright["x"], bright["y"]], axis=1)
@@ -557,8 +578,8 @@ def _compare_with_truth(field: Field, catalog: SourceCatalog) -> str:
     right = int((bright["is_star"][pairs[0]] == stars[pairs[1]]).sum())
     share = 100.0 * len(pairs[0]) / max(len(drawn), 1)
     return (
-        f"Of {len(drawn)} drawn sources with S/N > 10 in r, {len(pairs[0])} ({share:.0f} %) have a detection within "
-        f"5 pixels, {right} of them in the right class."
+        f"Of {len(drawn)} drawn sources with S/N > 10 in r, {len(pairs[0])} ({share:.0f} %) have a detection "
+        f"within 5 pixels, {right} of them in the right class."
     )
 
 
@@ -582,9 +603,7 @@ def _limit(exposure: ExposureF) -> float:
     return float(31.4 - 2.5 * np.log10(5.0 * sigma)) if sigma > 0 else float("nan")
 
 
-def _mutual_nearest(
-    first: np.ndarray, second: np.ndarray, radius: float
-) -> tuple[np.ndarray, np.ndarray]:
+def _mutual_nearest(first: np.ndarray, second: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
     """Pairs of which each is the other's nearest.
 
     Parameters

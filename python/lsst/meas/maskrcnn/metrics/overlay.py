@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
 import contourpy
@@ -26,10 +26,18 @@ if TYPE_CHECKING:
     from astropy.wcs import WCS
     from numpy.typing import NDArray
 
-__all__ = ["GALAXY_COLOR", "STAR_COLOR", "lupton_rgb", "mask_outlines", "plot_overlay", "save_overlay", "write_regions"]
+__all__ = [
+    "GALAXY_COLOR",
+    "STAR_COLOR",
+    "lupton_rgb",
+    "mask_outlines",
+    "plot_overlay",
+    "save_overlay",
+    "write_regions",
+]
 
-# The two differ in hue and in lightness for all common kinds of colour vision (from the set of Okabe & Ito 2008), and
-# neither is a colour that stars or galaxies have.
+# The two differ in hue and in lightness for all common kinds of colour vision (near the set of Okabe & Ito
+# 2008), and neither is a colour that stars or galaxies have.
 STAR_COLOR = "#F0E442"
 GALAXY_COLOR = "#56D3F2"
 
@@ -91,7 +99,9 @@ def lupton_rgb(
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[0] != 3:
-        raise ValueError(f"A colour picture needs an image of shape (3, height, width); given was {image.shape}.")
+        raise ValueError(
+            f"A colour picture needs an image of shape (3, height, width); given was {image.shape}."
+        )
     finite = np.isfinite(image).all(axis=0)
     weights = np.asarray(balance, dtype=np.float32)
     scaled = np.where(finite, image, 0.0).astype(np.float32) * weights[:, None, None]
@@ -160,7 +170,7 @@ def mask_outlines(
     for mask, (y0, x0) in zip(masks, origins):
         padded = np.pad(np.asarray(mask, dtype=np.float32), 1)
         lines = contourpy.contour_generator(z=padded).lines(0.5)
-        outlines.append([line + (x0 - 1.0, y0 - 1.0) for line in lines])
+        outlines.append([np.asarray(line) + (x0 - 1.0, y0 - 1.0) for line in lines])
     return outlines
 
 
@@ -329,9 +339,7 @@ def save_overlay(
     )
     # Not pyplot: it keeps figures in a global list and may want a display.
     FigureCanvasAgg(figure)
-    plot_overlay(
-        figure, rgb, masks, origins, is_star, scores, wcs=wcs, pixel_scale=pixel_scale, title=title
-    )
+    plot_overlay(figure, rgb, masks, origins, is_star, scores, wcs=wcs, pixel_scale=pixel_scale, title=title)
     figure.savefig(path, dpi=1.5 * _DPI if max(height, width) * magnification <= 1300 else _DPI)
 
 
@@ -368,7 +376,9 @@ def _label_scores(
     """
     boxes = np.array(
         [
-            (*np.concatenate(lines).min(axis=0), *np.concatenate(lines).max(axis=0)) if lines else (np.nan,) * 4
+            (*np.concatenate(lines).min(axis=0), *np.concatenate(lines).max(axis=0))
+            if lines
+            else (np.nan,) * 4
             for lines in outlines
         ]
     ).reshape(-1, 4)
@@ -400,9 +410,8 @@ def _label_scores(
         others = np.concatenate([occupied, np.delete(boxes, index, axis=0)])
         # Boxes are larger than outlines; a label may touch a neighbour's box by a little.
         covers = (
-            (np.minimum(others[:, 2], place[2]) - np.maximum(others[:, 0], place[0]) > 0.2 * label_width)
-            & (np.minimum(others[:, 3], place[3]) - np.maximum(others[:, 1], place[1]) > 0.2 * label_height)
-        )
+            np.minimum(others[:, 2], place[2]) - np.maximum(others[:, 0], place[0]) > 0.2 * label_width
+        ) & (np.minimum(others[:, 3], place[3]) - np.maximum(others[:, 1], place[1]) > 0.2 * label_height)
         if covers.any():
             continue
         occupied = np.concatenate([occupied, place[None]])
@@ -420,7 +429,7 @@ def _label_scores(
         )
 
 
-def _draw_axes_labels(axes: Axes, wcs: WCS | None) -> None:
+def _draw_axes_labels(axes: Any, wcs: WCS | None) -> None:
     """Name the axes.
 
     Parameters
@@ -445,9 +454,7 @@ def _draw_axes_labels(axes: Axes, wcs: WCS | None) -> None:
     axes.coords.grid(color="white", alpha=0.13, linestyle="-", linewidth=0.5)
 
 
-def _draw_scale_bar(
-    axes: Axes, pixel_scale: float, shape: tuple[int, int], inch_per_pixel: float
-) -> None:
+def _draw_scale_bar(axes: Axes, pixel_scale: float, shape: tuple[int, int], inch_per_pixel: float) -> None:
     """Draw a bar of a round number of arcseconds at the lower left.
 
     Parameters
@@ -472,11 +479,26 @@ def _draw_scale_bar(
     pad = 0.07 * inch
     axes.add_patch(
         Rectangle(
-            (x - pad, y - pad), pixels + 2 * pad, 0.28 * inch + pad, facecolor="black", alpha=0.55, zorder=8, lw=0
+            (x - pad, y - pad),
+            pixels + 2 * pad,
+            0.28 * inch + pad,
+            facecolor="black",
+            alpha=0.55,
+            zorder=8,
+            lw=0,
         )
     )
     axes.plot([x, x + pixels], [y, y], color="white", lw=2.2, zorder=9, solid_capstyle="butt")
-    axes.text(x + 0.5 * pixels, y + 0.03 * inch, label, color="white", ha="center", va="bottom", fontsize=9, zorder=9)
+    axes.text(
+        x + 0.5 * pixels,
+        y + 0.03 * inch,
+        label,
+        color="white",
+        ha="center",
+        va="bottom",
+        fontsize=9,
+        zorder=9,
+    )
 
 
 def write_regions(

@@ -111,7 +111,9 @@ def read_fits_images(
     shapes = {Path(path).name: pixels.shape for path, (pixels, _, _) in zip(paths, contents)}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{name} is {shape[1]} x {shape[0]}" for name, shape in shapes.items())
-        raise FitsImageError(f"The images must be on one pixel grid, but {listed}; resample them to one grid.")
+        raise FitsImageError(
+            f"The images must be on one pixel grid, but {listed}; resample them to one grid."
+        )
 
     wcs: SkyWcs | None = None
     exposures: dict[str, ExposureF] = {}
@@ -124,9 +126,7 @@ def read_fits_images(
         if wcs is None:
             # One WCS for all: the images are on one grid by definition.
             wcs = _make_wcs(header, pixels.shape, pixel_scale, name, notes)
-        zero_point = (
-            zero_points[index] if zero_points is not None else _find_zero_point(header, name, notes)
-        )
+        zero_point = zero_points[index] if zero_points is not None else _find_zero_point(header, name, notes)
         image, variance, sky = _prepare(pixels, name)
         if sky:
             notes.append(f"{name}: a sky of {sky:.4g} counts was subtracted.")
@@ -166,7 +166,9 @@ def _read(path: Path) -> tuple[np.ndarray, fits.Header, ExposureF | None]:
         raise FitsImageError(f"There is no file {path}; check the name.")
     try:
         with fits.open(path) as hdus:
-            if any(hdu.header.get("EXTTYPE") == "ARCHIVE_INDEX" or hdu.name == "ARCHIVE_INDEX" for hdu in hdus):
+            if any(
+                hdu.header.get("EXTTYPE") == "ARCHIVE_INDEX" or hdu.name == "ARCHIVE_INDEX" for hdu in hdus
+            ):
                 exposure = ExposureF.readFits(str(path))
                 return exposure.image.array, hdus[0].header, exposure
             for hdu in hdus:
@@ -179,7 +181,9 @@ def _read(path: Path) -> tuple[np.ndarray, fits.Header, ExposureF | None]:
     except (OSError, ValueError, TypeError) as error:
         if isinstance(error, FitsImageError):
             raise
-        raise FitsImageError(f"{path} is not a FITS file that can be read ({error}); give a FITS image.") from error
+        raise FitsImageError(
+            f"{path} is not a FITS file that can be read ({error}); give a FITS image."
+        ) from error
     raise FitsImageError(f"{path} holds no two-dimensional image; give a FITS image.")
 
 
@@ -231,7 +235,9 @@ def _assign_bands(
     known = [band for band in named if band in bands]
     if len(known) == len(bands) and len(set(known)) < len(known):
         listed = ", ".join(f"{Path(path).name} says {band}" for path, band in zip(paths, named))
-        raise FitsImageError(f"Bands {', '.join(bands)} are wanted, one each, but {listed}; give one file per band.")
+        raise FitsImageError(
+            f"Bands {', '.join(bands)} are wanted, one each, but {listed}; give one file per band."
+        )
     if len(known) == len(bands):
         if list(named) != list(bands):
             listed = ", ".join(f"{Path(path).name} is {band}" for path, band in zip(paths, named))
@@ -239,7 +245,9 @@ def _assign_bands(
         return [str(band) for band in named]
     for path, band, place in zip(paths, named, bands):
         if band is not None and band != place:
-            notes.append(f"{Path(path).name} says that it is {band}, but is taken for {place} by its position.")
+            notes.append(
+                f"{Path(path).name} says that it is {band}, but is taken for {place} by its position."
+            )
     return list(bands)
 
 
@@ -324,7 +332,9 @@ def _make_wcs(
     offsets = [sky[0].spherical_offsets_to(sky[k]) for k in (1, 2)]
     matrix = np.array([[o[0].deg for o in offsets], [o[1].deg for o in offsets]]) / step
     if not np.isfinite(matrix).all() or not np.all(proj_plane_pixel_scales(astropy_wcs) > 0):
-        raise FitsImageError(f"The world coordinates of {name} are not usable; give a header that has them right.")
+        raise FitsImageError(
+            f"The world coordinates of {name} are not usable; give a header that has them right."
+        )
     return makeSkyWcs(center, SpherePoint(sky[0].ra.deg, sky[0].dec.deg, degrees), matrix)
 
 

@@ -54,20 +54,25 @@ _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 class SceneLike(Protocol):
     """What `scene_to_exposures` needs of a scene."""
 
-    bands: tuple[str, ...]
-    """Bands in the order of the images."""
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands in the order of the images."""
 
-    images: NDArray[np.float32]
-    """Flux per pixel (nJy), (band, y, x), sky-subtracted."""
+    @property
+    def images(self) -> NDArray[np.float32]:
+        """Flux per pixel (nJy), (band, y, x), sky-subtracted."""
 
-    variance: NDArray[np.float32]
-    """Its variance (nJy^2), (band, y, x)."""
+    @property
+    def variance(self) -> NDArray[np.float32]:
+        """Its variance (nJy^2), (band, y, x)."""
 
-    psf_fwhm: NDArray[np.float64]
-    """Full width at half maximum of the PSF per band (arcsec)."""
+    @property
+    def psf_fwhm(self) -> NDArray[np.float64]:
+        """Full width at half maximum of the PSF per band (arcsec)."""
 
-    pixel_scale: float
-    """Pixel scale (arcsec)."""
+    @property
+    def pixel_scale(self) -> float:
+        """Pixel scale (arcsec)."""
 
 
 @dataclass(frozen=True)
@@ -361,9 +366,7 @@ def scene_to_exposures(
     exposures = {}
     for index, band in enumerate(scene.bands):
         calibration = (
-            nanojansky_per_count[band]
-            if isinstance(nanojansky_per_count, Mapping)
-            else nanojansky_per_count
+            nanojansky_per_count[band] if isinstance(nanojansky_per_count, Mapping) else nanojansky_per_count
         )
         exposure = make_exposure(
             images[index] / calibration,
