@@ -95,7 +95,8 @@ def main() -> None:
             kept = scores >= 0.5
             print(
                 f"{preset:15s} {name:7s} {n_truth[label]:6d} {ap[0]:6.3f} {ap[1]:6.3f} "
-                f"{hit[kept].sum() / max(n_truth[label], 1):6.3f} {hit[kept].sum() / max(kept.sum(), 1):6.3f}",
+                f"{hit[kept].sum() / max(n_truth[label], 1):6.3f} "
+                f"{hit[kept].sum() / max(kept.sum(), 1):6.3f}",
                 flush=True,
             )
 

@@ -75,7 +75,8 @@ def main() -> None:
         wall = time.perf_counter() - started
 
     print(
-        f"{arguments.size} x {arguments.size} px, {len(exposures)} bands, {n_drawn} drawn, {len(catalog)} found"
+        f"{arguments.size} x {arguments.size} px, {len(exposures)} bands, "
+        f"{n_drawn} drawn, {len(catalog)} found"
     )
     print(f"wall time {wall:.2f} s with {arguments.threads} threads")
     for name in ("normalize", "forward", "masks", "seams", "catalog"):

@@ -18,8 +18,9 @@ import argparse
 import numpy as np
 import sep
 from astropy.io import fits
-from lsst.afw.table import SourceCatalog
 from scipy.spatial import cKDTree
+
+from lsst.afw.table import SourceCatalog
 
 
 def read_image(path: str) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
@@ -67,7 +68,8 @@ def main() -> None:
     both = one_to_one(theirs, ours, arguments.radius)
     print(
         f"sep {arguments.sigma:g} sigma: {len(theirs)}; found by us: {both} "
-        f"({100 * both / max(len(theirs), 1):.0f} %); ours: {len(ours)}, without counterpart: {len(ours) - both}"
+        f"({100 * both / max(len(theirs), 1):.0f} %); "
+        f"ours: {len(ours)}, without counterpart: {len(ours) - both}"
     )
 
 

@@ -18,7 +18,7 @@ from ._coordinates import Extent2D, Extent2I, Point2D, Point2I
 __all__ = ["AffineTransform", "LinearTransform"]
 
 
-class SingularTransformException(RuntimeError):  # noqa: N818
+class SingularTransformException(RuntimeError):
     """A map that cannot be inverted."""
 
 

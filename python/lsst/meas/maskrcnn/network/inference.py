@@ -255,9 +255,7 @@ def detect(
         for first in range(0, len(live), settings.batch_size):
             chosen = live[first : first + settings.batch_size]
             batch = [_tile_tensor(image, tiles[index]) for index in chosen]
-            for index, result in zip(
-                chosen, _detect_batch(network, batch, settings, timings), strict=True
-            ):
+            for index, result in zip(chosen, _detect_batch(network, batch, settings, timings), strict=True):
                 tile = tiles[index]
                 result.boxes += np.array([tile.x0, tile.y0, tile.x0, tile.y0], dtype=np.float32)
                 result.origins += np.array([tile.y0, tile.x0], dtype=np.int32)
@@ -456,7 +454,9 @@ def paste_masks(
         )[:, 0]
         # Beyond half a cell outside of its box a mask says nothing.
         reach = 0.5 / side
-        inside = ((x > -reach) & (x < 1.0 + reach))[:, None, :] & ((y > -reach) & (y < 1.0 + reach))[:, :, None]
+        inside = ((x > -reach) & (x < 1.0 + reach))[:, None, :] & ((y > -reach) & (y < 1.0 + reach))[
+            :, :, None
+        ]
         painted = ((values >= threshold) & inside).cpu().numpy()
         corner = lower[index].long().cpu().numpy()
         limit = extents[index].cpu().numpy()
@@ -471,7 +471,12 @@ def paste_masks(
 
 
 def _merge(
-    found: list[_Found], owner: list[int], tiles: list[Tile], height: int, width: int, timings: dict[str, float]
+    found: list[_Found],
+    owner: list[int],
+    tiles: list[Tile],
+    height: int,
+    width: int,
+    timings: dict[str, float],
 ) -> Detections:
     """Put the tiles together so that each source is there once."""
     clock = time.perf_counter()
@@ -493,4 +498,6 @@ def _merge(
     kept = seam_keep(boxes, scores, tile_index, tiles, height, width)
     kept = kept[np.lexsort((boxes[kept, 0], boxes[kept, 1], -scores[kept]))]
     timings["seams"] += time.perf_counter() - clock
-    return Detections(boxes[kept], scores[kept], p_star[kept], origins[kept], [masks[i] for i in kept], timings)
+    return Detections(
+        boxes[kept], scores[kept], p_star[kept], origins[kept], [masks[i] for i in kept], timings
+    )

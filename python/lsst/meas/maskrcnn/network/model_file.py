@@ -173,7 +173,7 @@ class MaskRcnnModel:
         except RuntimeError as error:
             raise ModelFileError(
                 f"The weights of model '{self.metadata.name}' do not fit the architecture in its header "
-                f"({_first_line(error)}); the file was altered or written by other code. Train or fetch it anew."
+                f"({_first_line(error)}); the file was altered or written by other code. Fetch it anew."
             ) from error
         return network.to(device).eval()
 
@@ -361,9 +361,7 @@ def model_from_bytes(data: bytes, name: str = "<bytes>") -> MaskRcnnModel:
     try:
         state = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
-        raise ModelFileError(
-            f"{name} is damaged: {error}. Copy or download it again."
-        ) from error
+        raise ModelFileError(f"{name} is damaged: {error}. Copy or download it again.") from error
     return MaskRcnnModel(metadata, {k: v.float() if v.is_floating_point() else v for k, v in state.items()})
 
 

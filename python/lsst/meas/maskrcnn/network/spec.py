@@ -113,7 +113,9 @@ class NetworkSpec(BaseModel):
                 f"{self.returned_layers} has {levels}"
             )
         if len({len(sizes) for sizes in self.anchor_sizes}) != 1:
-            raise ValueError(f"the levels of anchor_sizes {self.anchor_sizes} differ in their number of sizes")
+            raise ValueError(
+                f"the levels of anchor_sizes {self.anchor_sizes} differ in their number of sizes"
+            )
         if not self.mask_channels:
             raise ValueError("mask_channels is empty; the mask head needs at least one convolution")
         return self

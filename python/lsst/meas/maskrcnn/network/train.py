@@ -43,8 +43,9 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """The schedule: stochastic gradient descent with a linear warm-up and a
-    cosine decay to zero."""
+    """Stochastic gradient descent with a linear warm-up and a cosine decay to
+    zero.
+    """
 
     steps: int = 10_000
     """Number of steps."""
@@ -325,7 +326,7 @@ def _read_checkpoint(
     """Read what `_write_checkpoint` wrote into the objects given."""
     with safetensors.safe_open(path, framework="pt") as file:
         header = file.metadata()
-        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a mapping)
+        tensors = {key: file.get_tensor(key) for key in file.keys()}
     written = json.loads(header["settings"])
     wanted = json.loads(json.dumps(asdict(settings)))
     differing = {k: (written.get(k), v) for k, v in wanted.items() if written.get(k) != v}
@@ -334,7 +335,9 @@ def _read_checkpoint(
             f"{path} is of a run with other settings (there, here): {differing}. "
             "Go on with the same settings, or remove the checkpoint to start anew."
         )
-    network.load_state_dict({k.removeprefix("network/"): v for k, v in tensors.items() if k[:8] == "network/"})
+    network.load_state_dict(
+        {k.removeprefix("network/"): v for k, v in tensors.items() if k[:8] == "network/"}
+    )
     for name, value in average.items():
         value.copy_(tensors[f"average/{name}"])
     for name, parameter in parameters.items():

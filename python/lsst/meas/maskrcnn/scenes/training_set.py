@@ -37,7 +37,9 @@ def to_training_scene(scene: Scene) -> TrainingScene:
     -------
     kept : `lsst.meas.maskrcnn.network.dataset.TrainingScene`
     """
-    drawn = np.flatnonzero(truth_selection(scene, min_area=1, min_peak_snr=0.0, min_peak_share=_MIN_PEAK_SHARE))
+    drawn = np.flatnonzero(
+        truth_selection(scene, min_area=1, min_peak_snr=0.0, min_peak_share=_MIN_PEAK_SHARE)
+    )
     sources = scene.sources[drawn]
     unusable = MASK_BITS["BAD"] | MASK_BITS["CR"]
     peak_snr = np.stack([sources[f"peak_snr_{band}"] for band in scene.bands], axis=1)
@@ -62,9 +64,7 @@ def _make_one(number: int, folder: Path, seed: int) -> Path:
     return path
 
 
-def make_training_set(
-    folder: str | os.PathLike[str], count: int, seed: int, jobs: int = 1
-) -> Iterator[Path]:
+def make_training_set(folder: str | os.PathLike[str], count: int, seed: int, jobs: int = 1) -> Iterator[Path]:
     """Simulate scenes of mixed surveys, depths and densities.
 
     Parameters

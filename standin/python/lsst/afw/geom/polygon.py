@@ -17,7 +17,7 @@ from lsst.pex.exceptions import LengthError, RuntimeError
 __all__ = ["Polygon", "SinglePolygonException"]
 
 
-class SinglePolygonException(RuntimeError):  # noqa: N818
+class SinglePolygonException(RuntimeError):
     """An operation that should give one polygon gave another number."""
 
 

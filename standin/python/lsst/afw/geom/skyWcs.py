@@ -1,4 +1,4 @@
-# This file is part of meas_maskrcnn.  # noqa: N999
+# This file is part of meas_maskrcnn.
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 """`SkyWcs` at the path where a Butler's configuration looks for it."""
