@@ -34,21 +34,24 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM HUP
 
+# Python is called with -P (3.11 and newer) throughout: a file in the current folder that has the name of a module must
+# not be taken for it.
+
 # Is $1 a Python that will do? Prints its version; says why not on stderr otherwise.
 python_is_new() {
     "$1" -c 'import sys; print("%d.%d.%d" % sys.version_info[:3]); sys.exit(sys.version_info < (3, 11))' 2>/dev/null
 }
 
 # An environment can be made with the venv module and either ensurepip or a pip that installs into other environments.
-python_has_venv() { "$1" -c 'import venv' >/dev/null 2>&1 && { python_has_ensurepip "$1" || python_has_pip "$1"; }; }
-python_has_ensurepip() { "$1" -c 'import ensurepip' >/dev/null 2>&1; }
+python_has_venv() { "$1" -P -c 'import venv' >/dev/null 2>&1 && { python_has_ensurepip "$1" || python_has_pip "$1"; }; }
+python_has_ensurepip() { "$1" -P -c 'import ensurepip' >/dev/null 2>&1; }
 python_has_pip() {
-    "$1" -c 'import pip, sys; sys.exit(tuple(int(n) for n in pip.__version__.split(".")[:2]) < (22, 3))' >/dev/null 2>&1
+    "$1" -P -c 'import pip, sys; sys.exit(tuple(int(n) for n in pip.__version__.split(".")[:2]) < (22, 3))' >/dev/null 2>&1
 }
 
 # Does $1 see the real lsst.afw, not that of standin/?
 python_has_real_afw() {
-    "$1" - "$project/standin/python" <<'EOF' >/dev/null 2>&1
+    "$1" -P - "$project/standin/python" <<'EOF' >/dev/null 2>&1
 import sys
 sys.path.append(sys.argv[1])
 from meas_maskrcnn_standin import find_real_afw
@@ -101,7 +104,7 @@ find_python() {
 
 # What the environment was made from; another answer means it has to be brought up to date.
 environment_key() {
-    "$1" - "$project" <<'EOF'
+    "$1" -P - "$project" <<'EOF'
 import hashlib, os, platform, sys
 root = sys.argv[1]
 digest = hashlib.sha256()
@@ -161,7 +164,7 @@ stop_heartbeat() {
     heartbeat_pid=
 }
 
-free_gb() { "$python" -c 'import shutil, sys; print(shutil.disk_usage(sys.argv[1]).free // 10**9)' "$1"; }
+free_gb() { "$python" -P -c 'import shutil, sys; print(shutil.disk_usage(sys.argv[1]).free // 10**9)' "$1"; }
 
 # One line from the log of a pip that failed.
 pip_failure() {
@@ -175,7 +178,7 @@ pip_failure() {
     die "installation failed: ${reason:-pip gave no reason}. The whole story is in $venv/pip.log; run this again to retry."
 }
 
-run_pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+run_pip() { "$venv/bin/python" -P -m pip --disable-pip-version-check "$@"; }
 
 install_packages() {
     : >"$venv/installing"
@@ -206,7 +209,7 @@ install_packages() {
 }
 
 torch_works() {
-    "$venv/bin/python" -c 'import torch, torchvision
+    "$venv/bin/python" -P -c 'import torch, torchvision
 boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0]])
 torchvision.ops.nms(boxes, torch.ones(1), 0.5)' >>"$venv/pip.log" 2>&1
 }
@@ -215,7 +218,7 @@ torchvision.ops.nms(boxes, torch.ones(1), 0.5)' >>"$venv/pip.log" 2>&1
 check_torch() {
     step "checking that torch and torchvision fit each other"
     if torch_works; then return 0; fi
-    version=$("$venv/bin/python" -c 'from importlib.metadata import version; print(version("torch").split("+")[0])' 2>/dev/null || :)
+    version=$("$venv/bin/python" -P -c 'from importlib.metadata import version; print(version("torch").split("+")[0])' 2>/dev/null || :)
     step "torch ${version:-?} and the torchvision found for it do not work together; trying another pair"
     if ! run_pip install --no-compile --upgrade --log "$venv/pip.log" "torch${version:+!=$version}" torchvision; then
         pip_failure
@@ -266,7 +269,7 @@ make_environment() {
             aside="$venv.$(date +%Y%m%dT%H%M%S)"
             say "There is a .venv that this script did not make; it is kept as $aside"
             mv "$venv" "$aside"
-        elif [ -e "$venv/installing" ] || ! "$venv/bin/python" -m pip --version >/dev/null 2>&1 ||
+        elif [ -e "$venv/installing" ] || ! "$venv/bin/python" -P -m pip --version >/dev/null 2>&1 ||
             [ "$("$venv/bin/python" -c 'import sys; print(sys.version_info[:2])')" != "$("$python" -c 'import sys; print(sys.version_info[:2])')" ]; then
             say "An earlier try was cut short, or Python has changed: making .venv anew"
             rm -rf "$venv"
@@ -282,12 +285,12 @@ make_environment() {
         : >"$venv/made-by-meas_maskrcnn"
         : >"$venv/installing"
         if python_has_ensurepip "$python"; then
-            "$python" -m venv "$venv" >"$venv/pip.log" 2>&1 ||
+            "$python" -P -m venv "$venv" >"$venv/pip.log" 2>&1 ||
                 die "Python's venv module failed: $(tail -n 1 "$venv/pip.log"); on Debian or Ubuntu: apt install python3-venv"
         else
-            "$python" -m venv --without-pip "$venv" >"$venv/pip.log" 2>&1 ||
+            "$python" -P -m venv --without-pip "$venv" >"$venv/pip.log" 2>&1 ||
                 die "Python's venv module failed: $(tail -n 1 "$venv/pip.log"); on Debian or Ubuntu: apt install python3-venv"
-            "$python" -m pip --python "$venv/bin/python" --disable-pip-version-check install --quiet \
+            "$python" -P -m pip --python "$venv/bin/python" --disable-pip-version-check install --quiet \
                 --log "$venv/pip.log" --retries 1 --timeout 30 pip >/dev/null 2>&1 || pip_failure
         fi
     fi
@@ -308,7 +311,7 @@ use_science_pipelines() {
     export MEAS_MASKRCNN_DIR PYTHONPATH
     modules='torch torchvision safetensors galsim matplotlib tqdm lsst.ctrl.mpexec'
     if [ "$1" = test ]; then modules="$modules pytest xdist pytest_cov ruff mypy"; fi
-    missing=$("$python" - $modules <<'EOF'
+    missing=$("$python" -P - $modules <<'EOF'
 import importlib.util, sys
 print(" ".join(name for name in sys.argv[1:] if importlib.util.find_spec(name) is None))
 EOF

@@ -2,8 +2,8 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-# Hyper Suprime-Cam: 0.168 arcsec per pixel, deepCoadd_calexp, bands g, r, i,
-# z, y as the model has them. Use as
+# Hyper Suprime-Cam: 0.168 arcsec per pixel, as the packaged model's training
+# images, and coadds named as the pipeline has them. Use as
 #   pipetask run ... -C maskRcnnDeblend:$MEAS_MASKRCNN_DIR/config/HSC.py
 
 # Coadds of HSC mark the halos of bright stars on a plane of their own.

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,119 +23,60 @@ from lsst.afw.table import SourceCatalog
 from lsst.daf.butler import Butler
 from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
 from lsst.meas.maskrcnn.deblend_task import MaskRcnnDeblendTask
-from lsst.meas.maskrcnn.network.dataset import CropSettings, CropSource, TrainingScene, write_scene
-from lsst.meas.maskrcnn.network.model_file import (
-    ModelMetadata,
-    NormalizationMetadata,
-    default_model_path,
-    read_model,
-)
-from lsst.meas.maskrcnn.network.spec import NetworkSpec
-from lsst.meas.maskrcnn.network.train import TrainSettings, train
+from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
 from lsst.meas.maskrcnn.scenes.ingest_model import ingest_model
+from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.repo import PatchGeometry, create_repo, put_exposures, register_patches
+from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
+from lsst.meas.maskrcnn.scenes.truth import truth_selection
 
 PROJECT = Path(__file__).resolve().parent.parent
 PIPELINE = PROJECT / "pipelines" / "MaskRcnnDeblend.yaml"
 BANDS = ("z", "r", "g")
 XY0 = (12000, 8000)
 WIDTH, HEIGHT = 300, 200
-SIGMA = 5.0
 SCALE = 0.168
 NANOJANSKY = {"z": 2.0, "r": 0.5, "g": 10.0}
 
 
 @dataclass
 class Field:
-    """A noise-free field of round sources, and where they are."""
+    """A simulated field without noise, and what is in it."""
 
     flux: np.ndarray
+    """Flux per pixel (band, y, x), nJy."""
+
+    sigma: np.ndarray
+    """Noise of a pixel (band,), nJy."""
+
+    every: np.ndarray
+    """Positions of all sources that were drawn (source, 2), array pixels."""
+
     x: np.ndarray
     y: np.ndarray
     is_star: np.ndarray
-    peak: np.ndarray
-    masks: list[np.ndarray]
-    origins: np.ndarray
+    """Position and class of the sources that nobody should miss: bright, whole, and alone."""
 
 
-def make_field(seed: int, n_sources: int = 25) -> Field:
-    """Stars of one width and wider galaxies of another colour, none closer than 16 px."""
-    rng = np.random.default_rng(seed)
-    yy, xx = np.mgrid[:HEIGHT, :WIDTH]
-    field = Field(
-        np.zeros((3, HEIGHT, WIDTH)),
-        *np.zeros((2, 0)),
-        np.zeros(0, dtype=bool),
-        np.zeros((0, 3)),
-        [],
-        np.zeros((0, 2), dtype=np.int32),
+def make_field(seed: int) -> Field:
+    config = preset_config("hsc_wide", shape=(HEIGHT, WIDTH), bands=BANDS)
+    population = replace(
+        config.population, mag_limit=23.5, galaxy_density=50.0, star_density=25.0, cluster_probability=0.0
     )
-    while len(field.x) < n_sources:
-        x, y = rng.uniform(5, WIDTH - 6), rng.uniform(5, HEIGHT - 6)
-        if np.any(np.hypot(field.x - x, field.y - y) < 16):
-            continue
-        is_star = bool(rng.random() < 0.5)
-        sigma, colour = (1.7, np.ones(3)) if is_star else (4.0, np.array([1.5, 1.0, 0.6]))
-        profile = np.exp(-((xx - x) ** 2 + (yy - y) ** 2) / (2 * sigma**2))
-        peak = SIGMA * np.exp(rng.uniform(np.log(60), np.log(2000))) * colour
-        field.flux += peak[:, None, None] * profile
-        rows, columns = np.nonzero(profile > 0.05)
-        inside = (slice(rows.min(), rows.max() + 1), slice(columns.min(), columns.max() + 1))
-        field.masks.append((profile > 0.05)[inside])
-        field.origins = np.vstack([field.origins, [rows.min(), columns.min()]]).astype(np.int32)
-        field.x, field.y = np.append(field.x, x), np.append(field.y, y)
-        field.is_star = np.append(field.is_star, is_star)
-        field.peak = np.vstack([field.peak, peak])
-    return field
+    scene = simulate_scene(replace(config, population=population), np.random.default_rng(seed))
+    every = np.stack([scene.sources["x"], scene.sources["y"]], axis=1)
+    apart = np.hypot(*(every[:, None] - every).transpose(2, 0, 1)) + 99.0 * np.eye(len(every))
+    clear = truth_selection(scene, min_peak_snr=10.0, min_visible=1.0, min_peak_share=0.9)
+    clear &= apart.min(axis=1) > 8.0
+    chosen = scene.sources[clear]
+    return Field(
+        scene.noiseless, np.asarray(scene.sky_sigma), every, chosen["x"], chosen["y"], chosen["is_star"]
+    )
 
 
 @pytest.fixture(scope="session")
-def model_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that finds such sources: the package's, or one trained here in half a minute."""
-    if default_model_path().exists():
-        return default_model_path()
-    folder = tmp_path_factory.mktemp("model")
-    scenes = []
-    for seed in range(4):
-        field = make_field(seed)
-        scene = TrainingScene(
-            noiseless=field.flux.astype(np.float32),
-            variance=np.full(field.flux.shape, SIGMA**2, dtype=np.float32),
-            valid=np.ones((HEIGHT, WIDTH), dtype=bool),
-            labels=np.where(field.is_star, 1, 2),
-            peak_flux=field.peak.astype(np.float32),
-            origins=field.origins,
-            masks=field.masks,
-        )
-        scenes.append(folder / f"scene{seed}.npz")
-        write_scene(scene, scenes[-1])
-    spec = NetworkSpec(
-        in_channels=3,
-        backbone="resnet18",
-        returned_layers=(1, 2),
-        fpn_channels=32,
-        anchor_sizes=((8.0,), (16.0,), (32.0,)),
-        anchor_ratios=(1.0,),
-        rpn_batch=128,
-        proposals_train=200,
-        proposals_test=200,
-        roi_batch=64,
-        box_features=64,
-        mask_channels=(16,),
-    )
-    metadata = ModelMetadata(
-        name="round",
-        architecture=spec,
-        bands=BANDS,
-        normalization=NormalizationMetadata(name="lupton"),
-        pixel_scale=SCALE,
-    )
-    crops = CropSettings(size=128, crops_per_scene=4, noiseless_fraction=0.0, correlated_fraction=0.0)
-    settings = TrainSettings(
-        steps=120, warmup_steps=20, average_decay=0.9, precision="float32", learning_rate=0.02
-    )
-    train(CropSource(scenes, "lupton", {}, crops, seed=3), metadata, settings, folder / "round.safetensors")
-    return folder / "round.safetensors"
+def model_path() -> Path:
+    return default_model_path()
 
 
 def make_wcs(shift: float = 0.0) -> SkyWcs:
@@ -146,17 +87,17 @@ def make_wcs(shift: float = 0.0) -> SkyWcs:
     )
 
 
-def make_exposures(flux: np.ndarray, seed: int = 11) -> dict[str, ExposureF]:
+def make_exposures(flux: np.ndarray, sigma: np.ndarray, seed: int = 11) -> dict[str, ExposureF]:
     """Exposures of a field with noise, each with a zero point of its own."""
     rng = np.random.default_rng(seed)
     exposures = {}
-    for band, pixels in zip(BANDS, flux, strict=True):
+    for band, pixels, noise in zip(BANDS, flux, sigma, strict=True):
         exposure = ExposureF(
             geom.Box2I(geom.Point2I(*XY0), geom.Extent2I(pixels.shape[1], pixels.shape[0])), make_wcs()
         )
-        noisy = pixels + rng.normal(0.0, SIGMA, pixels.shape)
+        noisy = pixels + rng.normal(0.0, noise, pixels.shape)
         exposure.image.array[:] = noisy / NANOJANSKY[band]
-        exposure.variance.array[:] = (SIGMA / NANOJANSKY[band]) ** 2
+        exposure.variance.array[:] = (noise / NANOJANSKY[band]) ** 2
         exposure.setPhotoCalib(PhotoCalib(NANOJANSKY[band]))
         exposure.setFilter(FilterLabel.fromBand(band))
         exposures[band] = exposure
@@ -225,7 +166,7 @@ def distances(catalog: SourceCatalog, x: np.ndarray, y: np.ndarray) -> np.ndarra
 def test_patches(tmp_path: Path, model_path: Path) -> None:
     """A field in two patches that overlap, in two processes, and whole in this one."""
     field = make_field(99)
-    whole = make_exposures(field.flux)
+    whole = make_exposures(field.flux, field.sigma)
     patches = {1: cut(whole, 0, 160), 2: cut(whole, 140, WIDTH)}
     root = tmp_path / "a repo"
     butler = fill_repo(root, patches, model_path)
@@ -262,7 +203,8 @@ def test_patches(tmp_path: Path, model_path: Path) -> None:
     near = distances(full, field.x, field.y)
     found = near.min(axis=0) < 2
     assert found.mean() >= 0.8
-    assert np.count_nonzero(near.min(axis=1) > 4) <= 2
+    anything = distances(full, field.every[:, 0], field.every[:, 1]).min(axis=1)
+    assert np.mean(anything > 5) <= 0.1
     best = near.argmin(axis=0)
     assert len(set(best[found].tolist())) == np.count_nonzero(found)
     assert (full["maskrcnn_star"][best[found]] == field.is_star[found]).mean() >= 0.8
@@ -307,7 +249,7 @@ def test_patches(tmp_path: Path, model_path: Path) -> None:
 def test_unusual_patches(tmp_path: Path, model_path: Path) -> None:
     """Wrong patches fail for what is wrong with them; empty ones do not, nor those in another order."""
     field = make_field(99)
-    whole = make_exposures(field.flux)
+    whole = make_exposures(field.flux, field.sigma)
 
     def altered(band: str, **changes: object) -> dict[str, ExposureF]:
         copies = {name: exposure.clone() for name, exposure in whole.items()}
@@ -324,8 +266,8 @@ def test_unusual_patches(tmp_path: Path, model_path: Path) -> None:
         3: altered("g", Wcs=make_wcs(shift=1.0)),
         4: altered("r", PhotoCalib=None),
         5: {band: whole[band] for band in ("g", "z", "r")},
-        6: make_exposures(np.zeros(field.flux.shape)),
-        7: make_exposures(np.full(field.flux.shape, np.nan)),
+        6: make_exposures(np.zeros(field.flux.shape), field.sigma),
+        7: make_exposures(np.full(field.flux.shape, np.nan), field.sigma),
     }
     root = tmp_path / "repo"
     fill_repo(root, patches, None)

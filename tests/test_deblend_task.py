@@ -50,8 +50,13 @@ from lsst.meas.maskrcnn.network.model_file import (
     write_model,
 )
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
-from lsst.meas.maskrcnn.scenes.ingest_model import SEED_CONFIG
-from lsst.meas.maskrcnn.scenes.repo import PatchGeometry, create_repo, put_exposures, register_patches
+from lsst.meas.maskrcnn.scenes.repo import (
+    SEED_CONFIG,
+    PatchGeometry,
+    create_repo,
+    put_exposures,
+    register_patches,
+)
 from lsst.pex.config import FieldValidationError
 
 BANDS = ("z", "r", "g")
@@ -327,6 +332,14 @@ def test_settings_reach_the_engine(model: MaskRcnnModel, detector: list[dict[str
     assert list(dataclasses.asdict(detector[0]["settings"]).values()) == list(values.values())
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_missing_gpu_is_named(model: MaskRcnnModel) -> None:
+    config = MaskRcnnDeblendConfig()
+    config.inference.device = "cuda"
+    with pytest.raises(pipeBase.InvalidQuantumError, match="inference.device.*no GPU"):
+        MaskRcnnDeblendTask(config=config).run(exposures=make_exposures(), model=model)
+
+
 def test_small_footprints_go(model: MaskRcnnModel, detector: list[dict[str, Any]]) -> None:
     exposures = make_exposures()
     areas = make_task().run(exposures=exposures, model=model).catalog["maskrcnn_area"]
@@ -452,6 +465,9 @@ def test_missing_calibration(model: MaskRcnnModel) -> None:
     with pytest.raises(UncalibratedExposureError, match="'r' has no PhotoCalib") as caught:
         make_task().run(exposures=exposures, model=model)
     assert caught.value.metadata == {"band": "r", "component": "PhotoCalib"}
+    exposures["r"].setPhotoCalib(PhotoCalib(0.0))
+    with pytest.raises(UncalibratedExposureError, match="'r' has no usable PhotoCalib"):
+        make_task().run(exposures=exposures, model=model)
     exposures = make_exposures()
     exposures["g"].setWcs(None)
     with pytest.raises(UncalibratedExposureError, match="'g' has no WCS"):

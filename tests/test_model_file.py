@@ -75,6 +75,14 @@ def test_half_precision_halves_the_file_and_reads_as_float32(model, tmp_path):
         torch.testing.assert_close(back.state[name], value, rtol=2e-3, atol=1e-4)
 
 
+def test_weights_too_large_for_half_precision(model, tmp_path):
+    name = next(iter(model.state))
+    large = MaskRcnnModel(model.metadata, model.state | {name: torch.full_like(model.state[name], 1e6)})
+    with pytest.raises(ModelFileError, match=f"{name}.*half=False"):
+        write_model(large, tmp_path / "m.safetensors", half=True)
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("keep", [0, 4, 100, 0.5, 0.999])
 def test_truncated(model, tmp_path, keep):
     path = tmp_path / "m.safetensors"
@@ -120,6 +128,7 @@ def test_newer_format(model, tmp_path):
         ({"bands": ["r", "r"]}, "twice"),
         ({"class_names": ["dog", "cat"]}, "classes"),
         ({"pixel_scale": -1.0}, "pixel_scale"),
+        ({"pixel_scale": float("inf")}, "pixel_scale"),
         ({"architecture": {"in_channels": 2, "backbone": "vgg"}}, "backbone"),
     ],
 )
@@ -136,6 +145,13 @@ def test_weights_of_another_architecture(model):
     mixed = MaskRcnnModel(model.metadata.model_copy(update={"architecture": other}), model.state)
     with pytest.raises(ModelFileError, match="do not fit the architecture"):
         mixed.build()
+
+
+def test_weights_that_are_not_finite(model):
+    name = next(key for key, value in model.state.items() if value.is_floating_point())
+    state = {**model.state, name: model.state[name] * float("inf")}
+    with pytest.raises(ModelFileError, match=f"not finite.*'{name}'"):
+        MaskRcnnModel(model.metadata, state).build()
 
 
 def test_bands_are_checked_in_order(model):

@@ -29,10 +29,10 @@ from lsst.meas.maskrcnn.network.model_file import (
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.scenes.ingest_model import (
     DATASET_TYPE,
-    SEED_CONFIG,
     IngestModelError,
     ingest_model,
 )
+from lsst.meas.maskrcnn.scenes.repo import SEED_CONFIG
 
 
 def make_model(name: str = "tiny", seed: int = 1) -> MaskRcnnModel:

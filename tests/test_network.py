@@ -202,7 +202,11 @@ def test_nothing_is_resized_and_no_statistics_are_applied():
         ({"returned_layers": (2, 3)}, "consecutive"),
         ({"anchor_sizes": ((8.0,),)}, "levels"),
         ({"anchor_sizes": ((8.0, 9.0), (8.0,), (8.0,), (8.0,), (8.0,))}, "differ"),
+        ({"anchor_sizes": ((-8.0,), (8.0,), (8.0,), (8.0,), (8.0,))}, "greater than 0"),
+        ({"anchor_sizes": ((), (), (), (), ())}, "at least one anchor"),
+        ({"anchor_ratios": ()}, "at least one anchor"),
         ({"mask_channels": ()}, "mask_channels"),
+        ({"mask_channels": (0,)}, "greater than 0"),
         ({"detection_nms": 1.0}, "detection_nms"),
         ({"backbone": "resnet19"}, "backbone"),
         ({"colour": 1}, "colour"),
@@ -221,6 +225,21 @@ def test_devices():
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="no GPU"):
             select_device("cuda")
+
+
+@pytest.mark.parametrize("name", ["cpu:x", "cuda:x", "cuda:99"])
+def test_devices_that_are_not_there(name):
+    with pytest.raises(ValueError, match=f"device.*{name}"):
+        select_device(name)
+
+
+def test_big_endian_images_are_read(overfitted):
+    """FITS pixels are big-endian, and torch takes no such array."""
+    model, source = overfitted
+    image, valid, _ = source._realise(toy_scene(), np.random.default_rng(3))
+    network = model.build()
+    found = detect(network, image.astype(">f4"), valid)
+    np.testing.assert_array_equal(found.boxes, detect(network, image, valid).boxes)
 
 
 def test_batches_depend_on_the_seed_and_the_number_only(tmp_path):
@@ -292,7 +311,7 @@ def test_a_checkpoint_of_another_schedule_is_refused(tmp_path):
             tmp_path / "m.safetensors",
             progress=stop,
         )
-    with pytest.raises(ValueError, match=r"learning_rate.*0\.02, 0\.01"):
+    with pytest.raises(ValueError, match=r"another run.*learning_rate.*0\.02, 0\.01"):
         train(
             source,
             toy_metadata(),
@@ -308,6 +327,14 @@ def test_a_loss_that_is_not_finite_is_named(tmp_path):
     with pytest.raises(TrainingDiverged, match="step"):
         train(source, toy_metadata(), schedule, tmp_path / "m.safetensors")
     assert not (tmp_path / "m.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"average_decay": 1.0}]
+)
+def test_schedules_are_checked(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        TrainSettings(**wrong)
 
 
 def test_no_scenes():

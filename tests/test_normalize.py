@@ -547,6 +547,8 @@ def test_wrong_input(function: Any, arguments: dict[str, Any], match: str) -> No
         ("lupton", {"background": "mesh"}, "background is 'mesh'"),
         ("lupton", {"backgroundMesh": 0}, "background_mesh is 0"),
         ("lupton", {"noiseSource": "guess"}, "noise_source"),
+        ("lupton", {"clipIterations": -1}, "clip_iterations is -1"),
+        ("zscore", {"clipIterations": -1}, "clip_iterations is -1"),
         ("zscore", {"statistics": "robust"}, "statistics"),
         ("zscore", {"asinh": "both"}, "asinh"),
         ("zscore", {"softening": 0.0}, "softening"),

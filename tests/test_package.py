@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import ast
+import doctest
+import importlib
 import os
 import re
 import subprocess
@@ -20,7 +22,8 @@ from lsst.meas.maskrcnn.cli.paths import package_dir, pipeline_path
 from lsst.meas.maskrcnn.deblend_task import MaskRcnnDeblendTask
 from lsst.pex.config import Config, ConfigField, ConfigurableField, RegistryField
 
-SOURCES = sorted((Path(__file__).resolve().parent.parent / "python" / "lsst" / "meas").rglob("*.py"))
+SOURCES_ROOT = Path(__file__).resolve().parent.parent / "python" / "lsst" / "meas" / "maskrcnn"
+SOURCES = sorted(SOURCES_ROOT.rglob("*.py"))
 
 
 def imported_modules(path: Path) -> set[str]:
@@ -41,6 +44,48 @@ def test_no_pickle_and_small(path):
     assert not {name.split(".")[0] for name in imported_modules(path)} & forbidden
     assert not re.search(r"(?<!safetensors\.)torch\.load\(", path.read_text(encoding="utf-8"))
     assert path.stat().st_size < 40_000
+
+
+ROOMS = ("imaging", "network", "metrics", "scenes", "catalogs")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_rooms_import_downhill(path):
+    """A room imports itself and those below, the lower three no LSST package."""
+    package = "lsst.meas.maskrcnn"
+    inside = path.relative_to(SOURCES_ROOT).parts
+    if len(inside) < 2 or inside[0] not in ROOMS:
+        return
+    allowed = ROOMS[: ROOMS.index(inside[0]) + 1]
+    here = [package, *inside[:-1]]
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            target = ".".join([*here[: len(here) - node.level + 1], node.module or ""])
+            assert target.removeprefix(f"{package}.").split(".")[0] in allowed, f"imports {target}"
+    foreign = {name for name in imported_modules(path) if name.startswith("lsst.")}
+    if inside[0] in ("imaging", "network", "metrics"):
+        assert not foreign
+    assert not {name for name in foreign if name.startswith(package)}, "rooms are imported by relative names"
+
+
+def test_docstrings_are_numpydoc(project_dir):
+    """Parameters, returned values and their order are those of the code."""
+    pytest.importorskip("numpydoc", minversion="1.8")
+    command = [sys.executable, "-m", "numpydoc", "lint", *map(str, SOURCES)]
+    done = subprocess.run(command, cwd=project_dir, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "path",
+    [path for path in SOURCES if ">>> " in path.read_text(encoding="utf-8")],
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
+def test_examples_run(path):
+    name = ".".join(["lsst.meas.maskrcnn", *path.relative_to(SOURCES_ROOT).with_suffix("").parts])
+    failed, attempted = doctest.testmod(importlib.import_module(name))
+    assert attempted > 0
+    assert failed == 0
 
 
 def test_ups_table_lists_what_is_imported(project_dir):
@@ -142,6 +187,15 @@ def test_package_dir(monkeypatch, tmp_path, project_dir):
 def test_shell_scripts_are_well_formed(project_dir, name):
     done = subprocess.run(["sh", "-n", str(project_dir / name)], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["bin/demo", "bin/environment.sh"])
+def test_files_in_the_current_folder_are_not_imported(project_dir, name):
+    """The user's random.py is not Python's: -P keeps the current folder out."""
+    calls = re.findall(r'(?:python|\$1)" (-P )?(?:-m|-c|-) (.{12})', (project_dir / name).read_text())
+    assert calls
+    # An old Python, of which only the version is asked, does not know -P; sys is built in.
+    assert not [code for safe, code in calls if not safe and code != "'import sys;"]
 
 
 @pytest.mark.parametrize("name", ["demo", "runtests"])

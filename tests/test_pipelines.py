@@ -14,7 +14,7 @@ import pytest
 from lsst.daf.butler import Config
 from lsst.daf.butler.tests import makeTestRepo
 from lsst.meas.maskrcnn.deblend_task import MaskRcnnDeblendConfig
-from lsst.meas.maskrcnn.scenes.ingest_model import SEED_CONFIG
+from lsst.meas.maskrcnn.scenes.repo import SEED_CONFIG
 from lsst.pipe.base import Pipeline
 from lsst.pipe.base.tests.pipelineStepTester import PipelineStepTester
 

@@ -16,6 +16,7 @@ __all__ = [
     "UncalibratedExposureError",
 ]
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, cast
@@ -35,6 +36,7 @@ from lsst.resources import ResourcePath
 from lsst.utils.logging import PeriodicLogger
 
 from .catalogs.footprints import clean_masks, inclusive_boxes, masks_to_footprints, measure_masks
+from .catalogs.mask_planes import defined_plane_bits
 from .catalogs.schema import CatalogColumns, fill_catalog, make_schema
 from .network.inference import Detections, InferenceSettings, Precision, detect, select_device
 from .network.model_file import MaskRcnnModel, ModelMetadata, read_model
@@ -139,7 +141,14 @@ class MaskRcnnDeblendConnections(
     dimensions=("skymap", "tract", "patch"),
     defaultTemplates={"coaddName": "deep"},
 ):
-    """Inputs and outputs of `MaskRcnnDeblendTask`."""
+    """Inputs and outputs of `MaskRcnnDeblendTask`.
+
+    Parameters
+    ----------
+    config : `MaskRcnnDeblendConfig`
+        Configuration of the task; with ``model_uri`` there is no input
+        ``model``.
+    """
 
     exposures = cT.Input(
         doc="Coadds of one patch in the bands of the model; other bands are not read.",
@@ -475,7 +484,11 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         IncompatibleExposuresError
             Raised if boxes or coordinate systems disagree.
         UncalibratedExposureError
-            Raised if an exposure has no WCS or no PhotoCalib.
+            Raised if an exposure has no WCS or no usable PhotoCalib.
+        lsst.pipe.base.InvalidQuantumError
+            Raised if ``config.bands`` names a band that the model does not
+            have, if the model's normalisation is not known, or if the device
+            is not there.
         """
         metadata = model.metadata
         bands = self._choose_bands(exposures, metadata)
@@ -560,8 +573,12 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         """
         all_wcs: dict[str, SkyWcs] = {}
         for band, exposure in exposures.items():
-            if exposure.getPhotoCalib() is None:
+            photo_calib = exposure.getPhotoCalib()
+            if photo_calib is None:
                 raise UncalibratedExposureError(band, "PhotoCalib")
+            mean = photo_calib.getCalibrationMean()
+            if not (math.isfinite(mean) and mean > 0):
+                raise UncalibratedExposureError(band, f"usable PhotoCalib ({mean} nJy per count)")
             wcs = exposure.getWcs()
             if wcs is None:
                 raise UncalibratedExposureError(band, "WCS")
@@ -625,7 +642,12 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
 
     def _detect(self, model: MaskRcnnModel, image: np.ndarray, valid: np.ndarray) -> Detections:
         """Run the network on the normalised image."""
-        device = select_device(self.config.inference.device)
+        try:
+            device = select_device(self.config.inference.device)
+        except ValueError as error:
+            raise pipeBase.InvalidQuantumError(
+                f"config.inference.device cannot be used on this machine: {error}."
+            ) from error
         periodic = PeriodicLogger(self.log)
 
         def report(done: int, total: int) -> None:
@@ -692,11 +714,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         """Pixels with any of the planes set in any band."""
         flagged: np.ndarray | None = None
         for exposure in exposures.values():
-            mask = exposure.mask
-            defined = mask.getMaskPlaneDict()
-            present = [plane for plane in planes if plane in defined]
-            plane_bits = mask.getPlaneBitMask(present) if present else 0
-            pixels = (mask.array & plane_bits) != 0
+            pixels = (exposure.mask.array & defined_plane_bits(exposure.mask, planes)) != 0
             flagged = pixels if flagged is None else flagged | pixels
         if flagged is None:
             raise ValueError("No exposure was given.")

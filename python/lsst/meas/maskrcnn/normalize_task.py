@@ -28,6 +28,7 @@ import lsst.afw.image as afwImage
 import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
 
+from .catalogs.mask_planes import defined_plane_bits
 from .imaging.normalize import NormalizedImage, normalize
 
 # Pixels converted to nJy at once: bounds the memory for coordinates.
@@ -331,7 +332,7 @@ class NormalizeBaseTask(pipeBase.Task):
         for n, exposure in enumerate(exposures.values()):
             photo_calib = exposure.getPhotoCalib()
             image, mask = exposure.image.array, exposure.mask.array
-            bits = self._bad_bits(exposure.mask.getMaskPlaneDict())
+            bits = defined_plane_bits(exposure.mask, self.config.badMaskPlanes)
             for start in range(0, height, step):
                 rows = slice(start, min(start + step, height))
                 y = np.arange(rows.start, rows.stop, dtype=np.float64) + box.getMinY()
@@ -346,10 +347,6 @@ class NormalizeBaseTask(pipeBase.Task):
                 if bits:
                     valid[rows] &= (mask[rows] & bits) == 0
         return flux, variance, valid
-
-    def _bad_bits(self, planes: Mapping[str, int]) -> int:
-        """Bits of the bad mask planes that an exposure has."""
-        return sum(1 << planes[name] for name in set(self.config.badMaskPlanes) if name in planes)
 
 
 normalizeRegistry = pexConfig.makeRegistry(

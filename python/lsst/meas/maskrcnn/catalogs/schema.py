@@ -98,19 +98,19 @@ def make_schema() -> afwTable.Schema:
     schema.addField(
         f"{PREFIX}_centroid_x",
         type=np.float64,
-        doc="Centroid of the positive part of the normalised images' mean within the footprint, column",
+        doc="Centroid of the positive part of the mean normalised image within the footprint, column",
         units="pixel",
     )
     schema.addField(
         f"{PREFIX}_centroid_y",
         type=np.float64,
-        doc="Centroid of the positive part of the normalised images' mean within the footprint, row",
+        doc="Centroid of the positive part of the mean normalised image within the footprint, row",
         units="pixel",
     )
     schema.addField(
         f"{PREFIX}_centroid_flag",
         type="Flag",
-        doc="Set if there is no positive valid pixel in the footprint: the centroid is the box's centre",
+        doc="Set if there is no positive valid pixel in the footprint: the centroid is the centre of the box",
     )
     for corner, axis, word in (
         ("minX", "column", "first"),
@@ -140,7 +140,7 @@ def make_schema() -> afwTable.Schema:
     schema.addField(
         f"{PREFIX}_badFraction",
         type=np.float32,
-        doc="Fraction of the footprint's pixels with a bad mask plane set in any band",
+        doc="Fraction of the pixels of the footprint with a bad mask plane set in any band",
     )
     schema.addField(
         f"{PREFIX}_flag_edge",

@@ -139,7 +139,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     try:
         _run(arguments)
-    except (DemoError, FitsImageError, ModelFileError, IngestModelError, FileExistsError, OSError) as error:
+    except (DemoError, FitsImageError, ModelFileError, IngestModelError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -181,7 +181,7 @@ def _run(arguments: argparse.Namespace) -> None:
         raise DemoError(f"There is no model file {model_path}; name one with --model.")
     metadata = read_metadata(model_path)
     pipeline = pipeline_path("MaskRcnnDeblend.yaml")
-    cores = arguments.cores if arguments.cores is not None else len(os.sched_getaffinity(0))
+    cores = arguments.cores if arguments.cores is not None else _usable_cores()
     if cores < 1:
         raise DemoError(f"--cores {cores} is not possible; give 1 or more.")
 
@@ -237,6 +237,12 @@ def _run(arguments: argparse.Namespace) -> None:
     print()
     for line in lines:
         print(line)
+
+
+def _usable_cores() -> int:
+    # macOS has no affinity.
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity is not None else os.cpu_count() or 1
 
 
 def _digest(data: bytes) -> str:
@@ -441,7 +447,7 @@ def _write_products(
 
     _replace(fits_path, lambda path: catalog.writeFits(str(path)))
     table = catalog.asAstropy()
-    # Of the minimal schema's own, "id", "coord_ra", "coord_dec" and "parent" stay, its metadata is not plain.
+    # What afw leaves here need not be plain values, which ECSV asks for.
     table.meta = {"model": metadata.name, "field": field.description}
     _replace(ecsv_path, lambda path: table.write(path, format="ascii.ecsv", overwrite=True))
 

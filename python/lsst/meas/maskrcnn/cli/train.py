@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -16,14 +17,22 @@ from tqdm import tqdm
 
 from ..network.dataset import CropSettings, CropSource
 from ..network.inference import select_device
-from ..network.model_file import ModelMetadata, NormalizationMetadata, read_model
+from ..network.model_file import (
+    MaskRcnnModel,
+    ModelFileError,
+    ModelMetadata,
+    NormalizationMetadata,
+    Setting,
+    read_model,
+)
 from ..network.spec import NetworkSpec
 from ..network.train import TrainSettings, train
 from ..scenes.training_set import make_training_set
 
 __all__ = ["main"]
 
-_NORMALIZATION = {
+_BANDS = ("z", "r", "g")
+_NORMALIZATION: dict[str, Setting] = {
     "q": 10.0,
     "stretch": 200.0,
     "stretchUnit": "noise",
@@ -58,6 +67,31 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _check(arguments: argparse.Namespace) -> MaskRcnnModel | None:
+    """Refuse what would fail after hours, and read the model to start from."""
+    for name in ("count", "steps", "batch_size", "jobs"):
+        if getattr(arguments, name) < 1:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} {getattr(arguments, name)} is not possible; give 1 or more.")
+    folder = arguments.output.absolute().parent
+    if not folder.is_dir():
+        raise FileNotFoundError(f"There is no folder {folder} for the model; make it first.")
+    if arguments.initial is None:
+        return None
+    initial = read_model(arguments.initial)
+    initial.check_bands(_BANDS)
+    # Thresholds of the architecture may differ, layers may not.
+    light = initial.metadata.model_copy(update={"architecture": NetworkSpec.light(len(_BANDS))})
+    try:
+        MaskRcnnModel(light, initial.state).build()
+    except ModelFileError as error:
+        raise ModelFileError(
+            f"Model '{initial.metadata.name}' in {arguments.initial} has another architecture than the light "
+            "one that is trained here; start from a model that this command made."
+        ) from error
+    return initial
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command.
 
@@ -69,9 +103,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     status : `int`
-        Exit status.
+        0, or 1 if something was refused.
     """
     arguments = _parser().parse_args(argv)
+    try:
+        initial = _check(arguments)
+        device = select_device(arguments.device)
+    except (ModelFileError, OSError, ValueError) as error:
+        print(f"train: {error}", file=sys.stderr)
+        return 1
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(arguments.jobs)
     scenes = list(
@@ -82,13 +122,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             unit="scene",
         )
     )
-    bands = ("z", "r", "g")
     settings = dict(_NORMALIZATION)
     metadata = ModelMetadata(
         name=arguments.name,
         description="Stars and galaxies in ground-based images of 0.5 to 1.5 arcsec seeing, shallow to deep.",
-        architecture=NetworkSpec.light(len(bands)),
-        bands=bands,
+        architecture=NetworkSpec.light(len(_BANDS)),
+        bands=_BANDS,
         normalization=NormalizationMetadata(name="lupton", settings=settings),
         pixel_scale=0.168,
         training={"data": "simulated scenes of this package (random_scene_config)", "seed": arguments.seed},
@@ -113,8 +152,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             metadata,
             schedule,
             arguments.output,
-            initial=read_model(arguments.initial) if arguments.initial else None,
-            device=select_device(arguments.device),
+            initial=initial,
+            device=device,
             progress=report,
         )
     print(f"The model is in {arguments.output}")

@@ -210,11 +210,11 @@ def mesh_background(
     # Continued oddly about the outermost cells, a gradient passes the filter.
     padded = mesh
     for axis in (0, 1):
-        width = [(1, 1) if k == axis else (0, 0) for k in (0, 1)]
+        border = [(1, 1) if k == axis else (0, 0) for k in (0, 1)]
         if cells[axis] > 1:
-            padded = np.pad(padded, width, mode="reflect", reflect_type="odd")
+            padded = np.pad(padded, border, mode="reflect", reflect_type="odd")
         else:
-            padded = np.pad(padded, width, mode="edge")
+            padded = np.pad(padded, border, mode="edge")
     stack = np.lib.stride_tricks.sliding_window_view(padded, (3, 3)).reshape(*cells, 9)
     level = float(np.nanmedian(mesh))
     filtered = np.full(cells, level)

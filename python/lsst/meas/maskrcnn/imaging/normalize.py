@@ -118,6 +118,12 @@ def _positive(name: str, value: float, least: float = 0.0) -> None:
         raise ValueError(f"{name} is {value!r}; it must be a finite number above {least:g}.")
 
 
+def _check_clipping(clip_sigma: float, clip_iterations: int) -> None:
+    _positive("clip_sigma", clip_sigma)
+    if clip_iterations < 0:
+        raise ValueError(f"clip_iterations is {clip_iterations!r}; it must be 0 (no clipping) or more.")
+
+
 def _percentile_range(name: str, value: float, unit: str) -> None:
     if unit == "percentile" and value > 100:
         raise ValueError(f"{name} is {value!r} with unit 'percentile'; it must be at most 100.")
@@ -360,7 +366,7 @@ def lupton_normalize(
     _choice("background", background, ("global", "local", "none"))
     _choice("noise_source", noise_source, ("auto", "variance", "pixels"))
     _positive("background_mesh", background_mesh)
-    _positive("clip_sigma", clip_sigma)
+    _check_clipping(clip_sigma, clip_iterations)
     image, good = _check_input(flux, variance, valid, overwrite)
     n_bands = flux.shape[0]
     steps = _sample_steps(good)
@@ -522,7 +528,7 @@ def zscore_normalize(
     _choice("statistics", statistics, ("clipped", "full"))
     _choice("asinh", asinh, ("none", "before", "after"))
     _positive("softening", softening)
-    _positive("clip_sigma", clip_sigma)
+    _check_clipping(clip_sigma, clip_iterations)
     image, good = _check_input(flux, variance, valid, overwrite)
     steps = _sample_steps(good)
     n_bands = flux.shape[0]

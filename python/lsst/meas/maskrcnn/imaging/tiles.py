@@ -9,7 +9,7 @@ Boxes are [x0, y0, x1, y1], half open, in pixels of the whole image.
 
 from __future__ import annotations
 
-__all__ = ["Tile", "make_tiles", "seam_keep"]
+__all__ = ["Tile", "concentric", "make_tiles", "seam_keep"]
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +24,10 @@ BoolArray = npt.NDArray[np.bool_]
 
 # Candidate pairs handled at once: bounds the memory for crowded seams.
 _PAIR_CHUNK = 1_000_000
+# Distance of two centres, in sides of the smaller box, and share of the smaller
+# box in the larger one, from which two boxes are on one source.
+_CONCENTRIC = 0.25
+_CONTAINED = 0.7
 # Surroundings, in pixels, beyond which a better centred view is no better.
 _CONTEXT = 32.0
 
@@ -161,6 +165,29 @@ def _intersection(first: FloatArray, second: FloatArray) -> FloatArray:
     )
 
 
+def concentric(first: FloatArray, second: FloatArray) -> BoolArray:
+    """Say which pairs of boxes lie one on the middle of the other.
+
+    The mask of a star reaches much farther than that of a galaxy of the same
+    size (0.005 and 0.08 of the peak in the published rule), so that a source
+    which is taken for both has two boxes whose IoU is small.
+
+    Parameters
+    ----------
+    first, second : `numpy.ndarray`
+        Boxes [x0, y0, x1, y1], (pair, 4), pixels.
+
+    Returns
+    -------
+    same : `numpy.ndarray`
+        Whether both are on one source, bool, (pair,).
+    """
+    smaller = np.minimum(_area(first), _area(second))
+    offset = (first[:, :2] + first[:, 2:] - second[:, :2] - second[:, 2:]) / 2
+    near = np.hypot(offset[:, 0], offset[:, 1]) <= _CONCENTRIC * np.sqrt(smaller)
+    return near & (_area(_intersection(first, second)) >= _CONTAINED * smaller)
+
+
 def _margin(boxes: FloatArray, bounds: FloatArray, height: int, width: int) -> FloatArray:
     """Distance of boxes from the edges of their tile inside the image.
 
@@ -248,7 +275,10 @@ def seam_keep(
     overlap in one tile are a blend, not a duplicate.  The boxes of a pair are
     clipped to what both tiles see, so that a source that is whole in one tile
     matches the part of it that the other sees, and a source larger than the
-    overlap matches its other half.  Pairs are joined by descending IoU into
+    overlap matches its other half.  Two whole boxes of which the smaller lies on
+    the middle of the larger match as well, whatever their IoU: one tile may take
+    for a star what the other takes for a galaxy, whose mask ends much earlier.
+    Pairs are joined by descending IoU into
     groups that hold at most one detection of each tile; this keeps blended
     neighbours apart, which a plain suppression would merge.  Of a group that
     one stays which is not cut, then lies farthest from the edges of its tile
@@ -294,7 +324,7 @@ def seam_keep(
 
     by_tile = np.argsort(tile_index, kind="stable")
     ends = np.searchsorted(tile_index[by_tile], np.arange(len(tiles) + 1))
-    pair_first, pair_second, pair_iou, pair_common = [], [], [], []
+    pair_first, pair_second, pair_iou, pair_common, pair_alike = [], [], [], [], []
     for a, b in _tile_pairs(bounds):
         common = _intersection(bounds[a : a + 1], bounds[b : b + 1])
         inside = []
@@ -308,19 +338,22 @@ def seam_keep(
             both = _area(_intersection(boxes[i], boxes[j]))
             union = _area(_intersection(boxes[i], common)) + _area(_intersection(boxes[j], common)) - both
             ratio = both / union
+            alike = ratio >= iou
+            alike |= ~cut[i] & ~cut[j] & concentric(boxes[i], boxes[j])
             # Keep the pairs that can matter below.
-            use = (ratio >= iou) | (cut[i] & (both >= containment * area[i]))
+            use = alike | (cut[i] & (both >= containment * area[i]))
             use |= cut[j] & (both >= containment * area[j])
             pair_first.append(i[use])
             pair_second.append(j[use])
             pair_iou.append(ratio[use])
             pair_common.append(both[use])
+            pair_alike.append(alike[use])
     if not pair_first:
         return np.arange(n, dtype=np.int64)
     first, second = np.concatenate(pair_first), np.concatenate(pair_second)
     ratio, both = np.concatenate(pair_iou), np.concatenate(pair_common)
 
-    same = np.flatnonzero(ratio >= iou)
+    same = np.flatnonzero(np.concatenate(pair_alike))
     same = same[np.lexsort((second[same], first[same], -ratio[same]))]
     label = _merge_groups(n, tile_index, first[same], second[same])
 

@@ -41,10 +41,12 @@ def mask_pairs(
 
     Parameters
     ----------
-    first, second : `~collections.abc.Sequence` [`numpy.ndarray`]
+    first : `~collections.abc.Sequence` [`numpy.ndarray`]
         Masks, bool, (y, x) each.
-    first_origins, second_origins : `numpy.ndarray`
+    first_origins : `numpy.ndarray`
         (y0, x0) of each mask, (mask, 2), pixels.
+    second, second_origins : as above
+        Those of the other set.
 
     Returns
     -------
@@ -58,14 +60,14 @@ def mask_pairs(
     for i, mask in enumerate(first):
         y0, x0, y1, x1 = box_a[i]
         near = (box_b[:, 0] < y1) & (box_b[:, 2] > y0) & (box_b[:, 1] < x1) & (box_b[:, 3] > x0)
-        for j in np.flatnonzero(near):
+        for j in np.flatnonzero(near).tolist():
             v0, u0, v1, u1 = box_b[j]
             top, left, bottom, right = max(y0, v0), max(x0, u0), min(y1, v1), min(x1, u1)
             mine = mask[top - y0 : bottom - y0, left - x0 : right - x0]
             other = second[j][top - v0 : bottom - v0, left - u0 : right - u0]
             shared = int(np.count_nonzero(mine & other))
             if shared:
-                rows.append((i, int(j), shared / (area_a[i] + area_b[j] - shared)))
+                rows.append((i, j, shared / (area_a[i] + area_b[j] - shared)))
     return MaskPairs(
         np.array([row[0] for row in rows], dtype=np.int64),
         np.array([row[1] for row in rows], dtype=np.int64),

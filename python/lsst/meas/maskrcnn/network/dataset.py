@@ -314,7 +314,8 @@ def boxes_of(masks: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
         [x0, y0, x1, y1], half open, float32, (source, 4).
     """
     boxes = np.zeros((len(masks), 4), dtype=np.float32)
-    for axis, profile in enumerate((masks.any(axis=1), masks.any(axis=2))):
+    for axis in (0, 1):
+        profile = np.any(masks, axis=1 + axis)
         length = profile.shape[1]
         boxes[:, axis] = profile.argmax(axis=1)
         boxes[:, axis + 2] = length - profile[:, ::-1].argmax(axis=1)

@@ -28,18 +28,11 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import clip_boxes_to_image, nms
 
-from ..imaging.tiles import Tile, make_tiles, seam_keep
+from ..imaging.tiles import Tile, concentric, make_tiles, seam_keep
 
 __all__ = ["Detections", "InferenceSettings", "autocast", "detect", "paste_masks", "select_device"]
 
 Precision = Literal["auto", "float32", "bfloat16"]
-
-_CONCENTRIC = 0.25
-"""Distance of two centres, in sides of the smaller box, up to which boxes are
-on one source."""
-
-_CONTAINED = 0.7
-"""Share of the smaller box that must be in the larger one for that."""
 
 _PASTE_CELLS = 4_000_000
 """Largest number of mask pixels that are computed at once."""
@@ -157,10 +150,14 @@ def select_device(name: str = "auto") -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.split(":")[0] not in ("cpu", "cuda"):
-        raise ValueError(f"device is '{name}', wanted 'auto', 'cpu' or 'cuda'")
-    if name.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"device '{name}' was asked for, but torch sees no GPU; use 'auto' or 'cpu'")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise ValueError(f"device is '{name}', wanted 'auto', 'cpu', 'cuda' or 'cuda:N'")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ValueError(
+            f"device '{name}' was asked for, but torch sees {torch.cuda.device_count() or 'no'} GPU; "
+            "use 'auto' or 'cpu'"
+        )
     return torch.device(name)
 
 
@@ -270,7 +267,8 @@ def detect(
 
 
 def _tile_tensor(image: npt.NDArray[np.float32], tile: Tile) -> Tensor:
-    pixels = torch.from_numpy(np.ascontiguousarray(image[:, tile.y0 : tile.y1, tile.x0 : tile.x1]))
+    view = image[:, tile.y0 : tile.y1, tile.x0 : tile.x1]
+    pixels = torch.from_numpy(np.ascontiguousarray(view, dtype=np.float32))
     # One non-finite pixel would spread over the whole tile without a trace.
     if not bool(torch.isfinite(pixels).all()):
         raise ValueError(
@@ -353,10 +351,6 @@ def _select(
 def _first_of_concentric(boxes: Tensor) -> Tensor:
     """Drop boxes that lie on the middle of an earlier one, or around it.
 
-    The mask of a star reaches much farther than that of a galaxy of the same
-    size (0.005 and 0.08 of the peak in the published rule), so that a source
-    which is both at once has two boxes whose IoU is small.
-
     Parameters
     ----------
     boxes : `torch.Tensor`
@@ -368,20 +362,11 @@ def _first_of_concentric(boxes: Tensor) -> Tensor:
         Indices of the boxes to keep, ascending, int64.
     """
     corners = boxes.cpu().numpy()
-    centers = (corners[:, :2] + corners[:, 2:]) / 2.0
-    areas = (corners[:, 2:] - corners[:, :2]).prod(axis=1)
     keep = np.ones(len(corners), dtype=bool)
     for i in range(len(corners)):
-        if not keep[i]:
-            continue
-        smaller = np.minimum(areas[i], areas[i + 1 :])
-        distance = np.hypot(*(centers[i + 1 :] - centers[i]).T)
-        overlap = np.minimum(corners[i + 1 :, 2:], corners[i, 2:]) - np.maximum(
-            corners[i + 1 :, :2], corners[i, :2]
-        )
-        shared = overlap.clip(min=0.0).prod(axis=1)
-        same = (distance <= _CONCENTRIC * np.sqrt(smaller)) & (shared >= _CONTAINED * smaller)
-        keep[i + 1 :][same] = False
+        if keep[i]:
+            later = corners[i + 1 :]
+            keep[i + 1 :] &= ~concentric(np.broadcast_to(corners[i], later.shape), later)
     return torch.from_numpy(np.flatnonzero(keep)).to(boxes.device)
 
 

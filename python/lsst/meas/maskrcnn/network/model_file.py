@@ -97,7 +97,7 @@ class ModelMetadata(BaseModel):
     class_names: tuple[str, ...] = CLASS_NAMES
     """Classes in the order of the labels 1, 2, ..."""
 
-    pixel_scale: float = Field(gt=0.0)
+    pixel_scale: float = Field(gt=0.0, allow_inf_nan=False)
     """Pixel scale of the training images (arcsec)."""
 
     training: dict[str, Any] = Field(default_factory=dict)
@@ -165,8 +165,16 @@ class MaskRcnnModel:
         Raises
         ------
         ModelFileError
-            Raised if the weights do not fit the architecture of the header.
+            Raised if the weights do not fit the architecture of the header,
+            or are not all finite.
         """
+        # A network with such weights finds nothing, without a word.
+        broken = [k for k, v in self.state.items() if v.is_floating_point() and not v.isfinite().all()]
+        if broken:
+            raise ModelFileError(
+                f"Model '{self.metadata.name}' has weights that are not finite, in {len(broken)} parameters "
+                f"from '{broken[0]}' on; its training failed or the file was altered. Train or fetch it anew."
+            )
         network = build_network(self.metadata.architecture)
         try:
             network.load_state_dict(self.state)
@@ -223,10 +231,21 @@ def model_to_bytes(model: MaskRcnnModel, half: bool = False) -> bytes:
     -------
     data : `bytes`
         Content of a model file.
+
+    Raises
+    ------
+    ModelFileError
+        Raised if a weight is too large for half precision.
     """
     state = model.state
     if half:
         state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
+        broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+        if broken:
+            raise ModelFileError(
+                f"{broken[0]} of model '{model.metadata.name}' is not finite in half precision; "
+                "write it with half=False."
+            )
     header = {_HEADER_KEY: model.metadata.model_dump_json()}
     return safetensors.torch.save({k: v.contiguous() for k, v in state.items()}, metadata=header)
 
@@ -390,7 +409,7 @@ def _parse_header(raw: bytes, length: int, size: int, name: str) -> ModelMetadat
         )
     try:
         content = json.loads(raw)
-        ends = [entry["data_offsets"][1] for key, entry in content.items() if key != "__metadata__"]
+        ends = [int(entry["data_offsets"][1]) for key, entry in content.items() if key != "__metadata__"]
         header = content.get("__metadata__", {}).get(_HEADER_KEY)
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise ModelFileError(f"{foreign}: {error}. Give a file that meas_maskrcnn wrote.") from error

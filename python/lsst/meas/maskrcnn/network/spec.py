@@ -22,6 +22,7 @@ background)."""
 
 _Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 _Count = Annotated[int, Field(gt=0)]
+_Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
 
 class NetworkSpec(BaseModel):
@@ -47,12 +48,12 @@ class NetworkSpec(BaseModel):
     fpn_channels: _Count = 256
     """Channels of every pyramid level."""
 
-    anchor_sizes: tuple[tuple[float, ...], ...] = ((8.0,), (16.0,), (32.0,), (64.0,), (128.0,))
+    anchor_sizes: tuple[tuple[_Positive, ...], ...] = ((8.0,), (16.0,), (32.0,), (64.0,), (128.0,))
     """Anchor sizes in pixels; one tuple per pyramid level, of which there is
     one more than there are returned layers. All levels have the same number
     of sizes, because they share the head that proposes."""
 
-    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    anchor_ratios: tuple[_Positive, ...] = (0.5, 1.0, 2.0)
     """Height over width of the anchors."""
 
     rpn_batch: _Count = 512
@@ -82,7 +83,7 @@ class NetworkSpec(BaseModel):
     box_pool: _Count = 7
     """Side of the pooled features of the box head."""
 
-    mask_channels: tuple[int, ...] = (256, 256, 256, 256)
+    mask_channels: tuple[_Count, ...] = (256, 256, 256, 256)
     """Channels of the convolutions of the mask head, one per convolution."""
 
     mask_pool: _Count = 14
@@ -115,6 +116,11 @@ class NetworkSpec(BaseModel):
         if len({len(sizes) for sizes in self.anchor_sizes}) != 1:
             raise ValueError(
                 f"the levels of anchor_sizes {self.anchor_sizes} differ in their number of sizes"
+            )
+        if not self.anchor_sizes[0] or not self.anchor_ratios:
+            raise ValueError(
+                f"anchor_sizes {self.anchor_sizes} and anchor_ratios {self.anchor_ratios} must not be empty; "
+                "every level needs at least one anchor"
             )
         if not self.mask_channels:
             raise ValueError("mask_channels is empty; the mask head needs at least one convolution")

@@ -90,6 +90,16 @@ class TrainSettings:
     seed: int = 1
     """Seed of the initial weights and of the data."""
 
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, given {getattr(self, name)}")
+        for name in ("learning_rate", "gradient_clip"):
+            if not getattr(self, name) > 0.0:
+                raise ValueError(f"{name} must be positive, given {getattr(self, name)}")
+        if not 0.0 <= self.average_decay < 1.0:
+            raise ValueError(f"average_decay must be at least 0 and below 1, given {self.average_decay}")
+
 
 @dataclass
 class _State:
@@ -141,8 +151,17 @@ def train(
     ------
     TrainingDiverged
         Raised if the loss is not finite; the last checkpoint stays.
+    FileNotFoundError
+        Raised if there is no folder for the output.
+    ValueError
+        Raised if the checkpoint is of another run: other settings, data or
+        architecture.
     """
     output = Path(output)
+    if not output.absolute().parent.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {output.absolute().parent} for the model; make it first."
+        )
     checkpoint = output.with_name(output.name + ".checkpoint")
     generator_state = torch.random.get_rng_state()
     try:
@@ -161,9 +180,10 @@ def train(
         momentum=settings.momentum,
         weight_decay=settings.weight_decay,
     )
+    run = _describe_run(source, metadata, settings)
     state = _State()
     if checkpoint.exists():
-        state = _read_checkpoint(checkpoint, network, average, optimizer, parameters, settings)
+        state = _read_checkpoint(checkpoint, network, average, optimizer, parameters, run)
         _LOG.info("Going on at step %d of %d from %s", state.step, settings.steps, checkpoint)
 
     started = time.monotonic() - state.elapsed
@@ -190,7 +210,8 @@ def train(
         value = float(total.detach())
         if not math.isfinite(value):
             raise TrainingDiverged(
-                f"The loss is {value} at step {state.step} ({ {k: float(v) for k, v in losses.items()} }). "
+                f"The loss is {value} at step {state.step} "
+                f"({', '.join(f'{name} {float(loss.detach())}' for name, loss in losses.items())}). "
                 f"Lower the learning rate ({settings.learning_rate}); the last good state is in {checkpoint}."
             )
         optimizer.zero_grad(set_to_none=True)
@@ -212,7 +233,7 @@ def train(
                 progress(state.step, settings.steps, row)
             sums, count = {}, 0
         if time.monotonic() - saved > 60.0 * settings.checkpoint_minutes:
-            _write_checkpoint(checkpoint, network, average, optimizer, parameters, settings, state)
+            _write_checkpoint(checkpoint, network, average, optimizer, parameters, run, state)
             saved = time.monotonic()
 
     made = metadata.model_copy(
@@ -241,6 +262,18 @@ def train(
     )
     checkpoint.unlink(missing_ok=True)
     return model
+
+
+def _describe_run(source: CropSource, metadata: ModelMetadata, settings: TrainSettings) -> dict[str, Any]:
+    """Say what decides a run, so that no other one goes on from its state."""
+    return {
+        **asdict(settings),
+        "crops": asdict(source.settings),
+        "data_seed": source.seed,
+        "scenes": [path.name for path in source.paths],
+        "architecture": metadata.architecture.model_dump(mode="json"),
+        "normalization": metadata.normalization.model_dump(mode="json"),
+    }
 
 
 def _freeze_norm(network: MaskRCNN) -> None:
@@ -300,7 +333,7 @@ def _write_checkpoint(
     average: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
     parameters: dict[str, torch.nn.Parameter],
-    settings: TrainSettings,
+    run: Mapping[str, Any],
     state: _State,
 ) -> None:
     """Write the whole state of a run as one safetensors file."""
@@ -310,7 +343,7 @@ def _write_checkpoint(
         momentum = optimizer.state.get(parameter, {}).get("momentum_buffer")
         if momentum is not None:
             tensors[f"momentum/{name}"] = momentum
-    header = {"settings": json.dumps(asdict(settings)), "state": json.dumps(asdict(state))}
+    header = {"run": json.dumps(run), "state": json.dumps(asdict(state))}
     tensors = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
     write_atomically(path, safetensors.torch.save(tensors, metadata=header))
 
@@ -321,19 +354,23 @@ def _read_checkpoint(
     average: dict[str, Tensor],
     optimizer: torch.optim.Optimizer,
     parameters: dict[str, torch.nn.Parameter],
-    settings: TrainSettings,
+    run: Mapping[str, Any],
 ) -> _State:
     """Read what `_write_checkpoint` wrote into the objects given."""
     with safetensors.safe_open(path, framework="pt") as file:
         header = file.metadata()
         tensors = {key: file.get_tensor(key) for key in file.keys()}
-    written = json.loads(header["settings"])
-    wanted = json.loads(json.dumps(asdict(settings)))
-    differing = {k: (written.get(k), v) for k, v in wanted.items() if written.get(k) != v}
+    written = json.loads(header["run"])
+    wanted = json.loads(json.dumps(run))
+    differing = {
+        key: (written.get(key), wanted.get(key))
+        for key in sorted(written.keys() | wanted.keys())
+        if written.get(key) != wanted.get(key)
+    }
     if differing:
         raise ValueError(
-            f"{path} is of a run with other settings (there, here): {differing}. "
-            "Go on with the same settings, or remove the checkpoint to start anew."
+            f"{path} is of another run (there, here): {differing}. "
+            "Go on with the same settings and data, or remove the checkpoint to start anew."
         )
     network.load_state_dict(
         {k.removeprefix("network/"): v for k, v in tensors.items() if k[:8] == "network/"}

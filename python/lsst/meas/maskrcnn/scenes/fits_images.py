@@ -365,7 +365,7 @@ def _prepare(pixels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray, flo
     finite = np.isfinite(pixels)
     if not finite.any():
         raise FitsImageError(f"{name} has no pixel with a finite value; give an image of the sky.")
-    differences = np.diff(pixels, axis=1)
+    differences = np.diff(np.where(finite, pixels, np.nan), axis=1)
     differences = differences[np.isfinite(differences)]
     spread = np.median(np.abs(differences - np.median(differences))) if differences.size else 0.0
     sigma = 1.4826 * float(spread) / np.sqrt(2.0)

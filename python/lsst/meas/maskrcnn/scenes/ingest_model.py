@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DATASET_TYPE", "DEFAULT_COLLECTION", "SEED_CONFIG", "IngestModelError", "ingest_model"]
+__all__ = ["DATASET_TYPE", "DEFAULT_COLLECTION", "IngestModelError", "ingest_model"]
 
 import os
 from collections.abc import Sequence
@@ -25,6 +25,7 @@ from lsst.daf.butler import (
 )
 
 from ..network.model_file import read_model
+from .repo import SEED_CONFIG
 
 DATASET_TYPE = "maskRcnnModel"
 """Name of the dataset type of models (`str`)."""
@@ -34,11 +35,6 @@ STORAGE_CLASS = "MaskRcnnModel"
 
 DEFAULT_COLLECTION = "models/maskRcnn"
 """RUN collection for models, unless told otherwise (`str`)."""
-
-
-SEED_CONFIG = "resource://lsst.meas.maskrcnn/configs/butler_seed.yaml"
-"""What a repository must be created with, or include, to store models
-(`str`)."""
 
 
 class IngestModelError(RuntimeError):

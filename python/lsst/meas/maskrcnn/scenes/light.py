@@ -129,7 +129,13 @@ class BandPsf:
         return np.where(u < r[-1], np.interp(u, r, value), far) / self.fwhm**2
 
     def missing_flux(self, radius: np.ndarray) -> np.ndarray:
-        """Return the share of the flux outside circles of given radii."""
+        """Return the share of the flux outside circles of given radii.
+
+        Parameters
+        ----------
+        radius : `numpy.ndarray`
+            Radii, arcsec.
+        """
         if self.profile == "moffat":
             scale = 0.5 * self.fwhm / math.sqrt(2.0 ** (1.0 / self.beta) - 1.0)
             return (1.0 + (radius / scale) ** 2) ** (1.0 - self.beta)
@@ -166,7 +172,13 @@ class BandPsf:
         return image / image.sum()
 
     def transform(self, kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
-        """Return the Fourier transform at wave numbers in 1/arcsec."""
+        """Return the Fourier transform, which is 1 at the origin.
+
+        Parameters
+        ----------
+        kx, ky : `numpy.ndarray`
+            Wave numbers, 1/arcsec; they are broadcast.
+        """
         shear = _shear_matrix(self.g1, self.g2)
         u = shear[0, 0] * kx + shear[0, 1] * ky
         v = shear[1, 0] * kx + shear[1, 1] * ky
@@ -235,12 +247,12 @@ class Painter:
         Parameters
         ----------
         flux : `numpy.ndarray`, (N, band)
-            nJy.
+            Fluxes, nJy.
 
         Returns
         -------
         sizes : `numpy.ndarray`, (N,)
-            px.
+            Sides of the stamps, px.
         """
         limit = self.tolerance * self.sky_sigma
         bright = np.any(flux[:, :, None] * self._wings > limit[:, None], axis=1)
@@ -260,7 +272,7 @@ class Painter:
         Parameters
         ----------
         disc_flux, bulge_flux : `numpy.ndarray`, (N, band)
-            nJy.
+            Fluxes, nJy.
         disc_radius, bulge_radius : `numpy.ndarray`, (N,)
             Half-light radii along the major axis, arcsec.
         disc_axis_ratio, bulge_axis_ratio : `numpy.ndarray`, (N,)
@@ -269,7 +281,7 @@ class Painter:
         Returns
         -------
         sizes : `numpy.ndarray`, (N,)
-            px.
+            Sides of the stamps, px.
         """
         half = 0.5 * _STAMP_SIZES * self.pixel_scale
         pixel = self.pixel_scale**2
@@ -304,7 +316,7 @@ class Painter:
         x, y : `float`
             Position, px.
         flux : `numpy.ndarray`, (band,)
-            nJy.
+            Fluxes, nJy.
         size : `int`
             Side of the stamp, px.
         """
@@ -335,7 +347,7 @@ class Painter:
         x, y : `float`
             Position, px.
         disc_flux, bulge_flux : `numpy.ndarray`, (band,)
-            nJy.
+            Fluxes, nJy.
         disc_shape, bulge_shape : `tuple` [`float`, `float`]
             Half-light radius along the major axis (arcsec) and axis ratio.
         position_angle : `float`

@@ -39,6 +39,8 @@ __all__ = [
     "PatchGeometry",
     "SceneLike",
     "create_repo",
+    "gaussian_psf",
+    "make_exposure",
     "patch_data_id",
     "put_exposures",
     "register_patches",
@@ -46,7 +48,8 @@ __all__ = [
 ]
 
 SEED_CONFIG = "resource://lsst.meas.maskrcnn/configs/butler_seed.yaml"
-"""Seed configuration that adds the storage class of the model."""
+"""What a repository must be created with, or include, to store models: it adds
+their storage class and formatter (`str`)."""
 
 _FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["peak_fraction_mask", "truth_selection"]
+__all__ = ["peak_fraction_mask", "tight", "truth_selection"]
 
 from typing import TYPE_CHECKING
 
@@ -40,7 +40,20 @@ def peak_fraction_mask(image: np.ndarray, fraction: float) -> tuple[np.ndarray, 
 
 
 def tight(mask: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """Cut a mask down to its bounding box; see `peak_fraction_mask`."""
+    """Cut a mask down to its bounding box.
+
+    Parameters
+    ----------
+    mask : `numpy.ndarray` of `bool`, (h, w)
+        The mask.
+
+    Returns
+    -------
+    part : `numpy.ndarray` of `bool`, (part h, part w)
+        A copy of the part; (0, 0) where no pixel is set.
+    y0, x0 : `int`
+        Where its first pixel is in ``mask``.
+    """
     rows = np.flatnonzero(mask.any(axis=1))
     if rows.size == 0:
         return np.zeros((0, 0), bool), 0, 0

@@ -242,16 +242,6 @@ class ImageBase:
         corner = Point2I(0, 0) if origin == LOCAL else self.getXY0()
         return Box2I(corner, self.getDimensions())
 
-    def indexToPosition(self, index: float, xOrY: int) -> float:
-        """Convert a local index to a parent position (0 is x, 1 is y)."""
-        return index + (self._y0 if int(xOrY) else self._x0)
-
-    def positionToIndex(self, position: float, xOrY: int) -> tuple[int, float]:
-        """Convert a parent position to the nearest index and the residual."""
-        full = position - (self._y0 if int(xOrY) else self._x0)
-        index = int(np.floor(full + 0.5))
-        return index, full - index
-
     # ---------------------------------------------------------------- pixels
 
     def getArray(self) -> np.ndarray:

@@ -249,14 +249,6 @@ class _MaskedImageBase(NoTemporaries):
         """Return the bounding box."""
         return self._image.getBBox(origin)
 
-    def indexToPosition(self, index: float, xOrY: int) -> float:
-        """Convert a local index to a parent position (0 is x, 1 is y)."""
-        return self._image.indexToPosition(index, xOrY)
-
-    def positionToIndex(self, position: float, xOrY: int) -> tuple[int, float]:
-        """Convert a parent position to the nearest index and the residual."""
-        return self._image.positionToIndex(position, xOrY)
-
     # ----------------------------------------------------------------- pixels
 
     def set(self, value: Any, mask: int | None = None, variance: float | None = None) -> None:

@@ -344,7 +344,9 @@ def write_file(filename: Any, content: Callable[[bool], bytes], mode: str = "w")
         return
     path = os.fspath(filename)
     try:
-        if mode == "a" and os.path.exists(path):
+        if mode == "a":
+            if not os.path.exists(path):
+                raise FitsError(f"Could not append to FITS file '{path}': it does not exist.")
             with open(path, "ab") as stream:
                 stream.write(content(False))
             return
