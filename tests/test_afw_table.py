@@ -696,7 +696,7 @@ def test_golden_footprints(golden: dict[str, Any], golden_path: str) -> None:
 
 
 def read_hdus(path: str, skip: tuple[str, ...] = ()) -> list[tuple[list[tuple[str, Any, str]], bytes]]:
-    """Return the cards, but some, and the raw data of every HDU."""
+    """Return cards and raw data of every HDU."""
     content = Path(path).read_bytes()
     result = []
     with fits.open(path) as hdus:
@@ -736,8 +736,7 @@ def test_pipeline_catalogs_are_written_as_they_were(shared_data: Path, tmp_path:
     catalog = afwTable.SourceCatalog.readFits(source)
     path = str(tmp_path / "written.fits")
     catalog.writeFits(path)
-    # afw reads apostrophes doubled, and nothing after them in a long doc.
-    skip = ("TDOC", "TFDOC")
+    skip = ("TDOC", "TFDOC")  # Apostrophes come doubled.
     for written, real in zip(read_hdus(path, skip), read_hdus(source, skip), strict=True):
         assert written == real
 

@@ -234,7 +234,7 @@ def test_exceptions_are_upstream_classes():
     assert not issubclass(pex.InvalidParameterError, ValueError)
     assert issubclass(pex.LengthError, pex.LogicError)
     assert issubclass(pex.OutOfRangeError, pex.LogicError)
-    assert issubclass(pex.IoError, pex.RuntimeError)
+    assert issubclass(pex.IoError, pex.RuntimeError) and issubclass(pex.IoError, OSError)
     assert issubclass(pex.RuntimeError, RuntimeError)
 
 

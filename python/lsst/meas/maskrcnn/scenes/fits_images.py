@@ -22,6 +22,7 @@ from lsst.afw.geom import SkyWcs, makeCdMatrix, makeSkyWcs
 from lsst.afw.image import ExposureF
 from lsst.daf.base import PropertyList
 from lsst.geom import Box2I, Extent2I, Point2D, Point2I, SpherePoint, arcseconds, degrees
+from lsst.pex.exceptions import Exception as PexError
 
 from .repo import gaussian_psf, make_exposure
 
@@ -178,7 +179,7 @@ def _read(path: Path) -> tuple[np.ndarray, fits.Header, ExposureF | None]:
                     header = hdus[0].header.copy()
                     header.update(hdu.header)
                     return np.asarray(data, dtype=np.float64), header, None
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, PexError) as error:
         if isinstance(error, FitsImageError):
             raise
         raise FitsImageError(
@@ -322,7 +323,7 @@ def _make_wcs(
                 metadata.set(key, value)
         try:
             return makeSkyWcs(metadata)
-        except (RuntimeError, TypeError, ValueError, LookupError):
+        except (RuntimeError, TypeError, ValueError, PexError):
             notes.append(f"{name}: its world coordinates were replaced by a tangent plane at the centre.")
     # Any other projection: the tangent plane that touches it at the centre is near enough for one image.
     step = 10.0

@@ -63,7 +63,7 @@ class RuntimeError(Exception, builtins.RuntimeError):
     """An error that only shows when the program runs."""
 
 
-class IoError(RuntimeError):
+class IoError(RuntimeError, builtins.OSError):
     """Reading or writing failed."""
 
 
