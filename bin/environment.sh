@@ -313,7 +313,16 @@ use_science_pipelines() {
     if [ "$1" = test ]; then modules="$modules pytest xdist pytest_cov ruff mypy"; fi
     missing=$("$python" -P - $modules <<'EOF'
 import importlib.util, sys
-print(" ".join(name for name in sys.argv[1:] if importlib.util.find_spec(name) is None))
+
+
+def is_there(name):
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
+
+
+print(" ".join(name for name in sys.argv[1:] if not is_there(name)))
 EOF
     )
     [ -z "$missing" ] || die "the Python of the Science Pipelines lacks: $missing; install them into that environment (conda install or pip install) and run this again."
