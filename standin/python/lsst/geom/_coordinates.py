@@ -271,15 +271,33 @@ def _fill(cls: type[_Coordinate], args: tuple[Any, ...], kwargs: dict[str, Any])
     return [cls._element(v) for v in values.tolist()]
 
 
-class _PointMixin(_Coordinate):
+class _Vector(_Coordinate):
+    """What points and extents share."""
+
+    __slots__ = ()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._v = _fill(type(self), args, kwargs)
+
+    def __iadd__(self, other: Any) -> Self:
+        if not isinstance(other, _ExtentMixin) or (self._integer and not other._integer):
+            return NotImplemented
+        self._v = [a + b for a, b in zip(self._v, other._v, strict=True)]
+        return self
+
+    def __isub__(self, other: Any) -> Self:
+        if not isinstance(other, _ExtentMixin) or (self._integer and not other._integer):
+            return NotImplemented
+        self._v = [a - b for a, b in zip(self._v, other._v, strict=True)]
+        return self
+
+
+class _PointMixin(_Vector):
     """Operations of points."""
 
     __slots__ = ()
     _extent: ClassVar[type[_ExtentMixin]]
     _double: ClassVar[type[_PointMixin]]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._v = _fill(type(self), args, kwargs)
 
     def __add__(self, other: Any) -> Any:
         if not isinstance(other, _ExtentMixin) or other.dimensions != self.dimensions:
@@ -293,18 +311,6 @@ class _PointMixin(_Coordinate):
         cls = type(self) if other._integer else self._double
         values = [a - b for a, b in zip(self._v, other._v, strict=True)]
         return cls._extent._make(values) if isinstance(other, _PointMixin) else cls._make(values)
-
-    def __iadd__(self, other: Any) -> Self:
-        if not isinstance(other, _ExtentMixin) or (self._integer and not other._integer):
-            return NotImplemented
-        self._v = [a + b for a, b in zip(self._v, other._v, strict=True)]
-        return self
-
-    def __isub__(self, other: Any) -> Self:
-        if not isinstance(other, _ExtentMixin) or (self._integer and not other._integer):
-            return NotImplemented
-        self._v = [a - b for a, b in zip(self._v, other._v, strict=True)]
-        return self
 
     def asExtent(self) -> Any:
         """Return the extent from the origin to this point."""
@@ -327,16 +333,13 @@ class _PointMixin(_Coordinate):
         return "{}({})".format(type(self).__name__, ",".join(f"{v:g}" for v in self._v))
 
 
-class _ExtentMixin(_Coordinate):
+class _ExtentMixin(_Vector):
     """Operations of extents."""
 
     __slots__ = ()
     _point: ClassVar[type[_PointMixin]]
     _double: ClassVar[type[_ExtentMixin]]
     _whole: ClassVar[type[_ExtentMixin]]
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._v = _fill(type(self), args, kwargs)
 
     def __neg__(self) -> Self:
         return self._make([-v for v in self._v])
@@ -375,18 +378,6 @@ class _ExtentMixin(_Coordinate):
         if not self._integer or not isinstance(other, numbers.Integral):
             return NotImplemented
         return self._make([v // int(other) for v in self._v])
-
-    def __iadd__(self, other: Any) -> Self:
-        if not isinstance(other, _ExtentMixin) or (self._integer and not other._integer):
-            return NotImplemented
-        self._v = [a + b for a, b in zip(self._v, other._v, strict=True)]
-        return self
-
-    def __isub__(self, other: Any) -> Self:
-        if not isinstance(other, _ExtentMixin) or (self._integer and not other._integer):
-            return NotImplemented
-        self._v = [a - b for a, b in zip(self._v, other._v, strict=True)]
-        return self
 
     def __imul__(self, other: Any) -> Self:
         if not isinstance(other, numbers.Real) or (self._integer and not isinstance(other, numbers.Integral)):

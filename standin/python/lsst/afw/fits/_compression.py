@@ -44,6 +44,13 @@ class ScalingAlgorithm(enum.Enum):
     MANUAL = 3
 
 
+def _check_fields(cls: Any, values: Mapping[str, Any], kind: str) -> None:
+    """Raise `ValueError` where a value belongs to no field of a class."""
+    unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
+    if unknown:
+        raise ValueError(f"Unrecognized {kind} options: {sorted(unknown)}.")
+
+
 @dataclasses.dataclass
 class QuantizationOptions:
     """Quantization of floats before (lossy) compression."""
@@ -87,9 +94,7 @@ class QuantizationOptions:
             values["dither"] = DitherAlgorithm[values["dither"]]
         if "scaling" in values:
             values["scaling"] = ScalingAlgorithm[values["scaling"]]
-        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
-            raise ValueError(f"Unrecognized quantization options: {sorted(unknown)}.")
+        _check_fields(cls, values, "quantization")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -143,9 +148,7 @@ class CompressionOptions:
             values["algorithm"] = CompressionAlgorithm[values["algorithm"]]
         if values.get("quantization") is not None:
             values["quantization"] = QuantizationOptions.from_mapping(values["quantization"])
-        unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
-        if unknown:
-            raise ValueError(f"Unrecognized compression options: {sorted(unknown)}.")
+        _check_fields(cls, values, "compression")
         return cls(**values)
 
     def to_dict(self) -> dict[str, Any]:

@@ -17,7 +17,7 @@ __all__ = [
     "makeExposure",
 ]
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -27,12 +27,12 @@ from lsst.pex.exceptions import InvalidParameterError, LogicError
 from lsst.sphgeom import ConvexPolygon
 from lsst.utils import TemplateMeta
 
+from ._common import COMMON_CHECKS, PlanesLike, given_box, given_source, is_set, register_members
 from ._exposureInfo import ExposureInfo
-from ._image import NoTemporaries, box_from_options, is_source
 from ._mask import MaskX
-from ._maskedImage import MaskedImage, compression_from_recipe
-from ._overload import Signature, choose, is_int
-from ._slicing import PARENT, ImageOrigin, translateSliceArgs
+from ._maskedImage import MaskedImage
+from ._overload import Signature, choose
+from ._slicing import PARENT, ImageOrigin
 
 if TYPE_CHECKING:
     from lsst.afw.fits import CompressionOptions, MemFileManager
@@ -43,7 +43,7 @@ def _is_wcs(value: Any) -> bool:
     return value is None or hasattr(value, "pixelToSky")
 
 
-class _ExposureBase(NoTemporaries):
+class _ExposureBase(PlanesLike):
     """Common part of the exposures of all pixel types.
 
     Notes
@@ -75,7 +75,7 @@ class _ExposureBase(NoTemporaries):
             self._info = given["exposureInfo"]
         elif label in ("copy", "cast", "sub"):
             other = given["src"] if label == "cast" else given["other"]
-            deep = bool(given.get("deep", False))
+            deep = is_set(given, "deep")
             if label == "sub":
                 box, origin = given["bbox"], given.get("origin", PARENT)
                 self._maskedImage = planes(other._maskedImage, box, origin, deep)
@@ -89,18 +89,12 @@ class _ExposureBase(NoTemporaries):
     def _signatures(cls) -> tuple[Signature, ...]:
         if cls not in _SIGNATURES:
             checks: dict[str, Callable[[Any], bool]] = {
-                "width": is_int,
-                "height": is_int,
+                **COMMON_CHECKS,
                 "wcs": _is_wcs,
-                "bbox": lambda v: isinstance(v, Box2I),
-                "dimensions": lambda v: isinstance(v, Extent2I),
-                "origin": lambda v: isinstance(v, ImageOrigin),
                 "maskedImage": lambda v: isinstance(v, MaskedImage[cls.dtype]),
                 "exposureInfo": lambda v: isinstance(v, ExposureInfo),
                 "other": lambda v: isinstance(v, cls),
                 "src": lambda v: isinstance(v, _ExposureBase),
-                "fileName": is_source,
-                "manager": is_source,
             }
             read = ("bbox", "origin", "conformMasks", "allowUnsafe")
             _SIGNATURES[cls] = (
@@ -120,15 +114,9 @@ class _ExposureBase(NoTemporaries):
     def _read(self, given: dict[str, Any]) -> None:
         from ._readers import ExposureFitsReader
 
-        source = given["fileName"] if "fileName" in given else given["manager"]
-        with ExposureFitsReader(source) as reader:
-            other = reader.read(
-                given.get("bbox", Box2I()),
-                given.get("origin", PARENT),
-                bool(given.get("conformMasks", False)),
-                bool(given.get("allowUnsafe", False)),
-                dtype=self.dtype,
-            )
+        with ExposureFitsReader(given_source(given)) as reader:
+            flags: dict[str, Any] = {name: is_set(given, name) for name in ("conformMasks", "allowUnsafe")}
+            other = reader.read(*given_box(given), **flags, dtype=self.dtype)
         self._maskedImage, self._info = other._maskedImage, other._info
 
     # ----------------------------------------------------------------- planes
@@ -174,34 +162,9 @@ class _ExposureBase(NoTemporaries):
 
     # --------------------------------------------------------------- geometry
 
-    def getWidth(self) -> int:
-        """Return the number of columns."""
-        return self._maskedImage.getWidth()
-
-    def getHeight(self) -> int:
-        """Return the number of rows."""
-        return self._maskedImage.getHeight()
-
-    def getX0(self) -> int:
-        """Return the parent column of the first pixel."""
-        return self._maskedImage.getX0()
-
-    def getY0(self) -> int:
-        """Return the parent row of the first pixel."""
-        return self._maskedImage.getY0()
-
-    width = property(getWidth)
-    height = property(getHeight)
-    x0 = property(getX0)
-    y0 = property(getY0)
-
-    def getDimensions(self) -> Extent2I:
-        """Return width and height."""
-        return self._maskedImage.getDimensions()
-
-    def getXY0(self) -> Point2I:
-        """Return the parent position of the first pixel."""
-        return self._maskedImage.getXY0()
+    @property
+    def _grid(self) -> Any:
+        return self._maskedImage
 
     def setXY0(self, xy0: Point2I) -> None:
         """Move the exposure in the parent coordinate system.
@@ -218,10 +181,6 @@ class _ExposureBase(NoTemporaries):
             shift = Extent2D(xy0.getX() - old.getX(), xy0.getY() - old.getY())
             self._info.setWcs(wcs.copyAtShiftedPixelOrigin(shift))
         self._maskedImage.setXY0(xy0)
-
-    def getBBox(self, origin: ImageOrigin = PARENT) -> Box2I:
-        """Return the bounding box."""
-        return self._maskedImage.getBBox(origin)
 
     # ------------------------------------------------------------- components
 
@@ -339,18 +298,8 @@ class _ExposureBase(NoTemporaries):
         result._info = ExposureInfo(other=self._info)
         return result
 
-    def __getitem__(self, imageSlice: Any) -> Any:
-        box, index, origin = translateSliceArgs(imageSlice, self.getBBox)
-        if box is not None:
-            return self.subset(box, origin=origin)
-        return self._get(index, origin=origin)  # type: ignore[arg-type]
-
-    def __setitem__(self, imageSlice: Any, rhs: Any) -> None:
-        box, index, origin = translateSliceArgs(imageSlice, self.getBBox)
-        if box is None:
-            self._set(index, origin=origin, value=rhs)  # type: ignore[arg-type]
-        else:
-            self._maskedImage[box, origin] = rhs._maskedImage if isinstance(rhs, _ExposureBase) else rhs
+    def _set_part(self, bbox: Box2I, origin: ImageOrigin, rhs: Any) -> None:
+        self._maskedImage[bbox, origin] = rhs._maskedImage if isinstance(rhs, _ExposureBase) else rhs
 
     def getCutout(
         self, center: Any = None, size: Extent2I | None = None, *, box: Box2I | None = None
@@ -412,14 +361,6 @@ class _ExposureBase(NoTemporaries):
 
     # ----------------------------------------------------------------- copies
 
-    def Factory(self, *args: Any, **kwargs: Any) -> Self:
-        """Return a new object of this type."""
-        return type(self)(*args, **kwargs)
-
-    def clone(self) -> Self:
-        """Return a copy with its own pixels and metadata."""
-        return type(self)(self, True)
-
     def convertF(self) -> ExposureF:
         """Return a deep copy with float32 pixels."""
         return ExposureF(self, deep=True)
@@ -427,14 +368,6 @@ class _ExposureBase(NoTemporaries):
     def convertD(self) -> ExposureD:
         """Return a deep copy with float64 pixels."""
         return ExposureD(self, deep=True)
-
-    def __deepcopy__(self, memo: Any = None) -> Self:
-        return self.clone()
-
-    def __reduce__(self) -> tuple:
-        from lsst.afw.fits import reduceToFits
-
-        return reduceToFits(self)
 
     # -------------------------------------------------------------------- sky
 
@@ -486,28 +419,6 @@ class _ExposureBase(NoTemporaries):
 
     # --------------------------------------------------------------------- io
 
-    @classmethod
-    def readFits(cls, filename: str | MemFileManager) -> Self:
-        """Read an exposure from a FITS file.
-
-        Parameters
-        ----------
-        filename : `str` or `lsst.afw.fits.MemFileManager`
-            File to read.
-
-        Returns
-        -------
-        exposure : `Exposure`
-            The exposure. A component of an unknown class is `None`.
-        """
-        return cls(filename)
-
-    @classmethod
-    def readFitsWithOptions(cls, source: Any, options: Mapping[str, Any]) -> Self:
-        """Read a part from a FITS file; see `ImageF.readFitsWithOptions`."""
-        bbox, origin = box_from_options(options)
-        return cls(source, bbox=bbox, origin=origin)
-
     def writeFits(
         self,
         filename: str | MemFileManager,
@@ -528,18 +439,6 @@ class _ExposureBase(NoTemporaries):
         from ._writers import write_exposure
 
         write_exposure(self, filename, (imageOptions, maskOptions, varianceOptions))
-
-    def writeFitsWithOptions(self, dest: str, options: Mapping[str, Any] | None) -> None:
-        """Write to FITS, compressed as a recipe says.
-
-        Parameters
-        ----------
-        dest : `str`
-            File name.
-        options : `~collections.abc.Mapping` or `None`
-            Recipe with entries "image", "mask" and "variance".
-        """
-        self.writeFits(dest, **compression_from_recipe(options))
 
 
 _SIGNATURES: dict[type, tuple[Signature, ...]] = {}
@@ -584,13 +483,7 @@ else:
         """Family of exposures; ``dtype`` chooses the member."""
 
 
-Exposure.register(np.int32, ExposureI)
-Exposure.register(np.float32, ExposureF)
-Exposure.register(np.float64, ExposureD)
-Exposure.register(np.uint16, ExposureU)
-Exposure.register(np.uint64, ExposureL)
-for _key, _type in {"I": ExposureI, "F": ExposureF, "D": ExposureD, "U": ExposureU, "L": ExposureL}.items():
-    Exposure.alias(_key, _type)
+register_members(Exposure, {"I": ExposureI, "F": ExposureF, "D": ExposureD, "U": ExposureU, "L": ExposureL})
 
 
 def makeExposure(maskedImage: Any, wcs: SkyWcs | None = None) -> Any:

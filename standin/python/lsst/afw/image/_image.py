@@ -7,7 +7,6 @@ from __future__ import annotations
 
 __all__ = ["Image", "ImageBase", "ImageD", "ImageF", "ImageI", "ImageL", "ImageU"]
 
-import os
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Self
 
@@ -17,34 +16,20 @@ from lsst.geom import Box2I, Extent2I, Point2D, Point2I
 from lsst.pex.exceptions import InvalidParameterError, LengthError
 from lsst.utils import TemplateMeta
 
+from ._common import (
+    ImageLike,
+    NoTemporaries,
+    given_box,
+    given_source,
+    is_set,
+    is_source,
+    register_members,
+)
 from ._overload import Signature, choose, is_int, is_real
-from ._slicing import LOCAL, PARENT, ImageOrigin, translateSliceArgs
+from ._slicing import LOCAL, PARENT, ImageOrigin
 
 if TYPE_CHECKING:
     from lsst.afw.fits import CompressionOptions, MemFileManager
-
-_TEMPORARIES = (
-    "This arithmetic operation is not implemented, in order to prevent the accidental proliferation of "
-    "temporaries. Please use the in-place arithmetic operations (e.g., += instead of +) or operate on the "
-    "underlying arrays."
-)
-
-
-class NoTemporaries:
-    """Mix-in that refuses the operators that would make a new image."""
-
-    def _refuse(self, other: Any) -> Any:
-        raise NotImplementedError(_TEMPORARIES)
-
-    __add__ = __sub__ = __mul__ = __truediv__ = _refuse
-    __radd__ = __rsub__ = __rmul__ = __rtruediv__ = _refuse
-
-
-def is_source(value: object) -> bool:
-    """Tell whether a value names a FITS file or holds one in memory."""
-    from lsst.afw.fits import MemFileManager
-
-    return isinstance(value, str | os.PathLike | MemFileManager)
 
 
 def check_box_fits(bbox: Box2I, origin: ImageOrigin, x0: int, y0: int, width: int, height: int) -> Box2I:
@@ -83,7 +68,7 @@ def check_box_fits(bbox: Box2I, origin: ImageOrigin, x0: int, y0: int, width: in
     return local
 
 
-class ImageBase:
+class ImageBase(ImageLike):
     """A two-dimensional array of pixels with the position of its first pixel.
 
     Notes
@@ -154,6 +139,49 @@ class ImageBase:
             array = array.copy()
         self._array, self._x0, self._y0 = array, x0, y0
 
+    def _construct(self, label: str, given: dict[str, Any], value: Any) -> None:
+        """Fill a new object from the arguments of a constructor.
+
+        Parameters
+        ----------
+        label : `str`
+            Which signature fits.
+        given : `dict` [`str`, `object`]
+            Arguments by name.
+        value : `int` or `float`
+            Initial value of new pixels.
+        """
+        match label:
+            case "size":
+                self._allocate(int(given["width"]), int(given["height"]), value=value)
+            case "extent":
+                dimensions = given.get("dimensions", Extent2I(0, 0))
+                self._allocate(dimensions.getX(), dimensions.getY(), value=value)
+            case "box":
+                box = given["bbox"]
+                self._allocate(box.getWidth(), box.getHeight(), box.getMinX(), box.getMinY(), value)
+            case "array":
+                self._from_array(given["array"], is_set(given, "deep"), given.get("xy0"))
+            case "copy" | "cast" | "sub":
+                source = given["rhs"] if "rhs" in given else given["src"]
+                origin = given.get("origin", PARENT)
+                self._from_image(source, given.get("bbox"), origin, is_set(given, "deep"))
+            case _:
+                self._read(given)
+
+    def _read(self, given: dict[str, Any]) -> None:
+        """Fill a new object from a FITS file."""
+        raise NotImplementedError
+
+    def _read_with(self, make_reader: Any, given: dict[str, Any], **options: Any) -> None:
+        """Read pixels, and metadata where wanted, into a new object."""
+        with make_reader(given_source(given), given.get("hdu")) as reader:
+            other = reader.read(*given_box(given), allowUnsafe=is_set(given, "allowUnsafe"), **options)
+            metadata = given.get("metadata")
+            if metadata is not None:
+                metadata.combine(reader.readMetadata())
+        self.__dict__.update(other.__dict__)
+
     @classmethod
     def _to_pixel(cls, value: Any) -> Any:
         """Convert a scalar to the pixel type.
@@ -195,11 +223,6 @@ class ImageBase:
     def getY0(self) -> int:
         """Return the parent row of the first pixel."""
         return self._y0
-
-    width = property(getWidth)
-    height = property(getHeight)
-    x0 = property(getX0)
-    y0 = property(getY0)
 
     def getXY0(self) -> Point2I:
         """Return the parent position of the first pixel."""
@@ -337,26 +360,13 @@ class ImageBase:
         result._from_image(self, bbox, origin)
         return result
 
-    def __getitem__(self, imageSlice: Any) -> Any:
-        box, index, origin = translateSliceArgs(imageSlice, self.getBBox)
-        if box is not None:
-            return self.subset(box, origin=origin)
-        return self._get(index, origin=origin)  # type: ignore[arg-type]
-
-    def __setitem__(self, imageSlice: Any, rhs: Any) -> None:
-        box, index, origin = translateSliceArgs(imageSlice, self.getBBox)
-        if box is None:
-            self._set(index, origin=origin, value=rhs)  # type: ignore[arg-type]
-        elif isinstance(rhs, ImageBase):
-            self.assign(rhs, box, origin)
+    def _set_part(self, bbox: Box2I, origin: ImageOrigin, rhs: Any) -> None:
+        if isinstance(rhs, ImageBase):
+            self.assign(rhs, bbox, origin)
         else:
-            self.subset(box, origin=origin).set(rhs)
+            self.subset(bbox, origin=origin).set(rhs)
 
     # ----------------------------------------------------------------- copies
-
-    def Factory(self, *args: Any, **kwargs: Any) -> Self:
-        """Return a new object of this type."""
-        return type(self)(*args, **kwargs)
 
     def clone(self) -> Self:
         """Return a deep copy."""
@@ -364,16 +374,8 @@ class ImageBase:
         result._from_image(self, deep=True)
         return result
 
-    def __deepcopy__(self, memo: Any = None) -> Self:
-        return self.clone()
-
     def __copy__(self) -> Self:
         return self.Factory(self, deep=False)
-
-    def __reduce__(self) -> tuple:
-        from lsst.afw.fits import reduceToFits
-
-        return reduceToFits(self)
 
     def __str__(self) -> str:
         return f"{self.array}, bbox={self.getBBox()}"
@@ -392,59 +394,27 @@ class ImageBase:
                 f"{other.getWidth()}x{other.getHeight()}"
             )
 
-    @classmethod
-    def readFitsWithOptions(cls, source: Any, options: Mapping[str, Any]) -> Self:
-        """Read from FITS with a ``bbox`` (or llcX, llcY, width, height).
+    def _write(
+        self, filename: str | MemFileManager, options: Any, mode: str, header: Any, metadata: Any
+    ) -> None:
+        """Write to FITS; the options may also be a header's keys."""
+        from lsst.daf.base import PropertySet
 
-        Parameters
-        ----------
-        source : `str`
-            File name.
-        options : `~collections.abc.Mapping`
-            ``bbox`` and ``origin`` are understood, or ``llcX``, ``llcY``,
-            ``width``, ``height`` and ``imageOrigin``.
+        from ._writers import write_single
 
-        Returns
-        -------
-        image
-            The (sub-)image.
-        """
-        bbox, origin = box_from_options(options)
-        make: Any = cls
-        return make(source, bbox=bbox, origin=origin)
+        if isinstance(options, PropertySet):
+            options, metadata = None, options
+        write_single(self, filename, options, mode, header if header is not None else metadata)
 
+    def _write_recipe(self, dest: str, options: Mapping[str, Any] | None, item: Any) -> None:
+        """Write to FITS, compressed as an entry of a recipe says."""
+        from lsst.afw.fits import CompressionOptions
 
-def box_from_options(options: Mapping[str, Any]) -> tuple[Box2I, ImageOrigin]:
-    """Extract the box of a partial read from a mapping of options.
-
-    Parameters
-    ----------
-    options : `~collections.abc.Mapping`
-        ``bbox`` or ``llcX``, ``llcY``, ``width``, ``height`` and
-        ``imageOrigin``.
-
-    Returns
-    -------
-    bbox : `lsst.geom.Box2I`
-        The box (empty: everything).
-    origin : `ImageOrigin`
-        Its coordinate system.
-
-    Raises
-    ------
-    RuntimeError
-        Raised for an unknown ``imageOrigin``.
-    """
-    if "bbox" in options:
-        return options["bbox"], PARENT
-    if "llcX" not in options:
-        return Box2I(), PARENT
-    corner = Point2I(int(options["llcX"]), int(options["llcY"]))
-    bbox = Box2I(corner, Extent2I(int(options["width"]), int(options["height"])))
-    name = str(options.get("imageOrigin", "PARENT"))
-    if name not in ImageOrigin.__members__:
-        raise RuntimeError(f"Unknown ImageOrigin type {name}")
-    return bbox, ImageOrigin[name]
+        write: Any = self.writeFits  # type: ignore[attr-defined]
+        if options is None or options[item] is None:
+            write(dest)
+        else:
+            write(dest, CompressionOptions.from_mapping(options[item]))
 
 
 def _is_box(value: Any) -> bool:
@@ -464,35 +434,9 @@ class _TypedImage(NoTemporaries, ImageBase):
     def __init__(self, *args: Any, **kwargs: Any):
         cls = type(self)
         label, given = choose(cls, cls._signatures(), args, kwargs)
-        match label:
-            case "size":
-                self._allocate(int(given["width"]), int(given["height"]), value=given.get("intialValue", 0))
-            case "extent":
-                dimensions = given.get("dimensions", Extent2I(0, 0))
-                self._allocate(dimensions.getX(), dimensions.getY(), value=given.get("initialValue", 0))
-            case "box":
-                box = given["bbox"]
-                self._allocate(
-                    box.getWidth(),
-                    box.getHeight(),
-                    box.getMinX(),
-                    box.getMinY(),
-                    given.get("initialValue", 0),
-                )
-            case "array":
-                self._from_array(given["array"], bool(given.get("deep", False)), given.get("xy0"))
-            case "copy" | "cast":
-                source = given["rhs"] if "rhs" in given else given["src"]
-                self._from_image(source, deep=bool(given.get("deep", False)))
-            case "sub":
-                self._from_image(
-                    given["rhs"],
-                    given["bbox"],
-                    given.get("origin", PARENT),
-                    bool(given.get("deep", False)),
-                )
-            case _:
-                self._read(given)
+        # Of one signature, the name is misspelled upstream too.
+        value = given.get("intialValue", given.get("initialValue", 0))
+        self._construct(label, given, value)
 
     @classmethod
     def _signatures(cls) -> tuple[Signature, ...]:
@@ -524,18 +468,7 @@ class _TypedImage(NoTemporaries, ImageBase):
     def _read(self, given: dict[str, Any]) -> None:
         from ._readers import ImageFitsReader
 
-        source = given["fileName"] if "fileName" in given else given["manager"]
-        with ImageFitsReader(source, given.get("hdu")) as reader:
-            image = reader.read(
-                given.get("bbox", Box2I()),
-                given.get("origin", PARENT),
-                bool(given.get("allowUnsafe", False)),
-                dtype=self.dtype,
-            )
-            metadata = given.get("metadata")
-            if metadata is not None:
-                metadata.combine(reader.readMetadata())
-        self._array, self._x0, self._y0 = image._array, image._x0, image._y0
+        self._read_with(ImageFitsReader, given, dtype=self.dtype)
 
     @classmethod
     def readFits(cls, filename: str | MemFileManager, hdu: int | None = None) -> Self:
@@ -582,13 +515,7 @@ class _TypedImage(NoTemporaries, ImageBase):
         metadata : `lsst.daf.base.PropertySet`, optional
             Header keys to write (the form without compression).
         """
-        from lsst.daf.base import PropertySet
-
-        from ._writers import write_single
-
-        if isinstance(options, PropertySet):
-            options, metadata = None, options
-        write_single(self, filename, options, mode, header if header is not None else metadata)
+        self._write(filename, options, mode, header, metadata)
 
     def writeFitsWithOptions(self, dest: str, options: Mapping[str, Any] | None, item: str = "image") -> None:
         """Write to FITS, compressed as a recipe says.
@@ -602,12 +529,7 @@ class _TypedImage(NoTemporaries, ImageBase):
         item : `str`, optional
             Entry of the recipe.
         """
-        from lsst.afw.fits import CompressionOptions
-
-        if options is None or options[item] is None:
-            self.writeFits(dest)
-        else:
-            self.writeFits(dest, CompressionOptions.from_mapping(options[item]))
+        self._write_recipe(dest, options, item)
 
     # ------------------------------------------------------------- arithmetic
 
@@ -747,13 +669,7 @@ else:
         """Family of images; ``Image(..., dtype=np.float32)`` makes an `ImageF`."""
 
 
-Image.register(np.int32, ImageI)
-Image.register(np.float32, ImageF)
-Image.register(np.float64, ImageD)
-Image.register(np.uint16, ImageU)
-Image.register(np.uint64, ImageL)
-for _key, _type in {"I": ImageI, "F": ImageF, "D": ImageD, "U": ImageU, "L": ImageL}.items():
-    Image.alias(_key, _type)
+register_members(Image, {"I": ImageI, "F": ImageF, "D": ImageD, "U": ImageU, "L": ImageL})
 
 
 def point_in_box(point: Point2D, bbox: Box2I) -> bool:

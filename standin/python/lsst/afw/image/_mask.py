@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from lsst.geom import Box2I, Extent2I
+from lsst.geom import Box2I
 from lsst.pex.exceptions import InvalidParameterError, RuntimeError
 from lsst.utils import TemplateMeta
 
-from ._image import ImageBase, is_source
+from ._common import COMMON_CHECKS, is_set, refuse_temporary
+from ._image import ImageBase
 from ._overload import Signature, choose, is_int
 from ._slicing import PARENT, ImageOrigin
 
@@ -128,25 +129,8 @@ class MaskX(ImageBase):
 
     def __init__(self, *args: Any, **kwargs: Any):
         label, given = choose(type(self), _signatures(type(self)), args, kwargs)
-        value = given.get("initialValue", 0)
         self._maskDict = MaskDict.copy_or_default(given.get("planeDefs"))
-        if label.startswith("size"):
-            self._allocate(int(given["width"]), int(given["height"]), value=value)
-        elif label.startswith("extent"):
-            dimensions = given.get("dimensions", Extent2I(0, 0))
-            self._allocate(dimensions.getX(), dimensions.getY(), value=value)
-        elif label.startswith("box"):
-            box = given["bbox"]
-            self._allocate(box.getWidth(), box.getHeight(), box.getMinX(), box.getMinY(), value)
-        elif label == "array":
-            self._from_array(given["array"], bool(given.get("deep", False)), given.get("xy0"))
-        elif label == "copy":
-            self._from_image(given["src"], deep=bool(given.get("deep", False)))
-        elif label == "sub":
-            origin = given.get("origin", PARENT)
-            self._from_image(given["src"], given["bbox"], origin, bool(given.get("deep", False)))
-        else:
-            self._read(given)
+        self._construct(label.rstrip("12"), given, given.get("initialValue", 0))
 
     def _from_image(
         self,
@@ -167,18 +151,7 @@ class MaskX(ImageBase):
     def _read(self, given: dict[str, Any]) -> None:
         from ._readers import MaskFitsReader
 
-        source = given["fileName"] if "fileName" in given else given["manager"]
-        with MaskFitsReader(source, given.get("hdu")) as reader:
-            mask = reader.read(
-                given.get("bbox", Box2I()),
-                given.get("origin", PARENT),
-                bool(given.get("conformMasks", False)),
-                bool(given.get("allowUnsafe", False)),
-            )
-            metadata = given.get("metadata")
-            if metadata is not None:
-                metadata.combine(reader.readMetadata())
-        self.__dict__.update(mask.__dict__)
+        self._read_with(MaskFitsReader, given, conformMasks=is_set(given, "conformMasks"))
 
     # ----------------------------------------------------------------- planes
 
@@ -477,12 +450,7 @@ class MaskX(ImageBase):
     def __ixor__(self, other: Any) -> Self:  # type: ignore[misc]
         return self._combine(np.bitwise_xor, other)
 
-    def _refuse(self, other: Any) -> Any:
-        from ._image import _TEMPORARIES
-
-        raise NotImplementedError(_TEMPORARIES)
-
-    __or__ = __and__ = __xor__ = __ror__ = __rand__ = __rxor__ = _refuse
+    __or__ = __and__ = __xor__ = __ror__ = __rand__ = __rxor__ = refuse_temporary
 
     def __str__(self) -> str:
         return f"{self.array}, bbox={self.getBBox()}, maskPlaneDict={self.getMaskPlaneDict()}"
@@ -513,13 +481,7 @@ class MaskX(ImageBase):
         metadata : `lsst.daf.base.PropertySet`, optional
             Header keys to write (the form without compression).
         """
-        from lsst.daf.base import PropertySet
-
-        from ._writers import write_single
-
-        if isinstance(options, PropertySet):
-            options, metadata = None, options
-        write_single(self, filename, options, mode, header if header is not None else metadata)
+        self._write(filename, options, mode, header, metadata)
 
     def writeFitsWithOptions(
         self, dest: str, options: Mapping[str, Any] | None, item: str | None = None
@@ -535,14 +497,9 @@ class MaskX(ImageBase):
         item : `str`, optional
             Entry of the recipe (default: "mask", or "image" where missing).
         """
-        from lsst.afw.fits import CompressionOptions
-
         if options is not None and item is None:
             item = "mask" if "mask" in options else "image"
-        if options is None or options[item] is None:  # type: ignore[index]
-            self.writeFits(dest)
-        else:
-            self.writeFits(dest, CompressionOptions.from_mapping(options[item]))  # type: ignore[index]
+        self._write_recipe(dest, options, item)
 
 
 _SIGNATURES: dict[type, tuple[Signature, ...]] = {}
@@ -556,17 +513,11 @@ def _signatures(cls: type[MaskX]) -> tuple[Signature, ...]:
     """Return the ways to make a mask."""
     if cls not in _SIGNATURES:
         checks: dict[str, Callable[[Any], bool]] = {
-            "width": is_int,
-            "height": is_int,
+            **COMMON_CHECKS,
             "initialValue": is_int,
             "planeDefs": _is_mapping,
-            "bbox": lambda v: isinstance(v, Box2I),
-            "dimensions": lambda v: isinstance(v, Extent2I),
-            "origin": lambda v: isinstance(v, ImageOrigin),
             "array": cls._accepts_array,
             "src": lambda v: isinstance(v, MaskX),
-            "fileName": is_source,
-            "manager": is_source,
         }
         read = ("hdu", "metadata", "bbox", "origin", "conformMasks", "allowUnsafe")
         value = ("initialValue", "planeDefs")

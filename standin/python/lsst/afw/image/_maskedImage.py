@@ -29,10 +29,11 @@ from lsst.geom import Box2I, Extent2I, Point2I
 from lsst.pex.exceptions import LengthError
 from lsst.utils import TemplateMeta
 
-from ._image import Image, ImageBase, ImageF, NoTemporaries, box_from_options, is_source
+from ._common import COMMON_CHECKS, PlanesLike, given_box, given_source, is_set, register_members
+from ._image import Image, ImageBase, ImageF
 from ._mask import Mask, MaskX
 from ._overload import Signature, choose, is_int, is_real
-from ._slicing import PARENT, ImageOrigin, translateSliceArgs
+from ._slicing import PARENT, ImageOrigin
 
 if TYPE_CHECKING:
     from lsst.afw.fits import CompressionOptions, MemFileManager
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 VariancePixel = np.float32
 
 
-class _MaskedImageBase(NoTemporaries):
+class _MaskedImageBase(PlanesLike):
     """Common part of the masked images of all pixel types.
 
     Notes
@@ -74,10 +75,10 @@ class _MaskedImageBase(NoTemporaries):
             self._variance = self._fitting(given.get("variance"), ImageF, "Variance")
         elif label in ("copy", "cast"):
             source = given["rhs"] if "rhs" in given else given["src"]
-            self._from_other(source, deep=bool(given.get("deep", False)))
+            self._from_other(source, deep=is_set(given, "deep"))
         elif label == "sub":
             box, origin = given["bbox"], given.get("origin", PARENT)
-            self._from_other(given["rhs"], box, origin, bool(given.get("deep", False)))
+            self._from_other(given["rhs"], box, origin, is_set(given, "deep"))
         else:
             self._read(given)
 
@@ -85,19 +86,13 @@ class _MaskedImageBase(NoTemporaries):
     def _signatures(cls) -> tuple[Signature, ...]:
         if cls not in _SIGNATURES:
             checks: dict[str, Callable[[Any], bool]] = {
-                "width": is_int,
-                "height": is_int,
+                **COMMON_CHECKS,
                 "planeDict": lambda v: isinstance(v, Mapping),
-                "bbox": lambda v: isinstance(v, Box2I),
-                "dimensions": lambda v: isinstance(v, Extent2I),
-                "origin": lambda v: isinstance(v, ImageOrigin),
                 "image": lambda v: isinstance(v, Image[cls.dtype]),
                 "mask": lambda v: v is None or isinstance(v, MaskX),
                 "variance": lambda v: v is None or isinstance(v, ImageF),
                 "rhs": lambda v: isinstance(v, cls),
                 "src": lambda v: isinstance(v, _MaskedImageBase),
-                "fileName": is_source,
-                "manager": is_source,
             }
             read = (
                 "metadata",
@@ -156,16 +151,11 @@ class _MaskedImageBase(NoTemporaries):
     def _read(self, given: dict[str, Any]) -> None:
         from ._readers import MaskedImageFitsReader
 
-        source = given["fileName"] if "fileName" in given else given["manager"]
-        with MaskedImageFitsReader(source) as reader:
-            other = reader.read(
-                given.get("bbox", Box2I()),
-                given.get("origin", PARENT),
-                bool(given.get("conformMasks", False)),
-                bool(given.get("needAllHdus", False)),
-                bool(given.get("allowUnsafe", False)),
-                dtype=self.dtype,
-            )
+        with MaskedImageFitsReader(given_source(given)) as reader:
+            flags: dict[str, Any] = {
+                name: is_set(given, name) for name in ("conformMasks", "needAllHdus", "allowUnsafe")
+            }
+            other = reader.read(*given_box(given), **flags, dtype=self.dtype)
             for name, read in (
                 ("metadata", reader.readPrimaryMetadata),
                 ("imageMetadata", reader.readImageMetadata),
@@ -211,43 +201,14 @@ class _MaskedImageBase(NoTemporaries):
 
     # --------------------------------------------------------------- geometry
 
-    def getWidth(self) -> int:
-        """Return the number of columns."""
-        return self._image.getWidth()
-
-    def getHeight(self) -> int:
-        """Return the number of rows."""
-        return self._image.getHeight()
-
-    def getX0(self) -> int:
-        """Return the parent column of the first pixel."""
-        return self._image.getX0()
-
-    def getY0(self) -> int:
-        """Return the parent row of the first pixel."""
-        return self._image.getY0()
-
-    width = property(getWidth)
-    height = property(getHeight)
-    x0 = property(getX0)
-    y0 = property(getY0)
-
-    def getXY0(self) -> Point2I:
-        """Return the parent position of the first pixel."""
-        return self._image.getXY0()
+    @property
+    def _grid(self) -> ImageBase:
+        return self._image
 
     def setXY0(self, *args: Any) -> None:
         """Set the parent position of the first pixel of all planes."""
         for plane in (self._image, self._mask, self._variance):
             plane.setXY0(*args)
-
-    def getDimensions(self) -> Extent2I:
-        """Return width and height."""
-        return self._image.getDimensions()
-
-    def getBBox(self, origin: ImageOrigin = PARENT) -> Box2I:
-        """Return the bounding box."""
-        return self._image.getBBox(origin)
 
     # ----------------------------------------------------------------- pixels
 
@@ -312,30 +273,13 @@ class _MaskedImageBase(NoTemporaries):
         result._from_other(self, bbox, origin)
         return result
 
-    def __getitem__(self, imageSlice: Any) -> Any:
-        box, index, origin = translateSliceArgs(imageSlice, self.getBBox)
-        if box is not None:
-            return self.subset(box, origin=origin)
-        return self._get(index, origin=origin)  # type: ignore[arg-type]
-
-    def __setitem__(self, imageSlice: Any, rhs: Any) -> None:
-        box, index, origin = translateSliceArgs(imageSlice, self.getBBox)
-        if box is None:
-            self._set(index, origin=origin, value=rhs)  # type: ignore[arg-type]
-        elif isinstance(rhs, _MaskedImageBase):
-            self.assign(rhs, box, origin)
+    def _set_part(self, bbox: Box2I, origin: ImageOrigin, rhs: Any) -> None:
+        if isinstance(rhs, _MaskedImageBase):
+            self.assign(rhs, bbox, origin)
         else:
-            self.subset(box, origin=origin).set(rhs)
+            self.subset(bbox, origin=origin).set(rhs)
 
     # ----------------------------------------------------------------- copies
-
-    def Factory(self, *args: Any, **kwargs: Any) -> Self:
-        """Return a new object of this type."""
-        return type(self)(*args, **kwargs)
-
-    def clone(self) -> Self:
-        """Return a deep copy."""
-        return type(self)(self, True)
 
     def swap(self, rhs: Self) -> None:
         """Exchange planes with another masked image."""
@@ -348,14 +292,6 @@ class _MaskedImageBase(NoTemporaries):
     def convertD(self) -> MaskedImageD:
         """Return a deep copy with float64 pixels."""
         return MaskedImageD(self, True)
-
-    def __deepcopy__(self, memo: Any = None) -> Self:
-        return self.clone()
-
-    def __reduce__(self) -> tuple:
-        from lsst.afw.fits import reduceToFits
-
-        return reduceToFits(self)
 
     def __str__(self) -> str:
         return (
@@ -449,28 +385,6 @@ class _MaskedImageBase(NoTemporaries):
 
     # --------------------------------------------------------------------- io
 
-    @classmethod
-    def readFits(cls, filename: str | MemFileManager) -> Self:
-        """Read a masked image from a FITS file.
-
-        Parameters
-        ----------
-        filename : `str` or `lsst.afw.fits.MemFileManager`
-            File to read.
-
-        Returns
-        -------
-        maskedImage : `MaskedImage`
-            The masked image.
-        """
-        return cls(filename)
-
-    @classmethod
-    def readFitsWithOptions(cls, source: Any, options: Mapping[str, Any]) -> Self:
-        """Read a part from a FITS file; see `ImageF.readFitsWithOptions`."""
-        bbox, origin = box_from_options(options)
-        return cls(source, bbox=bbox, origin=origin)
-
     def writeFits(
         self,
         filename: str | MemFileManager,
@@ -520,31 +434,6 @@ class _MaskedImageBase(NoTemporaries):
             (imageMetadata, maskMetadata, varianceMetadata),
         )
 
-    def writeFitsWithOptions(self, dest: str, options: Mapping[str, Any] | None) -> None:
-        """Write to FITS, compressed as a recipe says.
-
-        Parameters
-        ----------
-        dest : `str`
-            File name.
-        options : `~collections.abc.Mapping` or `None`
-            Recipe with entries "image", "mask" and "variance".
-        """
-        self.writeFits(dest, **compression_from_recipe(options))
-
-
-def compression_from_recipe(options: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Convert a write recipe to the keyword arguments of ``writeFits``."""
-    from lsst.afw.fits import CompressionOptions
-
-    if options is None:
-        return {}
-    return {
-        f"{name}Options": CompressionOptions.from_mapping(options[name])
-        for name in ("image", "mask", "variance")
-        if options[name] is not None
-    }
-
 
 _SIGNATURES: dict[type, tuple[Signature, ...]] = {}
 
@@ -588,19 +477,10 @@ else:
         """Family of masked images; ``dtype`` chooses the member."""
 
 
-MaskedImage.register(np.int32, MaskedImageI)
-MaskedImage.register(np.float32, MaskedImageF)
-MaskedImage.register(np.float64, MaskedImageD)
-MaskedImage.register(np.uint16, MaskedImageU)
-MaskedImage.register(np.uint64, MaskedImageL)
-for _key, _type in {
-    "I": MaskedImageI,
-    "F": MaskedImageF,
-    "D": MaskedImageD,
-    "U": MaskedImageU,
-    "L": MaskedImageL,
-}.items():
-    MaskedImage.alias(_key, _type)
+register_members(
+    MaskedImage,
+    {"I": MaskedImageI, "F": MaskedImageF, "D": MaskedImageD, "U": MaskedImageU, "L": MaskedImageL},
+)
 
 
 def makeMaskedImage(image: Any, mask: MaskX | None = None, variance: ImageF | None = None) -> Any:

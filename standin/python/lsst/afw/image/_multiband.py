@@ -15,7 +15,8 @@ __all__ = [
     "computePsfImage",
 ]
 
-from collections.abc import Mapping, Sequence
+import operator
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -98,7 +99,7 @@ class _MultibandPlanes(MultibandBase):
                 f"`array` and `bands` must have the same length, got {len(array)} and {len(bands)}."
             )
         if bbox is None:
-            bbox = Box2I(Point2I(0, 0), Extent2I(array.shape[2], array.shape[1]))
+            bbox = _full_box(array)
         if array.shape[1:] != (bbox.getHeight(), bbox.getWidth()):
             raise ValueError(f"`array` of shape {array.shape} does not fit `bbox` {bbox}.")
         self._array = array
@@ -146,6 +147,11 @@ class _MultibandPlanes(MultibandBase):
             rest = indices[1] if len(indices) == 2 else indices[1:]
             y, x, _ = imageIndicesToNumpy(rest, self.getBBox)
         self._array[band_index, y, x] = value.array if hasattr(value, "array") else value
+
+
+def _full_box(array: np.ndarray) -> Box2I:
+    """Return the box from (0, 0) of an array with axes (band, y, x)."""
+    return Box2I(Point2I(0, 0), Extent2I(array.shape[2], array.shape[1]))
 
 
 def _box(bbox: Box2I, origin: ImageOrigin) -> Box2I:
@@ -283,20 +289,19 @@ class MultibandMask(_MultibandPlanes):
             return list(others.singles)
         return [others] * len(self._singles)
 
-    def __ior__(self, others: Any) -> Self:
+    def _in_place(self, function: Callable[[Any, Any], Any], others: Any) -> Self:
         for single, other in zip(self._singles, self._others(others), strict=True):
-            single |= other
+            function(single, other)
         return self
+
+    def __ior__(self, others: Any) -> Self:
+        return self._in_place(operator.ior, others)
 
     def __iand__(self, others: Any) -> Self:
-        for single, other in zip(self._singles, self._others(others), strict=True):
-            single &= other
-        return self
+        return self._in_place(operator.iand, others)
 
     def __ixor__(self, others: Any) -> Self:
-        for single, other in zip(self._singles, self._others(others), strict=True):
-            single ^= other
-        return self
+        return self._in_place(operator.ixor, others)
 
 
 class _MultibandTriple(MultibandBase):
@@ -320,10 +325,14 @@ class _MultibandTriple(MultibandBase):
         self._singles = tuple(self._make_single(i) for i in range(len(self._bands)))
         self._bbox = self._singles[0].getBBox()
 
+    def _each_plane(self, function: Callable[[Any], Any]) -> list[Any]:
+        """Apply a function to each plane; a missing one stays `None`."""
+        planes = (self._image, self._mask, self._variance)
+        return [None if plane is None else function(plane) for plane in planes]
+
     def _make_single(self, i: int) -> Any:
         """Make the object of a band on views of the pixels."""
-        planes = (self._image, self._mask, self._variance)
-        image, mask, variance = (None if plane is None else plane.singles[i] for plane in planes)
+        image, mask, variance = self._each_plane(lambda plane: plane.singles[i])
         return MaskedImage(image=image, mask=mask, variance=variance, dtype=self._image.array.dtype)
 
     @property
@@ -348,26 +357,17 @@ class _MultibandTriple(MultibandBase):
     def setXY0(self, xy0: Point2I) -> None:
         """Set the position of the first pixel in all planes and bands."""
         super().setXY0(xy0)
-        for plane in (self._image, self._mask, self._variance):
-            if plane is not None:
-                plane.setXY0(xy0)
+        self._each_plane(lambda plane: plane.setXY0(xy0))
 
     def clone(self, deep: bool = True) -> Self:
         """Return a copy."""
-        planes = [
-            None if plane is None else plane.clone(deep)
-            for plane in (self._image, self._mask, self._variance)
-        ]
-        return type(self)(self.bands, *planes)
+        return type(self)(self.bands, *self._each_plane(lambda plane: plane.clone(deep)))
 
     def _part(self, bands: tuple, image: Any, mask: Any, variance: Any) -> Any:
         return type(self)(bands, image, mask, variance)
 
     def _slice(self, bands: tuple, bandIndex: Any, indices: tuple) -> Any:
-        planes = [
-            None if plane is None else plane._slice(bands, bandIndex, indices)
-            for plane in (self._image, self._mask, self._variance)
-        ]
+        planes = self._each_plane(lambda plane: plane._slice(bands, bandIndex, indices))
         if isinstance(planes[0], MultibandPixel):
             return tuple(planes)
         return self._part(bands, *planes)
@@ -387,7 +387,7 @@ def _triple_from_arrays(
     cls: Any, bands: Sequence[Any], image: Any, mask: Any, variance: Any, bbox: Box2I | None
 ) -> Any:
     if bbox is None:
-        bbox = Box2I(Point2I(0, 0), Extent2I(image.shape[2], image.shape[1]))
+        bbox = _full_box(image)
     return cls(
         bands,
         MultibandImage(bands, image, bbox),

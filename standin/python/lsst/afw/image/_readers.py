@@ -59,6 +59,16 @@ SERIALIZATION_VERSION = 2
 
 SERIALIZATION_KEY = "EXPINFO_V"
 
+_ARCHIVED = (
+    ExposureInfo.KEY_PSF,
+    ExposureInfo.KEY_COADD_INPUTS,
+    ExposureInfo.KEY_AP_CORR_MAP,
+    ExposureInfo.KEY_VALID_POLYGON,
+    ExposureInfo.KEY_TRANSMISSION_CURVE,
+    ExposureInfo.KEY_DETECTOR,
+)
+"""Components that are in the archive only, in every layout."""
+
 _WCS_KEYS = (
     "CRPIX1",
     "CRPIX2",
@@ -130,44 +140,6 @@ def bboxFromMetadata(metadata: Any) -> Box2I:
     return Box2I(xy0_from_metadata(metadata), Extent2I(*size))
 
 
-class _FitsReader:
-    """A FITS file that is opened on construction.
-
-    Parameters
-    ----------
-    fileName : `str` or `lsst.afw.fits.MemFileManager`
-        The file.
-
-    Raises
-    ------
-    lsst.afw.fits.FitsError
-        Raised if the file cannot be opened.
-    """
-
-    def __init__(self, fileName: Any):
-        self._source = fileName
-        self._hdus: fits.HDUList = open_fits(fileName)
-
-    def getFileName(self) -> str:
-        """Return the name of the file."""
-        return source_name(self._source)
-
-    fileName = property(getFileName)
-
-    def _close(self) -> None:
-        self._hdus.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *args: object) -> None:
-        self._close()
-
-    def __del__(self) -> None:
-        if "_hdus" in self.__dict__:
-            self._close()
-
-
 class _PlaneReader:
     """One image HDU of an open file.
 
@@ -219,10 +191,10 @@ class _PlaneReader:
             return Box2I(Point2I(0, 0), self._bbox.getDimensions())
         return Box2I(self._bbox)
 
-    def xy0(self, bbox: Box2I, origin: ImageOrigin) -> Point2I:
+    def xy0(self, bbox: Box2I | None, origin: ImageOrigin) -> Point2I:
         """Return the position of the first pixel of a part."""
         full = self.bbox().getMin()
-        if bbox.isEmpty():
+        if bbox is None or bbox.isEmpty():
             return full
         if origin == PARENT:
             return bbox.getMin()
@@ -232,18 +204,20 @@ class _PlaneReader:
         """Return the type of the pixels on disk."""
         return image_dtype(self._hdu)
 
-    def array(self, bbox: Box2I, origin: ImageOrigin, allowUnsafe: bool, dtype: Any) -> np.ndarray:
-        """Read (part of) the pixels."""
+    def array(
+        self, bbox: Box2I | None, origin: ImageOrigin, allowUnsafe: bool, dtype: Any = None
+    ) -> np.ndarray:
+        """Read (part of) the pixels (default: type as on disk)."""
         full = self.bbox(origin)
-        part = full if bbox.isEmpty() else bbox
+        part = full if bbox is None or bbox.isEmpty() else bbox
         if not full.contains(part):
             raise LengthError(
                 f"Subimage box ({part.getMinX()},{part.getMinY()}) {part.getWidth()}x{part.getHeight()} "
                 f"doesn't fit in image ({full.getMinX()},{full.getMinY()}) "
                 f"{full.getWidth()}x{full.getHeight()} in HDU {self.index}"
             )
-        wanted = np.dtype(dtype)
         found = self.dtype()
+        wanted = found if dtype is None else np.dtype(dtype)
         if not allowUnsafe and not _is_safe(found, wanted):
             raise FitsTypeError(
                 f"Incompatible type for FITS image: on disk is {found.name} (HDU {self.index}), in-memory is "
@@ -264,6 +238,12 @@ class _PlaneReader:
             raise FitsError(f"Error reading pixels of {self._name}, HDU {self.index}: {error}") from error
         return np.ascontiguousarray(pixels, dtype=wanted)
 
+    def pixels(self, cls: Any, bbox: Box2I | None, origin: ImageOrigin, allowUnsafe: bool) -> Any:
+        """Read (part of) the HDU as an image or mask."""
+        array = self.array(bbox, origin, allowUnsafe, cls.dtype)
+        xy0 = self.xy0(bbox, origin)
+        return cls._wrap(array, xy0.getX(), xy0.getY())
+
 
 def _is_safe(found: np.dtype, wanted: np.dtype) -> bool:
     """Tell whether pixels can be converted without overflow."""
@@ -274,34 +254,38 @@ def _is_safe(found: np.dtype, wanted: np.dtype) -> bool:
     return np.can_cast(found, wanted, casting="safe")
 
 
-class _SingleReader(_FitsReader):
-    """Common part of the readers of one image HDU.
+class _FitsReader:
+    """A FITS file that is opened on construction.
 
     Parameters
     ----------
     fileName : `str` or `lsst.afw.fits.MemFileManager`
         The file.
     hdu : `int`, optional
-        Index of the HDU (default: the first with pixels).
+        Index of the first image HDU to read (default: the first with pixels).
 
     Raises
     ------
     lsst.afw.fits.FitsError
-        Raised if the file or the HDU is missing.
+        Raised if the file cannot be opened or the HDU is missing.
     """
 
     def __init__(self, fileName: Any, hdu: int | None = DEFAULT_HDU):
-        super().__init__(fileName)
-        self._plane = _PlaneReader(self._hdus, default_hdu(self._hdus, hdu), fileName)
+        self._source = fileName
+        self._hdus: fits.HDUList = open_fits(fileName)
+        self._plane = self._open_plane(default_hdu(self._hdus, hdu))
         if not self._plane.exists:
             self._close()
             raise FitsError(f"'{self.getFileName()}' has no HDU {self._plane.index}.")
 
-    def getHdu(self) -> int:
-        """Return the index of the HDU (from 0)."""
-        return self._plane.index
+    def _open_plane(self, hdu: int) -> _PlaneReader:
+        return _PlaneReader(self._hdus, hdu, self._source)
 
-    hdu = property(getHdu)
+    def getFileName(self) -> str:
+        """Return the name of the file."""
+        return source_name(self._source)
+
+    fileName = property(getFileName)
 
     def readBBox(self, origin: ImageOrigin = PARENT) -> Box2I:
         """Read the bounding box."""
@@ -309,7 +293,30 @@ class _SingleReader(_FitsReader):
 
     def readXY0(self, bbox: Box2I | None = None, origin: ImageOrigin = PARENT) -> Point2I:
         """Read the position of the first pixel (of a part)."""
-        return self._plane.xy0(_box(bbox), origin)
+        return self._plane.xy0(bbox, origin)
+
+    def _close(self) -> None:
+        self._hdus.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        self._close()
+
+    def __del__(self) -> None:
+        if "_hdus" in self.__dict__:
+            self._close()
+
+
+class _SingleReader(_FitsReader):
+    """Common part of the readers of one image HDU."""
+
+    def getHdu(self) -> int:
+        """Return the index of the HDU (from 0)."""
+        return self._plane.index
+
+    hdu = property(getHdu)
 
     def readMetadata(self) -> PropertyList:
         """Read the header."""
@@ -327,13 +334,7 @@ class _SingleReader(_FitsReader):
         dtype: Any = None,
     ) -> np.ndarray:
         """Read (part of) the pixels; see `ImageFitsReader.read`."""
-        return self._plane.array(
-            _box(bbox), origin, allowUnsafe, self.readDType() if dtype is None else dtype
-        )
-
-
-def _box(bbox: Box2I | None) -> Box2I:
-    return Box2I() if bbox is None else bbox
+        return self._plane.array(bbox, origin, allowUnsafe, dtype)
 
 
 class ImageFitsReader(_SingleReader):
@@ -383,18 +384,14 @@ def _read_image(
         raise FitsTypeError(
             f"No image type has {wanted.name} pixels; give one of float32, float64, int32, ..."
         )
-    array = plane.array(_box(bbox), origin, allowUnsafe, wanted)
-    xy0 = plane.xy0(_box(bbox), origin)
-    return Image[wanted.type]._wrap(array, xy0.getX(), xy0.getY())
+    return plane.pixels(Image[wanted.type], bbox, origin, allowUnsafe)
 
 
 def _read_mask(
     plane: _PlaneReader, bbox: Box2I | None, origin: ImageOrigin, conformMasks: bool, allowUnsafe: bool
 ) -> MaskX:
     """Read a mask plane and move its bits to where this process has them."""
-    array = plane.array(_box(bbox), origin, allowUnsafe, np.int32)
-    xy0 = plane.xy0(_box(bbox), origin)
-    mask = MaskX._wrap(array, xy0.getX(), xy0.getY())
+    mask = plane.pixels(MaskX, bbox, origin, allowUnsafe)
     planes = MaskX.parseMaskPlaneMetadata(plane.metadata())
     if not planes or planes == MaskDict.default().planes:
         return mask
@@ -455,22 +452,9 @@ class MaskedImageFitsReader(_FitsReader):
     """
 
     def __init__(self, fileName: Any, hdu: int | None = DEFAULT_HDU):
-        super().__init__(fileName)
-        first = default_hdu(self._hdus, hdu)
-        self._image, self._mask, self._variance = (
-            _PlaneReader(self._hdus, first + offset, fileName) for offset in range(3)
-        )
-        if not self._image.exists:
-            self._close()
-            raise FitsError(f"'{self.getFileName()}' has no HDU {first}.")
-
-    def readBBox(self, origin: ImageOrigin = PARENT) -> Box2I:
-        """Read the bounding box."""
-        return self._image.bbox(origin)
-
-    def readXY0(self, bbox: Box2I | None = None, origin: ImageOrigin = PARENT) -> Point2I:
-        """Read the position of the first pixel (of a part)."""
-        return self._image.xy0(_box(bbox), origin)
+        super().__init__(fileName, hdu)
+        self._image = self._plane
+        self._mask, self._variance = (self._open_plane(self._plane.index + offset) for offset in (1, 2))
 
     def readImageDType(self) -> np.dtype:
         """Read the type of the image's pixels on disk."""
@@ -530,8 +514,7 @@ class MaskedImageFitsReader(_FitsReader):
         dtype: Any = None,
     ) -> np.ndarray:
         """Read (part of) the image's pixels."""
-        dtype = self._image.dtype() if dtype is None else dtype
-        return self._image.array(_box(bbox), origin, allowUnsafe, dtype)
+        return self._image.array(bbox, origin, allowUnsafe, dtype)
 
     def readMask(
         self,
@@ -552,7 +535,7 @@ class MaskedImageFitsReader(_FitsReader):
         dtype: Any = None,
     ) -> np.ndarray:
         """Read (part of) the mask's pixels, bits as on disk."""
-        return self._mask.array(_box(bbox), origin, allowUnsafe, np.int32 if dtype is None else dtype)
+        return self._mask.array(bbox, origin, allowUnsafe, np.int32 if dtype is None else dtype)
 
     def readVariance(
         self,
@@ -572,7 +555,7 @@ class MaskedImageFitsReader(_FitsReader):
         dtype: Any = None,
     ) -> np.ndarray:
         """Read (part of) the variance's pixels."""
-        return self._variance.array(_box(bbox), origin, allowUnsafe, np.float32 if dtype is None else dtype)
+        return self._variance.array(bbox, origin, allowUnsafe, np.float32 if dtype is None else dtype)
 
     def read(
         self,
@@ -729,19 +712,11 @@ class ExposureFitsReader(MaskedImageFitsReader):
         info.setComponent(ExposureInfo.KEY_PHOTO_CALIB, self.readPhotoCalib())
         info.setVisitInfo(header.visit_info)
         info.setId(header.exposure_id)
-        own = (
-            ExposureInfo.KEY_PSF,
-            ExposureInfo.KEY_COADD_INPUTS,
-            ExposureInfo.KEY_AP_CORR_MAP,
-            ExposureInfo.KEY_VALID_POLYGON,
-            ExposureInfo.KEY_TRANSMISSION_CURVE,
-            ExposureInfo.KEY_DETECTOR,
-        )
-        for key in own:
+        for key in _ARCHIVED:
             info.setComponent(key, self._known_component(key))
         wcs = self._known_component(ExposureInfo.KEY_WCS)
         info.setWcs(header.wcs if wcs is None else wcs)
-        done = {*own, ExposureInfo.KEY_WCS, ExposureInfo.KEY_PHOTO_CALIB}
+        done = {*_ARCHIVED, ExposureInfo.KEY_WCS, ExposureInfo.KEY_PHOTO_CALIB}
         for key in sorted(set(header.ids) - done):
             info.setComponent(key, self._known_component(key))
         if header.version < 2 and not info.hasComponent(ExposureInfo.KEY_FILTER):
@@ -846,16 +821,7 @@ def _archive_ids(metadata: Any) -> tuple[int | None, dict[str, int]]:
     hdu = int(metadata.getScalar("AR_HDU")) - 1 if metadata.exists("AR_HDU") else None
     _remove(metadata, "AR_HDU")
     ids: dict[str, int] = {}
-    for name in (
-        ExposureInfo.KEY_PSF,
-        ExposureInfo.KEY_WCS,
-        ExposureInfo.KEY_COADD_INPUTS,
-        ExposureInfo.KEY_AP_CORR_MAP,
-        ExposureInfo.KEY_VALID_POLYGON,
-        ExposureInfo.KEY_TRANSMISSION_CURVE,
-        ExposureInfo.KEY_DETECTOR,
-        ExposureInfo.KEY_PHOTO_CALIB,
-    ):
+    for name in (*_ARCHIVED, ExposureInfo.KEY_WCS, ExposureInfo.KEY_PHOTO_CALIB):
         key = f"{name}_ID"
         if metadata.exists(key):
             ids[name] = int(metadata.getScalar(key))

@@ -14,24 +14,6 @@ import numpy as np
 from lsst.pex.exceptions import InvalidParameterError
 
 __all__ = [
-    "ERRORS",
-    "IQRANGE",
-    "MAX",
-    "MEAN",
-    "MEANCLIP",
-    "MEANSQUARE",
-    "MEDIAN",
-    "MIN",
-    "NCLIPPED",
-    "NMASKED",
-    "NOTHING",
-    "NPOINT",
-    "ORMASK",
-    "STDEV",
-    "STDEVCLIP",
-    "SUM",
-    "VARIANCE",
-    "VARIANCECLIP",
     "Property",
     "Statistics",
     "StatisticsControl",
@@ -84,6 +66,8 @@ MEANSQUARE = Property.MEANSQUARE
 ORMASK = Property.ORMASK
 NCLIPPED = Property.NCLIPPED
 NMASKED = Property.NMASKED
+# The members are public by their bare names too.
+__all__ += Property.__members__
 
 _CLIPPED = MEANCLIP | STDEVCLIP | VARIANCECLIP
 
