@@ -245,3 +245,13 @@ def test_missing_venv_module_is_named(project_dir, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "python3-venv" in done.stderr
+
+
+def test_public_names_come_on_first_use() -> None:
+    import lsst.meas.maskrcnn as package
+
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+        assert name in dir(package)
+    with pytest.raises(AttributeError, match="NoSuchTask"):
+        package.NoSuchTask  # noqa: B018
