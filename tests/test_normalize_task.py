@@ -18,7 +18,12 @@ import lsst.afw.image as afwImage
 import lsst.geom as geom
 import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
-from lsst.meas.maskrcnn.imaging.normalize import lupton_normalize, normalize, zscore_normalize
+from lsst.meas.maskrcnn.imaging.normalize import (
+    default_settings,
+    lupton_normalize,
+    normalize,
+    zscore_normalize,
+)
 from lsst.meas.maskrcnn.normalize_task import (
     LuptonNormalizeConfig,
     LuptonNormalizeTask,
@@ -359,3 +364,12 @@ def test_scarlet_exposures(shared_data: Path) -> None:
     assert result.valid.mean() > 0.9 and np.isfinite(result.image).all()
     assert 0.02 < np.median(np.abs(result.image)) < 0.3
     assert 2 < result.image.max() < 30
+
+
+@pytest.mark.parametrize("name", ["lupton", "zscore"])
+def test_defaults_of_the_task_are_those_of_the_function(name: str) -> None:
+    """A model that was trained without the tasks is normalised alike by them."""
+    task = normalizeRegistry[name](config=normalizeRegistry[name].ConfigClass())
+    settings = dict(task.settings())
+    del settings["badMaskPlanes"]
+    assert settings == default_settings(name)

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
+from ..imaging.normalize import default_settings
 from ..network.dataset import CropSettings, CropSource
 from ..network.inference import select_device
 from ..network.model_file import (
@@ -22,7 +23,6 @@ from ..network.model_file import (
     ModelFileError,
     ModelMetadata,
     NormalizationMetadata,
-    Setting,
     read_model,
 )
 from ..network.spec import NetworkSpec
@@ -32,18 +32,6 @@ from ..scenes.training_set import make_training_set
 __all__ = ["main"]
 
 _BANDS = ("z", "r", "g")
-_NORMALIZATION: dict[str, Setting] = {
-    "q": 10.0,
-    "stretch": 200.0,
-    "stretchUnit": "noise",
-    "scale": 20.0,
-    "scaleUnit": "noise",
-    "background": "global",
-    "backgroundMesh": 256,
-    "noiseSource": "auto",
-    "clipSigma": 3.0,
-    "clipIterations": 10,
-}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -122,7 +110,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             unit="scene",
         )
     )
-    settings = dict(_NORMALIZATION)
+    settings = default_settings("lupton")
     metadata = ModelMetadata(
         name=arguments.name,
         description="Stars and galaxies in ground-based images of 0.5 to 1.5 arcsec seeing, shallow to deep.",

@@ -36,6 +36,7 @@ from __future__ import annotations
 
 __all__ = [
     "NormalizedImage",
+    "default_settings",
     "lupton_normalize",
     "normalize",
     "settings_keywords",
@@ -71,6 +72,7 @@ _SMALL_ARGUMENT = 2e-4
 _ROUNDING = 2.0**-22
 # Settings that describe where the pixels come from, not what is done to them.
 _TASK_SETTINGS = frozenset({"badMaskPlanes"})
+_NOT_SETTINGS = frozenset({"flux", "variance", "valid", "overwrite"})
 
 
 @dataclass(frozen=True)
@@ -617,6 +619,43 @@ _FUNCTIONS: dict[str, Callable[..., NormalizedImage]] = {
 }
 
 
+def _setting_defaults(name: str) -> dict[str, Any]:
+    """Keywords that are settings, with their defaults."""
+    if name not in _FUNCTIONS:
+        raise ValueError(f"There is no normalisation {name!r}; known are {', '.join(sorted(_FUNCTIONS))}.")
+    parameters = inspect.signature(_FUNCTIONS[name]).parameters
+    return {key: p.default for key, p in parameters.items() if key not in _NOT_SETTINGS}
+
+
+def default_settings(name: str) -> dict[str, Any]:
+    """Return what a normalisation does unless told otherwise.
+
+    Parameters
+    ----------
+    name : `str`
+        "lupton" or "zscore".
+
+    Returns
+    -------
+    settings : `dict`
+        Plain values by their names in the configuration (camelCase).
+
+    Raises
+    ------
+    ValueError
+        If the name is not known.
+
+    Examples
+    --------
+    >>> default_settings("lupton")["stretchUnit"]
+    'noise'
+    """
+    return {
+        re.sub("_([a-z])", lambda match: match.group(1).upper(), key): value
+        for key, value in _setting_defaults(name).items()
+    }
+
+
 def settings_keywords(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Translate settings of a model file to keywords of the function.
 
@@ -638,9 +677,7 @@ def settings_keywords(name: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     ValueError
         If the name or one of the settings is not known.
     """
-    if name not in _FUNCTIONS:
-        raise ValueError(f"There is no normalisation {name!r}; known are {', '.join(sorted(_FUNCTIONS))}.")
-    known = set(inspect.signature(_FUNCTIONS[name]).parameters) - {"flux", "variance", "valid", "overwrite"}
+    known = set(_setting_defaults(name))
     keywords = {
         re.sub("[A-Z]", lambda match: "_" + match.group().lower(), key): value
         for key, value in settings.items()

@@ -163,12 +163,10 @@ def train(
             f"There is no folder {output.absolute().parent} for the model; make it first."
         )
     checkpoint = output.with_name(output.name + ".checkpoint")
-    generator_state = torch.random.get_rng_state()
-    try:
+    # torch's initialisers know no generator but the global one: lend it, and put it back as it was.
+    with torch.random.fork_rng(devices=[]):
         torch.random.default_generator.manual_seed(settings.seed)
         network = build_network(metadata.architecture)
-    finally:
-        torch.random.set_rng_state(generator_state)
     if initial is not None:
         network.load_state_dict(initial.state)
     network.to(device).train()
