@@ -67,7 +67,10 @@ def overfitted(tmp_path_factory):
     settings = CropSettings(size=128, crops_per_scene=4, gain_jitter=0.0, noiseless_fraction=0.0)
     source = CropSource([folder / "scene.npz"], "lupton", {}, settings, seed=5)
     schedule = TrainSettings(steps=150, batch_size=2, warmup_steps=20, average_decay=0.9, seed=5)
-    return train(source, toy_metadata(), schedule, folder / "m.safetensors"), source
+    # torch's sampling of proposals draws from its global generator.
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(5)
+        return train(source, toy_metadata(), schedule, folder / "m.safetensors"), source
 
 
 def test_one_scene_is_overfitted(overfitted):
@@ -117,8 +120,19 @@ def test_a_tile_without_valid_pixels_is_not_looked_at(overfitted):
 
 @pytest.mark.parametrize("shape", [(2, 0, 0), (2, 1, 1), (2, 37, 5), (2, 33, 200)])
 def test_odd_shapes(overfitted, shape):
-    found = detect(overfitted[0].build(), np.zeros(shape, dtype=np.float32))
-    assert len(found) == 0
+    """Whatever the network makes of an image it has never seen the like of, it lies on the image."""
+    found = detect(
+        overfitted[0].build(), np.zeros(shape, dtype=np.float32), None, InferenceSettings(score_threshold=0.0)
+    )
+    height, width = shape[1:]
+    assert (found.boxes >= 0).all()
+    assert (found.boxes[:, 2:] <= [width, height]).all()
+    for mask, (y0, x0) in zip(found.masks, found.origins, strict=True):
+        assert mask.any()
+        assert 0 <= y0 and y0 + mask.shape[0] <= height
+        assert 0 <= x0 and x0 + mask.shape[1] <= width
+    if min(shape[1:]) == 0:
+        assert len(found) == 0
 
 
 def test_detect_refuses_what_it_cannot_use(overfitted):
