@@ -70,13 +70,17 @@ class BandConditions:
         Median full width at half maximum of the effective PSF (pixel
         response included), arcsec.
     sky_sigma : `float`
-        Standard deviation of the sky noise in one pixel, nJy.
+        Standard deviation of the photon noise of the sky in one pixel, nJy.
     electrons_per_njy : `float`
         Electrons that 1 nJy leaves in the stack; sets the Poisson noise of
         the sources.
     saturation : `float`
         Flux in one pixel at which the detector saturates, nJy; infinite for
         none.
+    read_noise : `float`
+        Of one exposure, electrons per pixel.
+    exposures : `int`
+        Number of exposures in the stack; read noise enters with each.
     """
 
     band: str
@@ -84,13 +88,29 @@ class BandConditions:
     sky_sigma: float
     electrons_per_njy: float
     saturation: float = math.inf
+    read_noise: float = 0.0
+    exposures: int = 1
 
     def __post_init__(self) -> None:
         if self.band not in ALL_BANDS:
             raise ValueError(f"Band {self.band!r} is not known; the simulator has colours for {ALL_BANDS}.")
         _check_positive(self, "fwhm", "sky_sigma", "electrons_per_njy")
+        _check_not_negative(self, "read_noise")
         if not self.saturation > 0:
             raise ValueError(f"BandConditions.saturation is {self.saturation!r}; it must be above 0.")
+        if self.exposures < 1:
+            raise ValueError(f"BandConditions.exposures is {self.exposures!r}; it must be at least 1.")
+
+    @property
+    def noise_sigma(self) -> float:
+        """Standard deviation of an empty pixel, sky and read noise, nJy."""
+        read_variance = self.exposures * (self.read_noise / self.electrons_per_njy) ** 2
+        return math.sqrt(self.sky_sigma**2 + read_variance)
+
+    @property
+    def sky_level(self) -> float:
+        """Brightness of the sky whose photon noise ``sky_sigma`` is, nJy per pixel."""
+        return self.sky_sigma**2 * self.electrons_per_njy
 
 
 @dataclass(frozen=True)
@@ -150,6 +170,8 @@ class PopulationConfig:
         Range of the stars in r.
     star_counts_slope : `float`
         Slope d log10 N / dm of the stars.
+    star_locus_scatter : `float`
+        Scatter of the stars about the stellar locus, mag in g - r.
     size_at_22, size_slope, size_scatter : `float`
         Median half-light radius (arcsec, major axis) at r = 22, its change
         in dex per magnitude and its scatter in dex.
@@ -171,9 +193,13 @@ class PopulationConfig:
         Further galaxies, uniform in ``large_galaxy_mags``, per arcmin^2.
     large_galaxy_mags : `tuple` [`float`, `float`]
         Their range in r.
+    disc_sersic, bulge_sersic : `tuple` [`float`, `float`]
+        Ranges of the Sersic indices of discs and of bulges.
     structure_size : `float`
         Discs with a half-light radius above this number of PSF FWHM get
-        spiral arms and clumps.
+        structure: spiral arms and clumps, or clumps alone.
+    irregular_fraction : `float`
+        Share of these that are irregular: lopsided and clumpy, without arms.
     """
 
     galaxy_density: float = 60.0
@@ -185,6 +211,7 @@ class PopulationConfig:
     counts_break: float = 22.5
     star_mag_range: tuple[float, float] = (17.0, 25.0)
     star_counts_slope: float = 0.12
+    star_locus_scatter: float = 0.03
     size_at_22: float = 0.55
     size_slope: float = -0.115
     size_scatter: float = 0.18
@@ -197,7 +224,10 @@ class PopulationConfig:
     bright_star_mags: tuple[float, float] = (14.0, 18.0)
     large_galaxy_density: float = 0.06
     large_galaxy_mags: tuple[float, float] = (15.5, 18.5)
+    disc_sersic: tuple[float, float] = (0.8, 1.3)
+    bulge_sersic: tuple[float, float] = (2.0, 5.0)
     structure_size: float = 1.2
+    irregular_fraction: float = 0.25
 
     def __post_init__(self) -> None:
         _check_not_negative(
@@ -207,9 +237,10 @@ class PopulationConfig:
             "bright_star_density",
             "large_galaxy_density",
             "size_scatter",
+            "star_locus_scatter",
         )
         _check_positive(self, "size_at_22", "structure_size")
-        _check_fraction(self, "pair_fraction", "cluster_probability")
+        _check_fraction(self, "pair_fraction", "cluster_probability", "irregular_fraction")
         _check_range(
             self,
             "star_mag_range",
@@ -218,7 +249,13 @@ class PopulationConfig:
             "cluster_core",
             "bright_star_mags",
             "large_galaxy_mags",
+            "disc_sersic",
+            "bulge_sersic",
         )
+        for name in ("disc_sersic", "bulge_sersic"):
+            low, high = getattr(self, name)
+            if low < 0.5 or high > 6.0:
+                raise ValueError(f"PopulationConfig.{name} is {(low, high)!r}; it must lie in [0.5, 6].")
         if self.mag_bright >= self.mag_limit:
             raise ValueError(
                 f"PopulationConfig.mag_bright {self.mag_bright} is not below mag_limit {self.mag_limit}."
@@ -256,6 +293,9 @@ class ArtefactConfig:
         its four diffraction spikes; 0 for none.
     halo : `float`
         Share of the flux of such a star in a wide aureole; 0 for none.
+    sky_left : `float`
+        Share of the sky's brightness that is left in the images: 0 where it
+        was subtracted, 1 where it was not.
     gradient : `float`
         Amplitude of a background left over from sky subtraction (offset and
         slopes across the scene), in units of the sky noise of a pixel.
@@ -268,6 +308,18 @@ class ArtefactConfig:
     dead_columns : `float`
         Expected number of dead columns per scene and band, marked in the
         mask.
+    chip_gaps : `float`
+        Expected number of gaps between detectors that cross the scene, along
+        rows or columns, in all bands at independent places.
+    chip_gap_width : `tuple` [`float`, `float`]
+        Range of their widths, arcsec.
+    chip_gap_depth : `float`
+        Share of the exposures of a stack that are lost in a gap: the variance
+        grows by 1 / (1 - depth); at 1 nothing is left but NaN, marked as
+        without data.
+    masked_regions : `float`
+        Expected number of round regions per scene and band that hold stray
+        light and are marked in the mask.
     """
 
     saturation: bool = False
@@ -277,16 +329,25 @@ class ArtefactConfig:
     saturation_fill: float = 1.0
     spikes: float = 0.0
     halo: float = 0.0
+    sky_left: float = 0.0
     gradient: float = 0.0
     correlation: float = 0.0
     cosmic_rays: float = 0.0
     dead_columns: float = 0.0
+    chip_gaps: float = 0.0
+    chip_gap_width: tuple[float, float] = (2.0, 10.0)
+    chip_gap_depth: float = 1.0
+    masked_regions: float = 0.0
 
     def __post_init__(self) -> None:
-        _check_fraction(self, "spikes", "halo", "bleed_level", "saturation_fill")
+        _check_fraction(
+            self, "spikes", "halo", "bleed_level", "saturation_fill", "sky_left", "chip_gap_depth"
+        )
+        _check_range(self, "chip_gap_width")
         if self.bleed_axis not in ("x", "y"):
             raise ValueError(f"ArtefactConfig.bleed_axis is {self.bleed_axis!r}; it must be 'x' or 'y'.")
         _check_not_negative(self, "gradient", "correlation", "cosmic_rays", "dead_columns")
+        _check_not_negative(self, "chip_gaps", "masked_regions")
         if self.bleed and not self.saturation:
             raise ValueError("ArtefactConfig.bleed needs saturation=True: only clipped charge bleeds.")
         if self.spikes + self.halo > 0.5:
@@ -297,24 +358,52 @@ class ArtefactConfig:
 
 @dataclass(frozen=True)
 class MaskRule:
-    """Which pixels belong to a source: those above a fraction of its peak.
+    """Which pixels are a source's truth mask, and which sources are too little.
 
-    The rule is applied to the noise-free image of the single source in the
-    scene's first band, as in Burke et al. 2019 (Astro R-CNN).
+    All rules look at the noise-free image of the single source in one band.
 
     Parameters
     ----------
+    kind : `str`
+        ``"peakFraction"``: pixels above a fraction of the source's highest
+        one, as in Burke et al. 2019 (Astro R-CNN). ``"isophote"``: pixels
+        above a surface brightness in units of the sky noise of a pixel.
+        ``"fluxFraction"``: the brightest pixels that together hold a
+        fraction of the source's flux.
+    band : `str`
+        Whose image decides; empty for the scene's first band.
     star_fraction, galaxy_fraction : `float`
-        Fractions of the peak.
+        For ``peakFraction``: fractions of the peak.
+    isophote : `float`
+        For ``isophote``: limit in units of the noise of an empty pixel.
+    flux_fraction : `float`
+        For ``fluxFraction``: share of the flux inside the mask.
+    min_area : `int`
+        Sources with fewer pixels in the mask carry a flag.
+    min_snr : `float`
+        Sources whose best band has a lower signal to noise ratio (of a
+        matched filter against the sky noise) carry a flag.
     """
 
+    kind: str = "peakFraction"
+    band: str = ""
     star_fraction: float = 0.005
     galaxy_fraction: float = 0.08
+    isophote: float = 1.0
+    flux_fraction: float = 0.9
+    min_area: int = 12
+    min_snr: float = 5.0
 
     def __post_init__(self) -> None:
-        for name in ("star_fraction", "galaxy_fraction"):
+        if self.kind not in ("peakFraction", "isophote", "fluxFraction"):
+            raise ValueError(
+                f"MaskRule.kind is {self.kind!r}; use 'peakFraction', 'isophote' or 'fluxFraction'."
+            )
+        for name in ("star_fraction", "galaxy_fraction", "flux_fraction"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"MaskRule.{name} is {getattr(self, name)!r}; it must lie between 0 and 1.")
+        _check_positive(self, "isophote")
+        _check_not_negative(self, "min_area", "min_snr")
 
 
 def _hsc_wide() -> tuple[BandConditions, ...]:
@@ -345,6 +434,9 @@ class SceneConfig:
     noise : `bool`
         Whether the images hold noise. Without it, the variance plane still
         says what the noise would be.
+    poisson : `bool`
+        Draw photon noise from Poisson distributions instead of their normal
+        limit. Slower, and only for noise that is not correlated.
     exposure_factor : `float`
         Exposure time relative to ``conditions``: sky noise falls with its
         root and the electrons grow with it.
@@ -358,6 +450,9 @@ class SceneConfig:
         Camera and sky effects.
     mask_rule : `MaskRule`
         Which pixels are a source's truth mask.
+    misregistration : `float`
+        Standard deviation per axis of the shift of each band but the first
+        against the common WCS, px.
     keep_models : `bool`
         Keep each source's own noise-free pixels in `Scene.models`.
     name : `str`
@@ -368,12 +463,14 @@ class SceneConfig:
     bands: tuple[str, ...] = ("z", "r", "g")
     pixel_scale: float = 0.168
     noise: bool = True
+    poisson: bool = False
     exposure_factor: float = 1.0
     conditions: tuple[BandConditions, ...] = field(default_factory=_hsc_wide)
     psf: PsfConfig = PsfConfig()
     population: PopulationConfig = PopulationConfig()
     artefacts: ArtefactConfig = ArtefactConfig()
     mask_rule: MaskRule = MaskRule()
+    misregistration: float = 0.0
     keep_models: bool = False
     name: str = "hsc_wide"
 
@@ -381,6 +478,14 @@ class SceneConfig:
         if len(self.shape) != 2 or min(self.shape) < 16:
             raise ValueError(f"SceneConfig.shape is {self.shape!r}; it must be (height, width), >= 16 px.")
         _check_positive(self, "pixel_scale", "exposure_factor")
+        _check_not_negative(self, "misregistration")
+        if self.poisson and self.artefacts.correlation > 0:
+            raise ValueError(
+                "SceneConfig.poisson is for noise without correlation; "
+                f"ArtefactConfig.correlation is {self.artefacts.correlation}."
+            )
+        if self.mask_rule.band and self.mask_rule.band not in self.bands:
+            raise ValueError(f"MaskRule.band {self.mask_rule.band!r} is not one of the bands {self.bands}.")
         if not self.bands or len(set(self.bands)) != len(self.bands):
             raise ValueError(f"SceneConfig.bands is {self.bands!r}; it must name each band once.")
         known = [c.band for c in self.conditions]
