@@ -24,6 +24,7 @@ from lsst.daf.butler import Butler
 from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
 from lsst.meas.maskrcnn.deblend_task import MaskRcnnDeblendTask
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
+from lsst.meas.maskrcnn.scenes.config import ArtefactConfig
 from lsst.meas.maskrcnn.scenes.ingest_model import ingest_model
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.repo import PatchGeometry, create_repo, put_exposures, register_patches
@@ -59,7 +60,7 @@ class Field:
 
 
 def make_field(seed: int) -> Field:
-    config = preset_config("hsc_wide", shape=(HEIGHT, WIDTH), bands=BANDS)
+    config = preset_config("hsc-wide", shape=(HEIGHT, WIDTH), bands=BANDS, artefacts=ArtefactConfig())
     population = replace(
         config.population, mag_limit=23.5, galaxy_density=50.0, star_density=25.0, cluster_probability=0.0
     )

@@ -61,7 +61,7 @@ def main() -> None:
     normalization = model.metadata.normalization
     settings = InferenceSettings(score_threshold=0.05)
     print(
-        f"{'preset':15s} {'class':7s} {'truths':>6s} {'AP50':>6s} {'AP75':>6s} {'compl.':>6s} {'purity':>6s}"
+        f"{'preset':18s} {'class':7s} {'truths':>6s} {'AP50':>6s} {'AP75':>6s} {'compl.':>6s} {'purity':>6s}"
     )
     for preset in arguments.presets:
         rows: dict[tuple[int, float], list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
@@ -69,7 +69,8 @@ def main() -> None:
         for number in range(arguments.count):
             config = preset_config(preset, bands=model.metadata.bands)
             scene = simulate_scene(config, np.random.default_rng([arguments.seed, number]))
-            valid = ~((scene.mask & (MASK_BITS["BAD"] | MASK_BITS["CR"])) != 0).any(axis=0)
+            unusable = MASK_BITS["BAD"] | MASK_BITS["CR"] | MASK_BITS["NO_DATA"]
+            valid = ~((scene.mask & unusable) != 0).any(axis=0)
             image = normalize(
                 normalization.name, scene.images, scene.variance, valid, normalization.settings
             ).image
@@ -97,7 +98,7 @@ def main() -> None:
             scores, hit = pooled[0.5]
             kept = scores >= 0.5
             print(
-                f"{preset:15s} {name:7s} {n_truth[label]:6d} {ap[0]:6.3f} {ap[1]:6.3f} "
+                f"{preset:18s} {name:7s} {n_truth[label]:6d} {ap[0]:6.3f} {ap[1]:6.3f} "
                 f"{hit[kept].sum() / max(n_truth[label], 1):6.3f} "
                 f"{hit[kept].sum() / max(kept.sum(), 1):6.3f}",
                 flush=True,

@@ -55,7 +55,7 @@ def main() -> None:
     """Run the measurement."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--size", type=int, default=2048)
-    parser.add_argument("--preset", default="hsc_wide")
+    parser.add_argument("--preset", default="hsc-wide")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--model", type=Path, default=default_model_path())

@@ -264,7 +264,7 @@ def _simulated_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> 
         raise DemoError(f"A field of {width} x {height} pixels is not possible; give sides of 64 to 8192.")
     if arguments.seed < 0:
         raise DemoError(f"--seed {arguments.seed} is not possible; give 0 or more.")
-    config = preset_config("hsc_wide", shape=(height, width), bands=metadata.bands)
+    config = preset_config("hsc-wide", shape=(height, width), bands=metadata.bands)
     scene = simulate_scene(config, np.random.default_rng(arguments.seed))
     exposures = scene_to_exposures(scene, xy0=_XY0)
     # The pixels go into the name, so that a changed simulator does not meet its older fields.

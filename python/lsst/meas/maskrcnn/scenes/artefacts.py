@@ -7,16 +7,20 @@
 from __future__ import annotations
 
 __all__ = [
+    "BAD",
     "COSMIC_RAY",
-    "DEAD",
     "MASK_BITS",
+    "NO_DATA",
     "SATURATED",
-    "add_bright_star_wings",
     "add_cosmic_rays",
-    "add_dead_columns",
+    "add_stray_light",
     "background",
+    "bright_star_wings",
     "correlated_noise",
+    "draw_chip_gaps",
+    "draw_dead_columns",
     "saturate",
+    "wings_reach",
 ]
 
 import math
@@ -25,8 +29,9 @@ import numpy as np
 
 SATURATED = 1
 COSMIC_RAY = 2
-DEAD = 4
-MASK_BITS: dict[str, int] = {"SAT": SATURATED, "CR": COSMIC_RAY, "BAD": DEAD}
+BAD = 4
+NO_DATA = 8
+MASK_BITS: dict[str, int] = {"SAT": SATURATED, "CR": COSMIC_RAY, "BAD": BAD, "NO_DATA": NO_DATA}
 """Bits of `Scene.mask`, by the names of the mask planes that afw uses."""
 
 
@@ -48,62 +53,97 @@ def background(shape: tuple[int, int], amplitude: float, rng: np.random.Generato
     return 0.5 * a[0] + a[1] * x + a[2] * y + 0.5 * (a[3] * x * y + a[4] * x * x + a[5] * y * y)
 
 
-def add_bright_star_wings(
-    image: np.ndarray,
-    x: float,
-    y: float,
-    flux: float,
-    spikes: float,
-    halo: float,
-    angle: float,
-    fwhm: float,
-    limit: float,
-) -> None:
-    """Add the diffraction spikes and the aureole of a star, in place.
+def wings_reach(
+    flux: float, spikes: float, halo: float, fwhm: float, limit: float, longest: float
+) -> tuple[float, float]:
+    """Return how far the spikes and the aureole of a star can be seen.
 
     Parameters
     ----------
-    image : `numpy.ndarray`, (y, x)
-        Pixels, nJy.
-    x, y : `float`
-        Position of the star, px.
     flux : `float`
         Of the star, nJy.
     spikes, halo : `float`
         Share of that in the four spikes and in the aureole.
+    fwhm : `float`
+        Of the PSF, px.
+    limit : `float`
+        Surface brightness below which both may end, nJy per px.
+    longest : `float`
+        Radius at which both end in any case, px.
+
+    Returns
+    -------
+    spike_reach, halo_reach : `float`
+        Radii, px; 0 for what is not there.
+    """
+    core = 2.0 * fwhm
+    width = _spike_width(fwhm)
+    # Where the profiles of bright_star_wings, far out, fall to the limit.
+    spike = 0.5 * spikes * flux / (math.sqrt(2 * math.pi) * width * 2.0 * math.pi * core)
+    aureole = 0.25 * halo * flux / (math.pi * core**2)
+    spike_reach = 2.0 * core * max(1.0, math.sqrt(spike / limit)) if spikes > 0 else 0.0
+    halo_reach = core * max(2.0, (aureole / limit) ** 0.4) if halo > 0 else 0.0
+    return min(spike_reach, longest), min(halo_reach, longest)
+
+
+def _spike_width(fwhm: float) -> float:
+    return 0.35 * fwhm + 0.3
+
+
+def bright_star_wings(
+    dx: np.ndarray,
+    dy: np.ndarray,
+    spikes: float,
+    halo: float,
+    angle: float,
+    fwhm: float,
+    reach: tuple[float, float],
+) -> np.ndarray:
+    """Return the diffraction spikes and the aureole of a star of unit flux.
+
+    Parameters
+    ----------
+    dx : `numpy.ndarray`, (w,)
+        Offsets of the columns from the star, px.
+    dy : `numpy.ndarray`, (h,)
+        Offsets of the rows from the star, px.
+    spikes, halo : `float`
+        Share of the flux in the four spikes and in the aureole.
     angle : `float`
         Of the first spike from +x, rad.
     fwhm : `float`
         Of the PSF, px; the spikes' width follows it.
-    limit : `float`
-        Surface brightness below which both may end, nJy per px.
+    reach : `tuple` [`float`, `float`]
+        Where spikes and aureole end, px; see `wings_reach`.
+
+    Returns
+    -------
+    light : `numpy.ndarray`, (h, w)
+        1/px. A few per cent of the aureole's light, or more where it ends
+        early, is beyond its reach and not drawn.
     """
-    # Both fall as r^-2.5 outside a core of two FWHM; a spike is a thin line
+    # The aureole falls as r^-2.5 outside a core of two FWHM; a spike is a thin line
     # with a 1/(1 + (r/c)^2) profile, as a slit's diffraction averaged over a
     # broad band.
     core = 2.0 * fwhm
-    reach = int(
-        min(max(image.shape), core * max(2.0, (max(spikes, halo) * flux / (limit * core)) ** 0.45)) + 1
-    )
-    y_low, y_high = max(0, int(y) - reach), min(image.shape[0], int(y) + reach + 1)
-    x_low, x_high = max(0, int(x) - reach), min(image.shape[1], int(x) + reach + 1)
-    if y_low >= y_high or x_low >= x_high:
-        return
-    dx = np.arange(x_low, x_high) - x
-    dy = (np.arange(y_low, y_high) - y)[:, None]
-    r2 = dx * dx + dy * dy
-    light = np.zeros(np.broadcast_shapes(dx.shape, dy.shape))
-    taper = np.clip(1.0 - r2 / reach**2, 0.0, 1.0) ** 2
+    light = np.zeros((dy.size, dx.size))
+    spike_reach, halo_reach = reach
     if halo > 0:
-        light += halo * 0.25 / (math.pi * core**2) * (1.0 + r2 / core**2) ** -1.25
+        rows, columns = np.abs(dy) < halo_reach, np.abs(dx) < halo_reach
+        r2 = dx[columns] ** 2 + dy[rows, None] ** 2
+        profile = halo * 0.25 / (math.pi * core**2) * (1.0 + r2 / core**2) ** -1.25
+        profile *= np.clip(1.0 - r2 / halo_reach**2, 0.0, 1.0) ** 2
+        light[np.ix_(rows, columns)] += profile
     if spikes > 0:
-        width = 0.35 * fwhm + 0.3
-        along = 1.0 / (1.0 + r2 / (2.0 * core) ** 2)
+        width = _spike_width(fwhm)
         for turn in (angle, angle + 0.5 * math.pi):
-            across = -dx * math.sin(turn) + dy * math.cos(turn)
-            line = np.exp(-0.5 * (across / width) ** 2) / (math.sqrt(2 * math.pi) * width)
-            light += 0.5 * spikes * line * along / (2.0 * math.pi * core)
-    image[y_low:y_high, x_low:x_high] += flux * light * taper
+            across = -dx * math.sin(turn) + dy[:, None] * math.cos(turn)
+            rows, columns = np.nonzero(np.abs(across) < 4.5 * width)
+            r2 = dx[columns] ** 2 + dy[rows] ** 2
+            line = np.exp(-0.5 * (across[rows, columns] / width) ** 2) / (math.sqrt(2 * math.pi) * width)
+            line *= 0.5 * spikes / (2.0 * math.pi * core) / (1.0 + r2 / (2.0 * core) ** 2)
+            light[rows, columns] += line * np.clip(1.0 - r2 / spike_reach**2, 0.0, 1.0) ** 2
+    return light
 
 
 def saturate(
@@ -119,6 +159,10 @@ def saturate(
 ) -> None:
     """Clip an image at the saturation level, in place.
 
+    Clipped pixels look as pipelines leave them that interpolate across the
+    trails: streaky, a little brighter towards the middle. Trails fade to their
+    ends.
+
     Parameters
     ----------
     image : `numpy.ndarray`, (y, x)
@@ -128,22 +172,23 @@ def saturate(
     mask : `numpy.ndarray`, (y, x), `numpy.uint8`
         Clipped pixels and trails get `SATURATED`.
     rng : `numpy.random.Generator`
-        Source of chance for the trails' lengths.
+        Source of chance for the trails' lengths and the streaks.
     bleed : `bool`
         Spread clipped charge along a line.
     axis : `str`
         ``"y"`` for trails along columns, ``"x"`` along rows.
     trail_level, fill : `float`
-        Flux in the pixels of trails (at least) and in clipped pixels, in
-        units of ``level``.
+        Flux in trails where they begin and in clipped pixels, in units of
+        ``level``.
     """
     clipped = image > level
     if not clipped.any():
         return
+    # Work along columns; transposed views write through.
+    lines, core, marks = (image, clipped, mask) if axis == "y" else (image.T, clipped.T, mask.T)
+    streaks = 1.0 + 0.06 * np.clip(rng.standard_normal(lines.shape[0]), -2.5, 2.5)
     if bleed:
-        trail = np.zeros_like(clipped)
-        # Work along columns; transposed views write through.
-        lines, core, out = (image, clipped, trail) if axis == "y" else (image.T, clipped.T, trail.T)
+        trail = np.zeros(lines.shape)
         for x in np.flatnonzero(core.any(axis=0)):
             rows = np.flatnonzero(core[:, x])
             # Separate runs in one column are separate stars.
@@ -152,12 +197,18 @@ def saturate(
                 # Part of the charge is lost on the way.
                 length = int(0.5 * min(0.4 * excess, 0.5 * lines.shape[0]) * rng.uniform(0.8, 1.2))
                 if length > 1:
-                    out[max(0, run[0] - length) : run[-1] + length + 1, x] = True
-        trail &= ~clipped
-        image[trail] = np.maximum(image[trail], trail_level * level)
-        mask[trail] |= SATURATED
-    image[clipped] = fill * level
-    mask[clipped] |= SATURATED
+                    begin, end = int(run[0]), int(run[-1]) + 1
+                    fading = np.sqrt(1.0 - np.arange(length) / length)
+                    above, below = trail[max(0, begin - length) : begin, x], trail[end : end + length, x]
+                    np.maximum(above, fading[: above.size][::-1], out=above)
+                    np.maximum(below, fading[: below.size], out=below)
+        trail[core] = 0.0
+        bled = trail > 0
+        lines[bled] = np.maximum(lines[bled], (trail * trail_level * level)[bled])
+        marks[bled] |= SATURATED
+    rows = np.nonzero(core)[0]
+    lines[core] = fill * level * streaks[rows] * (1.0 + 0.08 * np.log(np.minimum(lines[core] / level, 100.0)))
+    marks[core] |= SATURATED
 
 
 def add_cosmic_rays(
@@ -190,26 +241,110 @@ def add_cosmic_rays(
         mask[y[on], x[on]] |= COSMIC_RAY
 
 
-def add_dead_columns(image: np.ndarray, mask: np.ndarray, count: int, rng: np.random.Generator) -> None:
-    """Set columns, or parts of them, to zero and mark them, in place.
+def add_stray_light(
+    image: np.ndarray,
+    mask: np.ndarray,
+    count: int,
+    radius: tuple[float, float],
+    sky_sigma: float,
+    rng: np.random.Generator,
+) -> None:
+    """Add round patches of stray light, as of ghosts, and mark them, in place.
 
     Parameters
     ----------
     image : `numpy.ndarray`, (y, x)
         Pixels, nJy.
     mask : `numpy.ndarray`, (y, x), `numpy.uint8`
-        Their pixels get `DEAD`.
+        Their pixels get `BAD`.
     count : `int`
         How many.
+    radius : `tuple` [`float`, `float`]
+        Range of their radii, px; uniform in the logarithm.
+    sky_sigma : `float`
+        Sky noise of a pixel, nJy; the light is 2 to 40 times that in the
+        middle.
     rng : `numpy.random.Generator`
         Source of chance.
     """
     height, width = image.shape
+    low, high = (math.log(r) for r in radius)
+    for _ in range(count):
+        x, y = rng.uniform(0, width), rng.uniform(0, height)
+        r = math.exp(rng.uniform(low, high))
+        peak = sky_sigma * 10.0 ** rng.uniform(0.3, 1.6)
+        rows = slice(max(0, math.ceil(y - r)), max(0, math.floor(y + r) + 1))
+        columns = slice(max(0, math.ceil(x - r)), max(0, math.floor(x + r) + 1))
+        part = image[rows, columns]
+        dy = np.arange(rows.start, rows.start + part.shape[0])[:, None] - y
+        dx = np.arange(columns.start, columns.start + part.shape[1]) - x
+        inside = 1.0 - (dx * dx + dy * dy) / r**2
+        part += peak * np.clip(inside, 0.0, 1.0) ** 2
+        mask[rows, columns][inside > 0] |= BAD
+
+
+def draw_dead_columns(shape: tuple[int, int], count: int, rng: np.random.Generator) -> np.ndarray:
+    """Choose columns, or parts of them, that are dead.
+
+    Parameters
+    ----------
+    shape : `tuple` [`int`, `int`]
+        Height and width, px.
+    count : `int`
+        How many.
+    rng : `numpy.random.Generator`
+        Source of chance.
+
+    Returns
+    -------
+    dead : `numpy.ndarray` of `bool`, (y, x)
+        Their pixels.
+    """
+    height, width = shape
+    dead = np.zeros(shape, bool)
     for _ in range(count):
         x = int(rng.integers(0, width))
         end = int(rng.integers(1, height + 1)) if rng.random() < 0.5 else height
-        image[:end, x] = 0.0
-        mask[:end, x] |= DEAD
+        dead[:end, x] = True
+    return dead
+
+
+def draw_chip_gaps(
+    shape: tuple[int, int],
+    count: int,
+    width: tuple[float, float],
+    depth: float,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return the share of the exposures that is left beside chip gaps.
+
+    Parameters
+    ----------
+    shape : `tuple` [`int`, `int`]
+        Height and width, px.
+    count : `int`
+        How many gaps; each crosses the image along a row or a column.
+    width : `tuple` [`float`, `float`]
+        Range of the gaps' widths, px.
+    depth : `float`
+        Share of the exposures that a gap takes away; where two cross, the
+        second takes it from what the first one left.
+    rng : `numpy.random.Generator`
+        Source of chance.
+
+    Returns
+    -------
+    share : `numpy.ndarray`, (y, x)
+        1 outside gaps.
+    """
+    # Rows and columns times each other are the whole plane.
+    lines = [np.ones(shape[0]), np.ones(shape[1])]
+    for _ in range(count):
+        line = lines[int(rng.integers(2))]
+        size = max(1, round(rng.uniform(*width)))
+        begin = int(rng.integers(1 - size, line.size))
+        line[max(0, begin) : begin + size] *= 1.0 - depth
+    return lines[0][:, None] * lines[1]
 
 
 def correlated_noise(shape: tuple[int, ...], kernel_sigma: float, rng: np.random.Generator) -> np.ndarray:
@@ -218,7 +353,7 @@ def correlated_noise(shape: tuple[int, ...], kernel_sigma: float, rng: np.random
     Parameters
     ----------
     shape : `tuple` [`int`, ...]
-        (band, y, x).
+        Height and width last, px.
     kernel_sigma : `float`
         Of the Gaussian kernel that white noise is smoothed with, px; 0 for
         white noise.
@@ -237,5 +372,10 @@ def correlated_noise(shape: tuple[int, ...], kernel_sigma: float, rng: np.random
     # The separable kernel's squares sum to one: the variance stays one.
     kernel = (kernel / math.sqrt((kernel**2).sum())).astype(np.float32)
     wide = rng.standard_normal((*shape[:-2], shape[-2] + 2 * reach, shape[-1] + 2 * reach), dtype=np.float32)
-    rows = sum(w * wide[..., i : i + shape[-2], :] for i, w in enumerate(kernel))
-    return sum(w * rows[..., i : i + shape[-1]] for i, w in enumerate(kernel))
+    rows = kernel[0] * wide[..., : shape[-2], :]
+    for i, weight in enumerate(kernel[1:], 1):
+        rows += weight * wide[..., i : i + shape[-2], :]
+    noise = kernel[0] * rows[..., : shape[-1]]
+    for i, weight in enumerate(kernel[1:], 1):
+        noise += weight * rows[..., i : i + shape[-1]]
+    return noise

@@ -407,16 +407,10 @@ class MaskRule:
 
 
 def _hsc_wide() -> tuple[BandConditions, ...]:
-    # 5-sigma point-source depths of HSC-SSP Wide (Aihara et al. 2018):
-    # 26.5, 26.1, 25.9, 25.1, 24.4 in g, r, i, z, y, spread over the
-    # noise-equivalent area of the PSF in 0.168 arcsec pixels.
-    return (
-        BandConditions("g", 0.77, 2.5, 60.0, 1.5e4),
-        BandConditions("r", 0.72, 3.6, 60.0, 1.5e4),
-        BandConditions("i", 0.60, 4.4, 90.0, 1.5e4),
-        BandConditions("z", 0.68, 10.0, 45.0, 3.0e4),
-        BandConditions("y", 0.68, 19.0, 25.0, 4.0e4),
-    )
+    # The presets are made of the classes here, so this has to wait for them.
+    from .presets import PRESETS
+
+    return PRESETS["hsc-wide"].conditions
 
 
 @dataclass(frozen=True)
@@ -441,7 +435,8 @@ class SceneConfig:
         Exposure time relative to ``conditions``: sky noise falls with its
         root and the electrons grow with it.
     conditions : `tuple` [`BandConditions`, ...]
-        One for each of ``bands`` at least, in any order.
+        One for each of ``bands`` at least, in any order; those of the preset
+        ``hsc-wide`` by default.
     psf : `PsfConfig`
         Scatter and shape of the PSF.
     population : `PopulationConfig`
@@ -472,7 +467,7 @@ class SceneConfig:
     mask_rule: MaskRule = MaskRule()
     misregistration: float = 0.0
     keep_models: bool = False
-    name: str = "hsc_wide"
+    name: str = "custom"
 
     def __post_init__(self) -> None:
         if len(self.shape) != 2 or min(self.shape) < 16:

@@ -6,7 +6,15 @@
 
 from __future__ import annotations
 
-__all__ = ["POPULATION_DTYPE", "draw_magnitudes", "draw_population", "galaxy_colours", "star_colours"]
+__all__ = [
+    "POPULATION_DTYPE",
+    "draw_magnitudes",
+    "draw_population",
+    "galaxy_colours",
+    "sersic_indices",
+    "source_fluxes",
+    "star_colours",
+]
 
 import math
 
@@ -25,7 +33,11 @@ POPULATION_DTYPE = np.dtype(
         ("redshift", "f8"),
         ("locus", "f8"),  # place of a star on the locus, 0 blue to 1 red
         ("reddening", "f8"),  # scatter about the colours, mag in g-r
+        ("is_irregular", "?"),  # a disc that has clumps only, no arms, if it is large enough for either
+        ("old_fraction", "f8"),  # of the disc's flux in r, from an old population
         ("bulge_fraction", "f8"),  # of the flux in r
+        ("disc_sersic", "f8"),  # Sersic indices in steps of 0.1; 0 stands for 1 of discs and 4 of bulges
+        ("bulge_sersic", "f8"),
         ("disc_radius", "f8"),  # half-light, major axis, arcsec
         ("bulge_radius", "f8"),
         ("disc_axis_ratio", "f8"),
@@ -51,22 +63,28 @@ _RED = np.array(
 _BLUE = np.array(
     [
         [0.9, 0.7, 0.5, 0.4, 0.4, 0.4, 0.3],
-        [0.4, 0.5, 0.55, 0.5, 0.4, 0.3, 0.2],
-        [0.15, 0.18, 0.25, 0.35, 0.35, 0.3, 0.2],
-        [0.05, 0.08, 0.08, 0.1, 0.15, 0.25, 0.25],
+        [0.4, 0.5, 0.58, 0.52, 0.4, 0.3, 0.2],
+        [0.14, 0.16, 0.2, 0.28, 0.3, 0.25, 0.14],
+        [0.04, 0.06, 0.06, 0.08, 0.11, 0.18, 0.2],
         [0.02, 0.05, 0.05, 0.05, 0.1, 0.15, 0.2],
     ]
 )
-_LOCUS = np.array([0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 1.0])
+_LOCUS = np.array([0.0, 0.2, 0.4, 0.6, 0.7, 0.8, 0.9, 1.0])
 _STAR = np.array(
     [
-        [0.9, 1.0, 1.4, 2.2, 2.5, 2.5, 2.6],
-        [0.2, 0.4, 0.65, 1.1, 1.4, 1.45, 1.5],
-        [0.02, 0.12, 0.22, 0.42, 0.8, 1.3, 1.8],
-        [0.0, 0.03, 0.1, 0.22, 0.45, 0.7, 1.0],
-        [0.0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.45],
+        [0.9, 1.0, 1.4, 2.2, 2.5, 2.5, 2.5, 2.6],
+        [0.2, 0.4, 0.65, 1.1, 1.36, 1.42, 1.46, 1.55],
+        [0.02, 0.13, 0.23, 0.43, 0.6, 0.85, 1.3, 1.9],
+        [0.0, 0.03, 0.1, 0.22, 0.33, 0.47, 0.71, 1.05],
+        [0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.45],
     ]
 )
+
+_REDDENING = np.array([2.0, 1.0, 0.0, -0.6, -1.0, -1.2])
+"""Change of m_band - m_r per magnitude of g - r, in `ALL_BANDS`."""
+
+_AB_ZERO_POINT = 31.4
+"""AB magnitude of 1 nJy, to 4e-5 mag (3631 Jy is magnitude 0)."""
 
 
 def _relative_to_r(colours: np.ndarray) -> np.ndarray:
@@ -111,6 +129,52 @@ def star_colours(locus: np.ndarray) -> np.ndarray:
         Differences m_band - m_r in the order of `ALL_BANDS`.
     """
     return _relative_to_r(_interpolate(np.asarray(locus), _LOCUS, _STAR))
+
+
+def source_fluxes(population: np.ndarray, bands: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the fluxes of the sources' components.
+
+    Parameters
+    ----------
+    population : `numpy.ndarray`, (N,), `POPULATION_DTYPE`
+        The sources.
+    bands : `tuple` [`str`, ...]
+        Of `ALL_BANDS`.
+
+    Returns
+    -------
+    disc, bulge : `numpy.ndarray`, (N, band)
+        Fluxes, nJy. The light of a star is its disc's.
+    """
+    index = [ALL_BANDS.index(b) for b in bands]
+    total = 10.0 ** (0.4 * (_AB_ZERO_POINT - population["mag"]))
+    stellar = 10.0 ** (-0.4 * star_colours(population["locus"])[index].T)
+    young = 10.0 ** (-0.4 * galaxy_colours(population["redshift"], red=False)[index].T)
+    old = 10.0 ** (-0.4 * galaxy_colours(population["redshift"], red=True)[index].T)
+    bulge = population["bulge_fraction"]
+    share = population["old_fraction"][:, None]
+    disc = np.where(population["is_star"][:, None], stellar, share * old + (1.0 - share) * young)
+    # Dust, age and metals shift all colours together.
+    shift = 10.0 ** (-0.4 * population["reddening"][:, None] * _REDDENING[index])
+    return disc * shift * (total * (1.0 - bulge))[:, None], old * shift * (total * bulge)[:, None]
+
+
+def sersic_indices(population: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the Sersic indices with which sources are drawn.
+
+    Parameters
+    ----------
+    population : `numpy.ndarray`, (N,), `POPULATION_DTYPE`
+        The sources; an index of 0 is one left open.
+
+    Returns
+    -------
+    disc, bulge : `numpy.ndarray`, (N,)
+        Indices rounded to 0.1, with 1 and 4 where they were left open.
+    """
+    disc = np.where(population["disc_sersic"] > 0, population["disc_sersic"], 1.0)
+    bulge = np.where(population["bulge_sersic"] > 0, population["bulge_sersic"], 4.0)
+    return np.round(disc, 1), np.round(bulge, 1)
 
 
 def draw_magnitudes(
@@ -205,13 +269,14 @@ def draw_population(
     large["disc_radius"] *= growth
     large["bulge_radius"] *= growth
     stars = _draw_stars(
+        config,
         draw_magnitudes(
             rng, rng.poisson(config.star_density * area), *config.star_mag_range, config.star_counts_slope
         ),
         rng,
     )
     bright = _draw_stars(
-        rng.uniform(*config.bright_star_mags, rng.poisson(config.bright_star_density * area)), rng
+        config, rng.uniform(*config.bright_star_mags, rng.poisson(config.bright_star_density * area)), rng
     )
     population = np.concatenate([field, stars, large, bright])
     n = population.size
@@ -230,43 +295,69 @@ def draw_population(
     return population[np.argsort(population["mag"], kind="stable")]
 
 
-def _draw_stars(mag: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _draw_stars(config: PopulationConfig, mag: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     stars = np.zeros(mag.size, POPULATION_DTYPE)
     stars["is_star"] = True
     stars["mag"] = mag
-    # M dwarfs take over towards the faint end at high latitude.
-    cool = rng.random(mag.size) < np.clip(0.1 + 0.075 * (mag - 16.0), 0.1, 0.75)
-    warm_locus = np.clip(rng.normal(0.28, 0.11, mag.size), 0.05, 0.65)
-    stars["locus"] = np.where(cool, rng.uniform(0.65, 0.97, mag.size), warm_locus)
-    stars["reddening"] = rng.normal(0.0, 0.03, mag.size)
+    # M dwarfs take over towards the faint end at high latitude; in the crowded fields of the Milky
+    # Way's plane, more of the stars are luminous and far away.
+    luminous = config.star_density / (config.star_density + 100.0)
+    share = np.clip(0.1 + 0.075 * (mag - 16.0), 0.1, 0.75) * (1.0 - 0.7 * luminous)
+    cool = rng.random(mag.size) < share
+    turn_off = np.clip(rng.normal(0.28, 0.1, mag.size), 0.05, 0.65)
+    warm = np.where(rng.random(mag.size) < 0.3, rng.uniform(0.3, 0.65, mag.size), turn_off)
+    # Most M dwarfs are of type M2 to M4.
+    stars["locus"] = np.where(cool, rng.triangular(0.62, 0.85, 1.0, mag.size), warm)
+    stars["reddening"] = rng.normal(0.0, config.star_locus_scatter, mag.size)
     for name in ("disc_axis_ratio", "bulge_axis_ratio"):
         stars[name] = 1.0
     return stars
 
 
 def _draw_galaxies(
-    config: PopulationConfig, mag: np.ndarray, rng: np.random.Generator, red: np.ndarray | None = None
+    config: PopulationConfig,
+    mag: np.ndarray,
+    rng: np.random.Generator,
+    red: np.ndarray | None = None,
+    redshift: np.ndarray | None = None,
 ) -> np.ndarray:
     n = mag.size
     galaxies = np.zeros(n, POPULATION_DTYPE)
     galaxies["mag"] = mag
     chance = rng.random(n)
-    galaxies["is_red"] = chance < np.clip(0.5 - 0.055 * (mag - 18.0), 0.1, 0.5) if red is None else red
+    galaxies["is_red"] = chance < np.clip(0.5 - 0.065 * (mag - 18.0), 0.06, 0.5) if red is None else red
     is_red = galaxies["is_red"]
     median_redshift = np.clip(0.08 + 0.1 * (mag - 17.0), 0.05, 1.2)
     galaxies["reddening"] = rng.normal(0.0, np.where(is_red, 0.05, 0.12))
-    galaxies["redshift"] = np.clip(median_redshift * rng.lognormal(0.0, 0.35, n), 0.01, 1.4)
+    drawn = np.clip(median_redshift * rng.lognormal(0.0, 0.35, n), 0.01, 1.4)
+    galaxies["redshift"] = drawn if redshift is None else redshift
     radius = config.size_at_22 * 10.0 ** (
         config.size_slope * (mag - 22.0) + config.size_scatter * rng.normal(size=n)
     )
     # Field galaxies of a magnitude are larger when they are discs.
-    radius *= np.where(is_red, 0.8, 1.05)
+    radius *= np.where(is_red, 0.85, 1.06)
     radius = np.clip(radius, 0.04, 0.8 * _largest_radius(mag))
-    late_bulge = rng.beta(1.0, 5.0, n)
+    galaxies["is_irregular"] = ~is_red & (rng.random(n) < config.irregular_fraction)
+    # Faint late types are young and have next to no bulge.
+    late_bulge = rng.beta(1.0, 5.0, n) * np.clip(1.0 - 0.14 * (mag - 19.5), 0.25, 1.0)
+    late_bulge *= np.where(galaxies["is_irregular"], 0.2, 1.0)
     early_bulge = rng.uniform(0.55, 1.0, n)
     galaxies["bulge_fraction"] = np.where(is_red, early_bulge, late_bulge)
-    galaxies["disc_radius"] = radius * np.where(is_red, 1.2, 1.1)
-    galaxies["bulge_radius"] = radius * np.where(is_red, rng.uniform(0.7, 1.0, n), rng.uniform(0.15, 0.4, n))
+    ratio = np.where(is_red, rng.uniform(0.6, 1.0, n), rng.uniform(0.15, 0.4, n))
+    bulge = galaxies["bulge_fraction"]
+    galaxies["disc_radius"] = radius / (1.0 - bulge + bulge * ratio)
+    galaxies["bulge_radius"] = ratio * galaxies["disc_radius"]
+    # Discs hold old stars too, the more the brighter (the more massive) they are.
+    mean = np.clip(0.45 - 0.085 * (mag - 18.0), 0.03, 0.45) * np.where(galaxies["is_irregular"], 0.4, 1.0)
+    galaxies["old_fraction"] = np.where(is_red, 0.85, rng.beta(2.5 * mean, 2.5 * (1.0 - mean)))
+    # Luminous early types are concentrated; the bulges of late types are rarely.
+    luminosity = -_absolute_magnitude(mag, galaxies["redshift"])
+    early = np.clip((luminosity - 18.0) / 5.0 + rng.normal(0.0, 0.2, n), 0.0, 1.0)
+    low, high = config.bulge_sersic
+    index = low + (high - low) * np.where(is_red, early, rng.beta(1.0, 2.5, n))
+    galaxies["bulge_sersic"] = np.round(index, 1)
+    low, high = config.disc_sersic
+    galaxies["disc_sersic"] = np.round(rng.uniform(low, high, n), 1)
     # An oblate disc of intrinsic thickness seen at a random inclination.
     thickness = rng.uniform(0.15, 0.35, n)
     cos_i = rng.random(n)
@@ -277,6 +368,12 @@ def _draw_galaxies(
     galaxies["bulge_axis_ratio"] = np.where(is_red, round_ratio, late_bulge_ratio)
     galaxies["position_angle"] = rng.uniform(0.0, np.pi, n)
     return galaxies
+
+
+def _absolute_magnitude(mag: np.ndarray, redshift: np.ndarray) -> np.ndarray:
+    """Return roughly absolute magnitudes (H0 = 70 km/s/Mpc, no K correction)."""
+    distance = 4283.0 * redshift * (1.0 + 0.75 * redshift)  # luminosity distance, Mpc
+    return mag - 25.0 - 5.0 * np.log10(distance)
 
 
 def _largest_radius(mag: np.ndarray) -> np.ndarray:
@@ -296,12 +393,15 @@ def _make_pairs(
     """Move a share of the sources next to one of the others, in place."""
     n = population.size
     moved = rng.random(n) < config.pair_fraction
-    partner = rng.integers(0, max(n, 1), n)
+    if n < 2 or not moved.any():
+        return
+    if moved.all():
+        moved[rng.integers(n)] = False
+    # Chains of moved sources would drift apart from what they were moved to.
+    partner = rng.choice(np.flatnonzero(~moved), n)
     low, high = (math.log10(value) for value in config.pair_separation)
     separation = 10.0 ** rng.uniform(low, high, n) / pixel_scale
     angle = rng.uniform(0.0, 2 * np.pi, n)
-    # Chains of moved sources would drift apart from what they were moved to.
-    moved &= ~moved[partner] if n else moved
     population["x"][moved] = (population["x"][partner] + separation * np.cos(angle))[moved]
     population["y"][moved] = (population["y"][partner] + separation * np.sin(angle))[moved]
 
@@ -316,17 +416,22 @@ def _draw_cluster(
     faint = max(config.mag_limit, brightest + 2.0)
     mag = np.minimum(draw_magnitudes(rng, count, brightest + 0.8, faint, 0.22), faint)
     mag[0] = brightest
-    members = _draw_galaxies(config, mag, rng, red=rng.random(count) < 0.8)
+    red = rng.random(count) < 0.8
+    red[0] = True
+    members = _draw_galaxies(config, mag, rng, red, np.full(count, redshift))
     members["group"] = 1
-    members["redshift"] = redshift
-    members["is_red"][0] = True
+    # The red sequence is narrow and runs down to bluer colours.
+    sequence = rng.normal(0.0, 0.03, count) - 0.025 * (mag - brightest - 2.0)
+    members["reddening"] = np.where(members["is_red"], sequence, members["reddening"])
     core = rng.uniform(*config.cluster_core) / pixel_scale
     # Projected King profile: Sigma ~ 1 / (1 + r^2 / core^2), cut at 6 cores.
     radius = core * np.sqrt((1.0 + 36.0) ** rng.random(count) - 1.0)
     angle = rng.uniform(0.0, 2 * np.pi, count)
     radius[0] = 0.0
-    members["disc_radius"][0] = min(1.8 * members["disc_radius"][0], float(_largest_radius(mag[:1])[0]))
-    members["bulge_radius"][0] *= 1.5
+    # The brightest has a wide envelope.
+    envelope = float(_largest_radius(mag[:1])[0])
+    members["disc_radius"][0] = min(2.6 * members["disc_radius"][0], envelope)
+    members["bulge_radius"][0] = min(2.0 * members["bulge_radius"][0], 0.8 * envelope)
     members["x"] = rng.uniform(0.1, 0.9) * shape[1] + radius * np.cos(angle)
     members["y"] = rng.uniform(0.1, 0.9) * shape[0] + radius * np.sin(angle)
     return members

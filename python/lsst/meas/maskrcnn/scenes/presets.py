@@ -4,110 +4,362 @@
 
 """Named kinds of scenes, and a mixture of all of them to train on.
 
-Sky noise comes from published 5-sigma point-source depths, spread over the
-noise-equivalent area of the PSF; electrons per nJy from the cameras' zero
-points and exposure times.
+Pixel scales, seeing, zero points and the brightness of the sky are those of
+``surveycodex``; read noise, saturation and the length of an exposure are the
+cameras' published ones. The documentation of the package lists the numbers;
+`presets_table` writes that list.
 
-========== ======= ======== ================= ==========================
-preset     px ["]  seeing   sky sigma z,r,g   what it is like
-                   z,r,g    [nJy per px]
-========== ======= ======== ================= ==========================
-hsc_wide   0.168   .68-.77  10, 3.6, 2.5      HSC-SSP Wide
-hsc_500s   0.168   .68-.77  16, 4.0, 2.7      HSC, 500 s
-shallow    0.262   1.0-1.3  47, 19, 11        DECaLS DR7 / DES
-deep       0.168   .68-.77  1.3, .55, .39     HSC-SSP UltraDeep
-lsst10     0.2     .83-.87  4.0, 1.1, 1.2     LSST after ten years
-========== ======= ======== ================= ==========================
+Run as a module, it prints the list::
 
-``hsc_noiseless`` is ``hsc_500s`` without noise in the pixels.
+    python -m lsst.meas.maskrcnn.scenes.presets
 """
 
 from __future__ import annotations
 
-__all__ = ["CAMERA", "PRESETS", "preset_config", "random_scene_config"]
+__all__ = [
+    "CAMERA",
+    "PRESETS",
+    "expected_sources",
+    "point_source_depth",
+    "preset_config",
+    "preset_exposure_times",
+    "presets_table",
+    "random_scene_config",
+    "survey_conditions",
+    "survey_exposure_times",
+    "survey_pixel_scale",
+]
 
 import math
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .config import ArtefactConfig, BandConditions, PopulationConfig, PsfConfig, SceneConfig
 
-_WIDE = SceneConfig()
+_AB_NJY = 31.4
+"""AB magnitude of 1 nJy."""
+
 CAMERA = ArtefactConfig(
     saturation=True, bleed=True, bleed_level=0.3, spikes=0.015, halo=0.015, gradient=0.1, correlation=0.4
 )
-"""Artefacts of an ordinary survey image; presets are without."""
+"""Artefacts of an ordinary coadd."""
+
+_SINGLE = replace(
+    CAMERA,
+    correlation=0.0,
+    bleed_level=1.0,
+    cosmic_rays=0.5,
+    dead_columns=0.5,
+    chip_gaps=0.1,
+    chip_gap_width=(40.0, 53.0),
+)
+"""Artefacts of a single exposure.
+
+About twice the muons that reach sea level in two minutes (1 per cm^2 and
+minute) leave tracks; 0.05 % of DECam's pixels are bad, and 153 or 201 px lie
+between its detectors.
+"""
+
+
+@dataclass(frozen=True)
+class _Observed:
+    """How the images of a preset came about, beyond what surveycodex says."""
+
+    survey: str
+    read_noise: float
+    full_well: float
+    single: Mapping[str, float]
+    """Length of one exposure, s."""
+    times: Mapping[str, float] | None = None
+    """Length of all of them, s; None for the survey's."""
+    share: float = 1.0
+    """Of that time."""
+
+
+# Read noise and saturation: subarutelescope.org, HSC instrument parameters.
+# Exposures of the Wide layer of HSC-SSP, and the plan for its UltraDeep one:
+# Aihara et al. 2018, PASJ 70, S4.
+_HSC = _Observed("HSC", 4.5, 1.5e5, {"g": 150.0, "r": 150.0, "i": 200.0, "z": 200.0, "y": 200.0})
+_ULTRA_DEEP = {"g": 25200.0, "r": 25200.0, "i": 50400.0, "z": 68040.0, "y": 68040.0}
+# Read noise: noirlab.edu, DECam characteristics; the least full well of its
+# detectors: Flaugher et al. 2015, AJ 150, 150.
+_DECAM = _Observed("DES", 7.0, 1.3e5, dict.fromkeys("grizy", 120.0), dict.fromkeys("grizy", 120.0))
+# Visits of 30 s: Ivezic et al. 2019, ApJ 873, 111; read noise and saturation
+# of typical amplifiers: the camera description in lsst/obs_lsst.
+_LSST = _Observed("LSST", 6.0, 1.3e5, dict.fromkeys("ugrizy", 30.0))
+
+_OBSERVED = {
+    "hsc-wide": _HSC,
+    "hsc-500s": replace(_HSC, times=dict.fromkeys("grizy", 500.0)),
+    "hsc-deep": replace(_HSC, single=dict.fromkeys("grizy", 300.0), times=_ULTRA_DEEP),
+    "decam-120s": _DECAM,
+    "lsst-1yr": replace(_LSST, share=0.1),
+    "lsst-10yr": _LSST,
+}
+
+
+def survey_pixel_scale(survey: str) -> float:
+    """Return the pixel size of a survey, arcsec.
+
+    Parameters
+    ----------
+    survey : `str`
+        A survey's name in surveycodex.
+    """
+    # Brings astropy's units along, which most users of the package need not
+    # wait for.
+    from surveycodex import get_survey
+
+    return float(get_survey(survey).pixel_scale.to_value("arcsec"))
+
+
+def survey_conditions(
+    survey: str,
+    exposure_times: Mapping[str, float] | None = None,
+    *,
+    read_noise: float = 0.0,
+    full_well: float = math.inf,
+    single_exposures: Mapping[str, float] | None = None,
+) -> tuple[BandConditions, ...]:
+    """Return the observing conditions of a survey's bands.
+
+    A source of AB magnitude m leaves ``t 10^(0.4 (ZP - m))`` electrons in
+    ``t`` seconds, and so does an arcsec^2 of sky of that surface brightness.
+
+    Parameters
+    ----------
+    survey : `str`
+        A survey's name in surveycodex, which gives seeing, zero points and
+        sky.
+    exposure_times : mapping [`str`, `float`], optional
+        Exposure time of the stack per band, s; of bands that are not in it,
+        and by default of all, the survey's.
+    read_noise : `float`
+        Electrons per pixel and exposure.
+    full_well : `float`
+        Electrons in a pixel at saturation.
+    single_exposures : mapping [`str`, `float`], optional
+        Length of the exposures that make up the stack, s, per band; the
+        stack holds the nearest whole number of them. One exposure by
+        default.
+
+    Returns
+    -------
+    conditions : `tuple` [`BandConditions`, ...]
+        Of each of the survey's bands.
+
+    Raises
+    ------
+    ValueError
+        If surveycodex does not know the survey, or the survey has filters
+        that the simulator has no colours for.
+    """
+    from surveycodex import get_survey
+
+    description = get_survey(survey)
+    pixel_area = survey_pixel_scale(survey) ** 2
+    times = survey_exposure_times(survey) | dict(exposure_times or {})
+    result = []
+    for name in description.available_filters:
+        band = name.lower()
+        info = description.get_filter(name)
+        time = times[band]
+        count = max(1, round(time / (single_exposures or {}).get(band, time)))
+        # As plain numbers, because the units of zero points are logarithmic.
+        zero_point = float(info.zeropoint.value)
+        electrons_per_njy = time * 10.0 ** (0.4 * (zero_point - _AB_NJY))
+        sky = time * 10.0 ** (0.4 * (zero_point - float(info.sky_brightness.value))) * pixel_area
+        result.append(
+            BandConditions(
+                band,
+                fwhm=float(info.psf_fwhm.to_value("arcsec")),
+                sky_sigma=math.sqrt(sky) / electrons_per_njy,
+                electrons_per_njy=electrons_per_njy,
+                saturation=full_well * count / electrons_per_njy,
+                read_noise=read_noise,
+                exposures=count,
+            )
+        )
+    return tuple(result)
+
+
+def survey_exposure_times(survey: str) -> dict[str, float]:
+    """Return a survey's exposure time per band, s.
+
+    Parameters
+    ----------
+    survey : `str`
+        A survey's name in surveycodex.
+    """
+    from surveycodex import get_survey
+
+    filters = [get_survey(survey).get_filter(name) for name in get_survey(survey).available_filters]
+    return {info.name.lower(): float(info.full_exposure_time.to_value("s")) for info in filters}
+
+
+def _times(observed: _Observed) -> dict[str, float]:
+    whole = survey_exposure_times(observed.survey) | dict(observed.times or {})
+    return {band: observed.share * time for band, time in whole.items()}
+
+
+def _conditions(name: str) -> tuple[BandConditions, ...]:
+    observed = _OBSERVED[name]
+    return survey_conditions(
+        observed.survey,
+        _times(observed),
+        read_noise=observed.read_noise,
+        full_well=observed.full_well,
+        single_exposures=observed.single,
+    )
+
+
+# Galaxies per arcmin^2 brighter than r: N(<i) = 46 x 10^(0.31 (i - 25)) of
+# the LSST Science Book (Abell et al. 2009, section 3.7) with r - i = 0.4, and
+# from r = 25.5 on the flatter counts of the Hubble Deep Fields (Metcalfe et
+# al. 2001, MNRAS 323, 795).
+_TO_24 = PopulationConfig(galaxy_density=16.0, mag_limit=24.0, star_density=2.8, star_mag_range=(17.0, 24.0))
+_TO_25_5 = PopulationConfig(galaxy_density=51.0, mag_limit=25.5, star_density=4.0)
+_TO_26_5 = PopulationConfig(
+    galaxy_density=97.0,
+    mag_limit=26.5,
+    counts_slope_bright=0.35,
+    counts_slope_faint=0.23,
+    counts_break=25.5,
+    star_density=5.0,
+    star_mag_range=(17.0, 26.0),
+)
+_TO_28 = replace(
+    _TO_26_5,
+    galaxy_density=240.0,
+    mag_limit=28.0,
+    counts_slope_faint=0.2,
+    star_density=6.0,
+    star_mag_range=(17.0, 27.0),
+)
+
+
+def _hsc_wide() -> SceneConfig:
+    return SceneConfig(
+        pixel_scale=survey_pixel_scale("HSC"),
+        conditions=_conditions("hsc-wide"),
+        population=_TO_25_5,
+        artefacts=CAMERA,
+        misregistration=0.05,
+        name="hsc-wide",
+    )
 
 
 def _hsc_500s() -> SceneConfig:
-    exposure = {"g": 600.0, "r": 600.0, "i": 1200.0, "z": 1200.0, "y": 1200.0}
-    conditions = tuple(
-        replace(
-            c,
-            sky_sigma=c.sky_sigma * math.sqrt(exposure[c.band] / 500.0),
-            electrons_per_njy=c.electrons_per_njy * 500.0 / exposure[c.band],
-        )
-        for c in _WIDE.conditions
+    return replace(PRESETS["hsc-wide"], conditions=_conditions("hsc-500s"), name="hsc-500s")
+
+
+def _hsc_deep() -> SceneConfig:
+    conditions = _conditions("hsc-deep")
+    return replace(PRESETS["hsc-wide"], conditions=conditions, population=_TO_28, name="hsc-deep")
+
+
+def _noiseless(name: str) -> SceneConfig:
+    """Return a preset without noise, artefacts and misregistration."""
+    return replace(
+        PRESETS[name],
+        noise=False,
+        artefacts=ArtefactConfig(),
+        misregistration=0.0,
+        name=f"{name}-noiseless",
     )
-    return replace(_WIDE, conditions=conditions, name="hsc_500s")
 
 
-def _shallow() -> SceneConfig:
+def _decam_120s() -> SceneConfig:
     return SceneConfig(
-        pixel_scale=0.262,
-        conditions=(
-            BandConditions("g", 1.3, 11.0, 3.0, 8.0e4),
-            BandConditions("r", 1.15, 19.0, 3.0, 8.0e4),
-            BandConditions("i", 1.1, 25.0, 3.0, 8.0e4),
-            BandConditions("z", 1.05, 47.0, 3.5, 1.2e5),
-        ),
-        psf=PsfConfig(beta=(2.5, 3.5)),
-        population=PopulationConfig(galaxy_density=22.0, star_density=3.0, mag_limit=24.0),
-        name="shallow",
+        pixel_scale=survey_pixel_scale("DES"),
+        conditions=_conditions("decam-120s"),
+        psf=PsfConfig(beta=(2.5, 3.5), seeing_scatter=0.12, band_scatter=0.08),
+        population=_TO_24,
+        artefacts=_SINGLE,
+        misregistration=0.1,
+        name="decam-120s",
     )
 
 
-def _deep() -> SceneConfig:
-    factor = {"g": 42.0, "r": 42.0, "i": 50.0, "z": 57.0, "y": 57.0}
-    conditions = tuple(
-        replace(
-            c,
-            sky_sigma=c.sky_sigma / math.sqrt(factor[c.band]),
-            electrons_per_njy=c.electrons_per_njy * factor[c.band],
-        )
-        for c in _WIDE.conditions
-    )
-    population = PopulationConfig(galaxy_density=120.0, mag_limit=27.0)
-    return replace(_WIDE, conditions=conditions, population=population, name="deep")
-
-
-def _lsst10() -> SceneConfig:
+def _lsst_10yr() -> SceneConfig:
     return SceneConfig(
-        pixel_scale=0.2,
-        conditions=(
-            BandConditions("u", 0.92, 2.6, 25.0, 7.0e4),
-            BandConditions("g", 0.87, 1.2, 140.0, 7.0e4),
-            BandConditions("r", 0.83, 1.1, 290.0, 7.0e4),
-            BandConditions("i", 0.80, 1.8, 240.0, 7.0e4),
-            BandConditions("z", 0.80, 4.0, 180.0, 1.0e5),
-            BandConditions("y", 0.80, 9.0, 90.0, 1.5e5),
-        ),
-        population=PopulationConfig(galaxy_density=85.0, mag_limit=26.5),
-        name="lsst10",
+        pixel_scale=survey_pixel_scale("LSST"),
+        conditions=_conditions("lsst-10yr"),
+        psf=PsfConfig(profile="kolmogorov", seeing_scatter=0.05),
+        population=_TO_26_5,
+        artefacts=CAMERA,
+        misregistration=0.05,
+        name="lsst-10yr",
     )
 
 
-PRESETS: dict[str, SceneConfig] = {
-    "hsc_wide": _WIDE,
-    "hsc_500s": _hsc_500s(),
-    "hsc_noiseless": replace(_hsc_500s(), noise=False, name="hsc_noiseless"),
-    "shallow": _shallow(),
-    "deep": _deep(),
-    "lsst10": _lsst10(),
-}
-"""The named configurations."""
+def _lsst_1yr() -> SceneConfig:
+    conditions = _conditions("lsst-1yr")
+    return replace(PRESETS["lsst-10yr"], conditions=conditions, population=_TO_25_5, name="lsst-1yr")
+
+
+def _crowded() -> SceneConfig:
+    # The density of the DECam Plane Survey, 3.3e9 objects on 2700 deg^2
+    # (Saydjari et al. 2023), in HSC's deeper images.
+    population = replace(
+        _TO_25_5,
+        galaxy_density=30.0,
+        star_density=340.0,
+        star_mag_range=(16.0, 25.0),
+        star_counts_slope=0.22,
+        bright_star_density=0.3,
+        cluster_probability=0.0,
+    )
+    return replace(PRESETS["hsc-wide"], population=population, name="crowded")
+
+
+def _cluster() -> SceneConfig:
+    population = replace(
+        _TO_25_5, cluster_probability=1.0, cluster_richness=(60, 150), cluster_core=(8.0, 25.0)
+    )
+    return replace(PRESETS["hsc-wide"], population=population, name="cluster")
+
+
+class _Presets(Mapping[str, SceneConfig]):
+    """The named configurations, each made when it is first asked for."""
+
+    def __init__(self, makers: Mapping[str, Callable[[], SceneConfig]]) -> None:
+        self._makers = dict(makers)
+        self._made: dict[str, SceneConfig] = {}
+
+    def __getitem__(self, name: str) -> SceneConfig:
+        if name not in self._made:
+            self._made[name] = self._makers[name]()
+        return self._made[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._makers
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._makers)
+
+    def __len__(self) -> int:
+        return len(self._makers)
+
+
+PRESETS: Mapping[str, SceneConfig] = _Presets(
+    {
+        "hsc-500s-noiseless": lambda: _noiseless("hsc-500s"),
+        "hsc-500s": _hsc_500s,
+        "hsc-deep-noiseless": lambda: _noiseless("hsc-deep"),
+        "hsc-deep": _hsc_deep,
+        "hsc-wide": _hsc_wide,
+        "decam-120s": _decam_120s,
+        "lsst-1yr": _lsst_1yr,
+        "lsst-10yr": _lsst_10yr,
+        "crowded": _crowded,
+        "cluster": _cluster,
+    }
+)
+"""The named configurations. Listing the names costs nothing."""
 
 
 def preset_config(name: str, **changes: Any) -> SceneConfig:
@@ -128,6 +380,138 @@ def preset_config(name: str, **changes: Any) -> SceneConfig:
     if name not in PRESETS:
         raise ValueError(f"There is no preset {name!r}; choose one of {sorted(PRESETS)}.")
     return replace(PRESETS[name], **changes)
+
+
+def preset_exposure_times(name: str) -> dict[str, float]:
+    """Return the total exposure time of each band of a preset, s.
+
+    Parameters
+    ----------
+    name : `str`
+        A key of `PRESETS`.
+
+    Raises
+    ------
+    ValueError
+        If there is no preset of that name.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"There is no preset {name!r}; choose one of {sorted(PRESETS)}.")
+    # Others are hsc-wide with other sources.
+    return _times(_OBSERVED.get(name.removesuffix("-noiseless"), _OBSERVED["hsc-wide"]))
+
+
+def _psf_area(fwhm: float, psf: PsfConfig) -> float:
+    """Return the noise-equivalent area of a PSF, 1 / integral p^2, arcsec^2."""
+    if psf.profile == "moffat":
+        beta = 0.5 * (psf.beta[0] + psf.beta[1])
+        scale = 0.5 * fwhm / math.sqrt(2.0 ** (1.0 / beta) - 1.0)
+        return math.pi * scale**2 * (2.0 * beta - 1.0) / (beta - 1.0) ** 2
+    # The transform is exp(-(k / k0)^(5/3)); GalSim has k0 FWHM = 2.92.
+    k0 = 2.992934 * 0.975865 / fwhm
+    return 2.0 * math.pi / (0.6 * math.gamma(1.2) * 2.0**-1.2 * k0**2)
+
+
+def point_source_depth(conditions: BandConditions, pixel_scale: float, psf: PsfConfig) -> float:
+    """Return the AB magnitude of a star that stands out by 5 sigma.
+
+    For PSF photometry of faint stars on the noise of an empty sky, in the
+    median seeing.
+
+    Parameters
+    ----------
+    conditions : `BandConditions`
+        Noise and seeing.
+    pixel_scale : `float`
+        Pixel size, arcsec.
+    psf : `PsfConfig`
+        Shape of the PSF.
+    """
+    pixels = _psf_area(conditions.fwhm, psf) / pixel_scale**2
+    return _AB_NJY - 2.5 * math.log10(5.0 * conditions.noise_sigma * math.sqrt(pixels))
+
+
+def expected_sources(config: SceneConfig) -> float:
+    """Return the expected number of sources on the image of a scene.
+
+    Members of clusters and sources too faint to be seen count.
+
+    Parameters
+    ----------
+    config : `SceneConfig`
+        The kind of scene.
+    """
+    population = config.population
+    area = config.shape[0] * config.shape[1] * (config.pixel_scale / 60.0) ** 2
+    density = (
+        population.galaxy_density
+        + population.star_density
+        + population.large_galaxy_density
+        + population.bright_star_density
+    )
+    return density * area + population.cluster_probability * 0.5 * sum(population.cluster_richness)
+
+
+def presets_table(bands: tuple[str, ...] = ("z", "r", "g")) -> str:
+    """Return the numbers of all presets as a table in reStructuredText.
+
+    Parameters
+    ----------
+    bands : `tuple` [`str`, ...]
+        Whose numbers to list, in this order.
+    """
+    label = ", ".join(bands)
+    rows = [
+        (
+            "preset",
+            "pixel",
+            f"exposure {label}",
+            f"seeing {label}",
+            f"noise per pixel {label}",
+            f"depth {label}",
+            "galaxies",
+            "stars",
+            "sources",
+        ),
+        ("", "arcsec", "s", "arcsec", "nJy", "AB mag", "per arcmin^2", "per arcmin^2", "per scene"),
+    ]
+    for name in PRESETS:
+        config = replace(PRESETS[name], bands=bands)
+        conditions = config.band_conditions()
+        depths = [point_source_depth(c, config.pixel_scale, config.psf) for c in conditions]
+        population = config.population
+        rows.append(
+            (
+                f"``{name}``",
+                f"{config.pixel_scale:g}",
+                ", ".join(f"{preset_exposure_times(name)[band]:.0f}" for band in bands),
+                ", ".join(f"{c.fwhm:.2f}" for c in conditions),
+                ", ".join(f"{c.noise_sigma:.3g}" for c in conditions),
+                ", ".join(f"{depth:.1f}" for depth in depths),
+                f"{population.galaxy_density:g} to {population.mag_limit:g}",
+                f"{population.star_density:g} to {population.star_mag_range[1]:g}",
+                f"{expected_sources(config):.0f}",
+            )
+        )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    rule = " ".join("=" * width for width in widths)
+    lines = [" ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([rule, *lines[:2], rule, *lines[2:], rule])
+
+
+_MIXTURE = {
+    "hsc-500s-noiseless": 0.2,
+    "hsc-500s": 0.1,
+    "hsc-deep-noiseless": 0.08,
+    "hsc-deep": 0.04,
+    "hsc-wide": 0.2,
+    "decam-120s": 0.15,
+    "lsst-1yr": 0.08,
+    "lsst-10yr": 0.07,
+    "crowded": 0.04,
+    "cluster": 0.04,
+}
+"""Shares of the presets in `random_scene_config`."""
 
 
 def random_scene_config(
@@ -154,29 +538,42 @@ def random_scene_config(
     config : `SceneConfig`
         Give it to `simulate_scene` with the same or another generator.
     """
-    names = ("hsc_wide", "hsc_500s", "hsc_noiseless", "shallow", "deep", "lsst10")
-    name = str(rng.choice(names, p=(0.25, 0.1, 0.3, 0.2, 0.05, 0.1)))
+    name = str(rng.choice(list(_MIXTURE), p=list(_MIXTURE.values())))
     base = PRESETS[name]
     factor = float(10.0 ** rng.uniform(-0.4, 0.5))
     seeing = float(rng.lognormal(0.0, 0.1))
     area = 512.0 * 512.0 * (base.pixel_scale / 60.0) ** 2
     count = float(10.0 ** rng.uniform(math.log10(30.0), math.log10(250.0)))
     star_share = float(rng.choice([0.1, 0.25, 0.6], p=(0.5, 0.35, 0.15)) * rng.uniform(0.6, 1.4))
+    if name == "crowded":
+        count = float(rng.uniform(120.0, 250.0))
+        star_share = float(rng.uniform(0.7, 0.95))
     population = replace(
         base.population,
         galaxy_density=count * (1.0 - star_share) / area,
         star_density=count * star_share / area,
-        mag_limit=base.population.mag_limit + float(rng.uniform(-1.0, 0.3)) + 0.6 * math.log10(factor),
+        # With so few sources, those too faint to teach anything are not drawn.
+        mag_limit=min(base.population.mag_limit, 27.0)
+        + float(rng.uniform(-1.0, 0.3))
+        + 0.6 * math.log10(factor),
         pair_fraction=float(rng.uniform(0.0, 0.4)),
-        cluster_probability=0.25,
         size_at_22=base.population.size_at_22 * float(rng.lognormal(0.0, 0.1)),
         bright_star_density=float(rng.choice([0.0, 0.1, 0.5], p=(0.3, 0.5, 0.2))),
         large_galaxy_density=float(rng.choice([0.02, 0.1, 0.5], p=(0.4, 0.4, 0.2))),
     )
+    if name == "cluster":
+        # Members come on top of the count.
+        population = replace(
+            population,
+            galaxy_density=0.5 * population.galaxy_density,
+            cluster_richness=(40, 100),
+        )
+    elif name != "crowded":
+        population = replace(population, cluster_probability=0.25)
     artefacts = ArtefactConfig()
-    if name != "hsc_noiseless" or rng.random() < 0.4:
+    if base.noise or rng.random() < 0.4:
         artefacts = replace(
-            CAMERA,
+            CAMERA if name != "decam-120s" else _SINGLE,
             bleed=bool(rng.random() < 0.5),
             bleed_axis=str(rng.choice(["x", "y"])),
             bleed_level=float(10.0 ** rng.uniform(-2.5, 0.0)),
@@ -186,6 +583,14 @@ def random_scene_config(
             gradient=float(rng.exponential(0.1)) if base.noise else 0.0,
             correlation=float(rng.choice([0.0, rng.uniform(0.35, 0.7)])),
         )
+        if base.noise:
+            artefacts = replace(
+                artefacts,
+                chip_gaps=float(rng.choice([0.0, 0.5], p=(0.8, 0.2))),
+                chip_gap_width=(2.0, 12.0),
+                chip_gap_depth=float(rng.choice([1.0, rng.uniform(0.1, 0.7)])),
+                masked_regions=float(rng.choice([0.0, 0.3], p=(0.8, 0.2))),
+            )
     return replace(
         base,
         shape=shape,
@@ -194,4 +599,9 @@ def random_scene_config(
         conditions=tuple(replace(c, fwhm=c.fwhm * seeing) for c in base.conditions),
         population=population,
         artefacts=artefacts,
+        misregistration=float(rng.uniform(0.0, 0.15)) if base.noise else 0.0,
     )
+
+
+if __name__ == "__main__":
+    print(presets_table())

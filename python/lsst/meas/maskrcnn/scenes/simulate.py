@@ -4,13 +4,13 @@
 
 """Simulated multi-band scenes of stars and galaxies, with exact truth.
 
-Needs numpy and GalSim only.
+Needs numpy, scipy and GalSim, and surveycodex for presets, but no LSST package.
 
 Examples
 --------
 >>> import numpy as np
 >>> from lsst.meas.maskrcnn.scenes.simulate import preset_config, simulate_scene
->>> scene = simulate_scene(preset_config("hsc_wide", shape=(64, 64)), np.random.default_rng(1))
+>>> scene = simulate_scene(preset_config("hsc-wide", shape=(64, 64)), np.random.default_rng(1))
 >>> scene.images.shape
 (3, 64, 64)
 """
@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,15 +52,16 @@ from .config import (
     SceneConfig,
 )
 from .light import BandPsf, Painter, Stamp
-from .populations import draw_population, galaxy_colours, star_colours
+from .populations import draw_population, sersic_indices, source_fluxes
 from .presets import PRESETS, preset_config, random_scene_config
-from .truth import peak_fraction_mask, tight, truth_selection
+from .stamps import StampStore
+from .truth import FLAGS, flag_sources, measure_neighbors, source_mask, tight, truth_selection
 
-_REDDENING = np.array([2.0, 1.0, 0.0, -0.6, -1.0, -1.2])
-"""Change of m_band - m_r per magnitude of g - r, in `ALL_BANDS`."""
+_STRAY_LIGHT_RADIUS = (3.0, 15.0)
+"""Radii of masked regions with stray light, arcsec."""
 
-_AB_ZERO_POINT = 31.4
-"""AB magnitude of 1 nJy, to 4e-5 mag (3631 Jy is magnitude 0)."""
+_STAMP_MEMORY = 150_000_000
+"""Bytes of stamps that stay in memory."""
 
 
 @dataclass
@@ -73,13 +75,17 @@ class Scene:
     bands : `tuple` [`str`, ...]
         Bands in the order of the arrays.
     images : `numpy.ndarray`, (band, y, x), `numpy.float32`
-        Sky-subtracted images, nJy; with noise if the configuration says so.
+        Images, nJy, with noise if the configuration says so; sky-subtracted
+        unless it says otherwise. NaN where the mask says NO_DATA.
     noiseless : `numpy.ndarray`, (band, y, x), `numpy.float32`
-        The same without noise, but with saturation, spikes, background and
-        whatever else the configuration adds.
+        The same without noise and finite throughout, but with saturation,
+        background and whatever else the configuration adds.
+    light : `numpy.ndarray`, (band, y, x), `numpy.float32`
+        The light of the sources alone, with the spikes and aureoles of
+        stars: the sum of ``models``.
     variance : `numpy.ndarray`, (band, y, x), `numpy.float32`
-        Variance of sky and source photons, nJy^2, whether the noise is in the
-        images or not.
+        Variance of photons and read noise, nJy^2, whether the noise is in the
+        images or not. NaN where the mask says NO_DATA.
     mask : `numpy.ndarray`, (band, y, x), `numpy.uint8`
         Bits of `MASK_BITS`.
     psfs : `list` [`BandPsf`]
@@ -87,32 +93,44 @@ class Scene:
     pixel_scale : `float`
         Pixel size, arcsec.
     sky_sigma : `numpy.ndarray`, (band,)
-        Standard deviation of the sky noise of a pixel, nJy.
+        Standard deviation of the noise of an empty pixel (sky and read
+        noise), nJy.
     sources : `numpy.ndarray`, (N,)
         Structured array, brightest in r first: ``id`` (from 1), ``x``, ``y``
-        (px; 0 is the centre of the first pixel), ``is_star``, ``group`` (1
-        for members of a cluster), ``mag`` (AB, r), ``redshift``,
+        (px; 0 is the centre of the first pixel; in the first band, from which
+        the others are off by ``shifts``), ``is_star``, ``group`` (1 for
+        members of a cluster), ``mag`` (AB, r), ``redshift``,
         ``half_light_radius`` (arcsec, major axis), ``bulge_fraction`` (r),
-        ``axis_ratio``, ``position_angle`` (rad), ``area`` (pixels of the mask
-        on the image), ``visible`` (share of the mask that is on the image),
-        ``peak_share`` (of the light at the brightest pixel that is its own,
-        first band), ``blendedness`` (1 - sum m^2 / sum B m with the model m
-        and the blend B, first band), and per band ``flux_<band>`` (nJy),
-        ``snr_<band>`` (of a matched filter against the sky noise) and
-        ``peak_snr_<band>`` (of the brightest pixel).
+        ``axis_ratio``, ``position_angle`` (rad), ``sersic_index`` (of disc or
+        bulge, whichever is brighter in r; 0 for stars), ``area`` (pixels of
+        the mask on the image), ``visible`` (share of the mask that is on the
+        image), ``peak_share`` (of the light at the brightest pixel that is
+        its own), ``blendedness`` (1 - sum m^2 / sum B m with the model m and
+        the blend B), ``neighbor_distance`` (of the nearest other source,
+        arcsec; NaN if there is none), ``neighbor_flux_ratio`` (its flux over
+        the source's own), ``flag_empty``, ``flag_small``, ``flag_faint``,
+        ``flag_masked``, ``flag_edge`` (see `~.truth.flag_sources`), and per
+        band ``flux_<band>`` (nJy), ``snr_<band>`` (of a matched filter against
+        the sky noise) and ``peak_snr_<band>`` (of the brightest pixel).
+        Shares and ratios are those of the mask rule's band.
     masks : `list` [`numpy.ndarray`]
         Truth mask of each source in its own bounding box, `bool`; shape
         (0, 0) where it has no pixel on the image.
     origins : `numpy.ndarray`, (N, 2), `numpy.int32`
         (y0, x0) of the masks.
-    models : `list` [`Stamp`] or `None`
-        Each source's own light on the image, with ``keep_models``.
+    shifts : `numpy.ndarray`, (band, 2)
+        Shift (y, x) of each band's pixels against the common WCS, px; the
+        first band's is 0.
+    models : `~collections.abc.Sequence` [`Stamp`] or `None`
+        Each source's own light on the image, with ``keep_models``. Stamps
+        beyond some memory are read from a temporary file when asked for.
     """
 
     config: SceneConfig
     bands: tuple[str, ...]
     images: np.ndarray
     noiseless: np.ndarray
+    light: np.ndarray
     variance: np.ndarray
     mask: np.ndarray
     psfs: list[BandPsf]
@@ -121,7 +139,8 @@ class Scene:
     sources: np.ndarray
     masks: list[np.ndarray]
     origins: np.ndarray
-    models: list[Stamp] | None = None
+    shifts: np.ndarray
+    models: Sequence[Stamp] | None = None
 
     @property
     def psf_fwhm(self) -> np.ndarray:
@@ -135,7 +154,9 @@ class Scene:
         return np.array([c.electrons_per_njy for c in conditions]) * self.config.exposure_factor
 
 
-def simulate_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
+def simulate_scene(
+    config: SceneConfig, rng: np.random.Generator, *, stamp_memory: int = _STAMP_MEMORY
+) -> Scene:
     """Draw sources at random and make a scene of them.
 
     Parameters
@@ -144,6 +165,9 @@ def simulate_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
         The kind of scene.
     rng : `numpy.random.Generator`
         The only source of chance: the same state gives the same scene.
+    stamp_memory : `int`
+        Bytes of the sources' own pixels that stay in memory; the rest is put
+        into a temporary file. The scene is the same whatever it is.
 
     Returns
     -------
@@ -151,10 +175,16 @@ def simulate_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
         Images, noise and truth.
     """
     population = draw_population(config.population, config.shape, config.pixel_scale, rng)
-    return draw_scene(config, population, rng)
+    return draw_scene(config, population, rng, stamp_memory=stamp_memory)
 
 
-def draw_scene(config: SceneConfig, population: np.ndarray, rng: np.random.Generator) -> Scene:
+def draw_scene(
+    config: SceneConfig,
+    population: np.ndarray,
+    rng: np.random.Generator,
+    *,
+    stamp_memory: int = _STAMP_MEMORY,
+) -> Scene:
     """Make a scene of given sources.
 
     Parameters
@@ -164,33 +194,95 @@ def draw_scene(config: SceneConfig, population: np.ndarray, rng: np.random.Gener
     population : `numpy.ndarray`, (N,), `POPULATION_DTYPE`
         The sources.
     rng : `numpy.random.Generator`
-        Chance for PSF, structure, artefacts and noise.
+        Chance for PSF, shifts, structure, artefacts and noise.
+    stamp_memory : `int`
+        Bytes of the sources' own pixels that stay in memory; the rest is put
+        into a temporary file.
 
     Returns
     -------
     scene : `Scene`
         Images, noise and truth.
     """
-    conditions = config.band_conditions()
-    sky_sigma = np.array([c.sky_sigma for c in conditions]) / math.sqrt(config.exposure_factor)
-    electrons = np.array([c.electrons_per_njy for c in conditions]) * config.exposure_factor
     psfs = _draw_psfs(config, rng)
+    shifts = rng.normal(0.0, 1.0, (len(config.bands), 2)) * config.misregistration
+    shifts[0] = 0.0
+    sky_sigma = np.array([c.noise_sigma for c in config.band_conditions()]) / math.sqrt(
+        config.exposure_factor
+    )
+    fluxes = source_fluxes(population, config.bands)
+    sources = _source_table(population, fluxes[0] + fluxes[1], config.bands)
+    stamps = StampStore(stamp_memory)
+    total, masks, origins = _draw_sources(
+        config, population, fluxes, psfs, shifts, sky_sigma, sources, stamps, rng
+    )
+    rule_band = _rule_band(config)
+    _measure_blending(sources, stamps, total[rule_band], rule_band if config.keep_models else 0)
+    sources["neighbor_distance"], sources["neighbor_flux_ratio"] = measure_neighbors(
+        sources["x"], sources["y"], sources[f"flux_{config.bands[rule_band]}"], config.pixel_scale
+    )
+    light = total.astype(np.float32)
+    # From here on the sum of the sources becomes what the camera sees.
+    images, noiseless, variance, mask = _expose(config, total, sky_sigma, rng)
+    unusable = ((mask & (art.NO_DATA | art.BAD)) != 0).any(axis=0)
+    flag_sources(sources, masks, origins, unusable, config.mask_rule, config.noise)
+    return Scene(
+        config=config,
+        bands=config.bands,
+        images=images,
+        noiseless=noiseless,
+        light=light,
+        variance=variance,
+        mask=mask,
+        psfs=psfs,
+        pixel_scale=config.pixel_scale,
+        sky_sigma=sky_sigma,
+        sources=sources,
+        masks=masks,
+        origins=origins,
+        shifts=shifts,
+        models=stamps if config.keep_models else None,
+    )
+
+
+def _rule_band(config: SceneConfig) -> int:
+    return config.bands.index(config.mask_rule.band) if config.mask_rule.band else 0
+
+
+def _draw_sources(
+    config: SceneConfig,
+    population: np.ndarray,
+    fluxes: tuple[np.ndarray, np.ndarray],
+    psfs: list[BandPsf],
+    shifts: np.ndarray,
+    sky_sigma: np.ndarray,
+    sources: np.ndarray,
+    stamps: StampStore,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    """Draw all the sources and fill the columns that come from single ones.
+
+    Returns the sum of their light in double precision, the masks and their
+    origins. Stamps hold all bands with ``keep_models``, else the mask rule's.
+    """
+    height, width = config.shape
+    rule_band = _rule_band(config)
     # 0.9 in z to 1.5 in u
     boost = np.array([1.5 - 0.12 * ALL_BANDS.index(b) for b in config.bands])
     # Where there is no noise to hide them, a stamp's edges must be fainter.
     tolerance = 0.02 if config.noise else 0.005
-    painter = Painter(psfs, config.pixel_scale, sky_sigma, tolerance, boost)
-    disc_flux, bulge_flux = _fluxes(population, config.bands)
-    sources = _source_table(population, disc_flux + bulge_flux, config.bands)
-
-    height, width = config.shape
-    noiseless = np.zeros((len(config.bands), height, width))
-    masks: list[np.ndarray] = []
-    origins = np.zeros((population.size, 2), np.int32)
-    stamps: list[Stamp] = []
+    drawn_psfs: list[BandPsf] = list(psfs)
+    if shifts.any():
+        # Each band is drawn with a PSF that is off its centre.
+        offsets = shifts * config.pixel_scale
+        drawn_psfs = [_ShiftedPsf(**vars(p), offset_x=o[1], offset_y=o[0]) for p, o in zip(psfs, offsets)]
+    painter = Painter(drawn_psfs, config.pixel_scale, sky_sigma, tolerance, boost)
+    disc_flux, bulge_flux = fluxes
+    flux = disc_flux + bulge_flux
+    disc_sersic, bulge_sersic = sersic_indices(population)
     sizes = np.where(
         population["is_star"],
-        painter.star_stamp_sizes(disc_flux + bulge_flux),
+        painter.star_stamp_sizes(flux),
         painter.galaxy_stamp_sizes(
             disc_flux,
             bulge_flux,
@@ -198,13 +290,27 @@ def draw_scene(config: SceneConfig, population: np.ndarray, rng: np.random.Gener
             np.maximum(population["bulge_radius"], 1e-3),
             population["disc_axis_ratio"],
             population["bulge_axis_ratio"],
+            disc_sersic,
+            bulge_sersic,
         ),
     )
-    structure_radius = config.population.structure_size * painter.psfs[0].fwhm
+    structure_radius = config.population.structure_size * psfs[0].fwhm
+    wings = _bright_stars(config, population, flux, psfs)
+    spike_angle = rng.uniform(0.0, 0.5 * math.pi)
+
+    total = np.zeros((len(config.bands), height, width))
+    masks: list[np.ndarray] = []
+    origins = np.zeros((population.size, 2), np.int32)
+    power = np.zeros((population.size, len(config.bands)))
+    peaks = np.zeros((population.size, len(config.bands)))
     for i, source in enumerate(population):
         if source["is_star"]:
-            stamp = painter.draw_star(source["x"], source["y"], disc_flux[i], sizes[i])
-            fraction = config.mask_rule.star_fraction
+            if wings[i]:
+                stamp = _draw_bright_star(
+                    config, painter, source["x"], source["y"], flux[i], sizes[i], shifts, spike_angle
+                )
+            else:
+                stamp = painter.draw_star(source["x"], source["y"], flux[i], sizes[i])
         else:
             # A galaxy's structure takes one number from the scene's stream,
             # however much chance it needs itself.
@@ -219,54 +325,100 @@ def draw_scene(config: SceneConfig, population: np.ndarray, rng: np.random.Gener
                 source["position_angle"],
                 sizes[i],
                 np.random.default_rng(rng.integers(2**63)) if structured else None,
+                float(disc_sersic[i]),
+                float(bulge_sersic[i]),
+                bool(source["is_irregular"]),
             )
-            fraction = config.mask_rule.galaxy_fraction
-        mask, y0, x0 = peak_fraction_mask(stamp.pixels[0], fraction)
-        full_area = int(mask.sum())
+        mask, y0, x0 = source_mask(
+            stamp.pixels[rule_band],
+            config.mask_rule,
+            bool(source["is_star"]),
+            float(sky_sigma[rule_band]),
+            float(flux[i, rule_band]),
+        )
+        full_area = int(np.count_nonzero(mask))
         mask, y0, x0 = _crop_mask(mask, y0 + stamp.y0, x0 + stamp.x0, height, width)
         masks.append(mask)
         origins[i] = y0, x0
-        sources["area"][i] = mask.sum()
-        sources["visible"][i] = sources["area"][i] / max(full_area, 1)
+        area = int(np.count_nonzero(mask))
+        sources["area"][i] = area
+        sources["visible"][i] = area / max(full_area, 1)
         stamp = _crop_stamp(stamp, height, width)
-        h, w = stamp.pixels.shape[1:]
-        noiseless[:, stamp.y0 : stamp.y0 + h, stamp.x0 : stamp.x0 + w] += stamp.pixels
-        if stamp.pixels.size:
-            for band, name in enumerate(config.bands):
-                plane = stamp.pixels[band]
-                sources[f"snr_{name}"][i] = math.sqrt(float(np.vdot(plane, plane))) / sky_sigma[band]
-                sources[f"peak_snr_{name}"][i] = plane.max() / sky_sigma[band]
-        # Only the first band is needed further on.
-        stamps.append(stamp if config.keep_models else Stamp(stamp.pixels[:1].copy(), stamp.y0, stamp.x0))
-    _measure_blending(sources, stamps, noiseless[0])
+        pixels = stamp.pixels
+        if pixels.size:
+            h, w = pixels.shape[1:]
+            total[:, stamp.y0 : stamp.y0 + h, stamp.x0 : stamp.x0 + w] += pixels
+            power[i] = np.einsum("bij,bij->b", pixels, pixels)
+            peaks[i] = pixels.max(axis=(1, 2))
+        stamps.append(
+            stamp if config.keep_models else Stamp(pixels[rule_band : rule_band + 1], stamp.y0, stamp.x0)
+        )
+    for band, name in enumerate(config.bands):
+        sources[f"snr_{name}"] = np.sqrt(power[:, band]) / sky_sigma[band]
+        sources[f"peak_snr_{name}"] = peaks[:, band] / sky_sigma[band]
+    return total, masks, origins
 
-    mask_plane = np.zeros(noiseless.shape, np.uint8)
-    _add_artefacts(config, population, disc_flux, psfs, sky_sigma, noiseless, mask_plane, rng)
-    variance = (sky_sigma[:, None, None] ** 2 + np.maximum(noiseless, 0.0) / electrons[:, None, None]).astype(
-        np.float32
-    )
-    light = noiseless.astype(np.float32)
-    images = light.copy()
-    if config.noise:
-        noise = art.correlated_noise(images.shape, config.artefacts.correlation, rng)
-        noise *= np.sqrt(variance)
-        images += noise
-        images[mask_plane & art.DEAD > 0] = 0.0
-    return Scene(
-        config=config,
-        bands=config.bands,
-        images=images,
-        noiseless=light,
-        variance=variance,
-        mask=mask_plane,
-        psfs=psfs,
-        pixel_scale=config.pixel_scale,
-        sky_sigma=sky_sigma,
-        sources=sources,
-        masks=masks,
-        origins=origins,
-        models=stamps if config.keep_models else None,
-    )
+
+@dataclass(frozen=True)
+class _ShiftedPsf(BandPsf):
+    """A PSF whose centre is off by some arcsec."""
+
+    offset_x: float = 0.0
+    offset_y: float = 0.0
+
+    def draw(self, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
+        return super().draw(dx - self.offset_x, dy - self.offset_y)
+
+    def transform(self, kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
+        phase = np.exp(-1j * self.offset_x * kx) * np.exp(-1j * self.offset_y * ky)
+        return super().transform(kx, ky) * phase
+
+
+def _bright_stars(
+    config: SceneConfig, population: np.ndarray, flux: np.ndarray, psfs: list[BandPsf]
+) -> np.ndarray:
+    """Say which sources are stars near saturation, which have spikes and aureoles."""
+    if config.artefacts.spikes == 0 and config.artefacts.halo == 0:
+        return np.zeros(population.size, bool)
+    peak = np.array([float(p.surface_brightness(np.zeros(1))[0]) for p in psfs]) * config.pixel_scale**2
+    level = np.array([c.saturation for c in config.band_conditions()])
+    return population["is_star"] & (flux * peak > 0.5 * level).any(axis=1)
+
+
+def _draw_bright_star(
+    config: SceneConfig,
+    painter: Painter,
+    x: float,
+    y: float,
+    flux: np.ndarray,
+    size: int,
+    shifts: np.ndarray,
+    angle: float,
+) -> Stamp:
+    """Draw a star with spikes and aureole, these as far as they are on the image."""
+    spikes, halo = config.artefacts.spikes, config.artefacts.halo
+    core = painter.draw_star(x, y, flux * (1.0 - spikes - halo), size)
+    fwhm = [p.fwhm / config.pixel_scale for p in painter.psfs]
+    reaches = [
+        art.wings_reach(f, spikes, halo, w, 0.05 * sigma, float(max(config.shape)))
+        for f, w, sigma in zip(flux, fwhm, painter.sky_sigma)
+    ]
+    reach = math.ceil(max(max(r) for r in reaches)) + 1
+    h, w = core.pixels.shape[1:]
+    y_low = min(core.y0, max(math.floor(y) - reach, 0))
+    x_low = min(core.x0, max(math.floor(x) - reach, 0))
+    y_high = max(core.y0 + h, min(math.ceil(y) + reach, config.shape[0]))
+    x_high = max(core.x0 + w, min(math.ceil(x) + reach, config.shape[1]))
+    pixels = np.zeros((len(flux), y_high - y_low, x_high - x_low), np.float32)
+    dx, dy = np.arange(x_low, x_high) - x, np.arange(y_low, y_high) - y
+    for band, (shift_y, shift_x) in enumerate(shifts):
+        wings = art.bright_star_wings(
+            dx - shift_x, dy - shift_y, spikes, halo, angle, fwhm[band], reaches[band]
+        )
+        pixels[band] = flux[band] * wings
+    rows = slice(core.y0 - y_low, core.y0 - y_low + h)
+    pixels[:, rows, core.x0 - x_low : core.x0 - x_low + w] += core.pixels
+    return Stamp(pixels, y_low, x_low)
 
 
 def _draw_psfs(config: SceneConfig, rng: np.random.Generator) -> list[BandPsf]:
@@ -278,22 +430,6 @@ def _draw_psfs(config: SceneConfig, rng: np.random.Generator) -> list[BandPsf]:
         g1, g2 = np.clip(rng.normal(0.0, config.psf.ellipticity, 2), -0.25, 0.25)
         psfs.append(BandPsf(fwhm, config.psf.profile, beta, float(g1), float(g2)))
     return psfs
-
-
-def _fluxes(population: np.ndarray, bands: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the fluxes of discs (and stars) and of bulges, (N, band), nJy."""
-    index = [ALL_BANDS.index(b) for b in bands]
-    total = 10.0 ** (0.4 * (_AB_ZERO_POINT - population["mag"]))
-    stellar = 10.0 ** (-0.4 * star_colours(population["locus"])[index].T)
-    young = 10.0 ** (-0.4 * galaxy_colours(population["redshift"], red=False)[index].T)
-    old = 10.0 ** (-0.4 * galaxy_colours(population["redshift"], red=True)[index].T)
-    bulge = population["bulge_fraction"]
-    star = population["is_star"][:, None]
-    red = population["is_red"][:, None]
-    disc_colour = np.where(star, stellar, np.where(red, 0.85 * old + 0.15 * young, young))
-    # Dust, age and metals shift all colours together.
-    disc_colour = disc_colour * 10.0 ** (-0.4 * population["reddening"][:, None] * _REDDENING[index])
-    return disc_colour * (total * (1.0 - bulge))[:, None], old * (total * bulge)[:, None]
 
 
 def _source_table(population: np.ndarray, flux: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
@@ -309,11 +445,15 @@ def _source_table(population: np.ndarray, flux: np.ndarray, bands: tuple[str, ..
         ("bulge_fraction", "f8"),
         ("axis_ratio", "f8"),
         ("position_angle", "f8"),
+        ("sersic_index", "f8"),
         ("area", "i4"),
         ("visible", "f4"),
         ("peak_share", "f4"),
         ("blendedness", "f4"),
+        ("neighbor_distance", "f8"),
+        ("neighbor_flux_ratio", "f8"),
     ]
+    columns += [(f"flag_{name}", "?") for name in FLAGS]
     columns += [(f"{kind}_{band}", "f8") for band in bands for kind in ("flux", "snr", "peak_snr")]
     sources = np.zeros(population.size, np.dtype(columns))
     sources["id"] = np.arange(1, population.size + 1)
@@ -325,6 +465,9 @@ def _source_table(population: np.ndarray, flux: np.ndarray, bands: tuple[str, ..
     sources["axis_ratio"] = np.where(
         bulge > 0.5, population["bulge_axis_ratio"], population["disc_axis_ratio"]
     )
+    disc_sersic, bulge_sersic = sersic_indices(population)
+    index = np.where(bulge > 0.5, bulge_sersic, disc_sersic)
+    sources["sersic_index"] = np.where(population["is_star"], 0.0, index)
     for i, band in enumerate(bands):
         sources[f"flux_{band}"] = flux[:, i]
     return sources
@@ -346,9 +489,10 @@ def _crop_mask(mask: np.ndarray, y0: int, x0: int, height: int, width: int) -> t
     return part, stamp.y0 + dy, stamp.x0 + dx
 
 
-def _measure_blending(sources: np.ndarray, stamps: list[Stamp], total: np.ndarray) -> None:
+def _measure_blending(sources: np.ndarray, stamps: StampStore, total: np.ndarray, band: int) -> None:
+    """Fill ``peak_share`` and ``blendedness``, from one band of the stamps."""
     for i, stamp in enumerate(stamps):
-        model = stamp.pixels[0]
+        model = stamp.pixels[band]
         if model.size == 0:
             continue
         blend = total[stamp.y0 : stamp.y0 + model.shape[0], stamp.x0 : stamp.x0 + model.shape[1]]
@@ -359,43 +503,35 @@ def _measure_blending(sources: np.ndarray, stamps: list[Stamp], total: np.ndarra
             sources["blendedness"][i] = max(0.0, 1.0 - float(np.vdot(model, model)) / cross)
 
 
-def _add_artefacts(
-    config: SceneConfig,
-    population: np.ndarray,
-    flux: np.ndarray,
-    psfs: list[BandPsf],
-    sky_sigma: np.ndarray,
-    noiseless: np.ndarray,
-    mask: np.ndarray,
-    rng: np.random.Generator,
-) -> None:
+def _expose(
+    config: SceneConfig, photons: np.ndarray, sky_sigma: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Add what camera, sky and chance do to the light, which is changed.
+
+    Returns images, noiseless images, variance and mask.
+    """
     settings = config.artefacts
-    scale = config.pixel_scale
-    area = config.shape[0] * config.shape[1] * (scale / 60.0) ** 2
-    angle = rng.uniform(0.0, 0.5 * math.pi)
+    shape = config.shape
+    area = shape[0] * shape[1] * (config.pixel_scale / 60.0) ** 2
+    radius = (_STRAY_LIGHT_RADIUS[0] / config.pixel_scale, _STRAY_LIGHT_RADIUS[1] / config.pixel_scale)
+    gap_width = (
+        settings.chip_gap_width[0] / config.pixel_scale,
+        settings.chip_gap_width[1] / config.pixel_scale,
+    )
+    noiseless = np.empty(photons.shape, np.float32)
+    variance = np.empty(photons.shape, np.float32)
+    images = np.empty(photons.shape, np.float32)
+    mask = np.zeros(photons.shape, np.uint8)
     for band, condition in enumerate(config.band_conditions()):
-        image = noiseless[band]
-        level = condition.saturation
-        if settings.spikes > 0 or settings.halo > 0:
-            peak = flux[:, band] * float(psfs[band].surface_brightness(np.zeros(1))[0]) * scale**2
-            for i in np.flatnonzero(population["is_star"] & (peak > 0.5 * level)):
-                art.add_bright_star_wings(
-                    image,
-                    population["x"][i],
-                    population["y"][i],
-                    flux[i, band],
-                    settings.spikes,
-                    settings.halo,
-                    angle,
-                    psfs[band].fwhm / scale,
-                    0.05 * sky_sigma[band],
-                )
-        if settings.gradient > 0:
-            image += art.background(config.shape, settings.gradient * sky_sigma[band], rng)
-        if settings.saturation and math.isfinite(level):
+        light = photons[band]
+        electrons = condition.electrons_per_njy * config.exposure_factor
+        if settings.masked_regions > 0:
+            count = int(rng.poisson(settings.masked_regions))
+            art.add_stray_light(light, mask[band], count, radius, sky_sigma[band], rng)
+        if settings.saturation and math.isfinite(condition.saturation):
             art.saturate(
-                image,
-                level,
+                light,
+                condition.saturation,
                 mask[band],
                 rng,
                 bleed=settings.bleed,
@@ -404,8 +540,51 @@ def _add_artefacts(
                 fill=settings.saturation_fill,
             )
         if settings.cosmic_rays > 0:
-            art.add_cosmic_rays(
-                image, mask[band], int(rng.poisson(settings.cosmic_rays * area)), sky_sigma[band], rng
-            )
+            count = int(rng.poisson(settings.cosmic_rays * area))
+            art.add_cosmic_rays(light, mask[band], count, sky_sigma[band], rng)
+        # What is left of the sky is in the images, but its photons are in the
+        # variance whether it is subtracted or not.
+        sky = np.full(shape, settings.sky_left * condition.sky_level)
+        if settings.gradient > 0:
+            sky += art.background(shape, settings.gradient * sky_sigma[band], rng)
+        share = np.ones(shape)
+        if settings.chip_gaps > 0:
+            count = int(rng.poisson(settings.chip_gaps))
+            share = art.draw_chip_gaps(shape, count, gap_width, settings.chip_gap_depth, rng)
+        lost = share <= 0
+        share[lost] = 1.0
+        variance[band] = (sky_sigma[band] ** 2 + np.maximum(light, 0.0) / electrons) / share
+        noiseless[band] = light + sky
+        images[band] = noiseless[band]
+        if config.noise and config.poisson:
+            images[band] += _counted_noise(config, condition, light, share, rng)
+        elif config.noise:
+            noise = art.correlated_noise(shape, settings.correlation, rng)
+            images[band] += noise * np.sqrt(variance[band])
         if settings.dead_columns > 0:
-            art.add_dead_columns(image, mask[band], int(rng.poisson(settings.dead_columns)), rng)
+            dead = art.draw_dead_columns(shape, int(rng.poisson(settings.dead_columns)), rng)
+            mask[band][dead] |= art.BAD
+            images[band][dead] = noiseless[band][dead] = 0.0
+        mask[band][lost] |= art.NO_DATA
+        images[band][lost] = variance[band][lost] = np.nan
+    return images, noiseless, variance, mask
+
+
+def _counted_noise(
+    config: SceneConfig,
+    condition: BandConditions,
+    light: np.ndarray,
+    share: np.ndarray,
+    rng: np.random.Generator,
+) -> np.ndarray:
+    """Return the noise of counted photons, and normal read noise, nJy.
+
+    ``share`` is the share of the exposures that each pixel has.
+    """
+    electrons = condition.electrons_per_njy * config.exposure_factor * share
+    expected = (condition.sky_level + np.maximum(light, 0.0)) * electrons
+    noise = (rng.poisson(expected) - expected) / electrons
+    read_variance = (condition.noise_sigma**2 - condition.sky_sigma**2) / config.exposure_factor
+    if read_variance > 0:
+        noise += np.sqrt(read_variance / share) * rng.standard_normal(light.shape)
+    return noise

@@ -41,11 +41,14 @@ def to_training_scene(scene: Scene) -> TrainingScene:
         truth_selection(scene, min_area=1, min_peak_snr=0.0, min_peak_share=_MIN_PEAK_SHARE)
     )
     sources = scene.sources[drawn]
-    unusable = MASK_BITS["BAD"] | MASK_BITS["CR"]
+    unusable = MASK_BITS["BAD"] | MASK_BITS["CR"] | MASK_BITS["NO_DATA"]
+    # Normalisation wants a variance everywhere, though it takes no notice of it there.
+    known = np.isfinite(scene.variance)
+    variance = np.where(known, scene.variance, np.square(scene.sky_sigma, dtype=np.float32)[:, None, None])
     peak_snr = np.stack([sources[f"peak_snr_{band}"] for band in scene.bands], axis=1)
     return TrainingScene(
         noiseless=scene.noiseless,
-        variance=scene.variance,
+        variance=variance,
         valid=~((scene.mask & unusable) != 0).any(axis=0),
         labels=np.where(sources["is_star"], 1, 2).astype(np.int64),
         peak_flux=(peak_snr * np.asarray(scene.sky_sigma)).astype(np.float32),

@@ -2,18 +2,232 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Truth masks of single sources, and which of them to learn from."""
+"""Truth masks of single sources, what is said of them, and which of them to learn from."""
 
 from __future__ import annotations
 
-__all__ = ["peak_fraction_mask", "tight", "truth_selection"]
+__all__ = [
+    "FLAGS",
+    "flag_sources",
+    "measure_neighbors",
+    "peak_fraction_mask",
+    "source_mask",
+    "tight",
+    "truth_selection",
+]
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.spatial import cKDTree
+
+from .config import MaskRule
 
 if TYPE_CHECKING:
     from .simulate import Scene
+
+FLAGS = ("empty", "small", "faint", "masked", "edge")
+"""Flags of a source; ``flag_sources`` fills the column ``flag_<name>`` of each."""
+
+
+def source_mask(
+    image: np.ndarray, rule: MaskRule, is_star: bool, sky_sigma: float, flux: float
+) -> tuple[np.ndarray, int, int]:
+    """Cut out the pixels of a source that a rule says are its own.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, (h, w)
+        Noise-free image of the single source in the rule's band, nJy a
+        pixel. It should reach beyond the edge of the scene where the source
+        does, for the peak and the flux to be the source's.
+    rule : `MaskRule`
+        The rule.
+    is_star : `bool`
+        Whether the source is a star; only ``peakFraction`` asks.
+    sky_sigma : `float`
+        Standard deviation of the sky noise of a pixel in that band, nJy;
+        known for scenes without noise as well. Only ``isophote`` asks.
+    flux : `float`
+        Flux of the source in that band, nJy; only ``fluxFraction`` asks.
+
+    Returns
+    -------
+    mask : `numpy.ndarray` of `bool`, (mask h, mask w)
+        The mask in its own bounding box; (0, 0) where no pixel qualifies.
+        Pieces that are not connected to the peak (clumps, arms) belong to
+        it.
+    y0, x0 : `int`
+        Where the mask's first pixel is in ``image``.
+
+    Raises
+    ------
+    ValueError
+        Raised if ``sky_sigma`` or ``flux`` is asked for and not above 0.
+
+    Notes
+    -----
+    ``fluxFraction`` takes the smallest number of pixels that will do,
+    brightest first. An image that holds less than that fraction of ``flux``
+    is all mask, as far as it is above 0.
+    """
+    if rule.kind == "peakFraction":
+        return peak_fraction_mask(image, rule.star_fraction if is_star else rule.galaxy_fraction)
+    if rule.kind == "isophote":
+        if not sky_sigma > 0:
+            raise ValueError(f"sky_sigma is {sky_sigma!r}; masks by isophote need the sky noise, above 0.")
+        return tight(image > rule.isophote * sky_sigma)
+    if not flux > 0:
+        raise ValueError(f"flux is {flux!r}; masks by flux fraction need a flux above 0.")
+    values = np.asarray(image).ravel()
+    positive = np.flatnonzero(values > 0)
+    # Stable, so that pixels of one value come in row order everywhere.
+    brightest = positive[np.argsort(-values[positive], kind="stable")]
+    held = np.cumsum(values[brightest], dtype=np.float64)
+    count = int(np.searchsorted(held, rule.flux_fraction * flux)) + 1
+    mask = np.zeros(values.size, bool)
+    mask[brightest[:count]] = True
+    return tight(mask.reshape(np.shape(image)))
+
+
+def measure_neighbors(
+    x: np.ndarray, y: np.ndarray, flux: np.ndarray, pixel_scale: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Find the nearest other source of each source.
+
+    Parameters
+    ----------
+    x, y : `numpy.ndarray`, (N,)
+        Positions, px.
+    flux : `numpy.ndarray`, (N,)
+        Fluxes in any unit.
+    pixel_scale : `float`
+        Pixel size, arcsec.
+
+    Returns
+    -------
+    distance : `numpy.ndarray`, (N,)
+        To the nearest other source, arcsec; NaN where there is none.
+    flux_ratio : `numpy.ndarray`, (N,)
+        The neighbour's flux over the source's own; NaN where there is no
+        neighbour or the own flux is not above 0.
+
+    Raises
+    ------
+    ValueError
+        Raised if the arrays differ in shape or a position is not finite.
+    """
+    x, y, flux = (np.asarray(values, np.float64) for values in (x, y, flux))
+    if not x.shape == y.shape == flux.shape or x.ndim != 1:
+        raise ValueError(
+            f"x, y and flux must be of one length, got shapes {x.shape}, {y.shape}, {flux.shape}."
+        )
+    distance = np.full(x.size, np.nan)
+    ratio = np.full(x.size, np.nan)
+    if x.size < 2:
+        return distance, ratio
+    positions = np.column_stack([x, y])
+    distances, indices = cKDTree(positions).query(positions, k=2)
+    # Of sources in one place, any may come first.
+    column = (indices[:, 0] == np.arange(x.size)).astype(int)
+    rows = np.arange(x.size)
+    distance = distances[rows, column] * pixel_scale
+    np.divide(flux[indices[rows, column]], flux, out=ratio, where=flux > 0)
+    return distance, ratio
+
+
+def flag_sources(
+    sources: np.ndarray,
+    masks: Sequence[np.ndarray],
+    origins: np.ndarray,
+    unusable: np.ndarray,
+    rule: MaskRule,
+    noise: bool,
+) -> None:
+    """Fill the flags of sources.
+
+    ``flag_empty``
+        No pixel of the mask is on the image.
+    ``flag_small``
+        The mask has fewer than ``rule.min_area`` pixels on the image, an
+        empty one among them.
+    ``flag_faint``
+        The signal to noise ratio of the best band is below ``rule.min_snr``.
+        Never set without noise, nor where no ratio is known.
+    ``flag_masked``
+        The pixel at the source's position, or more than half of its mask, is
+        unusable.
+    ``flag_edge``
+        The image's edge cuts the mask: part of it is on the image and part
+        is not. A mask that ends at the last pixel of its own accord is not
+        cut. Where ``visible`` is NaN, that cannot be known, and any mask that
+        touches the edge carries the flag.
+
+    Parameters
+    ----------
+    sources : `numpy.ndarray`, (N,)
+        Structured array with ``x``, ``y``, ``area``, ``visible``, columns
+        that start with ``snr_``, and the flags, which are changed in place.
+    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
+        Truth mask of each source, as far as it is on the image.
+    origins : `numpy.ndarray`, (N, 2)
+        (y0, x0) of the masks.
+    unusable : `numpy.ndarray` of `bool`, (y, x)
+        Pixels of the image without data.
+    rule : `MaskRule`
+        Has the limits.
+    noise : `bool`
+        Whether the images hold noise.
+
+    Raises
+    ------
+    ValueError
+        Raised if the numbers of sources, masks and origins differ.
+    """
+    origins = np.asarray(origins, np.int64).reshape(-1, 2)
+    if not len(sources) == len(masks) == len(origins):
+        raise ValueError(f"Got {len(sources)} sources, {len(masks)} masks and {len(origins)} origins.")
+    height, width = unusable.shape
+    empty = sources["area"] <= 0
+    sources["flag_empty"] = empty
+    sources["flag_small"] = sources["area"] < rule.min_area
+    sources["flag_faint"] = _faint(sources, rule.min_snr) if noise else False
+    sources["flag_masked"] = _masked(sources, masks, origins, unusable)
+    shapes = np.array([mask.shape for mask in masks], np.int64).reshape(-1, 2)
+    touches = ((origins <= 0) | (origins + shapes >= (height, width))).any(axis=1)
+    visible = sources["visible"]
+    sources["flag_edge"] = ~empty & ((visible < 1) | (np.isnan(visible) & touches))
+
+
+def _faint(sources: np.ndarray, min_snr: float) -> np.ndarray:
+    names = [name for name in sources.dtype.names or () if name.startswith("snr_")]
+    if not names:
+        return np.zeros(len(sources), bool)
+    # fmax ignores NaN, and a comparison with NaN is false.
+    return np.fmax.reduce([sources[name] for name in names]) < min_snr
+
+
+def _masked(
+    sources: np.ndarray, masks: Sequence[np.ndarray], origins: np.ndarray, unusable: np.ndarray
+) -> np.ndarray:
+    result = np.zeros(len(sources), bool)
+    if not unusable.any():
+        return result
+    height, width = unusable.shape
+    with np.errstate(invalid="ignore"):
+        on_image = (np.abs(sources["x"] - 0.5 * (width - 1)) < 0.5 * width) & (
+            np.abs(sources["y"] - 0.5 * (height - 1)) < 0.5 * height
+        )
+    columns = np.rint(sources["x"][on_image]).astype(np.int64)
+    rows = np.rint(sources["y"][on_image]).astype(np.int64)
+    result[on_image] = unusable[rows, columns]
+    for i in np.flatnonzero(~result).tolist():
+        mask, (y0, x0) = masks[i], origins[i]
+        if mask.size:
+            lost = np.count_nonzero(mask & unusable[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]])
+            result[i] = 2 * lost > np.count_nonzero(mask)
+    return result
 
 
 def peak_fraction_mask(image: np.ndarray, fraction: float) -> tuple[np.ndarray, int, int]:
