@@ -27,6 +27,7 @@ import lsst.geom as geom
 import lsst.meas.maskrcnn.deblend_task as deblend_task
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.testUtils as pipelineTests
+from lsst.afw.detection import GaussianPsf
 from lsst.afw.geom import makeCdMatrix, makeSkyWcs
 from lsst.afw.image import ExposureF, FilterLabel, PhotoCalib
 from lsst.afw.table import SourceCatalog
@@ -156,8 +157,11 @@ def detector(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         valid: np.ndarray,
         settings: InferenceSettings,
         progress: Any = None,
+        psf_fwhm: Any = None,
     ) -> Detections:
-        calls.append({"image": image.copy(), "valid": valid.copy(), "settings": settings})
+        calls.append(
+            {"image": image.copy(), "valid": valid.copy(), "settings": settings, "psf_fwhm": psf_fwhm}
+        )
         return threshold(network, image, valid, settings, progress)
 
     monkeypatch.setattr(deblend_task, "detect", fake)
@@ -219,6 +223,20 @@ def test_init_output() -> None:
 
 
 # --- run
+
+
+def test_the_network_is_told_the_width_of_the_psf(
+    model: MaskRcnnModel, detector: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In the order of the model's bands; NaN where an exposure has no PSF."""
+    exposures = make_exposures(("g", "r", "z"))
+    exposures["z"].setPsf(GaussianPsf(25, 25, 2.0))
+    exposures["g"].setPsf(GaussianPsf(25, 25, 1.5))
+    task = make_task()
+    task.run(exposures=exposures, model=model)
+    fwhm = 2.0 * np.sqrt(2.0 * np.log(2.0))
+    np.testing.assert_allclose(detector[0]["psf_fwhm"], [2.0 * fwhm, np.nan, 1.5 * fwhm], rtol=1e-3)
+    assert "'r' has no PSF" in caplog.text
 
 
 def test_run_by_hand(model: MaskRcnnModel, detector: list[dict[str, Any]]) -> None:

@@ -74,7 +74,8 @@ def main() -> None:
             image = normalize(
                 normalization.name, scene.images, scene.variance, valid, normalization.settings
             ).image
-            found = detect(network, image, valid, settings)
+            widths = [psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs]
+            found = detect(network, image, valid, settings, psf_fwhm=widths)
             good = truth_selection(scene, min_peak_share=0.05)
             drawn = np.flatnonzero([mask.size > 0 for mask in scene.masks])
             for label in (1, 2):

@@ -32,6 +32,7 @@ from lsst.afw.geom import SkyWcs
 from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
 from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
+from lsst.pex.exceptions import Exception as PexError
 from lsst.resources import ResourcePath
 from lsst.utils.logging import PeriodicLogger
 
@@ -41,6 +42,8 @@ from .catalogs.schema import CatalogColumns, fill_catalog, make_schema
 from .network.inference import Detections, InferenceSettings, Precision, detect, select_device
 from .network.model_file import MaskRcnnModel, ModelMetadata, read_model
 from .normalize_task import NormalizeBaseTask, config_from_settings, normalizeRegistry
+
+_FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 
 class MissingBandError(pipeBase.AlgorithmError):
@@ -512,7 +515,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             self.log.info("No valid pixel in %s: its catalogue is empty.", idGenerator)
             detections = None
         else:
-            detections = self._detect(model, image, valid)
+            detections = self._detect(model, image, valid, self._psf_widths(selected))
         started = time.perf_counter()
         if detections is not None:
             self._fill(catalog, detections, selected, wcs, image, valid)
@@ -640,7 +643,27 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         # model may bring other settings.
         return task_class(config=config, name="normalize", log=self.log)
 
-    def _detect(self, model: MaskRcnnModel, image: np.ndarray, valid: np.ndarray) -> Detections:
+    def _psf_widths(self, exposures: Mapping[str, ExposureF]) -> np.ndarray:
+        """FWHM of each band's PSF in pixels, NaN where it is not known."""
+        widths = np.full(len(exposures), np.nan)
+        for index, (band, exposure) in enumerate(exposures.items()):
+            psf = exposure.getPsf()
+            if psf is None:
+                self.log.warning("The exposure in band %r has no PSF; stars are told by their look.", band)
+                continue
+            try:
+                # A coadd's PSF is only defined where there is data: its own average position is.
+                shape = psf.computeShape(psf.getAveragePosition())
+            except PexError as error:
+                self.log.warning("The PSF in band %r cannot be computed (%s); going on without.", band, error)
+                continue
+            widths[index] = _FWHM_PER_SIGMA * shape.getDeterminantRadius()
+        self.metadata["psf_fwhm_pixels"] = [float(width) for width in widths]
+        return widths
+
+    def _detect(
+        self, model: MaskRcnnModel, image: np.ndarray, valid: np.ndarray, psf_fwhm: np.ndarray
+    ) -> Detections:
         """Run the network on the normalised image."""
         try:
             device = select_device(self.config.inference.device)
@@ -654,7 +677,12 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             periodic.log("Network is done with %d of %d tiles.", done, total)
 
         detections = detect(
-            model.build(device), image, valid, self.config.inference.settings(model.metadata), progress=report
+            model.build(device),
+            image,
+            valid,
+            self.config.inference.settings(model.metadata),
+            progress=report,
+            psf_fwhm=psf_fwhm,
         )
         for name, seconds in detections.timings.items():
             self.metadata[f"seconds_{'detect' if name == 'total' else name}"] = float(seconds)

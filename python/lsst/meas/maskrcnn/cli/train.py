@@ -25,6 +25,7 @@ from ..network.model_file import (
     NormalizationMetadata,
     read_model,
 )
+from ..network.psf import widen_input
 from ..network.spec import NetworkSpec
 from ..network.train import TrainSettings, train
 from ..scenes.training_set import make_training_set
@@ -69,10 +70,11 @@ def _check(arguments: argparse.Namespace) -> MaskRcnnModel | None:
     initial = read_model(arguments.initial)
     initial.check_bands(_BANDS)
     # Thresholds of the architecture may differ, layers may not.
-    light = initial.metadata.model_copy(update={"architecture": NetworkSpec.light(len(_BANDS))})
+    spec = NetworkSpec.light(len(_BANDS), psf_channels=True)
+    light = initial.metadata.model_copy(update={"architecture": spec})
     try:
-        MaskRcnnModel(light, initial.state).build()
-    except ModelFileError as error:
+        MaskRcnnModel(light, widen_input(initial.state, spec.input_planes)).build()
+    except (ModelFileError, ValueError, KeyError) as error:
         raise ModelFileError(
             f"Model '{initial.metadata.name}' in {arguments.initial} has another architecture than the light "
             "one that is trained here; start from a model that this command made."
@@ -114,13 +116,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     metadata = ModelMetadata(
         name=arguments.name,
         description="Stars and galaxies in ground-based images of 0.5 to 1.5 arcsec seeing, shallow to deep.",
-        architecture=NetworkSpec.light(len(_BANDS)),
+        architecture=NetworkSpec.light(len(_BANDS), psf_channels=True),
         bands=_BANDS,
         normalization=NormalizationMetadata(name="lupton", settings=settings),
         pixel_scale=0.168,
         training={"data": "simulated scenes of this package (random_scene_config)", "seed": arguments.seed},
     )
-    source = CropSource(scenes, "lupton", settings, CropSettings(), seed=arguments.seed)
+    source = CropSource(scenes, "lupton", settings, CropSettings(), seed=arguments.seed, psf_channels=True)
     schedule = TrainSettings(
         steps=arguments.steps,
         minutes=arguments.minutes,

@@ -64,8 +64,8 @@ class _PyramidBackbone(nn.Module):
     def __init__(self, spec: NetworkSpec):
         super().__init__()
         body = getattr(resnet, spec.backbone)(weights=None)
-        if spec.in_channels != 3:
-            body.conv1 = nn.Conv2d(spec.in_channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
+        if spec.input_planes != 3:
+            body.conv1 = nn.Conv2d(spec.input_planes, 64, kernel_size=7, stride=2, padding=3, bias=False)
             nn.init.kaiming_normal_(body.conv1.weight, mode="fan_out", nonlinearity="relu")
         stages = {f"layer{k}": str(k - 1) for k in spec.returned_layers}
         widths = [
@@ -95,8 +95,9 @@ def build_network(spec: NetworkSpec) -> MaskRCNN:
     -------
     network : `torchvision.models.detection.MaskRCNN`
         Randomly initialised, in training mode. Inputs are a list of float
-        tensors (band, y, x) that are normalised already: nothing is resized
-        and no image statistics are applied. Boxes are [x0, y0, x1, y1],
+        tensors (band, y, x) that are normalised already, followed by PSF
+        planes if the architecture has them: nothing is resized and no image
+        statistics are applied. Boxes are [x0, y0, x1, y1],
         half open, in pixels of the input.
     """
     names = [str(k - 1) for k in spec.returned_layers]
@@ -126,4 +127,5 @@ def build_network(spec: NetworkSpec) -> MaskRCNN:
         mask_predictor=MaskRCNNPredictor(spec.mask_channels[-1], spec.mask_channels[-1], n_classes),
     )
     network.transform = _ArrayTransform(spec.divisor)
+    network.psf_channels = spec.psf_channels
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from ..imaging.normalize import normalize
 from .model_file import write_atomically
+from .psf import add_psf_planes
 
 __all__ = ["CropSettings", "CropSource", "TrainingScene", "read_scene", "write_scene"]
 
@@ -52,6 +53,9 @@ class TrainingScene:
     noisy : `bool`
         Whether noise belongs to this scene; without it the variance still
         gives the scale of the normalisation.
+    psf_fwhm : `numpy.ndarray` or `None`
+        Full width at half maximum of the Gaussian with the adaptive moments
+        of the PSF, float32, (band,), px; `None` where it is not known.
     """
 
     noiseless: npt.NDArray[np.float32]
@@ -62,6 +66,7 @@ class TrainingScene:
     origins: npt.NDArray[np.int32]
     masks: list[npt.NDArray[np.bool_]]
     noisy: bool = True
+    psf_fwhm: npt.NDArray[np.float32] | None = None
 
 
 def write_scene(scene: TrainingScene, path: str | os.PathLike[str]) -> None:
@@ -88,6 +93,7 @@ def write_scene(scene: TrainingScene, path: str | os.PathLike[str]) -> None:
         shapes=shapes,
         bits=np.packbits(bits),
         noisy=np.array(scene.noisy),
+        psf_fwhm=np.zeros(0, np.float32) if scene.psf_fwhm is None else scene.psf_fwhm,
     )
     write_atomically(Path(path), buffer.getvalue())
 
@@ -123,6 +129,7 @@ def read_scene(path: str | os.PathLike[str]) -> TrainingScene:
                 for end, area, shape in zip(ends, areas, shapes, strict=True)
             ],
             noisy=bool(data["noisy"]),
+            psf_fwhm=data["psf_fwhm"] if "psf_fwhm" in data and data["psf_fwhm"].size else None,
         )
 
 
@@ -156,6 +163,12 @@ class CropSettings:
     """Sources whose peak is fainter in every band are left out, in units of
     the noise of a pixel, where there is noise."""
 
+    psf_known_fraction: float = 0.9
+    """Share of the crops whose PSF the network is told, if it takes it."""
+
+    psf_jitter: float = 0.03
+    """Scatter (natural logarithm) of the widths of the PSF that it is told."""
+
 
 class CropSource:
     """Draws batches of training crops from scenes on disk.
@@ -172,6 +185,8 @@ class CropSource:
         How to cut.
     seed : `int`
         With the number of a batch, decides everything that is random in it.
+    psf_channels : `bool`
+        Whether the network takes PSF planes.
 
     Raises
     ------
@@ -186,6 +201,7 @@ class CropSource:
         normalization_settings: Mapping[str, Any],
         settings: CropSettings,
         seed: int,
+        psf_channels: bool = False,
     ):
         if not paths:
             raise ValueError("no training scenes were given; make some first")
@@ -194,6 +210,7 @@ class CropSource:
         self.normalization_settings = dict(normalization_settings)
         self.settings = settings
         self.seed = seed
+        self.psf_channels = psf_channels
 
     def batch(self, number: int, size: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         """Make a batch.
@@ -208,7 +225,8 @@ class CropSource:
         Returns
         -------
         images : `list` [`torch.Tensor`]
-            Normalised crops, float32, (band, y, x).
+            Normalised crops, float32, (band, y, x), with PSF planes behind
+            the bands if the network takes them.
         targets : `list` [`dict`]
             Per crop ``boxes`` (float32, (source, 4), [x0, y0, x1, y1] half
             open), ``labels`` (int64) and ``masks`` (uint8, (source, y, x)).
@@ -221,6 +239,8 @@ class CropSource:
             pixels, valid, keep = self._realise(scene, rng)
             for _ in range(min(self.settings.crops_per_scene, size - len(images))):
                 image, target = self._crop(scene, pixels, keep, rng)
+                if self.psf_channels:
+                    image = add_psf_planes(image, self._told_psf(scene, rng))
                 images.append(image)
                 targets.append(target)
         return images, targets
@@ -247,6 +267,12 @@ class CropSource:
             sigma = np.sqrt(np.median(variance[:, ::8, ::8], axis=(1, 2)))
             keep = (scene.peak_flux * gain[:, 0, 0] >= settings.min_peak_snr * sigma).any(axis=1)
         return result.image, result.valid, keep
+
+    def _told_psf(self, scene: TrainingScene, rng: np.random.Generator) -> npt.NDArray[Any] | None:
+        """Widths of the PSF as a pipeline would know them, if at all."""
+        known = rng.random() < self.settings.psf_known_fraction
+        scatter = np.exp(rng.normal(0.0, self.settings.psf_jitter, len(scene.noiseless)))
+        return None if scene.psf_fwhm is None or not known else scene.psf_fwhm * scatter
 
     def _crop(
         self,

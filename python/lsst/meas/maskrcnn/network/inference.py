@@ -29,6 +29,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import clip_boxes_to_image, nms
 
 from ..imaging.tiles import Tile, concentric, make_tiles, seam_keep
+from .psf import add_psf_planes
 
 __all__ = ["Detections", "InferenceSettings", "autocast", "detect", "paste_masks", "select_device"]
 
@@ -202,6 +203,7 @@ def detect(
     valid: npt.NDArray[np.bool_] | None = None,
     settings: InferenceSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
+    psf_fwhm: npt.ArrayLike | None = None,
 ) -> Detections:
     """Find the sources of a normalised image.
 
@@ -217,6 +219,9 @@ def detect(
         How to cut and what to keep.
     progress : callable, optional
         Called with the number of tiles done and the number of tiles.
+    psf_fwhm : array_like, optional
+        Widths of the PSF as `~.psf.add_psf_planes` takes them, (band,), px,
+        for networks that want them; `None` or NaN where it is not known.
 
     Returns
     -------
@@ -229,7 +234,8 @@ def detect(
         Raised if the arrays are not of the shapes above, or not finite.
     """
     settings = settings or InferenceSettings()
-    bands = cast(Any, network.backbone).body.conv1.in_channels
+    with_psf = bool(getattr(network, "psf_channels", False))
+    bands = cast(Any, network.backbone).body.conv1.in_channels // (2 if with_psf else 1)
     if image.ndim != 3 or image.shape[0] != bands:
         raise ValueError(f"image has shape {image.shape}, the network wants ({bands}, y, x)")
     height, width = image.shape[1:]
@@ -252,6 +258,8 @@ def detect(
         for first in range(0, len(live), settings.batch_size):
             chosen = live[first : first + settings.batch_size]
             batch = [_tile_tensor(image, tiles[index]) for index in chosen]
+            if with_psf:
+                batch = [add_psf_planes(pixels, psf_fwhm) for pixels in batch]
             for index, result in zip(chosen, _detect_batch(network, batch, settings, timings), strict=True):
                 tile = tiles[index]
                 result.boxes += np.array([tile.x0, tile.y0, tile.x0, tile.y0], dtype=np.float32)

@@ -37,6 +37,10 @@ class NetworkSpec(BaseModel):
     in_channels: _Count
     """Number of bands."""
 
+    psf_channels: bool = False
+    """Whether the network is also told the width of the PSF: one constant plane
+    per band follows the bands, see `~.psf.add_psf_planes`."""
+
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
     """Residual network under the feature pyramid."""
 
@@ -127,6 +131,11 @@ class NetworkSpec(BaseModel):
         return self
 
     @property
+    def input_planes(self) -> int:
+        """Number of planes of an input, bands and PSF planes (`int`)."""
+        return self.in_channels * (2 if self.psf_channels else 1)
+
+    @property
     def mask_size(self) -> int:
         """Side of the masks that the network predicts (`int`, cells)."""
         return 2 * self.mask_pool
@@ -154,13 +163,15 @@ class NetworkSpec(BaseModel):
         return cls.model_validate({"in_channels": in_channels, "backbone": backbone})
 
     @classmethod
-    def light(cls, in_channels: int = 3) -> Self:
+    def light(cls, in_channels: int = 3, psf_channels: bool = False) -> Self:
         """Make the small architecture that trains and runs on a CPU.
 
         Parameters
         ----------
         in_channels : `int`
             Number of bands.
+        psf_channels : `bool`
+            Whether the network is told the width of the PSF.
 
         Returns
         -------
@@ -171,6 +182,7 @@ class NetworkSpec(BaseModel):
         """
         return cls(
             in_channels=in_channels,
+            psf_channels=psf_channels,
             backbone="resnet18",
             returned_layers=(1, 2, 3),
             fpn_channels=64,

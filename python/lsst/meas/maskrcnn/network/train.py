@@ -31,6 +31,7 @@ from .build import build_network
 from .dataset import CropSource
 from .inference import autocast
 from .model_file import MaskRcnnModel, ModelMetadata, write_atomically, write_model
+from .psf import widen_input
 
 __all__ = ["TrainSettings", "TrainingDiverged", "train"]
 
@@ -168,7 +169,7 @@ def train(
         torch.random.default_generator.manual_seed(settings.seed)
         network = build_network(metadata.architecture)
     if initial is not None:
-        network.load_state_dict(initial.state)
+        network.load_state_dict(widen_input(initial.state, metadata.architecture.input_planes))
     network.to(device).train()
     average = {name: value.detach().clone() for name, value in network.state_dict().items()}
     parameters = dict(network.named_parameters())

@@ -55,6 +55,7 @@ def to_training_scene(scene: Scene) -> TrainingScene:
         origins=scene.origins[drawn],
         masks=[scene.masks[index] for index in drawn],
         noisy=scene.config.noise,
+        psf_fwhm=np.array([psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs], np.float32),
     )
 
 

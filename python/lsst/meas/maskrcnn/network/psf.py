@@ -1,0 +1,86 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The width of the PSF as an input of the network.
+
+A star is what has the size of the PSF, so a network can only tell stars from
+small galaxies on images of any seeing if it knows that size.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+__all__ = ["PSF_UNIT", "add_psf_planes", "widen_input"]
+
+PSF_UNIT = 8.0
+"""FWHM that is 1 in a PSF plane (`float`, px)."""
+
+_FIRST_WEIGHT = "backbone.body.conv1.weight"
+
+
+def add_psf_planes(pixels: Tensor, fwhm: npt.ArrayLike | None) -> Tensor:
+    """Append one constant plane per band that tells the width of its PSF.
+
+    Parameters
+    ----------
+    pixels : `torch.Tensor`
+        Normalised image, float32, (band, y, x).
+    fwhm : array_like or `None`
+        Full width at half maximum of the Gaussian with the adaptive moments
+        of the PSF, as afw's ``computeShape`` has it, (band,), px. What is not
+        finite or not above 0, and `None`, stands for a PSF that is not known:
+        its plane is 0.
+
+    Returns
+    -------
+    planes : `torch.Tensor`
+        The bands, then their PSF planes, float32, (2 band, y, x).
+
+    Raises
+    ------
+    ValueError
+        Raised if the number of widths is not that of the bands.
+    """
+    bands = len(pixels)
+    widths = np.zeros(bands) if fwhm is None else np.asarray(fwhm, dtype=float)
+    if widths.shape != (bands,):
+        raise ValueError(f"psf_fwhm has shape {widths.shape}, wanted one width for each of {bands} bands")
+    known = np.isfinite(widths) & (widths > 0)
+    values = torch.as_tensor(np.where(known, widths, 0.0) / PSF_UNIT, dtype=pixels.dtype)
+    return torch.cat([pixels, values[:, None, None].expand(pixels.shape)])
+
+
+def widen_input(state: dict[str, Tensor], planes: int) -> dict[str, Tensor]:
+    """Let the weights of a network take further input planes.
+
+    Parameters
+    ----------
+    state : `dict` [`str`, `torch.Tensor`]
+        State of a network as `~.build.build_network` makes it.
+    planes : `int`
+        Number of input planes wanted; not less than there are.
+
+    Returns
+    -------
+    state : `dict` [`str`, `torch.Tensor`]
+        The same, with weights of zero for the new planes: the network's
+        answers do not change.
+
+    Raises
+    ------
+    ValueError
+        Raised if the state has more planes than wanted.
+    """
+    weight = state[_FIRST_WEIGHT]
+    given = weight.shape[1]
+    if given > planes:
+        raise ValueError(f"the model has {given} input planes, the network to train only {planes}")
+    if given == planes:
+        return state
+    new = weight.new_zeros((weight.shape[0], planes - given, *weight.shape[2:]))
+    return {**state, _FIRST_WEIGHT: torch.cat([weight, new], dim=1)}
