@@ -20,6 +20,7 @@ import pytest
 
 from lsst.meas.maskrcnn.cli.paths import package_dir, pipeline_path
 from lsst.meas.maskrcnn.deblend_task import MaskRcnnDeblendTask
+from lsst.meas.maskrcnn.simulate_task import SimulateScenesTask
 from lsst.pex.config import Config, ConfigField, ConfigurableField, RegistryField
 
 SOURCES_ROOT = Path(__file__).resolve().parent.parent / "python" / "lsst" / "meas" / "maskrcnn"
@@ -135,9 +136,9 @@ def test_every_config_field_has_a_doc():
                 for choice in registry.types:
                     check(registry[choice], f"{name}.{key}[{choice}]")
 
-    config = MaskRcnnDeblendTask.ConfigClass()
     # Fields of pipe_base itself are not ours to describe.
-    check(config, "MaskRcnnDeblendConfig")
+    for task in (MaskRcnnDeblendTask, SimulateScenesTask):
+        check(task.ConfigClass(), task.__name__)
 
 
 NO_LSST = """

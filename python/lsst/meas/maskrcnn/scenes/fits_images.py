@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import re
 import warnings
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,9 +27,17 @@ from lsst.daf.base import PropertyList
 from lsst.geom import Box2I, Extent2I, Point2D, Point2I, SpherePoint, arcseconds, degrees
 from lsst.pex.exceptions import Exception as PexError
 
+from ..imaging.sky import blur, estimate_fwhm, estimate_sky, find_plateau
 from .repo import gaussian_psf, make_exposure
 
-__all__ = ["FitsImageError", "FitsImages", "read_fits_images"]
+__all__ = [
+    "BandFiles",
+    "FitsImageError",
+    "FitsImages",
+    "FitsOptions",
+    "read_field",
+    "read_fits_images",
+]
 
 _BAND_KEYS = ("BAND", "BANDS", "BAND0", "FILTER", "FILTNAM", "FILTNAME")
 _ZERO_POINT_KEYS = ("MAGZERO", "MAGZPT", "MAGZP", "MAG_ZP", "ZP", "ZEROPNT", "ZPT")
@@ -35,6 +46,15 @@ _BANDS = ("u", "g", "r", "i", "z", "y")
 _UNITS = {"nanomaggy": 22.5, "nanomaggies": 22.5, "nmgy": 22.5, "njy": 31.4, "ujy": 23.9, "microjansky": 23.9}
 # Surveys whose images are in nanomaggies but often lack BUNIT.
 _NANOMAGGY_SURVEYS = ("decals", "legacysurvey", "sdss")
+# Extensions beside the image, by what they usually are called.
+_COMPANIONS = {
+    "variance": ("VAR", "VARIANCE"),
+    "rms": ("ERR", "RMS", "SIGMA", "UNCERT", "STDDEV"),
+    "weight": ("WHT", "WEIGHT", "IVAR", "INVVAR"),
+    "mask": ("DQ", "MASK", "FLAGS"),
+}
+_IMAGE_NAMES = ("SCI", "IMAGE", "SCIENCE", "DATA")
+_READ_ERRORS = (OSError, ValueError, TypeError, EOFError, IndexError, KeyError, zlib.error, PexError)
 
 
 class FitsImageError(ValueError):
@@ -50,6 +70,116 @@ class FitsImages:
 
     notes: list[str] = field(default_factory=list)
     """Sentences for the user: what was assumed."""
+
+    sky_sigma: dict[str, float] = field(default_factory=dict)
+    """Noise of an empty pixel by band (counts), where it was estimated."""
+
+    psf_fwhm: dict[str, float] = field(default_factory=dict)
+    """Full width at half maximum of the PSF by band (arcsec), for plain
+    images."""
+
+
+@dataclass(frozen=True)
+class BandFiles:
+    """The files of one band; at most one of variance, weight and RMS."""
+
+    image: Path
+    """The image."""
+
+    variance: Path | None = None
+    """Variance of the pixels (counts^2)."""
+
+    weight: Path | None = None
+    """Inverse variance (counts^-2); 0 where there is no data."""
+
+    rms: Path | None = None
+    """Standard deviation of the pixels (counts)."""
+
+    mask: Path | None = None
+    """Integers; what they mean is `FitsOptions.mask_bits`."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("variance", "weight", "rms") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise FitsImageError(
+                f"{self.image.name}: {' and '.join(given)} were given; give one of variance, weight and RMS."
+            )
+
+
+@dataclass(frozen=True)
+class FitsOptions:
+    """How to read plain images. Afw's own files say all this themselves."""
+
+    zero_points: Mapping[str, float] | None = None
+    """AB magnitude of one count by band; by default from the headers."""
+
+    pixel_scale: float | None = None
+    """Pixel scale (arcsec) where a header has no world coordinates; 0.2 by
+    default."""
+
+    psf_fwhm: Mapping[str, float] | float | None = None
+    """Full width at half maximum of the PSF (arcsec); `None` to measure it on
+    stars."""
+
+    hdu: str | int | None = None
+    """Name or number of the HDU with the image; by default the first one that
+    holds one, or SCI."""
+
+    mask_bits: Mapping[str, int] | None = None
+    """Which bits of a mask image become which mask plane, as a pattern of
+    bits by plane; by default all are BAD."""
+
+    saturation: Mapping[str, float] | float | None = None
+    """Count at and above which pixels are saturated; by default the header's
+    SATURATE, or a plateau that many pixels share."""
+
+    common_saturation: bool = False
+    """Whether a plateau in one band is the saturation of all."""
+
+    gain: Mapping[str, float] | float | None = None
+    """Electrons per count, for the Poisson noise of the sources; without it,
+    the estimated variance is that of the sky alone."""
+
+    noise: Mapping[str, float] | float | None = None
+    """Standard deviation of an empty pixel (counts), for the variance; by
+    default it is measured. For simulated images without noise."""
+
+    sky: str = "auto"
+    """``"subtract"``, ``"none"``, or ``"auto"``: subtract it if it is further
+    than one standard deviation of a pixel from zero."""
+
+    mesh_size: int = 128
+    """Side of the cells of the sky's mesh (px)."""
+
+    rescale: bool = False
+    """Scale variances that were given to the noise that is found in the sky,
+    for relative weights."""
+
+    sky_center: tuple[float, float] = (150.0, 0.0)
+    """Where to put images without world coordinates (RA, Dec, deg)."""
+
+    assign_bands: bool = False
+    """Whether a header's word about the band wins over the given one."""
+
+    def __post_init__(self) -> None:
+        if self.sky not in ("auto", "subtract", "none"):
+            raise FitsImageError(f"sky is {self.sky!r}; use 'auto', 'subtract' or 'none'.")
+        for name in ("psf_fwhm", "gain", "noise", "zero_points", "saturation", "pixel_scale"):
+            value = getattr(self, name)
+            for number in value.values() if isinstance(value, Mapping) else [value]:
+                good = number is None or (math.isfinite(number) and (number > 0 or name == "zero_points"))
+                if not good:
+                    raise FitsImageError(f"{name} is {number}; give a positive number.")
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a file holds."""
+
+    pixels: np.ndarray
+    header: fits.Header
+    whole: ExposureF | None = None
+    companions: dict[str, np.ndarray] = field(default_factory=dict)
 
 
 def read_fits_images(
@@ -84,8 +214,8 @@ def read_fits_images(
     -------
     images : `FitsImages`
         Exposures with WCS, PhotoCalib, variance, FilterLabel and PSF. Pixels
-        that are not finite have mask plane NO_DATA. The sky (median) is
-        subtracted where it is far from zero.
+        that are not finite have mask plane NO_DATA. The sky is subtracted
+        where it is far from zero.
 
     Raises
     ------
@@ -99,93 +229,404 @@ def read_fits_images(
             f"{len(paths)} images were given, {len(bands)} are wanted, one for each of the bands "
             f"{', '.join(bands)}; name one file per band."
         )
+    if zero_points is not None and len(zero_points) not in (1, len(paths)):
+        raise FitsImageError(
+            f"{len(zero_points)} zero points were given for {len(paths)} images; give one, or one each."
+        )
+    files = [(band, BandFiles(Path(path))) for band, path in zip(bands, paths)]
+    options = FitsOptions(pixel_scale=pixel_scale, psf_fwhm=psf_fwhm, assign_bands=True)
+    by_file = None
     if zero_points is not None:
-        if len(zero_points) not in (1, len(paths)):
-            raise FitsImageError(
-                f"{len(zero_points)} zero points were given for {len(paths)} images; give one, or one each."
-            )
-        zero_points = [zero_points[index % len(zero_points)] for index in range(len(paths))]
+        by_file = [zero_points[index % len(zero_points)] for index in range(len(paths))]
+    return _read_field(files, options, by_file)
 
+
+def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = None) -> FitsImages:
+    """Read the images of one field with all that belongs to them.
+
+    Parameters
+    ----------
+    files : `~collections.abc.Mapping` [`str`, `BandFiles`]
+        Files by band. Several bands may name one file that holds a cube
+        (band, y, x); its header's BANDS says which plane is which, or else
+        the order of the bands.
+    options : `FitsOptions`, optional
+        How to read them.
+
+    Returns
+    -------
+    images : `FitsImages`
+        Exposures with WCS, PhotoCalib, variance, FilterLabel, PSF and mask
+        planes NO_DATA (not finite, or without weight), SAT and those of the
+        mask images.
+
+    Raises
+    ------
+    FitsImageError
+        Raised if a file is missing or damaged, or if the images do not fit
+        each other.
+
+    Notes
+    -----
+    A variance that is not given is the square of the noise in the sky, see
+    `~lsst.meas.maskrcnn.imaging.sky.estimate_sky`, and with a gain the
+    Poisson noise of the sources is added.
+    """
+    if not files:
+        raise FitsImageError("No images were given; give at least one band.")
+    return _read_field(list(files.items()), options if options is not None else FitsOptions(), None)
+
+
+def _read_field(
+    files: Sequence[tuple[str, BandFiles]], options: FitsOptions, by_file: Sequence[float] | None
+) -> FitsImages:
+    """Read images; zero points may be by file instead of by band."""
     notes: list[str] = []
-    contents = [_read(Path(path)) for path in paths]
-    names = _assign_bands(paths, [header for _, header, _ in contents], bands, notes)
-    shapes = {Path(path).name: pixels.shape for path, (pixels, _, _) in zip(paths, contents)}
+    bands = [band for band, _ in files]
+    paths = [entry.image for _, entry in files]
+    shared = [path for path in paths if paths.count(path) > 1]
+    contents = [
+        _read(path, options.hdu, (band, bands if path in shared else ())) for path, band in zip(paths, bands)
+    ]
+    headers = [content.header for content in contents]
+    names = bands
+    if options.assign_bands:
+        names = _assign_bands(paths, headers, bands, notes)
+    shapes = {path.name: content.pixels.shape for path, content in zip(paths, contents)}
     if len(set(shapes.values())) > 1:
         listed = ", ".join(f"{name} is {shape[1]} x {shape[0]}" for name, shape in shapes.items())
         raise FitsImageError(
             f"The images must be on one pixel grid, but {listed}; resample them to one grid."
         )
 
+    if options.common_saturation and options.saturation is None:
+        levels = [find_plateau(content.pixels) for content in contents if "SATURATE" not in content.header]
+        highest = max((level for level in levels if level is not None), default=None)
+        if highest is not None:
+            notes.append(f"Many pixels have {highest:g} counts exactly: this is taken for saturation.")
+            options = dataclasses.replace(options, saturation=highest)
+
     wcs: SkyWcs | None = None
-    exposures: dict[str, ExposureF] = {}
-    for index, (path, band, (pixels, header, whole)) in enumerate(zip(paths, names, contents)):
-        name = Path(path).name
-        if whole is not None:
-            exposures[band] = whole
-            wcs = whole.getWcs()
+    images = FitsImages({}, notes)
+    guessed: list[str] = []
+    for index, ((_, entry), band, content) in enumerate(zip(files, names, contents)):
+        name = entry.image.name
+        if content.whole is not None:
+            images.exposures[band] = content.whole
+            wcs = content.whole.getWcs()
             continue
         if wcs is None:
             # One WCS for all: the images are on one grid by definition.
-            wcs = _make_wcs(header, pixels.shape, pixel_scale, name, notes)
-        zero_point = zero_points[index] if zero_points is not None else _find_zero_point(header, name, notes)
-        image, variance, sky = _prepare(pixels, name)
-        if sky:
-            notes.append(f"{name}: a sky of {sky:.4g} counts was subtracted.")
-        exposure = make_exposure(
-            image,
-            variance,
-            bbox=Box2I(Point2I(0, 0), Extent2I(pixels.shape[1], pixels.shape[0])),
-            wcs=wcs,
-            nanojansky_per_count=10.0 ** (-0.4 * (zero_point - 31.4)),
-            band=band,
-        )
-        exposure.setPsf(gaussian_psf(psf_fwhm / wcs.getPixelScale().asArcseconds()))
-        exposures[band] = exposure
-    if any(whole is None for _, _, whole in contents):
-        notes.append("Variance is estimated from the pixel noise, and the PSF is a guess.")
-    return FitsImages(exposures, notes)
+            wcs = _make_wcs(content.header, content.pixels.shape, options, name, notes)
+        zero_point = by_file[index] if by_file is not None else (options.zero_points or {}).get(band)
+        if zero_point is None:
+            zero_point = _find_zero_point(content.header, name, notes)
+        _add_plain(images, band, entry, content, options, wcs, zero_point, guessed)
+    if guessed:
+        both = "Variance is estimated from the pixel noise"
+        # The demonstration says this in one line.
+        notes.append(f"{both}, and the PSF is a guess." if options.assign_bands else f"{both}.")
+    return images
 
 
-def _read(path: Path) -> tuple[np.ndarray, fits.Header, ExposureF | None]:
-    """Read the first image of a file.
+def _add_plain(
+    images: FitsImages,
+    band: str,
+    entry: BandFiles,
+    content: _Content,
+    options: FitsOptions,
+    wcs: SkyWcs,
+    zero_point: float,
+    guessed: list[str],
+) -> None:
+    """Make the exposure of a plain image."""
+    name = entry.image.name
+    notes = images.notes
+    shape = content.pixels.shape
+    variance = _given_variance(entry, content, shape)
+    flags = _given_mask(entry, content, shape)
+    finite = np.isfinite(content.pixels)
+    if variance is not None:
+        finite &= variance > 0.0
+    if not finite.any():
+        raise FitsImageError(f"{name} has no pixel with a finite value; give an image of the sky.")
+    level = _saturation(content, options, band, name, notes)
+    saturated = finite & (content.pixels >= level) if level is not None else np.zeros(shape, bool)
+    good = finite & ~saturated & (flags == 0)
+    if np.count_nonzero(good) < 0.1 * np.count_nonzero(finite):
+        good = finite
+    pixels, sigma, sources = _subtract_sky(
+        content.pixels, good, options, _of_band(options.noise, band), name, notes
+    )
+    images.sky_sigma[band] = sigma
+    if variance is None:
+        guessed.append(band)
+        gain = _of_band(options.gain, band)
+        variance = np.full(shape, sigma**2)
+        if gain is not None:
+            variance += _source_light(pixels, finite, sources | ~good, sigma) / gain
+    else:
+        variance = _check_variance(variance, good, sigma, options, name, notes)
+    scale = wcs.getPixelScale().asArcseconds()
+    fwhm = _of_band(options.psf_fwhm, band)
+    if fwhm is None:
+        found = estimate_fwhm(pixels, good, sigma)
+        fwhm = found[0] * scale if found is not None else 1.0
+        words = f"from {found[1]} stars" if found is not None else "a guess, for want of stars"
+        notes.append(f"{name}: PSF of {fwhm:.2f} arcsec ({words}).")
+    exposure = make_exposure(
+        np.where(finite, pixels, np.nan),
+        np.where(finite, variance, np.nan),
+        bbox=Box2I(Point2I(0, 0), Extent2I(shape[1], shape[0])),
+        wcs=wcs,
+        nanojansky_per_count=10.0 ** (-0.4 * (zero_point - 31.4)),
+        band=band,
+    )
+    exposure.setPsf(gaussian_psf(fwhm / scale))
+    images.psf_fwhm[band] = fwhm
+    plane_bits = {"SAT": saturated}
+    if options.mask_bits is None:
+        plane_bits["BAD"] = flags != 0
+    known = exposure.mask.getMaskPlaneDict()
+    for plane, pattern in (options.mask_bits or {}).items():
+        if plane not in known:
+            raise FitsImageError(f"There is no mask plane {plane!r}; use one of {', '.join(sorted(known))}.")
+        plane_bits[plane] = plane_bits.get(plane, np.zeros(shape, bool)) | (flags & pattern != 0)
+    for plane, selected in plane_bits.items():
+        exposure.mask.array[selected] |= exposure.mask.getPlaneBitMask(plane)
+    images.exposures[band] = exposure
+
+
+def _source_light(pixels: np.ndarray, finite: np.ndarray, sources: np.ndarray, sigma: float) -> np.ndarray:
+    """Light of the sources in noisy pixels, at least 0.
+
+    Faint light is smoothed: the positive half of the noise is no light.
+    """
+    filled = np.where(finite, pixels, 0.0)
+    faint = np.clip(blur(filled, 2.0), 0.0, 4.0 * sigma)
+    return np.where(sources & finite, np.where(filled > 4.0 * sigma, filled, faint), 0.0)
+
+
+def _of_band(value: Mapping[str, float] | float | None, band: str) -> float | None:
+    """Value for a band of what may be one for all."""
+    return value.get(band) if isinstance(value, Mapping) else value
+
+
+def _read(path: Path, hdu: str | int | None, plane: tuple[str, Sequence[str]] | None = None) -> _Content:
+    """Read an image.
 
     Parameters
     ----------
     path : `pathlib.Path`
         The file.
+    hdu : `str`, `int` or `None`
+        Which HDU.
+    plane : `tuple`, optional
+        The band that is wanted of a cube, and all that are wanted of it;
+        without these, its header must name them.
 
     Returns
     -------
-    pixels : `numpy.ndarray`
-        The image, float64, (y, x).
-    header : `astropy.io.fits.Header`
-        Its header, with the primary one below.
-    exposure : `lsst.afw.image.ExposureF` or `None`
-        The whole exposure, if afw wrote the file.
+    content : `_Content`
     """
     if not path.is_file():
         raise FitsImageError(f"There is no file {path}; check the name.")
     try:
-        with fits.open(path) as hdus:
-            if any(
-                hdu.header.get("EXTTYPE") == "ARCHIVE_INDEX" or hdu.name == "ARCHIVE_INDEX" for hdu in hdus
-            ):
-                exposure = ExposureF.readFits(str(path))
-                return exposure.image.array, hdus[0].header, exposure
-            for hdu in hdus:
-                # Drizzled and other images come with axes of length one.
-                data = None if hdu.data is None or hdu.data.dtype.names else np.squeeze(hdu.data)
-                if data is not None and data.ndim == 2:
-                    header = hdus[0].header.copy()
-                    header.update(hdu.header)
-                    return np.asarray(data, dtype=np.float64), header, None
-    except (OSError, ValueError, TypeError, PexError) as error:
-        if isinstance(error, FitsImageError):
-            raise
+        with warnings.catch_warnings():
+            # Files that were cut short are read with zeros and a warning.
+            warnings.filterwarnings("error", message=".*truncated.*")
+            with fits.open(path, memmap=False) as hdus:
+                # Made to read all headers, or names further on are not known.
+                names = [entry.name for entry in hdus]
+                if any(
+                    entry.header.get("EXTTYPE") == "ARCHIVE_INDEX" or entry.name == "ARCHIVE_INDEX"
+                    for entry in hdus
+                ):
+                    exposure = ExposureF.readFits(str(path))
+                    return _Content(exposure.image.array, hdus[0].header, exposure)
+                return _read_hdus(path, hdus, names, hdu, plane)
+    except Warning as warning:
+        raise FitsImageError(f"{path} is cut short ({warning}); get the whole file.") from warning
+    except FitsImageError:
+        raise
+    except _READ_ERRORS as error:
         raise FitsImageError(
             f"{path} is not a FITS file that can be read ({error}); give a FITS image."
         ) from error
+
+
+def _read_hdus(
+    path: Path, hdus: fits.HDUList, names: list[str], wanted: str | int | None, plane: tuple | None
+) -> _Content:
+    """Find the image among the HDUs, and what belongs to it."""
+    if wanted is not None:
+        number = int(wanted) if str(wanted).isdigit() else None
+        if number is None and str(wanted).upper() not in names:
+            raise FitsImageError(f"{path} has no HDU {wanted!r}; it has {', '.join(map(repr, names))}.")
+        if number is not None and number >= len(hdus):
+            raise FitsImageError(f"{path} has no HDU {number}; its last is {len(hdus) - 1}.")
+        candidates = [hdus[number if number is not None else str(wanted)]]
+    else:
+        companions = {name for group in _COMPANIONS.values() for name in group}
+        candidates = [entry for entry in hdus if entry.name in _IMAGE_NAMES]
+        candidates += [entry for entry in hdus if entry.name not in companions]
+    for entry in candidates:
+        data = _image_of(entry, plane)
+        if data is None:
+            continue
+        header = hdus[0].header.copy()
+        header.update(entry.header)
+        found = {}
+        for kind, group in _COMPANIONS.items():
+            for other in hdus:
+                if other.name in group and other.ver == entry.ver and kind not in found:
+                    values = _image_of(other, plane)
+                    if values is not None and values.shape == data.shape:
+                        found[kind] = values
+        return _Content(np.asarray(data, dtype=np.float64), header, None, found)
     raise FitsImageError(f"{path} holds no two-dimensional image; give a FITS image.")
+
+
+def _image_of(entry: fits.hdu.base._BaseHDU, plane: tuple | None) -> np.ndarray | None:
+    """Image of an HDU, or nothing."""
+    if not getattr(entry, "is_image", False) or entry.data is None:
+        return None
+    # Drizzled and other images come with axes of length one.
+    data = np.squeeze(entry.data)
+    if plane is not None and data.ndim == 3:
+        band, bands = plane
+        named = [str(entry.header.get(f"BAND{k}", "")).strip() for k in range(len(data))]
+        if not all(named):
+            named = list(str(entry.header.get("BANDS", "")).strip().replace(",", ""))
+        if len(named) != len(data):
+            if not bands:
+                return None
+            named = list(bands)
+        if len(named) != len(data) or band not in named:
+            raise FitsImageError(
+                f"A cube of {len(data)} planes has bands {', '.join(named)}, and {band!r} is wanted; "
+                "name the bands of all planes in their order."
+            )
+        data = data[named.index(band)]
+    return data if data.ndim == 2 else None
+
+
+def _given_variance(entry: BandFiles, content: _Content, shape: tuple[int, int]) -> np.ndarray | None:
+    """Variance from files or extensions; NaN where there is no data."""
+    for kind in ("variance", "weight", "rms"):
+        path = getattr(entry, kind)
+        if path is not None:
+            values = _matching(path, shape)
+            break
+    else:
+        for kind in ("variance", "weight", "rms"):
+            if kind in content.companions:
+                values = np.asarray(content.companions[kind], dtype=np.float64)
+                break
+        else:
+            return None
+    usable = np.isfinite(values) & (values > 0.0)
+    result = np.full(shape, np.nan)
+    if kind == "weight":
+        result[usable] = 1.0 / values[usable]
+    else:
+        result[usable] = values[usable] ** (2 if kind == "rms" else 1)
+    return result
+
+
+def _given_mask(entry: BandFiles, content: _Content, shape: tuple[int, int]) -> np.ndarray:
+    """Integers (y, x) of the mask; zeros without one."""
+    if entry.mask is not None:
+        values = _matching(entry.mask, shape)
+    elif "mask" in content.companions:
+        values = content.companions["mask"]
+    else:
+        return np.zeros(shape, dtype=np.int64)
+    return np.where(np.isfinite(values), values, 0).astype(np.int64)
+
+
+def _matching(path: Path, shape: tuple[int, int]) -> np.ndarray:
+    """Read an image that must have a shape."""
+    values = _read(path, None).pixels
+    if values.shape != shape:
+        raise FitsImageError(
+            f"{path.name} is {values.shape[1]} x {values.shape[0]}, its image {shape[1]} x {shape[0]}; "
+            "they must be on one pixel grid."
+        )
+    return values
+
+
+def _saturation(
+    content: _Content, options: FitsOptions, band: str, name: str, notes: list[str]
+) -> float | None:
+    """Count at which pixels are saturated, if any is known."""
+    level = _of_band(options.saturation, band)
+    if level is not None:
+        return level
+    header_level = content.header.get("SATURATE")
+    if isinstance(header_level, int | float) and math.isfinite(header_level) and header_level > 0:
+        return float(header_level)
+    level = find_plateau(content.pixels)
+    if level is not None:
+        notes.append(f"{name}: many pixels have {level:g} counts exactly and are taken for saturated.")
+    return level
+
+
+def _subtract_sky(
+    pixels: np.ndarray,
+    good: np.ndarray,
+    options: FitsOptions,
+    noise: float | None,
+    name: str,
+    notes: list[str],
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """Subtract the sky, if there is one, and estimate the noise.
+
+    Returns
+    -------
+    image : `numpy.ndarray`
+        Sky-subtracted, (y, x).
+    sigma : `float`
+        Standard deviation of an empty pixel, above 0.
+    sources : `numpy.ndarray`
+        Pixels with light of sources, (y, x), `bool`.
+    """
+    values = np.where(good, pixels, 0.0)
+    estimate = estimate_sky(values, good, mesh_size=options.mesh_size, subtracted=options.sky == "none")
+    sigma = estimate.sigma
+    level = float(np.median(estimate.level))
+    scatter = float(np.std(values[good]))
+    # Without noise, the medians of counted photons are still blurred a little.
+    if options.sky == "subtract" or (options.sky == "auto" and abs(level) > max(sigma, 1e-2 * scatter)):
+        pixels = pixels - estimate.level
+        notes.append(f"{name}: a sky of {level:.4g} counts was subtracted.")
+    if noise is not None:
+        sigma = noise
+    elif not sigma > 0.0:
+        sigma = max(1e-3 * scatter, 1e-6 * max(abs(level), 1.0))
+        notes.append(f"{name}: no noise is found in the sky; {sigma:.3g} counts are put; --noise sets them.")
+    elif estimate.correlation > 0.2:
+        notes.append(
+            f"{name}: the noise of neighbouring pixels is correlated ({estimate.correlation:.2f}), "
+            "as in stacked or resampled images; the variance is that of single pixels."
+        )
+    return pixels, sigma, estimate.sources
+
+
+def _check_variance(
+    variance: np.ndarray, good: np.ndarray, sigma: float, options: FitsOptions, name: str, notes: list[str]
+) -> np.ndarray:
+    """Compare a given variance with the noise in the sky."""
+    ratio = sigma**2 / float(np.median(variance[good]))
+    if options.rescale:
+        notes.append(f"{name}: its variance was multiplied by {ratio:.3g} to fit the noise in the sky.")
+        return variance * ratio
+    if not 0.25 < ratio < 4.0:
+        notes.append(
+            f"{name}: the variance given is {1.0 / ratio:.2g} times the one found in the sky; "
+            "--rescale makes them agree."
+        )
+    return variance
 
 
 def _band_of(header: fits.Header) -> str | None:
@@ -284,7 +725,7 @@ def _find_zero_point(header: fits.Header, name: str, notes: list[str]) -> float:
 
 
 def _make_wcs(
-    header: fits.Header, shape: tuple[int, int], pixel_scale: float | None, name: str, notes: list[str]
+    header: fits.Header, shape: tuple[int, int], options: FitsOptions, name: str, notes: list[str]
 ) -> SkyWcs:
     """World coordinates of an image.
 
@@ -294,8 +735,8 @@ def _make_wcs(
         The header.
     shape : `tuple` [`int`, `int`]
         Height and width.
-    pixel_scale : `float` or `None`
-        Used where the header has no world coordinates (arcsec).
+    options : `FitsOptions`
+        Pixel scale and position where the header has no world coordinates.
     name : `str`
         Of the file.
     notes : `list` [`str`]
@@ -310,12 +751,13 @@ def _make_wcs(
         warnings.simplefilter("ignore", FITSFixedWarning)
         astropy_wcs = WCS(header, naxis=2) if header.get("CTYPE1") else None
     if astropy_wcs is None or not astropy_wcs.has_celestial:
-        scale = pixel_scale if pixel_scale is not None else 0.2
+        scale = options.pixel_scale if options.pixel_scale is not None else 0.2
+        ra, dec = options.sky_center
         notes.append(
-            f"{name}: no world coordinates in the header; made up are RA 150, Dec 0 at the centre "
+            f"{name}: no world coordinates in the header; made up are RA {ra:g}, Dec {dec:g} at the centre "
             f"and {scale:g} arcsec per pixel."
         )
-        return makeSkyWcs(center, SpherePoint(150.0, 0.0, degrees), makeCdMatrix(scale=scale * arcseconds))
+        return makeSkyWcs(center, SpherePoint(ra, dec, degrees), makeCdMatrix(scale=scale * arcseconds))
     if all(str(header.get(f"CTYPE{axis}", "")).endswith(("TAN", "TAN-SIP")) for axis in (1, 2)):
         metadata = PropertyList()
         for key, value in astropy_wcs.to_header(relax=True).items():
@@ -337,41 +779,3 @@ def _make_wcs(
             f"The world coordinates of {name} are not usable; give a header that has them right."
         )
     return makeSkyWcs(center, SpherePoint(sky[0].ra.deg, sky[0].dec.deg, degrees), matrix)
-
-
-def _prepare(pixels: np.ndarray, name: str) -> tuple[np.ndarray, np.ndarray, float]:
-    """Subtract a sky that is far from zero, and estimate the noise.
-
-    Parameters
-    ----------
-    pixels : `numpy.ndarray`
-        The image, (y, x).
-    name : `str`
-        Of the file.
-
-    Returns
-    -------
-    image : `numpy.ndarray`
-        Sky-subtracted, (y, x).
-    variance : `numpy.ndarray`
-        Variance of the sky, constant, (y, x).
-    sky : `float`
-        What was subtracted; 0 if nothing was.
-
-    Notes
-    -----
-    The noise comes from differences of neighbouring pixels, so that sources
-    and a sloping sky count little: the difference has twice the variance.
-    """
-    finite = np.isfinite(pixels)
-    if not finite.any():
-        raise FitsImageError(f"{name} has no pixel with a finite value; give an image of the sky.")
-    differences = np.diff(np.where(finite, pixels, np.nan), axis=1)
-    differences = differences[np.isfinite(differences)]
-    spread = np.median(np.abs(differences - np.median(differences))) if differences.size else 0.0
-    sigma = 1.4826 * float(spread) / np.sqrt(2.0)
-    median = float(np.median(pixels[finite]))
-    if not sigma > 0.0:
-        sigma = max(float(np.std(pixels[finite])), 1e-6 * max(abs(median), 1.0))
-    sky = median if abs(median) > 3.0 * sigma else 0.0
-    return pixels - sky, np.where(finite, sigma**2, np.nan), sky

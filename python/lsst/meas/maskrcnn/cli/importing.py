@@ -1,0 +1,386 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the commands that import images have in common."""
+
+from __future__ import annotations
+
+__all__ = [
+    "FieldJob",
+    "ImportFieldsError",
+    "add_common_options",
+    "by_band",
+    "made_up_center",
+    "parse_split",
+    "run_import",
+    "split_of",
+]
+
+import argparse
+import re
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lsst.daf.butler import Butler, DataCoordinate
+from lsst.daf.butler.registry import ConflictingDefinitionError
+
+from ..scenes.fits_images import FitsImageError
+from ..scenes.import_repo import FieldStore, ImportConflictError
+from ..scenes.repo import PatchGeometry, create_repo
+
+SPLITS = ("train", "validation", "test")
+"""Names of the splits (`tuple` [`str`])."""
+
+_SHOWN_NOTES = 20
+
+
+class ImportFieldsError(RuntimeError):
+    """Fields cannot be imported; the message says why."""
+
+
+@dataclass(frozen=True)
+class FieldJob:
+    """One field to import."""
+
+    label: str
+    """What to call it."""
+
+    tract: int
+    """Number of its tract."""
+
+    patch: int
+    """Number of its patch."""
+
+    split: str
+    """Its split, or empty."""
+
+    bands: tuple[str, ...]
+    """Its bands."""
+
+    has_truth: bool
+    """Whether a truth belongs to it."""
+
+    digest: Callable[[], str]
+    """Makes the digest of what it is made from."""
+
+    read: Callable[[], Field]
+    """Reads it."""
+
+
+@dataclass
+class Field:
+    """A field that was read."""
+
+    geometry: PatchGeometry
+    """Its place."""
+
+    products: Callable[[DataCoordinate], Mapping[str, Any]]
+    """Makes what is stored of it, for its data id."""
+
+    notes: list[str]
+    """Sentences for the user."""
+
+    n_stars: int = 0
+    """True stars in it."""
+
+    n_galaxies: int = 0
+    """True galaxies in it."""
+
+
+@dataclass
+class _Tally:
+    imported: int = 0
+    present: int = 0
+    stars: int = 0
+    galaxies: int = 0
+    notes: dict[str, list[tuple[str, str]]] = field(default_factory=dict)
+
+    def note(self, label: str, notes: Iterable[str]) -> None:
+        for text in notes:
+            # Notes that differ in numbers only are one note.
+            self.notes.setdefault(re.sub(r"\d[\d.e+-]*", "#", text), []).append((label, text))
+
+
+def add_common_options(parser: argparse.ArgumentParser, collection: str, skymap: str) -> None:
+    """Add the options that say where to and how images are read.
+
+    Parameters
+    ----------
+    parser : `argparse.ArgumentParser`
+        Takes them.
+    collection, skymap : `str`
+        Defaults.
+    """
+    parser.add_argument(
+        "--collection",
+        default=collection,
+        help="collection of all images; those of a split come into COLLECTION/SPLIT, others into "
+        "COLLECTION/all (default: %(default)s)",
+    )
+    parser.add_argument("--skymap", default=skymap, help="name of the sky map (default: %(default)s)")
+    parser.add_argument(
+        "--tract", type=int, default=0, help="number of the first tract; each field has its own (default: 0)"
+    )
+    parser.add_argument(
+        "--zeropoint",
+        nargs="+",
+        metavar="MAG",
+        help="AB magnitude of one count, one for all bands or BAND=MAG for each (default: from the headers)",
+    )
+    parser.add_argument(
+        "--pixel-scale", type=float, metavar="ARCSEC", help="where headers have no world coordinates"
+    )
+    parser.add_argument(
+        "--psf-fwhm",
+        nargs="+",
+        metavar="ARCSEC",
+        help="width of the PSF, one or BAND=ARCSEC (default: measured on stars)",
+    )
+    parser.add_argument(
+        "--saturation",
+        nargs="+",
+        metavar="COUNTS",
+        help="level of saturation, one or BAND=COUNTS (default: from the header, or a plateau)",
+    )
+    parser.add_argument(
+        "--noise",
+        nargs="+",
+        metavar="COUNTS",
+        help="standard deviation of an empty pixel, one or BAND=COUNTS, for simulated images without noise "
+        "(default: measured)",
+    )
+    parser.add_argument(
+        "--sky",
+        choices=("auto", "subtract", "none"),
+        default="auto",
+        help="subtract the sky; auto: if it is over one sigma from zero (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--sky-mesh",
+        type=int,
+        default=128,
+        metavar="PX",
+        help="cells of the sky's mesh; larger for larger galaxies (default: %(default)s)",
+    )
+
+
+def by_band(words: Sequence[str] | None, bands: Sequence[str], option: str) -> dict[str, float] | None:
+    """Read numbers that are given for all bands or one by one.
+
+    Parameters
+    ----------
+    words : `~collections.abc.Sequence` [`str`] or `None`
+        One number, one for each band, or ``BAND=NUMBER``.
+    bands : `~collections.abc.Sequence` [`str`]
+        Bands.
+    option : `str`
+        Name of the option, for the messages.
+
+    Returns
+    -------
+    numbers : `dict` [`str`, `float`] or `None`
+        By band; `None` without any.
+
+    Raises
+    ------
+    ImportFieldsError
+        Raised if they cannot be understood.
+    """
+    if not words:
+        return None
+    result: dict[str, float] = {}
+    try:
+        if any("=" in word for word in words):
+            for word in words:
+                band, _, number = word.partition("=")
+                if band not in bands or band in result:
+                    raise ValueError(f"{word} names no band of {', '.join(bands)}, or one twice")
+                result[band] = float(number)
+        elif len(words) == 1:
+            result = dict.fromkeys(bands, float(words[0]))
+        elif len(words) == len(bands):
+            result = {band: float(word) for band, word in zip(bands, words)}
+        else:
+            raise ValueError(f"{len(words)} numbers for the {len(bands)} bands {', '.join(bands)}")
+    except ValueError as error:
+        raise ImportFieldsError(
+            f"{option} {' '.join(words)} is not understood ({error}); give one number, or BAND=NUMBER."
+        ) from error
+    return result
+
+
+def made_up_center(tract: int) -> tuple[float, float]:
+    """Choose where on the sky to put a field without world coordinates.
+
+    Parameters
+    ----------
+    tract : `int`
+        Number of its tract.
+
+    Returns
+    -------
+    ra, dec : `float`
+        Degrees; half a degree from those of other tracts, up to 40,000.
+    """
+    row, column = divmod(tract % 40_000, 400)
+    return (150.0 + 0.5 * column) % 360.0, 0.5 * row
+
+
+def parse_split(text: str) -> str | tuple[str, ...]:
+    """Read the option ``--split``.
+
+    Parameters
+    ----------
+    text : `str`
+        ``auto``, ``none``, one of `SPLITS`, or ``train=7,validation=1,test=2``.
+
+    Returns
+    -------
+    split : `str` or `tuple` [`str`]
+        The word, or a split for each last digit of a number.
+
+    Raises
+    ------
+    ImportFieldsError
+        Raised if it cannot be understood.
+    """
+    if text in ("auto", "none", *SPLITS):
+        return text
+    names: list[str] = []
+    for part in text.split(","):
+        name, _, share = part.strip().partition("=")
+        if name not in SPLITS or not share.isdecimal() or name in names:
+            names = []
+            break
+        names += [name] * int(share)
+    if len(names) != 10:
+        raise ImportFieldsError(
+            f"--split {text} is not understood; use auto, none, {', '.join(SPLITS)}, or shares that make 10, "
+            "such as train=7,validation=1,test=2."
+        )
+    return tuple(names)
+
+
+def split_of(choice: str | tuple[str, ...], number: int, named: str) -> str:
+    """Choose the split of a field.
+
+    Parameters
+    ----------
+    choice : `str` or `tuple` [`str`]
+        As `parse_split` returns it.
+    number : `int`
+        Number of the field.
+    named : `str`
+        The split that the names of its folders say, or empty.
+
+    Returns
+    -------
+    split : `str`
+        Empty for none.
+    """
+    if isinstance(choice, tuple):
+        return choice[number % 10]
+    return {"auto": named, "none": ""}.get(choice, choice)
+
+
+def run_import(program: str, arguments: argparse.Namespace, make_jobs: Callable[[], list[FieldJob]]) -> int:
+    """Import fields and tell the user about it.
+
+    Parameters
+    ----------
+    program : `str`
+        Name of the command.
+    arguments : `argparse.Namespace`
+        With ``repo``, ``collection`` and ``skymap``.
+    make_jobs : `~collections.abc.Callable`
+        Returns the fields.
+
+    Returns
+    -------
+    status : `int`
+        0; 1 if something was refused or failed; 130 if it was interrupted.
+    """
+    tally = _Tally()
+    try:
+        jobs = make_jobs()
+        if not jobs:
+            raise ImportFieldsError("There is nothing to import.")
+        places: dict[tuple[int, int], str] = {}
+        for job in jobs:
+            other = places.setdefault((job.tract, job.patch), job.label)
+            if other is not job.label:
+                raise ImportFieldsError(
+                    f"{job.label} and {other} would both be tract {job.tract}, patch {job.patch}; "
+                    "give them different numbers."
+                )
+        store = FieldStore(_open_repo(Path(arguments.repo)), arguments.skymap, arguments.collection)
+        store.check_names()
+        for job in tqdm(jobs, desc="fields", unit="field"):
+            try:
+                _import_field(store, job, tally)
+            except (ImportConflictError, ConflictingDefinitionError, ValueError, OSError) as error:
+                text = str(error)
+                raise ImportFieldsError(text if job.label in text else f"{job.label}: {text}") from error
+            finally:
+                # Also after an error: what is in is to be found.
+                if tally.imported:
+                    store.chain()
+        store.chain()
+    except (ImportFieldsError, FitsImageError, ImportConflictError) as error:
+        # A message of several lines would hide what happened.
+        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"{program}: interrupted; run it again to go on.", file=sys.stderr)
+        return 130
+    _report(arguments, jobs, tally)
+    return 0
+
+
+def _import_field(store: FieldStore, job: FieldJob, tally: _Tally) -> None:
+    digest = job.digest()
+    if store.present(job.tract, job.patch, job.split, digest, job.bands, job.has_truth):
+        tally.present += 1
+        return
+    loaded = job.read()
+    data_id = store.register(loaded.geometry, job.bands)
+    store.put(loaded.geometry, job.split, digest, loaded.products(data_id))
+    tally.imported += 1
+    tally.stars += loaded.n_stars
+    tally.galaxies += loaded.n_galaxies
+    tally.note(job.label, loaded.notes)
+
+
+def _open_repo(repo: Path) -> Butler:
+    """Open the repository, or make it."""
+    if not (repo / "butler.yaml").is_file():
+        if repo.exists() and (not repo.is_dir() or any(repo.iterdir())):
+            raise ImportFieldsError(f"{repo} is there and is no Butler repository; it is left alone.")
+        return create_repo(repo)
+    try:
+        return Butler.from_config(str(repo), writeable=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ImportFieldsError(f"The repository {repo} cannot be opened: {error}") from error
+
+
+def _report(arguments: argparse.Namespace, jobs: Sequence[FieldJob], tally: _Tally) -> None:
+    """Print notes and a summary."""
+    for entries in list(tally.notes.values())[:_SHOWN_NOTES]:
+        label, text = entries[0]
+        more = f" (and {len(entries) - 1} more like this)" if len(entries) > 1 else ""
+        print(f"{label}: {text}{more}" if len(jobs) > 1 else text)
+    if len(tally.notes) > _SHOWN_NOTES:
+        print(f"... and {len(tally.notes) - _SHOWN_NOTES} other notes.")
+    tracts = sorted({job.tract for job in jobs})
+    where = f"tract {tracts[0]}" if len(tracts) == 1 else f"tracts {tracts[0]} to {tracts[-1]}"
+    sources = f" ({tally.stars} stars, {tally.galaxies} galaxies)" if tally.stars + tally.galaxies else ""
+    print(
+        f"Fields imported: {tally.imported}{sources}; there already: {tally.present}. Collection "
+        f"{arguments.collection!r}, sky map {arguments.skymap!r}, {where}, in {arguments.repo}."
+    )

@@ -1,0 +1,359 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``bin/ingest_fits``: any FITS images, one per band, in a Butler repository."""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+import argparse
+import csv
+import dataclasses
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ..scenes.fits_images import BandFiles, FitsImageError, FitsOptions, read_field
+from ..scenes.import_repo import digest_files
+from ..scenes.repo import PatchGeometry
+from .importing import (
+    SPLITS,
+    Field,
+    FieldJob,
+    ImportFieldsError,
+    add_common_options,
+    by_band,
+    made_up_center,
+    parse_split,
+    run_import,
+    split_of,
+)
+
+_COMPANIONS = ("variance", "weight", "rms", "mask")
+_SUFFIXES = ("", ".gz", ".fz")
+_PLACES = ("name", "tract", "patch", "split", "zeropoint")
+
+
+@dataclass
+class _Entry:
+    """A field and where it goes."""
+
+    label: str
+    files: dict[str, BandFiles]
+    tract: int
+    patch: int
+    split: str = ""
+    zero_points: dict[str, float] = field(default_factory=dict)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ingest_fits",
+        description="Store FITS images of one or many fields, one per band, as calibrated coadds in a Butler "
+        "repository. What is there already is kept, so that an interrupted command goes on when it is "
+        "repeated.",
+        epilog="Give the images with --band, with --fits and --bands, with --table or with --dirs.",
+    )
+    parser.add_argument("repo", help="folder of the repository; made if it is not there")
+    for name, words in (
+        ("band", "images of one field"),
+        ("variance", "their variances (counts^2)"),
+        ("weight", "their inverse variances"),
+        ("rms", "their standard deviations"),
+        ("mask", "their mask images, see --mask-bits"),
+    ):
+        parser.add_argument(
+            f"--{name}", nargs="+", action="extend", default=[], metavar="BAND=FILE", help=words
+        )
+    parser.add_argument(
+        "--fits", nargs="+", metavar="FILE", help="images of one field in the order of --bands, or one cube"
+    )
+    parser.add_argument(
+        "--bands", nargs="+", metavar="BAND", help="bands for --fits, --dirs and --table (default: g r z)"
+    )
+    parser.add_argument(
+        "--table",
+        metavar="CSV",
+        help="a field per row: columns with the name of a band hold its image, variance_BAND, weight_BAND, "
+        "rms_BAND, mask_BAND what belongs to it, zeropoint or zeropoint_BAND, name, tract, patch and split "
+        "the rest; only images are needed",
+    )
+    parser.add_argument("--dirs", nargs="+", metavar="DIR", help="a field per folder")
+    parser.add_argument(
+        "--pattern",
+        default="img_{band}.fits",
+        help="name of the images in --dirs; they may be compressed (default: %(default)s)",
+    )
+    parser.add_argument("--hdu", help="name or number of the HDU with the image (default: SCI, or the first)")
+    parser.add_argument(
+        "--mask-bits",
+        nargs="+",
+        metavar="PLANE=BIT[,BIT]",
+        help="which bits (from 0) of a mask image become which mask plane, such as SAT=1 BAD=0,5 "
+        "(default: every pixel that is not 0 is BAD)",
+    )
+    parser.add_argument(
+        "--gain",
+        nargs="+",
+        metavar="ELECTRONS",
+        help="electrons per count, one or BAND=ELECTRONS: adds the sources' Poisson noise to a variance that "
+        "is estimated",
+    )
+    parser.add_argument(
+        "--rescale", action="store_true", help="scale variances that are given to the noise in the sky"
+    )
+    parser.add_argument("--patch", type=int, default=0, help="number of the patch (default: %(default)s)")
+    parser.add_argument(
+        "--split",
+        default="none",
+        help="none, train, validation, test, or shares by the number of the field such as "
+        "train=7,validation=1,test=2 (default: %(default)s)",
+    )
+    add_common_options(parser, "imported/fits", "maskRcnnFits")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Ingest images into a repository.
+
+    Parameters
+    ----------
+    argv : `~collections.abc.Sequence` [`str`], optional
+        Arguments; by default those of the process.
+
+    Returns
+    -------
+    status : `int`
+        0; 1 if something was refused or failed; 130 if it was interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    return run_import("ingest_fits", arguments, lambda: _make_jobs(arguments))
+
+
+def _make_jobs(arguments: argparse.Namespace) -> list[FieldJob]:
+    """Sort the arguments into fields."""
+    given = [name for name in ("band", "fits", "table", "dirs") if getattr(arguments, name)]
+    if len(given) != 1:
+        listed = " and ".join(f"--{name}" for name in given) or "no images"
+        raise ImportFieldsError(f"Given were {listed}; give one of --band, --fits, --table and --dirs.")
+    if given[0] in ("table", "dirs") and any(getattr(arguments, name) for name in _COMPANIONS):
+        raise ImportFieldsError(
+            f"--variance, --weight, --rms and --mask go with --band or --fits, not with --{given[0]}; "
+            "use columns of a --table."
+        )
+    bands = tuple(arguments.bands or ("g", "r", "z"))
+    if len(set(bands)) != len(bands):
+        raise ImportFieldsError(f"--bands {' '.join(bands)} names a band twice.")
+    split = parse_split(arguments.split)
+    if given[0] == "table":
+        entries = _from_table(arguments)
+    elif given[0] == "dirs":
+        entries = _from_folders(arguments, bands)
+    else:
+        entries = [_from_options(arguments, bands)]
+    jobs = []
+    for index, entry in enumerate(entries):
+        named = entry.split or split_of(split, index, "")
+        jobs.append(_job(entry, _options(arguments, entry), named))
+    return jobs
+
+
+def _pairs(words: Sequence[str], option: str) -> dict[str, Path]:
+    """Read BAND=FILE."""
+    result: dict[str, Path] = {}
+    for word in words:
+        band, separator, name = word.partition("=")
+        if not separator or not band or not name:
+            raise ImportFieldsError(f"{option} {word} is not understood; write it like g=image_g.fits.")
+        if band in result:
+            raise ImportFieldsError(f"{option} names band {band!r} twice; give one file per band.")
+        result[band] = Path(name)
+    return result
+
+
+def _from_options(arguments: argparse.Namespace, bands: tuple[str, ...]) -> _Entry:
+    """One field, from --band or --fits."""
+    if arguments.band:
+        images = _pairs(arguments.band, "--band")
+    elif len(arguments.fits) == 1:
+        images = dict.fromkeys(bands, Path(arguments.fits[0]))
+    elif len(arguments.fits) == len(bands):
+        images = {band: Path(name) for band, name in zip(bands, arguments.fits)}
+    else:
+        raise ImportFieldsError(
+            f"--fits has {len(arguments.fits)} files for the bands {', '.join(bands)}; give one per "
+            "band, or a cube, and name the bands with --bands."
+        )
+    extra = {name: _pairs(getattr(arguments, name), f"--{name}") for name in _COMPANIONS}
+    for name, files in extra.items():
+        unknown = [band for band in files if band not in images]
+        if unknown:
+            raise ImportFieldsError(
+                f"--{name} is given for {', '.join(unknown)}, of which there is no image."
+            )
+    fields = {
+        band: BandFiles(path, **{name: extra[name].get(band) for name in _COMPANIONS})
+        for band, path in images.items()
+    }
+    label = ", ".join(dict.fromkeys(path.name for path in images.values()))
+    return _Entry(label, fields, arguments.tract, arguments.patch)
+
+
+def _from_folders(arguments: argparse.Namespace, bands: tuple[str, ...]) -> list[_Entry]:
+    """A field per folder."""
+    if "{band}" not in arguments.pattern:
+        raise ImportFieldsError(f"--pattern {arguments.pattern} must hold {{band}}, like img_{{band}}.fits.")
+    entries = []
+    for index, folder in enumerate(map(Path, arguments.dirs)):
+        files = {}
+        for band in bands:
+            name = arguments.pattern.replace("{band}", band)
+            paths = [folder / f"{name}{suffix}" for suffix in _SUFFIXES]
+            path = next((path for path in paths if path.is_file()), None)
+            if path is None:
+                raise ImportFieldsError(
+                    f"There is no {paths[0]} (nor .gz, .fz); check the folder, --pattern and --bands."
+                )
+            files[band] = BandFiles(path)
+        entries.append(_Entry(str(folder), files, arguments.tract + index, arguments.patch))
+    return entries
+
+
+def _from_table(arguments: argparse.Namespace) -> list[_Entry]:
+    """A field per row of a table."""
+    path = Path(arguments.table)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as stream:
+            reader = csv.DictReader(stream, skipinitialspace=True)
+            names = [name.strip() for name in reader.fieldnames or []]
+            reader.fieldnames = names
+            rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ImportFieldsError(f"The table {path} cannot be read: {error}") from error
+    bands = arguments.bands or [
+        name
+        for name in names
+        if name not in _PLACES and not re.match(r"(variance|weight|rms|mask|zeropoint)_", name)
+    ]
+    known = {*_PLACES, *bands, *(f"{kind}_{band}" for kind in (*_COMPANIONS, "zeropoint") for band in bands)}
+    missing, odd = (
+        [band for band in bands if band not in names],
+        [name for name in names if name not in known],
+    )
+    if not bands or missing or odd:
+        raise ImportFieldsError(
+            f"{path} has the columns {', '.join(names)}; columns named after bands are wanted"
+            f"{', missing: ' + ', '.join(missing) if missing else ''}"
+            f"{', not understood: ' + ', '.join(odd) if odd else ''}."
+        )
+    entries = []
+    for index, row in enumerate(rows):
+        where = f"{path}, row {index + 1}"
+        entries.append(_from_row(arguments, row, bands, path.parent, where, index))
+    return entries
+
+
+def _from_row(
+    arguments: argparse.Namespace,
+    row: dict[str, Any],
+    bands: Sequence[str],
+    base: Path,
+    where: str,
+    index: int,
+) -> _Entry:
+    """Read a row of a table."""
+    if None in row or None in row.values():
+        raise ImportFieldsError(f"{where} has not as many values as there are columns.")
+    values = {name: value.strip() for name, value in row.items() if value.strip()}
+    files = {}
+    for band in bands:
+        if band not in values:
+            raise ImportFieldsError(f"{where} has no image in {band}; every field needs all bands.")
+        extra = {kind: base / values[f"{kind}_{band}"] for kind in _COMPANIONS if f"{kind}_{band}" in values}
+        files[band] = BandFiles(base / values[band], **extra)
+    try:
+        tract = int(values.get("tract", arguments.tract + index))
+        patch = int(values.get("patch", arguments.patch))
+        zero_points = {
+            band: float(values.get(f"zeropoint_{band}", values.get("zeropoint", "nan"))) for band in bands
+        }
+    except ValueError as error:
+        raise ImportFieldsError(f"{where}: {error}; tract and patch are integers.") from error
+    split = values.get("split", "")
+    if split and split not in SPLITS:
+        raise ImportFieldsError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}.")
+    known = {band: value for band, value in zero_points.items() if value == value}
+    return _Entry(values.get("name", where), files, tract, patch, split, known)
+
+
+def _options(arguments: argparse.Namespace, entry: _Entry) -> FitsOptions:
+    bands = tuple(entry.files)
+    zero_points = {**(by_band(arguments.zeropoint, bands, "--zeropoint") or {}), **entry.zero_points}
+    return FitsOptions(
+        zero_points=zero_points or None,
+        pixel_scale=arguments.pixel_scale,
+        psf_fwhm=by_band(arguments.psf_fwhm, bands, "--psf-fwhm"),
+        hdu=arguments.hdu,
+        mask_bits=_mask_bits(arguments.mask_bits),
+        saturation=by_band(arguments.saturation, bands, "--saturation"),
+        gain=by_band(arguments.gain, bands, "--gain"),
+        noise=by_band(arguments.noise, bands, "--noise"),
+        sky=arguments.sky,
+        mesh_size=arguments.sky_mesh,
+        rescale=arguments.rescale,
+    )
+
+
+def _mask_bits(words: Sequence[str] | None) -> dict[str, int] | None:
+    """Read PLANE=BIT[,BIT]."""
+    if not words:
+        return None
+    result: dict[str, int] = {}
+    for word in words:
+        plane, _, numbers = word.partition("=")
+        bits = numbers.split(",")
+        if not plane or not all(bit.isdecimal() and int(bit) < 63 for bit in bits):
+            raise ImportFieldsError(f"--mask-bits {word} is not understood; write it like BAD=0,5.")
+        for bit in bits:
+            result[plane] = result.get(plane, 0) | 1 << int(bit)
+    return result
+
+
+def _job(entry: _Entry, options: FitsOptions, split: str) -> FieldJob:
+    paths = [
+        path for files in entry.files.values() for path in dataclasses.astuple(files) if path is not None
+    ]
+
+    def digest() -> str:
+        for path in paths:
+            if not path.is_file():
+                raise FitsImageError(f"There is no file {path}; check the name.")
+        names = [
+            (band, [name for name, path in dataclasses.asdict(files).items() if path is not None])
+            for band, files in entry.files.items()
+        ]
+        return digest_files(paths, (names, options))
+
+    def read() -> Field:
+        images = read_field(entry.files, dataclasses.replace(options, sky_center=made_up_center(entry.tract)))
+        exposure = next(iter(images.exposures.values()))
+        wcs = exposure.getWcs()
+        if wcs is None:
+            raise FitsImageError("An exposure has no world coordinates (WCS); give images that have them.")
+        geometry = PatchGeometry(entry.tract, entry.patch, wcs, exposure.getBBox())
+        return Field(geometry, lambda data_id: {"exposures": images.exposures}, images.notes)
+
+    return FieldJob(
+        label=entry.label,
+        tract=entry.tract,
+        patch=entry.patch,
+        split=split,
+        bands=tuple(entry.files),
+        has_truth=False,
+        digest=digest,
+        read=read,
+    )

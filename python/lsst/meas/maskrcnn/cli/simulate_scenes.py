@@ -1,0 +1,639 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``bin/simulate_scenes``: simulated scenes with their truth in a Butler
+repository.
+"""
+
+from __future__ import annotations
+
+__all__ = ["SimulateError", "main"]
+
+import argparse
+import fcntl
+import logging
+import math
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lsst.daf.butler import (
+    Butler,
+    CollectionType,
+    DataCoordinate,
+    DatasetIdGenEnum,
+    DatasetRef,
+    DatasetType,
+    MissingCollectionError,
+    MissingDatasetTypeError,
+)
+from lsst.pipe.base.configOverrides import ConfigOverrides
+
+from ..scenes.presets import PRESETS, expected_sources
+from ..scenes.repo import (
+    SceneGrid,
+    create_repo,
+    ingest_scene,
+    missing_scenes,
+    patch_data_id,
+    scene_dataset_types,
+)
+from ..simulate_task import (
+    SimulateScenesConfig,
+    SimulateScenesTask,
+    expand_config,
+    scene_config,
+    scene_grid,
+)
+
+_LOG = logging.getLogger(__name__)
+_CONFIG_TYPE = "simulateScenes_config"
+_STAGING = ".simulate_scenes"
+_DEFAULT_SPLIT = "train=7,validation=1,test=2"
+_SPLIT_TOTAL = 10
+
+
+class SimulateError(RuntimeError):
+    """The scenes cannot be made; the message says why."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="simulate_scenes",
+        description="Simulate scenes of stars and galaxies and store them, with their truth, as patches of a "
+        "sky map in a Butler repository. Scenes that are there already are not made again: an interrupted "
+        "command goes on when it is repeated, and a larger --count adds scenes.",
+    )
+    parser.add_argument("repo", nargs="?", help="folder of the repository; made if it is not there")
+    parser.add_argument(
+        "--preset",
+        nargs="+",
+        default=["hsc-wide"],
+        metavar="NAME",
+        help="kinds of scenes (default: hsc-wide)",
+    )
+    parser.add_argument("--count", type=int, default=70, help="scenes of each preset (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=1, help="source of chance, and number of the tract (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument(
+        "--shape",
+        nargs=2,
+        type=int,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of a scene, px (default: the preset's)",
+    )
+    parser.add_argument("--bands", nargs="+", metavar="BAND", help="default: the preset's")
+    parser.add_argument(
+        "--split",
+        default=_DEFAULT_SPLIT,
+        help="how many of every ten scenes go to which collection (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--collection", default="simulated", help="start of the collections' names (default: %(default)s)"
+    )
+    parser.add_argument("--skymap", help="name of the sky map (default: maskRcnnSim-PRESET)")
+    parser.add_argument(
+        "-c",
+        "--config",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="change to the presets, such as population.star_density=40; can be repeated",
+    )
+    parser.add_argument(
+        "--config-file", action="append", default=[], metavar="FILE", help="file with such changes in Python"
+    )
+    parser.add_argument("--no-flux", action="store_true", help="leave out the pixels of the single sources")
+    parser.add_argument("--list", action="store_true", help="list the presets and stop")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Simulate scenes into a repository.
+
+    Parameters
+    ----------
+    argv : `~collections.abc.Sequence` [`str`], optional
+        Arguments; by default those of the process.
+
+    Returns
+    -------
+    status : `int`
+        0; 1 if something was refused or failed; 130 if it was interrupted.
+    """
+    parser = _parser()
+    arguments = parser.parse_args(argv)
+    if arguments.list:
+        _print_presets()
+        return 0
+    if arguments.repo is None:
+        parser.error("the repository is missing")
+    try:
+        _run(arguments)
+    except SimulateError as error:
+        _LOG.debug("Details:", exc_info=True)
+        print(f"simulate_scenes: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("simulate_scenes: interrupted; run it again to go on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _print_presets() -> None:
+    print(f"{'preset':20} {'pixel':>6} {'limit':>6} {'noise':>5} {'sources':>8}  bands")
+    print(f"{'':20} {'arcsec':>6} {'r mag':>6} {'':5} {'expected':>8}")
+    for name, config in PRESETS.items():
+        noise = "yes" if config.noise else "no"
+        print(
+            f"{name:20} {config.pixel_scale:6.3f} {config.population.mag_limit:6.1f} {noise:>5} "
+            f"{expected_sources(config):8.0f}  {' '.join(config.bands)}"
+        )
+
+
+@dataclass(frozen=True)
+class _Series:
+    """The scenes of one preset: what, and where to."""
+
+    preset: str
+    config: SimulateScenesConfig
+    grid: SceneGrid
+    prefix: str
+    seed: int
+    split: tuple[str, ...]
+
+    def run(self, split: str) -> str:
+        return f"{self.prefix}/seed{self.seed}/{split}"
+
+    def run_of(self, number: int) -> str:
+        return self.run(self.split[number % len(self.split)])
+
+    @property
+    def splits(self) -> list[str]:
+        return list(dict.fromkeys(self.split))
+
+
+@dataclass(frozen=True)
+class _Order:
+    """One scene to make."""
+
+    series: int
+    number: int
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    start = time.monotonic()
+    # Refuse what cannot work before anything is made.
+    all_series = _make_series(arguments)
+    repo = Path(arguments.repo).absolute()
+    butler = _open_repo(repo)
+    with ExitStack() as stack:
+        for series in all_series:
+            stack.enter_context(_only_one(repo, series))
+        try:
+            orders = [
+                _Order(index, number)
+                for index, series in enumerate(all_series)
+                for number in _prepare(butler, series, arguments.count)
+            ]
+        except (SimulateError, KeyboardInterrupt):
+            raise
+        except Exception as error:
+            raise SimulateError(f"The repository {repo} cannot be prepared: {_one_line(error)}") from error
+        total = arguments.count * len(all_series)
+        if len(orders) < total:
+            print(f"{total - len(orders)} of {total} scenes are there already.")
+        prepared = time.monotonic()
+        if orders:
+            _simulate(repo, all_series, orders, total, arguments.jobs)
+    _print_summary(arguments, all_series, len(orders), start, prepared)
+
+
+def _make_series(arguments: argparse.Namespace) -> list[_Series]:
+    """Read and check the arguments."""
+    for name, low, high in (
+        ("count", 1, math.inf),
+        ("jobs", 1, math.inf),
+        ("seed", 0, SceneGrid.TRACT_MAX - 1),
+    ):
+        value = getattr(arguments, name)
+        if not low <= value <= high:
+            limit = f"{low} or more" if math.isinf(high) else f"{low} to {high}"
+            raise SimulateError(f"--{name} {value} is not possible; give {limit}.")
+    unknown = [name for name in arguments.preset if name not in PRESETS]
+    if unknown:
+        raise SimulateError(
+            f"There is no preset {', '.join(map(repr, unknown))}; there are {', '.join(PRESETS)}."
+        )
+    if len(set(arguments.preset)) != len(arguments.preset):
+        raise SimulateError(f"A preset was given twice: {' '.join(arguments.preset)}.")
+    if arguments.skymap and len(arguments.preset) > 1:
+        raise SimulateError("--skymap names the sky map of one preset; give one --preset at a time with it.")
+    split = _parse_split(arguments.split)
+    all_series = []
+    for preset in arguments.preset:
+        config = _make_config(arguments, preset)
+        grid = scene_grid(config, arguments.skymap or f"maskRcnnSim-{preset}")
+        if arguments.count > grid.side**2:
+            raise SimulateError(
+                f"--count {arguments.count} is not possible: a seed has {grid.side**2} scenes of this size; "
+                "use another --seed for more."
+            )
+        prefix = f"{arguments.collection}/{preset}"
+        all_series.append(_Series(preset, config, grid, prefix, arguments.seed, split))
+    return all_series
+
+
+def _parse_split(text: str) -> tuple[str, ...]:
+    """Return the name of the split for each last digit of a number."""
+    names: list[str] = []
+    for part in text.split(","):
+        name, _, share = part.strip().partition("=")
+        if not name.isidentifier() or not share.isdecimal() or name in names:
+            raise SimulateError(f"--split {text} is not understood; write it like {_DEFAULT_SPLIT}.")
+        names += [name] * int(share)
+    if len(names) != _SPLIT_TOTAL:
+        raise SimulateError(f"--split {text} adds up to {len(names)}; it must make {_SPLIT_TOTAL}.")
+    return tuple(names)
+
+
+def _make_config(arguments: argparse.Namespace, preset: str) -> SimulateScenesConfig:
+    """Return the complete configuration of a preset's scenes."""
+    config = SimulateScenesConfig()
+    config.preset = preset
+    config.doTruthFlux = not arguments.no_flux
+    overrides = ConfigOverrides()
+    for name in arguments.config_file:
+        if not Path(name).is_file():
+            raise SimulateError(f"There is no file {name} (--config-file).")
+        overrides.addFileOverride(name)
+    for text in arguments.config:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise SimulateError(
+                f"--config {text} is not understood; write it like population.star_density=40."
+            )
+        overrides.addValueOverride(name, value)
+    try:
+        if arguments.shape:
+            config.shape = list(arguments.shape)
+        if arguments.bands:
+            config.bands = list(arguments.bands)
+        overrides.applyTo(config)
+        # These are said by options of their own.
+        if config.preset != preset or config.seed is not None:
+            raise SimulateError("Give preset and seed with --preset and --seed.")
+        config.validate()
+        return expand_config(config)
+    except (SimulateError, KeyboardInterrupt):
+        raise
+    # A file of changes is a program.
+    except Exception as error:
+        given = ", ".join([*arguments.config_file, *arguments.config]) or "the options"
+        raise SimulateError(f"Preset {preset!r} cannot be changed by {given}: {_one_line(error)}") from error
+
+
+def _one_line(error: BaseException) -> str:
+    """Say what an error is in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if type(error).__name__ == "FieldValidationError" and lines:
+        # What follows is where each field was set.
+        reasons = [line for line in lines if not line.startswith(("For more", "Field", "Config"))]
+        return reasons[0] if reasons else lines[0]
+    text = lines[0] if lines else "no more is known"
+    return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
+
+
+def _open_repo(repo: Path) -> Butler:
+    """Open the repository, or make it."""
+    try:
+        if (repo / "butler.yaml").is_file():
+            return Butler.from_config(str(repo), writeable=True)
+        if repo.exists() and (not repo.is_dir() or any(repo.iterdir())):
+            raise SimulateError(f"{repo} is there and is no Butler repository; it is left alone.")
+        return create_repo(repo)
+    except (SimulateError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise SimulateError(f"The repository {repo} cannot be opened or made: {_one_line(error)}") from error
+
+
+def _prepare(butler: Butler, series: _Series, count: int) -> list[int]:
+    """Write records and collections; return the numbers to make."""
+    settings = scene_config(series.config)
+    try:
+        series.grid.register(butler, series.seed, range(count), settings.bands)
+    except ValueError as error:
+        raise SimulateError(str(error)) from error
+    dataset_types = scene_dataset_types(butler.dimensions, flux=series.config.doTruthFlux)
+    for dataset_type in dataset_types.values():
+        butler.registry.registerDatasetType(dataset_type)
+    _check_splits(butler, series, count)
+    for split in series.splits:
+        run = series.run(split)
+        butler.collections.register(run)
+        _check_config(butler, series, run)
+        _extend_chain(butler, f"{series.prefix}/{split}", run)
+        _extend_chain(butler, series.prefix, f"{series.prefix}/{split}")
+    missing: list[int] = []
+    for split in series.splits:
+        numbers = [number for number in range(count) if series.split[number % _SPLIT_TOTAL] == split]
+        data_ids = [patch_data_id(series.grid.name, series.seed, number) for number in numbers]
+        lacking = missing_scenes(butler, series.run(split), data_ids, settings.bands, dataset_types)
+        missing += [numbers[index] for index in lacking]
+    return sorted(missing)
+
+
+def _check_splits(butler: Butler, series: _Series, count: int) -> None:
+    """Refuse to put a scene into two splits."""
+    for run in butler.collections.query(f"{series.prefix}/seed{series.seed}/*"):
+        found = butler.query_datasets(
+            "maskRcnn_truth", collections=run, find_first=False, explain=False, limit=None
+        )
+        for ref in found:
+            number = int(ref.dataId["patch"])
+            if ref.dataId["skymap"] == series.grid.name and series.run_of(number) != run:
+                raise SimulateError(
+                    f"Scene {number} of seed {series.seed} is in {run!r} already and would come into "
+                    f"{series.run_of(number)!r} as well; give the --split of the first time, or another "
+                    "--collection."
+                )
+
+
+def _check_config(butler: Butler, series: _Series, run: str) -> None:
+    """Keep scenes of different settings out of one run."""
+    dataset_type = DatasetType(_CONFIG_TYPE, (), "Config", universe=butler.dimensions)
+    try:
+        found = butler.find_dataset(_CONFIG_TYPE, collections=run)
+    except MissingDatasetTypeError:
+        butler.registry.registerDatasetType(dataset_type)
+        found = None
+    ref = DatasetRef(
+        dataset_type,
+        DataCoordinate.make_empty(butler.dimensions),
+        run=run,
+        id_generation_mode=DatasetIdGenEnum.DATAID_TYPE_RUN,
+    )
+    # A put that was cut short may have left the entry without the file.
+    if found is None or not butler.stored(found):
+        butler.put(series.config, ref)
+        return
+    before, now = butler.get(found).toDict(), series.config.toDict()
+    # The others can be added later.
+    for settings in (before, now):
+        del settings["doTruthFlux"]
+    different = sorted(_differences(before, now))
+    if different:
+        raise SimulateError(
+            f"The scenes in {run!r} were made with other settings ({', '.join(different[:4])}); give another "
+            "--collection or --seed."
+        )
+
+
+def _differences(before: dict, now: dict, path: str = "") -> Iterator[str]:
+    for key in sorted(set(before) | set(now)):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{path}{key}.")
+        elif old != new:
+            yield f"{path}{key}"
+
+
+def _extend_chain(butler: Butler, chain: str, child: str) -> None:
+    """Add a collection to a chain, unless it is there."""
+    try:
+        info = butler.collections.get_info(chain)
+    except MissingCollectionError:
+        butler.collections.register(chain, CollectionType.CHAINED)
+        info = butler.collections.get_info(chain)
+    if info.type is not CollectionType.CHAINED:
+        raise SimulateError(
+            f"Collection {chain!r} is a {info.type.name} collection, but should be a chain; give another "
+            "--collection."
+        )
+    if child not in info.children:
+        butler.collections.extend_chain(chain, child)
+
+
+@contextmanager
+def _only_one(repo: Path, series: _Series) -> Iterator[None]:
+    """Keep other commands from the scenes that this one makes.
+
+    Of two that store the same scene, the later one fails, and takes back what
+    it moved into the place of the other's files.
+    """
+    path = repo / _STAGING / (f"{series.prefix}/seed{series.seed}".replace("/", "-") + ".lock")
+    while True:
+        try:
+            path.parent.mkdir(exist_ok=True)
+            stream = path.open("w")
+        # Another command may remove the folder in between.
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise SimulateError(f"The repository {repo} cannot be written to: {error}") from error
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            stream.close()
+            raise SimulateError(
+                f"Another command is making scenes of seed {series.seed} in {series.prefix!r}; wait for it, "
+                "or use another --seed."
+            ) from error
+        # The file may have been removed by the one that had locked it.
+        if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
+            break
+        stream.close()
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        stream.close()
+        try:
+            path.parent.rmdir()
+        except OSError:
+            _LOG.debug("%s is still in use.", path.parent)
+
+
+@contextmanager
+def _staging_folder(repo: Path) -> Iterator[Path]:
+    """Make a folder for temporary files; remove those of dead processes.
+
+    A lock tells the living: it ends with the process.
+    """
+    root = repo / _STAGING
+    for old in root.iterdir():
+        lock = old / "lock"
+        if not lock.is_file():
+            continue
+        with lock.open("w") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            shutil.rmtree(old, ignore_errors=True)
+    folder = Path(tempfile.mkdtemp(dir=root))
+    try:
+        with (folder / "lock").open("w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class _Worker:
+    """Makes scenes, one after the other, in this process.
+
+    Parameters
+    ----------
+    repo : `pathlib.Path`
+        The repository.
+    staging : `pathlib.Path`
+        Folder for temporary files.
+    all_series : `~collections.abc.Sequence` [`_Series`]
+        The scenes by preset.
+    """
+
+    def __init__(self, repo: Path, staging: Path, all_series: Sequence[_Series]) -> None:
+        self._butler = Butler.from_config(str(repo), writeable=True)
+        self._staging = staging
+        self._all_series = all_series
+        self._tasks = [SimulateScenesTask(config=series.config) for series in all_series]
+        for task in self._tasks:
+            task.log.setLevel(logging.WARNING)
+
+    def make(self, order: _Order) -> None:
+        series = self._all_series[order.series]
+        data_id = patch_data_id(series.grid.name, series.seed, order.number)
+        expanded = self._butler.registry.expandDataId(data_id)
+        result = self._tasks[order.series].run(
+            tract=series.seed,
+            patch=order.number,
+            idGenerator=series.config.idGenerator.apply(expanded),
+        )
+        dataset_types = scene_dataset_types(self._butler.dimensions, flux=series.config.doTruthFlux)
+        ingest_scene(
+            self._butler,
+            series.run_of(order.number),
+            data_id,
+            result.getDict(),
+            dataset_types,
+            self._staging,
+        )
+
+
+_WORKER: _Worker | None = None
+"""The worker of a process that was started for this."""
+
+
+def _start_worker(repo: Path, staging: Path, all_series: Sequence[_Series]) -> None:
+    global _WORKER
+    # The first process ends its children in order when it is interrupted.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        # Without it, children of a killed process would wait for orders for ever.
+        threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _WORKER = _Worker(repo, staging, all_series)
+
+
+def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)
+
+
+def _make_in_worker(order: _Order) -> None:
+    if _WORKER is None:
+        raise RuntimeError("This process was not started to make scenes.")
+    _WORKER.make(order)
+
+
+def _simulate(
+    repo: Path, all_series: Sequence[_Series], orders: Sequence[_Order], total: int, jobs: int
+) -> None:
+    """Make scenes in this process or in others."""
+    try:
+        with (
+            _staging_folder(repo) as staging,
+            tqdm(total=total, initial=total - len(orders), desc="scenes", unit="scene") as bar,
+        ):
+            if jobs == 1:
+                worker = _Worker(repo, staging, all_series)
+                for order in orders:
+                    worker.make(order)
+                    bar.update()
+                return
+            executor = ProcessPoolExecutor(
+                min(jobs, len(orders)),
+                mp_context=multiprocessing.get_context("spawn"),
+                initializer=_start_worker,
+                initargs=(repo, staging, all_series),
+            )
+            try:
+                _distribute(executor, orders, jobs + 1, bar)
+            finally:
+                executor.shutdown(wait=True, cancel_futures=True)
+    except (SimulateError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        raise SimulateError(
+            f"A scene could not be made or stored: {_one_line(error)}. What is complete stays; run the "
+            "command again to go on."
+        ) from error
+
+
+def _distribute(executor: Executor, orders: Sequence[_Order], ahead: int, bar: tqdm) -> None:
+    """Keep the workers busy, with few orders waiting."""
+    waiting: set[Future[None]] = set()
+    for order in orders:
+        if len(waiting) >= ahead:
+            waiting = _collect(waiting, bar)
+        waiting.add(executor.submit(_make_in_worker, order))
+    while waiting:
+        waiting = _collect(waiting, bar)
+
+
+def _collect(waiting: set[Future[None]], bar: tqdm) -> set[Future[None]]:
+    done, rest = wait(waiting, return_when=FIRST_COMPLETED)
+    for future in done:
+        future.result()
+        bar.update()
+    return rest
+
+
+def _print_summary(
+    arguments: argparse.Namespace, all_series: Sequence[_Series], made: int, start: float, prepared: float
+) -> None:
+    end = time.monotonic()
+    if made:
+        rate = made / max(end - prepared, 1e-9)
+        print(f"Made {made} scenes in {end - start:.1f} s, {rate:.2f} a second with {arguments.jobs} job(s).")
+    for series in all_series:
+        print(f"\n{series.preset}, seed {series.seed}, sky map {series.grid.name}, tract {series.seed}:")
+        for split in series.splits:
+            numbers = [n for n in range(arguments.count) if series.split[n % _SPLIT_TOTAL] == split]
+            print(f"  {series.prefix}/{split:12} {len(numbers):5} scenes of this seed in {series.run(split)}")
+        print(f"  {series.prefix}: all of them")
+    first = all_series[0]
+    inputs = f"{first.prefix}/{first.splits[-1]},models/maskRcnn"
+    truth = "maskRcnn_truth, maskRcnn_truthImage" + ("" if arguments.no_flux else ", maskRcnn_truthFlux")
+    print("\nUse them like this, with a model in collection models/maskRcnn:")
+    print(f"  pipetask run -b {arguments.repo} -i {inputs} -o u/me/out --register-dataset-types \\")
+    print("    -p $MEAS_MASKRCNN_DIR/pipelines/MaskRcnnDeblend.yaml \\")
+    print(f"    -d \"skymap='{first.grid.name}' AND tract={first.seed}\"")
+    print(f"The truth: {truth}.")

@@ -1,0 +1,349 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Imported fields in a Butler repository: one tract with one patch each.
+
+Fields of different origin have different projections and may lie on one
+another, so that they cannot be patches of one tract.
+"""
+
+from __future__ import annotations
+
+__all__ = ["FieldStore", "ImportConflictError", "digest_files"]
+
+import hashlib
+import uuid
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lsst.daf.butler import Butler, CollectionType, DataCoordinate, DatasetRef, MissingCollectionError
+from lsst.daf.butler.registry import ConflictingDefinitionError
+
+from .repo import PatchGeometry, patch_data_id, scene_dataset_types
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_INSTRUMENT = "MaskRcnnImport"
+# One more than the largest number of a tract, here.
+_TRACT_MAX = 1_000_000
+
+
+class ImportConflictError(RuntimeError):
+    """The repository holds something else under the name of a field."""
+
+
+def digest_files(paths: Iterable[Path], options: object) -> str:
+    """Return a digest of what a field is made from.
+
+    Parameters
+    ----------
+    paths : `~collections.abc.Iterable` [`pathlib.Path`]
+        Files, whose contents count and not their names.
+    options : `object`
+        How they are read; its ``repr`` counts.
+
+    Returns
+    -------
+    digest : `str`
+        Hexadecimal.
+    """
+    digest = hashlib.sha256(repr(options).encode())
+    for path in paths:
+        digest.update(b"\0")
+        with open(path, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+class FieldStore:
+    """Puts fields into a repository, each at once or not at all.
+
+    The ids of datasets follow from what they are made of, so that a field
+    that comes again is known, and another one in its place is refused.
+
+    Parameters
+    ----------
+    butler : `lsst.daf.butler.Butler`
+        A writeable client.
+    skymap : `str`
+        Name of the sky map; it is made unless it is there.
+    collection : `str`
+        CHAINED collection of all fields; those of a split are in
+        ``<collection>/<split>``.
+    """
+
+    def __init__(self, butler: Butler, skymap: str, collection: str) -> None:
+        self._butler = butler
+        self._skymap = skymap
+        self._collection = collection
+        self._types = scene_dataset_types(butler.dimensions)
+
+    def run_of(self, split: str) -> str:
+        """Return the RUN collection of a split.
+
+        Parameters
+        ----------
+        split : `str`
+            ``"train"`` and so on; empty for fields of no split.
+
+        Returns
+        -------
+        run : `str`
+        """
+        return f"{self._collection}/{split or 'all'}"
+
+    def present(
+        self, tract: int, patch: int, split: str, digest: str, bands: Sequence[str], has_truth: bool = False
+    ) -> bool:
+        """Say whether a field is in the repository, as a whole.
+
+        Parameters
+        ----------
+        tract, patch : `int`
+            Its place.
+        split : `str`
+            Its split.
+        digest : `str`
+            As `digest_files` makes it.
+        bands : `~collections.abc.Sequence` [`str`]
+            Its bands.
+        has_truth : `bool`
+            Whether a truth catalogue belongs to it.
+
+        Returns
+        -------
+        present : `bool`
+
+        Raises
+        ------
+        ImportConflictError
+            Raised if the place holds something else.
+        """
+        keys = [("exposures", band) for band in bands] + ([("truth", None)] if has_truth else [])
+        run = self.run_of(split)
+        known = {
+            name
+            for name in (self.run_of(other) for other in ("train", "validation", "test", ""))
+            if self._exists(name)
+        }
+        complete = True
+        for key, band in keys:
+            found = self._find(key, self._data_id(tract, patch, band), sorted(known))
+            if found is None:
+                complete = False
+                continue
+            where = f"tract {tract}, patch {patch} of sky map {self._skymap!r}"
+            if found.run != run:
+                raise ImportConflictError(
+                    f"There is an image at {where} already, in {found.run!r} and not in {run!r}; "
+                    "give the split as before, or another --tract or --collection."
+                )
+            if found.id != self._id(key, run, tract, patch, band, digest):
+                raise ImportConflictError(
+                    f"There is another image at {where} in {run!r}, or it was read with other options; "
+                    "give another --tract, --skymap or --collection."
+                )
+        return complete
+
+    def put(
+        self,
+        geometry: PatchGeometry,
+        split: str,
+        digest: str,
+        products: Mapping[str, Any],
+    ) -> None:
+        """Store a field.
+
+        Parameters
+        ----------
+        geometry : `PatchGeometry`
+            Its place, numbers and outline.
+        split : `str`
+            Its split.
+        digest : `str`
+            As `digest_files` makes it.
+        products : `~collections.abc.Mapping`
+            Under ``exposures`` the exposures by band; if there is a truth,
+            the catalogue under ``truth`` and by band ``truthFlux`` and
+            ``truthImages``.
+
+        Raises
+        ------
+        ImportConflictError
+            Raised if the sky map has another place of these numbers.
+        """
+        bands = list(products["exposures"])
+        run = self.run_of(split)
+        self.register(geometry, bands)
+        for dataset_type in self._types.values():
+            self._butler.registry.registerDatasetType(dataset_type)
+        self._butler.collections.register(run)
+        with self._butler.transaction():
+            for key, product in products.items():
+                entries = [(None, product)] if key == "truth" else list(product.items())
+                for band, entry in entries:
+                    data_id = self._data_id(geometry.tract, geometry.patch, band)
+                    identity = self._id(key, run, geometry.tract, geometry.patch, band, digest)
+                    found = self._find(key, data_id, [run])
+                    if found is not None and found.id == identity:
+                        continue
+                    ref = DatasetRef(
+                        self._types[key], self._butler.registry.expandDataId(data_id), run=run, id=identity
+                    )
+                    self._butler.put(entry, ref)
+
+    def chain(self) -> list[str]:
+        """Make the CHAINED collections of what is there.
+
+        Returns
+        -------
+        runs : `list` [`str`]
+            RUN collections in the chain.
+        """
+        runs = [self.run_of(split) for split in ("train", "validation", "test", "")]
+        runs = [run for run in runs if self._exists(run)]
+        self._butler.collections.register(self._collection, CollectionType.CHAINED)
+        current = list(self._butler.collections.get_info(self._collection).children)
+        missing = [run for run in runs if run not in current]
+        if missing:
+            self._butler.collections.redefine_chain(self._collection, [*current, *missing])
+        return runs
+
+    def check_names(self) -> None:
+        """Check that the collection can be used.
+
+        Raises
+        ------
+        ImportConflictError
+            Raised if its name belongs to a collection of another kind.
+        """
+        for name, wanted in (
+            (self._collection, CollectionType.CHAINED),
+            *((self.run_of(split), CollectionType.RUN) for split in ("train", "validation", "test", "")),
+        ):
+            try:
+                kind = self._butler.collections.get_info(name).type
+            except MissingCollectionError:
+                continue
+            if kind is not wanted:
+                raise ImportConflictError(
+                    f"Collection {name!r} is a {kind.name} collection, and a {wanted.name} one is wanted; "
+                    "give another --collection."
+                )
+
+    def _exists(self, collection: str) -> bool:
+        try:
+            self._butler.collections.get_info(collection)
+        except MissingCollectionError:
+            return False
+        return True
+
+    def _data_id(self, tract: int, patch: int, band: str | None) -> dict[str, str | int]:
+        data_id = patch_data_id(self._skymap, tract, patch)
+        return data_id if band is None else {**data_id, "band": band}
+
+    def _id(self, key: str, run: str, tract: int, patch: int, band: str | None, digest: str) -> uuid.UUID:
+        words = "\0".join([key, run, self._skymap, str(tract), str(patch), band or "", digest])
+        # Not version 5: of those the Butler expects that they follow from the data id.
+        return uuid.UUID(bytes=hashlib.sha256(words.encode()).digest()[:16], version=4)
+
+    def _find(self, key: str, data_id: Mapping[str, str | int], runs: Sequence[str]) -> DatasetRef | None:
+        if not runs:
+            return None
+        name = self._types[key].name
+        if not list(self._butler.registry.queryDatasetTypes(name)):
+            return None
+        refs = self._butler.query_datasets(
+            name, collections=list(runs), data_id=dict(data_id), explain=False, find_first=False
+        )
+        return refs[0] if refs else None
+
+    def register(self, geometry: PatchGeometry, bands: Sequence[str]) -> DataCoordinate:
+        """Write the dimension records of a field.
+
+        Parameters
+        ----------
+        geometry : `PatchGeometry`
+            Its place, numbers and outline. Where the sky map is a survey's
+            own, the patch must be there.
+        bands : `~collections.abc.Sequence` [`str`]
+            Its bands.
+
+        Returns
+        -------
+        data_id : `lsst.daf.butler.DataCoordinate`
+            The patch with its records.
+
+        Raises
+        ------
+        ImportConflictError
+            Raised if the sky map has another place of these numbers, or no
+            such place.
+        """
+        registry = self._butler.registry
+        skymap_hash = hashlib.sha1(f"imported {self._skymap}".encode(), usedforsecurity=False).digest()
+        data_id = patch_data_id(self._skymap, geometry.tract, geometry.patch)
+        known = list(registry.queryDimensionRecords("skymap", skymap=self._skymap))
+        if known and known[0].hash != skymap_hash:
+            # A survey's own sky map: its patches are what they are.
+            if not list(registry.queryDimensionRecords("patch", dataId=data_id)):
+                raise ImportConflictError(
+                    f"Sky map {self._skymap!r} of this repository has no tract {geometry.tract}, patch "
+                    f"{geometry.patch}; give numbers that it has, or another --skymap."
+                )
+            return registry.expandDataId(data_id)
+        if not 0 <= geometry.tract < _TRACT_MAX or geometry.patch != 0:
+            raise ImportConflictError(
+                f"Tract {geometry.tract}, patch {geometry.patch} is not possible in a sky map of imported "
+                f"fields; tracts go from 0 to {_TRACT_MAX - 1}, and each has the patch 0."
+            )
+        region = geometry.region()
+        try:
+            with self._butler.transaction():
+                registry.syncDimensionData(
+                    "instrument",
+                    {
+                        "name": _INSTRUMENT,
+                        "visit_max": 1,
+                        "exposure_max": 1,
+                        "detector_max": 1,
+                        "class_name": "lsst.obs.base.Instrument",
+                    },
+                )
+                for band in bands:
+                    registry.syncDimensionData(
+                        "physical_filter",
+                        {"instrument": _INSTRUMENT, "name": f"{_INSTRUMENT}-{band}", "band": band},
+                    )
+                registry.syncDimensionData(
+                    "skymap",
+                    {
+                        "name": self._skymap,
+                        "hash": skymap_hash,
+                        "tract_max": _TRACT_MAX,
+                        "patch_nx_max": 1,
+                        "patch_ny_max": 1,
+                    },
+                )
+                registry.syncDimensionData(
+                    "tract", {"skymap": self._skymap, "id": geometry.tract, "region": region}
+                )
+                registry.syncDimensionData(
+                    "patch",
+                    {
+                        "skymap": self._skymap,
+                        "tract": geometry.tract,
+                        "id": 0,
+                        "cell_x": 0,
+                        "cell_y": 0,
+                        "region": region,
+                    },
+                )
+        except ConflictingDefinitionError as error:
+            raise ImportConflictError(
+                f"Tract {geometry.tract} of sky map {self._skymap!r} is another place on the sky; "
+                "give another --tract or --skymap."
+            ) from error
+        return registry.expandDataId(data_id)

@@ -1,0 +1,402 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Any FITS images in a Butler repository."""
+
+from __future__ import annotations
+
+import gzip
+
+import numpy as np
+import pytest
+from astropy.io import fits
+from astropy.wcs import WCS
+
+from lsst.daf.butler import Butler
+from lsst.geom import Box2D
+from lsst.meas.maskrcnn.cli.import_astro_rcnn import main as import_sets
+from lsst.meas.maskrcnn.cli.ingest_fits import main
+from lsst.meas.maskrcnn.deblend_task import MaskRcnnDeblendTask
+from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
+from lsst.meas.maskrcnn.scenes.fits_images import BandFiles, FitsImageError, FitsOptions, read_field
+from lsst.meas.maskrcnn.scenes.repo import PatchGeometry, create_repo, register_patches
+
+SHAPE = (70, 100)
+SCALE = 0.262
+
+
+def wcs_header(ra=197.86, projection="TAN"):
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = [f"RA---{projection}", f"DEC--{projection}"]
+    wcs.wcs.crval = [ra, -1.41]
+    wcs.wcs.crpix = [40.0, 30.0]
+    wcs.wcs.cdelt = [-SCALE / 3600, SCALE / 3600]
+    return wcs.to_header()
+
+
+def sky_image(rng, sigma=0.02, sky=0.0):
+    image = rng.normal(sky, sigma, SHAPE)
+    image[30:34, 40:44] += 3.0
+    return image.astype(np.float32)
+
+
+@pytest.fixture
+def files(tmp_path, rng):
+    """Images in g, r, z with a WCS and a zero point in the header."""
+    paths = {}
+    for band in "grz":
+        header = wcs_header()
+        header["MAGZERO"] = 27.0
+        paths[band] = tmp_path / f"my {band}.fits"
+        fits.writeto(paths[band], sky_image(rng), header)
+    return paths
+
+
+def words(files):
+    return [f"{band}={path}" for band, path in files.items()]
+
+
+def read(files, companions=None, **options):
+    """Read a field with a PSF that need not be measured."""
+    entries = {
+        band: BandFiles(path, **{kind: paths[band] for kind, paths in (companions or {}).items()})
+        for band, path in files.items()
+    }
+    return read_field(entries, FitsOptions(psf_fwhm=1.1, **options))
+
+
+def plane(exposure, name):
+    return exposure.mask.array & exposure.mask.getPlaneBitMask(name) != 0
+
+
+def test_command(files, tmp_path, capsys):
+    repo = tmp_path / "repo"
+    arguments = [str(repo), "--band", *words(files), "--psf-fwhm", "1.2", "--tract", "5"]
+    assert main(arguments) == 0
+    assert "imported: 1; there already: 0." in capsys.readouterr().out
+    assert main(arguments) == 0
+    assert "imported: 0; there already: 1." in capsys.readouterr().out
+    butler = Butler.from_config(str(repo))
+    data_id = {"skymap": "maskRcnnFits", "tract": 5, "patch": 0}
+    for band, path in files.items():
+        exposure = butler.get("deepCoadd_calexp", data_id, band=band, collections="imported/fits")
+        np.testing.assert_array_equal(exposure.image.array, fits.getdata(path))
+        assert exposure.getPhotoCalib().getCalibrationMean() == pytest.approx(10 ** (0.4 * 4.4))
+        assert exposure.getFilter().bandLabel == band
+        sigma = exposure.getPsf().computeShape(exposure.getPsf().getAveragePosition()).getDeterminantRadius()
+        assert sigma * 2.3548 * SCALE == pytest.approx(1.2, rel=0.02)
+    # The region is where the header says.
+    (record,) = butler.registry.queryDimensionRecords("patch", dataId=data_id)
+    for corner in Box2D(exposure.getBBox()).getCenter(), *Box2D(exposure.getBBox()).getCorners():
+        sky = WCS(wcs_header()).pixel_to_world(corner.getX(), corner.getY())
+        ours = exposure.getWcs().pixelToSky(corner)
+        assert ours.getRa().asDegrees() == pytest.approx(sky.ra.deg, abs=1e-7)
+        assert ours.getDec().asDegrees() == pytest.approx(sky.dec.deg, abs=1e-7)
+    assert record.region.contains(
+        exposure.getWcs().pixelToSky(Box2D(exposure.getBBox()).getCenter()).getVector()
+    )
+
+    # Something else of the same name is refused, and nothing changes.
+    fits.setval(files["r"], "MAGZERO", value=25.0)
+    assert main(arguments) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("ingest_fits: ") and "another image at tract 5" in error
+    after = butler.get("deepCoadd_calexp", data_id, band="r", collections="imported/fits")
+    assert after.getPhotoCalib().getCalibrationMean() == pytest.approx(10 ** (0.4 * 4.4))
+    with fits.open(files["g"], mode="update") as hdus:
+        hdus[0].header["CRVAL1"] = 12.0
+    arguments += ["--collection", "second"]
+    assert main(arguments) == 1
+    assert "another place" in capsys.readouterr().err
+
+
+def test_noise_and_sky(tmp_path, rng):
+    paths = {}
+    for band, sky in zip("grz", (0.0, 40.0, 0.01)):
+        paths[band] = tmp_path / f"{band}.fits"
+        fits.writeto(paths[band], sky_image(rng, sky=sky))
+    images = read(paths, pixel_scale=0.3)
+    for band, exposure in images.exposures.items():
+        assert np.sqrt(np.median(exposure.variance.array)) == pytest.approx(0.02, rel=0.05)
+        assert images.sky_sigma[band] == pytest.approx(0.02, rel=0.05)
+    medians = {band: np.median(exposure.image.array) for band, exposure in images.exposures.items()}
+    assert abs(medians["g"]) < 0.003 and abs(medians["r"]) < 0.003
+    # Half a sigma is left; to take it off is for the user to say.
+    assert medians["z"] == pytest.approx(0.01, abs=0.003)
+    assert abs(np.median(read(paths, sky="subtract").exposures["z"].image.array)) < 0.003
+    assert np.median(read(paths, sky="none").exposures["r"].image.array) == pytest.approx(40.0, abs=0.01)
+    assert images.exposures["g"].getWcs().getPixelScale().asArcseconds() == pytest.approx(0.3)
+
+
+def test_gain(tmp_path, rng):
+    """With a gain, the variance follows the sources."""
+    light = np.zeros(SHAPE)
+    light[20:60, 30:80] = 400.0
+    image = rng.poisson(2.0 * (100.0 + light)) / 2.0
+    fits.writeto(tmp_path / "r.fits", image)
+    variance = read({"r": tmp_path / "r.fits"}, gain=2.0).exposures["r"].variance.array
+    assert np.median(variance[light == 0]) == pytest.approx(50.0, rel=0.1)
+    assert variance[light > 0].mean() == pytest.approx(250.0, rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["variance", "weight", "rms"])
+def test_given_variance(files, tmp_path, rng, kind):
+    variance = rng.uniform(3e-4, 5e-4, SHAPE)
+    values = {"variance": variance, "weight": 1.0 / variance, "rms": np.sqrt(variance)}[kind]
+    values[7, 9] = 0.0 if kind != "rms" else np.nan
+    companions = {kind: {band: tmp_path / f"{kind}_{band}.fits" for band in files}}
+    for path in companions[kind].values():
+        fits.writeto(path, values)
+    images = read(files, companions)
+    exposure = images.exposures["g"]
+    good = np.ones(SHAPE, bool)
+    good[7, 9] = False
+    np.testing.assert_allclose(exposure.variance.array[good], variance[good], rtol=1e-5)
+    np.testing.assert_array_equal(plane(exposure, "NO_DATA"), ~good)
+    assert np.isnan(exposure.image.array[7, 9])
+    assert not any("--rescale" in note for note in images.notes)
+
+
+def test_relative_weights(files, tmp_path):
+    companions = {"weight": {band: tmp_path / f"w_{band}.fits" for band in files}}
+    for path in companions["weight"].values():
+        fits.writeto(path, np.where(np.arange(SHAPE[1]) < 50, 1.0, 0.5) * np.ones(SHAPE))
+    assert any("--rescale" in note for note in read(files, companions).notes)
+    variance = read(files, companions, rescale=True).exposures["r"].variance.array
+    assert variance[0, 60] / variance[0, 40] == pytest.approx(2.0)
+    assert 2e-4 < np.median(variance) < 8e-4
+
+
+def test_masks(files, tmp_path):
+    flags = np.zeros(SHAPE, np.int16)
+    flags[3, 4], flags[5, 6], flags[8, 9] = 1, 2, 8
+    companions = {"mask": {band: tmp_path / f"m_{band}.fits" for band in files}}
+    for path in companions["mask"].values():
+        fits.writeto(path, flags)
+    exposure = read(files, companions).exposures["z"]
+    np.testing.assert_array_equal(plane(exposure, "BAD"), flags != 0)
+    exposure = read(files, companions, mask_bits={"SAT": 0b10, "CR": 0b1001}).exposures["z"]
+    np.testing.assert_array_equal(plane(exposure, "SAT"), flags == 2)
+    np.testing.assert_array_equal(plane(exposure, "CR"), (flags == 1) | (flags == 8))
+    assert not plane(exposure, "BAD").any()
+    with pytest.raises(FitsImageError, match="no mask plane 'OUCH'"):
+        read(files, companions, mask_bits={"OUCH": 1})
+
+
+def test_saturation_and_no_data(files):
+    with fits.open(files["g"], mode="update") as hdus:
+        hdus[0].data[10, 11] = np.nan
+        hdus[0].data[50:53, 60:63] = 900.0
+    images = read(files)
+    exposure = images.exposures["g"]
+    assert plane(exposure, "NO_DATA").sum() == 1 and plane(exposure, "NO_DATA")[10, 11]
+    assert plane(exposure, "SAT").sum() == 9 and plane(exposure, "SAT")[51, 61]
+    assert any("saturated" in note for note in images.notes)
+    assert plane(read(files, saturation=2.5).exposures["r"], "SAT").sum() == 16
+    fits.setval(files["g"], "SATURATE", value=1000.0)
+    assert not plane(read(files).exposures["g"], "SAT").any()
+
+
+def test_extensions(tmp_path, rng):
+    """SCI, ERR and DQ of one file, compressed, and an HDU by name."""
+    image = sky_image(rng)
+    other = sky_image(rng) + 5.0
+    sigma = np.full(SHAPE, 0.03, np.float32)
+    flags = np.zeros(SHAPE, np.int32)
+    flags[1, 2] = 4
+    hdus = [
+        fits.PrimaryHDU(),
+        fits.ImageHDU(sigma, name="ERR"),
+        fits.ImageHDU(flags, name="DQ"),
+        fits.CompImageHDU(image, wcs_header(), name="SCI", compression_type="GZIP_2", quantize_level=0),
+        fits.ImageHDU(other, name="OTHER"),
+    ]
+    path = tmp_path / "image.fits.fz"
+    fits.HDUList(hdus).writeto(path)
+    exposure = read({"r": path}).exposures["r"]
+    np.testing.assert_array_equal(exposure.image.array, image)
+    np.testing.assert_allclose(exposure.variance.array, 9e-4, rtol=1e-5)
+    assert plane(exposure, "BAD")[1, 2] and plane(exposure, "BAD").sum() == 1
+    by_name = read({"r": path}, hdu="other", sky="none").exposures["r"]
+    by_number = read({"r": path}, hdu="4", sky="none").exposures["r"]
+    np.testing.assert_array_equal(by_name.image.array, other)
+    np.testing.assert_array_equal(by_number.image.array, other)
+    for hdu, said in (("none", "no HDU 'none'"), ("9", "no HDU 9")):
+        with pytest.raises(FitsImageError, match=said):
+            read({"r": path}, hdu=hdu)
+
+
+@pytest.mark.parametrize("keywords", [{"BANDS": "grz"}, {"BAND0": "g", "BAND1": "r", "BAND2": "z"}, {}])
+def test_cube(tmp_path, rng, keywords):
+    """Cut-outs of the Legacy Survey are cubes."""
+    cube = np.stack([sky_image(rng) for _ in range(3)])
+    header = wcs_header()
+    header.update(keywords)
+    path = tmp_path / "cutout.fits"
+    fits.writeto(path, cube, header)
+    order = "zrg" if keywords else "grz"
+    images = read(dict.fromkeys(order, path))
+    for band, exposure in images.exposures.items():
+        np.testing.assert_array_equal(exposure.image.array, cube["grz".index(band)])
+    if keywords:
+        single = read({"r": path}).exposures["r"]
+        np.testing.assert_array_equal(single.image.array, cube[1])
+    else:
+        with pytest.raises(FitsImageError, match="no two-dimensional image"):
+            read({"r": path})
+    with pytest.raises(FitsImageError, match="'y' is wanted"):
+        header["BANDS"] = "grz"
+        fits.writeto(path, cube, header, overwrite=True)
+        read(dict.fromkeys("gry", path))
+
+
+def test_many_fields(tmp_path, rng, capsys):
+    """Folders and a table, with what belongs to the images."""
+    for number in range(3):
+        folder = tmp_path / f"field{number}"
+        folder.mkdir()
+        for band in "gr":
+            fits.writeto(folder / f"{band}_sci.fits", sky_image(rng), wcs_header(10.0 + number))
+            fits.writeto(folder / f"{band}_var.fits", np.full(SHAPE, 4e-4 * (1 + number)))
+    repo = tmp_path / "repo"
+    arguments = ["--bands", "r", "g", "--psf-fwhm", "1", "--pattern", "{band}_sci.fits", "--zeropoint", "25"]
+    folders = [str(tmp_path / f"field{number}") for number in range(3)]
+    assert main([str(repo), "--dirs", *folders, *arguments, "--split", "train=2,validation=1,test=7"]) == 0
+    butler = Butler.from_config(str(repo))
+    refs = butler.query_datasets("deepCoadd_calexp", collections="imported/fits")
+    assert {(ref.dataId["tract"], ref.run.rpartition("/")[2]) for ref in refs} == {
+        (0, "train"),
+        (1, "train"),
+        (2, "validation"),
+    }
+    table = tmp_path / "fields.csv"
+    rows = ["name, g, r, variance_g, variance_r, zeropoint_g, zeropoint, tract, split"]
+    for number in range(3):
+        files = ",".join(f"field{number}/{band}_{kind}.fits" for kind in ("sci", "var") for band in "gr")
+        rows.append(f"no. {number}, {files}, {20 + number},,{100 + number}, {'test' if number == 1 else ''}")
+    table.write_text("\n".join(rows) + "\n")
+    assert main([str(repo), "--table", str(table), "--psf-fwhm", "1", "--zeropoint", "26"]) == 0
+    exposure = butler.get(
+        "deepCoadd_calexp",
+        skymap="maskRcnnFits",
+        tract=101,
+        patch=0,
+        band="g",
+        collections="imported/fits/test",
+    )
+    assert exposure.getPhotoCalib().getCalibrationMean() == pytest.approx(10 ** (0.4 * (31.4 - 21.0)))
+    np.testing.assert_allclose(exposure.variance.array, 8e-4, rtol=1e-6)
+    data_id = {"skymap": "maskRcnnFits", "tract": 102, "patch": 0, "band": "r"}
+    exposure = butler.get("deepCoadd_calexp", data_id, collections="imported/fits")
+    assert exposure.getPhotoCalib().getCalibrationMean() == pytest.approx(10 ** (0.4 * (31.4 - 26.0)))
+
+
+def test_patch_of_a_survey(files, tmp_path, capsys):
+    """Where the repository has a sky map already, its patches are used."""
+    repo = tmp_path / "repo"
+    butler = create_repo(repo)
+    exposure = read(files).exposures["g"]
+    geometry = PatchGeometry(9813, 4, exposure.getWcs(), exposure.getBBox(), (1, 1))
+    register_patches(butler, "hsc_rings_v1", [geometry], ["g", "r", "z"], instrument="HSC")
+    arguments = [str(repo), "--band", *words(files), "--psf-fwhm", "1", "--skymap", "hsc_rings_v1"]
+    assert main([*arguments, "--tract", "9813", "--patch", "5"]) == 1
+    assert "has no tract 9813, patch 5" in capsys.readouterr().err
+    assert main([*arguments, "--tract", "9813", "--patch", "4"]) == 0
+    data_id = {"skymap": "hsc_rings_v1", "tract": 9813, "patch": 4, "band": "r"}
+    assert Butler.from_config(str(repo)).exists("deepCoadd_calexp", data_id, collections="imported/fits")
+
+
+def test_refusals_in_one_line(files, tmp_path, rng, capsys):
+    good = ["--band", *words(files)]
+    small = tmp_path / "small.fits"
+    fits.writeto(small, rng.normal(size=(20, 30)))
+    cut = tmp_path / "cut.fits"
+    cut.write_bytes(files["g"].read_bytes()[:12_000])
+    packed = tmp_path / "packed.fits.gz"
+    packed.write_bytes(gzip.compress(files["g"].read_bytes())[:-2000])
+    void = tmp_path / "void.fits"
+    fits.writeto(void, np.full(SHAPE, np.nan))
+    text = tmp_path / "text.fits"
+    text.write_text("no image")
+    odd = tmp_path / "odd.csv"
+    odd.write_text("g,r,weird\n")
+    short = tmp_path / "short.csv"
+    short.write_text("g,r\nonly.fits\n")
+    cases = [
+        ([], "no images"),
+        ([*good, "--fits", str(files["g"])], "--band and --fits"),
+        (["--band", "g"], "write it like g="),
+        (["--band", f"g={files['g']}", f"g={files['r']}"], "names band 'g' twice"),
+        (["--band", "g=none.fits"], "no file none.fits"),
+        (["--band", f"g={text}"], "text.fits"),
+        (["--band", f"g={cut}"], "cut.fits"),
+        (["--band", f"g={packed}"], "packed.fits.gz"),
+        (["--band", f"g={void}"], "finite"),
+        (["--band", f"g={files['g']}", f"r={small}"], "30 x 20"),
+        ([*good, "--variance", f"g={small}"], "small.fits is 30 x 20"),
+        ([*good, "--variance", f"i={small}"], "--variance is given for i"),
+        ([*good, "--variance", f"g={small}", "--rms", f"g={small}"], "one of variance, weight and RMS"),
+        ([*good, "--mask-bits", "BAD"], "--mask-bits BAD"),
+        ([*good, "--zeropoint", "bright"], "--zeropoint bright"),
+        ([*good, "--pixel-scale", "-1"], "pixel_scale is -1"),
+        ([*good, "--tract", "-1"], "Tract -1"),
+        ([*good, "--split", "auto=3"], "--split auto=3"),
+        (["--fits", str(files["g"]), str(files["r"])], "2 files for the bands g, r, z"),
+        (["--dirs", str(tmp_path)], "img_g.fits"),
+        (["--table", str(tmp_path / "none.csv")], "none.csv"),
+        (["--table", str(odd), "--bands", "g", "r"], "not understood: weird"),
+        (["--table", str(short)], "not as many values"),
+    ]
+    for arguments, said in cases:
+        assert main([str(tmp_path / "repo"), *arguments]) == 1, arguments
+        error = capsys.readouterr().err.strip().splitlines()[-1]
+        assert error.startswith("ingest_fits: ") and said in error, (arguments, error)
+    if (tmp_path / "repo").exists():
+        butler = Butler.from_config(str(tmp_path / "repo"))
+        assert not list(butler.registry.queryDatasetTypes("deepCoadd_calexp"))
+
+
+def test_decals(shared_data):
+    """Real images: their noise in the sky, and seeing from their stars."""
+    folder = shared_data / "decals"
+    images = read_field({band: BandFiles(folder / f"img_{band}.fits") for band in "grz"})
+    for band, exposure in images.exposures.items():
+        assert exposure.getPhotoCalib().getCalibrationMean() == pytest.approx(3631.0, rel=1e-3)
+        assert 0.9 < images.psf_fwhm[band] < 1.6
+        # The sky was subtracted before, and is left as it is.
+        np.testing.assert_array_equal(exposure.image.array, fits.getdata(folder / f"img_{band}.fits"))
+        corner = exposure.image.array[400:480, 20:60]
+        assert np.sqrt(exposure.variance.array[0, 0]) == pytest.approx(corner.std(), rel=0.2)
+
+
+@pytest.mark.slow
+def test_deblender_on_what_was_imported(shared_data, tmp_path):
+    """Real and simulated images, both commands, one sky map."""
+    repo = tmp_path / "repo"
+    folder = shared_data / "decals"
+    images = [f"{band}={folder / f'img_{band}.fits'}" for band in "grz"]
+    collections = ["--collection", "images", "--skymap", "sky"]
+    assert main([str(repo), "--band", *images, *collections, "--tract", "1"]) == 0
+    assert import_sets([str(repo), str(shared_data / "phosim_decam"), *collections, "--tract", "2"]) == 0
+    butler = Butler.from_config(str(repo))
+    model = read_model(default_model_path())
+    task = MaskRcnnDeblendTask()
+    found = {}
+    for tract in (1, 2):
+        data_id = {"skymap": "sky", "tract": tract, "patch": 0}
+        exposures = {
+            band: butler.get("deepCoadd_calexp", data_id, band=band, collections="images") for band in "grz"
+        }
+        found[tract] = task.run(exposures=exposures, model=model).catalog
+    assert 40 < len(found[1]) < 120 and 100 < len(found[2]) < 250
+    truth = butler.get("maskRcnn_truth", skymap="sky", tract=2, patch=0, collections="images")
+    for record in truth:
+        x, y = record.getX(), record.getY()
+        assert np.hypot(found[2].getX() - x, found[2].getY() - y).min() < 1.5
+
+
+def test_afw_exposures(shared_data):
+    folder = shared_data / "scarlet"
+    images = read_field({band: BandFiles(folder / f"exposure_{band}.fits") for band in "grz"})
+    assert images.exposures["z"].getX0() == 12000 and not images.notes
