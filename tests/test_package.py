@@ -112,7 +112,7 @@ def test_requirements_list_what_is_imported(project_dir):
         project = tomllib.load(stream)["project"]
     names = {re.split(r"[<>=!\[ ;]", entry)[0].lower() for entry in project["dependencies"]}
     # Their distributions require these.
-    names |= {"contourpy", "yaml"}
+    names |= {"contourpy", "pil", "yaml"}
     missing = set()
     for path in SOURCES:
         for module in imported_modules(path):

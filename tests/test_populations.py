@@ -336,3 +336,20 @@ def test_an_empty_sky_and_one_seed():
     np.testing.assert_array_equal(first, again)
     for name in first.dtype.names:
         assert np.isfinite(first[name]).all()
+
+
+def test_dust_reddens_galaxies_more_than_stars():
+    """Colours against r change; magnitudes in r and positions do not."""
+    clear, _ = draw((1500, 1600), galaxy_density=20.0, star_density=20.0)
+    dusty, _ = draw((1500, 1600), galaxy_density=20.0, star_density=20.0, dust_reddening=0.6)
+    np.testing.assert_array_equal(clear["mag"], dusty["mag"])
+    np.testing.assert_array_equal(clear["x"], dusty["x"])
+    change = magnitudes(dusty) - magnitudes(clear)
+    np.testing.assert_allclose(change[:, 1], 0.0, atol=1e-9)
+    star = clear["is_star"]
+    np.testing.assert_allclose(change[~star, 0], 0.6, atol=1e-9)
+    assert 0.2 <= change[star, 0].min() < 0.22 and 0.58 < change[star, 0].max() <= 0.6
+    # A_r - A_z is near A_g - A_r for the dust of the Milky Way (Schlafly & Finkbeiner 2011).
+    np.testing.assert_allclose(change[:, 2], -change[:, 0], rtol=0.1)
+    with pytest.raises(ValueError, match="dust_reddening is -0.1"):
+        PopulationConfig(dust_reddening=-0.1)

@@ -631,3 +631,17 @@ print(scene.images.shape)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "(3, 64, 64)"
+
+
+def test_wings_are_alike_in_all_bands():
+    """Else the stars of a scene have rims of one colour; from scene to scene they differ."""
+    config = SceneConfig(
+        shape=(32, 32), bands=("g", "r", "i", "z"), conditions=CONDITIONS, population=EMPTY, noise=False
+    )
+    low, high = config.psf.beta
+    exponents = np.array(
+        [[psf.beta for psf in simulate_scene(config, np.random.default_rng(seed)).psfs] for seed in range(40)]
+    )
+    assert np.all((exponents >= low) & (exponents <= high))
+    assert 0 < np.ptp(exponents, axis=1).max() < 0.2 * (high - low)
+    assert np.ptp(exponents[:, 0]) > 0.8 * (high - low)

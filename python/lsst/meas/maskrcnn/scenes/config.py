@@ -122,7 +122,8 @@ class PsfConfig:
     profile : `str`
         ``"moffat"`` or ``"kolmogorov"``.
     beta : `tuple` [`float`, `float`]
-        Range of the Moffat exponent, drawn once per scene and band.
+        Range of the Moffat exponent, drawn once per scene; bands differ by
+        less than a tenth of it.
     ellipticity : `float`
         Scale of the PSF's reduced shear (each component is Gaussian).
     seeing_scatter, band_scatter : `float`
@@ -172,6 +173,10 @@ class PopulationConfig:
         Slope d log10 N / dm of the stars.
     star_locus_scatter : `float`
         Scatter of the stars about the stellar locus, mag in g - r.
+    dust_reddening : `float`
+        Reddening by the dust of the Milky Way, mag in g - r: all of it for
+        galaxies, a third to all of it for stars, which lie within the dust.
+        Counts and magnitudes are those seen through it.
     size_at_22, size_slope, size_scatter : `float`
         Median half-light radius (arcsec, major axis) at r = 22, its change
         in dex per magnitude and its scatter in dex.
@@ -212,6 +217,7 @@ class PopulationConfig:
     star_mag_range: tuple[float, float] = (17.0, 25.0)
     star_counts_slope: float = 0.12
     star_locus_scatter: float = 0.03
+    dust_reddening: float = 0.0
     size_at_22: float = 0.55
     size_slope: float = -0.115
     size_scatter: float = 0.18
@@ -238,6 +244,7 @@ class PopulationConfig:
             "large_galaxy_density",
             "size_scatter",
             "star_locus_scatter",
+            "dust_reddening",
         )
         _check_positive(self, "size_at_22", "structure_size")
         _check_fraction(self, "pair_fraction", "cluster_probability", "irregular_fraction")

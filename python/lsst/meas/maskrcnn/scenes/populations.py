@@ -285,6 +285,10 @@ def draw_population(
     _make_pairs(config, population, pixel_scale, rng)
     if rng.random() < config.cluster_probability:
         population = np.concatenate([population, _draw_cluster(config, shape, pixel_scale, rng)])
+    if config.dust_reddening > 0:
+        # Galaxies are behind all of the dust.
+        share = np.where(population["is_star"], rng.uniform(1.0 / 3.0, 1.0, population.size), 1.0)
+        population["reddening"] += config.dust_reddening * share
     inside = (
         (population["x"] > -pad - 0.5)
         & (population["x"] < width - pad - 0.5)
@@ -329,7 +333,9 @@ def _draw_galaxies(
     is_red = galaxies["is_red"]
     median_redshift = np.clip(0.08 + 0.1 * (mag - 17.0), 0.05, 1.2)
     galaxies["reddening"] = rng.normal(0.0, np.where(is_red, 0.05, 0.12))
-    drawn = np.clip(median_redshift * rng.lognormal(0.0, 0.35, n), 0.01, 1.4)
+    # No bright galaxy is far beyond the rest, where it would be brighter than any.
+    spread = np.minimum(rng.lognormal(0.0, 0.35, n), 1.8)
+    drawn = np.clip(median_redshift * spread, 0.01, 1.4)
     galaxies["redshift"] = drawn if redshift is None else redshift
     radius = config.size_at_22 * 10.0 ** (
         config.size_slope * (mag - 22.0) + config.size_scatter * rng.normal(size=n)

@@ -312,13 +312,15 @@ def _crowded() -> SceneConfig:
         star_counts_slope=0.22,
         bright_star_density=0.3,
         cluster_probability=0.0,
+        dust_reddening=0.6,
     )
     return replace(PRESETS["hsc-wide"], population=population, name="crowded")
 
 
 def _cluster() -> SceneConfig:
+    # Compact ones, of which most members are on the image.
     population = replace(
-        _TO_25_5, cluster_probability=1.0, cluster_richness=(60, 150), cluster_core=(8.0, 25.0)
+        _TO_25_5, cluster_probability=1.0, cluster_richness=(60, 150), cluster_core=(6.0, 18.0)
     )
     return replace(PRESETS["hsc-wide"], population=population, name="cluster")
 

@@ -423,10 +423,14 @@ def _draw_bright_star(
 
 def _draw_psfs(config: SceneConfig, rng: np.random.Generator) -> list[BandPsf]:
     common = rng.normal(0.0, config.psf.seeing_scatter)
-    psfs = []
+    low, high = config.psf.beta
+    psfs: list[BandPsf] = []
     for condition in config.band_conditions():
         fwhm = condition.fwhm * math.exp(common + rng.normal(0.0, config.psf.band_scatter))
-        beta = float(rng.uniform(*config.psf.beta))
+        beta = float(rng.uniform(low, high))
+        if psfs:
+            # Wings are much alike in all bands; else all stars of a scene had one colour outside.
+            beta = min(max(psfs[0].beta + 0.15 * (beta - 0.5 * (low + high)), low), high)
         g1, g2 = np.clip(rng.normal(0.0, config.psf.ellipticity, 2), -0.25, 0.25)
         psfs.append(BandPsf(fwhm, config.psf.profile, beta, float(g1), float(g2)))
     return psfs

@@ -1,0 +1,292 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Pages of pictures: fields in colour, plain and with the outlines of their
+sources side by side, for a person to judge.
+"""
+
+from __future__ import annotations
+
+__all__ = ["PageField", "draw_outlines", "save_page"]
+
+import os
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from PIL import Image
+
+from .overlay import GALAXY_COLOR, STAR_COLOR, _draw_scale_bar, mask_outlines
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import NDArray
+
+_DPI = 100.0
+# Pixels of the page.
+_MARGIN = 12
+_GAP = 6
+_HEADER = 62
+_FOOT = 14
+_LINE = 14
+_CHARACTER = 5.6
+_DASHES = (0, (2.0, 2.0))
+
+
+def _no_masks() -> list[NDArray[np.bool_]]:
+    return []
+
+
+@dataclass(frozen=True)
+class PageField:
+    """One field on a page.
+
+    Parameters
+    ----------
+    rgb : `numpy.ndarray`, (y, x, 3), uint8
+        Picture, first row at the bottom.
+    pixel_scale : `float`
+        Pixel scale, arcsec.
+    caption : `str`
+        What to write below; it is wrapped.
+    masks : `list` [`numpy.ndarray`]
+        One array (y, x) of `bool` per source.
+    origins : `numpy.ndarray`, (N, 2)
+        Position (y0, x0) of the first pixel of each mask.
+    is_star : `numpy.ndarray`, (N,), bool
+        Class of each source.
+    flagged : `numpy.ndarray`, (N,), bool
+        Sources of which there is too little to ask for them.
+    has_truth : `bool`
+        Whether the sources are known; there may be none.
+
+    Raises
+    ------
+    ValueError
+        Raised if the picture is not of 8 bits in three colours, or masks,
+        origins, classes and flags differ in number.
+    """
+
+    rgb: NDArray[np.uint8]
+    pixel_scale: float
+    caption: str = ""
+    masks: list[NDArray[np.bool_]] = field(default_factory=_no_masks)
+    origins: NDArray[np.integer] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    is_star: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    flagged: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    has_truth: bool = False
+
+    def __post_init__(self) -> None:
+        if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8:
+            raise ValueError(
+                "A picture must be of shape (height, width, 3) and uint8; given was "
+                f"{self.rgb.shape}, {self.rgb.dtype}."
+            )
+        numbers = len(self.masks), len(self.origins), len(self.is_star), len(self.flagged)
+        if len(set(numbers)) != 1:
+            raise ValueError(
+                "Masks, origins, classes and flags must be of one number; given were "
+                f"{', '.join(map(str, numbers))}."
+            )
+
+
+def draw_outlines(
+    axes: Axes,
+    masks: Sequence[NDArray[np.bool_]],
+    origins: NDArray[np.integer],
+    is_star: NDArray[np.bool_],
+    flagged: NDArray[np.bool_],
+    *,
+    line_width: float = 1.0,
+) -> None:
+    """Draw outlines by class, those of flagged sources thin and dashed.
+
+    Parameters
+    ----------
+    axes : `matplotlib.axes.Axes`
+        Where to; the centre of the first pixel is (0, 0).
+    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
+        One array (y, x) of `bool` per source.
+    origins : `numpy.ndarray`, (N, 2)
+        Position (y0, x0) of the first pixel of each mask.
+    is_star : `numpy.ndarray`, (N,), bool
+        Class of each source.
+    flagged : `numpy.ndarray`, (N,), bool
+        Flag of each source.
+    line_width : `float`
+        Width of the lines, points; those of flagged sources have half of it.
+    """
+    outlines = mask_outlines(masks, origins)
+    is_star, flagged = np.asarray(is_star, bool), np.asarray(flagged, bool)
+    # The dashed ones first: they matter less.
+    for dashed in (True, False):
+        for star, color in ((False, GALAXY_COLOR), (True, STAR_COLOR)):
+            selected = np.flatnonzero((is_star == star) & (flagged == dashed))
+            lines = [line for index in selected for line in outlines[index]]
+            axes.add_collection(
+                LineCollection(
+                    lines,
+                    colors=color,
+                    linewidths=0.5 * line_width if dashed else line_width,
+                    linestyles=[_DASHES] if dashed else "solid",
+                    alpha=0.8 if dashed else 0.95,
+                ),
+                autolim=False,
+            )
+
+
+def save_page(
+    path: str | os.PathLike[str],
+    fields: Sequence[PageField],
+    *,
+    title: str = "",
+    subtitle: str = "",
+    outlines: bool = True,
+    panel: int = 512,
+    columns: int | None = None,
+    colors: int | None = None,
+) -> None:
+    """Write a page of fields to a PNG file.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        Where to. A file that is there is replaced when the new one is
+        complete.
+    fields : `~collections.abc.Sequence` [`PageField`]
+        The fields, in reading order.
+    title, subtitle : `str`
+        Two lines at the top.
+    outlines : `bool`
+        Put a second picture with the outlines beside each, if any field has
+        a truth.
+    panel : `int`
+        Longest side of a picture on the page, px.
+    columns : `int`, optional
+        Fields beside each other; by default at most 2 with outlines, else 3.
+    colors : `int`, optional
+        Reduce the page to so many colours, 2 to 256, for a small file.
+
+    Raises
+    ------
+    ValueError
+        Raised if there are no fields or a number is out of range.
+    """
+    if not fields:
+        raise ValueError("A page needs at least one field.")
+    if panel < 64:
+        raise ValueError(f"Pictures of {panel} px are not possible; they must have 64 or more.")
+    if colors is not None and not 2 <= colors <= 256:
+        raise ValueError(f"A palette of {colors} colours is not possible; it must have 2 to 256.")
+    two = outlines and any(entry.has_truth for entry in fields)
+    columns = min(len(fields), (2 if two else 3) if columns is None else columns)
+    if columns < 1:
+        raise ValueError(f"{columns} columns are not possible; there must be at least 1.")
+    rows = -(-len(fields) // columns)
+    # All places have the size that the largest needs.
+    sizes = np.array([_panel_size(entry.rgb.shape[:2], panel) for entry in fields])
+    height, width = sizes.max(axis=0).tolist()
+    cell_width = 2 * width + _GAP if two else width
+    captions = [textwrap.wrap(entry.caption, int(cell_width / _CHARACTER)) for entry in fields]
+    caption_height = _LINE * max(len(lines) for lines in captions) + 8
+    page_width = 2 * _MARGIN + columns * cell_width + (columns - 1) * 3 * _GAP
+    page_height = _HEADER + rows * (height + caption_height) + _FOOT
+    # Not pyplot: it keeps figures in a global list and may want a display.
+    figure = Figure(figsize=(page_width / _DPI, page_height / _DPI), dpi=_DPI, facecolor="white")
+    canvas = FigureCanvasAgg(figure)
+    left = _MARGIN / page_width
+    figure.text(left, 1.0 - 22.0 / page_height, title, fontsize=12, weight="bold", va="center")
+    narrow = page_width < 560
+    figure.text(left, 1.0 - 44.0 / page_height, subtitle, fontsize=6 if narrow else 8, va="center")
+    if two and not narrow:
+        _draw_legend(figure, page_width, page_height)
+    for index, (entry, (h, w), lines) in enumerate(zip(fields, sizes.tolist(), captions)):
+        row, column = divmod(index, columns)
+        x = _MARGIN + column * (cell_width + 3 * _GAP)
+        top = _HEADER + row * (height + caption_height)
+        for number in range(2 if two and entry.has_truth else 1):
+            box = (
+                (x + number * (width + _GAP)) / page_width,
+                1.0 - (top + h) / page_height,
+                w / page_width,
+                h / page_height,
+            )
+            axes = figure.add_axes(box)
+            axes.imshow(entry.rgb, origin="lower", interpolation="antialiased", aspect="auto")
+            if number == 1:
+                # Lines of about one and a half image pixels, within what can be seen and what hides nothing.
+                points = 72.0 / _DPI * w / entry.rgb.shape[1]
+                draw_outlines(
+                    axes,
+                    entry.masks,
+                    entry.origins,
+                    entry.is_star,
+                    entry.flagged,
+                    line_width=float(np.clip(1.5 * points, 0.7, 1.4)),
+                )
+            axes.set_xlim(-0.5, entry.rgb.shape[1] - 0.5)
+            axes.set_ylim(-0.5, entry.rgb.shape[0] - 0.5)
+            if number == 0:
+                inch_per_pixel = w / _DPI / entry.rgb.shape[1]
+                _draw_scale_bar(axes, entry.pixel_scale, entry.rgb.shape[:2], inch_per_pixel)
+            axes.set_axis_off()
+        figure.text(
+            x / page_width,
+            1.0 - (top + height + 4.0) / page_height,
+            "\n".join(lines),
+            fontsize=7.5,
+            va="top",
+            linespacing=1.2,
+        )
+    canvas.draw()
+    page = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    if colors is not None:
+        # Colours that cover all of the range, since most pixels are dark sky; mixed so that wings of galaxies
+        # have no steps.
+        palette = page.quantize(colors, method=Image.Quantize.MAXCOVERAGE)
+        page = page.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    _write(page, path)
+
+
+def _panel_size(shape: tuple[int, ...], panel: int) -> tuple[int, int]:
+    """Return height and width on the page of a picture (y, x)."""
+    scale = panel / max(shape)
+    return max(1, round(shape[0] * scale)), max(1, round(shape[1] * scale))
+
+
+def _draw_legend(figure: Figure, page_width: int, page_height: int) -> None:
+    handles = [
+        Line2D([], [], color=STAR_COLOR, lw=1.6, label="star"),
+        Line2D([], [], color=GALAXY_COLOR, lw=1.6, label="galaxy"),
+        Line2D([], [], color="white", lw=0.9, ls=_DASHES, label="flagged"),
+    ]
+    figure.legend(
+        handles=handles,
+        loc="center right",
+        bbox_to_anchor=(1.0 - _MARGIN / page_width, 1.0 - 0.5 * _HEADER / page_height),
+        borderaxespad=0.0,
+        ncols=3,
+        fontsize=8,
+        facecolor="black",
+        edgecolor="black",
+        framealpha=0.85,
+        labelcolor="white",
+    )
+
+
+def _write(page: Image.Image, path: str | os.PathLike[str]) -> None:
+    """Write a picture under another name first: none is left half written."""
+    part = f"{os.fspath(path)}.part"
+    try:
+        page.save(part, format="PNG", optimize=True)
+        os.replace(part, path)
+    finally:
+        if os.path.exists(part):
+            os.remove(part)
