@@ -2,114 +2,319 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Matching of masks and average precision."""
+"""Average precision in three definitions.
+
+Images are compared with `ImagePairs.from_spans`, one at a time; what became of
+their detections is gathered by `collect_outcomes`, for a class or for all
+classes as one; `per_image_ap`, `pooled_ap` and `coco_ap` make figures and
+curves of that, and `ap_statistic` gives them their errors by way of
+`~lsst.meas.maskrcnn.metrics.bootstrap.bootstrap`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MaskPairs", "average_precision", "greedy_match", "mask_pairs"]
+from .bootstrap import ImageStatistic
+from .matching import IOU_THRESHOLDS, AreaRange, ImagePairs, Method, greedy_match, match
+from .spans import MaskPairs, mask_pairs
 
-Masks = Sequence[npt.NDArray[np.bool_]]
+__all__ = [
+    "COCO_RECALLS",
+    "AveragePrecision",
+    "Definition",
+    "MaskPairs",
+    "NoTruth",
+    "Outcomes",
+    "PrecisionRecall",
+    "ap_statistic",
+    "average_precision",
+    "coco_ap",
+    "collect_outcomes",
+    "compute_ap",
+    "greedy_match",
+    "mask_pairs",
+    "per_image_ap",
+    "pooled_ap",
+]
 
+Definition = Literal["perImage", "pooled", "coco"]
+NoTruth = Literal["skip", "zero"]
+FloatArray = npt.NDArray[np.float64]
 
-@dataclass(frozen=True)
-class MaskPairs:
-    """The pairs of masks that share pixels.
-
-    Parameters
-    ----------
-    first, second : `numpy.ndarray`
-        Indices into the two sets, int64, (pair,).
-    iou : `numpy.ndarray`
-        Intersection over union, float64, (pair,).
-    """
-
-    first: npt.NDArray[np.int64]
-    second: npt.NDArray[np.int64]
-    iou: npt.NDArray[np.float64]
-
-
-def mask_pairs(
-    first: Masks, first_origins: npt.NDArray[np.int32], second: Masks, second_origins: npt.NDArray[np.int32]
-) -> MaskPairs:
-    """Find which masks of two sets overlap, and by how much.
-
-    Parameters
-    ----------
-    first : `~collections.abc.Sequence` [`numpy.ndarray`]
-        Masks, bool, (y, x) each.
-    first_origins : `numpy.ndarray`
-        (y0, x0) of each mask, (mask, 2), pixels.
-    second, second_origins : as above
-        Those of the other set.
-
-    Returns
-    -------
-    pairs : `MaskPairs`
-        Only pairs that share at least a pixel, by first, then second index.
-    """
-    box_a, box_b = _boxes(first, first_origins), _boxes(second, second_origins)
-    area_a = [int(np.count_nonzero(mask)) for mask in first]
-    area_b = [int(np.count_nonzero(mask)) for mask in second]
-    rows: list[tuple[int, int, float]] = []
-    for i, mask in enumerate(first):
-        y0, x0, y1, x1 = box_a[i]
-        near = (box_b[:, 0] < y1) & (box_b[:, 2] > y0) & (box_b[:, 1] < x1) & (box_b[:, 3] > x0)
-        for j in np.flatnonzero(near).tolist():
-            v0, u0, v1, u1 = box_b[j]
-            top, left, bottom, right = max(y0, v0), max(x0, u0), min(y1, v1), min(x1, u1)
-            mine = mask[top - y0 : bottom - y0, left - x0 : right - x0]
-            other = second[j][top - v0 : bottom - v0, left - u0 : right - u0]
-            shared = int(np.count_nonzero(mine & other))
-            if shared:
-                rows.append((i, j, shared / (area_a[i] + area_b[j] - shared)))
-    return MaskPairs(
-        np.array([row[0] for row in rows], dtype=np.int64),
-        np.array([row[1] for row in rows], dtype=np.int64),
-        np.array([row[2] for row in rows], dtype=np.float64),
-    )
+COCO_RECALLS = np.linspace(0.0, 1.0, 101)
+"""Recalls at which the definition ``coco`` reads the precision."""
 
 
-def greedy_match(
-    pairs: MaskPairs, scores: npt.NDArray[np.float32], n_truth: int, threshold: float = 0.5
-) -> npt.NDArray[np.int64]:
-    """Give each detection, by descending score, its best free truth.
+@dataclass(frozen=True, eq=False)
+class Outcomes:
+    """What became of the detections of several images, at T thresholds.
 
     Parameters
     ----------
-    pairs : `MaskPairs`
-        Pairs of detections (first) and truths (second).
+    label : `int` or `None`
+        The class; `None` for all classes as one.
+    area : `AreaRange` or `None`
+        The sizes that count; `None` for all.
+    thresholds : `numpy.ndarray`
+        Smallest IoU of a match, float64, (T,).
+    names : `tuple` [`str`]
+        Of the images.
+    n_truth : `numpy.ndarray`
+        Truths of each image that count, int64, (image,).
+    image : `numpy.ndarray`
+        Image of each detection, int64, (detection,).
     scores : `numpy.ndarray`
-        Scores of the detections, (detection,).
+        Score of each detection, float64, (detection,).
+    hit : `numpy.ndarray`
+        Detections with a truth, bool, (T, detection).
+    false : `numpy.ndarray`
+        Detections without, bool, (T, detection). What is neither is ignored.
+    """
+
+    label: int | None
+    area: AreaRange | None
+    thresholds: FloatArray
+    names: tuple[str, ...]
+    n_truth: npt.NDArray[np.int64]
+    image: npt.NDArray[np.int64]
+    scores: FloatArray
+    hit: npt.NDArray[np.bool_]
+    false: npt.NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Outcomes]) -> Outcomes:
+        """Join the outcomes of different images.
+
+        Parameters
+        ----------
+        parts : `~collections.abc.Sequence` [`Outcomes`]
+            At least one; all of one class, area range and set of thresholds.
+
+        Returns
+        -------
+        outcomes : `Outcomes`
+            Of all the images.
+
+        Raises
+        ------
+        ValueError
+            Raised if there are no parts or they are not of one kind.
+        """
+        if not parts:
+            raise ValueError("No outcomes to join: at least one image is needed.")
+        first = parts[0]
+        for part in parts:
+            if (part.label, part.area) != (first.label, first.area) or not np.array_equal(
+                part.thresholds, first.thresholds
+            ):
+                raise ValueError(
+                    f"Outcomes of class {first.label}, {first.area}, thresholds {first.thresholds} and of "
+                    f"class {part.label}, {part.area}, thresholds {part.thresholds} cannot be joined."
+                )
+        starts = np.cumsum([0] + [len(part) for part in parts[:-1]])
+        return cls(
+            first.label,
+            first.area,
+            first.thresholds,
+            tuple(name for part in parts for name in part.names),
+            np.concatenate([part.n_truth for part in parts]),
+            np.concatenate([part.image + start for part, start in zip(parts, starts)]),
+            np.concatenate([part.scores for part in parts]),
+            np.concatenate([part.hit for part in parts], axis=1),
+            np.concatenate([part.false for part in parts], axis=1),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class PrecisionRecall:
+    """A precision-recall curve, from the highest score to the lowest.
+
+    Parameters
+    ----------
+    recall : `numpy.ndarray`
+        Hits over truths, float64, (point,), not falling.
+    precision : `numpy.ndarray`
+        Hits over detections that count, float64, (point,).
+    interpolated : `numpy.ndarray`
+        The largest precision at this recall or beyond, float64, (point,).
+    scores : `numpy.ndarray`
+        Lowest score that is taken in, float64, (point,); NaN where none is.
+    """
+
+    recall: FloatArray
+    precision: FloatArray
+    interpolated: FloatArray
+    scores: FloatArray
+
+    def thinned(self, number: int = 1000) -> PrecisionRecall:
+        """Take fewer points, the first and the last among them.
+
+        Parameters
+        ----------
+        number : `int`
+            Largest number of points, at least 2.
+
+        Returns
+        -------
+        curve : `PrecisionRecall`
+            Points at even steps.
+        """
+        if len(self.recall) <= number:
+            return self
+        kept = np.linspace(0, len(self.recall) - 1, number).round().astype(np.int64)
+        return PrecisionRecall(
+            self.recall[kept], self.precision[kept], self.interpolated[kept], self.scores[kept]
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class AveragePrecision:
+    """Average precision of a class at T thresholds of IoU.
+
+    Parameters
+    ----------
+    definition : `str`
+        ``"perImage"``, ``"pooled"`` or ``"coco"``.
+    label : `int` or `None`
+        The class; `None` for all classes as one.
+    area : `AreaRange` or `None`
+        The sizes that count; `None` for all.
+    thresholds : `numpy.ndarray`
+        Smallest IoU of a match, float64, (T,).
+    ap : `numpy.ndarray`
+        Between 0 and 1, float64, (T,); NaN without truths.
+    recall : `numpy.ndarray`
+        That of all the detections taken in, float64, (T,); NaN without truths.
+    n_images : `int`
+        Number of images.
     n_truth : `int`
-        Number of truths.
-    threshold : `float`
+        Number of truths that count.
+    n_detections : `numpy.ndarray`
+        Number of detections that count, int64, (T,).
+    curves : `tuple` [`PrecisionRecall`]
+        One for each threshold. Those of ``coco`` and ``perImage`` are given at
+        `COCO_RECALLS`; that of ``perImage`` is the mean of the images'
+        interpolated ones.
+    image_ap : `numpy.ndarray`, optional
+        Of each image, float64, (T, image), NaN for those left out; only of
+        ``perImage``.
+    """
+
+    definition: Definition
+    label: int | None
+    area: AreaRange | None
+    thresholds: FloatArray
+    ap: FloatArray
+    recall: FloatArray
+    n_images: int
+    n_truth: int
+    n_detections: npt.NDArray[np.int64]
+    curves: tuple[PrecisionRecall, ...]
+    image_ap: FloatArray | None = None
+
+    @property
+    def mean(self) -> float:
+        """Mean over the thresholds, as in AP[.5:.95]."""
+        return float(np.mean(self.ap))
+
+    def at(self, threshold: float) -> float:
+        """Give the average precision at one threshold.
+
+        Parameters
+        ----------
+        threshold : `float`
+            One of ``thresholds``, to a thousandth.
+
+        Returns
+        -------
+        ap : `float`
+            The average precision.
+
+        Raises
+        ------
+        ValueError
+            Raised if it was not computed at that threshold.
+        """
+        near = np.flatnonzero(np.abs(self.thresholds - threshold) < 1e-3)
+        if not len(near):
+            raise ValueError(f"No AP at IoU {threshold}; there is one at {self.thresholds.tolist()}.")
+        return float(self.ap[near[0]])
+
+
+def collect_outcomes(
+    images: Iterable[ImagePairs],
+    label: int | None = None,
+    thresholds: Sequence[float] = IOU_THRESHOLDS,
+    area: AreaRange | None = None,
+    method: Method = "greedy",
+    max_detections: int | None = None,
+) -> Outcomes:
+    """Match the detections of images, and gather what became of them.
+
+    Parameters
+    ----------
+    images : `~collections.abc.Iterable` [`ImagePairs`]
+        The images; at least one. They are looked at one at a time, so a
+        generator will do.
+    label : `int`, optional
+        The class; by default all classes as one.
+    thresholds : `~collections.abc.Sequence` [`float`]
         Smallest IoU of a match.
+    area : `AreaRange`, optional
+        The sizes that count; by default all.
+    method : `str`
+        ``"greedy"`` or ``"optimal"``, see `match`.
+    max_detections : `int`, optional
+        Only so many detections of an image, those of the highest scores.
 
     Returns
     -------
-    match : `numpy.ndarray`
-        Index of the truth of each detection, or -1, int64, (detection,).
-        Among equal scores the pair of the larger IoU goes first, so that the
-        order of the input does not matter.
+    outcomes : `Outcomes`
+        Of all the images, in their order.
+
+    Examples
+    --------
+    Two sources, of which one is found, and a false detection of a lower score:
+
+    >>> from lsst.meas.maskrcnn.metrics.spans import SpanMasks
+    >>> masks, origins = [np.ones((3, 5), dtype=bool)] * 2, np.array([[7, 0], [20, 9]])
+    >>> truths = SpanMasks.from_masks(masks, origins)
+    >>> found = SpanMasks.from_masks(masks, origins + [[0, 0], [30, 0]])
+    >>> image = ImagePairs.from_spans(found, [0.9, 0.8], [1, 1], truths, [1, 1])
+    >>> float(pooled_ap(collect_outcomes([image], label=1)).at(0.5))
+    0.5
     """
-    match = np.full(len(scores), -1, dtype=np.int64)
-    free = np.ones(n_truth, dtype=bool)
-    good = pairs.iou >= threshold
-    first, second, iou = pairs.first[good], pairs.second[good], pairs.iou[good]
-    for k in np.lexsort((-iou, -np.asarray(scores)[first])):
-        if match[first[k]] < 0 and free[second[k]]:
-            match[first[k]] = second[k]
-            free[second[k]] = False
-    return match
+    parts = []
+    for image in images:
+        matches = match(image, thresholds, label, area, method, max_detections)
+        # What is ignored at every threshold says nothing.
+        kept = np.flatnonzero(~matches.ignored.all(axis=0))
+        parts.append(
+            Outcomes(
+                label,
+                area,
+                matches.thresholds,
+                (image.name,),
+                np.array([matches.counted.sum()], dtype=np.int64),
+                np.zeros(len(kept), dtype=np.int64),
+                matches.scores[kept],
+                matches.hit[:, kept],
+                matches.false[:, kept],
+            )
+        )
+    return Outcomes.concatenate(parts)
 
 
-def average_precision(scores: npt.NDArray[np.float32], hit: npt.NDArray[np.bool_], n_truth: int) -> float:
+def average_precision(scores: npt.ArrayLike, hit: npt.ArrayLike, n_truth: int) -> float:
     """Compute the area under the interpolated precision-recall curve.
 
     Parameters
@@ -132,21 +337,328 @@ def average_precision(scores: npt.NDArray[np.float32], hit: npt.NDArray[np.bool_
     recall or beyond (Everingham et al. 2010, IJCV 88, 303, section 4.2, with
     every recall instead of eleven). Detections of equal score enter together.
     """
+    hits = np.asarray(hit, dtype=bool)
+    return _area(_curve(np.asarray(scores, dtype=np.float64), hits, ~hits, n_truth), n_truth)
+
+
+def pooled_ap(outcomes: Outcomes) -> AveragePrecision:
+    """Compute the average precision of the detections of all images together.
+
+    Parameters
+    ----------
+    outcomes : `Outcomes`
+        What became of the detections.
+
+    Returns
+    -------
+    ap : `AveragePrecision`
+        All-point interpolated, see `average_precision`. 0 without detections,
+        NaN without truths.
+    """
+    n_truth = int(outcomes.n_truth.sum())
+    curves = [
+        _curve(outcomes.scores, hit, false, n_truth) for hit, false in zip(outcomes.hit, outcomes.false)
+    ]
+    return _result("pooled", outcomes, np.array([_area(curve, n_truth) for curve in curves]), curves)
+
+
+def coco_ap(outcomes: Outcomes) -> AveragePrecision:
+    """Compute the average precision as COCO does.
+
+    Parameters
+    ----------
+    outcomes : `Outcomes`
+        What became of the detections.
+
+    Returns
+    -------
+    ap : `AveragePrecision`
+        The mean of the interpolated precision at `COCO_RECALLS`. 0 without
+        detections, NaN (there: -1) without truths.
+
+    Notes
+    -----
+    As ``pycocotools`` and ``faster-coco-eval``, but that detections of equal
+    score enter together where those take them in the order of the input. Nor
+    is the number of detections of an image limited, unless `collect_outcomes`
+    was asked to.
+    """
+    n_truth = int(outcomes.n_truth.sum())
+    curves = []
+    for hit, false in zip(outcomes.hit, outcomes.false):
+        curve = _curve(outcomes.scores, hit, false, n_truth)
+        curves.append(_at_recalls(curve))
+    ap = np.array([curve.interpolated.mean() if n_truth else np.nan for curve in curves])
+    return _result("coco", outcomes, ap, curves)
+
+
+def per_image_ap(outcomes: Outcomes, min_score: float = 0.5, no_truth: NoTruth = "skip") -> AveragePrecision:
+    """Compute the unweighted mean over images of their average precision.
+
+    Parameters
+    ----------
+    outcomes : `Outcomes`
+        What became of the detections.
+    min_score : `float`
+        Detections of a lower score are not looked at; 0.5 was published.
+    no_truth : `str`
+        What an image with detections but without truths of the class does, of
+        which the published definition makes a NaN: ``"skip"`` leaves it out,
+        ``"zero"`` counts it as 0, so that false detections on such an image
+        cost something. An image with neither is left out.
+
+    Returns
+    -------
+    ap : `AveragePrecision`
+        The definition of Astro R-CNN (Burke et al. 2019, MNRAS 490, 3952) and
+        of what follows it; NaN if all images are left out.
+    """
+    image_ap, counts = _image_ap(outcomes, min_score, no_truth)
+    number = np.isfinite(image_ap).sum(axis=1)
+    ap = _ratio(np.nansum(image_ap, axis=1), number)
+    kept = outcomes.scores >= min_score
+    n_truth = int(outcomes.n_truth.sum())
+    curves = []
+    for t in range(len(outcomes.thresholds)):
+        grids = []
+        for i, chosen in enumerate(_by_image(outcomes, kept)):
+            if np.isfinite(image_ap[t, i]):
+                curve = _curve(
+                    outcomes.scores[chosen],
+                    outcomes.hit[t, chosen],
+                    outcomes.false[t, chosen],
+                    int(outcomes.n_truth[i]),
+                )
+                grids.append(_at_recalls(curve).interpolated)
+        mean = np.mean(grids, axis=0) if grids else np.full(len(COCO_RECALLS), np.nan)
+        curves.append(PrecisionRecall(COCO_RECALLS, mean, mean, np.full(len(COCO_RECALLS), np.nan)))
+    hits = outcomes.hit[:, kept].sum(axis=1)
+    recall = hits / n_truth if n_truth else np.full(len(hits), np.nan)
+    return AveragePrecision(
+        "perImage",
+        outcomes.label,
+        outcomes.area,
+        outcomes.thresholds,
+        ap,
+        recall,
+        len(outcomes),
+        n_truth,
+        counts,
+        tuple(curves),
+        image_ap,
+    )
+
+
+def compute_ap(
+    outcomes: Outcomes, definition: Definition, min_score: float = 0.5, no_truth: NoTruth = "skip"
+) -> AveragePrecision:
+    """Compute the average precision by the name of its definition.
+
+    Parameters
+    ----------
+    outcomes : `Outcomes`
+        What became of the detections.
+    definition : `str`
+        ``"perImage"``, ``"pooled"`` or ``"coco"``.
+    min_score, no_truth : `float`, `str`
+        See `per_image_ap`; the others do not look at them.
+
+    Returns
+    -------
+    ap : `AveragePrecision`
+        See `per_image_ap`, `pooled_ap` and `coco_ap`.
+
+    Raises
+    ------
+    ValueError
+        Raised if there is no such definition.
+    """
+    if definition == "perImage":
+        return per_image_ap(outcomes, min_score, no_truth)
+    if definition == "pooled":
+        return pooled_ap(outcomes)
+    if definition == "coco":
+        return coco_ap(outcomes)
+    raise ValueError(f"definition is {definition!r}; it must be 'perImage', 'pooled' or 'coco'.")
+
+
+def ap_statistic(
+    outcomes: Outcomes,
+    definition: Definition = "pooled",
+    min_score: float = 0.5,
+    no_truth: NoTruth = "skip",
+    max_steps: int = 5000,
+) -> ImageStatistic:
+    """Make the average precision a function of how often each image counts.
+
+    Parameters
+    ----------
+    outcomes : `Outcomes`
+        What became of the detections; nothing is matched again.
+    definition : `str`
+        ``"perImage"``, ``"pooled"`` or ``"coco"``.
+    min_score, no_truth : `float`, `str`
+        See `per_image_ap`.
+    max_steps : `int`
+        With more hits of different score than this, scores next to each other
+        enter together, as many at each step. It bounds the time; values and
+        limits shift by about one part in ``max_steps``, errors by far less.
+
+    Returns
+    -------
+    statistic : `ImageStatistic`
+        Average precision at each threshold, (B, T).
+    """
+    if definition == "perImage":
+        image_ap, _ = _image_ap(outcomes, min_score, no_truth)
+        known = np.isfinite(image_ap)
+        values = np.where(known, image_ap, 0.0)
+
+        def per_image(weights: FloatArray) -> FloatArray:
+            return _ratio(weights @ values.T, weights @ known.T.astype(np.float64))
+
+        return ImageStatistic(outcomes.names, per_image)
+    if definition not in ("pooled", "coco"):
+        raise ValueError(f"definition is {definition!r}; it must be 'perImage', 'pooled' or 'coco'.")
+
+    order = np.argsort(-outcomes.scores, kind="stable")
+    scores, image = outcomes.scores[order], outcomes.image[order]
+    hits, false = outcomes.hit[:, order], outcomes.false[:, order]
+
+    def pooled(weights: FloatArray) -> FloatArray:
+        n_truth = weights @ outcomes.n_truth.astype(np.float64)
+        ap = np.empty((len(weights), len(hits)))
+        for t in range(len(hits)):
+            table = _step_table(scores, image, hits[t], false[t], len(outcomes), max_steps)
+            rows = max(1, 4_000_000 // max(table.shape[-1], 1))
+            for start in range(0, len(weights), rows):
+                part = slice(start, start + rows)
+                ap[part, t] = _weighted_ap(weights[part], table, n_truth[part], definition == "coco")
+        return ap
+
+    return ImageStatistic(outcomes.names, pooled)
+
+
+def _curve(
+    scores: FloatArray, hit: npt.NDArray[np.bool_], false: npt.NDArray[np.bool_], n_truth: int
+) -> PrecisionRecall:
+    """Follow precision and recall down to each score at which the recall grows."""
+    counts = np.flatnonzero(hit | false)
+    order = counts[np.argsort(-scores[counts], kind="stable")]
+    ranked = scores[order]
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)) if len(order) else order
+    hits = np.cumsum(hit[order], dtype=np.int64)[last]
+    grows = np.diff(hits, prepend=0) > 0
+    last, hits = last[grows], hits[grows]
+    precision = hits / (last + 1.0)
+    envelope = np.maximum.accumulate(precision[::-1])[::-1]
+    return PrecisionRecall(hits / max(n_truth, 1), precision, envelope, ranked[last])
+
+
+def _area(curve: PrecisionRecall, n_truth: int) -> float:
     if n_truth == 0:
         return float("nan")
-    scores = np.asarray(scores)
-    order = np.argsort(-scores, kind="stable")
-    hits = np.cumsum(np.asarray(hit, dtype=np.float64)[order])
-    if not len(hits):
-        return 0.0
-    last = np.append(np.diff(scores[order]) != 0, True)
-    recall = hits[last] / n_truth
-    precision = hits[last] / (np.flatnonzero(last) + 1.0)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
+    return float(np.sum(np.diff(curve.recall, prepend=0.0) * curve.interpolated))
 
 
-def _boxes(masks: Masks, origins: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
-    shapes = np.array([mask.shape for mask in masks], dtype=np.int64).reshape(-1, 2)
-    corners = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
-    return np.concatenate([corners, corners + shapes], axis=1)
+def _at_recalls(curve: PrecisionRecall) -> PrecisionRecall:
+    """Read a curve at the recalls of COCO; no precision beyond its end."""
+    index = np.searchsorted(curve.recall, COCO_RECALLS, side="left")
+    precision, scores = np.append(curve.interpolated, 0.0)[index], np.append(curve.scores, np.nan)[index]
+    return PrecisionRecall(COCO_RECALLS, precision, precision, scores)
+
+
+def _result(
+    definition: Definition, outcomes: Outcomes, ap: FloatArray, curves: Sequence[PrecisionRecall]
+) -> AveragePrecision:
+    n_truth = int(outcomes.n_truth.sum())
+    hits = outcomes.hit.sum(axis=1)
+    return AveragePrecision(
+        definition,
+        outcomes.label,
+        outcomes.area,
+        outcomes.thresholds,
+        ap,
+        hits / n_truth if n_truth else np.full(len(hits), np.nan),
+        len(outcomes),
+        n_truth,
+        hits + outcomes.false.sum(axis=1),
+        tuple(curves),
+    )
+
+
+def _by_image(outcomes: Outcomes, kept: npt.NDArray[np.bool_]) -> Iterator[npt.NDArray[np.int64]]:
+    """Give the detections of each image, of those that are kept."""
+    indices = np.flatnonzero(kept)
+    indices = indices[np.argsort(outcomes.image[indices], kind="stable")]
+    ends = np.cumsum(np.bincount(outcomes.image[indices], minlength=len(outcomes)))
+    for start, end in zip(np.append(0, ends[:-1]), ends):
+        yield indices[start:end]
+
+
+def _image_ap(
+    outcomes: Outcomes, min_score: float, no_truth: NoTruth
+) -> tuple[FloatArray, npt.NDArray[np.int64]]:
+    """Average precision of each image, (T, image), and the number of detections, (T,)."""
+    if no_truth not in ("skip", "zero"):
+        raise ValueError(f"no_truth is {no_truth!r}; it must be 'skip' or 'zero'.")
+    kept = outcomes.scores >= min_score
+    image_ap = np.full((len(outcomes.thresholds), len(outcomes)), np.nan)
+    for i, chosen in enumerate(_by_image(outcomes, kept)):
+        n_truth = int(outcomes.n_truth[i])
+        for t in range(len(image_ap)):
+            hit, false = outcomes.hit[t, chosen], outcomes.false[t, chosen]
+            if n_truth:
+                image_ap[t, i] = _area(_curve(outcomes.scores[chosen], hit, false, n_truth), n_truth)
+            elif no_truth == "zero" and false.any():
+                image_ap[t, i] = 0.0
+    return image_ap, (outcomes.hit | outcomes.false)[:, kept].sum(axis=1)
+
+
+def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> FloatArray:
+    """Divide; NaN where there is nothing to divide by."""
+    below = np.broadcast_to(np.asarray(below, dtype=np.float64), np.shape(above))
+    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
+
+
+def _step_table(
+    scores: FloatArray,
+    image: npt.NDArray[np.int64],
+    hit: npt.NDArray[np.bool_],
+    false: npt.NDArray[np.bool_],
+    n_images: int,
+    max_steps: int,
+) -> FloatArray:
+    """Count hits and detections of each image between the scores at which there is a hit.
+
+    Returns (2, image, step); the detections are sorted by descending score.
+    Those below the last hit are left out: they change no precision that counts.
+    """
+    # Detections of one score end at the last one of them.
+    last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)) if len(scores) else image[:0]
+    tie = np.searchsorted(last, np.arange(len(scores)))
+    steps = np.unique(tie[hit])
+    if len(steps) > max_steps:
+        steps = steps[np.linspace(0, len(steps) - 1, max_steps).round().astype(np.int64)]
+    step = np.searchsorted(steps, tie)
+    table = np.zeros((2, n_images, len(steps)))
+    for k, chosen in enumerate((hit, hit | false)):
+        inside = chosen & (step < len(steps))
+        code = image[inside] * len(steps) + step[inside]
+        table[k] = np.bincount(code, minlength=n_images * len(steps)).reshape(n_images, len(steps))
+    return table
+
+
+def _weighted_ap(weights: FloatArray, table: FloatArray, n_truth: FloatArray, at_recalls: bool) -> FloatArray:
+    """Average precision of B sets of images, (B,), from the counts of each image."""
+    hits = np.cumsum(weights @ table[0], axis=1)
+    precision = np.cumsum(weights @ table[1], axis=1)
+    np.divide(hits, precision, out=precision, where=precision > 0)
+    envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
+    if not at_recalls:
+        return _ratio(np.sum(np.diff(hits, axis=1, prepend=0.0) * envelope, axis=1), n_truth)
+    ap = np.full(len(weights), np.nan)
+    for b in np.flatnonzero(n_truth > 0):
+        index = np.searchsorted(hits[b] / n_truth[b], COCO_RECALLS, side="left")
+        ap[b] = np.append(envelope[b], 0.0)[index].mean()
+    return ap

@@ -159,7 +159,7 @@ class CropSettings:
     min_area: int = 12
     """Sources with fewer pixels in the crop are left out."""
 
-    min_peak_snr: float = 5.0
+    min_peak_snr: float = 3.0
     """Sources whose peak is fainter in every band are left out, in units of
     the noise of a pixel, where there is noise."""
 

@@ -189,10 +189,11 @@ class NetworkSpec(BaseModel):
             anchor_sizes=((10.0,), (20.0,), (40.0,), (90.0,)),
             rpn_batch=256,
             proposals_train=400,
-            proposals_test=1000,
+            proposals_test=1500,
             roi_batch=128,
             roi_sampling=1,
             box_features=256,
             mask_channels=(64, 64),
             detection_nms=0.5,
+            detections_per_image=800,
         )

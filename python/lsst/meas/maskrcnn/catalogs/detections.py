@@ -1,0 +1,398 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Any catalogue of sources with footprints as arrays.
+
+Positions are in pixels of the parent frame, as the catalogue has them, so that
+catalogues of one patch fit each other without its box.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "GALAXY",
+    "STAR",
+    "UNKNOWN",
+    "DetectionArrays",
+    "DetectionFields",
+    "catalog_pixel_scale",
+    "photo_calibs",
+    "read_detections",
+    "sum_in_spans",
+]
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+import lsst.afw.table as afwTable
+from lsst.afw.detection import Footprint, HeavyFootprintF
+from lsst.afw.image import ExposureF, PhotoCalib
+
+from ..metrics.spans import SpanMasks
+from .footprints import footprints_to_masks
+
+STAR, GALAXY, UNKNOWN = 1, 2, 0
+"""Labels of the classes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectionFields:
+    """Which fields of a catalogue say what.
+
+    A field that is `None` is looked for under the names that this package and
+    the Science Pipelines use; one that is given must be there.
+
+    Parameters
+    ----------
+    star : `str`, optional
+        Flag that is set for stars; by default ``maskrcnn_star``.
+    extendedness : `str`, optional
+        Number that is below 0.5 for stars, used where there is no flag; by
+        default ``base_ClassificationExtendedness_value``.
+    score : `str`, optional
+        Score; by default ``maskrcnn_score``, or 1 for every source.
+    p_star : `str`, optional
+        Probability of being a star; by default ``maskrcnn_pStar``.
+    centroid : `str`, optional
+        First part of the names of the position, before ``_x`` and ``_y``; by
+        default the slot ``Centroid``, or ``deblend_peak_center``, or else the
+        first peak of the footprint.
+    flux : `~collections.abc.Mapping` [`str`, `str`]
+        Fields of the fluxes by band. Those with the unit nJy are taken as
+        they are, others are instrumental.
+    heavy_band : `str`, optional
+        Band of which heavy footprints hold the pixels; their sum is the flux.
+    """
+
+    star: str | None = None
+    extendedness: str | None = None
+    score: str | None = None
+    p_star: str | None = None
+    centroid: str | None = None
+    flux: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    heavy_band: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DetectionArrays:
+    """N sources as arrays, in pixels of the parent frame.
+
+    Parameters
+    ----------
+    ids : `numpy.ndarray`, (N,), int64
+        Ids of the records.
+    x, y : `numpy.ndarray`, (N,), float64
+        Positions, px.
+    labels : `numpy.ndarray`, (N,), int64
+        `STAR`, `GALAXY`, or `UNKNOWN` where the catalogue does not say.
+    score : `numpy.ndarray`, (N,), float64
+        Scores; 1 where the catalogue has none.
+    p_star : `numpy.ndarray`, (N,), float64
+        Probabilities of being a star; NaN where the catalogue has none.
+    spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
+        Masks.
+    flux : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
+        Fluxes (nJy) by band, (N,); empty where they are not known.
+    footprints : `list` [`lsst.afw.detection.Footprint`]
+        Footprints.
+    has_class : `bool`
+        Whether the catalogue tells stars from galaxies.
+    n_parents : `int`
+        Records left out since they have children.
+    n_without_footprint : `int`
+        Records left out since they have no pixel.
+    n_without_score : `int`
+        Records left out since their score is NaN.
+    """
+
+    ids: np.ndarray
+    x: np.ndarray
+    y: np.ndarray
+    labels: np.ndarray
+    score: np.ndarray
+    p_star: np.ndarray
+    spans: SpanMasks
+    flux: Mapping[str, np.ndarray]
+    footprints: list[Footprint]
+    has_class: bool
+    n_parents: int = 0
+    n_without_footprint: int = 0
+    n_without_score: int = 0
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def is_star(self) -> np.ndarray:
+        """Whether each was classed as star, bool, (N,)."""
+        return self.labels == STAR
+
+    @property
+    def class_score(self) -> np.ndarray:
+        """Score times the probability of the class, float64, (N,).
+
+        The score alone where that is not known.
+        """
+        share = np.where(self.is_star, self.p_star, 1.0 - self.p_star)
+        return np.where(np.isfinite(share), self.score * share, self.score)
+
+
+def read_detections(
+    catalog: afwTable.SourceCatalog,
+    fields: DetectionFields | None = None,
+    *,
+    photo_calibs: Mapping[str, PhotoCalib] | None = None,
+) -> DetectionArrays:
+    """Read a catalogue of sources with footprints.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        The catalogue. Of a deblender's, only what has no children of its own
+        is read.
+    fields : `DetectionFields`, optional
+        Which fields to read.
+    photo_calibs : `~collections.abc.Mapping` [`str`, \
+            `lsst.afw.image.PhotoCalib`], optional
+        Calibration of instrumental fluxes by band.
+
+    Returns
+    -------
+    detections : `DetectionArrays`
+        The sources, in the catalogue's order.
+
+    Raises
+    ------
+    ValueError
+        Raised if a field that was asked for is missing, if an instrumental
+        flux lacks its calibration, or if no record of a catalogue has a
+        footprint: then it was read or written without.
+    """
+    fields = fields or DetectionFields()
+    names = catalog.schema.getNames()
+    if len(catalog) and not catalog.isContiguous():
+        catalog = catalog.copy(deep=True)
+    leaf = np.ones(len(catalog), dtype=bool)
+    if "deblend_nChild" in names and len(catalog):
+        leaf = np.asarray(catalog["deblend_nChild"]) == 0
+    footprints = [record.getFootprint() for record in catalog]
+    filled = np.array([one is not None and one.getArea() > 0 for one in footprints], dtype=bool)
+    if len(catalog) and all(one is None for one in footprints):
+        raise ValueError(
+            f"None of the {len(catalog)} records has a footprint; masks are compared, so the catalogue must "
+            "be stored with its footprints (SourceCatalog, not a table of measurements)."
+        )
+    score = _optional(catalog, names, fields.score, "maskrcnn_score", "score", 1.0)
+    known = ~np.isnan(score)
+    keep = np.flatnonzero(leaf & filled & known)
+    chosen = [footprints[i] for i in keep.tolist()]
+    masks, origins = footprints_to_masks(chosen)
+    labels, has_class = _classes(catalog, names, fields)
+    x, y = _positions(catalog, names, fields, footprints)
+    flux = {
+        band: _calibrated(catalog, names, band, name, photo_calibs or {})[keep]
+        for band, name in fields.flux.items()
+    }
+    if fields.heavy_band is not None:
+        flux[fields.heavy_band] = _heavy_flux(chosen, fields.heavy_band, photo_calibs or {})
+    return DetectionArrays(
+        ids=np.array(catalog["id"])[keep] if len(catalog) else np.zeros(0, dtype=np.int64),
+        x=x[keep],
+        y=y[keep],
+        labels=labels[keep],
+        score=score[keep],
+        p_star=_optional(catalog, names, fields.p_star, "maskrcnn_pStar", "p_star", np.nan)[keep],
+        spans=SpanMasks.from_masks(masks, origins),
+        flux=flux,
+        footprints=chosen,
+        has_class=has_class,
+        n_parents=int(np.count_nonzero(~leaf)),
+        n_without_footprint=int(np.count_nonzero(leaf & ~filled)),
+        n_without_score=int(np.count_nonzero(leaf & filled & ~known)),
+    )
+
+
+def sum_in_spans(image: np.ndarray, spans: SpanMasks, origin: tuple[int, int]) -> np.ndarray:
+    """Sum an image over each mask.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, (y, x), float
+        The image; pixels that are not finite count as 0.
+    spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
+        N masks; pixels outside the image count as 0.
+    origin : `tuple` [`int`, `int`]
+        (y0, x0) of the image's first pixel in the frame of the masks.
+
+    Returns
+    -------
+    sums : `numpy.ndarray`, (N,), float64
+        The sums.
+    """
+    height, width = image.shape
+    sums = np.zeros(len(spans))
+    if not len(spans.y) or not height or not width:
+        return sums
+    row = spans.y.astype(np.int64) - origin[0]
+    left = np.clip(spans.x0.astype(np.int64) - origin[1], 0, width)
+    right = np.clip(spans.x1.astype(np.int64) - origin[1], 0, width)
+    inside = np.flatnonzero((row >= 0) & (row < height) & (right > left))
+    # Rows are summed up one block at a time: the sums of a whole coadd in double precision would be large.
+    order = inside[np.argsort(row[inside], kind="stable")]
+    owner = spans.owner
+    block = max(1, 4_000_000 // width)
+    for start in range(0, height, block):
+        part = order[slice(*np.searchsorted(row[order], (start, start + block)))]
+        if not len(part):
+            continue
+        pixels = np.asarray(image[start : start + block], dtype=np.float64)
+        before = np.zeros((len(pixels), width + 1))
+        np.cumsum(np.where(np.isfinite(pixels), pixels, 0.0), axis=1, out=before[:, 1:])
+        line = row[part] - start
+        values = before[line, right[part]] - before[line, left[part]]
+        sums += np.bincount(owner[part], weights=values, minlength=len(spans))
+    return sums
+
+
+def catalog_pixel_scale(catalog: afwTable.SourceCatalog, x: np.ndarray, y: np.ndarray) -> float:
+    """Estimate the pixel scale from positions in pixels and on the sky.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        N records with ``coord_ra`` and ``coord_dec``.
+    x, y : `numpy.ndarray`, (N,)
+        Their positions, px.
+
+    Returns
+    -------
+    pixel_scale : `float`
+        Median over pairs of records (arcsec); NaN without two of them that
+        are 10 px apart.
+    """
+    if len(catalog) < 2:
+        return float("nan")
+    ra, dec = np.array(catalog["coord_ra"]), np.array(catalog["coord_dec"])
+    half = len(ra) // 2
+    first, second = np.arange(half), np.arange(half) + len(ra) - half
+    pixels = np.hypot(x[first] - x[second], y[first] - y[second])
+    sine = (
+        np.sin(0.5 * (dec[first] - dec[second])) ** 2
+        + np.cos(dec[first]) * np.cos(dec[second]) * np.sin(0.5 * (ra[first] - ra[second])) ** 2
+    )
+    arcsec = np.degrees(2.0 * np.arcsin(np.sqrt(sine))) * 3600.0
+    far = np.isfinite(arcsec) & (pixels > 10.0)
+    return float(np.median(arcsec[far] / pixels[far])) if far.any() else float("nan")
+
+
+def _need(names: Any, name: str, what: str) -> None:
+    if name not in names:
+        raise ValueError(
+            f"The catalogue has no field {name!r} for the {what}; it has {sorted(names)[:12]} and so on. "
+            "Name a field that it has, or none."
+        )
+
+
+def _optional(
+    catalog: afwTable.SourceCatalog, names: Any, name: str | None, usual: str, what: str, default: float
+) -> np.ndarray:
+    if name is not None:
+        _need(names, name, what)
+    elif usual in names:
+        name = usual
+    if name is None or not len(catalog):
+        return np.full(len(catalog), default)
+    return np.array(catalog[name], dtype=np.float64)
+
+
+def _classes(catalog: afwTable.SourceCatalog, names: Any, fields: DetectionFields) -> tuple[np.ndarray, bool]:
+    for name, usual, what in (
+        (fields.star, "maskrcnn_star", "stars"),
+        (fields.extendedness, "base_ClassificationExtendedness_value", "extendedness"),
+    ):
+        if name is not None:
+            _need(names, name, what)
+        elif usual in names and not (what == "stars" and fields.extendedness is not None):
+            name = usual
+        if name is None:
+            continue
+        if not len(catalog):
+            return np.zeros(0, dtype=np.int64), True
+        values = np.array(catalog[name])
+        # Where the extendedness could not be measured (NaN), the source is not known to be a star.
+        star = values.astype(bool) if what == "stars" else values < 0.5
+        return np.where(star, STAR, GALAXY).astype(np.int64), True
+    return np.full(len(catalog), UNKNOWN, dtype=np.int64), False
+
+
+def _positions(
+    catalog: afwTable.SourceCatalog, names: Any, fields: DetectionFields, footprints: list[Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    if not len(catalog):
+        return np.zeros(0), np.zeros(0)
+    prefix = fields.centroid
+    if prefix is not None:
+        _need(names, f"{prefix}_x", "position")
+    elif catalog.getTable().getCentroidSlot().isValid():
+        return np.array(catalog.getX(), dtype=np.float64), np.array(catalog.getY(), dtype=np.float64)
+    elif "deblend_peak_center_x" in names:
+        prefix = "deblend_peak_center"
+    if prefix is not None:
+        x = np.array(catalog[f"{prefix}_x"], dtype=np.float64)
+        y = np.array(catalog[f"{prefix}_y"], dtype=np.float64)
+    else:
+        x, y = np.full(len(catalog), np.nan), np.full(len(catalog), np.nan)
+    # Isolated sources of a deblender's catalogue were not given what their neighbours were.
+    for i, footprint in enumerate(footprints):
+        if (prefix is None or (x[i] == 0 and y[i] == 0)) and footprint is not None:
+            if len(footprint.getPeaks()):
+                peak = footprint.getPeaks()[0]
+                x[i], y[i] = peak.getFx(), peak.getFy()
+            elif footprint.getArea():
+                point = footprint.getCentroid()
+                x[i], y[i] = point.getX(), point.getY()
+    return x, y
+
+
+def _calibrated(
+    catalog: afwTable.SourceCatalog, names: Any, band: str, name: str, photo_calibs: Mapping[str, PhotoCalib]
+) -> np.ndarray:
+    _need(names, name, f"flux in band {band}")
+    values = np.array(catalog[name], dtype=np.float64) if len(catalog) else np.zeros(0)
+    if catalog.schema.find(name).field.getUnits() == "nJy":
+        return values
+    if band not in photo_calibs:
+        raise ValueError(
+            f"The field {name!r} is not in nJy; its PhotoCalib comes with the exposure of band {band!r}, "
+            f"and there are exposures of {sorted(photo_calibs)}."
+        )
+    return values * photo_calibs[band].getCalibrationMean()
+
+
+def _heavy_flux(footprints: list[Footprint], band: str, photo_calibs: Mapping[str, PhotoCalib]) -> np.ndarray:
+    sums = np.full(len(footprints), np.nan)
+    for i, footprint in enumerate(footprints):
+        if isinstance(footprint, HeavyFootprintF):
+            sums[i] = float(np.sum(footprint.getImageArray(), dtype=np.float64))
+    return sums * photo_calibs[band].getCalibrationMean() if band in photo_calibs else sums
+
+
+def photo_calibs(exposures: Mapping[str, ExposureF]) -> dict[str, PhotoCalib]:
+    """Take the calibrations of exposures.
+
+    Parameters
+    ----------
+    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
+        Exposures by band.
+
+    Returns
+    -------
+    calibs : `dict` [`str`, `lsst.afw.image.PhotoCalib`]
+        Those that have one.
+    """
+    calibs = {band: exposure.getPhotoCalib() for band, exposure in exposures.items()}
+    return {band: calib for band, calib in calibs.items() if calib is not None}

@@ -1,0 +1,212 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``bin/compare_runs``: the figures of several evaluations in one table."""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+import argparse
+import io
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from astropy.table import Table
+
+from ..metrics.evaluation_report import comparison_table, figure_label
+from ..metrics.report_page import Page, Paragraph, Section, Value, format_value, render_page
+from ..metrics.run_comparison import RunComparison, RunComparisonError, compare_runs, settings_that_differ
+from .evaluation_runs import EVALUATION, RunLookupError, find_run, open_butler, progress_bar, write_whole
+
+_FEW = 10
+_SUFFIXES = (".csv", ".ecsv", ".html")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="compare_runs",
+        description="Compare evaluations of MaskRcnnEvaluateTask on the patches that all of them have. "
+        "Differences "
+        "to the reference come with their standard error and significance from the paired bootstrap over "
+        "patches.",
+    )
+    parser.add_argument("repo", help="path, URI or alias of the Butler repository")
+    parser.add_argument("collections", nargs="+", metavar="COLLECTION", help="collections with evaluations")
+    parser.add_argument(
+        "--reference", metavar="COLLECTION", help="the one to compare with (default: the first)"
+    )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table too: .csv, .ecsv or .html")
+    parser.add_argument(
+        "--skymap", metavar="NAME", help="sky map, where a collection has evaluations on several"
+    )
+    parser.add_argument(
+        "--evaluation",
+        default=EVALUATION,
+        metavar="NAME",
+        help="first part of the names of the datasets, connections.outputName of the task (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="resamplings of the patches (default: %(default)s)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Compare evaluations.
+
+    Parameters
+    ----------
+    argv : `~collections.abc.Sequence` [`str`], optional
+        Arguments; by default those of the process.
+
+    Returns
+    -------
+    status : `int`
+        0, or 1 if there is no such evaluation or they cannot be compared.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        names = _names(arguments)
+        butler = open_butler(arguments.repo)
+        runs = [
+            find_run(butler, name, skymap=arguments.skymap, evaluation=arguments.evaluation).run
+            for name in names
+        ]
+        reference = names.index(arguments.reference) if arguments.reference else 0
+        with progress_bar() as progress:
+            comparison = compare_runs(runs, reference, n_samples=arguments.samples, progress=progress)
+        warnings = settings_that_differ(runs, comparison.patches)
+        if arguments.out is not None:
+            write_whole(arguments.out, _file(arguments.out, comparison, warnings).encode("utf-8"))
+    except (RunLookupError, RunComparisonError, OSError) as error:
+        print(f"compare_runs: {error}", file=sys.stderr)
+        return 1
+    for sentence in warnings:
+        print(f"compare_runs: {sentence}", file=sys.stderr)
+    try:
+        print(_terminal(comparison), flush=True)
+    except BrokenPipeError:
+        # Whoever read this has enough; Python would complain once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _names(arguments: argparse.Namespace) -> list[str]:
+    names = list(dict.fromkeys(arguments.collections))
+    if arguments.reference and arguments.reference not in names:
+        names.insert(0, arguments.reference)
+    if len(names) < 2:
+        raise RunLookupError(f"At least two different collections are needed; given was {names[0]!r}.")
+    if arguments.samples < 2:
+        raise RunLookupError(f"--samples {arguments.samples} is not possible; give 2 or more.")
+    out = arguments.out
+    if out is not None:
+        if out.suffix not in _SUFFIXES:
+            raise RunLookupError(f"{out} cannot be written; the name must end in {', '.join(_SUFFIXES)}.")
+        if not out.absolute().parent.is_dir():
+            raise RunLookupError(
+                f"There is no folder {out.absolute().parent} to write {out.name} to; make it first."
+            )
+    return names
+
+
+def _terminal(comparison: RunComparison) -> str:
+    """Lay the comparison out in columns."""
+    table = comparison_table(comparison, "")
+    lines = [
+        f"{len(comparison.patches)} patches in common, {comparison.n_samples} resamplings of them",
+        *table.note.split(". On the ")[0].split("; "),
+        "",
+    ]
+    if len(comparison.patches) < _FEW:
+        lines.insert(1, f"with fewer than {_FEW} patches, p is a hint at best")
+    rows = [list(table.columns)]
+    for row in table.rows:
+        rows.append([format_value(cell) if isinstance(cell, Value) else str(cell) for cell in row])
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        cells = [text.ljust(w) if i < 3 else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _file(path: Path, comparison: RunComparison, warnings: Sequence[str]) -> str:
+    if path.suffix == ".html":
+        parts = [*(Paragraph(sentence, warning=True) for sentence in warnings)]
+        return render_page(
+            Page(
+                "Comparison of evaluations",
+                f"{len(comparison.names)} runs, {len(comparison.patches)} patches",
+                (),
+                [
+                    Section(
+                        "comparison", "Figures", [*parts, comparison_table(comparison, "Figures of the runs")]
+                    )
+                ],
+                "Made by bin/compare_runs of meas_maskrcnn.",
+            )
+        )
+    stream = io.StringIO()
+    _long_table(comparison).write(stream, format="ascii.ecsv" if path.suffix == ".ecsv" else "ascii.csv")
+    return stream.getvalue()
+
+
+def _long_table(comparison: RunComparison) -> Table:
+    """Make a row for each figure and run."""
+    columns: dict[str, list] = {
+        name: []
+        for name in (
+            "figure",
+            "label",
+            "object_class",
+            "definition",
+            "iou",
+            "unit",
+            "run",
+            "is_reference",
+            "n_patches",
+            "value",
+            "error",
+            "difference",
+            "difference_error",
+            "p_value",
+        )
+    }
+    for one in comparison.figures:
+        about = one.figure
+        for i, run in enumerate(comparison.names):
+            row = (
+                about.name,
+                figure_label(one),
+                about.object_class,
+                about.definition,
+                np.nan if about.iou is None else about.iou,
+                about.unit,
+                run,
+                i == comparison.reference,
+                len(comparison.patches),
+                one.value[i],
+                one.error[i],
+                one.difference[i],
+                one.difference_error[i],
+                one.p_value[i],
+            )
+            for column, cell in zip(columns.values(), row):
+                column.append(cell)
+    return Table(
+        columns, meta={"reference": comparison.names[comparison.reference], "n_samples": comparison.n_samples}
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

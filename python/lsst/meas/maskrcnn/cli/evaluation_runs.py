@@ -1,0 +1,306 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Evaluations in a Butler repository, as the commands that show them need them."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+from tqdm import tqdm
+
+from lsst.daf.butler import Butler, DatasetRef, MissingCollectionError, MissingDatasetTypeError
+
+from ..metrics.run_comparison import EvaluatedRun
+
+__all__ = [
+    "EVALUATION",
+    "RunLookupError",
+    "StoredRun",
+    "find_run",
+    "first_line",
+    "open_butler",
+    "progress_bar",
+    "write_whole",
+]
+
+EVALUATION = "maskRcnnEvaluation"
+"""First part of the names of the datasets of an evaluation (`str`)."""
+
+
+class RunLookupError(RuntimeError):
+    """An evaluation cannot be found or read; the message says why."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """An evaluation in a repository.
+
+    Parameters
+    ----------
+    butler : `lsst.daf.butler.Butler`
+        Where it is.
+    collection : `str`
+        The collection that was asked for.
+    ref : `lsst.daf.butler.DatasetRef`
+        Its metrics.
+    evaluation : `str`
+        First part of the names of its datasets.
+    run : `EvaluatedRun`
+        Its figures and tables.
+    """
+
+    butler: Butler
+    collection: str
+    ref: DatasetRef
+    evaluation: str
+    run: EvaluatedRun
+
+    def get(self, part: str) -> Any:
+        """Read another dataset of the evaluation.
+
+        Parameters
+        ----------
+        part : `str`
+            Last part of its name, such as ``gallery``.
+
+        Returns
+        -------
+        dataset : `object`
+            The dataset; `None` if the evaluation was made without it.
+
+        Raises
+        ------
+        RunLookupError
+            Raised if it cannot be read.
+        """
+        return _get(self.butler, f"{self.evaluation}_{part}", self.ref)
+
+
+def open_butler(repo: str) -> Butler:
+    """Open a repository to read from it.
+
+    Parameters
+    ----------
+    repo : `str`
+        Path, URI or alias.
+
+    Returns
+    -------
+    butler : `lsst.daf.butler.Butler`
+        The repository.
+
+    Raises
+    ------
+    RunLookupError
+        Raised if there is no repository, or it cannot be opened.
+    """
+    # It warns of each kind of table that it could make as well, if pandas were there.
+    logging.getLogger("lsst.daf.butler._storage_class").setLevel(logging.ERROR)
+    try:
+        return Butler.from_config(repo)
+    except Exception as error:
+        # Which exception tells of a repository that is not there depends on what is there instead.
+        raise RunLookupError(
+            f"{repo!r} is no Butler repository that can be opened: {first_line(error)}"
+        ) from error
+
+
+def find_run(
+    butler: Butler, collection: str, *, skymap: str | None = None, evaluation: str = EVALUATION
+) -> StoredRun:
+    """Read an evaluation.
+
+    Parameters
+    ----------
+    butler : `lsst.daf.butler.Butler`
+        The repository.
+    collection : `str`
+        A collection with an evaluation.
+    skymap : `str`, optional
+        Name of the sky map, if there are evaluations on several.
+    evaluation : `str`
+        First part of the names of its datasets.
+
+    Returns
+    -------
+    stored : `StoredRun`
+        The evaluation.
+
+    Raises
+    ------
+    RunLookupError
+        Raised if there is no such collection, no evaluation in it, or none or
+        more than one for the sky map; or if it was written by a newer
+        version.
+    """
+    name = f"{evaluation}_metrics"
+    try:
+        refs = butler.query_datasets(name, collections=collection, find_first=True, explain=False)
+    except MissingCollectionError as error:
+        raise RunLookupError(_no_collection(butler, collection)) from error
+    except MissingDatasetTypeError as error:
+        raise RunLookupError(
+            f"The repository holds no evaluation (it knows no dataset {name}); run "
+            "pipelines/MaskRcnnEvaluate.yaml "
+            "first."
+        ) from error
+    if not refs:
+        raise RunLookupError(
+            f"Collection {collection!r} holds no evaluation (no dataset {name}); run "
+            "pipelines/MaskRcnnEvaluate.yaml with it as output, or name the output collection of such a run."
+        )
+    by_skymap = {str(ref.dataId["skymap"]): ref for ref in refs}
+    listed = ", ".join(map(repr, sorted(by_skymap)))
+    if skymap is None:
+        if len(by_skymap) > 1:
+            raise RunLookupError(
+                f"Collection {collection!r} holds evaluations on several sky maps ({listed}); name one "
+                "with --skymap."
+            )
+        skymap = next(iter(by_skymap))
+    if skymap not in by_skymap:
+        raise RunLookupError(
+            f"Collection {collection!r} holds no evaluation on the sky map {skymap!r}; there is one on "
+            f"{listed}."
+        )
+    ref = by_skymap[skymap]
+    metrics = _get(butler, name, ref)
+    tables = {}
+    for part in ("matches", "outcomes"):
+        table = _get(butler, f"{evaluation}_{part}", ref)
+        if table is None:
+            raise RunLookupError(
+                f"Run {ref.run!r} has {name} but no {evaluation}_{part}; it was not stored whole. Run the "
+                "evaluation "
+                "again."
+            )
+        tables[part] = _structured(table)
+    run = EvaluatedRun(collection, metrics, tables["matches"], tables["outcomes"])
+    return StoredRun(butler, collection, ref, evaluation, run)
+
+
+def first_line(error: BaseException) -> str:
+    """Give the first line of what an exception says.
+
+    Parameters
+    ----------
+    error : `BaseException`
+        The exception.
+
+    Returns
+    -------
+    line : `str`
+        The line; the name of the exception if it says nothing.
+    """
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show how far a comparison is, on a terminal.
+
+    Yields
+    ------
+    progress : `~collections.abc.Callable`
+        For `~lsst.meas.maskrcnn.metrics.run_comparison.compare_runs`.
+    """
+    # disable=None: no bar where nobody watches.
+    with tqdm(leave=False, disable=None, bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} {elapsed}") as bar:
+
+        def show(step: str, done: int, total: int) -> None:
+            bar.total = total
+            bar.set_description(step, refresh=False)
+            bar.update(done - bar.n)
+
+        yield show
+
+
+def write_whole(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        Where to; a file that is there is replaced.
+    data : `bytes`
+        The content.
+
+    Raises
+    ------
+    OSError
+        Raised if the file cannot be written; what was there is still there.
+    """
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        mask = os.umask(0)
+        os.umask(mask)
+        os.chmod(temporary, 0o666 & ~mask)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _get(butler: Butler, name: str, ref: DatasetRef) -> Any:
+    """Read what was stored beside some dataset."""
+    try:
+        found = butler.find_dataset(name, ref.dataId, collections=ref.run)
+    except MissingDatasetTypeError:
+        return None
+    if found is None:
+        return None
+    try:
+        return butler.get(found)
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, ValidationError):
+            cause = cause.__cause__ or cause.__context__
+        if isinstance(cause, ValidationError):
+            details = "; ".join(str(item["msg"]).removeprefix("Value error, ") for item in cause.errors()[:2])
+            raise RunLookupError(f"{name} in {ref.run!r} cannot be read: {details}") from error
+        raise RunLookupError(f"{name} in {ref.run!r} cannot be read: {first_line(error)}") from error
+
+
+def _structured(table: Any) -> np.ndarray:
+    """Columns of plain arrays; tables of astropy may be masked and hold text as objects."""
+    columns = {}
+    for name in table.colnames:
+        column = table[name]
+        values = np.asarray(
+            column.filled(np.nan)
+            if getattr(column, "mask", None) is not None and column.dtype.kind == "f"
+            else column
+        )
+        columns[name] = values.astype(str) if values.dtype.kind in "OS" else values
+    result = np.zeros(len(table), dtype=[(name, values.dtype) for name, values in columns.items()])
+    for name, values in columns.items():
+        result[name] = values
+    return result
+
+
+def _no_collection(butler: Butler, collection: str) -> str:
+    known: Sequence[str] = butler.collections.query("*")
+    close = difflib.get_close_matches(collection, known, n=3, cutoff=0.5) or sorted(known)[:5]
+    listed = ", ".join(map(repr, close))
+    return f"There is no collection {collection!r} in the repository" + (
+        f"; there are {listed}{' and others' if len(known) > len(close) else ''}."
+        if known
+        else ", nor any other."
+    )

@@ -1,0 +1,285 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``bin/report``: a page on an evaluation, one file that needs no network."""
+
+from __future__ import annotations
+
+__all__ = ["main"]
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel
+
+from lsst.daf.butler import Butler, DatasetRef, MissingCollectionError, MissingDatasetTypeError
+
+from ..metrics.evaluation_report import ReportContext, evaluation_page
+from ..metrics.report_page import render_page
+from ..metrics.run_comparison import RunComparisonError, compare_runs
+from .evaluation_runs import (
+    EVALUATION,
+    RunLookupError,
+    StoredRun,
+    find_run,
+    first_line,
+    open_butler,
+    progress_bar,
+    write_whole,
+)
+
+if TYPE_CHECKING:
+    # It brings torch, which takes seconds and is not needed here.
+    from ..network.model_file import ModelMetadata
+
+_MODEL = "maskRcnnModel"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="report",
+        description="Write a page on an evaluation of MaskRcnnEvaluateTask: figures, tables, plots, a "
+        "gallery of "
+        "blends, configuration and software. It is one HTML file that opens without a network.",
+    )
+    parser.add_argument("repo", help="path, URI or alias of the Butler repository")
+    parser.add_argument("collection", help="collection with the evaluation")
+    parser.add_argument(
+        "--compare",
+        nargs="+",
+        default=[],
+        metavar="COLLECTION",
+        help="collections with other evaluations of the same patches, to compare with",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="file to write (default: the collection's name, .html)"
+    )
+    parser.add_argument(
+        "--gallery",
+        type=int,
+        default=8,
+        metavar="N",
+        help="show up to N of the worst and of the best blends (default: %(default)s; an evaluation stores "
+        "as many "
+        "as its gallerySize says)",
+    )
+    parser.add_argument(
+        "--skymap", metavar="NAME", help="sky map, where a collection has evaluations on several"
+    )
+    parser.add_argument(
+        "--evaluation",
+        default=EVALUATION,
+        metavar="NAME",
+        help="first part of the names of the datasets, connections.outputName of the task (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="resamplings of the patches for differences (default: %(default)s)",
+    )
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write a page on an evaluation.
+
+    Parameters
+    ----------
+    argv : `~collections.abc.Sequence` [`str`], optional
+        Arguments; by default those of the process.
+
+    Returns
+    -------
+    status : `int`
+        0, or 1 if there is no such evaluation or it cannot be compared.
+    """
+    arguments = _parser().parse_args(argv)
+    out = arguments.out if arguments.out is not None else Path(_file_name(arguments.collection))
+    try:
+        _check(arguments, out)
+        text = _report(arguments)
+        data = text.encode("utf-8")
+        write_whole(out, data)
+    except (RunLookupError, RunComparisonError, OSError) as error:
+        print(f"report: {error}", file=sys.stderr)
+        return 1
+    print(f"{out} ({len(data) / 1e6:.1f} MB)")
+    return 0
+
+
+def _check(arguments: argparse.Namespace, out: Path) -> None:
+    if arguments.samples < 2:
+        raise RunLookupError(f"--samples {arguments.samples} is not possible; give 2 or more.")
+    if arguments.gallery < 0:
+        raise RunLookupError(f"--gallery {arguments.gallery} is not possible; give 0 or more.")
+    if not out.absolute().parent.is_dir():
+        raise RunLookupError(
+            f"There is no folder {out.absolute().parent} to write {out.name} to; make it first."
+        )
+    if out.is_dir():
+        raise RunLookupError(f"{out} is a folder; name a file with --out.")
+
+
+def _report(arguments: argparse.Namespace) -> str:
+    butler = open_butler(arguments.repo)
+    stored, *others = (
+        find_run(butler, collection, skymap=arguments.skymap, evaluation=arguments.evaluation)
+        for collection in (arguments.collection, *arguments.compare)
+    )
+    runs = [stored.run, *(other.run for other in others)]
+    comparison = None
+    if others:
+        with progress_bar() as progress:
+            comparison = compare_runs(runs, n_samples=arguments.samples, progress=progress)
+    curves = stored.get("precisionRecall")
+    page = evaluation_page(
+        stored.run,
+        None if curves is None else _plain_array(curves),
+        stored.get("gallery"),
+        others=runs[1:],
+        comparison=comparison,
+        context=_context(stored, arguments),
+        n_gallery=arguments.gallery,
+    )
+    return render_page(page)
+
+
+def _context(stored: StoredRun, arguments: argparse.Namespace) -> ReportContext:
+    butler, metrics = stored.butler, stored.run.metrics
+    # First where the catalogues were made, which may be another run than that of the evaluation.
+    places = list(dict.fromkeys([stored.ref.run, *metrics.runs, stored.collection]))
+    places = [place for place in places if butler.collections.query(place)]
+    collections = list(butler.collections.query(stored.collection, flatten_chains=True))
+    notes: list[str] = []
+    card, details = _model(butler, places, metrics.models)
+    if not metrics.models:
+        notes.append("The catalogue names no network that made it; no model is described.")
+    elif not card:
+        notes.append(
+            f"The network that made the catalogue ({', '.join(metrics.models)}) is not in these collections "
+            f"(dataset {_MODEL}); it is not described."
+        )
+    configurations = _configurations(butler, places, notes)
+    versions = _packages(butler, places, notes)
+    footer = (
+        f"Made by bin/report of meas_maskrcnn from {metrics.name}_metrics of the run {stored.ref.run}. "
+        "Errors are "
+        "standard errors from resampling the patches."
+    )
+    return ReportContext(
+        f"Evaluation of {stored.collection}",
+        str(arguments.repo),
+        stored.collection,
+        card,
+        details,
+        configurations,
+        collections,
+        versions,
+        notes,
+        footer,
+    )
+
+
+def _model(
+    butler: Butler, places: Sequence[str], names: Sequence[str]
+) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    """Say what stands in the header of the model file of the network that made the catalogue."""
+    for place in places:
+        try:
+            refs = butler.query_datasets(_MODEL, collections=place, find_first=False, explain=False)
+        except MissingDatasetTypeError:
+            return [], {}
+        for ref in refs:
+            header = butler.get(ref.makeComponentRef("metadata"))
+            if header.name in names:
+                return _model_card(header, ref.run)
+    return [], {}
+
+
+def _model_card(header: ModelMetadata, run: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
+    settings = ", ".join(f"{name} {value}" for name, value in header.normalization.settings.items())
+    card = [
+        ("Name", header.name),
+        ("Description", header.description),
+        ("Collection", run),
+        ("Bands, in order", ", ".join(header.bands)),
+        ("Classes", ", ".join(header.class_names)),
+        ("Pixel scale", f"{header.pixel_scale:g} arcsec"),
+        ("Normalisation", f"{header.normalization.name}" + (f" ({settings})" if settings else "")),
+        ("Format version", str(header.format_version)),
+    ]
+    details = {"Architecture": _readable(header.architecture)}
+    if header.training:
+        details["Training"] = _readable(header.training)
+    return [(name, text) for name, text in card if text], details
+
+
+def _configurations(butler: Butler, places: Sequence[str], notes: list[str]) -> dict[str, str]:
+    """Give what the configurations set, as text: to execute them would need the code of every task."""
+    found: dict[str, str] = {}
+    for dataset_type in sorted(butler.registry.queryDatasetTypes("*_config")):
+        ref = _find(butler, dataset_type.name, places)
+        if ref is None:
+            continue
+        try:
+            lines = butler.getURI(ref).read().decode("utf-8").splitlines()
+        except Exception as error:
+            notes.append(f"{dataset_type.name} cannot be read: {first_line(error)}")
+            continue
+        # Comments and imports are left out.
+        label = dataset_type.name.removesuffix("_config")
+        found[f"Configuration of {label}"] = "\n".join(
+            line for line in lines if re.match(r"\s*config\.", line)
+        )
+    return found
+
+
+def _packages(butler: Butler, places: Sequence[str], notes: list[str]) -> dict[str, str]:
+    ref = _find(butler, "packages", places)
+    if ref is None:
+        return {}
+    try:
+        return {str(name): str(version) for name, version in butler.get(ref).items()}
+    except Exception as error:
+        notes.append(f"The dataset packages cannot be read: {first_line(error)}")
+        return {}
+
+
+def _find(butler: Butler, name: str, places: Sequence[str]) -> DatasetRef | None:
+    """Find a dataset without dimensions in the first collection that has it."""
+    for place in places:
+        try:
+            ref = butler.find_dataset(name, collections=place)
+        except (MissingDatasetTypeError, MissingCollectionError):
+            continue
+        if ref is not None:
+            return ref
+    return None
+
+
+def _readable(value: Any) -> str:
+    if isinstance(value, BaseModel):
+        value = value.model_dump(mode="json")
+    return json.dumps(value, indent=2, default=str, ensure_ascii=False)
+
+
+def _plain_array(table: Any) -> np.ndarray:
+    return np.asarray(table.as_array())
+
+
+def _file_name(collection: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", collection).strip("._") + ".html"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,478 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Blends: groups of true sources and detections that touch each other.
+
+Matching one truth to one detection does not say why a source is missing. Here
+truths and detections are joined by friends of friends without a main
+catalogue (as by Mao et al. 2021, ApJ 907, 85, for sky positions), and each
+group is judged by how many of each it holds. A blend whose members were all
+found is *recognized*; one of which fewer objects were made than it has
+members is *unrecognized* (Melchior et al. 2021, Nat. Rev. Phys. 3, 712; Liang
+et al. 2025, arXiv:2503.16680; SITCOMTN-128 of the Rubin Observatory).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import scipy.sparse
+import scipy.sparse.csgraph
+import scipy.spatial
+from numpy.typing import ArrayLike, NDArray
+
+from .binned import ONE_SIGMA, Fraction, fraction
+
+__all__ = [
+    "GROUP_KINDS",
+    "BlendGroups",
+    "BlendSummary",
+    "classify_groups",
+    "containment",
+    "friends_of_friends",
+    "group_quality",
+    "overlap_links",
+    "peak_links",
+    "source_outcomes",
+    "summarize_blends",
+]
+
+GROUP_KINDS = (
+    "isolated",
+    "recognized",
+    "unrecognized",
+    "shredded",
+    "mismatched",
+    "missed",
+    "spurious",
+    "ignored",
+)
+"""How a group of truths and detections can end; see `classify_groups`."""
+
+
+@dataclass(frozen=True)
+class BlendGroups:
+    """Groups of true sources and detections.
+
+    Parameters
+    ----------
+    truth_group : `numpy.ndarray`
+        Number of the group of each truth; -1 for an ignored one, int64,
+        (truth,).
+    detection_group : `numpy.ndarray`
+        Number of the group of each detection; -1 for an ignored one, int64,
+        (detection,).
+    n_truth, n_detection : `numpy.ndarray`
+        Members of each group, int64, (group,).
+    """
+
+    truth_group: NDArray[np.int64]
+    detection_group: NDArray[np.int64]
+    n_truth: NDArray[np.int64]
+    n_detection: NDArray[np.int64]
+
+    @property
+    def n_groups(self) -> int:
+        """Number of groups."""
+        return len(self.n_truth)
+
+
+@dataclass(frozen=True)
+class BlendSummary:
+    """How groups ended, in numbers.
+
+    Parameters
+    ----------
+    groups, truths, detections : `dict` [`str`, `int`]
+        Number of groups of each of `GROUP_KINDS`, and of the truths and
+        detections in them.
+    of_truths : `dict` [`str`, `Fraction`]
+        Share of all truths that are in groups of each kind; these add up to
+        one.
+    of_blends : `dict` [`str`, `Fraction`]
+        Share of all blends, the groups of two truths or more, that are
+        ``recognized``, ``unrecognized``, ``shredded``, ``mismatched`` and
+        ``missed``; these add up to one.
+    shredded_truths : `Fraction`
+        Truths in groups of more detections than truths, of all.
+    spurious_detections : `Fraction`
+        Detections in groups without truth, of all.
+    missed_truths : `Fraction`
+        Truths in groups without detection, of all.
+    """
+
+    groups: dict[str, int]
+    truths: dict[str, int]
+    detections: dict[str, int]
+    of_truths: dict[str, Fraction]
+    of_blends: dict[str, Fraction]
+    shredded_truths: Fraction
+    spurious_detections: Fraction
+    missed_truths: Fraction
+
+
+def containment(iou: ArrayLike, first_area: ArrayLike, second_area: ArrayLike) -> NDArray[np.float64]:
+    """Compute which share of the smaller of two masks the other holds.
+
+    Parameters
+    ----------
+    iou : array_like
+        Intersection over union, (pair,).
+    first_area, second_area : array_like
+        Areas of the two masks (px), (pair,).
+
+    Returns
+    -------
+    containment : `numpy.ndarray`
+        Intersection over the smaller area; 0 for an empty mask, (pair,).
+
+    Notes
+    -----
+    With I the intersection, IoU = I / (A + B - I), so
+    I = IoU (A + B) / (1 + IoU).
+
+    Examples
+    --------
+    >>> float(containment(0.25, 4, 16))
+    1.0
+    """
+    iou = np.asarray(iou, dtype=float)
+    a, b = np.asarray(first_area, dtype=float), np.asarray(second_area, dtype=float)
+    shared = iou * (a + b) / (1.0 + iou)
+    smaller = np.minimum(a, b)
+    return np.divide(shared, smaller, out=np.zeros(np.broadcast(shared, smaller).shape), where=smaller > 0)
+
+
+def overlap_links(
+    first: ArrayLike,
+    second: ArrayLike,
+    iou: ArrayLike,
+    first_area: ArrayLike,
+    second_area: ArrayLike,
+    *,
+    min_iou: float = 0.3,
+    min_containment: float = 0.5,
+) -> NDArray[np.int64]:
+    """Link masks that overlap by much.
+
+    Parameters
+    ----------
+    first, second : array_like
+        Indices of pairs of masks that share pixels, (pair,).
+    iou : array_like
+        Intersection over union of each pair, (pair,).
+    first_area, second_area : array_like
+        Areas (px) of all masks of the two sets, by index.
+    min_iou : `float`
+        A pair is linked from this IoU on ...
+    min_containment : `float`
+        ... or if at least this share of the smaller mask lies in the other:
+        a faint source within a bright one's detection has a small IoU.
+
+    Returns
+    -------
+    links : `numpy.ndarray`
+        Pairs (first, second) that are linked, int64, (link, 2).
+    """
+    first, second = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
+    iou = np.asarray(iou, dtype=float)
+    held = containment(iou, np.asarray(first_area)[first], np.asarray(second_area)[second])
+    linked = (iou >= min_iou) | (held >= min_containment)
+    return np.stack([first[linked], second[linked]], axis=1)
+
+
+def peak_links(first: ArrayLike, second: ArrayLike, length: float) -> NDArray[np.int64]:
+    """Link positions that lie within a length of each other.
+
+    Parameters
+    ----------
+    first, second : array_like
+        Positions (x, y) of two sets, (source, 2). Positions that are not
+        finite are linked to nothing.
+    length : `float`
+        Linking length, in the unit of the positions; one FWHM of the PSF is
+        a common choice.
+
+    Returns
+    -------
+    links : `numpy.ndarray`
+        Pairs (first, second), sorted, int64, (link, 2).
+
+    Raises
+    ------
+    ValueError
+        Raised if the length is not positive.
+
+    Notes
+    -----
+    In a crowded field a large length joins everything (percolation); the size
+    of the largest group tells.
+    """
+    if not length > 0.0:
+        raise ValueError(f"The linking length must be positive; given was {length}.")
+    a, b = np.asarray(first, dtype=float).reshape(-1, 2), np.asarray(second, dtype=float).reshape(-1, 2)
+    of_a, of_b = np.flatnonzero(np.isfinite(a).all(axis=1)), np.flatnonzero(np.isfinite(b).all(axis=1))
+    if not len(of_a) or not len(of_b):
+        return np.zeros((0, 2), dtype=np.int64)
+    tree_a, tree_b = scipy.spatial.cKDTree(a[of_a]), scipy.spatial.cKDTree(b[of_b])
+    near = tree_a.sparse_distance_matrix(tree_b, length, output_type="ndarray")
+    links = np.stack([of_a[near["i"]], of_b[near["j"]]], axis=1).astype(np.int64)
+    return links[np.lexsort((links[:, 1], links[:, 0]))]
+
+
+def friends_of_friends(
+    n_truth: int,
+    n_detection: int,
+    links: ArrayLike,
+    *,
+    truth_links: ArrayLike | None = None,
+    ignored_truth: ArrayLike | None = None,
+    ignored_detection: ArrayLike | None = None,
+) -> BlendGroups:
+    """Join truths and detections that are linked, directly or through others.
+
+    Parameters
+    ----------
+    n_truth, n_detection : `int`
+        Number of truths and of detections.
+    links : array_like
+        Pairs (truth, detection) that are linked, (link, 2), from
+        `overlap_links` or `peak_links`.
+    truth_links : array_like, optional
+        Pairs of truths that are linked, (link, 2). With them a blend is
+        defined by the truth alone, also where nothing was found; masks with
+        wide wings join much of a crowded field.
+    ignored_truth : array_like, optional
+        Truths that belong to no group and link nothing, bool, (truth,).
+    ignored_detection : array_like, optional
+        Detections that belong to no group and link nothing, such as those
+        matched to an ignored truth, bool, (detection,). A detection whose
+        only links are to ignored truths belongs to none either.
+
+    Returns
+    -------
+    groups : `BlendGroups`
+        The groups, numbered by their first truth, then first detection; every
+        source that is not ignored is in one.
+
+    Raises
+    ------
+    ValueError
+        Raised if a link points nowhere or lengths differ.
+
+    Examples
+    --------
+    >>> groups = friends_of_friends(3, 2, [[0, 0], [1, 0], [2, 1]])
+    >>> groups.truth_group.tolist(), groups.n_truth.tolist()
+    ([0, 0, 1], [2, 1])
+    """
+    links = _check_links(links, n_truth, n_detection)
+    within = _check_links([] if truth_links is None else truth_links, n_truth, n_truth)
+    no_truth = _flags(ignored_truth, n_truth, "truth")
+    no_detection = _flags(ignored_detection, n_detection, "detection")
+    counted = np.zeros(n_detection, dtype=bool)
+    counted[links[~no_truth[links[:, 0]], 1]] = True
+    linked = np.zeros(n_detection, dtype=bool)
+    linked[links[:, 1]] = True
+    no_detection |= linked & ~counted
+
+    links = links[~no_truth[links[:, 0]] & ~no_detection[links[:, 1]]]
+    within = within[~no_truth[within].any(axis=1)]
+    n = n_truth + n_detection
+    rows = np.concatenate([links[:, 0], within[:, 0]])
+    columns = np.concatenate([links[:, 1] + n_truth, within[:, 1]])
+    graph = scipy.sparse.coo_matrix((np.ones(len(rows), dtype=np.int8), (rows, columns)), shape=(n, n))
+    _, label = scipy.sparse.csgraph.connected_components(graph, directed=False)
+    kept = ~np.concatenate([no_truth, no_detection])
+    group = np.full(n, -1, dtype=np.int64)
+    if kept.any():
+        _, first, inverse = np.unique(label[kept], return_index=True, return_inverse=True)
+        group[kept] = np.argsort(np.argsort(first))[inverse]
+    truth_group, detection_group = group[:n_truth], group[n_truth:]
+    n_groups = int(group.max(initial=-1)) + 1
+    return BlendGroups(
+        truth_group,
+        detection_group,
+        np.bincount(truth_group[truth_group >= 0], minlength=n_groups),
+        np.bincount(detection_group[detection_group >= 0], minlength=n_groups),
+    )
+
+
+def classify_groups(groups: BlendGroups, match: ArrayLike) -> NDArray[np.str_]:
+    """Tell how each group ended.
+
+    Parameters
+    ----------
+    groups : `BlendGroups`
+        The groups.
+    match : array_like
+        Index of the truth of each detection, or -1, (detection,).
+
+    Returns
+    -------
+    kinds : `numpy.ndarray`
+        One of `GROUP_KINDS` per group, (group,).
+
+    Notes
+    -----
+    With t truths and d detections in the group:
+
+    - ``isolated``: t = d = 1 and they match;
+    - ``recognized``: t = d > 1 and each truth has its match;
+    - ``unrecognized``: 0 < d < t: several sources passed for fewer;
+    - ``shredded``: d > t > 0: a source was torn to pieces;
+    - ``mismatched``: t = d, but not all match: the number is right, the
+      masks are not;
+    - ``missed``: d = 0;
+    - ``spurious``: t = 0.
+    """
+    match = _check_match(groups, match)
+    t, d = groups.n_truth, groups.n_detection
+    found = (match >= 0) & (groups.detection_group >= 0)
+    # A match across groups, possible where links are by position, does not make its group right.
+    found[found] = groups.truth_group[match[found]] == groups.detection_group[found]
+    hits = np.bincount(groups.detection_group[found], minlength=groups.n_groups)
+    right = (t == d) & (hits == t)
+    return np.select(
+        [t == 0, d == 0, d < t, d > t, right & (t == 1), right],
+        ["spurious", "missed", "unrecognized", "shredded", "isolated", "recognized"],
+        "mismatched",
+    )
+
+
+def source_outcomes(groups: BlendGroups, match: ArrayLike) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
+    """Tell how each truth and each detection ended.
+
+    Parameters
+    ----------
+    groups : `BlendGroups`
+        The groups.
+    match : array_like
+        Index of the truth of each detection, or -1, (detection,).
+
+    Returns
+    -------
+    truth_outcome, detection_outcome : `numpy.ndarray`
+        Among `match_table.OUTCOMES`: ``matched``, ``ignored``, and for those
+        without partner ``missed`` or ``spurious`` where their group has none
+        of the other kind, else the kind of their group; (truth,) and
+        (detection,).
+    """
+    match = _check_match(groups, match)
+    # Last, so that the -1 of the ignored leads there.
+    kinds = np.append(classify_groups(groups, match), "ignored").astype("U12")
+    truth, detection = kinds[groups.truth_group], kinds[groups.detection_group]
+    # A piece without partner is what became of its group; in one with too few detections it fits no member.
+    detection[detection == "unrecognized"] = "mismatched"
+    matched_truth = np.zeros(len(truth), dtype=bool)
+    matched_truth[match[match >= 0]] = True
+    # Links stricter than the match can leave matched sources in groups of their own.
+    truth[matched_truth & (truth != "ignored")] = "matched"
+    detection[(match >= 0) & (detection != "ignored")] = "matched"
+    return truth, detection
+
+
+def summarize_blends(
+    groups: Sequence[BlendGroups], kinds: Sequence[NDArray[np.str_]], *, level: float = ONE_SIGMA
+) -> BlendSummary:
+    """Count how the groups of several images ended.
+
+    Parameters
+    ----------
+    groups : `~collections.abc.Sequence` [`BlendGroups`]
+        The groups of each image.
+    kinds : `~collections.abc.Sequence` [`numpy.ndarray`]
+        Their kinds, from `classify_groups`.
+    level : `float`
+        Confidence level of the intervals.
+
+    Returns
+    -------
+    summary : `BlendSummary`
+        Numbers and shares; shares of nothing are NaN.
+    """
+    names = [name for name in GROUP_KINDS if name != "ignored"]
+    t = np.concatenate([np.zeros(0, dtype=np.int64), *(part.n_truth for part in groups)])
+    d = np.concatenate([np.zeros(0, dtype=np.int64), *(part.n_detection for part in groups)])
+    kind = np.concatenate([np.zeros(0, dtype="U12"), *kinds])
+    if len(kind) != len(t):
+        raise ValueError(f"One kind per group is needed; given were {len(kind)} for {len(t)} groups.")
+    of = {name: kind == name for name in names}
+    truths = {name: int(t[of[name]].sum()) for name in names}
+    detections = {name: int(d[of[name]].sum()) for name in names}
+    n_truth, n_detection = int(t.sum()), int(d.sum())
+    blended = t > 1
+    n_blends = int(blended.sum())
+    return BlendSummary(
+        {name: int(of[name].sum()) for name in names},
+        truths,
+        detections,
+        {name: fraction(truths[name], n_truth, level=level) for name in names if name != "spurious"},
+        {
+            name: fraction(int((of[name] & blended).sum()), n_blends, level=level)
+            for name in ("recognized", "unrecognized", "shredded", "mismatched", "missed")
+        },
+        fraction(truths["shredded"], n_truth, level=level),
+        fraction(detections["spurious"], n_detection, level=level),
+        fraction(truths["missed"], n_truth, level=level),
+    )
+
+
+def group_quality(groups: BlendGroups, match: ArrayLike, iou: ArrayLike) -> NDArray[np.float64]:
+    """Rate each group by the overlap of its masks.
+
+    Parameters
+    ----------
+    groups : `BlendGroups`
+        The groups.
+    match : array_like
+        Index of the truth of each detection, or -1, (detection,).
+    iou : array_like
+        Intersection over union of each detection with its truth, (detection,).
+
+    Returns
+    -------
+    quality : `numpy.ndarray`
+        Between 0 and 1, (group,).
+
+    Notes
+    -----
+    The panoptic quality of Kirillov et al. (2019, CVPR, 9404) of each group:
+    the sum of the IoU of matched pairs over their number plus half the
+    numbers of truths and of detections without partner.
+    """
+    match = _check_match(groups, match)
+    found = np.flatnonzero((match >= 0) & (groups.detection_group >= 0))
+    total = np.bincount(
+        groups.detection_group[found], weights=np.asarray(iou, dtype=float)[found], minlength=groups.n_groups
+    )
+    # Pairs + (t - pairs) / 2 + (d - pairs) / 2.
+    return total / (0.5 * (groups.n_truth + groups.n_detection))
+
+
+def _check_links(links: ArrayLike, n_first: int, n_second: int) -> NDArray[np.int64]:
+    checked = np.asarray(links, dtype=np.int64).reshape(-1, 2)
+    if np.any(checked < 0) or np.any(checked >= (n_first, n_second)):
+        raise ValueError(f"Links must point to one of {n_first} and one of {n_second} sources, from 0 on.")
+    return checked
+
+
+def _check_match(groups: BlendGroups, match: ArrayLike) -> NDArray[np.int64]:
+    checked = np.asarray(match, dtype=np.int64).reshape(-1)
+    if len(checked) != len(groups.detection_group):
+        raise ValueError(
+            f"One match per detection is needed; given were {len(checked)} for {len(groups.detection_group)}."
+        )
+    return checked
+
+
+def _flags(given: ArrayLike | None, n: int, what: str) -> NDArray[np.bool_]:
+    if given is None:
+        return np.zeros(n, dtype=bool)
+    flags = np.array(given, dtype=bool)
+    if flags.shape != (n,):
+        raise ValueError(f"One flag per {what} is needed; given was the shape {flags.shape} for {n}.")
+    return flags

@@ -1,0 +1,569 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The figures of an evaluation as one file, with what is needed to judge them."""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import io
+import math
+import os
+import platform
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import matplotlib
+import matplotlib.image
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
+
+from .average_precision import Outcomes
+from .gallery import GalleryPanel
+from .matching import AreaRange
+
+__all__ = [
+    "CLASS_NAMES",
+    "FORMAT_VERSION",
+    "EvaluationGallery",
+    "EvaluationMetrics",
+    "EvaluationMetricsError",
+    "GalleryEntry",
+    "MetricValue",
+    "PatchSummary",
+    "make_gallery_entry",
+    "outcomes_from_table",
+    "outcomes_table",
+    "read_metrics",
+    "software_versions",
+    "write_metrics",
+]
+
+FORMAT_VERSION = 1
+"""Version of the file format that is written (`int`)."""
+
+_DISTRIBUTIONS = (
+    "lsst-meas-maskrcnn",
+    "numpy",
+    "scipy",
+    "matplotlib",
+    "astropy",
+    "torch",
+    "torchvision",
+    "lsst-pipe-base",
+    "lsst-daf-butler",
+)
+
+CLASS_NAMES: dict[str, int | None] = {"all": None, "star": 1, "galaxy": 2}
+"""Labels of the classes by the names that figures have (`dict`)."""
+
+
+class EvaluationMetricsError(ValueError):
+    """A file of metrics cannot be used."""
+
+
+def _from_json(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+def _to_json(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+# JSON has no NaN; what is not known is null there.
+Float = Annotated[float, BeforeValidator(_from_json), PlainSerializer(_to_json, when_used="json")]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class MetricValue(_Model):
+    """One figure with its error.
+
+    Parameters
+    ----------
+    name : `str`
+        What it is, such as ``ap`` or ``completeness``.
+    object_class : `str`
+        ``all``, ``star`` or ``galaxy``.
+    definition : `str`
+        Definition of an average precision, else empty.
+    area : `str`
+        Name of the range of areas, or ``all``.
+    iou : `float` or `None`
+        Smallest IoU of a match; `None` for the mean over all thresholds or
+        where there is no such thing.
+    band : `str`
+        Band or colour; empty where there is none.
+    unit : `str`
+        Unit; empty for shares.
+    value : `float`
+        The figure; NaN where there is none.
+    error : `float`
+        Its standard error, from the bootstrap over patches; NaN for fewer
+        than two patches.
+    low, high : `float`
+        Limits of the confidence interval, from the bootstrap.
+    n : `int`
+        Number of sources, patches or cases behind it.
+    """
+
+    name: str
+    object_class: str = "all"
+    definition: str = ""
+    area: str = "all"
+    iou: float | None = None
+    band: str = ""
+    unit: str = ""
+    value: Float
+    error: Float = math.nan
+    low: Float = math.nan
+    high: Float = math.nan
+    n: int = 0
+
+    @property
+    def key(self) -> tuple[str, str, str, str, float | None, str]:
+        """What tells this figure from all others of a run (`tuple`)."""
+        return (self.name, self.object_class, self.definition, self.area, self.iou, self.band)
+
+
+class PatchSummary(_Model):
+    """A patch that was evaluated.
+
+    Parameters
+    ----------
+    tract, patch : `int`
+        Where it is in the sky map.
+    n_truth : `int`
+        Truths that count.
+    n_truth_ignored : `int`
+        Truths that are neither hit nor miss.
+    n_detections : `int`
+        Detections with a footprint.
+    n_skipped : `int`
+        Records left out: parents, and those without a footprint.
+    seconds : `float`
+        Time that the detection took; NaN where it is not known.
+    megapixels : `float`
+        Pixels of the patch, in millions; NaN where they are not known.
+    """
+
+    tract: int
+    patch: int
+    n_truth: int
+    n_truth_ignored: int = 0
+    n_detections: int
+    n_skipped: int = 0
+    seconds: Float = math.nan
+    megapixels: Float = math.nan
+
+    @property
+    def name(self) -> str:
+        """Name of the patch in tables and errors (`str`)."""
+        return f"{self.tract},{self.patch}"
+
+
+class EvaluationMetrics(_Model):
+    """All figures of an evaluation.
+
+    Parameters
+    ----------
+    format_version : `int`
+        Version of the format.
+    package_version : `str`
+        Version of this package that computed the figures.
+    software : `dict` [`str`, `str`]
+        Versions of Python and of the packages that matter.
+    name : `str`
+        Name of the evaluation.
+    catalog : `str`
+        Dataset type of the catalogue that was judged.
+    runs : `list` [`str`]
+        Collections that the catalogues came from.
+    models : `list` [`str`]
+        Names of the networks that made them, where known.
+    config : `dict`
+        Configuration of the evaluation.
+    skymap : `str`
+        Name of the sky map.
+    patches : `list` [`PatchSummary`]
+        The patches, in the order that the number ``image`` of the match table
+        and of the outcomes refers to.
+    n_truth : `dict` [`str`, `list` [`int`]]
+        Truths that count of each patch, by class.
+    iou_thresholds : `list` [`float`]
+        Thresholds of the average precision.
+    level : `float`
+        Probability between the limits of the figures.
+    n_samples : `int`
+        Resamplings of the bootstrap.
+    values : `list` [`MetricValue`]
+        The figures.
+    tables : `dict` [`str`, `dict` [`str`, `list` [`float`]]]
+        Figures in bins: columns by name, by the name of the table, such as
+        ``completeness/mag/star``.
+    """
+
+    format_version: int = FORMAT_VERSION
+    package_version: str
+    software: dict[str, str]
+    name: str
+    catalog: str = ""
+    runs: list[str] = []
+    models: list[str] = []
+    config: dict[str, Any] = {}
+    skymap: str = ""
+    patches: list[PatchSummary]
+    n_truth: dict[str, list[int]] = {}
+    iou_thresholds: list[float] = []
+    level: float
+    n_samples: int
+    values: list[MetricValue]
+    tables: dict[str, dict[str, list[Float]]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_version(cls, fields: Any) -> Any:
+        _check_format(fields, "metrics")
+        return fields
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the patches (`tuple` [`str`])."""
+        return tuple(patch.name for patch in self.patches)
+
+    def select(self, **wanted: Any) -> list[MetricValue]:
+        """Give the figures with some properties.
+
+        Parameters
+        ----------
+        **wanted
+            Fields of `MetricValue` and their values.
+
+        Returns
+        -------
+        values : `list` [`MetricValue`]
+            The figures, in their order.
+        """
+        return [value for value in self.values if all(getattr(value, k) == v for k, v in wanted.items())]
+
+    def get(self, name: str, **wanted: Any) -> MetricValue:
+        """Give one figure.
+
+        Parameters
+        ----------
+        name : `str`
+            Its name.
+        **wanted
+            Fields of `MetricValue`; those not given have their defaults.
+
+        Returns
+        -------
+        value : `MetricValue`
+            The figure.
+
+        Raises
+        ------
+        KeyError
+            Raised if there is no such figure.
+        """
+        defaults = {"object_class": "all", "definition": "", "area": "all", "iou": None, "band": ""}
+        found = self.select(name=name, **(defaults | wanted))
+        if len(found) != 1:
+            known = sorted({value.name for value in self.values})
+            raise KeyError(f"There are {len(found)} figures {name!r} with {wanted}; the names are {known}.")
+        return found[0]
+
+
+class GalleryEntry(_Model):
+    """A blend and what was made of it, for a page.
+
+    Parameters
+    ----------
+    kind : `str`
+        ``best`` or ``worst``.
+    tract, patch : `int`
+        Where it is.
+    caption : `str`
+        What to write under it.
+    quality : `float`
+        Panoptic quality of the blend, from 0 to 1.
+    size : `int`
+        Side of the square cut-out (px).
+    x0, y0 : `int`
+        First pixel of the cut-out in the frame of the tract.
+    image : `str`
+        Picture, PNG in base64, first row at the top.
+    residual : `str`
+        Picture of the residual, or empty.
+    truth_outlines, detection_outlines : `list`
+        For each source its closed lines, each a list of (x, y) in pixels of
+        the cut-out, the first at the bottom left; its centre is (0, 0).
+    truth_is_star, detection_is_star : `list` [`bool`]
+        Their classes.
+    """
+
+    kind: str
+    tract: int
+    patch: int
+    caption: str
+    quality: float
+    size: int
+    x0: int
+    y0: int
+    image: str
+    residual: str = ""
+    truth_outlines: list[list[list[tuple[float, float]]]]
+    detection_outlines: list[list[list[tuple[float, float]]]]
+    truth_is_star: list[bool]
+    detection_is_star: list[bool]
+
+
+class EvaluationGallery(_Model):
+    """The best and the worst blends of an evaluation.
+
+    Parameters
+    ----------
+    format_version : `int`
+        Version of the format.
+    bands : `list` [`str`]
+        Bands of the pictures, the reddest first.
+    pixel_scale : `float`
+        Pixel scale (arcsec); NaN where it is not known.
+    residual_range : `float`
+        Residual at the ends of the colour scale, in units of the noise.
+    entries : `list` [`GalleryEntry`]
+        The blends, the most extreme first.
+    """
+
+    format_version: int = FORMAT_VERSION
+    bands: list[str] = []
+    pixel_scale: Float = math.nan
+    residual_range: float = 10.0
+    entries: list[GalleryEntry] = []
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_version(cls, fields: Any) -> Any:
+        _check_format(fields, "gallery")
+        return fields
+
+
+def make_gallery_entry(
+    panel: GalleryPanel,
+    *,
+    kind: str,
+    tract: int,
+    patch: int,
+    quality: float,
+    corner: tuple[int, int],
+    residual_range: float = 10.0,
+) -> GalleryEntry:
+    """Put a panel of the gallery into a form that JSON can hold.
+
+    Parameters
+    ----------
+    panel : `GalleryPanel`
+        The panel.
+    kind : `str`
+        ``best`` or ``worst``.
+    tract, patch : `int`
+        Where the blend is.
+    quality : `float`
+        Quality of the blend.
+    corner : `tuple` [`int`, `int`]
+        (x0, y0) of the cut-out in the frame of the tract.
+    residual_range : `float`
+        Residual at the ends of the colour scale.
+
+    Returns
+    -------
+    entry : `GalleryEntry`
+        The same for a file.
+    """
+
+    def lines(outlines: list[list[NDArray[np.float64]]]) -> list[list[list[tuple[float, float]]]]:
+        return [[[(float(x), float(y)) for x, y in line] for line in source] for source in outlines]
+
+    residual = ""
+    if panel.residual is not None:
+        scaled = np.nan_to_num(panel.residual / (2.0 * residual_range) + 0.5, nan=0.5)
+        residual = _png(matplotlib.colormaps["RdBu_r"](np.clip(scaled, 0.0, 1.0))[..., :3])
+    return GalleryEntry(
+        kind=kind,
+        tract=tract,
+        patch=patch,
+        caption=panel.caption,
+        quality=quality,
+        size=panel.rgb.shape[0],
+        x0=corner[0],
+        y0=corner[1],
+        image=_png(panel.rgb),
+        residual=residual,
+        truth_outlines=lines(panel.truth_outlines),
+        detection_outlines=lines(panel.detection_outlines),
+        truth_is_star=panel.truth_is_star.tolist(),
+        detection_is_star=panel.detection_is_star.tolist(),
+    )
+
+
+def outcomes_table(outcomes: Iterable[Outcomes]) -> NDArray[np.void]:
+    """Put the outcomes of several classes into one table.
+
+    Parameters
+    ----------
+    outcomes : `~collections.abc.Iterable` [`Outcomes`]
+        Of the same images and thresholds, of different classes.
+
+    Returns
+    -------
+    table : `numpy.ndarray`
+        Structured array, one row per detection and class: ``label`` (-1 for
+        all classes as one), ``image``, ``score``, and ``hit`` and ``false``,
+        whose bit t stands for the threshold t.
+
+    Raises
+    ------
+    ValueError
+        Raised if there are more thresholds than bits.
+    """
+    dtype = np.dtype([("label", "i4"), ("image", "i4"), ("score", "f8"), ("hit", "i4"), ("false", "i4")])
+    parts = [np.zeros(0, dtype=dtype)]
+    for one in outcomes:
+        if len(one.thresholds) > 31:
+            raise ValueError(f"{len(one.thresholds)} thresholds do not fit into the 31 bits of the table.")
+        bits = np.left_shift(1, np.arange(len(one.thresholds)), dtype=np.int32)
+        part = np.zeros(len(one.scores), dtype=dtype)
+        part["label"] = -1 if one.label is None else one.label
+        part["image"], part["score"] = one.image, one.scores
+        part["hit"], part["false"] = bits @ one.hit, bits @ one.false
+        parts.append(part)
+    return np.concatenate(parts)
+
+
+def outcomes_from_table(
+    table: Mapping[str, Any] | NDArray[np.void], metrics: EvaluationMetrics, object_class: str = "all"
+) -> Outcomes:
+    """Read the outcomes of a class, such as for a paired bootstrap.
+
+    Parameters
+    ----------
+    table : `numpy.ndarray` or `astropy.table.Table`
+        Table of `outcomes_table`.
+    metrics : `EvaluationMetrics`
+        The figures that were computed with it.
+    object_class : `str`
+        ``all``, ``star`` or ``galaxy``.
+
+    Returns
+    -------
+    outcomes : `Outcomes`
+        All sizes; the average precision of it is that of the figures.
+
+    Raises
+    ------
+    ValueError
+        Raised if the evaluation did not tell classes apart.
+    """
+    if object_class not in metrics.n_truth:
+        raise ValueError(
+            f"There are no outcomes of the class {object_class!r}; known are {sorted(metrics.n_truth)}."
+        )
+    label = CLASS_NAMES[object_class]
+    rows = np.asarray(table["label"]) == (-1 if label is None else label)
+    shift = np.arange(len(metrics.iou_thresholds))[:, None]
+
+    def unpack(name: str) -> NDArray[np.bool_]:
+        return (np.asarray(table[name])[rows].astype(np.int64) >> shift & 1).astype(bool)
+
+    area: AreaRange | None = None
+    return Outcomes(
+        label,
+        area,
+        np.asarray(metrics.iou_thresholds, dtype=np.float64),
+        metrics.names,
+        np.asarray(metrics.n_truth[object_class], dtype=np.int64),
+        np.asarray(table["image"])[rows].astype(np.int64),
+        np.asarray(table["score"], dtype=np.float64)[rows],
+        unpack("hit"),
+        unpack("false"),
+    )
+
+
+def write_metrics(metrics: EvaluationMetrics, path: str | os.PathLike[str]) -> None:
+    """Write the figures to a file.
+
+    Parameters
+    ----------
+    metrics : `EvaluationMetrics`
+        The figures.
+    path : `str` or `os.PathLike`
+        Where to, usually ``*.json``.
+    """
+    Path(path).write_text(metrics.model_dump_json(indent=1) + "\n", encoding="utf-8")
+
+
+def read_metrics(path: str | os.PathLike[str]) -> EvaluationMetrics:
+    """Read the figures from a file.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        A file of `write_metrics`, or of a Butler.
+
+    Returns
+    -------
+    metrics : `EvaluationMetrics`
+        The figures.
+
+    Raises
+    ------
+    EvaluationMetricsError
+        Raised if the file does not hold metrics or was written by a newer
+        version.
+    """
+    try:
+        return EvaluationMetrics.model_validate_json(Path(path).read_bytes())
+    except ValidationError as error:
+        details = "; ".join(str(item["msg"]) for item in error.errors()[:3])
+        raise EvaluationMetricsError(f"{os.fspath(path)} cannot be read as metrics: {details}") from error
+
+
+def software_versions() -> dict[str, str]:
+    """Give the versions of what the figures depend on.
+
+    Returns
+    -------
+    versions : `dict` [`str`, `str`]
+        By name; ``unknown`` for what is not installed as a distribution, such
+        as a checkout on the path.
+    """
+    versions = {"python": platform.python_version()}
+    for name in _DISTRIBUTIONS:
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = "unknown"
+    return versions
+
+
+def _check_format(fields: Any, what: str) -> None:
+    if isinstance(fields, Mapping) and "format_version" in fields:
+        version = fields["format_version"]
+        if not isinstance(version, int) or version > FORMAT_VERSION:
+            raise ValueError(
+                f"The {what} have format version {version}, but this code reads up to {FORMAT_VERSION}; "
+                "update meas_maskrcnn."
+            )
+
+
+def _png(pixels: Sequence[Any] | NDArray[Any]) -> str:
+    buffer = io.BytesIO()
+    # Images of the sky have their first row at the bottom, files at the top.
+    matplotlib.image.imsave(buffer, np.ascontiguousarray(np.asarray(pixels)[::-1]), format="png")
+    return base64.b64encode(buffer.getvalue()).decode("ascii")

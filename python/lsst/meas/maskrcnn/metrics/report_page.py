@@ -1,0 +1,583 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""A page of figures, tables and pictures as one HTML file.
+
+What goes onto the page is given as plain values; all text is escaped here.
+The page needs no network: pictures, style and script are within it, and it
+forbids the browser to load anything else.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import importlib.resources
+import math
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from .themed_svg import ThemedSvg
+
+__all__ = [
+    "Card",
+    "Details",
+    "Gallery",
+    "GalleryItem",
+    "Headline",
+    "Matrix",
+    "Page",
+    "Paragraph",
+    "Plots",
+    "Section",
+    "Table",
+    "Value",
+    "format_value",
+    "render_page",
+]
+
+
+@dataclass(frozen=True)
+class Value:
+    """A number with its error.
+
+    Parameters
+    ----------
+    value : `float`
+        The number; NaN where there is none.
+    error : `float`
+        Its standard error; NaN where it is not known.
+    digits : `int`
+        Digits behind the decimal point.
+    signed : `bool`
+        Write the sign of positive numbers too, as of differences.
+    note : `str`
+        Written behind it in small letters, such as a significance.
+    """
+
+    value: float
+    error: float = math.nan
+    digits: int = 3
+    signed: bool = False
+    note: str = ""
+
+
+Line = Sequence[tuple[float, float]]
+Cell = str | int | float | Value
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """A paragraph of text.
+
+    Parameters
+    ----------
+    text : `str`
+        The text.
+    warning : `bool`
+        Make it stand out.
+    """
+
+    text: str
+    warning: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table, of which each column sorts.
+
+    Parameters
+    ----------
+    caption : `str`
+        Its title.
+    columns : `~collections.abc.Sequence` [`str`]
+        Names of the columns.
+    rows : `~collections.abc.Sequence`
+        Rows of as many cells: text, numbers or `Value`.
+    note : `str`
+        What the table's figures are, below it.
+    tall : `bool`
+        Show some fifteen rows at a time.
+    """
+
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    note: str = ""
+    tall: bool = False
+
+
+@dataclass(frozen=True)
+class Plots:
+    """Figures beside each other, as many as the window has room for.
+
+    Parameters
+    ----------
+    figures : `~collections.abc.Sequence`
+        Figures, each with a description for those who do not see it.
+    caption : `str`
+        What is seen.
+    """
+
+    figures: Sequence[tuple[Figure, str]]
+    caption: str = ""
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """Counts of two classes against each other, shaded by share of the row.
+
+    Parameters
+    ----------
+    caption : `str`
+        Its title.
+    row_title, column_title : `str`
+        What the rows and columns are.
+    names : `~collections.abc.Sequence` [`str`]
+        The classes.
+    counts : `numpy.ndarray`
+        Counts, (row, column).
+    """
+
+    caption: str
+    row_title: str
+    column_title: str
+    names: Sequence[str]
+    counts: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Card:
+    """Names and what they stand for.
+
+    Parameters
+    ----------
+    entries : `~collections.abc.Sequence` [`tuple` [`str`, `str`]]
+        The pairs.
+    """
+
+    entries: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Details:
+    """Long text that is folded until it is asked for.
+
+    Parameters
+    ----------
+    summary : `str`
+        What it is.
+    text : `str`
+        The text; its lines are kept.
+    """
+
+    summary: str
+    text: str
+
+
+@dataclass(frozen=True)
+class GalleryItem:
+    """A picture with outlines.
+
+    Parameters
+    ----------
+    title : `str`
+        What it is called.
+    details : `str`
+        What was found, in a line or two.
+    size : `int`
+        Side of the square picture (px).
+    image : `str`
+        The picture, PNG in base64, first row at the top.
+    truth_outlines, detection_outlines : `~collections.abc.Sequence`
+        For each source its closed lines, each a sequence of (x, y) in pixels
+        of the picture, the first at the bottom left; its centre is (0, 0).
+    truth_is_star, detection_is_star : `~collections.abc.Sequence` [`bool`]
+        Their classes.
+    residual : `str`
+        Picture of the residual, likewise, or empty.
+    """
+
+    title: str
+    details: str
+    size: int
+    image: str
+    truth_outlines: Sequence[Sequence[Line]]
+    detection_outlines: Sequence[Sequence[Line]]
+    truth_is_star: Sequence[bool]
+    detection_is_star: Sequence[bool]
+    residual: str = ""
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Pictures on which outlines are switched on and off.
+
+    Parameters
+    ----------
+    groups : `~collections.abc.Sequence`
+        Titles with their pictures.
+    residual_range : `float`
+        Residual at the ends of the colour scale.
+    note : `str`
+        What the pictures are.
+    """
+
+    groups: Sequence[tuple[str, Sequence[GalleryItem]]]
+    residual_range: float = 10.0
+    note: str = ""
+
+
+Part = Paragraph | Table | Plots | Matrix | Card | Details | Gallery
+
+
+@dataclass(frozen=True)
+class Headline:
+    """A figure at the top of the page.
+
+    Parameters
+    ----------
+    label : `str`
+        What it is.
+    value : `Value`
+        The figure.
+    note : `str`
+        Written below it.
+    """
+
+    label: str
+    value: Value
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """A part of the page with a title.
+
+    Parameters
+    ----------
+    name : `str`
+        Its address in the page: letters, digits and hyphens.
+    title : `str`
+        Its title.
+    parts : `~collections.abc.Sequence`
+        What is in it.
+    """
+
+    name: str
+    title: str
+    parts: Sequence[Part]
+
+
+@dataclass(frozen=True)
+class Page:
+    """All that is on the page.
+
+    Parameters
+    ----------
+    title : `str`
+        Title.
+    subtitle : `str`
+        Below it.
+    headlines : `~collections.abc.Sequence` [`Headline`]
+        Figures at the top.
+    sections : `~collections.abc.Sequence` [`Section`]
+        The sections; those without parts are left out.
+    footer : `str`
+        At the bottom.
+    """
+
+    title: str
+    subtitle: str = ""
+    headlines: Sequence[Headline] = field(default_factory=tuple)
+    sections: Sequence[Section] = field(default_factory=tuple)
+    footer: str = ""
+
+
+def render_page(page: Page) -> str:
+    """Write a page.
+
+    Parameters
+    ----------
+    page : `Page`
+        What is on it.
+
+    Returns
+    -------
+    text : `str`
+        A whole HTML document.
+
+    Raises
+    ------
+    ValueError
+        Raised if a row of a table has another number of cells than columns,
+        or two sections one address.
+    """
+    sections = [section for section in page.sections if section.parts]
+    names = [section.name for section in sections]
+    if len(set(names)) != len(names):
+        raise ValueError(f"Each section needs an address of its own; given were {names}.")
+    writer = _Writer()
+    body = "".join(writer.section(section) for section in sections)
+    # A single section needs no way to it.
+    links = "".join(
+        f'<li><a href="#{_text(s.name)}">{_text(s.title)}</a></li>' for s in sections if len(sections) > 1
+    )
+    style, script = _resource("report.css"), _resource("report.js")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return string.Template(_resource("report.html")).substitute(
+        title=_text(page.title),
+        subtitle=_text(page.subtitle),
+        script_digest=f"sha256-{digest}",
+        style=string.Template(style).substitute(
+            plot_light=writer.svg.styles(dark=False), plot_dark=writer.svg.styles(dark=True)
+        ),
+        script=script,
+        links=links,
+        headlines="".join(_headline(headline) for headline in page.headlines),
+        sections=body,
+        footer=_text(page.footer),
+    )
+
+
+def format_value(value: Value) -> str:
+    """Write a number with its error, as plain text.
+
+    Parameters
+    ----------
+    value : `Value`
+        The number.
+
+    Returns
+    -------
+    text : `str`
+        The number, plus or minus its error where that is known; a dash where
+        there is no number.
+
+    Examples
+    --------
+    >>> format_value(Value(0.81649, 0.0121))
+    '0.816 ± 0.012'
+    """
+    if not math.isfinite(value.value):
+        return "–"
+    sign = "+" if value.signed else "-"
+    # A rounded -0.000 is no negative number.
+    number = round(value.value, value.digits) + 0.0
+    text = f"{number:{sign}.{value.digits}f}".replace("-", "\N{MINUS SIGN}")
+    return text + (f" ± {value.error:.{value.digits}f}" if math.isfinite(value.error) else "")
+
+
+class _Writer:
+    """Writes the parts of a page, with addresses that are not used twice."""
+
+    def __init__(self) -> None:
+        self.svg = ThemedSvg()
+        self._galleries = 0
+
+    def section(self, section: Section) -> str:
+        name = _text(section.name)
+        parts = "".join(self._part(part) for part in section.parts)
+        return (
+            f'<section id="{name}" aria-labelledby="{name}-title">'
+            f'<h2 id="{name}-title">{_text(section.title)}</h2>{parts}</section>\n'
+        )
+
+    def _part(self, part: Part) -> str:
+        if isinstance(part, Paragraph):
+            start = '<p class="warning">' if part.warning else "<p>"
+            return f"{start}{_text(part.text)}</p>"
+        if isinstance(part, Table):
+            return _table(part)
+        if isinstance(part, Matrix):
+            return _matrix(part)
+        if isinstance(part, Card):
+            entries = "".join(
+                f"<div><dt>{_text(key)}</dt><dd>{_text(value)}</dd></div>" for key, value in part.entries
+            )
+            return f'<dl class="card">{entries}</dl>'
+        if isinstance(part, Details):
+            return (
+                f"<details><summary>{_text(part.summary)}</summary>"
+                f'<pre tabindex="0">{_text(part.text)}</pre></details>'
+            )
+        if isinstance(part, Plots):
+            figures = "".join(
+                f'<div class="sheet">{self.svg.element(figure, about)}</div>'
+                for figure, about in part.figures
+            )
+            caption = f"<figcaption>{_text(part.caption)}</figcaption>" if part.caption else ""
+            return f'<figure class="plots"><div class="sheets">{figures}</div>{caption}</figure>'
+        return self._gallery(part)
+
+    def _gallery(self, gallery: Gallery) -> str:
+        self._galleries += 1
+        name = f"layer-{self._galleries}"
+        items = [item for _, group in gallery.groups for item in group]
+        has_residual = any(item.residual for item in items)
+        choices = [("image", "Image"), ("truth", "Truth"), ("found", "Detections"), ("both", "Both")]
+        if has_residual:
+            choices.append(("residual", "Residual"))
+        radios = "".join(
+            f'<label><input type="radio" name="{name}" value="{value}"{" checked" * (value == "both")}>'
+            f"<span>{label}</span></label>"
+            for value, label in choices
+        )
+        scale = (
+            '<span class="scale"><span class="ramp" aria-hidden="true"></span>residual from '
+            f"\N{MINUS SIGN}{gallery.residual_range:g} to +{gallery.residual_range:g} times the noise</span>"
+            if has_residual
+            else ""
+        )
+        groups = "".join(
+            f'<h3>{_text(title)}</h3><ul class="tiles">' + "".join(_tile(item) for item in group) + "</ul>"
+            for title, group in gallery.groups
+            if group
+        )
+        note = f'<p class="note">{_text(gallery.note)}</p>' if gallery.note else ""
+        return (
+            f'<div class="gallery" data-layer="both"><fieldset class="layers"><legend>Show</legend>{radios}'
+            '</fieldset><p class="key"><span class="star">star</span><span class="galaxy">galaxy</span>'
+            '<span class="truth-line">truth: drawn through</span>'
+            f'<span class="found-line">detection: dashed</span>{scale}</p>'
+            '<p class="note">The choice is for all pictures. A click on a picture, or Enter or Space while '
+            "it is "
+            f"in focus, takes that picture to its next view.</p>{groups}{note}</div>"
+        )
+
+
+def _text(text: str) -> str:
+    return html.escape(str(text))
+
+
+def _resource(name: str) -> str:
+    return (importlib.resources.files("lsst.meas.maskrcnn") / "templates" / name).read_text("utf-8")
+
+
+def _headline(headline: Headline) -> str:
+    value = headline.value
+    number = format_value(Value(value.value, digits=value.digits, signed=value.signed))
+    error = (
+        f'<span class="error">± {value.error:.{value.digits}f}</span>' if math.isfinite(value.error) else ""
+    )
+    note = f'<p class="note">{_text(headline.note)}</p>' if headline.note else ""
+    return (
+        f'<li><p class="label">{_text(headline.label)}</p>'
+        f'<p class="figure">{_text(number)}{error}</p>{note}</li>'
+    )
+
+
+def _table(table: Table) -> str:
+    width = len(table.columns)
+    for row in table.rows:
+        if len(row) != width:
+            raise ValueError(f"A row of {table.caption!r} has {len(row)} cells for {width} columns: {row}.")
+    numeric = [
+        bool(table.rows) and all(not isinstance(row[i], str) for row in table.rows) for i in range(width)
+    ]
+    heads = "".join(
+        f'<th scope="col" aria-sort="none"{" class=number" * is_number}>'
+        f'<button type="button">{_text(name)}</button></th>'
+        for name, is_number in zip(table.columns, numeric)
+    )
+    body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in table.rows)
+    note = f'<p class="note">{_text(table.note)}</p>' if table.note else ""
+    # A box that scrolls must be in reach of the keyboard.
+    return (
+        f'<div class="scroll{" tall" * table.tall}" tabindex="0" role="region" '
+        f'aria-label="{_text(table.caption)}"><table '
+        f'class="sortable"><caption>{_text(table.caption)}</caption>'
+        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{note}"
+    )
+
+
+def _cell(cell: Cell) -> str:
+    if isinstance(cell, str):
+        return f"<td>{_text(cell)}</td>"
+    if not isinstance(cell, Value):
+        cell = Value(float(cell), digits=0 if isinstance(cell, int | np.integer) else 3)
+    known = math.isfinite(cell.value)
+    key = f' data-value="{cell.value:.9g}"' if known else ' data-value=""'
+    number = format_value(Value(cell.value, digits=cell.digits, signed=cell.signed))
+    error = (
+        f' <span class="error">± {cell.error:.{cell.digits}f}</span>'
+        if math.isfinite(cell.error) and known
+        else ""
+    )
+    note = f' <span class="mark">{_text(cell.note)}</span>' if cell.note else ""
+    return f'<td class="number"{key}>{_text(number)}{error}{note}</td>'
+
+
+def _matrix(matrix: Matrix) -> str:
+    heads = "".join(f'<th scope="col">{_text(name)}</th>' for name in matrix.names)
+    rows = []
+    for name, counts in zip(matrix.names, matrix.counts):
+        total = int(counts.sum())
+        cells = []
+        for count in counts.tolist():
+            share = count / total if total else math.nan
+            percent = f"{100 * share:.1f} %" if total else "–"
+            cells.append(
+                f'<td style="--share: {share if total else 0:.3f}"><span>{percent}</span>'
+                f"<small>{count:d}</small></td>"
+            )
+        rows.append(f'<tr><th scope="row">{_text(name)}</th>{"".join(cells)}</tr>')
+    return (
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(matrix.caption)}">'
+        f'<table class="matrix"><caption>{_text(matrix.caption)}</caption><thead>'
+        '<tr><td></td><th scope="colgroup" '
+        f'colspan="{len(matrix.names)}">{_text(matrix.column_title)}</th></tr>'
+        f'<tr><th scope="col">{_text(matrix.row_title)}</th>{heads}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _tile(item: GalleryItem) -> str:
+    size = int(item.size)
+    layers = [_picture("base", item.image, size)]
+    if item.residual:
+        layers.append(_picture("residual", item.residual, size))
+    for kind, outlines, is_star in (
+        ("truth", item.truth_outlines, item.truth_is_star),
+        ("found", item.detection_outlines, item.detection_is_star),
+    ):
+        layers.append(
+            f'<svg class="lines {kind}" viewBox="0 0 {size} {size}" aria-hidden="true">'
+            f"{_paths(outlines, is_star, size)}</svg>"
+        )
+    n_truth, n_found = len(item.truth_outlines), len(item.detection_outlines)
+    about = f"{item.title}. {item.details}. In the picture: {n_truth} true sources, {n_found} detections."
+    has_residual = "true" if item.residual else "false"
+    return (
+        f'<li><button type="button" class="picture" data-residual="{has_residual}" '
+        f'aria-label="{_text(about)} Press for the next view.">{"".join(layers)}'
+        '<span class="view"></span></button>'
+        f'<p><strong>{_text(item.title)}</strong></p><p class="note">{_text(item.details)}</p></li>'
+    )
+
+
+def _picture(kind: str, png: str, size: int) -> str:
+    # Only what base64 knows can be in the attribute.
+    data = base64.b64encode(base64.b64decode(png, validate=True)).decode("ascii")
+    return f'<img class="{kind}" alt="" width="{size}" height="{size}" src="data:image/png;base64,{data}">'
+
+
+def _paths(outlines: Sequence[Sequence[Line]], is_star: Sequence[bool], size: int) -> str:
+    # The first row of the picture is its lowest, and pixel 0 has its centre at 0.
+    text = []
+    for lines, star in zip(outlines, is_star):
+        steps = []
+        for line in lines:
+            points = " ".join(f"{x + 0.5:.1f},{size - y - 0.5:.1f}" for x, y in line)
+            if points:
+                steps.append(f"M{points}")
+        if steps:
+            text.append(f'<path class="{"star" if star else "galaxy"}" d="{"".join(steps)}"/>')
+    return "".join(text)

@@ -1,0 +1,185 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Groups of truths and detections, and how they ended."""
+
+import numpy as np
+import pytest
+
+from lsst.meas.maskrcnn.metrics.blends import (
+    classify_groups,
+    containment,
+    friends_of_friends,
+    group_quality,
+    overlap_links,
+    peak_links,
+    source_outcomes,
+    summarize_blends,
+)
+from lsst.meas.maskrcnn.metrics.match_table import OUTCOMES
+
+# One of each: 0 isolated; 1, 2 recognized; 3, 4 unrecognized; 5 shredded; 6 missed; 7 of one wrong mask.
+LINKS = [[0, 0], [1, 1], [1, 2], [2, 2], [3, 3], [4, 3], [5, 4], [5, 5], [5, 6], [7, 8]]
+MATCH = [0, 1, 2, 3, 5, -1, -1, -1, -1]  # detection 7 is spurious
+
+
+@pytest.fixture
+def groups():
+    return friends_of_friends(8, 9, LINKS)
+
+
+def test_groups(groups):
+    np.testing.assert_array_equal(groups.truth_group, [0, 1, 1, 2, 2, 3, 4, 5])
+    np.testing.assert_array_equal(groups.detection_group, [0, 1, 1, 2, 3, 3, 3, 6, 5])
+    np.testing.assert_array_equal(groups.n_truth, [1, 2, 2, 1, 1, 1, 0])
+    np.testing.assert_array_equal(groups.n_detection, [1, 2, 1, 3, 0, 1, 1])
+
+
+def test_kinds(groups):
+    assert classify_groups(groups, MATCH).tolist() == [
+        "isolated",
+        "recognized",
+        "unrecognized",
+        "shredded",
+        "missed",
+        "mismatched",
+        "spurious",
+    ]
+    # The number is right, but one mask is not.
+    assert classify_groups(groups, [0, 1, -1, 3, 5, -1, -1, -1, -1])[1] == "mismatched"
+
+
+def test_outcomes(groups):
+    truth, found = source_outcomes(groups, MATCH)
+    assert truth.tolist() == [
+        *("matched", "matched", "matched", "matched", "unrecognized", "matched", "missed", "mismatched")
+    ]
+    assert found.tolist() == [
+        *(
+            "matched",
+            "matched",
+            "matched",
+            "matched",
+            "matched",
+            "shredded",
+            "shredded",
+            "spurious",
+            "mismatched",
+        )
+    ]
+    assert set(truth) | set(found) <= set(OUTCOMES)
+    # Torn so that no piece is like the truth.
+    truth, found = source_outcomes(groups, [0, 1, 2, 3, -1, -1, -1, -1, -1])
+    assert truth[5] == "shredded" and found[4:7].tolist() == ["shredded"] * 3
+
+
+def test_summary(groups):
+    kinds = classify_groups(groups, MATCH)
+    summary = summarize_blends([groups, groups], [kinds, kinds])
+    assert sum(summary.groups.values()) == 14 and sum(summary.truths.values()) == 16
+    assert sum(summary.detections.values()) == 18
+    assert sum(share.hits for share in summary.of_truths.values()) == 16
+    assert sum(share.value for share in summary.of_truths.values()) == pytest.approx(1.0)
+    assert (summary.of_blends["recognized"].hits, summary.of_blends["recognized"].total) == (2, 4)
+    assert sum(share.hits for share in summary.of_blends.values()) == 4
+    assert summary.shredded_truths.value == pytest.approx(1 / 8)
+    assert summary.spurious_detections.value == pytest.approx(1 / 9)
+    assert summary.missed_truths.value == pytest.approx(1 / 8)
+    with pytest.raises(ValueError, match="One kind per group"):
+        summarize_blends([groups], [kinds[:2]])
+
+
+def test_nothing():
+    groups = friends_of_friends(0, 0, [])
+    assert groups.n_groups == 0 and len(classify_groups(groups, [])) == 0
+    assert [len(part) for part in source_outcomes(groups, [])] == [0, 0]
+    summary = summarize_blends([], [])
+    assert np.isnan(summary.missed_truths.value) and summary.groups["missed"] == 0
+    only_truth = friends_of_friends(2, 0, [])
+    assert classify_groups(only_truth, []).tolist() == ["missed", "missed"]
+    only_found = friends_of_friends(0, 2, [])
+    assert classify_groups(only_found, [-1, -1]).tolist() == ["spurious", "spurious"]
+
+
+def test_ignored_truths_link_nothing():
+    # Truth 1 is ignored and touches the detections of truths 0 and 2; detection 3 lies on it alone.
+    links = [[0, 0], [1, 0], [1, 1], [2, 1], [1, 2], [1, 3]]
+    ignored = [False, True, False]
+    groups = friends_of_friends(
+        3, 4, links, ignored_truth=ignored, ignored_detection=[False, False, True, False]
+    )
+    np.testing.assert_array_equal(groups.truth_group, [0, -1, 1])
+    np.testing.assert_array_equal(groups.detection_group, [0, 1, -1, -1])
+    match = [0, 2, 1, -1]
+    assert classify_groups(groups, match).tolist() == ["isolated", "isolated"]
+    truth, found = source_outcomes(groups, match)
+    assert truth.tolist() == ["matched", "ignored", "matched"]
+    assert found.tolist() == ["matched", "matched", "ignored", "ignored"]
+
+
+def test_links_of_truths_make_blends_of_what_was_not_found():
+    links = [[0, 0]]
+    assert friends_of_friends(2, 1, links).n_truth.tolist() == [1, 1]
+    groups = friends_of_friends(2, 1, links, truth_links=[[0, 1]])
+    assert classify_groups(groups, [0]).tolist() == ["unrecognized"]
+    ignoring = friends_of_friends(2, 1, links, truth_links=[[0, 1]], ignored_truth=[False, True])
+    assert classify_groups(ignoring, [0]).tolist() == ["isolated"]
+
+
+def test_a_match_across_groups_is_none_for_the_group():
+    groups = friends_of_friends(2, 2, [[0, 0], [1, 1]])
+    assert classify_groups(groups, [1, 0]).tolist() == ["mismatched", "mismatched"]
+
+
+def test_errors():
+    with pytest.raises(ValueError, match="Links must point"):
+        friends_of_friends(1, 1, [[0, 1]])
+    with pytest.raises(ValueError, match="One flag per truth"):
+        friends_of_friends(2, 1, [], ignored_truth=[True])
+    with pytest.raises(ValueError, match="One match per detection"):
+        classify_groups(friends_of_friends(1, 1, []), [])
+    with pytest.raises(ValueError, match="positive"):
+        peak_links([[0, 0]], [[0, 0]], 0.0)
+
+
+def test_friends_of_friends_against_a_plain_search(rng):
+    n, m = 60, 50
+    links = np.stack([rng.integers(0, n, 55), rng.integers(0, m, 55)], axis=1)
+    groups = friends_of_friends(n, m, links)
+    label = np.arange(n + m)
+    for _ in range(n + m):
+        for a, b in links:
+            label[[a, n + b]] = min(label[a], label[n + b])
+    group = np.concatenate([groups.truth_group, groups.detection_group])
+    np.testing.assert_array_equal(group[:, None] == group, label[:, None] == label)
+    np.testing.assert_array_equal(np.unique(group), np.arange(groups.n_groups))
+    assert groups.n_truth.sum() == n and groups.n_detection.sum() == m
+    # Numbered by first truth.
+    assert np.all(np.diff(np.unique(groups.truth_group, return_index=True)[1]) > 0)
+
+
+def test_containment_and_overlap_links():
+    # A mask of 100 px holds one of 10 px: IoU 0.1; 40 of 100 and 100 px shared: IoU 1/4; 60: 3/7.
+    iou = np.array([0.1, 0.25, 3 / 7])
+    np.testing.assert_allclose(containment(iou, 100, [10, 100, 100]), [1.0, 0.4, 0.6])
+    assert containment([0.0], [0], [5]).tolist() == [0.0]
+    areas = [100, 100, 100]
+    links = overlap_links([0, 1, 2], [0, 1, 2], iou, areas, [10, 100, 100])
+    np.testing.assert_array_equal(links, [[0, 0], [2, 2]])
+    links = overlap_links([0, 1, 2], [0, 1, 2], iou, areas, [10, 100, 100], min_iou=0.2, min_containment=2.0)
+    np.testing.assert_array_equal(links, [[1, 1], [2, 2]])
+    assert overlap_links([], [], [], areas, areas).shape == (0, 2)
+
+
+def test_peak_links():
+    first = [[0.0, 0.0], [10.0, 0.0], [np.nan, 0.0]]
+    second = [[3.0, 4.0], [10.0, 1.0], [9.5, 0.0]]
+    np.testing.assert_array_equal(peak_links(first, second, 5.0), [[0, 0], [1, 1], [1, 2]])
+    np.testing.assert_array_equal(peak_links(first, second, 0.6), [[1, 2]])
+    assert peak_links(np.zeros((0, 2)), second, 1.0).shape == (0, 2)
+
+
+def test_quality(groups):
+    quality = group_quality(groups, MATCH, [0.9, 0.8, 0.6, 0.7, 0.5, 0, 0, 0, 0])
+    np.testing.assert_allclose(quality, [0.9, 0.7, 0.7 / 1.5, 0.5 / 2.0, 0.0, 0.0, 0.0])
