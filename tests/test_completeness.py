@@ -321,3 +321,13 @@ def test_the_last_fall_counts():
     found = np.repeat([False, True, True, False], 4)
     limit = completeness_limit(binned_fraction(mag, found, np.arange(20.0, 26.0)))
     assert limit.value == pytest.approx(24.0)
+    # One faint source found by chance is no recovery.
+    late = completeness_limit(binned_fraction([*mag, 25.5], [*found, True], np.arange(20.0, 27.0)))
+    assert late.value == pytest.approx(24.0)
+
+
+def test_a_dip_without_a_fall_is_no_limit():
+    mag = np.repeat([18.5, 19.5, 20.5, 21.5], [1, 1, 9, 9])
+    found = np.repeat([True, False, True, True], [1, 1, 9, 9])
+    limit = completeness_limit(binned_fraction(mag, found, np.arange(18.0, 23.0)))
+    assert np.isnan([limit.value, limit.low, limit.high]).all()

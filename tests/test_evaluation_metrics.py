@@ -37,6 +37,13 @@ from lsst.meas.maskrcnn.metrics.gallery import GalleryPanel
 from lsst.meas.maskrcnn.metrics.summary import SummarySettings, median_statistic, throughput_values
 
 
+def test_versions_of_what_computed_the_figures() -> None:
+    versions = software_versions()
+    assert versions["numpy"] == np.__version__
+    # Installed or run from a checkout, the package knows its own.
+    assert versions["lsst-meas-maskrcnn"][0].isdigit()
+
+
 def make_metrics() -> EvaluationMetrics:
     return EvaluationMetrics(
         package_version="1.2",

@@ -221,7 +221,7 @@ def test_comparison_agrees_with_the_figures(repo: Path) -> None:
         (["u/empty"], ["'u/empty' holds no evaluation", "MaskRcnnEvaluate.yaml"]),
         (["u/both"], ["several sky maps", "'maskRcnnSim-test'", "'other'", "--skymap"]),
         (["u/first", "--skymap", "nowhere"], ["'nowhere'", "there is one on 'maskRcnnSim-test'"]),
-        (["u/first", "--evaluation", "another"], ["no evaluation", "another_metrics"]),
+        (["u/first", "--evaluation", "another"], ["no evaluation", "another_metrics", "--evaluation mask"]),
         (["u/first", "--out", "/nowhere/at/all.html"], ["no folder /nowhere/at"]),
         (["u/first", "--samples", "1"], ["--samples 1"]),
         (["u/first", "--gallery", "-1"], ["--gallery -1"]),

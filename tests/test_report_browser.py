@@ -25,6 +25,8 @@ from lsst.meas.maskrcnn.metrics.evaluation_report import ReportContext, evaluati
 from lsst.meas.maskrcnn.metrics.report_page import render_page
 from lsst.meas.maskrcnn.metrics.run_comparison import compare_runs
 
+pytestmark = pytest.mark.slow
+
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _PHONE, _DESKTOP = (390, 844), (1280, 900)
 # Set, screenshots are put into this folder, to be looked at.

@@ -59,6 +59,9 @@ from .metrics.summary import (
     throughput_values,
 )
 
+# More pictures side by side are too small in the width of a page.
+_PLOTTED = 4
+
 
 class EvaluationInputError(pipeBase.AlgorithmError):
     """The inputs of an evaluation cannot be compared.
@@ -502,7 +505,11 @@ class MaskRcnnEvaluateConfig(pipeBase.PipelineTaskConfig, pipelineConnections=Ma
         doc="Bands of the pictures: red, green and blue.", default=["z", "r", "g"], length=3
     )
     gallerySize = pexConfig.RangeField(
-        doc="Number of the best blends, and of the worst.", dtype=int, default=4, min=1
+        doc="Number of the best blends, and of the worst, that are stored for the report; the plot shows "
+        "up to four of each.",
+        dtype=int,
+        default=8,
+        min=1,
     )
     residualColumn = pexConfig.ChoiceField[str](
         doc="Against what flux residuals are drawn.",
@@ -851,7 +858,9 @@ EvaluationGallery`).
                 setattr(outputs, f"plot{name[0].upper()}{name[1:]}", figure)
             if self.config.doGallery:
                 outputs.plotGallery = plot_gallery(
-                    gallery.panels("best"), gallery.panels("worst"), pixel_scale=pixel_scale
+                    gallery.panels("best")[:_PLOTTED],
+                    gallery.panels("worst")[:_PLOTTED],
+                    pixel_scale=pixel_scale,
                 )
         self._report(metrics, classes)
         return outputs

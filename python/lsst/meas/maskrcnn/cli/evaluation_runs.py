@@ -153,13 +153,13 @@ def find_run(
     except MissingDatasetTypeError as error:
         raise RunLookupError(
             f"The repository holds no evaluation (it knows no dataset {name}); run "
-            "pipelines/MaskRcnnEvaluate.yaml "
-            "first."
+            f"pipelines/MaskRcnnEvaluate.yaml first{_other_names(butler, collection, evaluation)}."
         ) from error
     if not refs:
         raise RunLookupError(
             f"Collection {collection!r} holds no evaluation (no dataset {name}); run "
-            "pipelines/MaskRcnnEvaluate.yaml with it as output, or name the output collection of such a run."
+            "pipelines/MaskRcnnEvaluate.yaml with it as output, or name the output collection of such a run"
+            f"{_other_names(butler, collection, evaluation)}."
         )
     by_skymap = {str(ref.dataId["skymap"]): ref for ref in refs}
     listed = ", ".join(map(repr, sorted(by_skymap)))
@@ -256,6 +256,23 @@ def write_whole(path: Path, data: bytes) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _other_names(butler: Butler, collection: str, evaluation: str) -> str:
+    """Say which evaluations of other names a collection has."""
+    found = []
+    for dataset_type in butler.registry.queryDatasetTypes("*_metrics"):
+        other = dataset_type.name.removesuffix("_metrics")
+        if dataset_type.storageClass_name != "MaskRcnnMetrics" or other == evaluation:
+            continue
+        try:
+            refs = butler.query_datasets(
+                dataset_type, collections=collection, find_first=False, explain=False
+            )
+        except MissingCollectionError:
+            return ""
+        found += [other] if refs else []
+    return f"; or give --evaluation {' or '.join(sorted(found))}" if found else ""
 
 
 def _get(butler: Butler, name: str, ref: DatasetRef) -> Any:

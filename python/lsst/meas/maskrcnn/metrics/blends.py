@@ -99,7 +99,9 @@ class BlendSummary:
     shredded_truths : `Fraction`
         Truths in groups of more detections than truths, of all.
     spurious_detections : `Fraction`
-        Detections in groups without truth, of all.
+        Detections in groups without truth, of all. One minus the purity is
+        larger: pieces of a source, and masks that fit it badly, match nothing
+        but are in its group.
     missed_truths : `Fraction`
         Truths in groups without detection, of all.
     """

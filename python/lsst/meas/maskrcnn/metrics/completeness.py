@@ -24,6 +24,7 @@ __all__ = [
     "completeness",
     "completeness_limit",
     "fit_completeness",
+    "last_crossing",
     "purity",
 ]
 
@@ -266,12 +267,54 @@ def completeness_limit(binned: BinnedFraction, level: float = 0.5) -> Completene
 
     Notes
     -----
-    The last crossing counts: a dip among few bright sources is not the limit.
+    A dip among few bright sources is not the limit; see `last_crossing`.
     """
-    filled = binned.total > 0
-    x = binned.center[filled]
-    curves = (binned.fraction[filled], binned.low[filled], binned.high[filled])
-    return CompletenessLimit(*(_last_crossing(x, curve, level) for curve in curves))
+    curves = (binned.fraction, binned.low, binned.high)
+    value, low, high = (last_crossing(binned.center, curve, binned.total, level) for curve in curves)
+    if not np.isfinite(value):
+        low = high = value
+    return CompletenessLimit(value, low, high)
+
+
+def last_crossing(x: ArrayLike, curve: ArrayLike, total: ArrayLike, level: float) -> float:
+    """Find where a falling curve goes through a level for good.
+
+    Parameters
+    ----------
+    x : array_like
+        Centres of the bins, ascending, (bin,).
+    curve : array_like
+        Share in each bin, (bin,).
+    total : array_like
+        Number of sources in each bin, (bin,); bins without any are passed
+        over.
+    level : `float`
+        The level.
+
+    Returns
+    -------
+    crossing : `float`
+        Interpolated linearly between two bins; NaN if there is none beyond
+        which the sources taken together are below the level.
+
+    Examples
+    --------
+    A dip, then the fall; then the same without the fall:
+
+    >>> last_crossing([20, 21, 22, 23], [0.0, 1.0, 1.0, 0.0], [1, 9, 9, 9], 0.5)
+    22.5
+    >>> last_crossing([20, 21, 22, 23], [1.0, 0.0, 1.0, 1.0], [1, 1, 9, 9], 0.5)
+    nan
+    """
+    number = np.asarray(total, dtype=float)
+    filled = number > 0
+    places, shares = np.asarray(x, dtype=float)[filled], np.asarray(curve, dtype=float)[filled]
+    number = number[filled]
+    for i in np.flatnonzero((shares[:-1] >= level) & (shares[1:] < level))[::-1].tolist():
+        if np.average(shares[i + 1 :], weights=number[i + 1 :]) < level:
+            step = (shares[i] - level) / (shares[i] - shares[i + 1])
+            return float(places[i] + step * (places[i + 1] - places[i]))
+    return float("nan")
 
 
 def fit_completeness(mag: ArrayLike, found: ArrayLike, level: float = 0.5) -> CompletenessFit:
@@ -375,11 +418,3 @@ def _jacobian(x: NDArray[np.float64], parameters: NDArray[np.float64]) -> NDArra
     plateau, fall = scipy.special.expit(a), scipy.special.expit((b - x) / width)
     steep = plateau * fall * (1.0 - fall)
     return np.stack([plateau * (1.0 - plateau) * fall, steep / width, -steep * (b - x) / width], axis=1)
-
-
-def _last_crossing(x: NDArray[np.float64], curve: NDArray[np.float64], level: float) -> float:
-    falls = np.flatnonzero((curve[:-1] >= level) & (curve[1:] < level))
-    if not len(falls):
-        return float("nan")
-    i = falls[-1]
-    return float(x[i] + (curve[i] - level) / (curve[i] - curve[i + 1]) * (x[i + 1] - x[i]))

@@ -12,6 +12,7 @@ import io
 import math
 import os
 import platform
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -540,16 +541,27 @@ def software_versions() -> dict[str, str]:
     Returns
     -------
     versions : `dict` [`str`, `str`]
-        By name; ``unknown`` for what is not installed as a distribution, such
-        as a checkout on the path.
+        By name; ``unknown`` for what is not installed as a distribution. Of
+        this package run from a checkout, the version that stands there.
     """
     versions = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:
         try:
             versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
-            versions[name] = "unknown"
+            versions[name] = _checkout_version() if name == _DISTRIBUTIONS[0] else "unknown"
     return versions
+
+
+def _checkout_version() -> str:
+    # This module is five levels below the root of a checkout.
+    path = Path(__file__).resolve().parents[5] / "pyproject.toml"
+    if not path.is_file():
+        return "unknown"
+    project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
+    if project.get("name") != _DISTRIBUTIONS[0]:
+        return "unknown"
+    return f"{project.get('version', 'unknown')} (checkout)"
 
 
 def _check_format(fields: Any, what: str) -> None:

@@ -648,7 +648,8 @@ def _blend_parts(run: EvaluatedRun, others: Sequence[EvaluatedRun]) -> list[Part
             "True sources and detections that overlap make groups; a blend is a group of two true sources or "
             "more. It is recognized if as many were found and each fits its own, unrecognized if fewer "
             "were found, "
-            "shredded if more were found, mismatched if they do not fit, missed if none was found."
+            "shredded if more were found, mismatched if they do not fit, missed if none was found. "
+            "Spurious are detections that touch no true source; pieces of one are impure, but not spurious."
         ),
         Plots([(plot_blends(summaries), "Shares of blends by how they ended.")]),
     ]

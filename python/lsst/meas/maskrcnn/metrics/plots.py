@@ -306,7 +306,7 @@ def plot_fractions(
     if width is None:
         width = SINGLE_COLUMN if n_columns == 1 else DOUBLE_COLUMN
     n_rows = -(-n // n_columns)
-    figure, axes = make_figure(width, n_rows * min(0.9 * width / n_columns + 0.25, 2.8), n_rows, n_columns)
+    figure, axes = make_figure(width, n_rows * min(0.9 * width / n_columns + 0.45, 3.0), n_rows, n_columns)
     for axis in axes[len(panels) :]:
         axis.set_visible(False)
     for number, (axis, panel) in enumerate(zip(axes, panels)):
@@ -323,7 +323,19 @@ def plot_fractions(
         if number == 0 or list(panel.curves) != list(panels[0].curves) or panel.limits:
             marked = any(np.isfinite(limit.value) for limit in panel.limits.values())
             title = f"{100 * panel.level:.0f} % complete at" if marked else None
-            add_legend(axis, loc="best", title=title, title_fontsize=LEGEND_SIZE, alignment="left")
+            # Shares fill the panel, so that it stands above.
+            add_legend(
+                axis,
+                loc="lower left",
+                bbox_to_anchor=(0.0, 1.0),
+                borderaxespad=0.1,
+                ncols=2 if len(panel.curves) == 4 else 3,
+                columnspacing=0.9,
+                handlelength=2.0,
+                title=title,
+                title_fontsize=LEGEND_SIZE,
+                alignment="left",
+            )
     return figure
 
 
@@ -566,7 +578,14 @@ def plot_calibration(
     bottom.set_ylabel("Number")
     _log_counts(bottom, [curve.bins.total for curve in curves.values()])
     _minor_ticks(top)
-    add_legend(top, loc="upper left")
+    add_legend(
+        top,
+        loc="lower left",
+        bbox_to_anchor=(0.0, 1.0),
+        borderaxespad=0.1,
+        ncols=2,
+        columnspacing=0.9,
+    )
     return figure
 
 

@@ -32,7 +32,7 @@ from .blends import GROUP_KINDS, BlendSummary
 from .bootstrap import BootstrapResult, ImageStatistic, bootstrap, combine, ratio_statistic
 from .calibration import p_star_reliability, reliability, score_reliability
 from .classification import binned_confusion, binned_roc, confusion, roc_curve, star_roc
-from .completeness import binned_completeness, completeness_limit
+from .completeness import binned_completeness, completeness_limit, last_crossing
 from .evaluation_metrics import CLASS_NAMES, MetricValue
 from .match_table import detection_rows, matched_rows, truth_rows
 from .matching import IOU_THRESHOLDS, AreaRange, ImagePairs, Method
@@ -392,7 +392,8 @@ def _limit_values(
             center: FloatArray = binned.center,
         ) -> FloatArray:
             above, below = weights @ hits, weights @ total
-            return np.array([[_crossing(center, h, t)] for h, t in zip(above, below)])
+            share = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
+            return np.array([[last_crossing(center, s, t, 0.5)] for s, t in zip(share, below)])
 
         errors = settings.resample(ImageStatistic(names, limit))
         exact = completeness_limit(binned).value
@@ -409,17 +410,6 @@ def _limit_values(
             )
         )
     return values
-
-
-def _crossing(center: FloatArray, hits: FloatArray, total: FloatArray, level: float = 0.5) -> float:
-    """Find the last bin where the completeness falls through a level, as `completeness_limit` does."""
-    filled = total > 0
-    x, curve = center[filled], hits[filled] / total[filled]
-    falls = np.flatnonzero((curve[:-1] >= level) & (curve[1:] < level))
-    if not len(falls):
-        return float("nan")
-    i = falls[-1]
-    return float(x[i] + (curve[i] - level) / (curve[i] - curve[i + 1]) * (x[i + 1] - x[i]))
 
 
 def _class_values(
