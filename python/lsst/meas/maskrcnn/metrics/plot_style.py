@@ -1,0 +1,221 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The look that all plots share: colours, lines, letters, widths of columns."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+__all__ = [
+    "CLASS_STYLES",
+    "DOUBLE_COLUMN",
+    "OKABE_ITO",
+    "SINGLE_COLUMN",
+    "CurveStyle",
+    "add_legend",
+    "curve_style",
+    "family_styles",
+    "make_figure",
+    "style_axes",
+]
+
+SINGLE_COLUMN = 3.5
+"""Width of a column of a journal (inch)."""
+
+DOUBLE_COLUMN = 7.1
+"""Width of a page of two columns (inch)."""
+
+OKABE_ITO = {
+    "black": "#000000",
+    "orange": "#E69F00",
+    "sky": "#56B4E9",
+    "green": "#009E73",
+    "yellow": "#F0E442",
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "purple": "#CC79A7",
+}
+"""Colours that all kinds of colour vision tell apart (Okabe & Ito 2008)."""
+
+LABEL_SIZE, TICK_SIZE, LEGEND_SIZE, NOTE_SIZE = 9.0, 8.0, 7.5, 7.0  # points
+LINE_WIDTH = 1.3
+
+
+@dataclass(frozen=True)
+class CurveStyle:
+    """How a curve is drawn, so that it can be told apart without colour too.
+
+    Parameters
+    ----------
+    color : `str`
+        Colour.
+    line : `str` or `tuple`
+        Line style of matplotlib.
+    marker : `str`
+        Marker of matplotlib.
+    """
+
+    color: str
+    line: Any
+    marker: str
+
+
+CLASS_STYLES = {
+    "all": CurveStyle(OKABE_ITO["black"], (0, (1, 1.2)), "s"),
+    "star": CurveStyle(OKABE_ITO["vermilion"], (0, (5, 1.5)), "*"),
+    "galaxy": CurveStyle(OKABE_ITO["blue"], "-", "o"),
+}
+"""Curves of the classes, the same in each plot."""
+
+_OTHERS = (
+    CurveStyle(OKABE_ITO["blue"], "-", "o"),
+    CurveStyle(OKABE_ITO["vermilion"], (0, (5, 1.5)), "^"),
+    CurveStyle(OKABE_ITO["green"], (0, (5, 1.5, 1, 1.5)), "D"),
+    CurveStyle(OKABE_ITO["purple"], (0, (1, 1.2)), "v"),
+    CurveStyle(OKABE_ITO["orange"], (0, (3, 1, 1, 1, 1, 1)), "s"),
+    CurveStyle(OKABE_ITO["sky"], (0, (8, 2)), "P"),
+    CurveStyle(OKABE_ITO["black"], (0, (2, 2)), "X"),
+)
+_FAMILY_LINES = ("-", (0, (6, 1.5)), (0, (3, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (1, 1.1)))
+
+
+def curve_style(name: str, index: int = 0) -> CurveStyle:
+    """Choose the style of a curve.
+
+    Parameters
+    ----------
+    name : `str`
+        Name of the curve; classes have a style of their own, in singular or
+        plural.
+    index : `int`
+        Place of the curve among the others.
+
+    Returns
+    -------
+    style : `CurveStyle`
+        The style.
+    """
+    singular = {"stars": "star", "galaxies": "galaxy"}.get(name, name)
+    return CLASS_STYLES.get(singular, _OTHERS[index % len(_OTHERS)])
+
+
+def family_styles(n: int) -> list[CurveStyle]:
+    """Choose styles for curves that belong to a sequence.
+
+    Parameters
+    ----------
+    n : `int`
+        Number of curves.
+
+    Returns
+    -------
+    styles : `list` [`CurveStyle`]
+        From dark to light, with changing lines.
+    """
+    # The lightest end of cividis is lost on white paper.
+    levels = np.linspace(0.0, 0.8, n) if n > 1 else np.zeros(1)
+    colors = matplotlib.colormaps["cividis"](levels)
+    return [
+        CurveStyle(matplotlib.colors.to_hex(color), _FAMILY_LINES[i % len(_FAMILY_LINES)], "")
+        for i, color in enumerate(colors)
+    ]
+
+
+def make_figure(
+    width: float,
+    height: float,
+    n_rows: int = 1,
+    n_columns: int = 1,
+    *,
+    dpi: float = 200.0,
+    share_y: bool = False,
+    height_ratios: Sequence[float] | None = None,
+) -> tuple[Figure, list[Axes]]:
+    """Make a figure and its axes.
+
+    Parameters
+    ----------
+    width, height : `float`
+        Size (inch).
+    n_rows, n_columns : `int`
+        Number of panels.
+    dpi : `float`
+        Pixels per inch.
+    share_y : `bool`
+        The panels of a row have one y axis.
+    height_ratios : `~collections.abc.Sequence` [`float`], optional
+        Heights of the rows relative to each other.
+
+    Returns
+    -------
+    figure : `matplotlib.figure.Figure`
+        The figure; not one of pyplot, which would keep it and may want a
+        display.
+    axes : `list` [`matplotlib.axes.Axes`]
+        The panels, row by row.
+    """
+    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout="constrained")
+    FigureCanvasAgg(figure)
+    grid = figure.subplots(
+        n_rows,
+        n_columns,
+        squeeze=False,
+        sharey="row" if share_y else False,
+        gridspec_kw={"height_ratios": height_ratios} if height_ratios else None,
+    )
+    axes = list(grid.ravel())
+    for panel in axes:
+        style_axes(panel)
+    return figure, axes
+
+
+def style_axes(axes: Axes) -> None:
+    """Set ticks and lines of a panel.
+
+    Parameters
+    ----------
+    axes : `matplotlib.axes.Axes`
+        The panel.
+    """
+    axes.tick_params(which="both", direction="in", top=True, right=True, labelsize=TICK_SIZE, width=0.7)
+    axes.tick_params(which="major", length=4.0)
+    axes.tick_params(which="minor", length=2.0)
+    for spine in axes.spines.values():
+        spine.set_linewidth(0.7)
+    axes.xaxis.label.set_fontsize(LABEL_SIZE)
+    axes.yaxis.label.set_fontsize(LABEL_SIZE)
+    axes.title.set_fontsize(LABEL_SIZE)
+
+
+def add_legend(axes: Axes, **settings: Any) -> None:
+    """Add a legend if there is anything to name.
+
+    Parameters
+    ----------
+    axes : `matplotlib.axes.Axes`
+        The panel.
+    **settings
+        Passed on to `matplotlib.axes.Axes.legend`.
+    """
+    if not axes.get_legend_handles_labels()[1]:
+        return
+    choice = {
+        "fontsize": LEGEND_SIZE,
+        "frameon": True,
+        "framealpha": 0.85,
+        "edgecolor": "none",
+        "handlelength": 2.6,
+        "borderpad": 0.3,
+        "labelspacing": 0.3,
+    }
+    axes.legend(**{**choice, **settings}).set_zorder(6)
