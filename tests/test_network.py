@@ -10,13 +10,16 @@ import torch
 from pydantic import ValidationError
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
+from lsst.meas.maskrcnn.imaging.normalize import normalize
 from lsst.meas.maskrcnn.metrics.average_precision import greedy_match, mask_pairs
+from lsst.meas.maskrcnn.network.augment import AugmentSettings
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.dataset import CropSettings, CropSource, TrainingScene, boxes_of, write_scene
 from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect, paste_masks, select_device
 from lsst.meas.maskrcnn.network.model_file import ModelMetadata, NormalizationMetadata
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
-from lsst.meas.maskrcnn.network.train import TrainingDiverged, TrainSettings, train
+from lsst.meas.maskrcnn.network.stages import StageSettings
+from lsst.meas.maskrcnn.network.train import TrainSettings, train
 
 POSITIONS = [(20, 30), (24, 100), (60, 62), (95, 20), (100, 96), (64, 114)]
 
@@ -49,6 +52,13 @@ def toy_scene(height: int = 128, width: int = 128, positions=POSITIONS) -> Train
     )
 
 
+def observe(scene: TrainingScene, rng: np.random.Generator):
+    """Draw noise on a scene and normalise it; the usable pixels as well."""
+    flux = scene.noiseless + np.sqrt(scene.variance) * rng.standard_normal(scene.variance.shape)
+    result = normalize("lupton", flux.astype(np.float32), scene.variance, scene.valid, {})
+    return result.image, result.valid
+
+
 def toy_metadata() -> ModelMetadata:
     return ModelMetadata(
         name="toy",
@@ -64,19 +74,18 @@ def overfitted(tmp_path_factory):
     """Train on one scene until the network knows it."""
     folder = tmp_path_factory.mktemp("overfit")
     write_scene(toy_scene(), folder / "scene.npz")
-    settings = CropSettings(size=128, crops_per_scene=4, gain_jitter=0.0, noiseless_fraction=0.0)
-    source = CropSource([folder / "scene.npz"], "lupton", {}, settings, seed=5)
-    schedule = TrainSettings(steps=150, batch_size=2, warmup_steps=20, average_decay=0.9, seed=5)
-    # torch's sampling of proposals draws from its global generator.
-    with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(5)
-        return train(source, toy_metadata(), schedule, folder / "m.safetensors"), source
+    settings = CropSettings(size=128, crops_per_scene=4)
+    augment = AugmentSettings(depth_probability=1.0, depth_range=(0.5, 2.0), correlated_probability=0.5)
+    source = CropSource([folder / "scene.npz"], "lupton", {}, settings, seed=5, augment=augment)
+    stage = StageSettings("all", steps=150, batch_size=2, learning_rate=0.02, warmup_steps=20, decay="cosine")
+    schedule = TrainSettings(stages=(stage,), average_decay=0.9, seed=5)
+    return train(source, toy_metadata(), schedule, folder / "m.safetensors").model, source
 
 
 def test_one_scene_is_overfitted(overfitted):
     model, source = overfitted
     scene = toy_scene()
-    image, valid, _ = source._realise(scene, np.random.default_rng(3))
+    image, valid = observe(scene, np.random.default_rng(3))
     found = detect(model.build(), image, valid)
     pairs = mask_pairs(found.masks, found.origins, scene.masks, scene.origins)
     match = greedy_match(pairs, found.scores, len(scene.masks))
@@ -94,7 +103,7 @@ def test_tiles_do_not_show(overfitted):
         for x in range(26, 330, 48)
     ]
     scene = toy_scene(270, 340, positions)
-    image, valid, _ = source._realise(scene, rng)
+    image, valid = observe(scene, rng)
     network = model.build()
     results = []
     for size, overlap in ((512, 0), (128, 48), (160, 64)):
@@ -111,7 +120,7 @@ def test_tiles_do_not_show(overfitted):
 
 def test_a_tile_without_valid_pixels_is_not_looked_at(overfitted):
     model, source = overfitted
-    image, valid, _ = source._realise(toy_scene(), np.random.default_rng(3))
+    image, valid = observe(toy_scene(), np.random.default_rng(3))
     found = detect(model.build(), image, np.zeros_like(valid))
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
@@ -156,7 +165,7 @@ def test_inference_settings_are_checked(wrong):
 
 def test_detection_limit(overfitted):
     model, source = overfitted
-    image, valid, _ = source._realise(toy_scene(), np.random.default_rng(3))
+    image, valid = observe(toy_scene(), np.random.default_rng(3))
     found = detect(model.build(), image, valid, InferenceSettings(max_detections_per_tile=2))
     every = detect(model.build(), image, valid)
     np.testing.assert_array_equal(found.scores, every.scores[:2])
@@ -250,107 +259,7 @@ def test_devices_that_are_not_there(name):
 def test_big_endian_images_are_read(overfitted):
     """FITS pixels are big-endian, and torch takes no such array."""
     model, source = overfitted
-    image, valid, _ = source._realise(toy_scene(), np.random.default_rng(3))
+    image, valid = observe(toy_scene(), np.random.default_rng(3))
     network = model.build()
     found = detect(network, image.astype(">f4"), valid)
     np.testing.assert_array_equal(found.boxes, detect(network, image, valid).boxes)
-
-
-def test_batches_depend_on_the_seed_and_the_number_only(tmp_path):
-    write_scene(toy_scene(), tmp_path / "scene.npz")
-
-    def source(seed: int) -> CropSource:
-        return CropSource([tmp_path / "scene.npz"], "lupton", {}, CropSettings(size=64), seed)
-
-    one, again, other = source(1).batch(7, 3), source(1).batch(7, 3), source(2).batch(7, 3)
-    assert all(torch.equal(a, b) for a, b in zip(one[0], again[0], strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(one[0], other[0], strict=True))
-    for image, target in zip(*one, strict=True):
-        assert image.shape == (2, 64, 64)
-        assert len(target["boxes"]) == len(target["labels"]) == len(target["masks"])
-        np.testing.assert_array_equal(target["boxes"], boxes_of(target["masks"].numpy()))
-
-
-def test_faint_sources_are_left_out_where_there_is_noise(tmp_path):
-    scene = toy_scene()
-    scene.variance[:] = 100.0**2
-    write_scene(scene, tmp_path / "scene.npz")
-    for fraction, expected in ((0.0, 0), (1.0, len(POSITIONS))):
-        settings = CropSettings(
-            size=128, noiseless_fraction=fraction, depth_range=(1.0, 1.0), gain_jitter=0.0
-        )
-        _, (target,) = CropSource([tmp_path / "scene.npz"], "lupton", {}, settings, 1).batch(0, 1)
-        assert len(target["labels"]) == expected
-
-
-def test_training_goes_on_from_a_checkpoint(tmp_path):
-    write_scene(toy_scene(), tmp_path / "scene.npz")
-    source = CropSource([tmp_path / "scene.npz"], "lupton", {}, CropSettings(size=64), 1)
-    schedule = TrainSettings(steps=40, batch_size=1, checkpoint_minutes=0.0)
-    seen: list[int] = []
-
-    class Stopped(Exception):
-        pass
-
-    def stop(step, steps, losses):
-        raise Stopped
-
-    with pytest.raises(Stopped):
-        train(source, toy_metadata(), schedule, tmp_path / "m.safetensors", progress=stop)
-    assert not (tmp_path / "m.safetensors").exists()
-    model = train(
-        source,
-        toy_metadata(),
-        schedule,
-        tmp_path / "m.safetensors",
-        progress=lambda step, *_: seen.append(step),
-    )
-    assert seen[-1] == 39  # counted in twenties from the checkpoint at step 19
-    assert model.metadata.training["steps"] == 40
-    assert not (tmp_path / "m.safetensors.checkpoint").exists()
-
-
-def test_a_checkpoint_of_another_schedule_is_refused(tmp_path):
-    write_scene(toy_scene(), tmp_path / "scene.npz")
-    source = CropSource([tmp_path / "scene.npz"], "lupton", {}, CropSettings(size=64), 1)
-
-    def stop(*_):
-        raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        train(
-            source,
-            toy_metadata(),
-            TrainSettings(steps=40, batch_size=1, checkpoint_minutes=0.0),
-            tmp_path / "m.safetensors",
-            progress=stop,
-        )
-    with pytest.raises(ValueError, match=r"another run.*learning_rate.*0\.02, 0\.01"):
-        train(
-            source,
-            toy_metadata(),
-            TrainSettings(steps=40, batch_size=1, checkpoint_minutes=0.0, learning_rate=0.01),
-            tmp_path / "m.safetensors",
-        )
-
-
-def test_a_loss_that_is_not_finite_is_named(tmp_path):
-    write_scene(toy_scene(), tmp_path / "scene.npz")
-    source = CropSource([tmp_path / "scene.npz"], "lupton", {}, CropSettings(size=64), 1)
-    schedule = TrainSettings(steps=30, batch_size=1, learning_rate=1e20, warmup_steps=0)
-    with pytest.raises(TrainingDiverged, match="step"):
-        train(source, toy_metadata(), schedule, tmp_path / "m.safetensors")
-    assert not (tmp_path / "m.safetensors").exists()
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"batch_size": 0}, {"learning_rate": 0.0}, {"average_decay": 1.0}]
-)
-def test_schedules_are_checked(wrong):
-    with pytest.raises(ValueError, match=next(iter(wrong))):
-        TrainSettings(**wrong)
-
-
-def test_no_scenes():
-    with pytest.raises(ValueError, match="no training scenes"):
-        CropSource([], "lupton", {}, CropSettings(), 1)

@@ -110,7 +110,7 @@ def test_ups_table_lists_what_is_imported(project_dir):
 def test_requirements_list_what_is_imported(project_dir):
     with (project_dir / "pyproject.toml").open("rb") as stream:
         project = tomllib.load(stream)["project"]
-    names = {re.split(r"[<>=!\[ ;]", entry)[0].lower() for entry in project["dependencies"]}
+    names = {re.split(r"[<>=!\[ ;]", entry)[0].lower().replace("-", "_") for entry in project["dependencies"]}
     # Their distributions require these.
     names |= {"contourpy", "pil", "yaml"}
     missing = set()

@@ -57,10 +57,61 @@ def test_deblend(tmp_path: Path, overrides: dict[str, str], inputs: set[str], ou
     tester.run(butler, unittest.TestCase())
 
 
-def test_pipeline_says_what_it_does() -> None:
-    pipeline = Pipeline.from_uri(str(PROJECT / "pipelines" / "MaskRcnnDeblend.yaml"))
+TRAINED = {"maskRcnnModel", "maskRcnnTraining_steps", "maskRcnnTraining_epochs"}
+
+
+@pytest.mark.parametrize(
+    "overrides, inputs, outputs",
+    [
+        ({}, {"deepCoadd_calexp", "maskRcnn_truth"}, TRAINED | {"maskRcnnTraining_plot"}),
+        (
+            {
+                "maskRcnnTrain:useTruthImages": "True",
+                "maskRcnnTrain:useInitialModel": "True",
+                "maskRcnnTrain:doPlot": "False",
+            },
+            {"deepCoadd_calexp", "maskRcnn_truth", "maskRcnn_truthImage", "maskRcnnInitialModel"},
+            TRAINED,
+        ),
+        (
+            {
+                "maskRcnnTrain:connections.exposures": "deep_coadd",
+                "maskRcnnTrain:connections.outputName": "mine",
+                "maskRcnnTrain:stages['heads'].learning_rate": "1e-2",
+            },
+            {"deep_coadd", "maskRcnn_truth"},
+            {"maskRcnnModel", "mine_steps", "mine_epochs", "mine_plot"},
+        ),
+    ],
+)
+def test_train(tmp_path: Path, overrides: dict[str, str], inputs: set[str], outputs: set[str]) -> None:
+    butler = makeTestRepo(str(tmp_path), config=Config(SEED_CONFIG))
+    storage = {
+        "maskRcnn_truth": ({"skymap", "tract", "patch"}, "SourceCatalog"),
+        "maskRcnnInitialModel": (set(), "MaskRcnnModel"),
+    }
+    coadd = ({"skymap", "tract", "patch", "band"}, "ExposureF")
+    tester = PipelineStepTester(
+        filename=str(PROJECT / "pipelines" / "MaskRcnnTrain.yaml"),
+        step_suffixes=[""],
+        initial_dataset_types=[(name, *storage.get(name, coadd), False) for name in inputs],
+        expected_inputs=inputs,
+        expected_outputs=outputs,
+        pipeline_patches=overrides,
+    )
+    tester.run(butler, unittest.TestCase())
+    # What is registered is what is asked for, and no more.
+    registered = {item.name for item in butler.registry.queryDatasetTypes()}
+    assert {name for name in registered if not name.startswith("maskRcnnTrain_")} - {"packages"} == (
+        inputs | outputs
+    )
+
+
+@pytest.mark.parametrize("name", ["Deblend", "Train"])
+def test_pipeline_says_what_it_does(name: str) -> None:
+    pipeline = Pipeline.from_uri(str(PROJECT / "pipelines" / f"MaskRcnn{name}.yaml"))
     assert pipeline.to_graph().description
-    assert list(pipeline.task_labels) == ["maskRcnnDeblend"]
+    assert list(pipeline.task_labels) == [f"maskRcnn{name}"]
 
 
 def test_pipeline_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,84 +2,123 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""``bin/train``: train a model on simulated scenes."""
+"""``bin/train``: train a model, on patches of a Butler repository or on scenes
+that are simulated for it.
+"""
 
 from __future__ import annotations
 
+__all__ = ["TrainError", "main"]
+
 import argparse
+import dataclasses
+import datetime
+import json
 import logging
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed
 from tqdm import tqdm
 
-from ..imaging.normalize import default_settings
-from ..network.dataset import CropSettings, CropSource
-from ..network.inference import select_device
-from ..network.model_file import (
-    MaskRcnnModel,
-    ModelFileError,
-    ModelMetadata,
-    NormalizationMetadata,
-    read_model,
+from lsst.daf.butler import (
+    Butler,
+    ButlerUserError,
+    CollectionType,
+    DatasetRef,
+    DatasetType,
+    EmptyQueryResultError,
+    MissingCollectionError,
+    MissingDatasetTypeError,
 )
-from ..network.psf import widen_input
-from ..network.spec import NetworkSpec
-from ..network.train import TrainSettings, train
-from ..scenes.training_set import make_training_set
+from lsst.pipe.base import InvalidQuantumError, Struct
+from lsst.pipe.base.configOverrides import ConfigOverrides
 
-__all__ = ["main"]
+from ..catalogs.training_patches import PatchDatasets, SceneSummary, TrainingPatch, group_datasets
+from ..network.inference import select_device
+from ..network.training_scene import SceneFiles, SceneSource
+from ..scenes.training_set import SimulatedSource, make_training_set
+from ..train_config import scratch_stage
+from ..train_task import (
+    MaskRcnnTrainConfig,
+    MaskRcnnTrainConnections,
+    MaskRcnnTrainTask,
+    TrainingDataError,
+    TrainingDivergedError,
+)
+from .paths import package_dir
 
-_BANDS = ("z", "r", "g")
+_LOG = logging.getLogger(__name__)
+
+_LABEL = MaskRcnnTrainTask._DefaultName
+
+# Of the scenes that are simulated; those of other surveys are brought to it by their own pixel scale.
+_PIXEL_SCALE = 0.168
+_SHAPE = (512, 512)
+
+_SCHEDULES = {
+    "published": "the four stages of Astro R-CNN",
+    "scratch": "one stage from random weights",
+    "fine-tune": "few images of a new survey",
+}
+
+
+class TrainError(RuntimeError):
+    """The training cannot be done; the message says why."""
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="train",
-        description="Train the light network on simulated scenes of mixed surveys and depths. "
-        "Interrupted, the same command goes on where it was.",
+        description="Train a model on the patches of a Butler repository whose sources are known, and put it "
+        "there; or, with --scenes, on simulated scenes, and write it to a file. Interrupted, the same "
+        "command goes on where it was; in a repository, if --checkpoints names a folder. Under torchrun the "
+        "work is shared among its processes.",
     )
-    parser.add_argument("output", type=Path, help="model file to write (.safetensors)")
-    parser.add_argument("--scenes", type=Path, required=True, help="folder for the simulated scenes")
-    parser.add_argument("--count", type=int, default=600, help="number of scenes (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=10_000, help="number of steps (default: %(default)s)")
-    parser.add_argument("--minutes", type=float, help="end after this wall time at the latest")
-    parser.add_argument("--batch-size", type=int, default=4, help="crops per step (default: %(default)s)")
-    parser.add_argument("--learning-rate", type=float, default=0.02, help="default: %(default)s")
-    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
-    parser.add_argument("--jobs", type=int, default=2, help="processes and threads (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
-    parser.add_argument("--initial", type=Path, help="model file to start from")
-    parser.add_argument("--name", default="lite", help="name of the model (default: %(default)s)")
+    parser.add_argument("target", help="Butler repository; with --scenes the model file to write")
+    data = parser.add_argument_group("training in a repository")
+    data.add_argument("-i", "--input", action="append", metavar="COLLECTION", help="where the patches are")
+    data.add_argument("-o", "--output", metavar="COLLECTION", help="RUN collection for the model")
+    data.add_argument("-d", "--data-query", default="", metavar="WHERE", help="patches to use (default: all)")
+    data.add_argument("--checkpoints", type=Path, metavar="FOLDER", help="for the state while it runs")
+    simulated = parser.add_argument_group("training on simulated scenes")
+    simulated.add_argument("--scenes", type=Path, metavar="FOLDER", help="folder for the scenes")
+    simulated.add_argument("--count", type=int, default=600, help="number of scenes (default: %(default)s)")
+    simulated.add_argument(
+        "--presets", nargs="+", default=[], metavar="NAME", help="kinds of scenes (default: a mixture)"
+    )
+    simulated.add_argument(
+        "--validate", type=int, default=0, metavar="N", help="scenes more to judge by (default: %(default)s)"
+    )
+    simulated.add_argument(
+        "--fresh", action="store_true", help="never use a scene twice; --count is then the length of an epoch"
+    )
+    common = parser.add_argument_group("all trainings")
+    common.add_argument(
+        "--schedule",
+        choices=_SCHEDULES,
+        help="; ".join(f"{name}: {text}" for name, text in _SCHEDULES.items())
+        + " (default: published, with --scenes scratch)",
+    )
+    common.add_argument("-c", "--config", action="append", default=[], metavar="FIELD=VALUE", help="change")
+    common.add_argument(
+        "-C", "--config-file", action="append", default=[], metavar="FILE", help="file of changes in Python"
+    )
+    common.add_argument("--initial", metavar="MODEL", help="path or URI of a model file to start from")
+    common.add_argument("--name", help="name of the model")
+    common.add_argument("--minutes", type=float, help="end after this wall time at the latest")
+    common.add_argument("--seed", type=int, help="source of chance (default: 1)")
+    common.add_argument("--jobs", type=int, default=2, help="processes and threads (default: %(default)s)")
+    common.add_argument("--device", help="auto, cpu or cuda (default: auto)")
+    common.add_argument("--steps", type=int, help="steps of the stage, where there is one")
+    common.add_argument("--batch-size", type=int, help="crops per step of the stage, where there is one")
+    common.add_argument("--learning-rate", type=float, help="of the stage, where there is one")
     return parser
-
-
-def _check(arguments: argparse.Namespace) -> MaskRcnnModel | None:
-    """Refuse what would fail after hours, and read the model to start from."""
-    for name in ("count", "steps", "batch_size", "jobs"):
-        if getattr(arguments, name) < 1:
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} {getattr(arguments, name)} is not possible; give 1 or more.")
-    folder = arguments.output.absolute().parent
-    if not folder.is_dir():
-        raise FileNotFoundError(f"There is no folder {folder} for the model; make it first.")
-    if arguments.initial is None:
-        return None
-    initial = read_model(arguments.initial)
-    initial.check_bands(_BANDS)
-    # Thresholds of the architecture may differ, layers may not.
-    spec = NetworkSpec.light(len(_BANDS), psf_channels=True)
-    light = initial.metadata.model_copy(update={"architecture": spec})
-    try:
-        MaskRcnnModel(light, widen_input(initial.state, spec.input_planes)).build()
-    except (ModelFileError, ValueError, KeyError) as error:
-        raise ModelFileError(
-            f"Model '{initial.metadata.name}' in {arguments.initial} has another architecture than the light "
-            "one that is trained here; start from a model that this command made."
-        ) from error
-    return initial
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,58 +132,380 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     status : `int`
-        0, or 1 if something was refused.
+        0; 1 if something was refused or failed; 130 if it was interrupted.
     """
     arguments = _parser().parse_args(argv)
-    try:
-        initial = _check(arguments)
-        device = select_device(arguments.device)
-    except (ModelFileError, OSError, ValueError) as error:
-        print(f"train: {error}", file=sys.stderr)
-        return 1
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(arguments.jobs)
-    scenes = list(
-        tqdm(
-            make_training_set(arguments.scenes, arguments.count, arguments.seed, arguments.jobs),
-            total=arguments.count,
-            desc="scenes",
-            unit="scene",
+    try:
+        _check(arguments)
+        task = MaskRcnnTrainTask(config=_make_config(arguments))
+        torch.set_num_threads(arguments.jobs)
+        team = _Team()
+        # One of many is enough to say how it goes.
+        task.log.setLevel(logging.WARNING if team.rank else logging.INFO)
+        if arguments.scenes is not None:
+            _train_on_scenes(arguments, task, team)
+        else:
+            _train_in_repo(arguments, task, team)
+    except (
+        TrainError,
+        TrainingDataError,
+        TrainingDivergedError,
+        InvalidQuantumError,
+        ButlerUserError,
+        OSError,
+        ValueError,
+    ) as error:
+        _LOG.debug("Details:", exc_info=True)
+        print(f"train: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("train: interrupted; run it again to go on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what would fail after hours."""
+    for name in ("count", "steps", "batch_size", "jobs"):
+        value = getattr(arguments, name)
+        if value is not None and value < 1:
+            option = name.replace("_", "-")
+            raise TrainError(f"--{option} {value} is not possible; give 1 or more.")
+    if arguments.validate < 0:
+        raise TrainError(f"--validate {arguments.validate} is not possible; give 0 or more.")
+    if arguments.device is not None:
+        select_device(arguments.device)
+    if arguments.scenes is None:
+        missing = [name for name in ("input", "output") if not getattr(arguments, name)]
+        if missing:
+            raise TrainError(
+                f"Give {' and '.join('--' + name for name in missing)} to train in the repository "
+                f"{arguments.target}, or --scenes to train on simulated scenes."
+            )
+        return
+    given = [name for name in ("input", "output", "data_query", "checkpoints") if getattr(arguments, name)]
+    if given:
+        raise TrainError(
+            f"--{given[0].replace('_', '-')} is for a training in a repository, --scenes for one without."
         )
-    )
-    settings = default_settings("lupton")
-    metadata = ModelMetadata(
-        name=arguments.name,
-        description="Stars and galaxies in ground-based images of 0.5 to 1.5 arcsec seeing, shallow to deep.",
-        architecture=NetworkSpec.light(len(_BANDS), psf_channels=True),
-        bands=_BANDS,
-        normalization=NormalizationMetadata(name="lupton", settings=settings),
-        pixel_scale=0.168,
-        training={"data": "simulated scenes of this package (random_scene_config)", "seed": arguments.seed},
-    )
-    source = CropSource(scenes, "lupton", settings, CropSettings(), seed=arguments.seed, psf_channels=True)
-    schedule = TrainSettings(
-        steps=arguments.steps,
-        minutes=arguments.minutes,
-        batch_size=arguments.batch_size,
-        learning_rate=arguments.learning_rate,
-        seed=arguments.seed,
-    )
-    with tqdm(total=arguments.steps, desc="training", unit="step") as bar:
+    folder = Path(arguments.target).absolute().parent
+    if not folder.is_dir():
+        raise TrainError(f"There is no folder {folder} for the model; make it first.")
+    output = Path(arguments.target)
+    if output.exists() and not output.with_name(f"{output.name}.checkpoint").exists():
+        raise TrainError(f"{output} is there already; choose another name, or remove it.")
 
-        def report(step: int, steps: int, losses: Mapping[str, float]) -> None:
+
+def _make_config(arguments: argparse.Namespace) -> MaskRcnnTrainConfig:
+    """Return the configuration that the options describe."""
+    config = MaskRcnnTrainConfig()
+    schedule = arguments.schedule or ("published" if arguments.scenes is None else "scratch")
+    if arguments.scenes is not None:
+        config.name = "lite"
+        config.description = "Stars and galaxies in ground-based images of 0.5 to 1.5 arcsec seeing."
+    overrides = ConfigOverrides()
+    if schedule == "scratch":
+        config.stages["scratch"] = scratch_stage()
+        config.stageOrder = ["scratch"]
+    elif schedule == "fine-tune":
+        overrides.addFileOverride(str(package_dir() / "config" / "fine_tune.py"))
+    for name in arguments.config_file:
+        if not Path(name).is_file():
+            raise TrainError(f"There is no file {name} (--config-file).")
+        overrides.addFileOverride(name)
+    for text in arguments.config:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise TrainError(f"--config {text} is not understood; write it like engine.seed=2.")
+        overrides.addValueOverride(name.removeprefix(f"{_LABEL}:"), value)
+    try:
+        overrides.applyTo(config)
+        _apply_options(arguments, config)
+        config.validate()
+    except (TrainError, KeyboardInterrupt):
+        raise
+    # A file of changes is a program.
+    except Exception as error:
+        raise TrainError(f"The configuration is not possible: {_one_line(error)}") from error
+    return config
+
+
+def _apply_options(arguments: argparse.Namespace, config: MaskRcnnTrainConfig) -> None:
+    """Take over what has an option of its own."""
+    for option, target, field in (
+        ("initial", config, "initialModelUri"),
+        ("name", config, "name"),
+        ("minutes", config.engine, "minutes"),
+        ("seed", config.engine, "seed"),
+        ("device", config.engine, "device"),
+        ("checkpoints", config, "checkpointDir"),
+    ):
+        value = getattr(arguments, option)
+        if value is not None:
+            setattr(target, field, str(value) if isinstance(value, Path) else value)
+    for option in ("steps", "batch_size", "learning_rate"):
+        value = getattr(arguments, option)
+        if value is None:
+            continue
+        if len(config.stageOrder) != 1:
+            raise TrainError(
+                f"--{option.replace('_', '-')} is for a schedule of one stage, but this one has "
+                f"{list(config.stageOrder)}; write -c \"stages['{config.stageOrder[0]}'].{option}={value}\"."
+            )
+        stage = config.stages[config.stageOrder[0]]
+        setattr(stage, option, value)
+        stage.warmup_steps = min(stage.warmup_steps, stage.steps or stage.warmup_steps)
+
+
+def _one_line(error: BaseException) -> str:
+    """Say what an error is in one line."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+class _Team:
+    """The processes of torchrun, or this one alone.
+
+    They must agree before the engine starts, which has means of its own.
+    """
+
+    def __init__(self) -> None:
+        self.rank, self.size = 0, 1
+        self._store: Any = None
+        self._meetings = 0
+        if torch.distributed.is_torchelastic_launched():
+            self._store, self.rank, self.size = next(torch.distributed.rendezvous("env://"))
+            restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+            self._store = torch.distributed.PrefixStore(f"maskrcnn-{restart}", self._store)
+            self._store.set_timeout(datetime.timedelta(days=2))
+
+    def gather(self, value: Any) -> list[Any]:
+        """Exchange plain values; returns those of all, by rank."""
+        if self.size == 1:
+            return [value]
+        self._meetings += 1
+        self._store.set(f"{self._meetings}-{self.rank}", json.dumps(value))
+        return [json.loads(self._store.get(f"{self._meetings}-{rank}")) for rank in range(self.size)]
+
+    def share(self, items: Sequence[Any]) -> list[Any]:
+        """Return the items that this process has to do."""
+        return list(items[self.rank :: self.size])
+
+
+@contextmanager
+def _progress_bar(team: _Team) -> Iterator[Any]:
+    """Give a function that shows how far a training is."""
+    with tqdm(desc="training", unit="step", disable=team.rank > 0) as bar:
+
+        def report(step: int, steps: int, row: Mapping[str, Any]) -> None:
+            bar.total = steps
             bar.update(step - bar.n)
-            names = {k.removeprefix("loss_"): v for k, v in losses.items() if k.startswith("loss_")}
-            bar.set_postfix({k: f"{v:.3f}" for k, v in names.items()})
+            if row["kind"] == "step":
+                bar.set_postfix({"stage": row["stage"], "loss": f"{row['loss']:.3f}"})
 
-        train(
-            source,
-            metadata,
-            schedule,
-            arguments.output,
-            initial=initial,
-            device=device,
+        yield report
+
+
+def _train_on_scenes(arguments: argparse.Namespace, task: MaskRcnnTrainTask, team: _Team) -> None:
+    """Simulate scenes, train on them, and write a file."""
+    output = Path(arguments.target).absolute()
+    initial = task.initial_model()
+    bands = task.bands(initial)
+    seed = int(task.config.engine.seed)
+    with ExitStack() as stack:
+        scenes: SceneSource
+        if arguments.fresh:
+            # Another seed than that of the scenes to judge by.
+            source = SimulatedSource(
+                seed + 1_000_000, arguments.presets, _SHAPE, bands, arguments.jobs, epoch=arguments.count
+            )
+            scenes = stack.enter_context(source)
+            validation = _make_scenes(arguments, bands, seed, arguments.validate, team)
+        else:
+            paths = _make_scenes(arguments, bands, seed, arguments.count + arguments.validate, team)
+            scenes, validation = SceneFiles(paths[: arguments.count]), paths[arguments.count :]
+        report = stack.enter_context(_progress_bar(team))
+        results = task.train(
+            scenes,
+            SceneFiles(validation) if validation else None,
+            metadata=task.make_metadata(
+                bands,
+                _PIXEL_SCALE,
+                initial,
+                {
+                    "data": "simulated scenes of this package",
+                    "presets": list(arguments.presets) or "mixture",
+                    "seed": seed,
+                },
+            ),
+            n_pixels=float(_SHAPE[0] * _SHAPE[1]),
+            initialModel=initial,
+            output=output,
             progress=report,
         )
-    print(f"The model is in {arguments.output}")
-    return 0
+    if team.rank == 0:
+        if results.plot is not None:
+            results.plot.savefig(output.with_name(f"{output.name}.history.png"))
+        print(f"The model is in {output}, its history beside it.")
+
+
+def _make_scenes(
+    arguments: argparse.Namespace, bands: tuple[str, ...], seed: int, count: int, team: _Team
+) -> list[Path]:
+    """Simulate what is not there; the first process for all."""
+    paths: list[str] = []
+    if team.rank == 0 and count:
+        made = make_training_set(
+            arguments.scenes,
+            count,
+            seed,
+            arguments.jobs,
+            presets=arguments.presets,
+            shape=_SHAPE,
+            bands=bands,
+        )
+        paths = [str(path) for path in tqdm(made, total=count, desc="scenes", unit="scene")]
+    return [Path(path) for path in team.gather(paths)[0]]
+
+
+def _train_in_repo(arguments: argparse.Namespace, task: MaskRcnnTrainTask, team: _Team) -> None:
+    """Train on patches, and put the model into the repository."""
+    config = task.config
+    connections = MaskRcnnTrainConnections(config=config)
+    butler = Butler.from_config(arguments.target, writeable=team.rank == 0)
+    inputs = [name for text in arguments.input for name in text.split(",")]
+    if team.rank == 0:
+        _check_output(butler, arguments.output, connections.model.name)
+    initial = None
+    if config.useInitialModel:
+        initial = butler.get(connections.initialModel.name, collections=inputs)
+    initial = task.initial_model(initial)
+    bands = task.bands(initial)
+    datasets = _find_datasets(butler, connections, inputs, bands, arguments.data_query)
+    training, validation = task.select(datasets)
+    with ExitStack() as stack:
+        folder = Path(team.gather(str(stack.enter_context(_shared_folder(task, team, arguments.output))))[0])
+        written = []
+        for name, items in (("training", training), ("validation", validation)):
+            patches = [_handles(butler, item) for item in team.share(items)]
+            mine = task.write_scenes(patches, folder / name, bands)
+            rows = team.gather([dataclasses.asdict(item) for item in mine])
+            written.append([SceneSummary(**row) for part in rows for row in part])
+        with _progress_bar(team) as report:
+            results = task.train_patches(
+                *[sorted(part, key=lambda item: item.name) for part in written],
+                bands=bands,
+                initialModel=initial,
+                folder=folder,
+                label=arguments.output,
+                progress=report,
+            )
+        # Nobody's folder goes while others read from it.
+        team.gather(None)
+    if team.rank == 0:
+        _put(butler, connections, task, results, arguments.output, datasets)
+        print(
+            f"The model is {connections.model.name} in collection {arguments.output!r} of {arguments.target}"
+        )
+
+
+@contextmanager
+def _shared_folder(task: MaskRcnnTrainTask, team: _Team, label: str) -> Iterator[str]:
+    """Give the first process a folder for all."""
+    if team.rank:
+        yield ""
+        return
+    with task.workspace(label) as folder:
+        yield str(folder)
+
+
+def _check_output(butler: Butler, collection: str, model: str) -> None:
+    """Refuse a collection that cannot take the model."""
+    try:
+        kind = butler.collections.get_info(collection).type
+    except MissingCollectionError:
+        return
+    if kind is not CollectionType.RUN:
+        raise TrainError(
+            f"Collection {collection!r} is a {kind.name} collection; choose the name of a RUN or a new one."
+        )
+    if _find(butler, model, [collection]):
+        raise TrainError(f"Collection {collection!r} holds a model already; choose another one.")
+
+
+def _find(
+    butler: Butler, name: str, collections: Sequence[str], where: str = "", **bind: Any
+) -> list[DatasetRef]:
+    try:
+        return butler.query_datasets(name, collections, where=where, limit=None, explain=False, **bind)
+    except (MissingDatasetTypeError, EmptyQueryResultError):
+        return []
+
+
+def _find_datasets(
+    butler: Butler,
+    connections: MaskRcnnTrainConnections,
+    inputs: Sequence[str],
+    bands: Sequence[str],
+    where: str,
+) -> list[PatchDatasets]:
+    """Find the patches that have a truth."""
+    try:
+        truth = _find(butler, connections.truth.name, inputs, where)
+        if not truth:
+            raise TrainError(
+                f"There is no {connections.truth.name} in {', '.join(inputs)}"
+                f"{f' where {where}' if where else ''}; name a collection of patches whose sources are known."
+            )
+        names = ", ".join(repr(band) for band in bands)
+        of_bands = f"({where}) AND band IN ({names})" if where else f"band IN ({names})"
+        exposures = _find(butler, connections.exposures.name, inputs, of_bands)
+        light = getattr(connections, "truthImages", None)
+        images = [] if light is None else _find(butler, light.name, inputs, of_bands)
+    except MissingCollectionError as error:
+        raise TrainError(f"{_one_line(error).rstrip('.')}; see `butler query-collections`.") from error
+    return group_datasets(exposures, truth, images)
+
+
+def _handles(butler: Butler, item: PatchDatasets) -> TrainingPatch:
+    return TrainingPatch(
+        item.name,
+        {band: butler.getDeferred(ref) for band, ref in item.exposures.items()},
+        butler.getDeferred(item.truth),
+        {band: butler.getDeferred(ref) for band, ref in item.truth_images.items()} or None,
+    )
+
+
+def _put(
+    butler: Butler,
+    connections: MaskRcnnTrainConnections,
+    task: MaskRcnnTrainTask,
+    results: Struct,
+    run: str,
+    datasets: Sequence[PatchDatasets],
+) -> None:
+    """Store what a training made, as pipetask does."""
+    skymaps = sorted({str(item.truth.dataId["skymap"]) for item in datasets})
+    butler.collections.register(run, CollectionType.RUN)
+    products: list[tuple[str, tuple[str, ...], str, Any]] = [
+        (f"{_LABEL}_config", (), "Config", task.config),
+        (f"{_LABEL}_metadata", ("skymap",), "TaskMetadata", task.getFullMetadata()),
+    ]
+    for name in ("model", "steps", "epochs", "plot"):
+        connection = getattr(connections, name, None)
+        if connection is not None:
+            products.append(
+                (
+                    connection.name,
+                    tuple(connection.dimensions),
+                    connection.storageClass,
+                    getattr(results, name),
+                )
+            )
+    for name, dimensions, storage, product in products:
+        butler.registry.registerDatasetType(
+            DatasetType(name, dimensions, storage, universe=butler.dimensions)
+        )
+        for data_id in [{"skymap": skymap} for skymap in skymaps] if dimensions else [{}]:
+            butler.put(product, name, data_id, run=run)

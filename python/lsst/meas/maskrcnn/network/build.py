@@ -20,6 +20,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from .ignore import respect_ignored_regions
 from .spec import CLASS_NAMES, NetworkSpec
 
 __all__ = ["build_network"]
@@ -98,7 +99,8 @@ def build_network(spec: NetworkSpec) -> MaskRCNN:
         tensors (band, y, x) that are normalised already, followed by PSF
         planes if the architecture has them: nothing is resized and no image
         statistics are applied. Boxes are [x0, y0, x1, y1],
-        half open, in pixels of the input.
+        half open, in pixels of the input. Targets may have ``ignore_boxes``,
+        see `~.ignore.respect_ignored_regions`.
     """
     names = [str(k - 1) for k in spec.returned_layers]
     backbone = _PyramidBackbone(spec)
@@ -128,4 +130,5 @@ def build_network(spec: NetworkSpec) -> MaskRCNN:
     )
     network.transform = _ArrayTransform(spec.divisor)
     network.psf_channels = spec.psf_channels
+    respect_ignored_regions(network)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

@@ -1,0 +1,37 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# Adapting the model that comes with this package to a survey of which there
+# are few labelled images, ten or so. Use as
+#   pipetask run ... -C maskRcnnTrain:$MEAS_MASKRCNN_DIR/config/fine_tune.py
+
+from lsst.meas.maskrcnn.train_config import StageConfig
+
+# Architecture, bands and normalisation are those of this model.
+config.initialModelUri = "resource://lsst.meas.maskrcnn/models/lite.safetensors"
+
+# The heads first, so that their large gradients do not spoil the features;
+# then everything, gently. Few images are soon learnt by heart: the rates are
+# low, and the whole is short.
+config.stages["adaptHeads"] = StageConfig()
+stage = config.stages["adaptHeads"]
+stage.trainable = "heads"
+stage.epochs = 10
+stage.batch_size = 4
+stage.learning_rate = 2e-3
+stage.warmup_steps = 50
+
+config.stages["adaptAll"] = StageConfig()
+stage = config.stages["adaptAll"]
+stage.trainable = "all"
+stage.epochs = 20
+stage.batch_size = 4
+stage.learning_rate = 1e-3
+stage.warmup_steps = 50
+stage.decay = "cosine"
+
+config.stageOrder = ["adaptHeads", "adaptAll"]
+
+# A third of the patches tells whether it helps.
+config.validation.fraction = 0.3

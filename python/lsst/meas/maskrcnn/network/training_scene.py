@@ -1,0 +1,486 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Scenes to train on: what they hold, how they are kept, and where they come from.
+
+A scene is kept without its noise where that is known, so that every use can
+draw new noise at another depth.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from .model_file import write_atomically
+
+__all__ = [
+    "SceneFiles",
+    "SceneList",
+    "SceneSource",
+    "TrainingScene",
+    "masked_boxes",
+    "read_scene",
+    "write_scene",
+]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingScene:
+    """A multi-band scene with the truth of its sources.
+
+    Parameters
+    ----------
+    noiseless : `numpy.ndarray` or `None`
+        Flux per pixel without noise, float32, (band, y, x), nJy; `None` where
+        it is not known.
+    variance : `numpy.ndarray`
+        Variance per pixel at the scene's own depth, float32, (band, y, x),
+        nJy^2, above 0.
+    valid : `numpy.ndarray`
+        Usable pixels, bool, (y, x).
+    labels : `numpy.ndarray`
+        Classes, int64, (source,): 1 is a star, 2 a galaxy.
+    peak_flux : `numpy.ndarray`
+        Brightest pixel of each source alone, float32, (source, band), nJy.
+    origins : `numpy.ndarray`
+        (y0, x0) of each mask, int32, (source, 2).
+    masks : `list` [`numpy.ndarray`]
+        Truth masks, bool, (y, x) each, tight around the source, on the image
+        and not empty.
+    noisy : `bool`
+        Whether noise belongs to this scene; without it the variance still
+        gives the scale of the normalisation.
+    psf_fwhm : `numpy.ndarray` or `None`
+        Full width at half maximum of the Gaussian with the adaptive moments
+        of the PSF, float32, (band,), px; `None` where it is not known.
+    image : `numpy.ndarray` or `None`
+        Flux per pixel with the scene's own noise, float32, (band, y, x), nJy.
+    ignore : `numpy.ndarray` or `None`
+        Sources that are neither to be found nor to be called wrong, bool,
+        (source,); `None` for none.
+    positions : `numpy.ndarray` or `None`
+        (y, x) of each source, float32, (source, 2); `None` for the middles
+        of the masks.
+    mask_levels : `tuple` [`float`, `float`] or `None`
+        Share of a star's and of a galaxy's peak at the edge of its mask, by
+        which masks grow with a blur; `None` where they do not go by the peak.
+
+    Raises
+    ------
+    ValueError
+        Raised if there are no pixels, if shapes disagree, or if an image
+        without noise has an image with noise.
+    """
+
+    noiseless: npt.NDArray[np.float32] | None
+    variance: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+    labels: npt.NDArray[np.int64]
+    peak_flux: npt.NDArray[np.float32]
+    origins: npt.NDArray[np.int32]
+    masks: list[npt.NDArray[np.bool_]]
+    noisy: bool = True
+    psf_fwhm: npt.NDArray[np.float32] | None = None
+    image: npt.NDArray[np.float32] | None = None
+    ignore: npt.NDArray[np.bool_] | None = None
+    positions: npt.NDArray[np.float32] | None = None
+    mask_levels: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.noiseless is None and self.image is None:
+            raise ValueError("a training scene needs an image, with noise or without")
+        if self.image is not None and not self.noisy:
+            raise ValueError("a scene that is not noisy has its image in 'noiseless', not in 'image'")
+        if self.variance.ndim != 3:
+            raise ValueError(f"variance has shape {self.variance.shape}, wanted (band, y, x)")
+        count, bands = len(self.labels), len(self.variance)
+        wanted: dict[str, tuple[int, ...]] = {
+            "noiseless": self.variance.shape,
+            "image": self.variance.shape,
+            "valid": self.variance.shape[1:],
+            "peak_flux": (count, bands),
+            "origins": (count, 2),
+            "psf_fwhm": (bands,),
+            "ignore": (count,),
+            "positions": (count, 2),
+        }
+        for name, shape in wanted.items():
+            array = getattr(self, name)
+            if array is not None and array.shape != shape:
+                raise ValueError(f"{name} has shape {array.shape}, wanted {shape}")
+        if len(self.masks) != count:
+            raise ValueError(f"there are {len(self.masks)} masks for {count} labels")
+
+
+def write_scene(scene: TrainingScene, path: str | os.PathLike[str]) -> None:
+    """Write a scene as an ``.npz`` file, whole or not at all.
+
+    Parameters
+    ----------
+    scene : `TrainingScene`
+        The scene.
+    path : `str` or `os.PathLike`
+        Where to.
+
+    Notes
+    -----
+    Pixels are kept in half precision, in units of the noise, where that
+    costs less than a hundredth of the noise on the sky and a part in 2000 of
+    a source.
+    """
+    shapes = np.array([mask.shape for mask in scene.masks], dtype=np.int32).reshape(-1, 2)
+    bits = np.concatenate([mask.ravel() for mask in scene.masks]) if scene.masks else np.zeros(0, dtype=bool)
+    noise = np.sqrt(np.median(scene.variance[:, ::4, ::4], axis=(1, 2))).astype(np.float32)
+    optional: dict[str, Any] = {
+        "psf_fwhm": scene.psf_fwhm,
+        "ignore": scene.ignore,
+        "positions": scene.positions,
+        "mask_levels": scene.mask_levels,
+    }
+    planes = {"noiseless": scene.noiseless, "image": scene.image, "variance": scene.variance}
+    arrays: dict[str, Any] = {key: value for key, value in optional.items() if value is not None}
+    for name, pixels in planes.items():
+        if pixels is not None:
+            # A variance far below that of the sky is odd, and must not become 0.
+            odd = name == "variance" and (pixels < 1e-3 * noise[:, None, None] ** 2).any()
+            unit = np.full(len(noise), np.nan) if odd else noise**2 if name == "variance" else noise
+            arrays[name], arrays[f"{name}_unit"] = _pack(pixels, unit)
+    buffer = BytesIO()
+    np.savez(
+        buffer,
+        valid=np.packbits(scene.valid),
+        labels=scene.labels,
+        peak_flux=scene.peak_flux,
+        origins=scene.origins,
+        shapes=shapes,
+        bits=np.packbits(bits),
+        noisy=np.array(scene.noisy),
+        **arrays,
+    )
+    write_atomically(Path(path), buffer.getvalue())
+
+
+def _pack(
+    pixels: npt.NDArray[np.float32], unit: npt.NDArray[np.float32]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+    """Halve the precision where that is safe; float32 in units of 1 elsewhere."""
+    plain = pixels.astype(np.float32, copy=False), np.ones(len(pixels), np.float32)
+    if not (np.isfinite(unit).all() and (unit > 0).all()):
+        return plain
+    scaled = pixels / unit[:, None, None]
+    sky = np.abs(np.median(scaled[:, ::4, ::4], axis=(1, 2)))
+    # float16 ends at 65504 and has 11 bits.
+    if not np.isfinite(scaled).all() or np.abs(scaled).max() > 6e4 or sky.max() > 8.0:
+        return plain
+    return scaled.astype(np.float16), unit
+
+
+def read_scene(path: str | os.PathLike[str]) -> TrainingScene:
+    """Read a scene that `write_scene` wrote.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        The file.
+
+    Returns
+    -------
+    scene : `TrainingScene`
+    """
+    with np.load(path, allow_pickle=False) as data:
+        shapes = data["shapes"]
+        areas = shapes.prod(axis=1)
+        ends = np.cumsum(areas)
+        bits = np.unpackbits(data["bits"], count=int(areas.sum())).astype(bool)
+
+        def optional(name: str) -> npt.NDArray[Any] | None:
+            # An empty array stood for nothing once.
+            return data[name] if name in data and data[name].size else None
+
+        def planes(name: str) -> npt.NDArray[np.float32] | None:
+            if name not in data:
+                return None
+            pixels = data[name].astype(np.float32, copy=False)
+            if f"{name}_unit" in data:
+                unit = data[f"{name}_unit"]
+                if (unit != 1.0).any():
+                    pixels *= unit[:, None, None]
+            return pixels
+
+        variance = planes("variance")
+        if variance is None:
+            raise ValueError(f"{path} holds no training scene: there is no variance in it")
+        height, width = variance.shape[1:]
+        levels = optional("mask_levels")
+        return TrainingScene(
+            noiseless=planes("noiseless"),
+            variance=variance,
+            valid=np.unpackbits(data["valid"], count=height * width).astype(bool).reshape(height, width),
+            labels=data["labels"],
+            peak_flux=data["peak_flux"],
+            origins=data["origins"],
+            masks=[
+                bits[end - area : end].reshape(shape)
+                for end, area, shape in zip(ends, areas, shapes, strict=True)
+            ],
+            noisy=bool(data["noisy"]),
+            psf_fwhm=optional("psf_fwhm"),
+            image=planes("image"),
+            ignore=optional("ignore"),
+            positions=optional("positions"),
+            mask_levels=None if levels is None else (float(levels[0]), float(levels[1])),
+        )
+
+
+@runtime_checkable
+class SceneSource(Protocol):
+    """Where scenes come from, by number."""
+
+    @property
+    def endless(self) -> bool:
+        """Whether every number has a scene of its own (`bool`).
+
+        Otherwise there are as many as the length says.
+        """
+
+    def __len__(self) -> int:
+        """Return the number of scenes in an epoch."""
+
+    def scene(self, number: int) -> TrainingScene:
+        """Return a scene, always the same for a number.
+
+        Parameters
+        ----------
+        number : `int`
+            From 0.
+
+        Returns
+        -------
+        scene : `TrainingScene`
+        """
+
+    def expect(self, numbers: Sequence[int]) -> None:
+        """Take notice of the scenes that will be wanted soon.
+
+        Parameters
+        ----------
+        numbers : `~collections.abc.Sequence` [`int`]
+            Their numbers.
+        """
+
+    def name(self, number: int) -> str:
+        """Return what to call a scene in a message.
+
+        Parameters
+        ----------
+        number : `int`
+            Of the scene.
+
+        Returns
+        -------
+        name : `str`
+        """
+
+    def describe(self) -> dict[str, Any]:
+        """Say what decides the scenes.
+
+        Returns
+        -------
+        description : `dict`
+            Plain values.
+        """
+
+
+class SceneFiles:
+    """Scenes on disk.
+
+    Parameters
+    ----------
+    paths : `~collections.abc.Iterable` [`os.PathLike`]
+        Files of `write_scene`; their order does not matter.
+
+    Raises
+    ------
+    ValueError
+        Raised if there are none.
+    """
+
+    endless = False
+    """There are as many as there are files (`bool`)."""
+
+    def __init__(self, paths: Iterable[str | os.PathLike[str]]):
+        self.paths = sorted(Path(path) for path in paths)
+        if not self.paths:
+            raise ValueError("no training scenes were given; make some first")
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def scene(self, number: int) -> TrainingScene:
+        """Read a scene.
+
+        Parameters
+        ----------
+        number : `int`
+            Of the file.
+
+        Returns
+        -------
+        scene : `TrainingScene`
+        """
+        return read_scene(self.paths[number])
+
+    def expect(self, numbers: Sequence[int]) -> None:
+        """Do nothing: the disk is quick enough.
+
+        Parameters
+        ----------
+        numbers : `~collections.abc.Sequence` [`int`]
+            Not used.
+        """
+
+    def name(self, number: int) -> str:
+        """Return what to call a scene in a message.
+
+        Parameters
+        ----------
+        number : `int`
+            Of the scene.
+
+        Returns
+        -------
+        name : `str`
+        """
+        return self.paths[number].stem
+
+    def describe(self) -> dict[str, Any]:
+        """Say which files these are.
+
+        Returns
+        -------
+        description : `dict`
+            Their number and a digest of names and sizes.
+        """
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
+        return {"kind": "files", "count": len(self.paths), "digest": digest.hexdigest()[:16]}
+
+
+class SceneList:
+    """Scenes in memory.
+
+    Parameters
+    ----------
+    scenes : `~collections.abc.Sequence` [`TrainingScene`]
+        The scenes.
+
+    Raises
+    ------
+    ValueError
+        Raised if there are none.
+    """
+
+    endless = False
+    """There are as many as were given (`bool`)."""
+
+    def __init__(self, scenes: Sequence[TrainingScene]):
+        self.scenes = list(scenes)
+        if not self.scenes:
+            raise ValueError("no training scenes were given; make some first")
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def scene(self, number: int) -> TrainingScene:
+        """Return a scene.
+
+        Parameters
+        ----------
+        number : `int`
+            Its place in the list.
+
+        Returns
+        -------
+        scene : `TrainingScene`
+        """
+        return self.scenes[number]
+
+    def expect(self, numbers: Sequence[int]) -> None:
+        """Do nothing: the scenes are there.
+
+        Parameters
+        ----------
+        numbers : `~collections.abc.Sequence` [`int`]
+            Not used.
+        """
+
+    def name(self, number: int) -> str:
+        """Return what to call a scene in a message.
+
+        Parameters
+        ----------
+        number : `int`
+            Of the scene.
+
+        Returns
+        -------
+        name : `str`
+        """
+        return f"scene {number}"
+
+    def describe(self) -> dict[str, Any]:
+        """Say which scenes these are.
+
+        Returns
+        -------
+        description : `dict`
+            Their number and a digest of pixels and truth.
+        """
+        digest = hashlib.sha256()
+        for scene in self.scenes:
+            pixels = scene.image if scene.noiseless is None else scene.noiseless
+            for array in (pixels, scene.labels, scene.origins):
+                digest.update(np.ascontiguousarray(array).tobytes())
+        return {"kind": "memory", "count": len(self.scenes), "digest": digest.hexdigest()[:16]}
+
+
+def masked_boxes(valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+    """Cover the unusable pixels of an image with boxes.
+
+    Parameters
+    ----------
+    valid : `numpy.ndarray`
+        Usable pixels, bool, (y, x).
+
+    Returns
+    -------
+    boxes : `numpy.ndarray`
+        Boxes that share no pixel and hold all unusable ones and no other,
+        (y0, x0, y1, x1), half open, int64, (box, 4): runs along rows, those of
+        neighbouring rows joined where they are alike.
+    """
+    if valid.all():
+        return np.zeros((0, 4), np.int64)
+    padded = np.zeros((valid.shape[0], valid.shape[1] + 2), np.int8)
+    padded[:, 1:-1] = ~valid
+    step = np.diff(padded, axis=1)
+    rows, starts = np.nonzero(step == 1)
+    ends = np.nonzero(step == -1)[1]
+    order = np.lexsort((rows, ends, starts))
+    rows, starts, ends = rows[order], starts[order], ends[order]
+    new = np.ones(len(rows), bool)
+    new[1:] = (np.diff(rows) != 1) | (np.diff(starts) != 0) | (np.diff(ends) != 0)
+    first = np.flatnonzero(new)
+    last = np.append(first[1:], len(rows)) - 1
+    return np.stack([rows[first], starts[first], rows[last] + 1, ends[first]], axis=1).astype(np.int64)
