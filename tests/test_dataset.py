@@ -435,7 +435,7 @@ def cut_target(position: tuple[float, float], shape: tuple[int, int] = (20, 10),
         "masks": [mask],
         "positions": np.array([position], np.float32),
     }
-    settings = changes.pop("settings", CropSettings(size=32, min_visible=0.3))
+    settings = changes.pop("settings", CropSettings(size=32, min_visible=0.3, min_peak_snr=5.0))
     scene = TrainingScene(**{**values, **changes})
     source = CropSource([scene], "lupton", {}, settings, 1, augment=AugmentSettings(flips=False, turns=False))
     view = source._view(0)
@@ -489,12 +489,16 @@ def test_the_limit_follows_the_noise() -> None:
     scene = make_scene(((70, 100),), peak=20.0)  # a star: peak 20 on sigma 2, 30 on 3
     for depth, expected in ((0.5, 1), (1.9, 1), (2.1, 0), (3.0, 0)):
         augment = AugmentSettings(depth_probability=1.0, depth_range=(depth, depth))
-        _, (target,) = make_source([scene], settings=CropSettings(size=512), augment=augment).batch(0, 1)
+        _, (target,) = make_source(
+            [scene], settings=CropSettings(size=512, min_peak_snr=5.0), augment=augment
+        ).batch(0, 1)
         assert len(target["boxes"]) == expected
         assert len(target["ignore_boxes"]) == 1 - expected
     # Fainter by half, twice the limit.
     augment = AugmentSettings(flux_probability=1.0, flux_range=(0.4, 0.4), band_flux_scatter=0.0)
-    _, (target,) = make_source([scene], settings=CropSettings(size=512), augment=augment).batch(0, 1)
+    _, (target,) = make_source(
+        [scene], settings=CropSettings(size=512, min_peak_snr=5.0), augment=augment
+    ).batch(0, 1)
     assert len(target["boxes"]) == 0
 
 
