@@ -98,10 +98,13 @@ def write_checkpoint(
     # A process that was killed while it wrote leaves this name, and the next one writes over it.
     partial = _partial(path)
     try:
-        safetensors.torch.save_file(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, partial, header
+        # Not save_file: its own temporary file has a random name, and would stay behind after a kill.
+        data = safetensors.torch.save(
+            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header
         )
-        with partial.open("rb") as stream:
+        with partial.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
             os.fsync(stream.fileno())
         os.replace(partial, path)
     except BaseException:
