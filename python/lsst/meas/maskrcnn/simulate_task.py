@@ -16,9 +16,6 @@ __all__ = [
 ]
 
 import dataclasses
-import inspect
-import re
-import types
 import typing
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -33,6 +30,7 @@ from lsst.daf.butler import DataCoordinate
 from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
 
 from .catalogs.truth import make_truth_catalog, make_truth_flux
+from .mirrored_config import config_class, field_docs, mirrored_fields
 from .scenes.config import (
     ArtefactConfig,
     BandConditions,
@@ -46,71 +44,32 @@ from .scenes.repo import SceneGrid, scene_to_exposures, truth_to_exposures
 from .scenes.simulate import simulate_scene
 
 
-def _parameter_docs(source: type) -> dict[str, str]:
-    """Read the section Parameters of a class's numpydoc."""
-    section = (inspect.getdoc(source) or "").partition("Parameters\n----------\n")[2]
-    docs: dict[str, str] = {}
-    names: list[str] = []
-    for line in section.splitlines():
-        heading = re.match(r"(\w+(?:, \w+)*) : ", line)
-        if heading:
-            names = heading[1].split(", ")
-        elif line and not line.startswith(" "):
-            # The next section.
-            break
-        elif line:
-            for name in names:
-                docs[name] = f"{docs.get(name, '')} {line.strip()}".strip()
-    return docs
-
-
-def _make_class(name: str, doc: str, fields: Mapping[str, Any]) -> Any:
-    """Make a class of configurations, as a class statement does."""
-    return types.new_class(
-        name,
-        (pexConfig.Config,),
-        exec_body=lambda body: body.update({"__doc__": doc, "__module__": __name__, **fields}),
-    )
-
-
-def _mirror(source: type, name: str, leave_out: tuple[str, ...] = ()) -> Any:
+def _overrides(source: type, leave_out: tuple[str, ...] = ()) -> Any:
     """Make a configuration with an optional field for each of a dataclass."""
-    docs = _parameter_docs(source)
-    kinds = typing.get_type_hints(source)
-    fields: dict[str, Any] = {}
-    for field in dataclasses.fields(source):
-        if field.name in leave_out:
-            continue
-        # Python can be told to drop docstrings.
-        doc = docs.get(field.name, field.name) + " None takes the preset's."
-        kind = kinds[field.name]
-        if typing.get_origin(kind) is tuple:
-            items = typing.get_args(kind)
-            length = None if items[-1] is Ellipsis else len(items)
-            fields[field.name] = pexConfig.ListField(
-                doc, dtype=items[0], default=None, optional=True, length=length
-            )
-        else:
-            fields[field.name] = pexConfig.Field(doc, dtype=kind, default=None, optional=True)
-    doc = f"Changes to the `{source.__name__}` of a preset."
-    return _make_class(name, doc, fields)
+    fields = mirrored_fields(source, leave_out, unset="None takes the preset's.")
+    return _config_of(source, fields)
 
 
-def _mirror_bands(source: type, name: str) -> Any:
+def _overrides_by_band(source: type) -> Any:
     """Make a configuration with a mapping from bands for each field."""
-    docs = _parameter_docs(source)
+    docs = field_docs(source)
+    kinds = typing.get_type_hints(source)
     fields: dict[str, Any] = {
         field.name: pexConfig.DictField(
             f"{docs.get(field.name, field.name)} By band; the preset's for bands that are not given.",
             keytype=str,
-            itemtype=typing.get_type_hints(source)[field.name],
+            itemtype=kinds[field.name],
             default={},
         )
         for field in dataclasses.fields(source)
         if field.name != "band"
     }
-    doc = f"Changes to the `{source.__name__}` of a preset."
-    return _make_class(name, doc, fields)
+    return _config_of(source, fields)
+
+
+def _config_of(source: type, fields: Mapping[str, Any]) -> Any:
+    name = source.__name__.removesuffix("Config").removeprefix("Band") + "Overrides"
+    return config_class(name, f"Changes to the `{source.__name__}` of a preset.", __name__, fields)
 
 
 _PARTS = {
@@ -121,14 +80,12 @@ _PARTS = {
 }
 """Fields of this configuration by those of `SceneConfig` that hold a dataclass."""
 
-PopulationOverrides: Any = _mirror(PopulationConfig, "PopulationOverrides")
-ArtefactOverrides: Any = _mirror(ArtefactConfig, "ArtefactOverrides")
-PsfOverrides: Any = _mirror(PsfConfig, "PsfOverrides")
-MaskRuleOverrides: Any = _mirror(MaskRule, "MaskRuleOverrides")
-ConditionsOverrides: Any = _mirror_bands(BandConditions, "ConditionsOverrides")
-SceneOverrides: Any = _mirror(
-    SceneConfig, "SceneOverrides", leave_out=(*_PARTS, "conditions", "keep_models", "name")
-)
+PopulationOverrides: Any = _overrides(PopulationConfig)
+ArtefactOverrides: Any = _overrides(ArtefactConfig)
+PsfOverrides: Any = _overrides(PsfConfig)
+MaskRuleOverrides: Any = _overrides(MaskRule)
+ConditionsOverrides: Any = _overrides_by_band(BandConditions)
+SceneOverrides: Any = _overrides(SceneConfig, leave_out=(*_PARTS, "conditions", "keep_models", "name"))
 
 
 class SimulateScenesConnections(

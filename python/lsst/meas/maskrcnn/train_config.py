@@ -20,19 +20,14 @@ __all__ = [
     "scratch_stage",
 ]
 
-import ast
 import dataclasses
-import inspect
-import itertools
-import textwrap
-import types
-import typing
 from typing import Any
 
 from pydantic import ValidationError
 
 import lsst.pex.config as pexConfig
 
+from .mirrored_config import config_class, mirrored_fields
 from .network.augment import AugmentSettings
 from .network.dataset import CropSettings
 from .network.spec import NetworkSpec
@@ -41,48 +36,9 @@ from .network.stages import published_stages as stages_of_engine
 from .network.train import TrainSettings
 
 
-def _field_docs(source: type) -> dict[str, str]:
-    """Read the docstrings that stand under the fields of a dataclass."""
-    try:
-        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(source))).body
-    except OSError:
-        # Installed without its source.
-        return {}
-    docs: dict[str, str] = {}
-    body = tree.body if isinstance(tree, ast.ClassDef) else []
-    for field, text in itertools.pairwise(body):
-        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-            docs[ast.unparse(field.target)] = " ".join(str(ast.literal_eval(text.value)).split())
-    return docs
-
-
 def _mirror(source: Any, name: str, doc: str, leave_out: tuple[str, ...] = ()) -> Any:
     """Make a configuration with the fields and defaults of a dataclass."""
-    docs = _field_docs(source)
-    kinds = typing.get_type_hints(source)
-    fields: dict[str, Any] = {}
-    for field in dataclasses.fields(source):
-        if field.name in leave_out:
-            continue
-        kind, text = kinds[field.name], docs.get(field.name, f"Setting {field.name} of {source.__name__}.")
-        # A line of configuration shows `None` as None.
-        text = text.replace("`", "")
-        if typing.get_origin(kind) is tuple:
-            items = typing.get_args(kind)
-            fields[field.name] = pexConfig.ListField(
-                doc=text,
-                dtype=items[0],
-                default=list(typing.cast(tuple[Any, ...], field.default)),
-                length=len(items),
-            )
-            continue
-        kinds_of = [item for item in typing.get_args(kind) or (kind,) if item is not types.NoneType]
-        fields[field.name] = pexConfig.Field(
-            doc=text,
-            dtype=kinds_of[0],
-            default=field.default,
-            optional=len(kinds_of) < len(typing.get_args(kind)),
-        )
+    fields = mirrored_fields(source, leave_out)
 
     def values(self: Any) -> dict[str, Any]:
         lists = {key for key, field in fields.items() if isinstance(field, pexConfig.ListField)}
@@ -111,11 +67,7 @@ def _mirror(source: Any, name: str, doc: str, leave_out: tuple[str, ...] = ()) -
     set_from.__doc__ = f"Take all values of a `{source.__name__}`."
     validate.__doc__ = "Check that the settings fit each other."
     methods = {"values": values, "settings": settings, "set_from": set_from, "validate": validate}
-    return types.new_class(
-        name,
-        (pexConfig.Config,),
-        exec_body=lambda body: body.update({"__doc__": doc, "__module__": __name__, **fields, **methods}),
-    )
+    return config_class(name, doc, __name__, {**fields, **methods})
 
 
 AugmentConfig: Any = _mirror(
