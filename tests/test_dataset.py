@@ -25,6 +25,8 @@ from lsst.meas.maskrcnn.network.training_scene import (
     SceneFiles,
     SceneList,
     TrainingScene,
+    bin_psf_fwhm,
+    bin_scene,
     masked_boxes,
     read_scene,
     write_scene,
@@ -151,6 +153,61 @@ def test_scenes_of_older_versions_are_read(tmp_path: Path) -> None:
     back = read_scene(tmp_path / "a.npz")
     np.testing.assert_array_equal(back.noiseless, scene.noiseless)
     assert back.psf_fwhm is None
+
+
+@pytest.mark.parametrize("factor", [2, 3])
+def test_binned_scenes_hold_the_same_light(factor: int) -> None:
+    scene = make_scene()
+    binned = bin_scene(scene, factor)
+    height, width = (side // factor for side in SHAPE)
+    assert binned.valid.shape == (height, width)
+    whole = scene.noiseless[:, : height * factor, : width * factor]
+    np.testing.assert_allclose(
+        binned.noiseless.sum(axis=(1, 2)), whole.sum(axis=(1, 2), dtype=float), rtol=1e-5
+    )
+    np.testing.assert_allclose(np.median(binned.variance), factor**2 * np.median(scene.variance), rtol=0.01)
+    np.testing.assert_array_equal(binned.labels, scene.labels)
+    for index, (mask, origin) in enumerate(zip(binned.masks, binned.origins, strict=True)):
+        area = np.count_nonzero(scene.masks[index])
+        assert abs(np.count_nonzero(mask) * factor**2 - area) < 0.25 * area
+        y, x = np.nonzero(mask)
+        place = np.array([y.mean(), x.mean()]) + origin
+        np.testing.assert_allclose(place, binned.positions[index], atol=0.3)
+        # A source on the corner of a square has a lower peak than one in its middle.
+        row, column = np.rint(binned.positions[index]).astype(int)
+        brightest = binned.noiseless[:, row - 1 : row + 2, column - 1 : column + 2].max(axis=(1, 2))
+        np.testing.assert_allclose(binned.peak_flux[index], brightest, rtol=0.35)
+
+
+def test_a_binned_psf_is_as_wide_as_that_of_binned_pixels() -> None:
+    y, x = np.mgrid[-60:60, -60:60]
+    sigma = 3.0
+    image = np.exp(-0.5 * ((y + 0.5) ** 2 + (x + 0.5) ** 2) / sigma**2)
+    binned = image.reshape(30, 4, 30, 4).sum(axis=(1, 3))
+    coordinate = np.arange(30) - 14.5
+    measured = np.sqrt((binned.sum(axis=0) * coordinate**2).sum() / binned.sum())
+    np.testing.assert_allclose(
+        bin_psf_fwhm([2.3548 * sigma, np.nan], 4), [2.3548 * measured, np.nan], rtol=1e-3
+    )
+
+
+def test_sources_lost_in_binning_are_kept_at_their_place() -> None:
+    masks = [np.ones((2, 2), bool), np.ones((9, 9), bool), np.ones((1, 40), bool)]
+    scene = make_scene(
+        positions=((20, 30), (40, 50), (149, 100)),
+        masks=masks,
+        origins=np.array([(19, 29), (36, 46), (149, 100)], np.int32),
+        ignore=np.array([False, True, False]),
+    )
+    binned = bin_scene(scene, 4)
+    # The last one lies on rows that do not fill a square.
+    assert [np.count_nonzero(mask) for mask in binned.masks] == [1, 4]
+    assert binned.origins[0].tolist() == [5, 7]
+    assert binned.ignore.tolist() == [False, True]
+    assert bin_scene(scene, 1) is scene
+    for factor in (0, 151):
+        with pytest.raises(ValueError, match="factor|binned"):
+            bin_scene(scene, factor)
 
 
 @pytest.mark.parametrize(

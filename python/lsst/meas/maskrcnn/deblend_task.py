@@ -39,11 +39,10 @@ from lsst.utils.logging import PeriodicLogger
 from .catalogs.footprints import clean_masks, inclusive_boxes, masks_to_footprints, measure_masks
 from .catalogs.mask_planes import defined_plane_bits
 from .catalogs.schema import CatalogColumns, fill_catalog, make_schema
+from .imaging.units import FWHM_PER_SIGMA
 from .network.inference import Detections, InferenceSettings, Precision, detect, select_device
 from .network.model_file import MaskRcnnModel, ModelMetadata, read_model
 from .normalize_task import NormalizeBaseTask, config_from_settings, normalizeRegistry
-
-_FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 
 class MissingBandError(pipeBase.AlgorithmError):
@@ -657,7 +656,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             except PexError as error:
                 self.log.warning("The PSF in band %r cannot be computed (%s); going on without.", band, error)
                 continue
-            widths[index] = _FWHM_PER_SIGMA * shape.getDeterminantRadius()
+            widths[index] = FWHM_PER_SIGMA * shape.getDeterminantRadius()
         self.metadata["psf_fwhm_pixels"] = [float(width) for width in widths]
         return widths
 

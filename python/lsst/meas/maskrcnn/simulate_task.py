@@ -25,7 +25,7 @@ import numpy as np
 import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.connectionTypes as cT
-from lsst.afw.table import IdFactory, SourceCatalog
+from lsst.afw.table import IdFactory
 from lsst.daf.butler import DataCoordinate
 from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
 
@@ -286,19 +286,6 @@ def scene_grid(config: SimulateScenesConfig, skymap: str) -> SceneGrid:
     return SceneGrid(skymap, scene.shape, scene.pixel_scale)
 
 
-def _number_peaks(catalog: SourceCatalog) -> None:
-    """Number the peaks of a catalogue from 1.
-
-    By default they count on from one catalogue of a process to the next, so
-    that the files would depend on which process made which scene.
-    """
-    number = 0
-    for record in catalog:
-        for peak in record.getFootprint().getPeaks():
-            number += 1
-            peak.setId(number)
-
-
 class SimulateScenesTask(pipeBase.PipelineTask):
     """Simulate the scene of a patch, and its truth.
 
@@ -419,8 +406,6 @@ class SimulateScenesTask(pipeBase.PipelineTask):
         flux: Mapping[str, Any] | None = None
         if self.config.doTruthFlux:
             flux = {band: make_truth_flux(scene, band, xy0, truth["id"]) for band in scene.bands}
-        for catalog in (truth, *(flux.values() if flux is not None else ())):
-            _number_peaks(catalog)
         self.log.info(
             "Simulated %d sources on %d x %d pixels in %s (preset %s, seed %d, number %d).",
             len(truth),

@@ -25,6 +25,7 @@ from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
 from lsst.geom import Box2I, Extent2I, Point2D, Point2I
 
+from ..imaging.units import FWHM_PER_SIGMA
 from ..metrics.blends import (
     BlendGroups,
     classify_groups,
@@ -49,8 +50,6 @@ from .detections import (
 )
 from .mask_planes import defined_plane_bits
 from .truth import TruthArrays, read_truth
-
-_FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
 
 class MismatchedPatchError(ValueError):
@@ -465,7 +464,7 @@ def _psf_fwhm(patch: EvaluationPatch, settings: CompareSettings) -> float:
         return float("nan")
     box = exposure.getBBox()
     center = Point2D(0.5 * (box.getMinX() + box.getMaxX()), 0.5 * (box.getMinY() + box.getMaxY()))
-    return float(_FWHM_PER_SIGMA * psf.computeShape(center).getDeterminantRadius())
+    return float(FWHM_PER_SIGMA * psf.computeShape(center).getDeterminantRadius())
 
 
 def _in_bad_pixels(patch: EvaluationPatch, spans: SpanMasks, settings: CompareSettings) -> np.ndarray | None:

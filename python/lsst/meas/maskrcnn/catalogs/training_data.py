@@ -18,6 +18,7 @@ from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
 from lsst.pex.exceptions import Exception as PexError
 
+from ..imaging.units import FWHM_PER_SIGMA
 from ..network.training_scene import TrainingScene
 from ..scenes.config import MaskRule
 from ..scenes.training_set import MIN_PEAK_SHARE, mask_levels
@@ -29,7 +30,6 @@ BAD_MASK_PLANES = ("BAD", "NO_DATA")
 """Mask planes of pixels that are not usable, the same that the normalisation
 leaves out (`tuple` [`str`, ...])."""
 
-_FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 _BLOCK_SIZE = 1 << 20
 """Pixels that are calibrated at a time."""
@@ -261,5 +261,5 @@ def _psf_widths(exposures: Mapping[str, ExposureF], bands: Sequence[str]) -> npt
             shape = psf.computeShape(psf.getAveragePosition())
         except PexError:
             continue
-        widths[k] = _FWHM_PER_SIGMA * shape.getDeterminantRadius()
+        widths[k] = FWHM_PER_SIGMA * shape.getDeterminantRadius()
     return widths if np.isfinite(widths).any() else None

@@ -24,15 +24,13 @@ from lsst.afw.detection import Footprint, HeavyFootprintF, PeakTable
 from lsst.afw.geom import SkyWcs, SpanSet
 from lsst.afw.image import MaskX
 
+from ..imaging.units import AB_ZERO_POINT
 from ..scenes.light import Stamp
 from ..scenes.truth import FLAGS, tight
 from .footprints import footprints_to_masks, masks_to_footprints, measure_masks
 
 PREFIX = "truth"
 """First part of the name of every field of a truth catalogue (`str`)."""
-
-_AB_ZERO_POINT = 31.4
-"""AB magnitude of 1 nJy: 80 - 48.6, as in `lsst.afw.image.PhotoCalib`."""
 
 # Column of Scene.sources, last part of the field's name, type, documentation
 # and unit.
@@ -240,7 +238,7 @@ def make_truth_catalog(
         the truth mask; its peak is the brightest pixel of the source's own
         light within the mask, in the band of the mask rule. Where that is not
         known, it is the brightest pixel of all light there, or of the image.
-        An empty mask makes an empty footprint.
+        An empty mask makes an empty footprint. Peaks count from 1.
 
     Raises
     ------
@@ -286,6 +284,7 @@ def make_truth_catalog(
             catalog[f"{PREFIX}_{band}_mag"] = _magnitudes(sources[f"flux_{band}"])
     for record, footprint in zip(catalog, _mask_footprints(scene, xy0), strict=True):
         record.setFootprint(footprint)
+    _number_peaks(catalog)
     return catalog
 
 
@@ -312,7 +311,7 @@ def make_truth_flux(
         `~lsst.afw.detection.HeavyFootprintF` holds all pixels of the image
         with light of the source, nJy, without noise; mask and variance are
         0. The sum over all sources is the scene's noise-free light. A source
-        without light on the image has an empty footprint.
+        without light on the image has an empty footprint. Peaks count from 1.
 
     Raises
     ------
@@ -342,6 +341,7 @@ def make_truth_flux(
         catalog[f"{PREFIX}_{band}_{name}"] = sources[f"flux_{band}"].astype(np.float64)
     for record, stamp in zip(catalog, scene.models, strict=True):
         record.setFootprint(_heavy_footprint(stamp, index, bbox))
+    _number_peaks(catalog)
     return catalog
 
 
@@ -424,6 +424,19 @@ def _new_catalog(
     return catalog
 
 
+def _number_peaks(catalog: afwTable.SourceCatalog) -> None:
+    """Number the peaks of a catalogue from 1.
+
+    By default they count on from one catalogue of a process to the next, so
+    that the files would depend on which process made which scene.
+    """
+    number = 0
+    for record in catalog:
+        for peak in record.getFootprint().getPeaks():
+            number += 1
+            peak.setId(number)
+
+
 def _sources(scene: _Scene) -> np.ndarray:
     if scene.sources is None:
         raise ValueError("The scene has no truth: it was imported without.")
@@ -438,7 +451,7 @@ def _bounding_box(scene: _Scene, xy0: geom.Point2I) -> geom.Box2I:
 def _magnitudes(flux: np.ndarray) -> np.ndarray:
     result = np.full(len(flux), np.nan)
     np.log10(flux, out=result, where=flux > 0)
-    return _AB_ZERO_POINT - 2.5 * result
+    return AB_ZERO_POINT - 2.5 * result
 
 
 def _mask_footprints(scene: _Scene, xy0: geom.Point2I) -> list[Footprint]:

@@ -28,6 +28,7 @@ from lsst.daf.butler import Butler
 from lsst.geom import Box2D
 
 from ..catalogs.footprints import footprints_to_masks
+from ..imaging.units import AB_ZERO_POINT
 from ..metrics.overlay import mask_outlines, save_overlay, write_regions
 from ..network.model_file import ModelFileError, ModelMetadata, default_model_path, read_metadata
 from ..scenes.fits_images import FitsImageError, read_fits_images
@@ -606,7 +607,7 @@ def _limit(exposure: ExposureF) -> float:
         The exposure.
     """
     sigma = np.sqrt(np.nanmedian(exposure.variance.array)) * exposure.getPhotoCalib().getCalibrationMean()
-    return float(31.4 - 2.5 * np.log10(5.0 * sigma)) if sigma > 0 else float("nan")
+    return float(AB_ZERO_POINT - 2.5 * np.log10(5.0 * sigma)) if sigma > 0 else float("nan")
 
 
 def _mutual_nearest(first: np.ndarray, second: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:

@@ -350,7 +350,7 @@ def _import_field(store: FieldStore, job: FieldJob, tally: _Tally) -> None:
         return
     loaded = job.read()
     data_id = store.register(loaded.geometry, job.bands)
-    store.put(loaded.geometry, job.split, digest, loaded.products(data_id))
+    store.put(job.tract, job.patch, job.split, digest, loaded.products(data_id))
     tally.imported += 1
     tally.stars += loaded.n_stars
     tally.galaxies += loaded.n_galaxies

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..scenes.fits_images import BandFiles, FitsImageError, FitsOptions, read_field
+from ..scenes.fits_images import BandFiles, FitsImageError, FitsOptions, find_fits, read_field
 from ..scenes.import_repo import digest_files
 from ..scenes.repo import PatchGeometry
 from .importing import (
@@ -34,7 +34,6 @@ from .importing import (
 )
 
 _COMPANIONS = ("variance", "weight", "rms", "mask")
-_SUFFIXES = ("", ".gz", ".fz")
 _PLACES = ("name", "tract", "patch", "split", "zeropoint")
 
 
@@ -211,12 +210,11 @@ def _from_folders(arguments: argparse.Namespace, bands: tuple[str, ...]) -> list
     for index, folder in enumerate(map(Path, arguments.dirs)):
         files = {}
         for band in bands:
-            name = arguments.pattern.replace("{band}", band)
-            paths = [folder / f"{name}{suffix}" for suffix in _SUFFIXES]
-            path = next((path for path in paths if path.is_file()), None)
+            name = folder / arguments.pattern.replace("{band}", band)
+            path = find_fits(name)
             if path is None:
                 raise ImportFieldsError(
-                    f"There is no {paths[0]} (nor .gz, .fz); check the folder, --pattern and --bands."
+                    f"There is no {name} (nor .gz, .fz); check the folder, --pattern and --bands."
                 )
             files[band] = BandFiles(path)
         entries.append(_Entry(str(folder), files, arguments.tract + index, arguments.patch))

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .background import Background, BoolArray, FloatArray, clip_sorted, mesh_background
+from .units import FWHM_PER_SIGMA
 
 _CLIP_SIGMA = 3.0
 _ITERATIONS = 10
@@ -22,7 +23,6 @@ _ITERATIONS = 10
 _FAR = 8
 _FEWEST_PAIRS = 500
 _ONE_SIGMA_BELOW = 0.15865525393145707
-_FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 # Half width of the stamps on which sizes are measured.
 _STAMP = 15
 _FEWEST_STARS = 4
@@ -363,5 +363,5 @@ def _round_size(stamp: FloatArray, good: BoolArray, sigma: float) -> float | Non
             break
     if math.hypot(xx - yy, 2.0 * xy) > 0.25 * (xx + yy):
         return None
-    fwhm = _FWHM_PER_SIGMA * width
+    fwhm = FWHM_PER_SIGMA * width
     return fwhm if fwhm > 1.5 else None

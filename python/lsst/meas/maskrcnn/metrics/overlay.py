@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "GALAXY_COLOR",
     "STAR_COLOR",
+    "draw_scale_bar",
     "lupton_rgb",
     "mask_outlines",
     "plot_overlay",
@@ -258,7 +259,7 @@ def plot_overlay(
 
     _draw_axes_labels(axes, wcs)
     if pixel_scale is not None:
-        _draw_scale_bar(axes, pixel_scale, (height, width), inch_per_pixel)
+        draw_scale_bar(axes, pixel_scale, (height, width), inch_per_pixel)
     n_star = int(is_star.sum())
     handles = [
         Line2D([], [], color=STAR_COLOR, lw=2.0, label=f"star ({n_star})"),
@@ -454,7 +455,7 @@ def _draw_axes_labels(axes: Any, wcs: WCS | None) -> None:
     axes.coords.grid(color="white", alpha=0.13, linestyle="-", linewidth=0.5)
 
 
-def _draw_scale_bar(axes: Axes, pixel_scale: float, shape: tuple[int, int], inch_per_pixel: float) -> None:
+def draw_scale_bar(axes: Axes, pixel_scale: float, shape: tuple[int, int], inch_per_pixel: float) -> None:
     """Draw a bar of a round number of arcseconds at the lower left.
 
     Parameters

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from .overlay import GALAXY_COLOR, STAR_COLOR, _draw_scale_bar, mask_outlines
+from .overlay import GALAXY_COLOR, STAR_COLOR, draw_scale_bar, mask_outlines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -235,7 +235,7 @@ def save_page(
             axes.set_ylim(-0.5, entry.rgb.shape[0] - 0.5)
             if number == 0:
                 inch_per_pixel = w / _DPI / entry.rgb.shape[1]
-                _draw_scale_bar(axes, entry.pixel_scale, entry.rgb.shape[:2], inch_per_pixel)
+                draw_scale_bar(axes, entry.pixel_scale, entry.rgb.shape[:2], inch_per_pixel)
             axes.set_axis_off()
         figure.text(
             x / page_width,

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from ..imaging.units import FWHM_PER_SIGMA
+
 if TYPE_CHECKING:
     from .training_scene import TrainingScene
 
@@ -38,8 +40,6 @@ FloatImage = npt.NDArray[np.float32]
 
 _WINGS = 1.4
 """Growth of masks of sources with wings, over that of a Gaussian."""
-
-_FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ class Realization:
         widths : `numpy.ndarray`
             Widths add in quadrature. NaN for a lost band.
         """
-        widths = np.sqrt(np.square(fwhm, dtype=float) + _FWHM_PER_SIGMA**2 * self.kernel_variance)
+        widths = np.sqrt(np.square(fwhm, dtype=float) + FWHM_PER_SIGMA**2 * self.kernel_variance)
         if self.dropped is not None:
             widths[self.dropped] = np.nan
         return widths

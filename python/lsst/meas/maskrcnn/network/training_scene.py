@@ -11,6 +11,7 @@ draw new noise at another depth.
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from ..imaging.units import FWHM_PER_SIGMA
 from .model_file import write_atomically
 
 __all__ = [
@@ -28,6 +30,8 @@ __all__ = [
     "SceneList",
     "SceneSource",
     "TrainingScene",
+    "bin_psf_fwhm",
+    "bin_scene",
     "masked_boxes",
     "read_scene",
     "write_scene",
@@ -120,6 +124,112 @@ class TrainingScene:
                 raise ValueError(f"{name} has shape {array.shape}, wanted {shape}")
         if len(self.masks) != count:
             raise ValueError(f"there are {len(self.masks)} masks for {count} labels")
+
+
+def bin_psf_fwhm(fwhm: npt.ArrayLike, factor: int) -> npt.NDArray[np.float64]:
+    """Return the widths of a PSF on an image of binned pixels.
+
+    Parameters
+    ----------
+    fwhm : array_like
+        Full width at half maximum before, (band,), px; NaN where it is not
+        known.
+    factor : `int`
+        Pixels per binned pixel and axis.
+
+    Returns
+    -------
+    widths : `numpy.ndarray`
+        In binned pixels. The variance of the larger pixel, (factor^2 - 1)/12,
+        is added.
+    """
+    pixel = FWHM_PER_SIGMA**2 * (factor**2 - 1) / 12.0
+    return np.sqrt(np.square(fwhm, dtype=float) + pixel) / factor
+
+
+def bin_scene(scene: TrainingScene, factor: int) -> TrainingScene:
+    """Sum the pixels of a scene in squares.
+
+    Parameters
+    ----------
+    scene : `TrainingScene`
+        The scene. Rows and columns that do not fill a square are left out.
+    factor : `int`
+        Pixels per square and axis.
+
+    Returns
+    -------
+    binned : `TrainingScene`
+        Fluxes and variances are sums, so that the noise is that of
+        uncorrelated pixels. A square is usable if half of its pixels are, and
+        belongs to a source if half of them do; a source that has none of them
+        keeps the one at its position. Peaks are those of Gaussian sources of
+        the size of their masks, averaged over their places in a square.
+
+    Raises
+    ------
+    ValueError
+        Raised if the factor is below 1, or the scene smaller than a square.
+    """
+    if factor < 1:
+        raise ValueError(f"factor is {factor}, wanted 1 or more")
+    if factor == 1:
+        return scene
+    height, width = (side // factor for side in scene.valid.shape)
+    if not (height and width):
+        raise ValueError(f"a scene of {scene.valid.shape} px cannot be binned by {factor}")
+
+    def total(planes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
+        whole = planes[..., : height * factor, : width * factor]
+        squares = whole.reshape(*whole.shape[:-2], height, factor, width, factor)
+        return squares.sum(axis=(-3, -1), dtype=np.float32)
+
+    boxes = np.array([mask.shape for mask in scene.masks]).reshape(-1, 2) / 2.0 + scene.origins - 0.5
+    positions = (boxes if scene.positions is None else scene.positions).astype(np.float64)
+    positions = (positions + 0.5) / factor - 0.5
+    kept, masks, origins = [], [], []
+    for index, (mask, origin) in enumerate(zip(scene.masks, scene.origins, strict=True)):
+        low = origin // factor
+        high = np.minimum(-(-(origin + mask.shape) // factor), (height, width))
+        if (low >= high).any():
+            continue
+        padded = np.zeros((high - low) * factor, dtype=bool)
+        start = origin - low * factor
+        part = mask[: padded.shape[0] - start[0], : padded.shape[1] - start[1]]
+        padded[start[0] : start[0] + part.shape[0], start[1] : start[1] + part.shape[1]] = part
+        counts = padded.reshape(high[0] - low[0], factor, high[1] - low[1], factor).sum(axis=(1, 3))
+        small = 2 * counts >= factor**2
+        if not small.any():
+            inside = np.clip(np.rint(positions[index]).astype(int) - low, 0, high - low - 1)
+            small[tuple(inside)] = True
+        rows, columns = np.flatnonzero(small.any(axis=1)), np.flatnonzero(small.any(axis=0))
+        kept.append(index)
+        masks.append(small[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+        origins.append(low + (rows[0], columns[0]))
+
+    peaks = scene.peak_flux[kept] * np.float32(factor**2)
+    if scene.mask_levels is not None:
+        # Area and level of a Gaussian's mask tell its variance.
+        area = np.array([np.count_nonzero(scene.masks[index]) for index in kept])
+        level = np.where(scene.labels[kept] == 1, *scene.mask_levels)
+        size = area / (-2.0 * math.pi * np.log(level))
+        peaks = peaks * (size / (size + (factor**2 - 1) / 12.0)).astype(np.float32)[:, None]
+    psf_fwhm = scene.psf_fwhm
+    return TrainingScene(
+        noiseless=None if scene.noiseless is None else total(scene.noiseless),
+        variance=total(scene.variance),
+        valid=2 * total(scene.valid) >= factor**2,
+        labels=scene.labels[kept],
+        peak_flux=peaks.astype(np.float32),
+        origins=np.array(origins, dtype=np.int32).reshape(-1, 2),
+        masks=masks,
+        noisy=scene.noisy,
+        psf_fwhm=None if psf_fwhm is None else bin_psf_fwhm(psf_fwhm, factor).astype(np.float32),
+        image=None if scene.image is None else total(scene.image),
+        ignore=None if scene.ignore is None else scene.ignore[kept],
+        positions=positions[kept].astype(np.float32),
+        mask_levels=scene.mask_levels,
+    )
 
 
 def write_scene(scene: TrainingScene, path: str | os.PathLike[str]) -> None:

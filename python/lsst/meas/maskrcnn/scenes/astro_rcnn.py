@@ -35,15 +35,15 @@ import numpy as np
 from astropy.io import fits
 
 from ..imaging.sky import blur
+from ..imaging.units import AB_ZERO_POINT
 from .artefacts import BAD, NO_DATA
 from .config import MaskRule
-from .fits_images import BandFiles, FitsImageError, FitsOptions, read_field
+from .fits_images import FITS_SUFFIXES, BandFiles, FitsImageError, FitsOptions, find_fits, read_field
 from .imported import ImportedConfig, ImportedScene, empty_sources, import_exposures
 from .light import Stamp
 from .stamps import StampStore
 from .truth import flag_sources, measure_neighbors, source_mask, tight
 
-_SUFFIXES = ("", ".gz", ".fz")
 _CLASSES = {1: "star", 2: "galaxy"}
 _SPLITS = {
     "training": "train",
@@ -145,7 +145,7 @@ def find_sets(paths: Sequence[str | os.PathLike[str]], bands: Sequence[str]) -> 
         here = [
             Path(folder).resolve()
             for folder, _, files in os.walk(path, followlinks=True)
-            if any(f"img_{band}.fits{suffix}" in files for band in bands for suffix in _SUFFIXES)
+            if any(f"img_{band}.fits{suffix}" in files for band in bands for suffix in FITS_SUFFIXES)
         ]
         if not here:
             raise FitsImageError(
@@ -206,7 +206,7 @@ def set_files(folder: Path, bands: Sequence[str]) -> tuple[dict[str, Path], Path
     """
     images = {}
     for band in bands:
-        path = _first_file(folder, f"img_{band}.fits")
+        path = find_fits(folder / f"img_{band}.fits")
         if path is None:
             have = sorted(entry.name for entry in folder.iterdir() if entry.name.startswith("img_"))
             raise FitsImageError(
@@ -214,12 +214,7 @@ def set_files(folder: Path, bands: Sequence[str]) -> tuple[dict[str, Path], Path
                 "Get the file, or name the bands with --bands."
             )
         images[band] = path
-    return images, _first_file(folder, "masks.fits")
-
-
-def _first_file(folder: Path, name: str) -> Path | None:
-    paths = [folder / f"{name}{suffix}" for suffix in _SUFFIXES]
-    return next((path for path in paths if path.is_file()), None)
+    return images, find_fits(folder / "masks.fits")
 
 
 def read_set(folder: Path, options: AstroRcnnOptions) -> ImportedScene:
@@ -377,7 +372,7 @@ def _add_truth(scene: ImportedScene, path: Path, calibration: float, options: As
         sources[name] = values
     if band == "r":
         positive = sources["flux_r"] > 0
-        sources["mag"][positive] = 31.4 - 2.5 * np.log10(sources["flux_r"][positive])
+        sources["mag"][positive] = AB_ZERO_POINT - 2.5 * np.log10(sources["flux_r"][positive])
     sources["area"] = [np.count_nonzero(mask) for mask in scene.masks]
     for row, stamp in zip(sources, stamps):
         plane = stamp.pixels[index]

@@ -28,13 +28,16 @@ from lsst.geom import Box2I, Extent2I, Point2D, Point2I, SpherePoint, arcseconds
 from lsst.pex.exceptions import Exception as PexError
 
 from ..imaging.sky import blur, estimate_fwhm, estimate_sky, find_plateau
+from ..imaging.units import AB_ZERO_POINT
 from .repo import gaussian_psf, make_exposure
 
 __all__ = [
+    "FITS_SUFFIXES",
     "BandFiles",
     "FitsImageError",
     "FitsImages",
     "FitsOptions",
+    "find_fits",
     "read_field",
     "read_fits_images",
 ]
@@ -42,8 +45,19 @@ __all__ = [
 _BAND_KEYS = ("BAND", "BANDS", "BAND0", "FILTER", "FILTNAM", "FILTNAME")
 _ZERO_POINT_KEYS = ("MAGZERO", "MAGZPT", "MAGZP", "MAG_ZP", "ZP", "ZEROPNT", "ZPT")
 _BANDS = ("u", "g", "r", "i", "z", "y")
+
+FITS_SUFFIXES = ("", ".gz", ".fz")
+"""What may follow the name of a FITS file: nothing, or that it is compressed (`tuple` [`str`])."""
+
 # Magnitudes of one count by unit: AB is 31.4 for one nJy.
-_UNITS = {"nanomaggy": 22.5, "nanomaggies": 22.5, "nmgy": 22.5, "njy": 31.4, "ujy": 23.9, "microjansky": 23.9}
+_UNITS = {
+    "nanomaggy": 22.5,
+    "nanomaggies": 22.5,
+    "nmgy": 22.5,
+    "njy": AB_ZERO_POINT,
+    "ujy": 23.9,
+    "microjansky": 23.9,
+}
 # Surveys whose images are in nanomaggies but often lack BUNIT.
 _NANOMAGGY_SURVEYS = ("decals", "legacysurvey", "sdss")
 # Extensions beside the image, by what they usually are called.
@@ -180,6 +194,23 @@ class _Content:
     header: fits.Header
     whole: ExposureF | None = None
     companions: dict[str, np.ndarray] = field(default_factory=dict)
+
+
+def find_fits(path: Path) -> Path | None:
+    """Find a FITS file that may be compressed.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        Its name without the suffix of a compressed file.
+
+    Returns
+    -------
+    found : `pathlib.Path` or `None`
+        The first of `FITS_SUFFIXES` with which there is a file.
+    """
+    paths = [Path(f"{path}{suffix}") for suffix in FITS_SUFFIXES]
+    return next((found for found in paths if found.is_file()), None)
 
 
 def read_fits_images(
@@ -379,7 +410,7 @@ def _add_plain(
         np.where(finite, variance, np.nan),
         bbox=Box2I(Point2I(0, 0), Extent2I(shape[1], shape[0])),
         wcs=wcs,
-        nanojansky_per_count=10.0 ** (-0.4 * (zero_point - 31.4)),
+        nanojansky_per_count=10.0 ** (-0.4 * (zero_point - AB_ZERO_POINT)),
         band=band,
     )
     exposure.setPsf(gaussian_psf(fwhm / scale))
@@ -721,7 +752,7 @@ def _find_zero_point(header: fits.Header, name: str, notes: list[str]) -> float:
         notes.append(f"{name}: zero point 22.5 (nanomaggies), as survey {header['SURVEY']} has it.")
         return 22.5
     notes.append(f"{name}: no zero point in the header, one count is taken for one nJy; --zeropoint sets it.")
-    return 31.4
+    return AB_ZERO_POINT
 
 
 def _make_wcs(

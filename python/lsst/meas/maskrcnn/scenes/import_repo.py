@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lsst.daf.butler import Butler, CollectionType, DataCoordinate, DatasetRef, MissingCollectionError
 from lsst.daf.butler.registry import ConflictingDefinitionError
 
-from .repo import PatchGeometry, patch_data_id, scene_dataset_types
+from .repo import PatchGeometry, patch_data_id, register_bands, scene_dataset_types
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 _INSTRUMENT = "MaskRcnnImport"
 # One more than the largest number of a tract, here.
 _TRACT_MAX = 1_000_000
+# The last is for fields of no split.
+_SPLITS = ("train", "validation", "test", "")
 
 
 class ImportConflictError(RuntimeError):
@@ -123,14 +125,10 @@ class FieldStore:
         """
         keys = [("exposures", band) for band in bands] + ([("truth", None)] if has_truth else [])
         run = self.run_of(split)
-        known = {
-            name
-            for name in (self.run_of(other) for other in ("train", "validation", "test", ""))
-            if self._exists(name)
-        }
+        known = self._runs()
         complete = True
         for key, band in keys:
-            found = self._find(key, self._data_id(tract, patch, band), sorted(known))
+            found = self._find(key, self._data_id(tract, patch, band), known)
             if found is None:
                 complete = False
                 continue
@@ -146,119 +144,6 @@ class FieldStore:
                     "give another --tract, --skymap or --collection."
                 )
         return complete
-
-    def put(
-        self,
-        geometry: PatchGeometry,
-        split: str,
-        digest: str,
-        products: Mapping[str, Any],
-    ) -> None:
-        """Store a field.
-
-        Parameters
-        ----------
-        geometry : `PatchGeometry`
-            Its place, numbers and outline.
-        split : `str`
-            Its split.
-        digest : `str`
-            As `digest_files` makes it.
-        products : `~collections.abc.Mapping`
-            Under ``exposures`` the exposures by band; if there is a truth,
-            the catalogue under ``truth`` and by band ``truthFlux`` and
-            ``truthImages``.
-
-        Raises
-        ------
-        ImportConflictError
-            Raised if the sky map has another place of these numbers.
-        """
-        bands = list(products["exposures"])
-        run = self.run_of(split)
-        self.register(geometry, bands)
-        for dataset_type in self._types.values():
-            self._butler.registry.registerDatasetType(dataset_type)
-        self._butler.collections.register(run)
-        with self._butler.transaction():
-            for key, product in products.items():
-                entries = [(None, product)] if key == "truth" else list(product.items())
-                for band, entry in entries:
-                    data_id = self._data_id(geometry.tract, geometry.patch, band)
-                    identity = self._id(key, run, geometry.tract, geometry.patch, band, digest)
-                    found = self._find(key, data_id, [run])
-                    if found is not None and found.id == identity:
-                        continue
-                    ref = DatasetRef(
-                        self._types[key], self._butler.registry.expandDataId(data_id), run=run, id=identity
-                    )
-                    self._butler.put(entry, ref)
-
-    def chain(self) -> list[str]:
-        """Make the CHAINED collections of what is there.
-
-        Returns
-        -------
-        runs : `list` [`str`]
-            RUN collections in the chain.
-        """
-        runs = [self.run_of(split) for split in ("train", "validation", "test", "")]
-        runs = [run for run in runs if self._exists(run)]
-        self._butler.collections.register(self._collection, CollectionType.CHAINED)
-        current = list(self._butler.collections.get_info(self._collection).children)
-        missing = [run for run in runs if run not in current]
-        if missing:
-            self._butler.collections.redefine_chain(self._collection, [*current, *missing])
-        return runs
-
-    def check_names(self) -> None:
-        """Check that the collection can be used.
-
-        Raises
-        ------
-        ImportConflictError
-            Raised if its name belongs to a collection of another kind.
-        """
-        for name, wanted in (
-            (self._collection, CollectionType.CHAINED),
-            *((self.run_of(split), CollectionType.RUN) for split in ("train", "validation", "test", "")),
-        ):
-            try:
-                kind = self._butler.collections.get_info(name).type
-            except MissingCollectionError:
-                continue
-            if kind is not wanted:
-                raise ImportConflictError(
-                    f"Collection {name!r} is a {kind.name} collection, and a {wanted.name} one is wanted; "
-                    "give another --collection."
-                )
-
-    def _exists(self, collection: str) -> bool:
-        try:
-            self._butler.collections.get_info(collection)
-        except MissingCollectionError:
-            return False
-        return True
-
-    def _data_id(self, tract: int, patch: int, band: str | None) -> dict[str, str | int]:
-        data_id = patch_data_id(self._skymap, tract, patch)
-        return data_id if band is None else {**data_id, "band": band}
-
-    def _id(self, key: str, run: str, tract: int, patch: int, band: str | None, digest: str) -> uuid.UUID:
-        words = "\0".join([key, run, self._skymap, str(tract), str(patch), band or "", digest])
-        # Not version 5: of those the Butler expects that they follow from the data id.
-        return uuid.UUID(bytes=hashlib.sha256(words.encode()).digest()[:16], version=4)
-
-    def _find(self, key: str, data_id: Mapping[str, str | int], runs: Sequence[str]) -> DatasetRef | None:
-        if not runs:
-            return None
-        name = self._types[key].name
-        if not list(self._butler.registry.queryDatasetTypes(name)):
-            return None
-        refs = self._butler.query_datasets(
-            name, collections=list(runs), data_id=dict(data_id), explain=False, find_first=False
-        )
-        return refs[0] if refs else None
 
     def register(self, geometry: PatchGeometry, bands: Sequence[str]) -> DataCoordinate:
         """Write the dimension records of a field.
@@ -302,21 +187,7 @@ class FieldStore:
         region = geometry.region()
         try:
             with self._butler.transaction():
-                registry.syncDimensionData(
-                    "instrument",
-                    {
-                        "name": _INSTRUMENT,
-                        "visit_max": 1,
-                        "exposure_max": 1,
-                        "detector_max": 1,
-                        "class_name": "lsst.obs.base.Instrument",
-                    },
-                )
-                for band in bands:
-                    registry.syncDimensionData(
-                        "physical_filter",
-                        {"instrument": _INSTRUMENT, "name": f"{_INSTRUMENT}-{band}", "band": band},
-                    )
+                register_bands(self._butler, bands, _INSTRUMENT)
                 registry.syncDimensionData(
                     "skymap",
                     {
@@ -347,3 +218,106 @@ class FieldStore:
                 "give another --tract or --skymap."
             ) from error
         return registry.expandDataId(data_id)
+
+    def put(self, tract: int, patch: int, split: str, digest: str, products: Mapping[str, Any]) -> None:
+        """Store a field.
+
+        Parameters
+        ----------
+        tract, patch : `int`
+            Its place, of which `register` wrote the records.
+        split : `str`
+            Its split.
+        digest : `str`
+            As `digest_files` makes it.
+        products : `~collections.abc.Mapping`
+            Under ``exposures`` the exposures by band; if there is a truth,
+            the catalogue under ``truth`` and by band ``truthFlux`` and
+            ``truthImages``.
+        """
+        run = self.run_of(split)
+        for dataset_type in self._types.values():
+            self._butler.registry.registerDatasetType(dataset_type)
+        self._butler.collections.register(run)
+        with self._butler.transaction():
+            for key, product in products.items():
+                entries = [(None, product)] if key == "truth" else list(product.items())
+                for band, entry in entries:
+                    data_id = self._data_id(tract, patch, band)
+                    identity = self._id(key, run, tract, patch, band, digest)
+                    found = self._find(key, data_id, [run])
+                    if found is not None and found.id == identity:
+                        continue
+                    ref = DatasetRef(
+                        self._types[key], self._butler.registry.expandDataId(data_id), run=run, id=identity
+                    )
+                    self._butler.put(entry, ref)
+
+    def chain(self) -> list[str]:
+        """Make the CHAINED collections of what is there.
+
+        Returns
+        -------
+        runs : `list` [`str`]
+            RUN collections in the chain.
+        """
+        runs = self._runs()
+        self._butler.collections.register(self._collection, CollectionType.CHAINED)
+        current = list(self._butler.collections.get_info(self._collection).children)
+        missing = [run for run in runs if run not in current]
+        if missing:
+            self._butler.collections.redefine_chain(self._collection, [*current, *missing])
+        return runs
+
+    def check_names(self) -> None:
+        """Check that the collection can be used.
+
+        Raises
+        ------
+        ImportConflictError
+            Raised if its name belongs to a collection of another kind.
+        """
+        for name, wanted in (
+            (self._collection, CollectionType.CHAINED),
+            *((self.run_of(split), CollectionType.RUN) for split in _SPLITS),
+        ):
+            try:
+                kind = self._butler.collections.get_info(name).type
+            except MissingCollectionError:
+                continue
+            if kind is not wanted:
+                raise ImportConflictError(
+                    f"Collection {name!r} is a {kind.name} collection, and a {wanted.name} one is wanted; "
+                    "give another --collection."
+                )
+
+    def _runs(self) -> list[str]:
+        """Return the RUN collections that are there."""
+        return [run for run in map(self.run_of, _SPLITS) if self._exists(run)]
+
+    def _exists(self, collection: str) -> bool:
+        try:
+            self._butler.collections.get_info(collection)
+        except MissingCollectionError:
+            return False
+        return True
+
+    def _data_id(self, tract: int, patch: int, band: str | None) -> dict[str, str | int]:
+        data_id = patch_data_id(self._skymap, tract, patch)
+        return data_id if band is None else {**data_id, "band": band}
+
+    def _id(self, key: str, run: str, tract: int, patch: int, band: str | None, digest: str) -> uuid.UUID:
+        words = "\0".join([key, run, self._skymap, str(tract), str(patch), band or "", digest])
+        # Not version 5: of those the Butler expects that they follow from the data id.
+        return uuid.UUID(bytes=hashlib.sha256(words.encode()).digest()[:16], version=4)
+
+    def _find(self, key: str, data_id: Mapping[str, str | int], runs: Sequence[str]) -> DatasetRef | None:
+        if not runs:
+            return None
+        name = self._types[key].name
+        if not list(self._butler.registry.queryDatasetTypes(name)):
+            return None
+        refs = self._butler.query_datasets(
+            name, collections=list(runs), data_id=dict(data_id), explain=False, find_first=False
+        )
+        return refs[0] if refs else None

@@ -23,11 +23,12 @@ from dataclasses import dataclass
 import galsim
 import numpy as np
 
+from ..imaging.units import FWHM_PER_SIGMA
+
 _STAMP_SIZES = np.array([32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1536])
 # Where profiles of an index above 2 fade out, in half-light radii of the endless profile: beyond,
 # real galaxies lack the light that a Sersic law would still predict.
 _TRUNCATION = (4.5, 9.5)
-_FWHM_PER_SIGMA = 2.0 * math.sqrt(2.0 * math.log(2.0))
 _EXPONENTIAL_SCALE = 1.6783469900166605  # half-light radius / scale length
 _INDEX_STEP = 0.1
 _LOG_STEP = 0.009
@@ -234,7 +235,7 @@ class BandPsf:
         """
         size = 2 * math.ceil(4.0 * self.fwhm / pixel_scale) + 1
         image = galsim.Image(self.image(size, pixel_scale), scale=1.0)
-        return _FWHM_PER_SIGMA * galsim.hsm.FindAdaptiveMom(image).moments_sigma
+        return FWHM_PER_SIGMA * galsim.hsm.FindAdaptiveMom(image).moments_sigma
 
     def transform(self, kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
         """Return the Fourier transform, which is 1 at the origin.

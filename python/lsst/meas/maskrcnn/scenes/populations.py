@@ -20,6 +20,7 @@ import math
 
 import numpy as np
 
+from ..imaging.units import AB_ZERO_POINT
 from .config import ALL_BANDS, PopulationConfig
 
 POPULATION_DTYPE = np.dtype(
@@ -83,9 +84,6 @@ _STAR = np.array(
 _REDDENING = np.array([2.0, 1.0, 0.0, -0.6, -1.0, -1.2])
 """Change of m_band - m_r per magnitude of g - r, in `ALL_BANDS`."""
 
-_AB_ZERO_POINT = 31.4
-"""AB magnitude of 1 nJy, to 4e-5 mag (3631 Jy is magnitude 0)."""
-
 
 def _relative_to_r(colours: np.ndarray) -> np.ndarray:
     """Turn neighbouring colours (5, N) into m_band - m_r (6, N)."""
@@ -147,7 +145,7 @@ def source_fluxes(population: np.ndarray, bands: tuple[str, ...]) -> tuple[np.nd
         Fluxes, nJy. The light of a star is its disc's.
     """
     index = [ALL_BANDS.index(b) for b in bands]
-    total = 10.0 ** (0.4 * (_AB_ZERO_POINT - population["mag"]))
+    total = 10.0 ** (0.4 * (AB_ZERO_POINT - population["mag"]))
     stellar = 10.0 ** (-0.4 * star_colours(population["locus"])[index].T)
     young = 10.0 ** (-0.4 * galaxy_colours(population["redshift"], red=False)[index].T)
     old = 10.0 ** (-0.4 * galaxy_colours(population["redshift"], red=True)[index].T)

@@ -37,10 +37,8 @@ from typing import Any
 
 import numpy as np
 
+from ..imaging.units import AB_ZERO_POINT
 from .config import ArtefactConfig, BandConditions, PopulationConfig, PsfConfig, SceneConfig
-
-_AB_NJY = 31.4
-"""AB magnitude of 1 nJy."""
 
 CAMERA = ArtefactConfig(
     saturation=True, bleed=True, bleed_level=0.3, spikes=0.015, halo=0.015, gradient=0.1, correlation=0.4
@@ -170,7 +168,7 @@ def survey_conditions(
         count = max(1, round(time / (single_exposures or {}).get(band, time)))
         # As plain numbers, because the units of zero points are logarithmic.
         zero_point = float(info.zeropoint.value)
-        electrons_per_njy = time * 10.0 ** (0.4 * (zero_point - _AB_NJY))
+        electrons_per_njy = time * 10.0 ** (0.4 * (zero_point - AB_ZERO_POINT))
         sky = time * 10.0 ** (0.4 * (zero_point - float(info.sky_brightness.value))) * pixel_area
         result.append(
             BandConditions(
@@ -430,7 +428,7 @@ def point_source_depth(conditions: BandConditions, pixel_scale: float, psf: PsfC
         Shape of the PSF.
     """
     pixels = _psf_area(conditions.fwhm, psf) / pixel_scale**2
-    return _AB_NJY - 2.5 * math.log10(5.0 * conditions.noise_sigma * math.sqrt(pixels))
+    return AB_ZERO_POINT - 2.5 * math.log10(5.0 * conditions.noise_sigma * math.sqrt(pixels))
 
 
 def expected_sources(config: SceneConfig) -> float:

@@ -42,6 +42,7 @@ from lsst.geom import Box2D, Box2I, Extent2I, Point2D, Point2I, SpherePoint, arc
 from lsst.meas.algorithms import KernelPsf
 from lsst.sphgeom import ConvexPolygon
 
+from ..imaging.units import FWHM_PER_SIGMA
 from .artefacts import MASK_BITS
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ __all__ = [
     "missing_scenes",
     "patch_data_id",
     "put_exposures",
+    "register_bands",
     "register_patches",
     "scene_dataset_types",
     "scene_to_exposures",
@@ -69,8 +71,6 @@ __all__ = [
 SEED_CONFIG = "resource://lsst.meas.maskrcnn/configs/butler_seed.yaml"
 """What a repository must be created with, or include, to store models: it adds
 their storage class and formatter (`str`)."""
-
-_FWHM_PER_SIGMA = 2.0 * np.sqrt(2.0 * np.log(2.0))
 
 _PSF_FLUX_LOST = 0.003
 """Share of the flux that may lie outside a PSF's image."""
@@ -258,7 +258,7 @@ def register_patches(
         digest.update(region.encode())
 
     with butler.transaction():
-        _register_bands(butler, bands, instrument)
+        register_bands(butler, bands, instrument)
         registry.syncDimensionData(
             "skymap",
             {
@@ -294,8 +294,23 @@ def register_patches(
             )
 
 
-def _register_bands(butler: Butler, bands: Iterable[str], instrument: str) -> None:
-    """Write the records of bands, each with a physical filter."""
+def register_bands(butler: Butler, bands: Iterable[str], instrument: str) -> None:
+    """Write the records of bands and of the instrument that has them.
+
+    Parameters
+    ----------
+    butler : `lsst.daf.butler.Butler`
+        A writeable client.
+    bands : `~collections.abc.Iterable` [`str`]
+        Bands; each comes with a physical filter ``<instrument>-<band>``.
+    instrument : `str`
+        Name of the instrument.
+
+    Raises
+    ------
+    lsst.daf.butler.registry.ConflictingDefinitionError
+        Raised if the repository has other records of the same names.
+    """
     butler.registry.syncDimensionData(
         "instrument",
         {
@@ -466,7 +481,7 @@ class SceneGrid:
                     f"{height} px of {self.pixel_scale} arcsec, or it was made by other software; give "
                     "another name with --skymap."
                 ) from error
-            _register_bands(butler, bands, "MaskRcnnSim")
+            register_bands(butler, bands, "MaskRcnnSim")
             registry.syncDimensionData(
                 "tract",
                 {"skymap": self.name, "id": tract, "region": PatchGeometry(tract, 0, wcs, whole).region()},
@@ -667,10 +682,7 @@ def put_exposures(
     Bands that the run holds already are left as they are, so that a put that
     was cut short can be repeated.
     """
-    dimensions = ("skymap", "tract", "patch", "band")
-    dataset_type = DatasetType(
-        f"{coadd_name}Coadd_calexp", dimensions, "ExposureF", universe=butler.dimensions
-    )
+    dataset_type = scene_dataset_types(butler.dimensions, coadd_name=coadd_name)["exposures"]
     butler.registry.registerDatasetType(dataset_type)
     butler.collections.register(run)
     for band, exposure in exposures.items():
@@ -839,7 +851,7 @@ def gaussian_psf(fwhm: float) -> GaussianPsf:
     psf : `lsst.afw.detection.GaussianPsf`
         Its kernel reaches out to five sigma.
     """
-    sigma = max(fwhm / _FWHM_PER_SIGMA, 0.3)
+    sigma = max(fwhm / FWHM_PER_SIGMA, 0.3)
     size = 2 * int(np.ceil(5.0 * sigma)) + 1
     return GaussianPsf(size, size, sigma)
 

@@ -6,12 +6,14 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import replace
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -19,7 +21,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from ..network.training_scene import TrainingScene, write_scene
+from ..network.training_scene import TrainingScene, bin_scene, write_scene
 from .artefacts import MASK_BITS
 from .config import MaskRule
 from .presets import PRESETS, preset_config, random_scene_config
@@ -30,6 +32,10 @@ __all__ = ["MIN_PEAK_SHARE", "SimulatedSource", "make_training_set", "mask_level
 MIN_PEAK_SHARE = 0.05
 """Sources with less of the light at their own peak are drowned by a neighbour
 beyond recovery; asking for them would teach guessing (`float`)."""
+
+
+# Shares of scenes in which the pixels are binned, by the factor: for the search on binned images.
+_BINNINGS = {1: 0.7, 2: 0.18, 4: 0.12}
 
 
 def mask_levels(rule: MaskRule) -> tuple[float, float] | None:
@@ -104,9 +110,22 @@ def _simulate(
     rng = np.random.default_rng([seed, number])
     if presets:
         config = preset_config(presets[number % len(presets)], shape=shape, bands=bands)
-    else:
-        config = random_scene_config(rng, shape, bands)
-    return to_training_scene(simulate_scene(config, rng))
+        return to_training_scene(simulate_scene(config, rng))
+    binning = int(rng.choice(list(_BINNINGS), p=list(_BINNINGS.values())))
+    config = random_scene_config(rng, (shape[0] * binning, shape[1] * binning), bands)
+    if binning > 1:
+        # Of so large an area, only what is still seen in larger pixels.
+        population = config.population
+        config = replace(
+            config,
+            population=replace(
+                population,
+                galaxy_density=population.galaxy_density / binning,
+                star_density=population.star_density / binning,
+                mag_limit=population.mag_limit - math.log10(binning) / 0.35,
+            ),
+        )
+    return bin_scene(to_training_scene(simulate_scene(config, rng)), binning)
 
 
 def _check_presets(presets: Sequence[str]) -> tuple[str, ...]:
