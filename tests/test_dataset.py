@@ -29,6 +29,7 @@ from lsst.meas.maskrcnn.network.training_scene import (
     bin_scene,
     masked_boxes,
     read_scene,
+    split_scene,
     write_scene,
 )
 
@@ -189,6 +190,32 @@ def test_a_binned_psf_is_as_wide_as_that_of_binned_pixels() -> None:
     np.testing.assert_allclose(
         bin_psf_fwhm([2.3548 * sigma, np.nan], 4), [2.3548 * measured, np.nan], rtol=1e-3
     )
+
+
+def test_pieces_hold_each_pixel_and_each_source_once() -> None:
+    # The second source lies on the seam between two rows of pieces, the last one on that between columns.
+    scene = make_scene(positions=((30, 40), (73, 100), (120, 170), (40, 104)))
+    pieces = split_scene(scene, 110)
+    assert [piece.valid.shape for piece in pieces] == [(75, 105)] * 4
+    top, bottom = (np.concatenate([a.variance, b.variance], axis=2) for a, b in (pieces[:2], pieces[2:]))
+    np.testing.assert_array_equal(np.concatenate([top, bottom], axis=1), scene.variance)
+    wanted = sorted(
+        (*(piece.positions[k] + (75 * (number // 2), 105 * (number % 2))), piece.labels[k])
+        for number, piece in enumerate(pieces)
+        for k in np.flatnonzero(~piece.ignore)
+    )
+    assert wanted == sorted((*position, label) for position, label in zip(scene.positions, scene.labels))
+    # What lies on the other side is not held against the network.
+    assert sum(np.count_nonzero(piece.ignore) for piece in pieces) >= 2
+    areas = sum(np.count_nonzero(mask) for piece in pieces for mask in piece.masks)
+    assert areas == sum(np.count_nonzero(mask) for mask in scene.masks)
+    for piece in pieces:
+        for mask, origin in zip(piece.masks, piece.origins, strict=True):
+            assert mask[0].any() and mask[-1].any() and mask[:, 0].any() and mask[:, -1].any()
+            assert (origin >= 0).all() and (origin + mask.shape <= piece.valid.shape).all()
+    assert split_scene(scene, 210) == [scene]
+    with pytest.raises(ValueError, match="size"):
+        split_scene(scene, 0)
 
 
 def test_sources_lost_in_binning_are_kept_at_their_place() -> None:

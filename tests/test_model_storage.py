@@ -245,6 +245,16 @@ def test_command_line(tmp_path: Path, model_path: Path, capsys: pytest.CaptureFi
     assert butler.get(DATASET_TYPE, collections="models/x").metadata.name == "tiny"
 
 
+def test_a_model_to_start_from_has_a_type_of_its_own(tmp_path: Path, model_path: Path) -> None:
+    butler = make_seeded(tmp_path / "repo")
+    name = "maskRcnnInitialModel"
+    assert main([str(tmp_path / "repo"), str(model_path), "--collection", "m", "--dataset-type", name]) == 0
+    butler.registry.refresh()
+    assert butler.get(name, collections="m").metadata.bands == ("z", "r", "g")
+    # The same collection still has room for the model that comes of it.
+    assert ingest_model(butler, model_path, "m").datasetType.name == "maskRcnnModel"
+
+
 def test_formatter_refuses_other_things(tmp_path: Path, model: MaskRcnnModel) -> None:
     butler = make_seeded(tmp_path / "repo")
     butler.registry.registerDatasetType(

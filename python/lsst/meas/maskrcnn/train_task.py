@@ -43,6 +43,7 @@ from .catalogs.training_patches import (
     TrainingPatch,
     group_datasets,
     split_patches,
+    write_patch,
 )
 from .metrics.training_curves import history_table, plot_training
 from .metrics.validation import LOWEST_SCORE, SceneValidator
@@ -56,7 +57,7 @@ from .network.model_file import (
     read_model,
 )
 from .network.train import TrainingDiverged, TrainResult, TrainSettings, train
-from .network.training_scene import SceneFiles, SceneSource, write_scene
+from .network.training_scene import SceneFiles, SceneSource
 from .normalize_task import NormalizeBaseTask, normalizeRegistry
 from .train_config import (
     CropConfig,
@@ -617,7 +618,8 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         Returns
         -------
         summaries : `list` [`SceneSummary`]
-            What was written, in the order of the patches.
+            What was written, in the order of the patches; large ones are cut
+            into pieces.
 
         Raises
         ------
@@ -630,7 +632,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         summaries = []
         for number, patch in enumerate(complete, 1):
             try:
-                summaries.append(self._write_scene(patch, folder, bands))
+                summaries += self._write_patch(patch, folder, bands)
             except ValueError as error:
                 raise TrainingDataError(
                     f"Patch {patch.name} cannot be trained on: {error}", [patch.name]
@@ -688,11 +690,11 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
                 "There are no patches to train on; give patches with coadds in the bands "
                 f"{', '.join(bands)} and with a truth."
             )
-        names = [item.name for item in training]
+        names = list(dict.fromkeys(item.name for item in training))
         n_sources = sum(item.n_sources for item in training)
         if n_sources == 0:
             raise TrainingDataError(
-                f"There is no true source in any of the {len(training)} patches to train on, of those that "
+                f"There is no true source in any of the {len(names)} patches to train on, of those that "
                 "are not flagged; check the truth catalogues.",
                 names,
             )
@@ -702,6 +704,8 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
                 "No patch to train on has a WCS, so that the size of a pixel is not known; attach one.", names
             )
         self.metadata["n_sources"] = n_sources
+        self.metadata["n_patches"] = len(names)
+        self.metadata["n_patches_validation"] = len({item.name for item in validation})
         metadata = self.make_metadata(
             bands,
             float(np.median(scales)),
@@ -710,7 +714,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
                 "label": label,
                 "patches": len(names),
                 "sources": n_sources,
-                "validation_patches": len(validation),
+                "validation_patches": len({item.name for item in validation}),
             },
         )
         parent = folder if self.config.checkpointDir is None else Path(self.config.checkpointDir)
@@ -814,8 +818,8 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
                 min_area=config.validation.minArea,
                 min_peak_snr=config.validation.minPeakSnr,
             )
-        self.metadata["n_patches"] = len(scenes)
-        self.metadata["n_patches_validation"] = 0 if validation is None else len(validation)
+        self.metadata["n_scenes"] = len(scenes)
+        self.metadata["n_scenes_validation"] = 0 if validation is None else len(validation)
         self.metadata["bands"] = list(metadata.bands)
         result = self._train(source, metadata, output, initialModel, validate, progress)
         steps, epochs = history_table(result.history), history_table(result.epochs)
@@ -948,7 +952,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
                 )
         return True
 
-    def _write_scene(self, patch: TrainingPatch, folder: Path, bands: Sequence[str]) -> SceneSummary:
+    def _write_patch(self, patch: TrainingPatch, folder: Path, bands: Sequence[str]) -> list[SceneSummary]:
         exposures = {band: _load(patch.exposures[band]) for band in bands}
         light = patch.truth_images
         scene = make_training_scene(
@@ -958,18 +962,10 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             truth_images=None if light is None else {band: _load(light[band]) for band in bands},
             bad_mask_planes=list(self.normalize.config.badMaskPlanes),
         )
-        path = folder / f"{_file_name(patch.name)}.npz"
-        write_scene(scene, path)
         first = exposures[bands[0]]
         wcs, center = first.getWcs(), Box2D(first.getBBox()).getCenter()
-        ignored = np.zeros(len(scene.labels), bool) if scene.ignore is None else scene.ignore
-        return SceneSummary(
-            name=patch.name,
-            path=str(path),
-            n_pixels=scene.valid.size,
-            n_sources=int(np.count_nonzero(~ignored)),
-            pixel_scale=float("nan") if wcs is None else float(wcs.getPixelScale(center).asArcseconds()),
-        )
+        pixel_scale = float("nan") if wcs is None else float(wcs.getPixelScale(center).asArcseconds())
+        return write_patch(scene, patch.name, folder / f"{_file_name(patch.name)}.npz", pixel_scale)
 
     def _summarize(self, result: TrainResult) -> None:
         """Put the figures that matter into the task's metadata."""

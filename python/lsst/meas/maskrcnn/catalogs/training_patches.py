@@ -13,17 +13,26 @@ __all__ = [
     "TrainingPatch",
     "group_datasets",
     "split_patches",
+    "write_patch",
 ]
 
 import dataclasses
 import fnmatch
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from lsst.daf.butler import DatasetRef
 
 from ..network.dataset import CropSource
+from ..network.training_scene import TrainingScene, split_scene, write_scene
+
+PIECE_SIZE = 1024
+"""Longest side of what the training reads at once (px); patches are cut into
+pieces of it (`int`)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,7 +85,7 @@ class PatchDatasets:
 
 @dataclasses.dataclass(frozen=True)
 class SceneSummary:
-    """A patch as the training reads it.
+    """A patch, or a piece of a large one, as the training reads it.
 
     Parameters
     ----------
@@ -85,7 +94,7 @@ class SceneSummary:
     path : `str`
         File with its pixels and truth.
     n_pixels : `int`
-        Number of pixels.
+        Number of its pixels.
     n_sources : `int`
         Number of sources that are not to be ignored.
     pixel_scale : `float`
@@ -97,6 +106,41 @@ class SceneSummary:
     n_pixels: int
     n_sources: int
     pixel_scale: float
+
+
+def write_patch(
+    scene: TrainingScene, name: str, path: Path, pixel_scale: float, size: int = PIECE_SIZE
+) -> list[SceneSummary]:
+    """Write a patch as the training reads it.
+
+    Parameters
+    ----------
+    scene : `~lsst.meas.maskrcnn.network.training_scene.TrainingScene`
+        The patch.
+    name : `str`
+        Its name.
+    path : `pathlib.Path`
+        File to write, ``.npz``. A patch that is larger than ``size`` gets
+        several, with ``.1``, ``.2``, ... before the extension.
+    pixel_scale : `float`
+        Size of a pixel (arcsec).
+    size : `int`
+        Longest side of a piece (px). A crop is cut from one piece, and costs
+        reading it.
+
+    Returns
+    -------
+    summaries : `list` [`SceneSummary`]
+        One for each file.
+    """
+    pieces = split_scene(scene, size)
+    summaries = []
+    for number, piece in enumerate(pieces, 1):
+        file = path if len(pieces) == 1 else path.with_suffix(f".{number}{path.suffix}")
+        write_scene(piece, file)
+        n_sources = len(piece.labels) if piece.ignore is None else np.count_nonzero(~piece.ignore)
+        summaries.append(SceneSummary(name, str(file), piece.valid.size, int(n_sources), pixel_scale))
+    return summaries
 
 
 def _dataset(ref: Any) -> DatasetRef:

@@ -41,6 +41,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="BAND",
         help="bands that the model must have, in this order; otherwise it is refused",
     )
+    parser.add_argument(
+        "--dataset-type",
+        default=DATASET_TYPE,
+        metavar="NAME",
+        help="dataset type of the model, such as maskRcnnInitialModel for a training to start from (default: "
+        "%(default)s)",
+    )
     return parser
 
 
@@ -61,13 +68,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     path = arguments.file if arguments.file is not None else default_model_path()
     try:
         butler = Butler.from_config(arguments.repo, writeable=True)
-        ref = ingest_model(butler, path, arguments.collection, bands=arguments.bands)
+        ref = ingest_model(
+            butler,
+            path,
+            arguments.collection,
+            bands=arguments.bands,
+            dataset_type=arguments.dataset_type,
+        )
         metadata = read_metadata(path)
     except (ModelFileError, IngestModelError, OSError) as error:
         print(f"ingest_model: {error}", file=sys.stderr)
         return 1
     print(
-        f"Model {metadata.name!r} (bands {', '.join(metadata.bands)}) is {DATASET_TYPE} in collection "
-        f"{ref.run!r} of {arguments.repo}."
+        f"Model {metadata.name!r} (bands {', '.join(metadata.bands)}) is {ref.datasetType.name} in "
+        f"collection {ref.run!r} of {arguments.repo}."
     )
     return 0

@@ -34,6 +34,7 @@ __all__ = [
     "bin_scene",
     "masked_boxes",
     "read_scene",
+    "split_scene",
     "write_scene",
 ]
 
@@ -230,6 +231,81 @@ def bin_scene(scene: TrainingScene, factor: int) -> TrainingScene:
         positions=positions[kept].astype(np.float32),
         mask_levels=scene.mask_levels,
     )
+
+
+def split_scene(scene: TrainingScene, size: int) -> list[TrainingScene]:
+    """Cut a scene into pieces of equal size, so that crops can be made of a
+    part of it.
+
+    Parameters
+    ----------
+    scene : `TrainingScene`
+        The scene.
+    size : `int`
+        Longest side of a piece, px.
+
+    Returns
+    -------
+    pieces : `list` [`TrainingScene`]
+        By rows; the scene itself if it is no larger. A source that is cut
+        belongs to the piece that its position is on; on the others what is
+        left of it is to be ignored.
+
+    Raises
+    ------
+    ValueError
+        Raised if the size is below 1.
+    """
+    if size < 1:
+        raise ValueError(f"size is {size}, wanted 1 or more")
+    if max(scene.valid.shape) <= size:
+        return [scene]
+    shapes = np.array([mask.shape for mask in scene.masks], dtype=np.int64).reshape(-1, 2)
+    low = scene.origins.astype(np.int64).reshape(-1, 2)
+    high = low + shapes
+    positions = 0.5 * (low + high - 1.0) if scene.positions is None else scene.positions.astype(float)
+    ignore = np.zeros(len(shapes), bool) if scene.ignore is None else scene.ignore
+    rows, columns = (
+        np.linspace(0, side, -(-side // size) + 1).round().astype(int) for side in scene.valid.shape
+    )
+    pieces = []
+    for start in ((y, x) for y in zip(rows, rows[1:]) for x in zip(columns, columns[1:])):
+        (y0, y1), (x0, x1) = start
+        first, last = np.array([y0, x0]), np.array([y1, x1])
+        there = np.flatnonzero(((low < last) & (high > first)).all(axis=1))
+        kept, masks, origins = [], [], []
+        for index in there.tolist():
+            a, b = np.maximum(low[index], first), np.minimum(high[index], last)
+            part = scene.masks[index][
+                a[0] - low[index, 0] : b[0] - low[index, 0], a[1] - low[index, 1] : b[1] - low[index, 1]
+            ]
+            if not part.any():
+                continue
+            inside_y, inside_x = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+            kept.append(index)
+            masks.append(part[inside_y[0] : inside_y[-1] + 1, inside_x[0] : inside_x[-1] + 1])
+            origins.append(a - first + (inside_y[0], inside_x[0]))
+        whole = ((low[kept] >= first) & (high[kept] <= last)).all(axis=1)
+        own = ((positions[kept] >= first - 0.5) & (positions[kept] < last - 0.5)).all(axis=1)
+        window = (slice(None), slice(y0, y1), slice(x0, x1))
+        pieces.append(
+            TrainingScene(
+                noiseless=None if scene.noiseless is None else scene.noiseless[window],
+                variance=scene.variance[window],
+                valid=scene.valid[window[1:]],
+                labels=scene.labels[kept],
+                peak_flux=scene.peak_flux[kept],
+                origins=np.array(origins, dtype=np.int32).reshape(-1, 2),
+                masks=masks,
+                noisy=scene.noisy,
+                psf_fwhm=scene.psf_fwhm,
+                image=None if scene.image is None else scene.image[window],
+                ignore=ignore[kept] | ~(whole | own),
+                positions=(positions[kept] - first).astype(np.float32),
+                mask_levels=scene.mask_levels,
+            )
+        )
+    return pieces
 
 
 def write_scene(scene: TrainingScene, path: str | os.PathLike[str]) -> None:

@@ -47,6 +47,7 @@ def ingest_model(
     collection: str = DEFAULT_COLLECTION,
     *,
     bands: Sequence[str] | None = None,
+    dataset_type: str = DATASET_TYPE,
 ) -> DatasetRef:
     """Copy a model file into a repository, byte by byte.
 
@@ -63,6 +64,9 @@ def ingest_model(
         RUN collection that takes the model; made if it is not there.
     bands : `~collections.abc.Sequence` [`str`], optional
         Bands that the model must have, in this order.
+    dataset_type : `str`, optional
+        Name of its dataset type. A training that starts from a model takes it
+        from a type of another name than that of its result.
 
     Returns
     -------
@@ -92,7 +96,7 @@ def ingest_model(
             f"{path.name} is a model file, but a repository tells files by their extension: rename it to "
             f"{path.with_suffix('.safetensors').name}."
         )
-    dataset_type = _make_dataset_type(butler)
+    model_type = _make_dataset_type(butler, dataset_type)
 
     try:
         kind = butler.collections.get_info(collection).type
@@ -103,7 +107,7 @@ def ingest_model(
             f"Collection {collection!r} is a {kind.name} collection; choose the name of a RUN or a new one."
         )
     if kind is not None:
-        existing = _find_model(butler, collection)
+        existing = _find_model(butler, dataset_type, collection)
         if existing is not None:
             if butler.getURI(existing).read() == path.read_bytes():
                 return existing
@@ -113,8 +117,8 @@ def ingest_model(
                 "collection (a pipeline takes the first model in its input collections)."
             )
 
-    new_type = butler.registry.registerDatasetType(dataset_type)
-    ref = DatasetRef(dataset_type, DataCoordinate.make_empty(butler.dimensions), run=collection)
+    new_type = butler.registry.registerDatasetType(model_type)
+    ref = DatasetRef(model_type, DataCoordinate.make_empty(butler.dimensions), run=collection)
     try:
         butler.collections.register(collection, CollectionType.RUN)
         butler.ingest(FileDataset(path=str(path.absolute()), refs=[ref]), transfer="copy")
@@ -123,36 +127,36 @@ def ingest_model(
         if kind is None and butler.collections.query(collection):
             butler.removeRuns([collection])
         if new_type:
-            butler.registry.removeDatasetType(DATASET_TYPE)
+            butler.registry.removeDatasetType(dataset_type)
         if isinstance(error, DatasetTypeNotSupportedError | KeyError):
             raise IngestModelError(_how_to_include("a formatter")) from error
         raise
     return ref
 
 
-def _make_dataset_type(butler: Butler) -> DatasetType:
+def _make_dataset_type(butler: Butler, name: str) -> DatasetType:
     """Dataset type of models, if the repository knows their storage class."""
-    dataset_type = DatasetType(DATASET_TYPE, (), STORAGE_CLASS, universe=butler.dimensions)
+    dataset_type = DatasetType(name, (), STORAGE_CLASS, universe=butler.dimensions)
     try:
         # Names are resolved when first used.
         _ = dataset_type.storageClass
     except KeyError as error:
         raise IngestModelError(_how_to_include("the storage class")) from error
     try:
-        registered = butler.get_dataset_type(DATASET_TYPE)
+        registered = butler.get_dataset_type(name)
     except MissingDatasetTypeError:
         return dataset_type
     if registered != dataset_type:
         raise IngestModelError(
-            f"The repository defines {DATASET_TYPE!r} as {registered}, but models need {dataset_type}. It "
+            f"The repository defines {name!r} as {registered}, but models need {dataset_type}. It "
             "was made by other software; use another repository or remove that dataset type."
         )
     return registered
 
 
-def _find_model(butler: Butler, collection: str) -> DatasetRef | None:
+def _find_model(butler: Butler, name: str, collection: str) -> DatasetRef | None:
     try:
-        return butler.find_dataset(DATASET_TYPE, collections=collection)
+        return butler.find_dataset(name, collections=collection)
     except MissingDatasetTypeError:
         return None
 
