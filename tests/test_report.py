@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 
 from lsst.daf.butler import Butler, CollectionType, DatasetType
 from lsst.meas.maskrcnn.cli import evaluation_runs, report
+from lsst.meas.maskrcnn.imaging.files import write_atomically
 from lsst.meas.maskrcnn.metrics.evaluation_report import ReportContext, evaluation_page, format_p_value
 from lsst.meas.maskrcnn.metrics.report_page import (
     Card,
@@ -437,10 +438,10 @@ def test_half_a_page_is_never_left(tmp_path: Path, monkeypatch) -> None:
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="No space left"):
-        evaluation_runs.write_whole(path, b"new")
+        write_atomically(path, b"new")
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
     monkeypatch.undo()
-    evaluation_runs.write_whole(path, b"new")
+    write_atomically(path, b"new")
     assert path.read_text() == "new"
     assert list(tmp_path.iterdir()) == [path]

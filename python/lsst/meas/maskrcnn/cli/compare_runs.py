@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
+from ..imaging.files import write_atomically
 from ..metrics.evaluation_report import comparison_table, figure_label
 from ..metrics.report_page import Page, Paragraph, Section, Value, format_value, render_page
 from ..metrics.run_comparison import RunComparison, RunComparisonError, compare_runs, settings_that_differ
-from .evaluation_runs import EVALUATION, RunLookupError, find_run, open_butler, progress_bar, write_whole
+from .evaluation_runs import RunLookupError, add_run_options, find_run, open_butler, progress_bar
 
 _FEW = 10
 _SUFFIXES = (".csv", ".ecsv", ".html")
@@ -41,23 +42,7 @@ def _parser() -> argparse.ArgumentParser:
         "--reference", metavar="COLLECTION", help="the one to compare with (default: the first)"
     )
     parser.add_argument("--out", type=Path, metavar="FILE", help="write the table too: .csv, .ecsv or .html")
-    parser.add_argument(
-        "--skymap", metavar="NAME", help="sky map, where a collection has evaluations on several"
-    )
-    parser.add_argument(
-        "--evaluation",
-        default=EVALUATION,
-        metavar="NAME",
-        help="first part of the names of the datasets, connections.outputName of the task (default: "
-        "%(default)s)",
-    )
-    parser.add_argument(
-        "--samples",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="resamplings of the patches (default: %(default)s)",
-    )
+    add_run_options(parser, "")
     return parser
 
 
@@ -87,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             comparison = compare_runs(runs, reference, n_samples=arguments.samples, progress=progress)
         warnings = settings_that_differ(runs, comparison.patches)
         if arguments.out is not None:
-            write_whole(arguments.out, _file(arguments.out, comparison, warnings).encode("utf-8"))
+            write_atomically(arguments.out, _file(arguments.out, comparison, warnings).encode("utf-8"))
     except (RunLookupError, RunComparisonError, OSError) as error:
         print(f"compare_runs: {error}", file=sys.stderr)
         return 1

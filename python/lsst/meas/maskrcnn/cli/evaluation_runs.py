@@ -6,14 +6,12 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import difflib
 import logging
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,11 +26,11 @@ __all__ = [
     "EVALUATION",
     "RunLookupError",
     "StoredRun",
+    "add_run_options",
     "find_run",
     "first_line",
     "open_butler",
     "progress_bar",
-    "write_whole",
 ]
 
 EVALUATION = "maskRcnnEvaluation"
@@ -228,34 +226,34 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
         yield show
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
+def add_run_options(parser: argparse.ArgumentParser, samples_for: str) -> None:
+    """Add the options that say which evaluation is meant.
 
     Parameters
     ----------
-    path : `pathlib.Path`
-        Where to; a file that is there is replaced.
-    data : `bytes`
-        The content.
-
-    Raises
-    ------
-    OSError
-        Raised if the file cannot be written; what was there is still there.
+    parser : `argparse.ArgumentParser`
+        Gets ``--skymap``, ``--evaluation`` and ``--samples``.
+    samples_for : `str`
+        What the patches are resampled for, as it follows on the help of
+        ``--samples``.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    parser.add_argument(
+        "--skymap", metavar="NAME", help="sky map, where a collection has evaluations on several"
+    )
+    parser.add_argument(
+        "--evaluation",
+        default=EVALUATION,
+        metavar="NAME",
+        help="first part of the names of the datasets, connections.outputName of the task (default: "
+        "%(default)s)",
+    )
+    parser.add_argument(
+        "--samples",
+        type=int,
+        default=1000,
+        metavar="N",
+        help=f"resamplings of the patches{samples_for} (default: %(default)s)",
+    )
 
 
 def _other_names(butler: Butler, collection: str, evaluation: str) -> str:

@@ -21,18 +21,18 @@ from pydantic import BaseModel
 
 from lsst.daf.butler import Butler, DatasetRef, MissingCollectionError, MissingDatasetTypeError
 
+from ..imaging.files import write_atomically
 from ..metrics.evaluation_report import ReportContext, evaluation_page
 from ..metrics.report_page import render_page
 from ..metrics.run_comparison import RunComparisonError, compare_runs
 from .evaluation_runs import (
-    EVALUATION,
     RunLookupError,
     StoredRun,
+    add_run_options,
     find_run,
     first_line,
     open_butler,
     progress_bar,
-    write_whole,
 )
 
 if TYPE_CHECKING:
@@ -70,23 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         "as many "
         "as its gallerySize says)",
     )
-    parser.add_argument(
-        "--skymap", metavar="NAME", help="sky map, where a collection has evaluations on several"
-    )
-    parser.add_argument(
-        "--evaluation",
-        default=EVALUATION,
-        metavar="NAME",
-        help="first part of the names of the datasets, connections.outputName of the task (default: "
-        "%(default)s)",
-    )
-    parser.add_argument(
-        "--samples",
-        type=int,
-        default=1000,
-        metavar="N",
-        help="resamplings of the patches for differences (default: %(default)s)",
-    )
+    add_run_options(parser, " for differences")
     return parser
 
 
@@ -109,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check(arguments, out)
         text = _report(arguments)
         data = text.encode("utf-8")
-        write_whole(out, data)
+        write_atomically(out, data)
     except (RunLookupError, RunComparisonError, OSError) as error:
         print(f"report: {error}", file=sys.stderr)
         return 1

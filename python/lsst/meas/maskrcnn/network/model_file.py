@@ -16,7 +16,6 @@ import importlib.resources
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
+from ..imaging.files import write_atomically
 from .build import build_network
 from .spec import CLASS_NAMES, NetworkSpec
 
@@ -269,36 +269,6 @@ def write_model(model: MaskRcnnModel, path: str | os.PathLike[str], half: bool =
         nothing half-written stays behind.
     """
     write_atomically(Path(path), model_to_bytes(model, half))
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        Where to; the folder must exist.
-    data : `bytes`
-        The content.
-
-    Raises
-    ------
-    OSError
-        Raised if the file cannot be written.
-    """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:

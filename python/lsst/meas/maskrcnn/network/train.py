@@ -38,6 +38,7 @@ from lightning_fabric import Fabric
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
+from ..imaging.files import write_atomically
 from .build import build_network
 from .checkpoint import (
     CheckpointMismatch,
@@ -56,7 +57,6 @@ from .model_file import (
     model_from_bytes,
     model_to_bytes,
     read_model,
-    write_atomically,
 )
 from .psf import widen_input
 from .stages import StageSettings, learning_rate, published_stages, set_trainable

@@ -22,8 +22,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from ..imaging.files import write_atomically
 from ..imaging.units import FWHM_PER_SIGMA
-from .model_file import write_atomically
 
 __all__ = [
     "SceneFiles",
