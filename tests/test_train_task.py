@@ -265,7 +265,7 @@ def test_validate(change: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("name, initial", [("train_from_scratch", False), ("fine_tune", True)])
+@pytest.mark.parametrize("name, initial", [("train_from_scratch", False), ("train_four_stages", False), ("fine_tune", True)])
 def test_files_of_overrides(name: str, initial: bool) -> None:
     config = MaskRcnnTrainConfig()
     config.load(str(PROJECT / "config" / f"{name}.py"))
