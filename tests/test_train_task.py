@@ -265,7 +265,9 @@ def test_validate(change: str, message: str) -> None:
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("name, initial", [("train_from_scratch", False), ("train_four_stages", False), ("fine_tune", True)])
+@pytest.mark.parametrize(
+    "name, initial", [("train_from_scratch", False), ("train_four_stages", False), ("fine_tune", True)]
+)
 def test_files_of_overrides(name: str, initial: bool) -> None:
     config = MaskRcnnTrainConfig()
     config.load(str(PROJECT / "config" / f"{name}.py"))
@@ -283,8 +285,12 @@ def test_files_of_overrides(name: str, initial: bool) -> None:
         # Gentler than a training from scratch.
         assert max(stage.learning_rate for stage in stages) < 0.01
     else:
-        assert [stage.trainable for stage in stages] == ["all"]
-        assert stages[0].augment == AugmentSettings.mixture()
+        assert {stage.trainable for stage in stages} == {"all"}
+        assert len(stages) == (4 if "four" in name else 1)
+        # Random weights need large steps at first, and small ones at the end.
+        assert stages[0].learning_rate >= 0.01 and stages[0].warmup_steps > 0
+        assert stages[-1].decay == "cosine" or stages[-1].learning_rate < 1e-3
+        assert all(stage.augment.flips for stage in stages)
 
 
 # --- which patches
