@@ -24,5 +24,7 @@ for name, steps, rate in (
     stage.batch_size = 4
     stage.warmup_steps = 300 if name == "first" else 0
     # All that makes few images look like more of them, but no noise where there is none.
-    stage.augment.set_from(AugmentSettings(flux_probability=1.0, flux_range=(0.5, 2.0), blur_probability=0.25))
+    stage.augment.set_from(
+        AugmentSettings(flux_probability=1.0, flux_range=(0.5, 2.0), blur_probability=0.25)
+    )
     config.stageOrder.append(name)
