@@ -19,6 +19,7 @@ from lsst.meas.maskrcnn.catalogs.footprints import (
     inclusive_boxes,
     masks_to_footprints,
     measure_masks,
+    move_peaks,
 )
 from lsst.meas.maskrcnn.catalogs.schema import CatalogColumns, fill_catalog, make_schema
 
@@ -67,6 +68,20 @@ def test_measurements_by_hand() -> None:
     assert found.n_bad.tolist() == [2, 0, 8]
     assert found.n_saturated.tolist() == [0, 1, 0]
     assert found.n_invalid.tolist() == [0, 0, 0]
+
+
+def test_peaks_are_moved_into_masks() -> None:
+    """One is in its mask, one is nearest to a corner of its own, one is far away."""
+    masks, origins = example_masks()
+    image = np.arange(np.prod(SHAPE), dtype=np.float32).reshape(SHAPE)
+    found = measure(masks, origins, image)
+    peaks = np.array([[6.4, 10.6], [0.9, 27.4], [-30.0, 1.0]])
+    moved = move_peaks(found, masks, origins, peaks, image)
+    assert moved.peak_y.tolist() == [6, 0, 18]
+    assert moved.peak_x.tolist() == [11, 26, 1]
+    assert moved.peak_value.tolist() == [image[6, 11], image[0, 26], image[18, 1]]
+    np.testing.assert_array_equal(moved.area, found.area)
+    assert len(move_peaks(measure([], origins[:0], image), [], origins[:0], peaks[:0], image)) == 0
 
 
 def test_invalid_pixels_do_not_count() -> None:
@@ -188,6 +203,9 @@ def test_schema() -> None:
         "maskrcnn_flag_bad": "Flag",
         "maskrcnn_flag_saturated": "Flag",
         "maskrcnn_flag_invalid": "Flag",
+        "maskrcnn_flag_limited": "Flag",
+        "maskrcnn_flag_unmeasured": "Flag",
+        "maskrcnn_binning": "I",
         "deblend_nChild": "I",
     }
     for name, kind in types.items():
@@ -218,10 +236,12 @@ def columns(n: int) -> CatalogColumns:
         badFraction=index / 20,
         star=index >= 5,
         galaxy=index < 5,
+        binning=1 + index,
         flag_edge=index == 0,
         flag_bad=index > 0,
         flag_saturated=index == 3,
         flag_invalid=index == 4,
+        flag_limited=index == 2,
     )
 
 

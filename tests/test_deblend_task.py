@@ -50,6 +50,7 @@ from lsst.meas.maskrcnn.network.model_file import (
     NormalizationMetadata,
     write_model,
 )
+from lsst.meas.maskrcnn.network.scales import ScaleSettings
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.scenes.repo import (
     SEED_CONFIG,
@@ -120,13 +121,7 @@ def make_exposures(bands: tuple[str, ...] = BANDS, scale: float = 0.168) -> dict
     return exposures
 
 
-def threshold(
-    network: torch.nn.Module,
-    image: np.ndarray,
-    valid: np.ndarray,
-    settings: InferenceSettings,
-    progress: Any = None,
-) -> Detections:
+def threshold(image: np.ndarray, progress: Any) -> Detections:
     """Pixels above a threshold, the brightest source a star with score 0.9, the others galaxies."""
     mean = image.mean(axis=0)
     labels, n = ndimage.label(mean > 0.25 * mean.max())
@@ -153,18 +148,17 @@ def detector(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
 
     def fake(
         network: torch.nn.Module,
-        image: np.ndarray,
+        normalise: Any,
+        flux: np.ndarray,
+        variance: np.ndarray,
         valid: np.ndarray,
-        settings: InferenceSettings,
-        progress: Any = None,
-        psf_fwhm: Any = None,
+        **kwargs: Any,
     ) -> Detections:
-        calls.append(
-            {"image": image.copy(), "valid": valid.copy(), "settings": settings, "psf_fwhm": psf_fwhm}
-        )
-        return threshold(network, image, valid, settings, progress)
+        seen = normalise(flux, variance, valid)
+        calls.append({"image": seen.image.copy(), "valid": seen.valid.copy(), **kwargs})
+        return threshold(seen.image, kwargs["progress"])
 
-    monkeypatch.setattr(deblend_task, "detect", fake)
+    monkeypatch.setattr(deblend_task, "detect_scales", fake)
     return calls
 
 
@@ -186,6 +180,9 @@ def test_connections() -> None:
     assert connections.prerequisiteInputs == {"model"}
     assert connections.exposures.name == "deepCoadd_calexp"
     assert connections.catalog.name == "deepCoadd_maskRcnnCatalog"
+    assert connections.bandCatalogs.name == "deepCoadd_maskRcnnDeblended"
+    assert set(connections.bandCatalogs.dimensions) == {"skymap", "tract", "patch", "band"}
+    assert connections.blendStatistics.name == "deepCoadd_maskRcnnBlends"
     assert connections.outputSchema.name == "deepCoadd_maskRcnnCatalog_schema"
     config.connections.coaddName = "goodSeeing"
     assert MaskRcnnDeblendConnections(config=config).exposures.name == "goodSeeingCoadd_calexp"
@@ -195,7 +192,7 @@ def test_connections() -> None:
 
 def test_everything_is_documented() -> None:
     config = MaskRcnnDeblendConfig()
-    for part in (config, config.inference):
+    for part in (config, config.inference, config.scales, config.runtime, config.shares):
         for name, field in part._fields.items():
             assert field.doc, name
     for connection in MaskRcnnDeblendConnections(config=config).allConnections.values():
@@ -209,6 +206,8 @@ def test_validate() -> None:
         config.validate()
     with pytest.raises(FieldValidationError, match="a band of its own"):
         make_task(bands={"z": "r", "g": "r"})
+    with pytest.raises(FieldValidationError, match=r"9.0 pixels.*8.0 pixels \(shares.reach\)"):
+        make_task(parentGrow=9.0)
     for name, value in (("scoreThreshold", 1.5), ("maskThreshold", 0.0), ("batchSize", 0), ("device", "tpu")):
         with pytest.raises(FieldValidationError):
             setattr(MaskRcnnDeblendConfig().inference, name, value)
@@ -344,10 +343,28 @@ def test_settings_reach_the_engine(model: MaskRcnnModel, detector: list[dict[str
         "maskThreshold": 0.25,
         "maxDetectionsPerTile": 7,
         "precision": "float32",
+        "suppression": "soft",
+        "separation": 0.1,
+        "colorSeparation": 0.2,
+        "colorDifference": 3.0,
+        "maskOverlap": 0.9,
+        "softDecay": "linear",
+        "softSigma": 0.3,
+        "splitCrowded": False,
     }
     config.inference.update(device="cpu", **values)
     MaskRcnnDeblendTask(config=config).run(exposures=make_exposures(), model=model)
-    assert list(dataclasses.asdict(detector[0]["settings"]).values()) == list(values.values())
+    given = dataclasses.asdict(detector[0]["settings"])
+    for name, value in values.items():
+        assert given.pop("".join(f"_{c.lower()}" if c.isupper() else c for c in name)) == value, name
+    assert not given
+    config.scales.binnings, config.scales.own_score = [1, 2], 0.8
+    config.runtime.proposals = 10
+    MaskRcnnDeblendTask(config=config).run(exposures=make_exposures(), model=model)
+    assert detector[1]["scale_settings"] == ScaleSettings(binnings=(1, 2), own_score=0.8)
+    config.scales.binnings = [2, 1]
+    with pytest.raises(FieldValidationError, match="binnings"):
+        config.validate()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -420,14 +437,11 @@ def test_field_without_valid_pixels(
 
 
 def test_field_without_sources(model: MaskRcnnModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    nothing = Detections(
-        boxes=np.zeros((0, 4), dtype=np.float32),
-        scores=np.zeros(0, dtype=np.float32),
-        p_star=np.zeros(0, dtype=np.float32),
-        origins=np.zeros((0, 2), dtype=np.int32),
-        masks=[],
-    )
-    monkeypatch.setattr(deblend_task, "detect", lambda *args, **kwargs: nothing)
+    def nothing(network: Any, normalise: Any, *pixels: np.ndarray, **kwargs: Any) -> Detections:
+        normalise(*pixels)
+        return Detections.empty()
+
+    monkeypatch.setattr(deblend_task, "detect_scales", nothing)
     exposures = make_exposures()
     for exposure in exposures.values():
         exposure.image.array[:] = 0.0
@@ -526,6 +540,15 @@ def test_exposures_of_the_real_pipeline(
 PATCH = {"skymap": "sky", "tract": 0, "patch": 3}
 
 
+def add_outputs(butler: Butler) -> None:
+    patch = {"skymap", "tract", "patch"}
+    addDatasetType(butler, "deepCoadd_maskRcnnCatalog", patch, "SourceCatalog")
+    addDatasetType(butler, "deepCoadd_maskRcnnDeblended", {*patch, "band"}, "SourceCatalog")
+    addDatasetType(butler, "deepCoadd_maskRcnnBlends", patch, "ArrowAstropy")
+    for name in ("Catalog", "Deblended"):
+        addDatasetType(butler, f"deepCoadd_maskRcnn{name}_schema", set(), "SourceCatalog")
+
+
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Butler:
     butler = makeTestRepo(str(tmp_path_factory.mktemp("memory")), config=Config(SEED_CONFIG))
@@ -534,8 +557,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Butler:
     register_patches(butler, "sky", [patch], (*BANDS, "i"), instrument="cam")
     addDatasetType(butler, "deepCoadd_calexp", {"skymap", "tract", "patch", "band"}, "ExposureF")
     addDatasetType(butler, "maskRcnnModel", set(), "MaskRcnnModel")
-    addDatasetType(butler, "deepCoadd_maskRcnnCatalog", {"skymap", "tract", "patch"}, "SourceCatalog")
-    addDatasetType(butler, "deepCoadd_maskRcnnCatalog_schema", set(), "SourceCatalog")
+    add_outputs(butler)
     return butler
 
 
@@ -547,7 +569,12 @@ def run_quantum(
     for band, exposure in make_exposures(bands).items():
         butler.put(exposure, "deepCoadd_calexp", {**PATCH, "band": band})
     data_id = butler.registry.expandDataId(PATCH)
-    refs: dict[str, Any] = {"exposures": [{**PATCH, "band": band} for band in bands], "catalog": data_id}
+    refs: dict[str, Any] = {
+        "exposures": [{**PATCH, "band": band} for band in bands],
+        "catalog": data_id,
+        "bandCatalogs": [{**PATCH, "band": band} for band in bands],
+        "blendStatistics": data_id,
+    }
     if model is not None:
         butler.put(model, "maskRcnnModel")
         refs["model"] = DataCoordinate.make_empty(butler.dimensions)
@@ -614,7 +641,7 @@ def test_real_quantum(
     register_patches(butler, "sky", [patch], BANDS, instrument="cam")
     put_exposures(butler, "run", PATCH, exposures)
     addDatasetType(butler, "maskRcnnModel", set(), "MaskRcnnModel")
-    addDatasetType(butler, "deepCoadd_maskRcnnCatalog", {"skymap", "tract", "patch"}, "SourceCatalog")
+    add_outputs(butler)
     butler = Butler.from_config(butler=butler, run="run")
     butler.put(model, "maskRcnnModel")
     data_id = butler.registry.expandDataId(PATCH)
@@ -627,6 +654,8 @@ def test_real_quantum(
             "exposures": [{**PATCH, "band": band} for band in BANDS],
             "model": DataCoordinate.make_empty(butler.dimensions),
             "catalog": data_id,
+            "bandCatalogs": [{**PATCH, "band": band} for band in BANDS],
+            "blendStatistics": data_id,
         },
     )
     pipelineTests.runTestQuantum(task, butler, quantum, mockRun=False)

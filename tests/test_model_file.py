@@ -14,6 +14,7 @@ import safetensors.torch
 import torch
 
 from lsst.meas.maskrcnn.network.build import build_network
+from lsst.meas.maskrcnn.network.calibration import Calibration, CalibrationCurve
 from lsst.meas.maskrcnn.network.model_file import (
     FORMAT_VERSION,
     MaskRcnnModel,
@@ -23,6 +24,7 @@ from lsst.meas.maskrcnn.network.model_file import (
     default_model_path,
     read_metadata,
     read_model,
+    replace_metadata,
     write_model,
 )
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
@@ -119,6 +121,65 @@ def test_newer_format(model, tmp_path):
     rewrite_header(path, {"format_version": FORMAT_VERSION + 1, "unheard_of": 1})
     with pytest.raises(ModelFileError, match=f"version {FORMAT_VERSION + 1}.*Update"):
         read_metadata(path)
+
+
+CURVE = CalibrationCurve(given=(0.0, 0.3, 1.0), probability=(0.1, 0.2, 0.9))
+CALIBRATION = Calibration(score=CURVE, p_star=CURVE, provenance={"n_scenes": 3})
+
+
+def header_of(path: Path) -> dict[str, object]:
+    data = path.read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    return json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["meas_maskrcnn"])
+
+
+def test_calibration_is_kept(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    calibrated = MaskRcnnModel(model.metadata.with_calibration(CALIBRATION), model.state)
+    write_model(calibrated, path)
+    assert header_of(path)["format_version"] == 2
+    assert read_metadata(path) == calibrated.metadata
+    assert read_metadata(path).calibration == CALIBRATION
+    # Made from its parts, it is of the same version.
+    fields = calibrated.metadata.model_dump(exclude={"format_version"})
+    assert ModelMetadata.model_validate(fields) == calibrated.metadata
+
+
+def test_without_calibration_older_code_can_read_it(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    write_model(model, path)
+    # It would refuse fields that it does not know.
+    assert header_of(path)["format_version"] == 1
+    assert "calibration" not in header_of(path)
+    metadata = model.metadata.with_calibration(CALIBRATION).with_calibration(None)
+    assert metadata == model.metadata
+
+
+def test_calibration_in_an_old_layout_is_refused(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    write_model(model, path)
+    rewrite_header(path, {"calibration": CALIBRATION.model_dump()})
+    with pytest.raises(ModelFileError, match="calibration needs format version 2"):
+        read_metadata(path)
+
+
+def test_new_header_leaves_the_weights(model, tmp_path):
+    path = tmp_path / "m.safetensors"
+    write_model(model, path, half=True)
+    old = path.read_bytes()
+    path.write_bytes(replace_metadata(old, model.metadata.with_calibration(CALIBRATION)))
+    back = read_model(path)
+    assert back.metadata.calibration == CALIBRATION
+    assert (
+        path.read_bytes()[8 + struct.unpack("<Q", path.read_bytes()[:8])[0] :]
+        == (old[8 + struct.unpack("<Q", old[:8])[0] :])
+    )
+    assert back.metadata.with_calibration(None) == model.metadata
+    other = model.metadata.model_copy(update={"architecture": NetworkSpec.published(2)})
+    with pytest.raises(ModelFileError, match="another architecture"):
+        replace_metadata(old, other)
+    with pytest.raises(ModelFileError, match="not a model file"):
+        replace_metadata(b"SIMPLE  = " * 20, model.metadata)
 
 
 @pytest.mark.parametrize(

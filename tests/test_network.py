@@ -15,7 +15,14 @@ from lsst.meas.maskrcnn.metrics.average_precision import greedy_match, mask_pair
 from lsst.meas.maskrcnn.network.augment import AugmentSettings
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.dataset import CropSettings, CropSource, TrainingScene, boxes_of, write_scene
-from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect, paste_masks, select_device
+from lsst.meas.maskrcnn.network.inference import (
+    Detections,
+    InferenceSettings,
+    detect,
+    paste_masks,
+    paste_soft_masks,
+    select_device,
+)
 from lsst.meas.maskrcnn.network.model_file import ModelMetadata, NormalizationMetadata
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.network.stages import StageSettings
@@ -166,9 +173,101 @@ def test_inference_settings_are_checked(wrong):
 def test_detection_limit(overfitted):
     model, source = overfitted
     image, valid = observe(toy_scene(), np.random.default_rng(3))
-    found = detect(model.build(), image, valid, InferenceSettings(max_detections_per_tile=2))
+    found = detect(
+        model.build(), image, valid, InferenceSettings(max_detections_per_tile=2, split_crowded=False)
+    )
     every = detect(model.build(), image, valid)
     np.testing.assert_array_equal(found.scores, every.scores[:2])
+    assert found.flag_limited.all()
+    assert not every.flag_limited.any()
+
+
+def test_a_crowded_tile_is_looked_at_in_quarters(overfitted):
+    """Nothing is skipped for being crowded, and it is known where the limit was hit."""
+    model, source = overfitted
+    positions = [(y, x) for y in range(30, 250, 44) for x in range(30, 250, 44)]
+    positions += [(y, x) for y in range(30, 250, 88) for x in range(310, 480, 60)]
+    scene = toy_scene(256, 480, positions)
+    image, valid = observe(scene, np.random.default_rng(8))
+    network = model.build()
+    every = detect(network, image, valid, InferenceSettings(tile_size=256, tile_overlap=32))
+    dense = int((every.boxes[:, 0] < 256).sum())
+    sparse = len(every) - dense
+    assert dense > 20 > sparse > 6, (dense, sparse)
+    limited = InferenceSettings(tile_size=256, tile_overlap=32, max_detections_per_tile=20)
+    steps = []
+    found = detect(network, image, valid, limited, progress=lambda *step: steps.append(step))
+    assert steps[-1][0] == steps[-1][1] > 3
+    assert len(found) > 0.9 * len(every)
+    # The tile on the left was split, that on the right was not.
+    assert found.flag_limited[found.boxes[:, 2] < 220].all()
+    assert not found.flag_limited[found.boxes[:, 0] > 290].any()
+    pairs = mask_pairs(found.masks, found.origins, scene.masks, scene.origins)
+    match = greedy_match(pairs, found.scores, len(positions), 0.4)
+    assert len(set(match[match >= 0])) >= 0.9 * len(positions)
+    assert len(found) <= 1.05 * len(positions)
+
+
+def test_soft_masks_hold_the_hard_ones(overfitted):
+    model, source = overfitted
+    image, valid = observe(toy_scene(150, 200), np.random.default_rng(3))
+    found = detect(model.build(), image, valid, InferenceSettings(tile_size=120, tile_overlap=60))
+    assert len(found) >= 6
+    assert found.binning.dtype == np.int8 and (found.binning == 1).all()
+    for mask, (y0, x0), soft, (soft_y0, soft_x0) in zip(
+        found.masks, found.origins, found.soft, found.soft_origins, strict=True
+    ):
+        assert soft.dtype == np.uint8
+        wide = np.zeros(image.shape[1:], dtype=np.uint8)
+        wide[soft_y0 : soft_y0 + soft.shape[0], soft_x0 : soft_x0 + soft.shape[1]] = soft
+        hard = np.zeros(image.shape[1:], dtype=bool)
+        hard[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
+        assert (wide[hard] >= 127).all() and (wide[~hard] <= 128).all()
+        # Tight about what is over 5 %.
+        for edge in (soft[0], soft[-1], soft[:, 0], soft[:, -1]):
+            assert edge.max() >= 12
+        assert soft.size >= mask.size
+
+
+def test_soft_masks_are_the_probabilities():
+    """A linear ramp is sampled exactly, on the pixels where it is defined."""
+    side = 28
+    ramp = (torch.arange(side, dtype=torch.float32) + 0.5) / side
+    cells = ramp.expand(1, side, side)
+    boxes = torch.tensor([[10.0, 5.0, 66.0, 33.0]])
+    pasted = paste_soft_masks(cells, boxes, (50, 90), 0.5)
+    (y0, x0), soft = pasted.soft_origins[0], pasted.soft[0]
+    x = np.arange(x0, x0 + soft.shape[1])
+    expected = (x - 10.0) / 56.0
+    inside = (x > 11) & (x < 65)
+    np.testing.assert_allclose(soft[4, inside], 255 * expected[inside], atol=0.51)
+    assert x0 == 13 and y0 == 5  # 5 % of 56 px is 2.8 px
+    assert pasted.origins[0].tolist() == [5, 38]
+    # Where nothing is over the threshold there still is a soft mask.
+    faint = paste_soft_masks(0.3 * torch.ones(1, side, side), boxes, (50, 90), 0.5)
+    assert faint.masks[0].size == 0
+    assert (faint.soft[0] == 77).all()
+
+
+def test_detections_are_taken_and_joined():
+    masks = [np.ones((2, 3), dtype=bool), np.ones((1, 4), dtype=bool)]
+    found = Detections(
+        np.array([[4, 5, 7, 7], [1, 2, 5, 3]], dtype=np.float32),
+        np.array([0.5, 0.5], dtype=np.float32),
+        np.array([0.1, 0.9], dtype=np.float32),
+        np.array([[5, 4], [2, 1]], dtype=np.int32),
+        masks,
+        {"forward": 1.0},
+    )
+    assert [part.tolist() for part in found.soft] == [[[255] * 3] * 2, [[255] * 4]]
+    both = Detections.concatenate([found, found.take(np.array([True, False]))])
+    assert len(both) == 3 and both.timings == {"forward": 2.0}
+    ordered = both.sorted()
+    np.testing.assert_array_equal(ordered.boxes[:, 1], [2, 5, 5])
+    assert ordered.masks[0] is masks[1]
+    assert len(Detections.concatenate([])) == 0
+    with pytest.raises(ValueError, match="one length"):
+        Detections(found.boxes[:1], found.scores, found.p_star, found.origins, masks)
 
 
 def test_paste_is_the_inverse_of_the_training_target():

@@ -21,23 +21,29 @@ from lsst.pipe.base.tests.pipelineStepTester import PipelineStepTester
 PROJECT = Path(__file__).resolve().parent.parent
 
 
+def deblended(coadd: str) -> set[str]:
+    """Names of what the deblending task makes."""
+    names = ("Catalog", "Catalog_schema", "Deblended", "Deblended_schema", "Blends")
+    return {f"{coadd}Coadd_maskRcnn{name}" for name in names}
+
+
 @pytest.mark.parametrize(
     "overrides, inputs, outputs",
     [
         (
             {},
             {"deepCoadd_calexp", "maskRcnnModel"},
-            {"deepCoadd_maskRcnnCatalog", "deepCoadd_maskRcnnCatalog_schema"},
+            deblended("deep"),
         ),
         (
             {"maskRcnnDeblend:connections.coaddName": "goodSeeing"},
             {"goodSeeingCoadd_calexp", "maskRcnnModel"},
-            {"goodSeeingCoadd_maskRcnnCatalog", "goodSeeingCoadd_maskRcnnCatalog_schema"},
+            deblended("goodSeeing"),
         ),
         (
             {"maskRcnnDeblend:model_uri": "model.safetensors"},
             {"deepCoadd_calexp"},
-            {"deepCoadd_maskRcnnCatalog", "deepCoadd_maskRcnnCatalog_schema"},
+            deblended("deep"),
         ),
     ],
 )

@@ -11,7 +11,14 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from lsst.meas.maskrcnn.imaging.normalize import normalize
 from lsst.meas.maskrcnn.imaging.tiles import Tile, make_tiles, seam_keep
+from lsst.meas.maskrcnn.metrics.average_precision import greedy_match, mask_pairs
+from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings, detect
+from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
+from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
+from lsst.meas.maskrcnn.scenes.presets import preset_config
+from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 
 
 @pytest.mark.parametrize(
@@ -242,3 +249,91 @@ def test_wrong_input_is_refused() -> None:
         seam_keep(boxes, np.zeros(3), np.zeros(2, dtype=int), tiles, 100, 160)
     with pytest.raises(ValueError, match="0 to 7, but there are 2 tiles"):
         seam_keep(boxes, np.zeros(2), np.array([0, 7]), tiles, 100, 160)
+
+
+@pytest.mark.parametrize(
+    ("size", "overlap", "align"), [(100, 36, 32), (512, 128, 32), (96, 64, 32), (90, 80, 32)]
+)
+@pytest.mark.parametrize("shape", [(301, 470), (1024, 3400), (96, 513)])
+def test_tiles_begin_on_a_grid(shape: tuple[int, int], size: int, overlap: int, align: int) -> None:
+    tiles = make_tiles(*shape, size, overlap, align)
+    count = np.zeros(shape, dtype=int)
+    for tile in tiles:
+        count[tile.slices] += 1
+    assert count.min() >= 1
+    for axis, starts in enumerate((sorted({t.y0 for t in tiles}), sorted({t.x0 for t in tiles}))):
+        assert all(b - a <= size - overlap for a, b in zip(starts, starts[1:], strict=False))
+        if size - overlap >= align:
+            assert all(start % align == 0 for start in starts)
+            assert shape[axis] - starts[-1] > min(size, shape[axis]) - align
+        assert shape[axis] - starts[-1] <= size
+    with pytest.raises(ValueError, match="alignment is 0"):
+        make_tiles(10, 10, 5, 0, 0)
+
+
+@pytest.fixture(scope="module")
+def field():
+    """A simulated field of 900 x 700 px, normalised, with the model of the package."""
+    model = read_model(default_model_path())
+    config = preset_config("hsc-wide", bands=model.metadata.bands, shape=(900, 700))
+    scene = simulate_scene(config, np.random.default_rng([7, 1]))
+    usable = ~((scene.mask & MASK_BITS["NO_DATA"]) != 0).any(axis=0)
+    how = model.metadata.normalization
+    image = normalize(how.name, scene.images, scene.variance, usable, how.settings).image
+    return model.build(), image, [psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs]
+
+
+def find(field, y0: int, x0: int) -> Detections:
+    """The catalogue of the field from (y0, x0) on, in pixels of the whole."""
+    network, image, widths = field
+    part = np.ascontiguousarray(image[:, y0:, x0:])
+    settings = InferenceSettings(tile_size=352, tile_overlap=128, max_detections_per_tile=800)
+    found = detect(network, part, None, settings, psf_fwhm=widths)
+    found.boxes += np.array([x0, y0, x0, y0], dtype=np.float32)
+    found.origins += np.array([y0, x0], dtype=np.int32)
+    return found
+
+
+def differences(first: Detections, second: Detections, low: tuple[int, int], score: float) -> tuple[int, int]:
+    """Number of detections of some score of which the other catalogue has none, and of all.
+
+    Only those from ``low`` (y, x) on count.
+    """
+    lost = total = 0
+    for one, other in ((first, second), (second, first)):
+        pairs = mask_pairs(one.masks, one.origins, other.masks, other.origins)
+        match = greedy_match(pairs, one.scores, len(other), 0.5)
+        middle = (one.boxes[:, :2] + one.boxes[:, 2:]) / 2
+        counts = (middle[:, 1] >= low[0]) & (middle[:, 0] >= low[1]) & (one.scores >= score)
+        lost += int((counts & (match < 0)).sum())
+        total += int(counts.sum())
+    return lost, total
+
+
+def test_shifted_tiles_give_the_same_catalogue(field) -> None:
+    """Cut at other places, a field has the same sources, each once, in the same order."""
+    whole, shifted = find(field, 0, 0), find(field, 64, 96)
+    low = (64 + 64, 96 + 64)  # what lies at the edge of one is not at that of the other
+    lost, total = differences(whole, shifted, low, 0.7)
+    assert total > 200
+    assert lost <= 0.03 * total
+    lost, total = differences(whole, shifted, low, 0.5)
+    assert lost <= 0.06 * total
+    # By a shift that is no multiple of its strides, the network itself changes its mind.
+    odd = find(field, 37, 53)
+    lost, total = differences(whole, odd, (37 + 64, 53 + 64), 0.9)
+    assert lost <= 0.06 * total
+    for found in (whole, shifted, odd):
+        pairs = mask_pairs(found.masks, found.origins, found.masks, found.origins)
+        assert (np.diff(found.scores) <= 0).all()
+        repeated = (pairs.first != pairs.second) & (pairs.iou > 0.9)
+        assert not repeated.any()
+
+
+def test_the_order_is_always_the_same(field) -> None:
+    first, second = find(field, 450, 250), find(field, 450, 250)
+    assert len(first) > 50
+    for name in ("boxes", "scores", "p_star", "origins", "soft_origins"):
+        np.testing.assert_array_equal(getattr(first, name), getattr(second, name))
+    key = list(zip(-first.scores, first.boxes[:, 1], first.boxes[:, 0], strict=True))
+    assert key == sorted(key)

@@ -71,17 +71,28 @@ def main() -> None:
     task = MaskRcnnDeblendTask()
     with PeakMemory() as memory:
         started = time.perf_counter()
-        catalog = task.run(exposures=exposures, model=model).catalog
+        task.run(exposures=exposures, model=model)
         wall = time.perf_counter() - started
 
     print(
         f"{arguments.size} x {arguments.size} px, {len(exposures)} bands, "
-        f"{n_drawn} drawn, {len(catalog)} found"
+        f"{n_drawn} drawn, {task.metadata['n_sources']} found, {task.metadata['n_parents']} parents"
     )
     print(f"wall time {wall:.2f} s with {arguments.threads} threads")
-    for name in ("normalize", "forward", "masks", "seams", "catalog"):
+    parts = (
+        "normalize",
+        "forward",
+        "suppression",
+        "masks",
+        "seams",
+        "scales",
+        "catalog",
+        "shares",
+        "measurement",
+    )
+    for name in parts:
         seconds = float(task.metadata[f"seconds_{name}"])
-        print(f"  {name:10s} {seconds:7.2f} s  {100 * seconds / wall:5.1f} %")
+        print(f"  {name:12s} {seconds:7.2f} s  {100 * seconds / wall:5.1f} %")
     print(
         f"resident memory {memory.start:.0f} MB before (with the exposures), {memory.peak:.0f} MB at the peak"
     )

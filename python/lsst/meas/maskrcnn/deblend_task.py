@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Detection, classification and outlining of the sources of a patch."""
+"""Detection, classification, deblending and measurement of the sources of a patch."""
 
 from __future__ import annotations
 
@@ -16,364 +16,107 @@ __all__ = [
     "UncalibratedExposureError",
 ]
 
+import dataclasses
 import math
 import time
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, cast
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
 import lsst.geom as geom
-import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
-import lsst.pipe.base.connectionTypes as cT
+from lsst.afw.detection import Footprint
 from lsst.afw.geom import SkyWcs
 from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
-from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
+from lsst.meas.base import (
+    CatalogCalculationTask,
+    ForcedMeasurementTask,
+    IdGenerator,
+    SingleFrameMeasurementTask,
+)
 from lsst.pex.exceptions import Exception as PexError
 from lsst.resources import ResourcePath
 from lsst.utils.logging import PeriodicLogger
 
-from .catalogs.footprints import clean_masks, inclusive_boxes, masks_to_footprints, measure_masks
+from .catalogs.blends import Parent, RecordOrder, make_parents, order_records, split_parents
+from .catalogs.deblend_columns import (
+    BandColumns,
+    add_primary_fields,
+    blend_table,
+    copy_relations,
+    fill_band_columns,
+    fill_parent_columns,
+    fill_primary_flags,
+    fill_relations,
+)
+from .catalogs.footprints import (
+    MaskMeasurements,
+    clean_masks,
+    inclusive_boxes,
+    masks_to_footprints,
+    measure_masks,
+    move_peaks,
+)
+from .catalogs.heavy import SharedFlux, ShareLimits, SourceMasks, parent_footprint, share_parents
 from .catalogs.mask_planes import defined_plane_bits
-from .catalogs.schema import CatalogColumns, fill_catalog, make_schema
+from .catalogs.schema import (
+    UNMEASURED,
+    CatalogColumns,
+    extend_band_schema,
+    fill_catalog,
+    make_band_schema,
+    make_schema,
+)
+from .deblend_config import (
+    IncompatibleExposuresError,
+    InferenceConfig,
+    MaskRcnnDeblendConfig,
+    MaskRcnnDeblendConnections,
+    MissingBandError,
+    UncalibratedExposureError,
+)
+from .imaging.normalize import NormalizedImage
+from .imaging.peaks import find_peaks
 from .imaging.units import FWHM_PER_SIGMA
-from .network.inference import Detections, InferenceSettings, Precision, detect, select_device
+from .network.calibration import calibrate, raw_settings
+from .network.inference import Detections, select_device
 from .network.model_file import MaskRcnnModel, ModelMetadata, read_model
+from .network.runtime import prepare_network, torch_threads
+from .network.scales import detect_scales
 from .normalize_task import NormalizeBaseTask, config_from_settings, normalizeRegistry
 
 
-class MissingBandError(pipeBase.AlgorithmError):
-    """Some bands that the model needs are not among the inputs.
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Seen:
+    """What is kept of the image that the network saw.
 
-    Parameters
-    ----------
-    missing : `~collections.abc.Iterable` [`str`]
-        Bands that are needed and not there.
-    available : `~collections.abc.Iterable` [`str`]
-        Bands that are there.
-    metadata : `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
-        Header of the model.
+    Arrays are (y, x): the mean of the normalised bands, the sum of the bands
+    in units of their noise, usable pixels; and the noise (band,), nJy.
     """
 
-    def __init__(self, missing: Iterable[str], available: Iterable[str], metadata: ModelMetadata) -> None:
-        self.missing = sorted(missing)
-        self.available = sorted(available)
-        self.model = metadata.name
-        super().__init__(
-            f"No exposure in band {', '.join(map(repr, self.missing))}: model {metadata.name!r} needs "
-            f"{list(metadata.bands)}, found {self.available}. Add the missing coadds, map the model's bands "
-            "to those of the data with config.bands, or choose another model."
-        )
+    mean: np.ndarray
+    brightness: np.ndarray
+    valid: np.ndarray
+    noise: np.ndarray
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What failed, for the task's metadata (`dict`)."""
-        return {
-            "missing": " ".join(self.missing),
-            "available": " ".join(self.available),
-            "model": self.model,
-        }
-
-
-class IncompatibleExposuresError(pipeBase.AlgorithmError):
-    """Exposures of two bands do not cover the same pixels of the sky.
-
-    Parameters
-    ----------
-    quantity : `str`
-        What disagrees.
-    bands : `tuple` [`str`, `str`]
-        The two bands.
-    values : `tuple`
-        The two values.
-    advice : `str`
-        What to do.
-    """
-
-    def __init__(self, quantity: str, bands: tuple[str, str], values: tuple[Any, Any], advice: str) -> None:
-        self.quantity = quantity
-        self.bands = bands
-        self.values = (str(values[0]), str(values[1]))
-        super().__init__(
-            f"The {quantity} of the exposures disagrees: {self.values[0]} in band {bands[0]!r}, "
-            f"{self.values[1]} in band {bands[1]!r}. {advice}"
-        )
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What failed, for the task's metadata (`dict`)."""
-        return {
-            "quantity": self.quantity,
-            "bands": " ".join(self.bands),
-            "first": self.values[0],
-            "second": self.values[1],
-        }
-
-
-class UncalibratedExposureError(pipeBase.AlgorithmError):
-    """An exposure lacks a calibration that the task needs.
-
-    Parameters
-    ----------
-    band : `str`
-        Band of the exposure.
-    component : `str`
-        What it lacks.
-    """
-
-    def __init__(self, band: str, component: str) -> None:
-        self.band = band
-        self.component = component
-        super().__init__(
-            f"The exposure in band {band!r} has no {component}; calibrate it before this task, which works "
-            "in nJy on a common grid of the sky."
-        )
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What failed, for the task's metadata (`dict`)."""
-        return {"band": self.band, "component": self.component}
-
-
-class MaskRcnnDeblendConnections(
-    pipeBase.PipelineTaskConnections,
-    dimensions=("skymap", "tract", "patch"),
-    defaultTemplates={"coaddName": "deep"},
-):
-    """Inputs and outputs of `MaskRcnnDeblendTask`.
-
-    Parameters
-    ----------
-    config : `MaskRcnnDeblendConfig`
-        Configuration of the task; with ``model_uri`` there is no input
-        ``model``.
-    """
-
-    exposures = cT.Input(
-        doc="Coadds of one patch in the bands of the model; other bands are not read.",
-        name="{coaddName}Coadd_calexp",
-        storageClass="ExposureF",
-        dimensions=("skymap", "tract", "patch", "band"),
-        multiple=True,
-        deferLoad=True,
-    )
-    model = cT.PrerequisiteInput(
-        doc="Trained network and how to use it; the first one in the input collections.",
-        name="maskRcnnModel",
-        storageClass="MaskRcnnModel",
-        dimensions=(),
-    )
-    catalog = cT.Output(
-        doc="Sources with footprints, classes, scores and flags.",
-        name="{coaddName}Coadd_maskRcnnCatalog",
-        storageClass="SourceCatalog",
-        dimensions=("skymap", "tract", "patch"),
-    )
-    outputSchema = cT.InitOutput(
-        doc="Schema of the catalogue.",
-        name="{coaddName}Coadd_maskRcnnCatalog_schema",
-        storageClass="SourceCatalog",
-    )
-
-    def __init__(self, *, config: MaskRcnnDeblendConfig) -> None:
-        super().__init__(config=config)
-        if config.model_uri is not None:
-            del self.model
-
-
-class InferenceConfig(pexConfig.Config):
-    """How the network is run and which of its detections are kept."""
-
-    tileSize = pexConfig.RangeField(
-        dtype=int,
-        doc="Side of the square tiles in which the network sees the image (pixels).",
-        default=512,
-        min=64,
-    )
-    tileOverlap = pexConfig.RangeField(
-        dtype=int,
-        doc="Pixels that neighbouring tiles share; larger sources may be cut at seams.",
-        default=128,
-        min=0,
-    )
-    batchSize = pexConfig.RangeField(
-        dtype=int,
-        doc="Tiles in one forward pass; memory grows with it.",
-        default=2,
-        min=1,
-    )
-    scoreThreshold = pexConfig.RangeField(
-        dtype=float,
-        doc="Lowest probability of being a source that is kept; None takes the model's default.",
-        default=None,
-        min=0.0,
-        max=1.0,
-        inclusiveMax=True,
-        optional=True,
-    )
-    nmsThreshold = pexConfig.RangeField(
-        dtype=float,
-        doc="Overlap (IoU) of two boxes above which the one of lower score goes; None takes the model's "
-        "default.",
-        default=None,
-        min=0.0,
-        max=1.0,
-        inclusiveMax=True,
-        optional=True,
-    )
-    maskThreshold = pexConfig.RangeField(
-        dtype=float,
-        doc="Lowest probability that a pixel belongs to a source at which it enters the footprint.",
-        default=0.5,
-        min=0.0,
-        max=1.0,
-        inclusiveMin=False,
-        inclusiveMax=False,
-    )
-    maxDetectionsPerTile = pexConfig.RangeField(
-        dtype=int,
-        doc="Most detections that are kept in one tile, by score; None takes the model's default.",
-        default=None,
-        min=1,
-        optional=True,
-    )
-    precision = pexConfig.ChoiceField[str](
-        doc="Arithmetic of the forward pass.",
-        default="auto",
-        allowed={
-            "auto": "bfloat16 where the device has it in hardware, else float32",
-            "float32": "single precision",
-            "bfloat16": "mixed precision",
-        },
-    )
-    device = pexConfig.ChoiceField[str](
-        doc="Where the network runs.",
-        default="auto",
-        allowed={
-            "auto": "the GPU where there is one, else the CPU",
-            "cpu": "the CPU",
-            "cuda": "the GPU; an error where there is none",
-        },
-    )
-
-    def validate(self) -> None:
-        """Check that tiles are larger than their overlap."""
-        super().validate()
-        if self.tileOverlap >= self.tileSize:
-            raise pexConfig.FieldValidationError(
-                self.__class__.tileOverlap,
-                self,
-                f"tileOverlap ({self.tileOverlap}) must be less than tileSize ({self.tileSize}).",
-            )
-
-    def settings(self, metadata: ModelMetadata) -> InferenceSettings:
-        """Put the settings together for the engine.
-
-        Parameters
-        ----------
-        metadata : `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
-            Header of the model, for what this configuration leaves to it.
-
-        Returns
-        -------
-        settings : `~lsst.meas.maskrcnn.network.inference.InferenceSettings`
-            The same for torch-only code.
-        """
-        spec = metadata.architecture
-
-        def either(value: Any, default: Any) -> Any:
-            return default if value is None else value
-
-        return InferenceSettings(
-            tile_size=self.tileSize,
-            tile_overlap=self.tileOverlap,
-            batch_size=self.batchSize,
-            score_threshold=either(self.scoreThreshold, spec.detection_score),
-            nms_threshold=either(self.nmsThreshold, spec.detection_nms),
-            mask_threshold=self.maskThreshold,
-            max_detections_per_tile=either(self.maxDetectionsPerTile, spec.detections_per_image),
-            precision=cast(Precision, self.precision),
-        )
-
-
-class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskRcnnDeblendConnections):
-    """Configuration of `MaskRcnnDeblendTask`."""
-
-    model_uri = pexConfig.Field[str](
-        doc="Path or URI of a model file (resource:// included) to use in place of the dataset "
-        "maskRcnnModel; None takes that dataset from the input collections.",
-        default=None,
-        optional=True,
-    )
-    bands = pexConfig.DictField[str, str](
-        doc="Band of the data to use for a band of the model, where the two have different names.",
-        default={},
-    )
-    skipIncomplete = pexConfig.Field[bool](
-        doc="Skip patches in which a band of the model is missing, in place of failing?",
-        default=False,
-    )
-    useModelNormalization = pexConfig.Field[bool](
-        doc="Normalise the images as the model's training images were? Otherwise as 'normalize' says.",
-        default=True,
-    )
-    normalize = normalizeRegistry.makeField(
-        doc="Normalisation of the images; only used if useModelNormalization is False.",
-        default="lupton",
-    )
-    inference = pexConfig.ConfigField[InferenceConfig](
-        doc="How the network is run and which of its detections are kept.",
-    )
-    minArea = pexConfig.RangeField(
-        dtype=int,
-        doc="Fewest pixels of a footprint that is kept.",
-        default=1,
-        min=1,
-    )
-    badMaskPlanes = pexConfig.ListField[str](
-        doc="Mask planes that count as bad in maskrcnn_badFraction and maskrcnn_flag_bad. Planes that an "
-        "exposure does not define are passed over.",
-        default=["BAD", "CR", "NO_DATA", "SAT"],
-    )
-    saturatedMaskPlanes = pexConfig.ListField[str](
-        doc="Mask planes that set maskrcnn_flag_saturated.",
-        default=["SAT"],
-    )
-    maxWcsOffset = pexConfig.RangeField(
-        dtype=float,
-        doc="Largest distance of one sky position on the grids of two bands (pixels).",
-        default=0.1,
-        min=0.0,
-    )
-    maxScaleRatio = pexConfig.RangeField(
-        dtype=float,
-        doc="Factor between the pixel scales of the data and of the model's training images, either way, "
-        "from which a warning is logged.",
-        default=1.5,
-        min=1.0,
-    )
-    idGenerator = SkyMapIdGeneratorConfig.make_field()
-
-    def validate(self) -> None:
-        """Check that no band of the data is used twice."""
-        super().validate()
-        targets = list(self.bands.values())
-        if len(set(targets)) != len(targets):
-            raise pexConfig.FieldValidationError(
-                self.__class__.bands,
-                self,
-                f"Each band of the model needs a band of its own, but bands = {dict(self.bands)}.",
-            )
+    @classmethod
+    def make(cls, flux: np.ndarray, normalized: NormalizedImage) -> _Seen:
+        brightness = np.zeros(flux.shape[1:], dtype=np.float32)
+        for pixels, level, noise in zip(flux, normalized.minimum, normalized.noise, strict=True):
+            if noise > 0:
+                brightness += (pixels - np.float32(level)) / np.float32(noise)
+        brightness[~normalized.valid] = 0.0
+        return cls(normalized.image.mean(axis=0), brightness, normalized.valid, normalized.noise)
 
 
 class MaskRcnnDeblendTask(pipeBase.PipelineTask):
-    """Find, classify and outline the sources of one patch with Mask R-CNN.
+    """Find, classify, deblend and measure the sources of one patch.
 
-    Overlapping sources are found one by one and have overlapping footprints;
-    there are no parents.
+    Mask R-CNN finds overlapping sources one by one. Those whose grown masks
+    touch make a parent, whose flux is shared among them in every band.
 
     Parameters
     ----------
@@ -382,10 +125,10 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
 
     Attributes
     ----------
-    schema : `lsst.afw.table.Schema`
-        Schema of the catalogue.
-    outputSchema : `lsst.afw.table.SourceCatalog`
-        Empty catalogue with that schema.
+    schema, forcedSchema : `lsst.afw.table.Schema`
+        Schemas of the catalogue and of those of the bands.
+    outputSchema, bandSchema : `lsst.afw.table.SourceCatalog`
+        Empty catalogues with these schemas.
     """
 
     ConfigClass: ClassVar[type[MaskRcnnDeblendConfig]] = MaskRcnnDeblendConfig
@@ -393,13 +136,28 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
 
     config: MaskRcnnDeblendConfig
     normalize: NormalizeBaseTask
+    measurement: SingleFrameMeasurementTask
+    catalogCalculation: CatalogCalculationTask
+    forcedMeasurement: ForcedMeasurementTask
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if not self.config.useModelNormalization:
             self.makeSubtask("normalize")
         self.schema = make_schema()
+        if self.config.doMeasure:
+            self.makeSubtask("measurement", schema=self.schema)
+            self.makeSubtask("catalogCalculation", schema=self.schema)
+        if self.config.doPrimaryFlags:
+            add_primary_fields(self.schema)
         self.outputSchema = SourceCatalog(self.schema)
+        if self.config.doMeasure:
+            self.makeSubtask("forcedMeasurement", refSchema=self.schema)
+            self.forcedSchema = self.forcedMeasurement.schema
+            extend_band_schema(self.forcedSchema)
+        else:
+            self.forcedSchema = make_band_schema()
+        self.bandSchema = SourceCatalog(self.forcedSchema)
 
     def runQuantum(
         self,
@@ -407,7 +165,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         inputRefs: pipeBase.InputQuantizedConnection,
         outputRefs: pipeBase.OutputQuantizedConnection,
     ) -> None:
-        """Load the model and its bands, and store the catalogue.
+        """Load the model and its bands, and store the catalogues.
 
         Parameters
         ----------
@@ -436,6 +194,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             if self.config.skipIncomplete:
                 raise pipeBase.NoWorkFound(str(error)) from error
             raise
+        bands += self._extra_bands(refs, bands)
         # The order is the model's; that of the refs means nothing.
         exposures = {band: butlerQC.get(refs[band]).get() for band in bands}
         idGenerator = self.config.idGenerator.apply(butlerQC.quantum.dataId)
@@ -447,7 +206,12 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             outputs = self.run(exposures=exposures, model=model, idGenerator=idGenerator)
         finally:
             torch.set_num_threads(n_threads)
-        butlerQC.put(outputs, outputRefs)
+        butlerQC.put(outputs.catalog, outputRefs.catalog)
+        butlerQC.put(outputs.blendStatistics, outputRefs.blendStatistics)
+        for ref in outputRefs.bandCatalogs:
+            # The refs are those of all bands that were observed.
+            if ref.dataId["band"] in bands:
+                butlerQC.put(outputs.bandCatalogs[ref.dataId["band"]], ref)
 
     def run(
         self,
@@ -456,15 +220,16 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         model: MaskRcnnModel,
         idGenerator: IdGenerator | None = None,
     ) -> pipeBase.Struct:
-        """Find, classify and outline sources.
+        """Find, classify, deblend and measure sources.
 
         Parameters
         ----------
         exposures : `~collections.abc.Mapping` [`str`, \
                 `lsst.afw.image.ExposureF`]
             Calibrated exposures on one pixel grid by the data's name of the
-            band, in any order; bands that the model does not use do no harm.
-            They are not changed.
+            band, in any order; bands that neither the model nor
+            ``config.extraBands`` names do no harm.
+            Measurement changes them as it goes and leaves them as they were.
         model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
             The trained model.
         idGenerator : `lsst.meas.base.IdGenerator`, optional
@@ -473,11 +238,17 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         Returns
         -------
         results : `lsst.pipe.base.Struct`
-            Results with the attribute:
+            Results with the attributes:
 
             ``catalog``
-                The sources by descending score
+                Parents and isolated sources in the order of the best score
+                in them, then children, by parent and score
                 (`lsst.afw.table.SourceCatalog`).
+            ``bandCatalogs``
+                The same records with the HeavyFootprints of each band
+                (`dict` [`str`, `lsst.afw.table.SourceCatalog`]).
+            ``blendStatistics``
+                One row for each parent (`astropy.table.Table`).
 
         Raises
         ------
@@ -489,47 +260,90 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             Raised if an exposure has no WCS or no usable PhotoCalib.
         lsst.pipe.base.InvalidQuantumError
             Raised if ``config.bands`` names a band that the model does not
-            have, if the model's normalisation is not known, or if the device
+            have, if ``config.referenceBand`` is not a band in use, if the
+            model's normalisation is not known, or if the device
             is not there.
         """
         metadata = model.metadata
         bands = self._choose_bands(exposures, metadata)
         selected = {band: exposures[band] for band in bands}
-        wcs = self._check_exposures(selected)
+        bands += self._extra_bands(exposures, bands)
+        every = {band: exposures[band] for band in bands}
+        wcs = self._check_exposures(every)
         self._check_scale(wcs, selected[bands[0]].getBBox(), metadata)
         if idGenerator is None:
             idGenerator = IdGenerator()
+        reference = self._choose_reference(bands, metadata)
         catalog = idGenerator.make_source_catalog(self.schema)
         self.metadata["model"] = metadata.name
         self.metadata["bands"] = list(bands)
+        self.metadata["reference_band"] = reference
 
-        started = time.perf_counter()
-        normalized = self._make_normalization(metadata).run(exposures=selected)
-        image, valid = normalized.image, normalized.valid
-        self.metadata["seconds_normalize"] = time.perf_counter() - started
-        self.metadata["n_valid_pixels"] = int(np.count_nonzero(valid))
-        self.metadata["noise_nJy"] = [float(noise) for noise in normalized.noise]
-
-        if not valid.any():
+        seen, detections = self._look(model, selected)
+        if not seen.valid.any():
             self.log.info("No valid pixel in %s: its catalogue is empty.", idGenerator)
-            detections = None
-        else:
-            detections = self._detect(model, image, valid, self._psf_widths(selected))
+
         started = time.perf_counter()
-        if detections is not None:
-            self._fill(catalog, detections, selected, wcs, image, valid)
-        self.metadata["seconds_catalog"] = time.perf_counter() - started
-        n_stars = int(np.count_nonzero(catalog["maskrcnn_star"])) if len(catalog) else 0
-        self.metadata["n_sources"] = len(catalog)
-        self.metadata["n_stars"] = n_stars
-        self.log.info(
-            "Found %d sources in %s: %d stars, %d galaxies.",
-            len(catalog),
-            idGenerator,
-            n_stars,
-            len(catalog) - n_stars,
+        sources, kept = self._measure_sources(detections, selected, seen)
+        grow = self.config.parentGrow
+        parents = split_parents(
+            make_parents(sources.masks, sources.origins, seen.valid.shape, grow),
+            sources.masks,
+            sources.origins,
+            grow,
+            self.config.maxParentSources,
+            self.config.maxParentArea,
         )
-        return pipeBase.Struct(catalog=catalog)
+        order = order_records(parents)
+        self._fill(catalog, order, parents, sources, detections.take(kept), selected, wcs, seen)
+        del seen
+        self.metadata["seconds_catalog"] = time.perf_counter() - started
+
+        started = time.perf_counter()
+        shared = self._share(parents, sources, every)
+        fill_parent_columns(catalog, order, shared.parents, shared.on_edge)
+        fill_band_columns(catalog, self._band_columns(shared, order, reference))
+        statistics = blend_table(catalog, order, shared.parents)
+        self.metadata["seconds_shares"] = time.perf_counter() - started
+
+        started = time.perf_counter()
+        self._measure(catalog, shared, order, every[reference], idGenerator)
+        band_catalogs = {
+            band: self._make_band_catalog(catalog, shared, order, band, exposure, wcs, idGenerator)
+            for band, exposure in every.items()
+        }
+        self.metadata["seconds_measurement"] = time.perf_counter() - started
+        self._report(catalog, idGenerator)
+        return pipeBase.Struct(catalog=catalog, bandCatalogs=band_catalogs, blendStatistics=statistics)
+
+    def _report(self, catalog: SourceCatalog, idGenerator: IdGenerator) -> None:
+        """Count the records for the log and the metadata."""
+        counts = dict.fromkeys(("n_sources", "n_stars", "n_parents", "n_children", "n_fallback"), 0)
+        if len(catalog):
+            is_parent = np.asarray(catalog["deblend_nChild"]) > 0
+            for name, chosen in (
+                ("n_sources", ~is_parent),
+                ("n_stars", catalog["maskrcnn_star"]),
+                ("n_parents", is_parent),
+                ("n_children", np.asarray(catalog["parent"]) != 0),
+                ("n_fallback", is_parent & catalog["deblend_fallback"]),
+            ):
+                counts[name] = int(np.count_nonzero(chosen))
+        for name, count in counts.items():
+            self.metadata[name] = count
+        self.log.info(
+            "Found %d sources in %s: %d stars, %d galaxies; %d of them in %d blends.",
+            counts["n_sources"],
+            idGenerator,
+            counts["n_stars"],
+            counts["n_sources"] - counts["n_stars"],
+            counts["n_children"],
+            counts["n_parents"],
+        )
+        if counts["n_fallback"]:
+            self.log.warning(
+                "The flux of %d parents was shared by masks alone (deblend_fallback).", counts["n_fallback"]
+            )
 
     def read_model(self, uri: str) -> MaskRcnnModel:
         """Read a model file from a path or URI.
@@ -568,6 +382,23 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         if missing:
             raise MissingBandError(missing, available, metadata)
         return bands
+
+    def _extra_bands(self, available: Mapping[str, Any], bands: list[str]) -> list[str]:
+        """Bands that only flux is shared in."""
+        return [band for band in self.config.extraBands if band in available and band not in bands]
+
+    def _choose_reference(self, bands: list[str], metadata: ModelMetadata) -> str:
+        """Band of the data in which sources are measured."""
+        wanted = self.config.referenceBand
+        if wanted is None:
+            names = list(metadata.bands)
+            return bands[names.index("r") if "r" in names else len(names) // 2]
+        if wanted not in bands:
+            raise pipeBase.InvalidQuantumError(
+                f"config.referenceBand is {wanted!r}, but the bands in use are {bands}: those of model "
+                f"{metadata.name!r} by the names of the data, and of config.extraBands. Choose one, or None."
+            )
+        return wanted
 
     def _check_exposures(self, exposures: Mapping[str, ExposureF]) -> SkyWcs:
         """Check that exposures are calibrated and on one grid of the sky,
@@ -660,10 +491,42 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         self.metadata["psf_fwhm_pixels"] = [float(width) for width in widths]
         return widths
 
+    def _look(self, model: MaskRcnnModel, exposures: Mapping[str, ExposureF]) -> tuple[_Seen, Detections]:
+        """Normalise the exposures and run the network."""
+        started = time.perf_counter()
+        normalization = self._make_normalization(model.metadata)
+        flux, variance, usable = normalization.calibrate(exposures)
+        self.metadata["seconds_normalize"] = time.perf_counter() - started
+        seen: list[_Seen] = []
+
+        def normalise(flux: np.ndarray, variance: np.ndarray | None, valid: np.ndarray) -> NormalizedImage:
+            result = normalization.normalize_flux(flux, variance, valid)
+            if not seen:
+                # The first one is that of the whole pixels.
+                seen.append(_Seen.make(flux, result))
+            return result
+
+        if (usable & np.isfinite(flux).all(axis=0)).any():
+            widths = self._psf_widths(exposures)
+            detections = self._detect(model, normalise, flux, variance, usable, widths, exposures)
+        else:
+            normalise(flux, variance, usable)
+            detections = Detections.empty()
+        self.metadata["n_valid_pixels"] = int(np.count_nonzero(seen[0].valid))
+        self.metadata["noise_nJy"] = [float(noise) for noise in seen[0].noise]
+        return seen[0], detections
+
     def _detect(
-        self, model: MaskRcnnModel, image: np.ndarray, valid: np.ndarray, psf_fwhm: np.ndarray
+        self,
+        model: MaskRcnnModel,
+        normalise: Callable[..., NormalizedImage],
+        flux: np.ndarray,
+        variance: np.ndarray | None,
+        usable: np.ndarray,
+        psf_fwhm: np.ndarray,
+        exposures: Mapping[str, ExposureF],
     ) -> Detections:
-        """Run the network on the normalised image."""
+        """Run the network at all binnings."""
         try:
             device = select_device(self.config.inference.device)
         except ValueError as error:
@@ -675,67 +538,281 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         def report(done: int, total: int) -> None:
             periodic.log("Network is done with %d of %d tiles.", done, total)
 
-        detections = detect(
-            model.build(device),
-            image,
-            valid,
-            self.config.inference.settings(model.metadata),
-            progress=report,
-            psf_fwhm=psf_fwhm,
-        )
+        runtime = self.config.runtime.settings()
+        with torch_threads(runtime.threads):
+            detections = detect_scales(
+                prepare_network(model.build(device), runtime),
+                normalise,
+                flux,
+                variance,
+                usable,
+                settings=raw_settings(self.config.inference.settings(model.metadata), model.metadata),
+                scale_settings=self.config.scales.settings(),
+                psf_fwhm=psf_fwhm,
+                progress=report,
+                saturated=self._flagged(exposures, self.config.saturatedMaskPlanes),
+            )
+        detections = calibrate(detections, model.metadata)
+        self.metadata["seconds_normalize"] += detections.timings.pop("normalize", 0.0)
         for name, seconds in detections.timings.items():
             self.metadata[f"seconds_{'detect' if name == 'total' else name}"] = float(seconds)
         self.metadata["device"] = str(device)
         self.metadata["n_detections"] = len(detections.scores)
         return detections
 
-    def _fill(
+    def _measure_sources(
         self,
-        catalog: SourceCatalog,
         detections: Detections,
         exposures: Mapping[str, ExposureF],
-        wcs: SkyWcs,
-        image: np.ndarray,
-        valid: np.ndarray,
-    ) -> None:
-        """Measure the masks and write the records."""
-        bbox = next(iter(exposures.values())).getBBox()
-        height, width = valid.shape
+        seen: _Seen,
+    ) -> tuple[SourceMasks, np.ndarray]:
+        """Cut the masks at the edge and find their peaks; give the indices of those that are kept, too."""
         masks, origins, kept = clean_masks(
-            detections.masks, detections.origins, (height, width), self.config.minArea
+            detections.masks, detections.origins, seen.valid.shape, self.config.minArea
         )
-        measured = measure_masks(
+        chosen = detections.take(kept)
+        widths = np.array(self.metadata.getArray("psf_fwhm_pixels")) if len(kept) else np.zeros(0)
+        known = widths[np.isfinite(widths)]
+        peaks = find_peaks(
+            seen.brightness,
+            chosen.soft,
+            chosen.soft_origins,
+            # A kernel narrower than the PSF leaves close peaks apart.
+            **({"psf_sigma": 0.6 * float(np.median(known)) / FWHM_PER_SIGMA} if len(known) else {}),
+        )
+        measured = self._measure_masks(masks, origins, exposures, seen)
+        sources = SourceMasks(
+            masks=masks,
+            origins=origins,
+            soft=chosen.soft,
+            soft_origins=np.asarray(chosen.soft_origins),
+            is_star=np.asarray(chosen.p_star) >= 0.5,
+            peaks=peaks,
+            measured=move_peaks(measured, masks, origins, peaks, seen.mean),
+        )
+        return sources, kept
+
+    def _measure_masks(
+        self,
+        masks: list[np.ndarray],
+        origins: np.ndarray,
+        exposures: Mapping[str, ExposureF],
+        seen: _Seen,
+    ) -> MaskMeasurements:
+        return measure_masks(
             masks,
             origins,
-            image.mean(axis=0),
-            valid=valid,
+            seen.mean,
+            valid=seen.valid,
             bad=self._flagged(exposures, self.config.badMaskPlanes),
             saturated=self._flagged(exposures, self.config.saturatedMaskPlanes),
         )
-        min_x, min_y, max_x, max_y = inclusive_boxes(detections.boxes[kept], measured, (height, width))
+
+    def _fill(
+        self,
+        catalog: SourceCatalog,
+        order: RecordOrder,
+        parents: list[Parent],
+        sources: SourceMasks,
+        detections: Detections,
+        exposures: Mapping[str, ExposureF],
+        wcs: SkyWcs,
+        seen: _Seen,
+    ) -> None:
+        """Write the records: what the network found, and who is whose child."""
+        bbox = next(iter(exposures.values())).getBBox()
         x0, y0 = bbox.getMinX(), bbox.getMinY()
-        p_star = np.asarray(detections.p_star)[kept]
+        height, width = seen.valid.shape
+        blends = [parent for parent in parents if len(parent) > 1]
+        whole = self._measure_masks(
+            [parent.pixels for parent in blends],
+            np.array([(parent.y0, parent.x0) for parent in blends], dtype=np.int64).reshape(-1, 2),
+            exposures,
+            seen,
+        )
+        # Rows of parents take from what follows the N sources.
+        row = np.where(order.source >= 0, order.source, 0)
+        row[order.is_parent] = len(sources) + np.arange(len(blends))
+
+        def both(of_sources: np.ndarray, of_parents: Any) -> np.ndarray:
+            return np.concatenate([of_sources, np.broadcast_to(of_parents, len(blends))])[row]
+
+        def merged(name: str) -> np.ndarray:
+            return both(getattr(sources.measured, name), getattr(whole, name))
+
+        def of_members(values: np.ndarray, reduce: Callable[[np.ndarray], Any]) -> np.ndarray:
+            return np.array([reduce(values[parent.members]) for parent in blends], dtype=values.dtype)
+
+        boxes = np.asarray(detections.boxes, dtype=np.float64)
+        corners = [
+            both(values, of_members(values, reduce))
+            for values, reduce in zip(
+                inclusive_boxes(boxes, sources.measured, (height, width)),
+                (np.min, np.min, np.max, np.max),
+                strict=True,
+            )
+        ]
+        # The pixels of a parent reach beyond those of its sources.
+        min_x = np.minimum(corners[0], merged("box_min_x"))
+        min_y = np.minimum(corners[1], merged("box_min_y"))
+        max_x = np.maximum(corners[2], merged("box_max_x"))
+        max_y = np.maximum(corners[3], merged("box_max_y"))
+        area, n_bad = merged("area"), merged("n_bad")
+        scores, limited = np.asarray(detections.scores), np.asarray(detections.flag_limited)
         columns = CatalogColumns(
-            centroid_x=measured.centroid_x + x0,
-            centroid_y=measured.centroid_y + y0,
-            centroid_flag=measured.centroid_flag,
+            centroid_x=merged("centroid_x") + x0,
+            centroid_y=merged("centroid_y") + y0,
+            centroid_flag=merged("centroid_flag"),
             bbox_minX=min_x + x0,
             bbox_minY=min_y + y0,
             bbox_maxX=max_x + x0,
             bbox_maxY=max_y + y0,
-            score=np.asarray(detections.scores)[kept],
-            pStar=p_star,
-            area=measured.area,
-            badFraction=measured.n_bad / np.maximum(measured.area, 1),
-            star=p_star >= 0.5,
-            galaxy=p_star < 0.5,
+            score=both(scores, of_members(scores, np.max)),
+            pStar=both(np.asarray(detections.p_star), np.nan),
+            area=area,
+            badFraction=n_bad / np.maximum(area, 1),
+            star=both(sources.is_star, False),
+            galaxy=both(~sources.is_star, False),
+            binning=both(np.asarray(detections.binning), 1),
             flag_edge=(min_x == 0) | (min_y == 0) | (max_x == width - 1) | (max_y == height - 1),
-            flag_bad=measured.n_bad > 0,
-            flag_saturated=measured.n_saturated > 0,
-            flag_invalid=measured.n_invalid > 0,
+            flag_bad=n_bad > 0,
+            flag_saturated=merged("n_saturated") > 0,
+            flag_invalid=merged("n_invalid") > 0,
+            flag_limited=both(limited, of_members(limited, np.any)),
         )
-        footprints = masks_to_footprints(masks, origins, measured, bbox)
-        fill_catalog(catalog, columns, footprints, wcs)
+        footprints = masks_to_footprints(sources.masks, sources.origins, sources.measured, bbox)
+        rows = []
+        for index, source in enumerate(order.source.tolist()):
+            if source >= 0:
+                footprint = footprints[source]
+                footprint.getPeaks()[0].setId(int(order.peak_id[index]))
+            else:
+                parent = parents[order.parent[index]]
+                numbers = {member: number for number, member in enumerate(parent.members.tolist(), 1)}
+                footprint = parent_footprint(parent, sources.measured, numbers, bbox)
+            rows.append(footprint)
+        fill_catalog(catalog, columns, rows, wcs)
+        fill_relations(catalog, order)
+        if len(catalog):
+            peaks = [footprint.getPeaks()[0] for footprint in rows]
+            catalog["deblend_peak_center_x"] = np.array([peak.getIx() for peak in peaks], dtype=np.int32)
+            catalog["deblend_peak_center_y"] = np.array([peak.getIy() for peak in peaks], dtype=np.int32)
+        if self.config.doPrimaryFlags:
+            fill_primary_flags(catalog)
+
+    def _share(
+        self, parents: list[Parent], sources: SourceMasks, exposures: Mapping[str, ExposureF]
+    ) -> SharedFlux:
+        """Share the flux of the parents among their sources."""
+        periodic = PeriodicLogger(self.log)
+
+        def report(done: int, total: int) -> None:
+            periodic.log("Flux is shared in %d of %d parents and isolated sources.", done, total)
+
+        return share_parents(
+            parents,
+            sources,
+            exposures,
+            settings=self.config.shares.settings(),
+            limits=ShareLimits(self.config.maxParentSources, self.config.maxParentArea),
+            bad_planes=list(self.config.badMaskPlanes),
+            progress=report,
+        )
+
+    def _band_columns(self, shared: SharedFlux, order: RecordOrder, band: str) -> BandColumns:
+        """Measurements on the shares of one band, row by row."""
+        return shared.columns[band].to_rows(order, shared.parents.data_coverage[band])
+
+    def _measure(
+        self,
+        catalog: SourceCatalog,
+        shared: SharedFlux,
+        order: RecordOrder,
+        exposure: ExposureF,
+        idGenerator: IdGenerator,
+    ) -> None:
+        """Measure every record in the reference band."""
+        if not len(catalog):
+            return
+        if not self._can_measure(exposure, self.metadata["reference_band"]):
+            self._mark_unmeasured(catalog, catalog)
+            return
+        # The measurement takes the pixels from HeavyFootprints; the catalogue keeps the network's masks.
+        masks = [record.getFootprint() for record in catalog]
+        self._attach(catalog, shared, order, self.metadata["reference_band"], masks)
+        self.measurement.run(catalog, exposure, exposureId=idGenerator.catalog_id)
+        for record, mask in zip(catalog, masks, strict=True):
+            record.setFootprint(mask)
+        self.catalogCalculation.run(catalog)
+
+    def _mark_unmeasured(self, catalog: SourceCatalog, found: SourceCatalog) -> None:
+        """Flag all records, and put the network's centroids where a measurement would have been."""
+        catalog[UNMEASURED] = np.ones(len(catalog), dtype=bool)
+        slot = catalog.schema.getAliasMap().get("slot_Centroid") if self.config.doMeasure else ""
+        if not slot:
+            return
+        for axis in "xy":
+            catalog[f"{slot}_{axis}"] = found[f"maskrcnn_centroid_{axis}"]
+        if f"{slot}_flag" in catalog.schema:
+            catalog[f"{slot}_flag"] = np.ones(len(catalog), dtype=bool)
+
+    def _can_measure(self, exposure: ExposureF, band: str) -> bool:
+        """Tell whether there is all that measurement needs."""
+        if not self.config.doMeasure:
+            return False
+        if exposure.getPsf() is None:
+            self.log.warning("Nothing is measured in band %r, as its exposure has no PSF.", band)
+            return False
+        return True
+
+    def _attach(
+        self,
+        catalog: SourceCatalog,
+        shared: SharedFlux,
+        order: RecordOrder,
+        band: str,
+        otherwise: list[Footprint],
+    ) -> None:
+        """Give records the HeavyFootprints of a band, and parents their own footprints."""
+        heavy = shared.heavy[band]
+        for record, source, footprint in zip(catalog, order.source.tolist(), otherwise, strict=True):
+            record.setFootprint(heavy[source] if source >= 0 else footprint)
+
+    def _make_band_catalog(
+        self,
+        catalog: SourceCatalog,
+        shared: SharedFlux,
+        order: RecordOrder,
+        band: str,
+        exposure: ExposureF,
+        wcs: SkyWcs,
+        idGenerator: IdGenerator,
+    ) -> SourceCatalog:
+        """Make the catalogue of one band, with measurements at the places of the reference band."""
+        if self.config.doMeasure:
+            made = self.forcedMeasurement.generateMeasCat(exposure, catalog, wcs)
+        else:
+            made = SourceCatalog(self.forcedSchema)
+            made.resize(len(catalog))
+        if not len(catalog):
+            return made
+        for record, given in zip(made, catalog, strict=True):
+            record.setId(given.getId())
+            record.setParent(given.getParent())
+            record.setCoord(given.getCoord())
+        self._attach(made, shared, order, band, [record.getFootprint() for record in catalog])
+        # Without the reference band there are no places at which to measure.
+        measured = not catalog[UNMEASURED].any() and self._can_measure(exposure, band)
+        if measured:
+            self.forcedMeasurement.run(made, exposure, catalog, wcs, exposureId=idGenerator.catalog_id)
+        # Whole columns can only be set where records lie side by side.
+        if not made.isContiguous():
+            made = made.copy(deep=True)
+        if not measured:
+            self._mark_unmeasured(made, catalog)
+        copy_relations(made, catalog)
+        fill_band_columns(made, self._band_columns(shared, order, band))
+        return made
 
     def _flagged(self, exposures: Mapping[str, ExposureF], planes: Iterable[str]) -> np.ndarray:
         """Pixels with any of the planes set in any band."""

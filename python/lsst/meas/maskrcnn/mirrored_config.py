@@ -11,7 +11,7 @@ written once, in the dataclass.
 
 from __future__ import annotations
 
-__all__ = ["config_class", "field_docs", "mirrored_fields"]
+__all__ = ["config_class", "field_docs", "mirrored_fields", "settings_config"]
 
 import ast
 import dataclasses
@@ -148,3 +148,54 @@ def config_class(name: str, doc: str, module: str, members: Mapping[str, Any]) -
         (pexConfig.Config,),
         exec_body=lambda body: body.update({"__doc__": doc, "__module__": module, **members}),
     )
+
+
+def settings_config(source: Any, name: str, doc: str, module: str, leave_out: tuple[str, ...] = ()) -> Any:
+    """Make a class of configurations with the fields and defaults of a dataclass.
+
+    Parameters
+    ----------
+    source : `type`
+        The dataclass; it raises `ValueError` for values that do not fit.
+    name, doc, module : `str`
+        Name, docstring and module of the class.
+    leave_out : `tuple` [`str`, ...]
+        Fields to leave out.
+
+    Returns
+    -------
+    config : `type`
+        Subclass of `lsst.pex.config.Config` with the methods ``values()``,
+        ``settings()``, which makes the dataclass, ``set_from(settings)`` and
+        a ``validate()`` that raises what the dataclass would.
+    """
+    fields = mirrored_fields(source, leave_out)
+
+    def values(self: Any) -> dict[str, Any]:
+        lists = {key for key, field in fields.items() if isinstance(field, pexConfig.ListField)}
+        return {key: tuple(getattr(self, key)) if key in lists else getattr(self, key) for key in fields}
+
+    def settings(self: Any) -> Any:
+        return source(**self.values())
+
+    def set_from(self: Any, given: Any) -> None:
+        for key in fields:
+            value = getattr(given, key)
+            setattr(self, key, list(value) if isinstance(value, tuple) else value)
+
+    def validate(self: Any) -> None:
+        pexConfig.Config.validate(self)
+        try:
+            self.settings()
+        except ValueError as error:
+            # The message starts with the name of the setting, if it is about one.
+            named = [key for key in fields if str(error).startswith(key)]
+            field = type(self)._fields[[*named, *fields][0]]
+            raise pexConfig.FieldValidationError(field, self, str(error)) from error
+
+    values.__doc__ = f"Return the fields of `{source.__name__}`, by name."
+    settings.__doc__ = f"Return the same as a `{source.__name__}`."
+    set_from.__doc__ = f"Take all values of a `{source.__name__}`."
+    validate.__doc__ = "Check that the settings fit each other."
+    methods = {"values": values, "settings": settings, "set_from": set_from, "validate": validate}
+    return config_class(name, doc, module, {**fields, **methods})

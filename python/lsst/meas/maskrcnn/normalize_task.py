@@ -260,12 +260,9 @@ class NormalizeBaseTask(pipeBase.Task):
         needed is one float32 copy of the images, which becomes the result,
         and one of the variance planes where these are used.
         """
-        self._check(exposures)
         bands = tuple(exposures)
-        flux, variance, valid = self._calibrate(exposures)
-        result: NormalizedImage = normalize(
-            self.normalization, flux, variance, valid, self.settings(), overwrite=True
-        )
+        flux, variance, valid = self.calibrate(exposures)
+        result = self.normalize_flux(flux, variance, valid, overwrite=True)
         for n, band in enumerate(bands):
             self.log.debug(
                 "Band %s: minimum %g nJy, noise %g nJy (from %s).",
@@ -286,6 +283,57 @@ class NormalizeBaseTask(pipeBase.Task):
             stretch=result.stretch,
             scale=result.scale,
         )
+
+    def calibrate(
+        self, exposures: Mapping[str, afwImage.ExposureF]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32] | None, npt.NDArray[np.bool_]]:
+        """Stack the exposures of one piece of sky in nJy, as `run` does first.
+
+        Parameters
+        ----------
+        exposures : mapping [`str`, `lsst.afw.image.ExposureF`]
+            Exposures by band, in the order of the bands of the model.
+
+        Returns
+        -------
+        flux : `numpy.ndarray`
+            Flux per pixel, float32 (band, y, x).
+        variance : `numpy.ndarray` or `None`
+            Its variance, float32 (band, y, x); `None` if it does not matter.
+        valid : `numpy.ndarray`
+            Bool (y, x), False where a bad mask plane is set in any band.
+
+        Raises
+        ------
+        ValueError
+            If there is no exposure, one has no usable PhotoCalib, or their
+            boxes differ.
+        """
+        self._check(exposures)
+        return self._calibrate(exposures)
+
+    def normalize_flux(
+        self,
+        flux: npt.NDArray[np.float32],
+        variance: npt.NDArray[np.float32] | None,
+        valid: npt.NDArray[np.bool_],
+        overwrite: bool = False,
+    ) -> NormalizedImage:
+        """Normalise what `calibrate` gives, as `run` does last.
+
+        Parameters
+        ----------
+        flux, variance, valid : `numpy.ndarray`
+            As `calibrate` returns them.
+        overwrite : `bool`, optional
+            Whether the result may take the place of ``flux``.
+
+        Returns
+        -------
+        result : `~lsst.meas.maskrcnn.imaging.normalize.NormalizedImage`
+            Normalised image, and how it was normalised.
+        """
+        return normalize(self.normalization, flux, variance, valid, self.settings(), overwrite=overwrite)
 
     def _check(self, exposures: Mapping[str, afwImage.ExposureF]) -> None:
         """Raise ValueError if the exposures do not fit together."""

@@ -27,7 +27,7 @@ from pydantic import ValidationError
 
 import lsst.pex.config as pexConfig
 
-from .mirrored_config import config_class, mirrored_fields
+from .mirrored_config import settings_config
 from .network.augment import AugmentSettings
 from .network.dataset import CropSettings
 from .network.spec import NetworkSpec
@@ -38,36 +38,7 @@ from .network.train import TrainSettings
 
 def _mirror(source: Any, name: str, doc: str, leave_out: tuple[str, ...] = ()) -> Any:
     """Make a configuration with the fields and defaults of a dataclass."""
-    fields = mirrored_fields(source, leave_out)
-
-    def values(self: Any) -> dict[str, Any]:
-        lists = {key for key, field in fields.items() if isinstance(field, pexConfig.ListField)}
-        return {key: tuple(getattr(self, key)) if key in lists else getattr(self, key) for key in fields}
-
-    def settings(self: Any) -> Any:
-        return source(**self.values())
-
-    def set_from(self: Any, given: Any) -> None:
-        for key in fields:
-            value = getattr(given, key)
-            setattr(self, key, list(value) if isinstance(value, tuple) else value)
-
-    def validate(self: Any) -> None:
-        pexConfig.Config.validate(self)
-        try:
-            self.settings()
-        except ValueError as error:
-            # The message starts with the name of the setting, if it is about one.
-            named = [key for key in fields if str(error).startswith(key)]
-            field = type(self)._fields[[*named, *fields][0]]
-            raise pexConfig.FieldValidationError(field, self, str(error)) from error
-
-    values.__doc__ = f"Return the fields of `{source.__name__}`, by name."
-    settings.__doc__ = f"Return the same as a `{source.__name__}`."
-    set_from.__doc__ = f"Take all values of a `{source.__name__}`."
-    validate.__doc__ = "Check that the settings fit each other."
-    methods = {"values": values, "settings": settings, "set_from": set_from, "validate": validate}
-    return config_class(name, doc, __name__, {**fields, **methods})
+    return settings_config(source, name, doc, __name__, leave_out)
 
 
 AugmentConfig: Any = _mirror(

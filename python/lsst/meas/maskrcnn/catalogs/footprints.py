@@ -28,6 +28,7 @@ __all__ = [
     "inclusive_boxes",
     "masks_to_footprints",
     "measure_masks",
+    "move_peaks",
 ]
 
 import dataclasses
@@ -256,6 +257,49 @@ def measure_masks(
         n_invalid=area - np.add.reduceat(usable.astype(np.int64), starts),
         n_bad=count(bad),
         n_saturated=count(saturated),
+    )
+
+
+def move_peaks(
+    measurements: MaskMeasurements,
+    masks: Sequence[np.ndarray],
+    origins: np.ndarray,
+    peaks: np.ndarray,
+    detection: np.ndarray,
+) -> MaskMeasurements:
+    """Put the peaks of masks where they were found by other means.
+
+    The brightest pixel of a mask is often its neighbour's.
+
+    Parameters
+    ----------
+    measurements : `MaskMeasurements`
+        What was measured on the N masks.
+    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
+        The masks, each (h, w).
+    origins : `numpy.ndarray`, (N, 2), int
+        (y0, x0) of each mask's first pixel in the image.
+    peaks : `numpy.ndarray`, (N, 2), float
+        (y, x) of the peaks in the image; where one is not in its mask, the
+        nearest pixel of that takes its place.
+    detection : `numpy.ndarray`, (y, x), float32
+        Image that gives the values of the peaks.
+
+    Returns
+    -------
+    moved : `MaskMeasurements`
+        The same with other ``peak_x``, ``peak_y`` and ``peak_value``.
+    """
+    places = np.rint(np.asarray(peaks, dtype=np.float64).reshape(-1, 2)).astype(np.int64)
+    for index, (mask, origin) in enumerate(zip(masks, np.asarray(origins, dtype=np.int64), strict=True)):
+        y, x = places[index] - origin
+        if not (0 <= y < mask.shape[0] and 0 <= x < mask.shape[1] and mask[y, x]):
+            rows, columns = np.nonzero(mask)
+            nearest = int(np.argmin((rows - y) ** 2 + (columns - x) ** 2))
+            places[index] = origin + (rows[nearest], columns[nearest])
+    rows, columns = places.T
+    return dataclasses.replace(
+        measurements, peak_y=rows, peak_x=columns, peak_value=detection[rows, columns].astype(np.float32)
     )
 
 

@@ -2,11 +2,18 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Schema of the catalogue of detected sources, and its columns filled whole arrays at a time."""
+"""Schema of the catalogue of deblended sources, and its columns filled whole arrays at a time."""
 
 from __future__ import annotations
 
-__all__ = ["CatalogColumns", "fill_catalog", "make_schema"]
+__all__ = [
+    "UNMEASURED",
+    "CatalogColumns",
+    "extend_band_schema",
+    "fill_catalog",
+    "make_band_schema",
+    "make_schema",
+]
 
 import dataclasses
 
@@ -16,17 +23,22 @@ import lsst.afw.table as afwTable
 from lsst.afw.detection import Footprint
 from lsst.afw.geom import SkyWcs
 
+from .deblend_columns import add_deblend_fields
+
 PREFIX = "maskrcnn"
 """First part of the name of every field that this package adds (`str`)."""
 
 _FLOATS = ("score", "pStar", "badFraction")
-_INTS = ("bbox_minX", "bbox_minY", "bbox_maxX", "bbox_maxY", "area")
-_FLAGS = ("star", "galaxy", "flag_edge", "flag_bad", "flag_saturated", "flag_invalid")
+_INTS = ("bbox_minX", "bbox_minY", "bbox_maxX", "bbox_maxY", "area", "binning")
+_FLAGS = ("star", "galaxy", "flag_edge", "flag_bad", "flag_saturated", "flag_invalid", "flag_limited")
+
+UNMEASURED = f"{PREFIX}_flag_unmeasured"
+"""Flag of records on which measurement was not run (`str`)."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CatalogColumns:
-    """Measured properties of N sources, one array per column of the schema.
+    """Properties of N records, one array per column of the schema.
 
     Pixel positions are in the parent frame of the exposure (xy0 included),
     boxes inclusive on both sides, as afw has them.
@@ -46,8 +58,11 @@ class CatalogColumns:
     badFraction : `numpy.ndarray`, (N,), float32
         Fraction of the footprint on bad mask planes, in [0, 1].
     star, galaxy : `numpy.ndarray`, (N,), bool
-        The class; exactly one is set for every source.
-    flag_edge, flag_bad, flag_saturated, flag_invalid : `numpy.ndarray`
+        The class; exactly one is set for every source, none for parents.
+    binning : `numpy.ndarray`, (N,), int
+        Binning of the image in which the source was found.
+    flag_edge, flag_bad, flag_saturated, flag_invalid, flag_limited : \
+            `numpy.ndarray`
         Boolean flags, (N,); see the doc strings of the schema.
 
     Raises
@@ -69,10 +84,12 @@ class CatalogColumns:
     badFraction: np.ndarray
     star: np.ndarray
     galaxy: np.ndarray
+    binning: np.ndarray
     flag_edge: np.ndarray
     flag_bad: np.ndarray
     flag_saturated: np.ndarray
     flag_invalid: np.ndarray
+    flag_limited: np.ndarray
 
     def __post_init__(self) -> None:
         shapes = {field.name: np.shape(getattr(self, field.name)) for field in dataclasses.fields(self)}
@@ -85,14 +102,14 @@ class CatalogColumns:
 
 
 def make_schema() -> afwTable.Schema:
-    """Make the schema of the output catalogue.
+    """Make the schema of the output catalogue, without measurements.
 
     Returns
     -------
     schema : `lsst.afw.table.Schema`
-        The minimal schema of a `lsst.afw.table.SourceTable` and this
-        package's fields, with ``slot_Centroid`` pointing to
-        ``maskrcnn_centroid``.
+        The minimal schema of a `lsst.afw.table.SourceTable`, this package's
+        fields and those of `~.deblend_columns.add_deblend_fields`, with
+        ``slot_Centroid`` pointing to ``maskrcnn_centroid``.
     """
     schema = afwTable.SourceTable.makeMinimalSchema()
     schema.addField(
@@ -127,12 +144,14 @@ def make_schema() -> afwTable.Schema:
     schema.addField(
         f"{PREFIX}_score",
         type=np.float32,
-        doc="Probability that this is a source and not background, from 0 to 1",
+        doc="Probability that this is a source and not background, from 0 to 1; of a parent, the largest of "
+        "its sources",
     )
     schema.addField(
         f"{PREFIX}_pStar",
         type=np.float32,
-        doc="Probability that the source is a star, given that it is a star or a galaxy, from 0 to 1",
+        doc="Probability that the source is a star, given that it is a star or a galaxy, from 0 to 1; "
+        "NaN for parents",
     )
     schema.addField(f"{PREFIX}_star", type="Flag", doc="Set if the source is classified as a star")
     schema.addField(f"{PREFIX}_galaxy", type="Flag", doc="Set if the source is classified as a galaxy")
@@ -163,12 +182,54 @@ def make_schema() -> afwTable.Schema:
         doc="Set if the network did not see some pixel of the footprint: masked out or not finite",
     )
     schema.addField(
-        "deblend_nChild",
-        type=np.int32,
-        doc="Number of children of this source; always 0, as overlapping sources are separate records",
+        f"{PREFIX}_flag_limited",
+        type="Flag",
+        doc="Set if so many sources were found around this one that the network looked at smaller parts of "
+        "the image",
     )
+    schema.addField(
+        f"{PREFIX}_binning",
+        type=np.int32,
+        doc="Pixels along each side that were averaged in the image in which the source was found",
+    )
+    _add_unmeasured(schema)
+    add_deblend_fields(schema)
     schema.getAliasMap().set("slot_Centroid", f"{PREFIX}_centroid")
     return schema
+
+
+def make_band_schema() -> afwTable.Schema:
+    """Make the schema of the catalogues of single bands, without measurements.
+
+    Returns
+    -------
+    schema : `lsst.afw.table.Schema`
+        The minimal schema of a `lsst.afw.table.SourceTable` and the fields
+        of `extend_band_schema`.
+    """
+    schema = afwTable.SourceTable.makeMinimalSchema()
+    extend_band_schema(schema)
+    return schema
+
+
+def extend_band_schema(schema: afwTable.Schema) -> None:
+    """Add the fields of the deblender.
+
+    Parameters
+    ----------
+    schema : `lsst.afw.table.Schema`
+        Schema of forced measurement, for instance; changed in place.
+    """
+    _add_unmeasured(schema)
+    add_deblend_fields(schema)
+
+
+def _add_unmeasured(schema: afwTable.Schema) -> None:
+    schema.addField(
+        UNMEASURED,
+        type="Flag",
+        doc="Set if nothing was measured in this band, as its exposure has no PSF or measurement is off",
+    )
 
 
 def fill_catalog(

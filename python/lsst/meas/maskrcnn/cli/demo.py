@@ -454,6 +454,8 @@ def _write_products(
 
     exposure = next(iter(field.exposures.values()))
     bbox = exposure.getBBox()
+    # Parents are in the copies above; what follows is about sources.
+    catalog = catalog[np.asarray(catalog["deblend_nChild"]) == 0].copy(deep=True)
     masks, origins = footprints_to_masks([record.getFootprint() for record in catalog], bbox)
     is_star = np.asarray(catalog["maskrcnn_star"], dtype=bool)
     scores = np.asarray(catalog["maskrcnn_score"])

@@ -9,7 +9,7 @@ Boxes are [x0, y0, x1, y1], half open, in pixels of the whole image.
 
 from __future__ import annotations
 
-__all__ = ["Tile", "concentric", "make_tiles", "seam_keep"]
+__all__ = ["Tile", "concentric", "make_tiles", "overlapping_pairs", "seam_keep"]
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -63,18 +63,21 @@ class Tile:
         return slice(self.y0, self.y1), slice(self.x0, self.x1)
 
 
-def _starts(length: int, size: int, overlap: int) -> list[int]:
+def _starts(length: int, size: int, overlap: int, align: int) -> list[int]:
     """First pixels of the tiles along one axis."""
     if length <= size:
         return [0]
     # The fewest steps of at most size - overlap that reach the end.  Spread
-    # evenly, all the seams share the surplus overlap.
-    steps = -(-(length - size) // (size - overlap))
-    return [i * (length - size) // steps for i in range(steps + 1)]
+    # evenly, all the seams share the surplus overlap.  All is counted in units
+    # of the alignment, where a step is not too short for that.
+    unit = align if size - overlap >= align else 1
+    units = -(-(length - size) // unit)
+    steps = -(-units // ((size - overlap) // unit))
+    return [i * units // steps * unit for i in range(steps + 1)]
 
 
-def make_tiles(height: int, width: int, size: int, overlap: int) -> list[Tile]:
-    """Cover an image with overlapping tiles of equal size.
+def make_tiles(height: int, width: int, size: int, overlap: int, align: int = 1) -> list[Tile]:
+    """Cover an image with overlapping tiles.
 
     Parameters
     ----------
@@ -85,21 +88,29 @@ def make_tiles(height: int, width: int, size: int, overlap: int) -> list[Tile]:
         is as long as the image.
     overlap : `int`
         The least overlap of neighbours, from 0 to ``size - 1``.
+    align : `int`
+        Tiles begin at multiples of this many pixels where ``size - overlap``
+        is not less.  A network with strides sees the same where two tiles
+        overlap only if they begin at multiples of its strides.
 
     Returns
     -------
     tiles : `list` [`Tile`]
-        By rows from the origin; empty for an image without pixels.
+        By rows from the origin; empty for an image without pixels.  All are
+        of one size but for the last of a row or column, which are shorter by
+        up to ``align - 1`` pixels.
 
     Raises
     ------
     ValueError
-        If the sizes or the overlap are out of range.
+        If the sizes, the overlap or the alignment are out of range.
 
     Examples
     --------
     >>> [(tile.x0, tile.x1) for tile in make_tiles(100, 220, 100, 20)]
     [(0, 100), (60, 160), (120, 220)]
+    >>> [(tile.x0, tile.x1) for tile in make_tiles(100, 220, 100, 20, align=32)]
+    [(0, 100), (64, 164), (128, 220)]
     """
     if height < 0 or width < 0:
         raise ValueError(f"The image has shape ({height}, {width}); it cannot be negative.")
@@ -107,12 +118,14 @@ def make_tiles(height: int, width: int, size: int, overlap: int) -> list[Tile]:
         raise ValueError(f"The tile size is {size}; it must be at least 1.")
     if not 0 <= overlap < size:
         raise ValueError(f"The overlap is {overlap} for tiles of {size}; it must be from 0 to {size - 1}.")
+    if align < 1:
+        raise ValueError(f"The alignment is {align}; it must be at least 1.")
     if height == 0 or width == 0:
         return []
     return [
         Tile(y0, x0, min(y0 + size, height), min(x0 + size, width))
-        for y0 in _starts(height, size, overlap)
-        for x0 in _starts(width, size, overlap)
+        for y0 in _starts(height, size, overlap, align)
+        for x0 in _starts(width, size, overlap, align)
     ]
 
 
@@ -125,12 +138,21 @@ def _tile_pairs(bounds: FloatArray) -> Iterator[tuple[int, int]]:
             yield a, a + 1 + int(b)
 
 
-def _overlapping(first: FloatArray, second: FloatArray) -> Iterator[tuple[IntArray, IntArray]]:
-    """Yield index pairs of boxes that overlap, by a sweep along x.
+def overlapping_pairs(first: FloatArray, second: FloatArray) -> Iterator[tuple[IntArray, IntArray]]:
+    """Find pairs of boxes that overlap, by a sweep along x.
 
-    ``second`` is sorted by x0, so that for each box of ``first`` the boxes
-    that can overlap in x are one range of indices.
+    Parameters
+    ----------
+    first, second : `numpy.ndarray`
+        Boxes [x0, y0, x1, y1], (N, 4) and (M, 4), pixels; M at least 1.
+
+    Yields
+    ------
+    i, j : `numpy.ndarray`
+        Indices of pairs, in parts that bound the memory.
     """
+    # With second sorted by x0, the boxes that can overlap one of first in x
+    # are a range of indices.
     order = np.argsort(second[:, 0], kind="stable")
     x0 = second[order, 0]
     widest = float(np.max(second[:, 2] - second[:, 0]))
@@ -333,7 +355,7 @@ def seam_keep(
             inside.append(index[_area(_intersection(boxes[index], common)) > 0])
         if not (len(inside[0]) and len(inside[1])):
             continue
-        for i, j in _overlapping(boxes[inside[0]], boxes[inside[1]]):
+        for i, j in overlapping_pairs(boxes[inside[0]], boxes[inside[1]]):
             i, j = inside[0][i], inside[1][j]
             both = _area(_intersection(boxes[i], boxes[j]))
             union = _area(_intersection(boxes[i], common)) + _area(_intersection(boxes[j], common)) - both

@@ -8,6 +8,9 @@ safetensors file.
 The header of the file holds a `ModelMetadata` as JSON under the key
 ``meas_maskrcnn``. Floating-point weights may be stored in half precision; they
 are read back as float32.
+
+Version 1 of the layout knows no calibration, version 2 does. A model without
+one is still written as version 1, which older code reads.
 """
 
 from __future__ import annotations
@@ -30,6 +33,7 @@ from torchvision.models.detection import MaskRCNN
 
 from ..imaging.files import write_atomically
 from .build import build_network
+from .calibration import Calibration
 from .spec import CLASS_NAMES, NetworkSpec
 
 __all__ = [
@@ -43,11 +47,15 @@ __all__ = [
     "model_to_bytes",
     "read_metadata",
     "read_model",
+    "replace_metadata",
     "write_model",
 ]
 
-FORMAT_VERSION = 1
-"""Version of the layout that this code writes; older ones are read."""
+FORMAT_VERSION = 2
+"""Newest version of the layout that this code reads and writes."""
+
+_CALIBRATED_VERSION = 2
+"""Version from which on a model can have a calibration."""
 
 _HEADER_KEY = "meas_maskrcnn"
 _MAX_HEADER = 100_000_000
@@ -76,8 +84,8 @@ class ModelMetadata(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = FORMAT_VERSION
-    """Version of the layout."""
+    format_version: int = 1
+    """Version of the layout; by default the oldest that has room for all."""
 
     name: str
     """Short name of the model."""
@@ -103,8 +111,23 @@ class ModelMetadata(BaseModel):
     training: dict[str, Any] = Field(default_factory=dict)
     """Provenance: data, schedule, seeds, software versions, figures."""
 
+    calibration: Calibration | None = None
+    """From scores to probabilities; `None` where they were never compared."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _choose_version(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and "format_version" not in fields:
+            calibrated = fields.get("calibration") is not None
+            return {**fields, "format_version": _CALIBRATED_VERSION if calibrated else 1}
+        return fields
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.calibration is not None and self.format_version < _CALIBRATED_VERSION:
+            raise ValueError(
+                f"a calibration needs format version {_CALIBRATED_VERSION}, given was {self.format_version}"
+            )
         if len(self.bands) != self.architecture.in_channels:
             raise ValueError(
                 f"bands {self.bands} do not fit a network of {self.architecture.in_channels} input channels"
@@ -114,6 +137,22 @@ class ModelMetadata(BaseModel):
         if self.class_names != CLASS_NAMES:
             raise ValueError(f"classes {self.class_names} are not those of this package, {CLASS_NAMES}")
         return self
+
+    def with_calibration(self, calibration: Calibration | None) -> Self:
+        """Return the header with another calibration.
+
+        Parameters
+        ----------
+        calibration : `~.calibration.Calibration` or `None`
+            The calibration.
+
+        Returns
+        -------
+        metadata : `ModelMetadata`
+            In the layout that it needs; all else as it is.
+        """
+        version = 1 if calibration is None else _CALIBRATED_VERSION
+        return self.model_copy(update={"calibration": calibration, "format_version": version})
 
 
 @dataclass(frozen=True)
@@ -246,8 +285,47 @@ def model_to_bytes(model: MaskRcnnModel, half: bool = False) -> bytes:
                 f"{broken[0]} of model '{model.metadata.name}' is not finite in half precision; "
                 "write it with half=False."
             )
-    header = {_HEADER_KEY: model.metadata.model_dump_json()}
+    header = {_HEADER_KEY: _dump_metadata(model.metadata)}
     return safetensors.torch.save({k: v.contiguous() for k, v in state.items()}, metadata=header)
+
+
+def _dump_metadata(metadata: ModelMetadata) -> str:
+    # Older code refuses fields that it does not know.
+    return metadata.model_dump_json(exclude={"calibration"} if metadata.calibration is None else None)
+
+
+def replace_metadata(data: bytes, metadata: ModelMetadata, name: str = "<bytes>") -> bytes:
+    """Give a model file another header, and leave its weights bit for bit.
+
+    Parameters
+    ----------
+    data : `bytes`
+        Content of a model file.
+    metadata : `ModelMetadata`
+        The header to put there, of the same architecture.
+    name : `str`
+        What to call the file in error messages.
+
+    Returns
+    -------
+    data : `bytes`
+        Content of the new file.
+
+    Raises
+    ------
+    ModelFileError
+        Raised if this is not a model file, or the architecture is another.
+    """
+    length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
+    before = _parse_header(data[8 : 8 + min(length, _MAX_HEADER)], length, len(data), name)
+    if before.architecture != metadata.architecture:
+        raise ModelFileError(f"The new header of {name} has another architecture than its weights.")
+    content = json.loads(data[8 : 8 + length])
+    content["__metadata__"][_HEADER_KEY] = _dump_metadata(metadata)
+    raw = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
+    # Weights must begin at a multiple of eight bytes.
+    raw += b" " * (-len(raw) % 8)
+    return struct.pack("<Q", len(raw)) + raw + data[8 + length :]
 
 
 def write_model(model: MaskRcnnModel, path: str | os.PathLike[str], half: bool = False) -> None:

@@ -22,8 +22,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from ..imaging.binning import bin_psf_fwhm, sum_squares
 from ..imaging.files import write_atomically
-from ..imaging.units import FWHM_PER_SIGMA
 
 __all__ = [
     "SceneFiles",
@@ -127,27 +127,6 @@ class TrainingScene:
             raise ValueError(f"there are {len(self.masks)} masks for {count} labels")
 
 
-def bin_psf_fwhm(fwhm: npt.ArrayLike, factor: int) -> npt.NDArray[np.float64]:
-    """Return the widths of a PSF on an image of binned pixels.
-
-    Parameters
-    ----------
-    fwhm : array_like
-        Full width at half maximum before, (band,), px; NaN where it is not
-        known.
-    factor : `int`
-        Pixels per binned pixel and axis.
-
-    Returns
-    -------
-    widths : `numpy.ndarray`
-        In binned pixels. The variance of the larger pixel, (factor^2 - 1)/12,
-        is added.
-    """
-    pixel = FWHM_PER_SIGMA**2 * (factor**2 - 1) / 12.0
-    return np.sqrt(np.square(fwhm, dtype=float) + pixel) / factor
-
-
 def bin_scene(scene: TrainingScene, factor: int) -> TrainingScene:
     """Sum the pixels of a scene in squares.
 
@@ -179,11 +158,6 @@ def bin_scene(scene: TrainingScene, factor: int) -> TrainingScene:
     height, width = (side // factor for side in scene.valid.shape)
     if not (height and width):
         raise ValueError(f"a scene of {scene.valid.shape} px cannot be binned by {factor}")
-
-    def total(planes: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
-        whole = planes[..., : height * factor, : width * factor]
-        squares = whole.reshape(*whole.shape[:-2], height, factor, width, factor)
-        return squares.sum(axis=(-3, -1), dtype=np.float32)
 
     boxes = np.array([mask.shape for mask in scene.masks]).reshape(-1, 2) / 2.0 + scene.origins - 0.5
     positions = (boxes if scene.positions is None else scene.positions).astype(np.float64)
@@ -217,16 +191,16 @@ def bin_scene(scene: TrainingScene, factor: int) -> TrainingScene:
         peaks = peaks * (size / (size + (factor**2 - 1) / 12.0)).astype(np.float32)[:, None]
     psf_fwhm = scene.psf_fwhm
     return TrainingScene(
-        noiseless=None if scene.noiseless is None else total(scene.noiseless),
-        variance=total(scene.variance),
-        valid=2 * total(scene.valid) >= factor**2,
+        noiseless=None if scene.noiseless is None else sum_squares(scene.noiseless, factor),
+        variance=sum_squares(scene.variance, factor),
+        valid=2 * sum_squares(scene.valid, factor) >= factor**2,
         labels=scene.labels[kept],
         peak_flux=peaks.astype(np.float32),
         origins=np.array(origins, dtype=np.int32).reshape(-1, 2),
         masks=masks,
         noisy=scene.noisy,
         psf_fwhm=None if psf_fwhm is None else bin_psf_fwhm(psf_fwhm, factor).astype(np.float32),
-        image=None if scene.image is None else total(scene.image),
+        image=None if scene.image is None else sum_squares(scene.image, factor),
         ignore=None if scene.ignore is None else scene.ignore[kept],
         positions=positions[kept].astype(np.float32),
         mask_levels=scene.mask_levels,

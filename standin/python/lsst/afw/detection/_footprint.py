@@ -19,10 +19,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lsst.afw.geom import SpanSet, Stencil
+from lsst.afw.geom import (
+    SkyWcs,
+    SpanSet,
+    Stencil,
+    TransformPoint2ToPoint2,
+    makeTransform,
+    makeWcsPairTransform,
+)
 from lsst.afw.table import Schema
 from lsst.afw.table.io import Persistable, register_persistable
-from lsst.geom import Box2I, Extent2I, Point2D, Point2I
+from lsst.geom import AffineTransform, Box2I, Extent2I, LinearTransform, Point2D, Point2I
 from lsst.pex.exceptions import InvalidParameterError, LogicError, OutOfRangeError
 
 from ._peak import PeakCatalog, PeakRecord, PeakTable
@@ -337,6 +344,47 @@ class Footprint(Persistable):
                 footprint.removeOrphanPeaks()
             footprints.append(footprint)
         return footprints
+
+    def transform(self, *args: Any, **kwargs: Any) -> Footprint:
+        """Return the footprint in other coordinates.
+
+        Parameters
+        ----------
+        t : `lsst.afw.geom.TransformPoint2ToPoint2` or an affine map
+            The map; or, instead, ``source`` and ``target``, the
+            `lsst.afw.geom.SkyWcs` of this image and of the other one.
+        region : `lsst.geom.Box2I`
+            Box of the other image.
+        doClip : `bool`, optional
+            Remove what is outside the region.
+
+        Returns
+        -------
+        footprint : `Footprint`
+            The same pixels and peaks; never heavy.
+        """
+        pair = "source" in kwargs or (args and isinstance(args[0], SkyWcs))
+        names = ("source", "target", "region", "doClip") if pair else ("t", "region", "doClip")
+        bound = dict(zip(names, args, strict=False)) | kwargs
+        if len(args) > len(names) or not set(names[:-1]) <= set(bound) <= set(names):
+            raise TypeError(
+                "Footprint.transform takes (source, target, region, doClip) or (t, region, doClip)."
+            )
+        if pair:
+            t = makeWcsPairTransform(bound["source"], bound["target"])
+        else:
+            t = bound["t"]
+        if isinstance(t, LinearTransform):
+            t = AffineTransform(t)
+        if not isinstance(t, TransformPoint2ToPoint2):
+            t = makeTransform(t)
+        new = Footprint(self._spans.transformedBy(t), self.getPeaks().getSchema(), bound["region"])
+        peaks = list(self.getPeaks())
+        for peak, position in zip(peaks, t.applyForward([p.getF() for p in peaks]), strict=True):
+            new.addPeak(position.getX(), position.getY(), peak.getPeakValue())
+        if bound.get("doClip", True):
+            new.clipTo(bound["region"])
+        return new
 
     # Fluxes --------------------------------------------------------------
 

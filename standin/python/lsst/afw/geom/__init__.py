@@ -11,6 +11,12 @@ from . import ellipses, polygon  # noqa: E402
 from ._sky_wcs import SkyWcs, makeCdMatrix, makeSkyWcs, makeTanSipWcs  # noqa: E402
 from ._span import Span  # noqa: E402
 from ._span_set import SpanSet, Stencil  # noqa: E402
+from ._transform import (  # noqa: E402
+    TransformPoint2ToPoint2,
+    linearizeTransform,
+    makeTransform,
+    makeWcsPairTransform,
+)
 from .ellipses import Ellipse, Quadrupole  # noqa: E402
 from .polygon import Polygon, SinglePolygonException  # noqa: E402
 
@@ -27,9 +33,13 @@ __all__ = [
     "Span",
     "SpanSet",
     "Stencil",
+    "TransformPoint2ToPoint2",
     "ellipses",
+    "linearizeTransform",
     "makeCdMatrix",
     "makeSkyWcs",
     "makeTanSipWcs",
+    "makeTransform",
+    "makeWcsPairTransform",
     "polygon",
 ]

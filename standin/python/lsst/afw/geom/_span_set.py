@@ -477,25 +477,37 @@ class SpanSet:
 
         Parameters
         ----------
-        t : `lsst.geom.LinearTransform` or `lsst.geom.AffineTransform`
+        t : `lsst.geom.LinearTransform`, `lsst.geom.AffineTransform` or `TransformPoint2ToPoint2`
             The map.
         """
+        from ._transform import TransformPoint2ToPoint2, makeTransform
+
         if isinstance(t, LinearTransform):
             t = AffineTransform(t)
-        if not isinstance(t, AffineTransform):
-            raise TypeError(f"SpanSet.transformedBy takes a linear or affine map; given {t!r}.")
+        if isinstance(t, AffineTransform):
+            t = makeTransform(t)
+        if not isinstance(t, TransformPoint2ToPoint2):
+            raise TypeError(f"SpanSet.transformedBy takes a transform or an affine map; given {t!r}.")
         if not self._y.size:
             return SpanSet()
-        inverse = t.inverted()
+        corners = [Point2D(corner) for corner in self.getBBox().getCorners()]
+        mapped = t.applyForward(corners)
+        # A map that does not find its way back has no meaning here.
+        for corner, back in zip(corners, t.applyInverse(mapped), strict=True):
+            if not max(abs(back.x - corner.x), abs(back.y - corner.y)) <= 1.0:
+                return SpanSet()
         outline = Box2D()
-        for corner in self.getBBox().getCorners():
-            outline.include(t(Point2D(corner)))
+        for corner in mapped:
+            outline.include(corner)
         box = Box2I(outline)
         old = self.getBBox()
         inside = self.asArray()
-        x, y = np.meshgrid(np.arange(box.beginX, box.endX), np.arange(box.beginY, box.endY))
-        source_x = np.floor(0.5 + inverse.applyX(x, y)).astype(np.int64) - old.minX
-        source_y = np.floor(0.5 + inverse.applyY(x, y)).astype(np.int64) - old.minY
+        x, y = np.meshgrid(
+            np.arange(box.beginX, box.endX, dtype=float), np.arange(box.beginY, box.endY, dtype=float)
+        )
+        source = (np.asarray(v).reshape(x.shape) for v in t._inverse(x.ravel(), y.ravel()))
+        source_x, source_y = (np.floor(0.5 + v).astype(np.int64) for v in source)
+        source_x, source_y = source_x - old.minX, source_y - old.minY
         valid = (source_x >= 0) & (source_y >= 0) & (source_x < old.width) & (source_y < old.height)
         selected = np.zeros(x.shape, dtype=bool)
         selected[valid] = inside[source_y[valid], source_x[valid]]

@@ -1,7 +1,7 @@
 # This file is part of meas_maskrcnn.
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Statistics, bounded fields and kernels."""
+"""Statistics, bounded fields, kernels and random numbers."""
 
 from meas_maskrcnn_standin import refuse_beside_real_afw
 
@@ -15,6 +15,7 @@ from ._kernel import (  # noqa: E402
     FixedKernel,
     Kernel,
 )
+from ._random import Random, randomGaussianImage  # noqa: E402
 from ._statistics import (  # noqa: E402
     ERRORS,
     IQRANGE,
@@ -65,8 +66,10 @@ __all__ = [
     "FixedKernel",
     "Kernel",
     "Property",
+    "Random",
     "Statistics",
     "StatisticsControl",
     "makeStatistics",
+    "randomGaussianImage",
     "stringToStatisticsProperty",
 ]

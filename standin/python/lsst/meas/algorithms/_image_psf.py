@@ -8,111 +8,21 @@ from __future__ import annotations
 
 __all__ = ["ImagePsf", "KernelPsf"]
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy.special import j1
 
 from lsst.afw.detection import Psf
-from lsst.afw.geom.ellipses import Quadrupole
+from lsst.afw.geom.ellipses import Axes, Ellipse, Quadrupole
 from lsst.afw.table import Schema
 from lsst.afw.table.io import register_persistable
 from lsst.geom import Box2I, Point2D, Point2I
-from lsst.pex.exceptions import RuntimeError as PexRuntimeError
+from lsst.meas.base import ApertureFluxAlgorithm, SdssShapeAlgorithm
 
 if TYPE_CHECKING:
     from lsst.afw.image import ImageD
     from lsst.afw.math import Kernel
     from lsst.afw.table import BaseCatalog
-
-
-def adaptive_moments(array: np.ndarray, x0: int, y0: int, n_iter: int = 100) -> tuple[float, float, float]:
-    """Measure second moments with a matched elliptical Gaussian weight.
-
-    Bernstein and Jarvis (2002, AJ 123, 583): the weight's moments are
-    changed until they are those of the object.
-
-    Parameters
-    ----------
-    array : `numpy.ndarray`, (height, width)
-        Image.
-    x0, y0 : `int`
-        Position of the first pixel; the object is near (0, 0).
-    n_iter : `int`, optional
-        The most iterations.
-
-    Returns
-    -------
-    ixx, iyy, ixy : `float`
-        Moments in pixels squared.
-
-    Raises
-    ------
-    lsst.pex.exceptions.RuntimeError
-        Raised if the iteration does not converge.
-    """
-    y, x = np.mgrid[y0 : y0 + array.shape[0], x0 : x0 + array.shape[1]].astype(np.float64)
-    weight_moments = np.diag([2.25, 2.25])
-    center = np.zeros(2)
-    for _ in range(n_iter):
-        inverse = np.linalg.inv(weight_moments)
-        dx, dy = x - center[0], y - center[1]
-        exponent = inverse[0, 0] * dx**2 + 2 * inverse[0, 1] * dx * dy + inverse[1, 1] * dy**2
-        weighted = array * np.exp(-0.5 * exponent)
-        total = weighted.sum()
-        if not total > 0:
-            break
-        shift = np.array([(weighted * dx).sum(), (weighted * dy).sum()]) / total
-        mixed = (weighted * dx * dy).sum()
-        moments = np.array([[(weighted * dx**2).sum(), mixed], [mixed, (weighted * dy**2).sum()]]) / total
-        # Weighted moments of a Gaussian: the inverses of both add up.
-        try:
-            updated = np.linalg.inv(np.linalg.inv(moments) - inverse)
-        except np.linalg.LinAlgError:
-            break
-        if not (np.isfinite(updated).all() and np.linalg.det(updated) > 0 and updated[0, 0] > 0):
-            # The weight is much too wide: narrow it first.
-            updated = moments
-        change = np.abs(updated - weight_moments).max()
-        weight_moments = updated
-        center = center + 2 * shift
-        if change < 1e-8 * np.trace(updated) and np.abs(shift).max() < 1e-8:
-            return float(updated[0, 0]), float(updated[1, 1]), float(updated[0, 1])
-    raise PexRuntimeError("The adaptive moments of the PSF image do not converge.")
-
-
-def sinc_flux(array: np.ndarray, x0: int, y0: int, radius: float) -> float:
-    """Integrate the band-limited image within a circle about (0, 0).
-
-    The sum over pixels is done in Fourier space, where the circle is
-    ``r J1(2 pi k r) / k`` (Bickerton and Lupton 2013, MNRAS 431, 1275).
-
-    Parameters
-    ----------
-    array : `numpy.ndarray`, (height, width)
-        Image.
-    x0, y0 : `int`
-        Position of the first pixel.
-    radius : `float`
-        Radius in pixels.
-
-    Returns
-    -------
-    flux : `float`
-        The integral.
-    """
-    # Room on all sides, as the image repeats in Fourier space.
-    size = 2 ** math.ceil(math.log2(4 * (max(array.shape) + 2 * radius)))
-    ky, kx = np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)
-    k = np.hypot(kx, ky)
-    k[0, 0] = 1.0
-    aperture = radius * j1(2 * np.pi * k * radius) / k
-    aperture[0, 0] = np.pi * radius**2
-    phase = np.exp(-2j * np.pi * (kx * x0 + ky * y0))
-    spectrum = (np.fft.rfft2(array, s=(size, size)) * phase).real * aperture
-    # The half with kx < 0 is the mirror image.
-    return float((2 * spectrum.sum() - spectrum[:, 0].sum() - spectrum[:, -1].sum()) / size**2)
 
 
 class ImagePsf(Psf):
@@ -126,13 +36,27 @@ class ImagePsf(Psf):
         Whether the PSF is the same everywhere.
     """
 
+    _shape: tuple[Any, Quadrupole] | None = None
+
     def _doComputeApertureFlux(self, radius: float, position: Point2D, color: Any) -> float:
         image = self.computeKernelImage(position, color)
-        return sinc_flux(image.array, image.getX0(), image.getY0(), radius)
+        aperture = Ellipse(Axes(radius, radius), Point2D(0.0, 0.0))
+        box = Box2I(aperture.computeBBox())
+        if not image.getBBox().contains(box):
+            box.include(image.getBBox())
+            padded = type(image)(box)
+            padded[image.getBBox()] = image
+            image = padded
+        return ApertureFluxAlgorithm.computeSincFlux(image, aperture).instFlux
 
     def _doComputeShape(self, position: Point2D, color: Any) -> Quadrupole:
-        image = self.computeKernelImage(position, color)
-        return Quadrupole(*adaptive_moments(image.array, image.getX0(), image.getY0()))
+        # Several plugins ask for it, for every source.
+        key = None if self._isFixed else (position.getX(), position.getY())
+        if self._shape is None or self._shape[0] != key:
+            image = self.computeKernelImage(position, color)
+            result = SdssShapeAlgorithm.computeAdaptiveMoments(image, Point2D(0.0, 0.0))
+            self._shape = (key, result.getShape())
+        return Quadrupole(self._shape[1])
 
 
 @register_persistable("KernelPsf", module="lsst.meas.algorithms")

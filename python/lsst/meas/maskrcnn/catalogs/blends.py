@@ -1,0 +1,295 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which sources touch: parents, their members, and the order of records in a catalogue.
+
+Arrays are (y, x) in pixels of the image, whose first pixel is (0, 0).
+"""
+
+from __future__ import annotations
+
+__all__ = ["Parent", "RecordOrder", "make_parents", "order_records", "split_parents"]
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage, sparse
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Parent:
+    """A connected piece of the image and the sources in it.
+
+    Parameters
+    ----------
+    members : `numpy.ndarray`, (n,), int64
+        Indices of its sources, ascending; a single one if that is isolated.
+    y0, x0 : `int`
+        First pixel of its bounding box in the image.
+    pixels : `numpy.ndarray`, (h, w), bool
+        Its pixels within the box.
+    """
+
+    members: npt.NDArray[np.int64]
+    y0: int
+    x0: int
+    pixels: npt.NDArray[np.bool_]
+
+    @property
+    def box(self) -> tuple[slice, slice]:
+        """Rows and columns of the image that the bounding box covers."""
+        height, width = self.pixels.shape
+        return slice(self.y0, self.y0 + height), slice(self.x0, self.x0 + width)
+
+    @property
+    def edge(self) -> npt.NDArray[np.bool_]:
+        """Pixels with one of the four neighbours outside, bool, (h, w)."""
+        return np.asarray(self.pixels & ~ndimage.binary_erosion(self.pixels))
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+
+def make_parents(
+    masks: Sequence[npt.NDArray[np.bool_]],
+    origins: npt.ArrayLike,
+    shape: tuple[int, int],
+    grow: float = 0.0,
+) -> list[Parent]:
+    """Join sources whose masks overlap or touch once they are grown.
+
+    Parameters
+    ----------
+    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
+        N boolean masks, each (h, w), inside the image and none of them empty
+        (see `~.footprints.clean_masks`).
+    origins : `numpy.ndarray`, (N, 2), int
+        (y0, x0) of each mask's first pixel in the image.
+    shape : `tuple` [`int`, `int`]
+        Height and width of the image.
+    grow : `float`, optional
+        Radius of the disc by which masks are grown, in pixels.
+
+    Returns
+    -------
+    parents : `list` [`Parent`]
+        Every source is in exactly one of them. A parent's pixels are the
+        union of its members' grown masks; parents do not overlap, and are
+        in the order of their first members.
+
+    Raises
+    ------
+    ValueError
+        Raised if a mask is empty or not inside the image, or ``grow`` is
+        negative.
+
+    Notes
+    -----
+    Pixels are connected by sides and corners. The pieces of one mask belong
+    together wherever they lie. Memory is a few bytes per pixel of the image,
+    whatever the number of sources.
+    """
+    if not grow >= 0:
+        raise ValueError(f"Masks are grown by 0 pixels or more, given {grow}.")
+    corners = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
+    if not len(masks):
+        return []
+    covered = np.zeros(shape, dtype=bool)
+    views = []
+    for index, (mask, (y0, x0)) in enumerate(zip(masks, corners.tolist(), strict=True)):
+        height, width = mask.shape
+        if y0 < 0 or x0 < 0 or y0 + height > shape[0] or x0 + width > shape[1] or not mask.any():
+            raise ValueError(
+                f"Mask {index} of shape {mask.shape} at (y, x) = ({y0}, {x0}) is empty or not inside the "
+                f"image of shape {shape}; cut and drop masks with clean_masks first."
+            )
+        views.append((slice(y0, y0 + height), slice(x0, x0 + width)))
+        covered[views[-1]] |= mask
+    covered = _grow(covered, grow)
+    labels, n_labels = ndimage.label(covered, structure=np.ones((3, 3), dtype=bool))
+    del covered
+
+    first = np.empty(len(masks), dtype=np.int64)
+    links: list[tuple[int, int]] = []
+    for index, (mask, view) in enumerate(zip(masks, views, strict=True)):
+        found = labels[view][mask]
+        first[index] = found[0]
+        if (found != found[0]).any():
+            links += [(int(found[0]), int(other)) for other in np.unique(found)]
+    group = np.arange(n_labels + 1)
+    if links:
+        one, other = np.array(links).T
+        graph = sparse.coo_array((np.ones(len(one)), (one, other)), shape=(n_labels + 1, n_labels + 1))
+        group = sparse.csgraph.connected_components(graph, directed=False)[1]
+    boxes = ndimage.find_objects(labels)
+    pieces: dict[int, list[int]] = {}
+    for label in range(1, n_labels + 1):
+        pieces.setdefault(int(group[label]), []).append(label)
+
+    group_of = group[first]
+    # Stable: members ascend within a group.
+    by_group = np.argsort(group_of, kind="stable")
+    starts = np.flatnonzero(np.diff(group_of[by_group], prepend=-1))
+    parents = []
+    for members in np.split(by_group, starts[1:]):
+        own = pieces[int(group_of[members[0]])]
+        rows = [boxes[label - 1][0] for label in own]
+        columns = [boxes[label - 1][1] for label in own]
+        y0, x0 = min(item.start for item in rows), min(item.start for item in columns)
+        view = labels[y0 : max(item.stop for item in rows), x0 : max(item.stop for item in columns)]
+        pixels = view == own[0] if len(own) == 1 else np.isin(view, own)
+        parents.append(Parent(members.astype(np.int64), y0, x0, pixels))
+    return sorted(parents, key=lambda parent: int(parent.members[0]))
+
+
+def split_parents(
+    parents: Sequence[Parent],
+    masks: Sequence[npt.NDArray[np.bool_]],
+    origins: npt.ArrayLike,
+    grow: float,
+    max_sources: int,
+    max_area: int,
+) -> list[Parent]:
+    """Grow the masks of parents over a limit by less, so that they fall apart.
+
+    In a crowded field grown masks join to one parent over the whole image,
+    though its sources hardly overlap.
+
+    Parameters
+    ----------
+    parents : `~collections.abc.Sequence` [`Parent`]
+        As `make_parents` gives them.
+    masks, origins : various
+        As for `make_parents`.
+    grow : `float`
+        Radius by which the masks were grown; it is lowered pixel by pixel.
+    max_sources, max_area : `int`
+        Most sources of a parent, and most pixels of its bounding box.
+
+    Returns
+    -------
+    split : `list` [`Parent`]
+        Parents in the order of `make_parents`. Those whose masks overlap may
+        still be over a limit.
+    """
+    corners = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
+    split: list[Parent] = []
+    for parent in parents:
+        over = len(parent) > max_sources or parent.pixels.size > max_area
+        if len(parent) == 1 or grow <= 0 or not over:
+            split.append(parent)
+            continue
+        less = max(grow - 1.0, 0.0)
+        first = np.array([parent.y0, parent.x0])
+        own = [masks[index] for index in parent.members.tolist()]
+        places = corners[parent.members] - first
+        parts = split_parents(
+            make_parents(own, places, parent.pixels.shape, less), own, places, less, max_sources, max_area
+        )
+        split += [
+            Parent(parent.members[part.members], part.y0 + parent.y0, part.x0 + parent.x0, part.pixels)
+            for part in parts
+        ]
+    return sorted(split, key=lambda parent: int(parent.members[0]))
+
+
+def _grow(covered: npt.NDArray[np.bool_], radius: float) -> npt.NDArray[np.bool_]:
+    """Union of discs about all pixels that are set."""
+    reach = int(radius)
+    if reach == 0:
+        return covered
+    height, width = covered.shape
+    grown = np.zeros_like(covered)
+    # Widths of the rows of a disc fall with the distance from its middle, so that one row-wise union grows
+    # step by step.
+    row = covered.copy()
+    half = 0
+    for dy in range(reach, -1, -1):
+        wanted = int(np.sqrt(radius**2 - dy**2))
+        while half < min(wanted, width - 1):
+            half += 1
+            row[:, half:] |= covered[:, :-half]
+            row[:, :-half] |= covered[:, half:]
+        if dy < height:
+            grown[dy:] |= row[: height - dy]
+            grown[: height - dy] |= row[dy:]
+    return grown
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordOrder:
+    """Rows of the catalogue of parents, isolated sources and children.
+
+    Parents and isolated sources come first, in the order of `make_parents`,
+    then the children of the first parent, of the second, and so on: ids that
+    ascend by row leave the catalogue sorted by parent, as
+    ``SourceCatalog.getChildren`` wants it.
+
+    Parameters
+    ----------
+    source : `numpy.ndarray`, (row,), int64
+        Index of the source; -1 for parents.
+    parent : `numpy.ndarray`, (row,), int64
+        Index of the entry in the list of parents that the row is or is in.
+    parent_row : `numpy.ndarray`, (row,), int64
+        Row of the parent; -1 for parents and isolated sources.
+    n_child : `numpy.ndarray`, (row,), int64
+        Number of children.
+    n_member : `numpy.ndarray`, (row,), int64
+        Number of sources of the row's parent; 1 for isolated sources.
+    peak_id : `numpy.ndarray`, (row,), int64
+        Place among the sources of the parent, from 1; 0 for parents.
+    """
+
+    source: npt.NDArray[np.int64]
+    parent: npt.NDArray[np.int64]
+    parent_row: npt.NDArray[np.int64]
+    n_child: npt.NDArray[np.int64]
+    n_member: npt.NDArray[np.int64]
+    peak_id: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def is_parent(self) -> npt.NDArray[np.bool_]:
+        """Rows of parents, bool, (row,)."""
+        return self.n_child > 0
+
+    @property
+    def is_child(self) -> npt.NDArray[np.bool_]:
+        """Rows of children, bool, (row,)."""
+        return self.parent_row >= 0
+
+
+def order_records(parents: Sequence[Parent]) -> RecordOrder:
+    """Lay parents, isolated sources and children out in rows.
+
+    Parameters
+    ----------
+    parents : `~collections.abc.Sequence` [`Parent`]
+        As `make_parents` gives them.
+
+    Returns
+    -------
+    order : `RecordOrder`
+        Row by row.
+    """
+    size = np.array([len(parent) for parent in parents], dtype=np.int64)
+    first = np.array([parent.members[0] for parent in parents], dtype=np.int64)
+    blended = np.flatnonzero(size > 1)
+    owner = np.repeat(blended, size[blended])
+    children = [parents[index].members for index in blended.tolist()]
+    none = np.zeros(0, dtype=np.int64)
+    places = [np.arange(1, n + 1) for n in size[blended]]
+    return RecordOrder(
+        source=np.concatenate([np.where(size > 1, -1, first), *children]).astype(np.int64),
+        parent=np.concatenate([np.arange(len(parents)), owner]).astype(np.int64),
+        parent_row=np.concatenate([np.full(len(parents), -1), owner]).astype(np.int64),
+        n_child=np.concatenate([np.where(size > 1, size, 0), np.zeros(len(owner))]).astype(np.int64),
+        n_member=np.concatenate([size, size[owner]]).astype(np.int64),
+        peak_id=np.concatenate([np.where(size > 1, 0, 1), *places, none]).astype(np.int64),
+    )

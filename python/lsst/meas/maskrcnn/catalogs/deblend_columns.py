@@ -1,0 +1,484 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Columns in which the pipeline looks for the results of a deblender.
+
+Names and types are those of ``lsst.meas.extensions.scarlet`` (with
+``deblend_skipped`` and the other fields of parents, which it keeps in a
+catalogue of their own), and mean the same here but for what the documentation
+of a field says.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BandColumns",
+    "ParentColumns",
+    "add_deblend_fields",
+    "add_primary_fields",
+    "blend_table",
+    "copy_relations",
+    "fill_band_columns",
+    "fill_parent_columns",
+    "fill_primary_flags",
+    "fill_relations",
+    "overlap_columns",
+]
+
+import dataclasses
+from collections.abc import Sequence
+
+import astropy.table
+import astropy.units as u
+import numpy as np
+import numpy.typing as npt
+
+import lsst.afw.table as afwTable
+
+from .blends import RecordOrder
+
+_RELATIONS: tuple[tuple[str, object, str, str], ...] = (
+    ("deblend_peakId", np.int32, "", "Id of the peak in the parent's footprint; unique together with parent. "
+     "0 for parents, 1 for isolated sources"),
+    ("deblend_nChild", np.int32, "", "Number of children; 0 for isolated sources and for children"),
+    ("deblend_nPeaks", np.int32, "", "Number of peaks in the footprint, one for each source that was found "
+     "in it"),
+    ("deblend_parentNPeaks", np.int32, "", "deblend_nPeaks of the parent; 0 without a parent"),
+    ("deblend_parentNChild", np.int32, "", "deblend_nChild of the parent; 0 without a parent"),
+    ("deblend_blendId", np.int64, "", "Id of the record whose flux was shared with others to make this one: "
+     "that of the parent; 0 without a parent"),
+    ("deblend_blendNChild", np.int32, "", "Number of sources that share the flux of that record; 0 without a "
+     "parent"),
+    ("deblend_edgePixels", "Flag", "", "Set if the source's mask reaches the edge of the parent's footprint, "
+     "as at the edge of the image, so that some of its flux may be missing"),
+    ("deblend_skipped", "Flag", "", "Set if the parent was not deblended. Never set: parents over the limits "
+     "are deblended in a cheaper way, see deblend_fallback"),
+    ("deblend_fallback", "Flag", "", "Set if flux was shared by the masks alone because the parent is over a "
+     "limit or its templates failed; on the parent and its children"),
+    ("deblend_fallback_tooManyPeaks", "Flag", "", "Set if that is because the parent has too many sources"),
+    ("deblend_fallback_parentTooBig", "Flag", "", "Set if that is because the parent has too many pixels"),
+    ("deblend_failed", "Flag", "", "Set if the templates of the parent could not be made; on the parent and "
+     "its children, whose flux was shared by the masks alone"),
+    ("deblend_runtime", np.float32, "ms", "Time that sharing the flux of this parent took; 0 for others"),
+)  # fmt: skip
+
+_BAND: tuple[tuple[str, object, str, str], ...] = (
+    ("deblend_peak_instFlux", np.float64, "count", "Value of the source's share of the image at its peak"),
+    ("deblend_zeroFlux", "Flag", "", "Set if the source has no share of any pixel: its HeavyFootprint is one "
+     "pixel of value 0"),
+    ("deblend_dataCoverage", np.float32, "", "Fraction of the pixels of the HeavyFootprint, or of the "
+     "parent's footprint, without NO_DATA"),
+    ("deblend_maxOverlap", np.float32, "count", "Largest flux of other sources in one pixel of the source's "
+     "mask"),
+    ("deblend_fluxOverlap", np.float32, "count", "Flux of other sources in the pixels of the source's mask"),
+    ("deblend_fluxOverlapFraction", np.float32, "", "deblend_fluxOverlap over the source's own flux; 0 where "
+     "that is not positive"),
+    ("deblend_blendedness", np.float32, "", "1 - sum(m^2) / sum(B m) over the source's mask, m its share of "
+     "the image and B the image (Bosch et al. 2018): 0 if nothing else is there"),
+)  # fmt: skip
+
+
+@dataclasses.dataclass(eq=False)
+class BandColumns:
+    """What is measured on each source's share of one band.
+
+    Parameters
+    ----------
+    peak_instFlux, maxOverlap, fluxOverlap : `numpy.ndarray`, (N,)
+        Fluxes in the units of the image.
+    zeroFlux : `numpy.ndarray`, (N,), bool
+        Whether the source has no share of any pixel.
+    dataCoverage, fluxOverlapFraction, blendedness : `numpy.ndarray`, (N,)
+        Fractions. See the doc strings of the schema.
+    """
+
+    peak_instFlux: npt.NDArray[np.float64]
+    zeroFlux: npt.NDArray[np.bool_]
+    dataCoverage: npt.NDArray[np.float32]
+    maxOverlap: npt.NDArray[np.float32]
+    fluxOverlap: npt.NDArray[np.float32]
+    fluxOverlapFraction: npt.NDArray[np.float32]
+    blendedness: npt.NDArray[np.float32]
+
+    @classmethod
+    def make(cls, n_sources: int) -> BandColumns:
+        """Make columns without a measurement.
+
+        Parameters
+        ----------
+        n_sources : `int`
+            Number of rows.
+
+        Returns
+        -------
+        columns : `BandColumns`
+            NaN and False.
+        """
+        nothing = {
+            field.name: np.full(n_sources, np.nan, dtype=np.float32) for field in dataclasses.fields(cls)
+        }
+        return cls(
+            **nothing
+            | {"peak_instFlux": np.full(n_sources, np.nan), "zeroFlux": np.zeros(n_sources, dtype=bool)}
+        )
+
+    def to_rows(self, order: RecordOrder, parent_coverage: npt.NDArray[np.float64]) -> BandColumns:
+        """Arrange the columns of the sources as rows of a catalogue.
+
+        Parameters
+        ----------
+        order : `~.blends.RecordOrder`
+            The rows.
+        parent_coverage : `numpy.ndarray`, (M,), float64
+            ``dataCoverage`` of the parents.
+
+        Returns
+        -------
+        rows : `BandColumns`
+            Rows of parents have nothing but ``dataCoverage``.
+        """
+        rows = BandColumns.make(len(order))
+        has_source = order.source >= 0
+        for field in dataclasses.fields(self):
+            getattr(rows, field.name)[has_source] = getattr(self, field.name)[order.source[has_source]]
+        rows.dataCoverage[order.is_parent] = parent_coverage[order.parent[order.is_parent]]
+        return rows
+
+
+@dataclasses.dataclass(eq=False)
+class ParentColumns:
+    """What sharing the flux of M parents found, isolated sources included.
+
+    Parameters
+    ----------
+    area : `numpy.ndarray`, (M,), int64
+        Pixels.
+    runtime : `numpy.ndarray`, (M,), float32
+        Milliseconds.
+    too_many, too_big, failed : `numpy.ndarray`, (M,), bool
+        Too many sources or pixels for more than masks; or templates could
+        not be made.
+    flux, outside, chi2, data_coverage : `dict` [`str`, `numpy.ndarray`]
+        By band, (M,) each: sum of the image, fraction of it outside all
+        masks, squared residual of the templates over the variance per pixel
+        (NaN where templates hold no flux), and fraction of pixels without
+        NO_DATA.
+    """
+
+    area: npt.NDArray[np.int64]
+    runtime: npt.NDArray[np.float32]
+    too_many: npt.NDArray[np.bool_]
+    too_big: npt.NDArray[np.bool_]
+    failed: npt.NDArray[np.bool_]
+    flux: dict[str, npt.NDArray[np.float64]]
+    outside: dict[str, npt.NDArray[np.float64]]
+    chi2: dict[str, npt.NDArray[np.float64]]
+    data_coverage: dict[str, npt.NDArray[np.float64]]
+
+    @classmethod
+    def make(cls, n_parents: int, bands: Sequence[str]) -> ParentColumns:
+        """Make columns to fill.
+
+        Parameters
+        ----------
+        n_parents : `int`
+            Number of rows.
+        bands : `~collections.abc.Sequence` [`str`]
+            Bands.
+
+        Returns
+        -------
+        columns : `ParentColumns`
+            Zeros and NaN.
+        """
+
+        def unknown() -> dict[str, npt.NDArray[np.float64]]:
+            return {band: np.full(n_parents, np.nan) for band in bands}
+
+        return cls(
+            area=np.zeros(n_parents, dtype=np.int64),
+            runtime=np.zeros(n_parents, dtype=np.float32),
+            too_many=np.zeros(n_parents, dtype=bool),
+            too_big=np.zeros(n_parents, dtype=bool),
+            failed=np.zeros(n_parents, dtype=bool),
+            flux=unknown(),
+            outside=unknown(),
+            chi2=unknown(),
+            data_coverage=unknown(),
+        )
+
+    @property
+    def fallback(self) -> npt.NDArray[np.bool_]:
+        """Whether flux was shared by masks alone though more was asked, bool, (M,)."""
+        return np.asarray(self.too_many | self.too_big | self.failed)
+
+
+def _add_fields(schema: afwTable.Schema, fields: tuple[tuple[str, object, str, str], ...]) -> None:
+    for name, kind, units, doc in fields:
+        if name not in schema:
+            schema.addField(name, type=kind, doc=doc, units=units)
+
+
+def add_deblend_fields(schema: afwTable.Schema) -> None:
+    """Add all fields of the deblender.
+
+    Parameters
+    ----------
+    schema : `lsst.afw.table.Schema`
+        Changed in place; fields that are there already stay.
+    """
+    for axis, word in (("x", "Column"), ("y", "Row")):
+        _add_fields(
+            schema,
+            (
+                (
+                    f"deblend_peak_center_{axis}",
+                    np.int32,
+                    "pixel",
+                    f"{word} of the source's peak, the brightest pixel of its mask; of a parent, that of its "
+                    "brightest source",
+                ),
+            ),
+        )
+    _add_fields(schema, _RELATIONS)
+    _add_fields(schema, _BAND)
+
+
+def add_primary_fields(schema: afwTable.Schema) -> None:
+    """Add the flags by which the pipeline tells which records to use.
+
+    Parameters
+    ----------
+    schema : `lsst.afw.table.Schema`
+        Changed in place.
+    """
+    _add_fields(
+        schema,
+        (
+            ("detect_isPrimary", "Flag", "", "Set if the source has no children. Whether it lies in the "
+             "inner region of its patch and tract is not looked at: the sky map tells"),
+            ("detect_isDeblendedSource", "Flag", "", "Set if the source has no children: it is isolated or a "
+             "deblended child"),
+            ("detect_fromBlend", "Flag", "", "Set if the source is a deblended child"),
+            ("detect_isIsolated", "Flag", "", "Set if the source is not part of a blend"),
+        ),
+    )  # fmt: skip
+
+
+def fill_primary_flags(catalog: afwTable.SourceCatalog) -> None:
+    """Set the flags of `add_primary_fields`.
+
+    By the rules of ``lsst.meas.algorithms.SetPrimaryFlagsTask`` for
+    catalogues without ``deblend_scarletFlux``; like that for single images,
+    it does not ask whether a source lies in the inner region of a patch.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        Contiguous catalogue with ``deblend_nChild``; changed in place.
+    """
+    if not len(catalog):
+        return
+    leaf = np.asarray(catalog["deblend_nChild"]) == 0
+    child = np.asarray(catalog["parent"]) != 0
+    catalog["detect_isPrimary"] = leaf
+    catalog["detect_isDeblendedSource"] = leaf
+    catalog["detect_fromBlend"] = child
+    catalog["detect_isIsolated"] = leaf & ~child
+
+
+def fill_relations(catalog: afwTable.SourceCatalog, order: RecordOrder) -> None:
+    """Set who is whose child.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        Contiguous catalogue with ids that ascend; changed in place.
+    order : `~.blends.RecordOrder`
+        Its rows.
+
+    Raises
+    ------
+    ValueError
+        Raised if ids do not ascend, so that the catalogue would not be sorted
+        by parent, or their number is not that of the rows.
+    """
+    if not len(catalog):
+        return
+    ids = np.asarray(catalog["id"])
+    if len(ids) != len(order) or (np.diff(ids) <= 0).any() or ids[0] <= 0:
+        raise ValueError(
+            f"Children are found by the ids of their parents, which must be positive and ascend; the "
+            f"{len(ids)} ids given for {len(order)} rows do not. Give a table with an id factory that counts."
+        )
+    child = order.is_child
+    parent_id = np.where(child, ids[np.maximum(order.parent_row, 0)], 0)
+    n_child = np.where(child, order.n_member, 0)
+    catalog["parent"] = parent_id
+    catalog["deblend_blendId"] = parent_id
+    for name, values in (
+        ("peakId", order.peak_id),
+        ("nChild", order.n_child),
+        ("nPeaks", np.where(child, 1, order.n_member)),
+        ("parentNPeaks", n_child),
+        ("parentNChild", n_child),
+        ("blendNChild", n_child),
+    ):
+        catalog[f"deblend_{name}"] = values.astype(np.int32)
+
+
+def copy_relations(catalog: afwTable.SourceCatalog, given: afwTable.SourceCatalog) -> None:
+    """Copy what is the same in all bands.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        Contiguous catalogue of one band; changed in place.
+    given : `lsst.afw.table.SourceCatalog`
+        Contiguous catalogue with the same rows.
+    """
+    if not len(catalog):
+        return
+    for name in ("deblend_peak_center_x", "deblend_peak_center_y", *(field[0] for field in _RELATIONS)):
+        catalog[name] = given[name]
+
+
+def fill_band_columns(catalog: afwTable.SourceCatalog, columns: BandColumns) -> None:
+    """Set the fields of one band.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        Contiguous catalogue; changed in place.
+    columns : `BandColumns`
+        One row for each of its records.
+    """
+    if not len(catalog):
+        return
+    for field in dataclasses.fields(columns):
+        catalog[f"deblend_{field.name}"] = getattr(columns, field.name)
+
+
+def fill_parent_columns(
+    catalog: afwTable.SourceCatalog,
+    order: RecordOrder,
+    parents: ParentColumns,
+    on_edge: npt.NDArray[np.bool_],
+) -> None:
+    """Set what was found while flux was shared.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        Contiguous catalogue; changed in place.
+    order : `~.blends.RecordOrder`
+        Its rows.
+    parents : `ParentColumns`
+        What was found on the parents.
+    on_edge : `numpy.ndarray`, (N,), bool
+        Whether the mask of a source reaches the edge of its parent.
+    """
+    if not len(catalog):
+        return
+    own = order.parent
+    for name, values in (
+        ("fallback", parents.fallback),
+        ("fallback_tooManyPeaks", parents.too_many),
+        ("fallback_parentTooBig", parents.too_big),
+        ("failed", parents.failed),
+    ):
+        catalog[f"deblend_{name}"] = values[own]
+    catalog["deblend_runtime"] = np.where(order.is_parent, parents.runtime[own], 0).astype(np.float32)
+    edge = np.zeros(len(order), dtype=bool)
+    has_source = order.source >= 0
+    edge[has_source] = on_edge[order.source[has_source]]
+    catalog["deblend_edgePixels"] = edge
+
+
+def blend_table(
+    catalog: afwTable.SourceCatalog, order: RecordOrder, parents: ParentColumns
+) -> astropy.table.Table:
+    """Make the table of what was found on parents.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        Filled catalogue; gives the ids.
+    order : `~.blends.RecordOrder`
+        Its rows.
+    parents : `ParentColumns`
+        What was found.
+
+    Returns
+    -------
+    table : `astropy.table.Table`
+        One row for each parent with children, in the order of the catalogue.
+    """
+    rows = np.flatnonzero(order.is_parent)
+    own = order.parent[rows]
+    ids = np.asarray(catalog["id"])[rows] if len(rows) else np.zeros(0, dtype=np.int64)
+    table = astropy.table.Table()
+
+    def add(name: str, values: npt.ArrayLike, doc: str, unit: u.UnitBase | None = None) -> None:
+        table[name] = astropy.table.Column(values, description=doc, unit=unit)
+
+    add("id", ids.astype(np.int64), "Id of the parent in the catalogue")
+    add("n_child", order.n_child[rows].astype(np.int32), "Number of children")
+    add("area", parents.area[own], "Pixels of the parent", u.pixel)
+    add("runtime", parents.runtime[own], "Time that sharing its flux took", u.ms)
+    add("fallback", parents.fallback[own], "Whether its flux was shared by masks alone, as deblend_fallback")
+    for band in parents.flux:
+        add(f"{band}_instFlux", parents.flux[band][own], "Sum of its pixels", u.count)
+        add(
+            f"{band}_outsideFraction",
+            parents.outside[band][own],
+            "Part of that outside the masks of all children",
+        )
+        add(
+            f"{band}_chi2",
+            parents.chi2[band][own],
+            "Mean over the pixels of (image - sum of the templates)^2 / variance; NaN where templates "
+            "have no flux",
+        )
+    return table
+
+
+def overlap_columns(
+    image: npt.NDArray[np.float32], share: npt.NDArray[np.float32]
+) -> tuple[float, float, float, float]:
+    """Measure how much of a source's pixels is others' light.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, (n,), float32
+        Values of the image in the pixels of the source's mask.
+    share : `numpy.ndarray`, (n,), float32
+        The source's own part of them.
+
+    Returns
+    -------
+    max_overlap, flux_overlap, flux_overlap_fraction, blendedness : `float`
+        As ``deblend_maxOverlap`` and so on; NaN where no pixel is finite.
+
+    Notes
+    -----
+    The formulas are those of ``setDeblenderMetrics`` in
+    ``lsst.meas.extensions.scarlet.metrics``, with the redistributed image in
+    place of models: the model of the blend is the image itself, that of a
+    source its share. Blendedness follows Bosch et al. (2018, PASJ 70, S5).
+    """
+    finite = np.isfinite(image)
+    if not finite.any():
+        return (np.nan,) * 4
+    blend = image[finite].astype(np.float64)
+    own = share[finite].astype(np.float64)
+    others = blend - own
+    overlap, flux = float(others.sum()), float(own.sum())
+    product = float(np.dot(blend, own))
+    return (
+        float(others.max()),
+        overlap,
+        overlap / flux if flux > 0 else 0.0,
+        1.0 - float(np.dot(own, own)) / product if product != 0 else np.nan,
+    )

@@ -1,0 +1,358 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""``bin/calibrate_model``: find out what the scores of a model mean, and write
+it into the model file.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CalibrateError", "collect_cases", "main"]
+
+import argparse
+import math
+import multiprocessing
+import sys
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from ..metrics.calibration import (
+    CalibrationCases,
+    calibration_cases,
+    cross_calibrate,
+    fit_calibration,
+    log_loss,
+    reliability,
+)
+from ..metrics.calibration_figure import plot_calibrated
+from ..metrics.validation import validation_image
+from ..network.inference import InferenceSettings, detect, select_device
+from ..network.model_file import (
+    MaskRcnnModel,
+    ModelFileError,
+    model_from_bytes,
+    replace_metadata,
+    write_atomically,
+)
+from ..network.runtime import prepare_network
+from ..network.training_scene import SceneFiles, TrainingScene
+from ..scenes.presets import PRESETS, preset_config, random_scene_config
+from ..scenes.simulate import simulate_scene
+from ..scenes.training_set import to_training_scene
+
+_SHAPE = (512, 512)
+_COUNT = 200
+_FEWEST = 10
+_NOISE_SEED = 770
+_LOWEST_SCORE = 0.02
+_DETECTIONS = 1000
+"""No detection of a tile is lost for being one of many."""
+
+
+class CalibrateError(RuntimeError):
+    """The model cannot be calibrated; the message says why."""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="calibrate_model",
+        description="Run a model on scenes that it has not learnt from, compare its scores and star "
+        "probabilities with the truth, and write a copy of the model file that tells what they mean. The "
+        "weights stay as they are. What is printed as 'after' is of scenes that the fit has not seen.",
+    )
+    parser.add_argument("model", type=Path, help="model file")
+    parser.add_argument("output", type=Path, help="model file to write; may be the same")
+    scenes = parser.add_argument_group("scenes")
+    scenes.add_argument(
+        "--scenes",
+        type=Path,
+        metavar="FOLDER",
+        help="training scenes (.npz) to use; not those of the training",
+    )
+    scenes.add_argument(
+        "--count", type=int, help=f"scenes to simulate (default: {_COUNT}), or the most to use of --scenes"
+    )
+    scenes.add_argument(
+        "--seed",
+        type=int,
+        default=770_000,
+        help="of the scenes; not that of the training (default: %(default)s)",
+    )
+    scenes.add_argument(
+        "--presets",
+        nargs="+",
+        default=[],
+        metavar="NAME",
+        help="kinds of scenes (default: the training's mixture)",
+    )
+    fit = parser.add_argument_group("comparison")
+    fit.add_argument(
+        "--method",
+        choices=("isotonic", "temperature"),
+        default="isotonic",
+        help="any rising curve, or one of two parameters for few scenes (default: %(default)s)",
+    )
+    fit.add_argument(
+        "--iou", type=float, default=0.5, help="from which a mask is right (default: %(default)s)"
+    )
+    fit.add_argument(
+        "--min-area", type=int, default=12, help="smaller truths do not count, px (default: %(default)s)"
+    )
+    fit.add_argument(
+        "--min-peak-snr", type=float, default=3.0, help="nor do fainter ones (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--figure", type=Path, metavar="FILE", help="write reliability diagrams, .png or .pdf"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command.
+
+    Parameters
+    ----------
+    argv : `~collections.abc.Sequence` [`str`], optional
+        Arguments, by default those of the process.
+
+    Returns
+    -------
+    status : `int`
+        0; 1 if something was refused or failed; 130 if it was interrupted.
+    """
+    arguments = _parser().parse_args(argv)
+    try:
+        _run(arguments)
+    except (CalibrateError, ModelFileError, OSError, ValueError) as error:
+        print(f"calibrate_model: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("calibrate_model: interrupted; nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    """Calibrate a model."""
+    _check(arguments)
+    data = arguments.model.read_bytes()
+    model = model_from_bytes(data, name=str(arguments.model))
+    torch.set_num_threads(1)
+    count, described, scenes = _open_scenes(arguments, model.metadata.bands)
+    with closing(scenes):
+        cases = collect_cases(
+            model,
+            tqdm(scenes, total=count, unit="scene", disable=None),
+            device=arguments.device,
+            iou=arguments.iou,
+            min_area=arguments.min_area,
+            min_peak_snr=arguments.min_peak_snr,
+        )
+    after = cross_calibrate(cases, arguments.method)
+    figures = {"before": _figures(cases), "after": _figures(after)}
+    calibration = fit_calibration(
+        cases,
+        arguments.method,
+        provenance={
+            "method": arguments.method,
+            "scenes": described,
+            "n_scenes": count,
+            "n_detections": int(cases.counts.sum()),
+            "n_sources": int(cases.true.sum()),
+            "n_stars": int(cases.is_star.sum()),
+            "iou": arguments.iou,
+            "min_area": arguments.min_area,
+            "min_peak_snr": arguments.min_peak_snr,
+            "lowest_score": _LOWEST_SCORE,
+            **figures,
+        },
+    )
+    if arguments.figure is not None:
+        plot_calibrated(cases, after).savefig(arguments.figure)
+    metadata = model.metadata.with_calibration(calibration)
+    write_atomically(arguments.output.absolute(), replace_metadata(data, metadata, str(arguments.model)))
+    print(
+        f"{int(cases.counts.sum())} detections on {count} scenes, {int(cases.true.sum())} of them true, "
+        f"{int(cases.is_star.sum())} stars."
+    )
+    print(f"{'':15s}{'':>19s} {'':>7s} {'':>9s}   at 0.5 and above:")
+    print(
+        f"{'':15s}{'calibration error':>19s} {'Brier':>7s} {'log loss':>9s} {'number':>8s} {'purity':>7s} "
+        f"{'completeness':>13s}"
+    )
+    for name in ("score", "p_star"):
+        for when, rows in figures.items():
+            row = rows[name]
+            print(
+                f"{name:8s}{when:7s}{row['expected_error']:19.4f} {row['brier']:7.4f} {row['log_loss']:9.4f} "
+                f"{row['number']:8d} {row['purity']:7.3f} {row['completeness']:13.3f}"
+            )
+    half = calibration.score.invert(0.5)
+    print(f"A probability of 0.5 is a score of {half:.3f}. Written to {arguments.output}.")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Refuse what would fail after minutes."""
+    for name, least in (("count", _FEWEST), ("jobs", 1), ("min_area", 1)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            raise CalibrateError(f"--{name.replace('_', '-')} {value} is not possible; give {least} or more.")
+    if not 0.0 < arguments.iou <= 1.0:
+        raise CalibrateError(f"--iou {arguments.iou} is not possible; give a number above 0, at most 1.")
+    if arguments.scenes is not None and arguments.presets:
+        raise CalibrateError("--presets is for scenes that are simulated; leave it out with --scenes.")
+    unknown = sorted(set(arguments.presets) - set(PRESETS))
+    if unknown:
+        raise CalibrateError(f"There is no preset {', '.join(unknown)}; known are {', '.join(PRESETS)}.")
+    select_device(arguments.device)
+    for path in (arguments.output, arguments.figure):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise CalibrateError(f"There is no folder {path.absolute().parent}; make it first.")
+    if arguments.figure is not None and arguments.figure.suffix not in (".png", ".pdf", ".svg"):
+        raise CalibrateError(f"--figure {arguments.figure} must end in .png, .pdf or .svg.")
+
+
+def _open_scenes(
+    arguments: argparse.Namespace, bands: tuple[str, ...]
+) -> tuple[int, dict[str, Any], Generator[TrainingScene, None, None]]:
+    """Return the scenes that the options ask for: their number, what they are, themselves."""
+    if arguments.scenes is None:
+        count = arguments.count or _COUNT
+        described = {
+            "kind": "simulated",
+            "presets": list(arguments.presets) or "mixture",
+            "shape": list(_SHAPE),
+            "bands": list(bands),
+            "seed": arguments.seed,
+        }
+        make = partial(_simulate, seed=arguments.seed, presets=tuple(arguments.presets), bands=bands)
+        return count, described, _simulate_all(make, count, arguments.jobs)
+    paths = sorted(arguments.scenes.glob("*.npz"))
+    if len(paths) < _FEWEST:
+        raise CalibrateError(
+            f"{arguments.scenes} has {len(paths)} training scenes (.npz), too few; make some with "
+            "bin/train --scenes or leave out --scenes to have them simulated."
+        )
+    files = SceneFiles(paths[: arguments.count])
+    return len(files), files.describe(), (files.scene(number) for number in range(len(files)))
+
+
+def _simulate_all(
+    make: partial[TrainingScene], count: int, jobs: int
+) -> Generator[TrainingScene, None, None]:
+    """Simulate scenes, in processes beside this one if there are jobs for them."""
+    if jobs == 1:
+        yield from map(make, range(count))
+        return
+    with multiprocessing.get_context("spawn").Pool(jobs - 1) as pool:
+        yield from pool.imap(make, range(count))
+
+
+def _simulate(number: int, seed: int, presets: tuple[str, ...], bands: tuple[str, ...]) -> TrainingScene:
+    """Make a scene of the mixture or of a preset, with its pixels as they are."""
+    rng = np.random.default_rng([seed, number])
+    if presets:
+        config = preset_config(presets[number % len(presets)], shape=_SHAPE, bands=bands)
+    else:
+        config = random_scene_config(rng, _SHAPE, bands)
+    return to_training_scene(simulate_scene(config, rng))
+
+
+def collect_cases(
+    model: MaskRcnnModel,
+    scenes: Iterable[TrainingScene],
+    *,
+    device: str = "auto",
+    iou: float = 0.5,
+    min_area: int = 12,
+    min_peak_snr: float = 3.0,
+) -> CalibrationCases:
+    """Run a model on scenes, and say which of its detections are true.
+
+    Parameters
+    ----------
+    model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
+        The model.
+    scenes : `~collections.abc.Iterable` \
+            [`~lsst.meas.maskrcnn.network.training_scene.TrainingScene`]
+        The scenes, at least one, in the model's bands.
+    device : `str`
+        Where to compute.
+    iou : `float`
+        Smallest IoU of a detection's mask with that of its source.
+    min_area : `int`
+        Sources of fewer pixels are neither right nor wrong (px).
+    min_peak_snr : `float`
+        Nor are those whose peak is fainter, in units of the noise.
+
+    Returns
+    -------
+    cases : `~lsst.meas.maskrcnn.metrics.calibration.CalibrationCases`
+        The detections, with the scores as the network gives them.
+
+    Raises
+    ------
+    CalibrateError
+        Raised if a scene has not the model's bands.
+    """
+    network = prepare_network(model.build(select_device(device)))
+    normalization = model.metadata.normalization
+    settings = InferenceSettings(score_threshold=_LOWEST_SCORE, max_detections_per_tile=_DETECTIONS)
+    parts = []
+    for number, scene in enumerate(scenes):
+        if len(scene.variance) != len(model.metadata.bands):
+            raise CalibrateError(
+                f"Scene {number} has {len(scene.variance)} bands, the model wants {model.metadata.bands}; "
+                "give scenes in these bands."
+            )
+        image = validation_image(
+            scene,
+            normalization.name,
+            normalization.settings,
+            np.random.default_rng([_NOISE_SEED, number]),
+            min_area=min_area,
+            min_peak_snr=min_peak_snr,
+        )
+        found = detect(network, image.image, image.valid, settings, psf_fwhm=image.psf_fwhm)
+        noise = np.sqrt(np.median(scene.variance, axis=(1, 2)))
+        parts.append(
+            calibration_cases(
+                found,
+                image,
+                number=number,
+                depth=float(np.median(noise)) if scene.noisy else 0.0,
+                peak_snr=(scene.peak_flux / noise).max(axis=1) if len(scene.labels) else None,
+                threshold=iou,
+            )
+        )
+    return CalibrationCases.concatenate(parts)
+
+
+def _figures(cases: CalibrationCases) -> dict[str, dict[str, Any]]:
+    """Say how far from the truth probabilities are, and what is over one half.
+
+    Complete is what has everything of the cases, not of the sky.
+    """
+    figures = {}
+    for name, (given, true) in (("score", cases.scores()), ("p_star", cases.classes())):
+        result = reliability(given, true, n_bins=20, equal_counts=True)
+        kept = given >= 0.5
+        figures[name] = {
+            "expected_error": round(result.expected_error, 5),
+            "brier": round(result.brier, 5),
+            "log_loss": round(log_loss(given, true), 5),
+            "number": int(kept.sum()),
+            "purity": round(float(true[kept].mean()) if kept.any() else math.nan, 5),
+            "completeness": round(float(kept[true].mean()), 5),
+        }
+    return figures

@@ -1,0 +1,335 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From what a network says to probabilities.
+
+Scores of a network are not probabilities, only in the same order. A
+`Calibration` holds, for the scores and for P(star), a rising curve from one
+to the other. It is fitted on scenes that the network has not learnt from and
+lives in the header of the model file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from .inference import Detections, InferenceSettings
+    from .model_file import ModelMetadata
+
+__all__ = [
+    "Calibration",
+    "CalibrationCurve",
+    "CalibrationMethod",
+    "apply_calibration",
+    "calibrate",
+    "fit_curve",
+    "raw_settings",
+]
+
+CalibrationMethod = Literal["isotonic", "temperature"]
+
+_Probability = Annotated[float, Field(ge=0.0, le=1.0)]
+
+_FLOOR = 0.05
+# Beyond the outermost cases a curve keeps rising a little, so that no two scores become one.
+_RISE = 0.1
+_LARGEST_LOGIT = 14.0
+_MIN_CASES = 40
+
+
+class CalibrationCurve(BaseModel):
+    """A rising curve through a few points, straight between them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    given: tuple[_Probability, ...]
+    """What the network says, ascending from 0 to 1."""
+
+    probability: tuple[_Probability, ...]
+    """What it means, ascending; one per ``given``."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if len(self.given) != len(self.probability) or len(self.given) < 2:
+            raise ValueError(
+                f"a curve needs two points or more; there are {len(self.given)} in 'given' and "
+                f"{len(self.probability)} in 'probability'"
+            )
+        if self.given[0] != 0.0 or self.given[-1] != 1.0:
+            raise ValueError(f"'given' goes from {self.given[0]} to {self.given[-1]}, it must go from 0 to 1")
+        for name in ("given", "probability"):
+            if (np.diff(getattr(self, name)) <= 0.0).any():
+                raise ValueError(f"'{name}' must rise from each point to the next: {getattr(self, name)}")
+        return self
+
+    def apply(self, given: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Turn what the network says into probabilities.
+
+        Parameters
+        ----------
+        given : array_like
+            Between 0 and 1.
+
+        Returns
+        -------
+        probability : `numpy.ndarray`
+            Float32, of the same shape; NaN stays NaN.
+        """
+        values = np.interp(np.asarray(given, dtype=np.float64), self.given, self.probability)
+        return np.asarray(values, dtype=np.float32)
+
+    def invert(self, probability: float) -> float:
+        """Return what the network says where it means some probability.
+
+        Parameters
+        ----------
+        probability : `float`
+            Between 0 and 1.
+
+        Returns
+        -------
+        given : `float`
+            0 or 1 if the curve does not go so low or so high.
+        """
+        return float(np.interp(probability, self.probability, self.given))
+
+
+class Calibration(BaseModel):
+    """What the scores of a model mean."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    score: CalibrationCurve
+    """From the score to the probability that the detection is a source."""
+
+    p_star: CalibrationCurve
+    """From P(star) to the probability that a source is a star."""
+
+    provenance: dict[str, Any] = Field(default_factory=dict)
+    """Scenes, rules, method, and figures before and after."""
+
+
+def apply_calibration(
+    scores: npt.ArrayLike, p_star: npt.ArrayLike, calibration: Calibration | None
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Turn scores and P(star) of a network into probabilities.
+
+    Parameters
+    ----------
+    scores, p_star : array_like
+        As the network says, (source,).
+    calibration : `Calibration` or `None`
+        That of the model; without one nothing changes.
+
+    Returns
+    -------
+    scores, p_star : `numpy.ndarray`
+        Probabilities, float32, (source,), in the same order.
+    """
+    if calibration is None:
+        return np.asarray(scores, dtype=np.float32), np.asarray(p_star, dtype=np.float32)
+    return calibration.score.apply(scores), calibration.p_star.apply(p_star)
+
+
+def calibrate(detections: Detections, metadata: ModelMetadata) -> Detections:
+    """Turn the scores and P(star) of detections into probabilities.
+
+    Parameters
+    ----------
+    detections : `~.inference.Detections`
+        As the network found them; they are not changed.
+    metadata : `~.model_file.ModelMetadata`
+        Header of the model.
+
+    Returns
+    -------
+    detections : `~.inference.Detections`
+        The same in the same order, with calibrated ``scores`` and ``p_star``
+        where the model has a calibration.
+    """
+    if metadata.calibration is None:
+        return detections
+    scores, p_star = apply_calibration(detections.scores, detections.p_star, metadata.calibration)
+    return replace(detections, scores=scores, p_star=p_star)
+
+
+def raw_settings(settings: InferenceSettings, metadata: ModelMetadata) -> InferenceSettings:
+    """Return settings that keep what has some probability after calibration.
+
+    Parameters
+    ----------
+    settings : `~.inference.InferenceSettings`
+        With a ``score_threshold`` that is a probability.
+    metadata : `~.model_file.ModelMetadata`
+        Header of the model.
+
+    Returns
+    -------
+    settings : `~.inference.InferenceSettings`
+        The same with the score that means this probability as threshold;
+        unchanged where the model has no calibration.
+    """
+    if metadata.calibration is None:
+        return settings
+    return replace(settings, score_threshold=metadata.calibration.score.invert(settings.score_threshold))
+
+
+def fit_curve(
+    given: npt.ArrayLike, true: npt.ArrayLike, method: CalibrationMethod = "isotonic", *, n_points: int = 28
+) -> CalibrationCurve:
+    """Fit a curve from what a network says to how often it is so.
+
+    Parameters
+    ----------
+    given : array_like
+        What the network says, between 0 and 1, (case,).
+    true : array_like
+        Whether it is so, bool, (case,).
+    method : `str`
+        ``isotonic``: any rising curve; ``temperature``: a straight line
+        between the logits of both, with two parameters, for few cases.
+    n_points : `int`
+        Largest number of points, the two ends not among them.
+
+    Returns
+    -------
+    curve : `CalibrationCurve`
+        The curve.
+
+    Raises
+    ------
+    ValueError
+        Raised if the lengths differ, something is not between 0 and 1, there
+        are fewer than 40 cases or they are all of one kind, or the network
+        does not put them in order at all.
+
+    Notes
+    -----
+    ``isotonic`` is centred isotonic regression (Oron & Flournoy 2017,
+    Stat. Biopharm. Res. 9, 258) of bins of about equal uncertainty: the
+    pool-adjacent-violators solution with each pooled block as one point, in
+    its middle. ``temperature`` is that of Platt (1999); the scaling of Guo et
+    al. (2017, arXiv:1706.04599) with an offset.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(1)
+    >>> given = rng.random(20_000)
+    >>> curve = fit_curve(given, rng.random(20_000) < given**2)
+    >>> bool(abs(curve.apply(0.6) - 0.36) < 0.03)
+    True
+    """
+    x, outcome = np.asarray(given, dtype=np.float64), np.asarray(true, dtype=bool)
+    if x.ndim != 1 or x.shape != outcome.shape:
+        raise ValueError(f"One outcome per case is needed; given were {x.shape} and {outcome.shape}.")
+    if not ((x >= 0.0) & (x <= 1.0)).all():
+        raise ValueError("What the network says must lie between 0 and 1.")
+    if len(x) < _MIN_CASES or outcome.all() or not outcome.any():
+        raise ValueError(
+            f"Of {len(x)} cases {int(outcome.sum())} are true; a calibration needs {_MIN_CASES} cases, of "
+            "both kinds. Give more scenes."
+        )
+    if n_points < 2:
+        raise ValueError(f"n_points is {n_points}; it must be at least 2.")
+    fits: dict[str, Callable[..., tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]] = {
+        "isotonic": _fit_isotonic,
+        "temperature": _fit_logits,
+    }
+    if method not in fits:
+        raise ValueError(f"method is {method!r}; it must be one of {', '.join(fits)}.")
+    points, values = fits[method](x, outcome, n_points)
+    return _make_curve(points, values)
+
+
+def _make_curve(points: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> CalibrationCurve:
+    """Round the points, and go on to 0 and 1."""
+    points, values = np.round(points, 8), np.round(values, 6)
+    kept = (points > 0.0) & (points < 1.0) & (values > 0.0) & (values < 1.0)
+    points, values = points[kept], values[kept]
+    kept = np.append(True, np.diff(points) > 0.0) & np.append(True, np.diff(values) > 0.0)
+    points, values = points[kept], values[kept]
+    if len(points) < 2:
+        raise ValueError(
+            "What the network says has nothing to do with what is true; it cannot be calibrated."
+        )
+    low = float((1.0 - _RISE) * values[0])
+    high = float(values[-1] + _RISE * (1.0 - values[-1]))
+    return CalibrationCurve(given=(0.0, *points.tolist(), 1.0), probability=(low, *values.tolist(), high))
+
+
+def _fit_isotonic(
+    x: npt.NDArray[np.float64], true: npt.NDArray[np.bool_], n_points: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    order = np.argsort(x, kind="stable")
+    x, true = x[order], true[order]
+    # Most cases are all but certain; more points are wanted where they are not.
+    weight = np.cumsum(_FLOOR + x * (1.0 - x))
+    bins = np.minimum((weight / weight[-1] * n_points).astype(int), n_points - 1)
+    # Equal values belong into one bin, the first of them.
+    first = np.unique(x, return_index=True, return_inverse=True)
+    bins = bins[first[1]][first[2]]
+    count = np.bincount(bins, minlength=n_points).astype(float)
+    total = np.bincount(bins, weights=x, minlength=n_points)
+    hits = np.bincount(bins, weights=true, minlength=n_points)
+    blocks: list[list[float]] = []
+    for block in zip(count, total, hits, strict=True):
+        if not block[0]:
+            continue
+        blocks.append(list(block))
+        while len(blocks) > 1 and _share(blocks[-2]) >= _share(blocks[-1]):
+            last = blocks.pop()
+            blocks[-1] = [a + b for a, b in zip(blocks[-1], last, strict=True)]
+    return np.array([b[1] / b[0] for b in blocks]), np.array([_share(b) for b in blocks])
+
+
+def _share(block: list[float]) -> float:
+    # Never quite 0 or 1: some case would prove it wrong (Jeffreys' prior).
+    return (block[2] + 0.5) / (block[0] + 1.0)
+
+
+def _fit_logits(
+    x: npt.NDArray[np.float64], true: npt.NDArray[np.bool_], n_points: int
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    logit = _logit(x)
+    design = np.stack([logit, np.ones_like(logit)])
+    line = np.array([1.0, 0.0])
+    # Platt's targets, which keep the line finite where the classes do not overlap.
+    n_true = int(true.sum())
+    target = np.where(true, (n_true + 1.0) / (n_true + 2.0), 1.0 / (len(true) - n_true + 2.0))
+    loss = _log_loss(line @ design, target)
+    for _ in range(100):
+        chance = 1.0 / (1.0 + np.exp(-(line @ design)))
+        gradient = design @ (chance - target)
+        hessian = (design * (chance * (1.0 - chance))) @ design.T + 1e-9 * np.eye(2)
+        step = np.linalg.solve(hessian, gradient)
+        # Newton's step may be too long far from the solution.
+        while _log_loss((line - step) @ design, target) > loss and np.abs(step).max() > 1e-9:
+            step *= 0.5
+        line = line - step
+        loss = _log_loss(line @ design, target)
+        if np.abs(step).max() < 1e-8:
+            break
+    if line[0] <= 0.0:
+        raise ValueError(
+            "What the network says has nothing to do with what is true; it cannot be calibrated."
+        )
+    points = np.linspace(-12.0, 12.0, n_points)
+    return 1.0 / (1.0 + np.exp(-points)), 1.0 / (1.0 + np.exp(-(line[0] * points + line[1])))
+
+
+def _log_loss(logit: npt.NDArray[np.float64], target: npt.NDArray[np.float64]) -> float:
+    return float((np.logaddexp(0.0, logit) - target * logit).sum())
+
+
+def _logit(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    edge = np.exp(-_LARGEST_LOGIT)
+    x = np.clip(x, edge, 1.0 - edge)
+    return np.log(x / (1.0 - x))

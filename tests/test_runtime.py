@@ -1,0 +1,170 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Quicker ways to compute find the same sources."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchvision.models.detection import MaskRCNN
+
+from lsst.meas.maskrcnn.imaging.normalize import normalize
+from lsst.meas.maskrcnn.metrics.spans import SpanMasks, mask_iou
+from lsst.meas.maskrcnn.network import runtime
+from lsst.meas.maskrcnn.network.build import build_network
+from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings, detect
+from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
+from lsst.meas.maskrcnn.network.runtime import RuntimeSettings, prepare_network, torch_threads
+from lsst.meas.maskrcnn.network.spec import NetworkSpec
+
+PLAIN = RuntimeSettings(fuse_norms=False, min_objectness=0.0, proposals=0)
+
+
+@pytest.fixture(scope="module")
+def model() -> MaskRcnnModel:
+    return read_model(default_model_path())
+
+
+def find(network: MaskRCNN, image: np.ndarray, precision: str = "float32", batch_size: int = 2) -> Detections:
+    settings = InferenceSettings(
+        tile_size=192, tile_overlap=64, batch_size=batch_size, precision=precision, score_threshold=0.3
+    )
+    return detect(network, image, None, settings, psf_fwhm=[4.0] * 3)
+
+
+@pytest.fixture
+def image(fake_scene, model) -> np.ndarray:
+    normalization = model.metadata.normalization
+    valid = np.ones(fake_scene.shape, bool)
+    args = fake_scene.images, fake_scene.variance, valid, normalization.settings
+    return normalize(normalization.name, *args).image
+
+
+@pytest.fixture
+def expected(image, model) -> Detections:
+    found = find(prepare_network(model.build(), PLAIN), image)
+    assert len(found) >= 15
+    return found
+
+
+def agree(
+    found: Detections, expected: Detections, box: float, score: float, iou: float, sure_score: float = 0.301
+) -> None:
+    """Each source of some certainty in one is in the other."""
+    pairs = mask_iou(
+        SpanMasks.from_masks(found.masks, found.origins),
+        SpanMasks.from_masks(expected.masks, expected.origins),
+    )
+    best = pairs.select(pairs.iou >= iou)
+    # Scores at the threshold may fall on either side of it.
+    assert set(np.flatnonzero(found.scores > sure_score)) <= set(best.first.tolist())
+    assert set(np.flatnonzero(expected.scores > sure_score)) <= set(best.second.tolist())
+    # Of those that overlap with one, the closest.
+    best = best.select(np.argsort(best.iou, kind="stable"))
+    other = np.flatnonzero(expected.scores > sure_score)
+    one = np.full(len(expected), -1)
+    one[best.second] = best.first
+    one = one[other]
+    assert len(set(one.tolist())) == len(one)
+    np.testing.assert_allclose(found.scores[one], expected.scores[other], atol=score)
+    np.testing.assert_allclose(found.p_star[one], expected.p_star[other], atol=2 * score)
+    np.testing.assert_allclose(found.boxes[one], expected.boxes[other], atol=box)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        RuntimeSettings(fuse_norms=True, min_objectness=0.0, proposals=0),
+        RuntimeSettings(fuse_norms=False, min_objectness=0.05, proposals=0),
+        RuntimeSettings(fuse_norms=False, min_objectness=0.0, proposals=4000),
+        RuntimeSettings(),
+    ],
+    ids=["fused", "objectness", "proposals", "default"],
+)
+def test_same_detections(model, image, expected, settings):
+    found = find(prepare_network(model.build(), settings), image)
+    assert len(found) == len(expected)
+    agree(found, expected, box=0.01, score=1e-4, iou=0.99)
+
+
+def test_compiled(model, image, expected, monkeypatch):
+    # Traces the graph as the real backend does, but runs it without a C++ compiler.
+    monkeypatch.setattr(runtime, "_BACKEND", "aot_eager")
+    torch.compiler.reset()
+    network = prepare_network(model.build(), RuntimeSettings(compile=True))
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 0
+    agree(find(network, image), expected, box=0.01, score=1e-4, iou=0.99)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    torch.compiler.reset()
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_batches(model, image, expected, batch_size):
+    found = find(prepare_network(model.build()), image, batch_size=batch_size)
+    agree(found, expected, box=0.01, score=1e-4, iou=0.99)
+
+
+def test_bfloat16_is_close(model, image, expected):
+    found = find(prepare_network(model.build()), image, "bfloat16")
+    # Of two boxes on one source another one may win, and what is doubtful may go.
+    agree(found, expected, box=1.5, score=0.08, iou=0.75, sure_score=0.65)
+
+
+def test_few_proposals_are_obeyed(model, image, expected):
+    few = find(prepare_network(model.build(), RuntimeSettings(proposals=3)), image)
+    tiles = 6
+    assert 0 < len(few) <= 3 * tiles
+    assert len(few) < len(expected)
+    # Nothing is sure enough for this.
+    none = find(prepare_network(model.build(), RuntimeSettings(min_objectness=0.999999)), image)
+    assert len(none) == 0
+
+
+@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
+def test_fusing_is_exact_to_rounding(backbone):
+    torch.manual_seed(3)
+    spec = NetworkSpec.published(2, backbone).model_copy(update={"fpn_channels": 16})
+    network = build_network(spec).eval()
+    for module in network.backbone.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0.0, 0.5)
+            module.running_var.uniform_(0.5, 2.0)
+            module.weight.data.uniform_(0.5, 1.5)
+            module.bias.data.normal_(0.0, 0.3)
+    pixels = torch.randn(1, 2, 64, 96)
+    with torch.inference_mode():
+        before = network.backbone(pixels)
+        prepare_network(network)
+        after = network.backbone(pixels)
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    for name, value in before.items():
+        torch.testing.assert_close(after[name], value, rtol=1e-3, atol=1e-4 * float(value.abs().max()))
+    # Once more changes nothing.
+    with torch.inference_mode():
+        torch.testing.assert_close(prepare_network(network).backbone(pixels)["0"], after["0"])
+
+
+def test_training_network_is_refused():
+    with pytest.raises(ValueError, match="training mode"):
+        prepare_network(build_network(NetworkSpec.light(2)))
+
+
+@pytest.mark.parametrize("change", [{"min_objectness": 1.0}, {"proposals": -1}, {"threads": -2}])
+def test_settings_out_of_range(change):
+    with pytest.raises(ValueError, match=next(iter(change))):
+        RuntimeSettings(**change)
+
+
+def test_threads_come_back():
+    before = torch.get_num_threads()
+    with torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+    with pytest.raises(RuntimeError, match="stop"), torch_threads(before + 1):
+        raise RuntimeError("stop")
+    assert torch.get_num_threads() == before
+    with torch_threads(0):
+        assert torch.get_num_threads() == before

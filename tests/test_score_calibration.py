@@ -1,0 +1,320 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What scores mean: the fit, the model file that holds it, and the command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from lsst.meas.maskrcnn.cli import calibrate as command
+from lsst.meas.maskrcnn.metrics.calibration import (
+    CalibrationCases,
+    calibration_cases,
+    cross_calibrate,
+    log_loss,
+    reliability,
+)
+from lsst.meas.maskrcnn.metrics.calibration_figure import plot_calibrated
+from lsst.meas.maskrcnn.metrics.validation import ValidationImage
+from lsst.meas.maskrcnn.network.calibration import (
+    Calibration,
+    CalibrationCurve,
+    apply_calibration,
+    calibrate,
+    fit_curve,
+    raw_settings,
+)
+from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings, detect
+from lsst.meas.maskrcnn.network.model_file import default_model_path, read_metadata, read_model
+from lsst.meas.maskrcnn.network.training_scene import TrainingScene, write_scene
+
+
+def overconfident(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """What comes true with p is given as 1 / (1 + exp(-2 logit(p)))."""
+    p = rng.beta(0.8, 0.8, n)
+    return 1.0 / (1.0 + ((1.0 - p) / p) ** 2), rng.random(n) < p
+
+
+@pytest.mark.parametrize("method", ["isotonic", "temperature"])
+def test_known_distortion_is_undone(rng, method):
+    curve = fit_curve(*overconfident(rng, 60_000), method)
+    p = np.linspace(0.03, 0.97, 95)
+    given = 1.0 / (1.0 + ((1.0 - p) / p) ** 2)
+    np.testing.assert_allclose(curve.apply(given), p, atol=0.025)
+    fresh, true = overconfident(rng, 60_000)
+    assert reliability(fresh, true).expected_error > 0.05
+    assert reliability(curve.apply(fresh), true).expected_error < 0.012
+    assert log_loss(curve.apply(fresh), true) < log_loss(fresh, true) - 0.02
+
+
+@pytest.mark.parametrize("method", ["isotonic", "temperature"])
+def test_curve_keeps_the_order_and_inverts(rng, method):
+    curve = fit_curve(*overconfident(rng, 3000), method)
+    assert len(curve.given) <= 30
+    x = np.linspace(0.0, 1.0, 5001)
+    value = np.interp(x, curve.given, curve.probability)
+    assert (np.diff(value) > 0.0).all()
+    inside = [p for p in (0.05, 0.3, 0.5, 0.9) if curve.probability[0] < p < curve.probability[-1]]
+    assert len(inside) == 4
+    for p in inside:
+        assert curve.apply(curve.invert(p)) == pytest.approx(p, abs=1e-6)
+    assert curve.invert(0.0) == 0.0 and curve.invert(1.0) == 1.0
+    assert np.isnan(curve.apply([np.nan])).all()
+
+
+def test_violations_are_pooled_by_hand():
+    # Shares 1/4, 3/4, 2/4 with 4 cases each at 0.2, 0.4, 0.6: the last two pool to 5/8 at 0.5.
+    given = np.repeat([0.2, 0.4, 0.6], 40)
+    true = np.concatenate([np.arange(40) < n for n in (10, 30, 20)])
+    curve = fit_curve(given, true, n_points=28)
+    np.testing.assert_allclose(curve.given, [0.0, 0.2, 0.5, 1.0], atol=1e-7)
+    np.testing.assert_allclose(curve.probability[1:3], [10.5 / 41, 50.5 / 81], atol=1e-6)
+
+
+def test_what_cannot_be_fitted(rng):
+    with pytest.raises(ValueError, match="Give more scenes"):
+        fit_curve(rng.random(20), np.arange(20) < 10)
+    with pytest.raises(ValueError, match="of both kinds"):
+        fit_curve(rng.random(100), np.ones(100, bool))
+    x = rng.random(2000)
+    for method in ("isotonic", "temperature"):
+        with pytest.raises(ValueError, match="nothing to do with"):
+            fit_curve(x, rng.random(2000) > x, method)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        fit_curve(x * 2, x > 0.5)
+    with pytest.raises(ValueError, match="One outcome per case"):
+        fit_curve(x, x[1:] > 0.5)
+    with pytest.raises(ValueError, match="must be one of isotonic"):
+        fit_curve(x, x > 0.5, "spline")
+
+
+@pytest.mark.parametrize(
+    ("given", "probability", "message"),
+    [
+        ((0.0, 1.0), (0.2,), "1 in 'probability'"),
+        ((0.0, 0.9), (0.2, 0.4), "from 0 to 1"),
+        ((0.0, 0.5, 1.0), (0.2, 0.2, 0.4), "'probability' must rise"),
+        ((0.0, 0.5, 0.5, 1.0), (0.2, 0.3, 0.4, 0.5), "'given' must rise"),
+        ((0.0, 1.0), (0.2, 1.4), "less than or equal to 1"),
+    ],
+)
+def test_curves_that_are_none(given, probability, message):
+    with pytest.raises(ValidationError, match=message):
+        CalibrationCurve(given=given, probability=probability)
+
+
+SIMPLE = Calibration(
+    score=CalibrationCurve(given=(0.0, 0.5, 1.0), probability=(0.1, 0.3, 0.9)),
+    p_star=CalibrationCurve(given=(0.0, 1.0), probability=(0.2, 0.8)),
+)
+
+
+def make_detections(scores: list[float], p_star: list[float]) -> Detections:
+    """Squares of 4 x 4 px side by side."""
+    n = len(scores)
+    origins = np.stack([np.full(n, 3), 8 * np.arange(n)], axis=1).astype(np.int32)
+    boxes = np.concatenate([origins[:, ::-1], origins[:, ::-1] + 4], axis=1).astype(np.float32)
+    return Detections(
+        boxes,
+        np.array(scores, np.float32),
+        np.array(p_star, np.float32),
+        origins,
+        [np.ones((4, 4), bool) for _ in range(n)],
+    )
+
+
+def test_applied_to_detections():
+    metadata = read_metadata(default_model_path()).with_calibration(SIMPLE)
+    found = make_detections([1.0, 0.5, 0.25], [1.0, 0.5, 0.0])
+    result = calibrate(found, metadata)
+    np.testing.assert_allclose(result.scores, [0.9, 0.3, 0.2])
+    np.testing.assert_allclose(result.p_star, [0.8, 0.5, 0.2])
+    assert result.scores.dtype == result.p_star.dtype == np.float32
+    assert result.masks is found.masks and found.scores[0] == 1.0
+    # Without a calibration nothing happens.
+    plain = metadata.with_calibration(None)
+    assert calibrate(found, plain) is found
+    scores, p_star = apply_calibration([0.25], [0.5], None)
+    assert scores.tolist() == [0.25] and p_star.tolist() == [0.5]
+    settings = InferenceSettings(score_threshold=0.3, tile_size=177)
+    assert raw_settings(settings, plain) is settings
+    assert raw_settings(settings, metadata) == InferenceSettings(score_threshold=0.5, tile_size=177)
+
+
+def square_truth(places: list[tuple[int, int]], labels: list[int], asked: list[bool]) -> ValidationImage:
+    """Squares of 4 x 4 px at (y, x) on an image of 40 x 70 px."""
+    valid = np.ones((40, 70), bool)
+    valid[30:] = False
+    return ValidationImage(
+        image=np.zeros((3, 40, 70), np.float32),
+        valid=valid,
+        labels=np.array(labels, dtype=np.int64),
+        masks=[np.ones((4, 4), bool) for _ in places],
+        origins=np.array(places, np.int32).reshape(-1, 2),
+        asked=np.array(asked, dtype=bool),
+    )
+
+
+def test_cases_of_an_image():
+    found = make_detections([0.9, 0.8, 0.7, 0.6, 0.5], [0.9, 0.1, 0.2, 0.3, 0.4])
+    found.origins[4] = (34, 50)
+    # One right; one on a truth that is not asked for; one shifted by 2 px (IoU 1/3); one false; one on bad
+    # pixels.
+    image = square_truth([(3, 0), (3, 8), (5, 16)], [1, 2, 1], [True, False, True])
+    cases = calibration_cases(found, image, number=4, depth=2.5, peak_snr=[30.0, 1.0, 6.0])
+    np.testing.assert_allclose(cases.score, [0.9, 0.7, 0.6])
+    np.testing.assert_array_equal(cases.true, [True, False, False])
+    np.testing.assert_array_equal(cases.counts, [True, True, True])
+    np.testing.assert_array_equal(cases.on_source, [True, True, False])
+    np.testing.assert_array_equal(cases.is_star, [True, True, False])
+    np.testing.assert_array_equal(cases.peak_snr, [30.0, 6.0, np.nan])
+    assert (cases.image == 4).all() and (cases.depth == 2.5).all()
+    np.testing.assert_allclose(cases.classes()[0], [0.9, 0.2])
+    nothing = calibration_cases(make_detections([], []), square_truth([], [], []))
+    assert len(nothing) == 0
+    assert len(CalibrationCases.concatenate([nothing, cases])) == 3
+
+
+def make_cases(rng: np.random.Generator, n: int = 20_000, images: int = 20) -> CalibrationCases:
+    score, true = overconfident(rng, n)
+    p_star, is_star = overconfident(rng, n)
+    return CalibrationCases(
+        score=score,
+        counts=np.ones(n, bool),
+        true=true,
+        p_star=p_star,
+        on_source=true,
+        is_star=true & is_star,
+        peak_snr=np.where(true, rng.lognormal(3.0, 1.0, n), np.nan),
+        depth=np.repeat(rng.choice([0.0, 1.0, 2.0, 4.0], images), n // images),
+        image=np.repeat(np.arange(images), n // images),
+    )
+
+
+def test_cross_calibration_has_not_seen_the_image(rng):
+    cases = make_cases(rng)
+    after = cross_calibrate(cases, n_folds=4)
+    for before, now in ((cases.scores(), after.scores()), (cases.classes(), after.classes())):
+        assert reliability(*now).expected_error < 0.3 * reliability(*before).expected_error
+    # The cases of an image do not change what becomes of them.
+    out = cases.image % 4 == 1
+    flipped = CalibrationCases(**{**vars(cases), "true": np.where(out, ~cases.true, cases.true)})
+    np.testing.assert_array_equal(cross_calibrate(flipped, n_folds=4).score[out], after.score[out])
+    with pytest.raises(ValueError, match="cannot be divided"):
+        cross_calibrate(cases, n_folds=21)
+
+
+def test_figure(rng, tmp_path):
+    cases = make_cases(rng, 4000)
+    figure = plot_calibrated(cases, cross_calibrate(cases))
+    assert len(figure.axes) == 12
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    error = reliability(*cases.scores()).expected_error
+    assert labels[0] == f"before ({error:.3f})"
+    figure.savefig(tmp_path / "f.png", dpi=40)
+    with pytest.raises(ValueError, match="4000 cases before"):
+        plot_calibrated(cases, cases.select(np.arange(3)))
+
+
+def write_squares(folder: Path, count: int) -> None:
+    """Scenes of round sources, not square, in the bands of the model."""
+    yy, xx = np.mgrid[:96, :160]
+    for number in range(count):
+        rng = np.random.default_rng([5, number])
+        n = 14
+        light = np.zeros((3, 96, 160), np.float32)
+        masks, origins, peaks, labels = [], [], [], []
+        for _ in range(n):
+            y, x = rng.uniform(8, 88), rng.uniform(8, 152)
+            sigma = 1.7 if rng.random() < 0.5 else 3.0
+            peak = rng.lognormal(2.5, 1.2)
+            shape = np.exp(-0.5 * ((xx - x) ** 2 + (yy - y) ** 2) / sigma**2)
+            light += (peak * shape).astype(np.float32)
+            inside = shape > (0.005 if sigma < 2 else 0.08)
+            rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+            masks.append(inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+            origins.append((rows[0], columns[0]))
+            peaks.append([peak] * 3)
+            labels.append(1 if sigma < 2 else 2)
+        scene = TrainingScene(
+            noiseless=light,
+            variance=np.ones_like(light),
+            valid=np.ones((96, 160), bool),
+            labels=np.array(labels, dtype=np.int64),
+            peak_flux=np.array(peaks, np.float32),
+            origins=np.array(origins, np.int32),
+            masks=masks,
+            psf_fwhm=np.full(3, 4.0, np.float32),
+        )
+        write_scene(scene, folder / f"s{number:02d}.npz")
+
+
+def test_command_from_scenes_to_model(tmp_path, capsys):
+    write_squares(tmp_path, 24)
+    output, figure = tmp_path / "new.safetensors", tmp_path / "f.png"
+    arguments = [str(default_model_path()), str(output), "--scenes", str(tmp_path), "--method", "temperature"]
+    assert command.main([*arguments, "--figure", str(figure)]) == 0
+    printed = capsys.readouterr().out
+    assert "24 scenes" in printed and "p_star" in printed
+    assert figure.stat().st_size > 10_000
+    old, new = read_model(default_model_path()), read_model(output)
+    assert new.metadata.with_calibration(old.metadata.calibration) == old.metadata
+    assert all(torch.equal(new.state[name], value) for name, value in old.state.items())
+    calibration = new.metadata.calibration
+    assert calibration is not None
+    assert calibration.provenance["scenes"]["count"] == 24
+    assert calibration.provenance["after"]["score"]["brier"] > 0.0
+    # The command again gives the same file, over itself.
+    again = output.read_bytes()
+    arguments[0] = str(output)
+    assert command.main(arguments) == 0
+    assert output.read_bytes() == again
+    image = np.zeros((3, 64, 96), np.float32)
+    image[:, 30:34, 50:54] = 0.5
+    settings = raw_settings(InferenceSettings(score_threshold=0.3), new.metadata)
+    found = calibrate(detect(new.build(), image, None, settings, psf_fwhm=[4.0] * 3), new.metadata)
+    assert (found.scores >= 0.3 - 1e-6).all()
+
+
+@pytest.mark.slow
+def test_command_simulates_scenes(tmp_path, capsys):
+    output = tmp_path / "new.safetensors"
+    arguments = [str(default_model_path()), str(output), "--count", "10", "--presets", "hsc-500s", "lsst-1yr"]
+    assert command.main(arguments) == 0
+    calibration = read_metadata(output).calibration
+    assert calibration is not None
+    assert calibration.provenance["scenes"]["presets"] == ["hsc-500s", "lsst-1yr"]
+    assert calibration.provenance["n_detections"] > 500
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--count", "3"], "--count 3"),
+        (["--iou", "0"], "--iou 0"),
+        (["--scenes", "nowhere"], "has 0 training scenes"),
+        (["--presets", "mars"], "no preset mars"),
+        (["--figure", "f.gif"], "must end in"),
+        (["--device", "cuda:99"], "cuda:99"),
+    ],
+)
+def test_command_refuses(tmp_path, capsys, options, message):
+    output = tmp_path / "new.safetensors"
+    assert command.main([str(default_model_path()), str(output), *options]) == 1
+    assert message in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_command_names_what_is_no_model(tmp_path, capsys):
+    (tmp_path / "m").write_bytes(b"SIMPLE  =" * 99)
+    assert command.main([str(tmp_path / "m"), str(tmp_path / "n")]) == 1
+    assert "not a model file" in capsys.readouterr().err
+    assert command.main([str(default_model_path()), str(tmp_path / "no" / "n")]) == 1
+    assert "There is no folder" in capsys.readouterr().err
