@@ -25,6 +25,7 @@ PACKAGES = (
     "lsst.afw.math",
     "lsst.obs.base",
     "lsst.meas.base",
+    "lsst.meas.extensions.scarlet",
     "lsst.skymap",
 )
 

@@ -15,6 +15,9 @@ import importlib
 from typing import Any
 
 __all__ = [
+    "CompareDeblendersConfig",
+    "CompareDeblendersConnections",
+    "CompareDeblendersTask",
     "LuptonNormalizeConfig",
     "LuptonNormalizeTask",
     "MaskRcnnDeblendConfig",
@@ -35,6 +38,9 @@ __all__ = [
 ]
 
 _HOMES = {
+    "CompareDeblendersConfig": "compare_task",
+    "CompareDeblendersConnections": "compare_task",
+    "CompareDeblendersTask": "compare_task",
     "LuptonNormalizeConfig": "normalize_task",
     "LuptonNormalizeTask": "normalize_task",
     "MaskRcnnDeblendConfig": "deblend_task",

@@ -16,14 +16,16 @@ __all__ = [
     "UNKNOWN",
     "DetectionArrays",
     "DetectionFields",
+    "catalog_labels",
     "catalog_pixel_scale",
+    "catalog_positions",
     "photo_calibs",
     "read_detections",
     "sum_in_spans",
 ]
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -191,8 +193,8 @@ def read_detections(
     keep = np.flatnonzero(leaf & filled & known)
     chosen = [footprints[i] for i in keep.tolist()]
     masks, origins = footprints_to_masks(chosen)
-    labels, has_class = _classes(catalog, names, fields)
-    x, y = _positions(catalog, names, fields, footprints)
+    labels, has_class = catalog_labels(catalog, fields)
+    x, y = catalog_positions(catalog, fields, footprints)
     flux = {
         band: _calibrated(catalog, names, band, name, photo_calibs or {})[keep]
         for band, name in fields.flux.items()
@@ -309,7 +311,24 @@ def _optional(
     return np.array(catalog[name], dtype=np.float64)
 
 
-def _classes(catalog: afwTable.SourceCatalog, names: Any, fields: DetectionFields) -> tuple[np.ndarray, bool]:
+def catalog_labels(catalog: afwTable.SourceCatalog, fields: DetectionFields) -> tuple[np.ndarray, bool]:
+    """Read the classes of a catalogue.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        N records.
+    fields : `DetectionFields`
+        Which fields to read.
+
+    Returns
+    -------
+    labels : `numpy.ndarray`, (N,), int64
+        `STAR`, `GALAXY`, or `UNKNOWN` where the catalogue does not say.
+    has_class : `bool`
+        Whether it does.
+    """
+    names = catalog.schema.getNames()
     for name, usual, what in (
         (fields.star, "maskrcnn_star", "stars"),
         (fields.extendedness, "base_ClassificationExtendedness_value", "extendedness"),
@@ -329,9 +348,27 @@ def _classes(catalog: afwTable.SourceCatalog, names: Any, fields: DetectionField
     return np.full(len(catalog), UNKNOWN, dtype=np.int64), False
 
 
-def _positions(
-    catalog: afwTable.SourceCatalog, names: Any, fields: DetectionFields, footprints: list[Any]
+def catalog_positions(
+    catalog: afwTable.SourceCatalog, fields: DetectionFields, footprints: Sequence[Any]
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Read the positions of a catalogue.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        N records.
+    fields : `DetectionFields`
+        Which fields to read.
+    footprints : `~collections.abc.Sequence`
+        Footprint of each record, or `None`.
+
+    Returns
+    -------
+    x, y : `numpy.ndarray`, (N,), float64
+        Positions in the parent frame, px; of a source without any, that of
+        its footprint.
+    """
+    names = catalog.schema.getNames()
     if not len(catalog):
         return np.zeros(0), np.zeros(0)
     prefix = fields.centroid
@@ -348,7 +385,8 @@ def _positions(
         x, y = np.full(len(catalog), np.nan), np.full(len(catalog), np.nan)
     # Isolated sources of a deblender's catalogue were not given what their neighbours were.
     for i, footprint in enumerate(footprints):
-        if (prefix is None or (x[i] == 0 and y[i] == 0)) and footprint is not None:
+        lost = not np.isfinite(x[i] + y[i]) or (x[i] == 0 and y[i] == 0)
+        if (prefix is None or lost) and footprint is not None:
             if len(footprint.getPeaks()):
                 peak = footprint.getPeaks()[0]
                 x[i], y[i] = peak.getFx(), peak.getFy()

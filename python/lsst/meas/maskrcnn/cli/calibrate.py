@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..imaging.files import write_atomically
 from ..metrics.calibration import (
     CalibrationCases,
     calibration_cases,
@@ -40,7 +41,6 @@ from ..network.model_file import (
     ModelFileError,
     model_from_bytes,
     replace_metadata,
-    write_atomically,
 )
 from ..network.runtime import prepare_network
 from ..network.training_scene import SceneFiles, TrainingScene

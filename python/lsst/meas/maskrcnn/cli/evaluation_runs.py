@@ -263,6 +263,8 @@ def _other_names(butler: Butler, collection: str, evaluation: str) -> str:
         other = dataset_type.name.removesuffix("_metrics")
         if dataset_type.storageClass_name != "MaskRcnnMetrics" or other == evaluation:
             continue
+        if "patch" in dataset_type.dimensions:
+            continue  # a comparison of deblenders
         try:
             refs = butler.query_datasets(
                 dataset_type, collections=collection, find_first=False, explain=False

@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["main"]
 
 import argparse
+import dataclasses
 import json
 import re
 import sys
@@ -22,8 +23,9 @@ from pydantic import BaseModel
 from lsst.daf.butler import Butler, DatasetRef, MissingCollectionError, MissingDatasetTypeError
 
 from ..imaging.files import write_atomically
+from ..metrics.deblender_report import deblender_parts
 from ..metrics.evaluation_report import ReportContext, evaluation_page
-from ..metrics.report_page import render_page
+from ..metrics.report_page import Part, Section, render_page
 from ..metrics.run_comparison import RunComparisonError, compare_runs
 from .evaluation_runs import (
     RunLookupError,
@@ -71,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
         "as its gallerySize says)",
     )
     add_run_options(parser, " for differences")
+    parser.add_argument(
+        "--deblenders",
+        default="deblenderComparison",
+        metavar="NAME",
+        help="first part of the names of the datasets of CompareDeblendersTask, which get a section if they "
+        "are in the collection (default: %(default)s)",
+    )
     return parser
 
 
@@ -135,7 +144,39 @@ def _report(arguments: argparse.Namespace) -> str:
         context=_context(stored, arguments),
         n_gallery=arguments.gallery,
     )
+    beside = _deblenders(stored, arguments)
+    if beside:
+        sections = list(page.sections)
+        place = [section.name for section in sections].index("patches")
+        sections.insert(place, Section("deblenders", "Beside another deblender", beside))
+        page = dataclasses.replace(page, sections=sections)
     return render_page(page)
+
+
+def _deblenders(stored: StoredRun, arguments: argparse.Namespace) -> list[Part]:
+    """Lay out what CompareDeblendersTask left in the same collection, if anything."""
+    name = f"{arguments.deblenders}_metrics"
+    skymap = stored.run.metrics.skymap
+    try:
+        refs = stored.butler.query_datasets(
+            name,
+            collections=stored.collection,
+            find_first=True,
+            data_id={"skymap": skymap} if skymap else None,
+            explain=False,
+            limit=None,
+        )
+    except (MissingDatasetTypeError, MissingCollectionError):
+        return []
+    comparisons = [stored.butler.get(ref) for ref in sorted(refs, key=_place)]
+    try:
+        return deblender_parts(comparisons, arguments.samples)
+    except ValueError as error:
+        raise RunComparisonError(str(error)) from error
+
+
+def _place(ref: DatasetRef) -> tuple[int, int]:
+    return int(ref.dataId["tract"]), int(ref.dataId["patch"])
 
 
 def _context(stored: StoredRun, arguments: argparse.Namespace) -> ReportContext:
