@@ -808,6 +808,8 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
                 normalization.name,
                 normalization.settings,
                 InferenceSettings(
+                    # A network that knows little yet sees crowds everywhere.
+                    split_crowded=False,
                     tile_size=config.validation.tileSize,
                     tile_overlap=config.validation.tileOverlap,
                     score_threshold=LOWEST_SCORE,

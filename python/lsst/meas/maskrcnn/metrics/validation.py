@@ -104,7 +104,7 @@ def validation_precision(
     truth of their class that lie on a source that is not asked for, of
     whatever class, are passed over.
     """
-    settings = settings or InferenceSettings(score_threshold=LOWEST_SCORE)
+    settings = settings or InferenceSettings(score_threshold=LOWEST_SCORE, split_crowded=False)
     rows: dict[int, list[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]] = {1: [], 2: []}
     n_truth = {1: 0, 2: 0}
     n_detections = 0

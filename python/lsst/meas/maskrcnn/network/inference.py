@@ -130,7 +130,7 @@ class InferenceSettings:
     batch_size: int = 2
     score_threshold: float = 0.5
     nms_threshold: float = 0.5
-    suppression: Suppression = "mask"
+    suppression: Suppression = "hard"
     separation: float = 0.5
     color_separation: float = 0.35
     color_difference: float = 10.0
