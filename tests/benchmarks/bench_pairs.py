@@ -321,6 +321,14 @@ def print_verdict(pairs: PairErrors, rng: np.random.Generator) -> None:
         alone = 100 * median_error(pairs.errors[name][clean], rng)[0]
         parts.append(f"found as exactly two ({100 * share:.0f} % of the pairs) {alone:.1f}")
         print(f"1.5 FWHM, ratio <= 3, {name}: " + ", ".join(parts))
+    found = np.isfinite(next(iter(pairs.errors.values()))).all(axis=1)
+    for separation in SEPARATIONS:
+        chosen = pairs.choose(separation=separation, largest_ratio=3.0)
+        print(
+            f"{separation:g} FWHM, ratio <= 3: both found {100 * found[chosen].mean():.0f} %, "
+            f"more than two {100 * (pairs.n_found[chosen] > 2).mean():.0f} %, "
+            f"both and nothing else {100 * (found & (pairs.n_found == 2))[chosen].mean():.0f} %"
+        )
     for name in ("profile", "symmetric", "mask"):
         if name not in pairs.errors or "nearest" not in pairs.errors:
             continue

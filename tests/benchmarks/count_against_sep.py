@@ -65,6 +65,8 @@ def main() -> None:
     theirs = np.stack([found["x"] + x0, found["y"] + y0], axis=1)
     catalog = SourceCatalog.readFits(arguments.catalog)
     ours = np.stack([catalog.getX(), catalog.getY()], axis=1)
+    if "deblend_nChild" in catalog.schema.getNames():
+        ours = ours[np.asarray(catalog["deblend_nChild"]) == 0]
     both = one_to_one(theirs, ours, arguments.radius)
     print(
         f"sep {arguments.sigma:g} sigma: {len(theirs)}; found by us: {both} "
