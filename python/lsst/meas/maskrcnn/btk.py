@@ -112,7 +112,7 @@ class MaskRcnnDeblender(Deblender):
         inference: InferenceSettings | None = None,
         scales: ScaleSettings | None = None,
         shares: ShareSettings | None = None,
-        parent_grow: float = 3.0,
+        parent_grow: float = 6.0,
     ) -> None:
         if max_n_sources < 1:
             raise ValueError(f"max_n_sources is {max_n_sources}, wanted 1 or more")

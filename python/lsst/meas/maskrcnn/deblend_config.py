@@ -243,8 +243,8 @@ class InferenceConfig(pexConfig.Config):
         doc="What happens to the one of lower score of two detections that may be of one source.",
         default=InferenceSettings.suppression,
         allowed={
-            "mask": "it goes, unless the two are apart by place and colour, and their masks are not the same",
             "hard": "it goes",
+            "mask": "it goes, unless the two are apart by place and colour, and their masks are not the same",
             "soft": "its score is lowered",
         },
     )

@@ -91,10 +91,11 @@ class InferenceSettings:
     nms_threshold : `float`
         Box IoU over which two detections may be of one source.
     suppression : `str`
-        What happens to the weaker of them. ``mask``: it is dropped unless
-        the two are two sources by their places and colours, or the masks of
-        two that were kept turn out to be the same; ``hard``: it is dropped;
-        ``soft``: its score is lowered.
+        What happens to the weaker of them. ``hard``: it is dropped;
+        ``mask``: it is dropped unless the two are two sources by their
+        places and colours, or the masks of two that were kept turn out to be
+        the same; ``soft``: its score is lowered. ``mask`` finds more of the
+        closest pairs, and more sources that are not there.
     separation : `float`
         For ``mask``: distance of the centres of two boxes from which they
         are two sources, in units of the FWHM of the PSF, or of a quarter of the
