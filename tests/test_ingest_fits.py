@@ -390,7 +390,7 @@ def test_deblender_on_what_was_imported(shared_data, tmp_path):
         }
         catalog = task.run(exposures=exposures, model=model).catalog
         found[tract] = catalog[np.asarray(catalog["deblend_nChild"]) == 0].copy(deep=True)
-    # sep finds 42 above 5 sigma in one band; those of 3 sigma and more in any band are some three times as many.
+    # sep finds 42 above 5 sigma in one band; of 3 sigma in any band there are about three times as many.
     assert 40 < len(found[1]) < 200 and 100 < len(found[2]) < 250
     truth = butler.get("maskRcnn_truth", skymap="sky", tract=2, patch=0, collections="images")
     for record in truth:
