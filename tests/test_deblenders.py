@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from astropy.table import Table
 
-from lsst.afw.detection import Footprint, HeavyFootprintF, makeHeavyFootprint
+from lsst.afw.detection import Footprint, GaussianPsf, HeavyFootprintF, makeHeavyFootprint
 from lsst.afw.geom import SpanSet
 from lsst.afw.image import ExposureF, MaskedImageF, PhotoCalib
 from lsst.afw.table import SourceCatalog, SourceTable
@@ -27,6 +27,7 @@ from lsst.meas.maskrcnn.catalogs.deblenders import (
     read_source_catalog,
     read_truth_field,
 )
+from lsst.meas.maskrcnn.catalogs.scarlet2 import Scarlet2Settings, deblend_with_scarlet2
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog, make_truth_flux
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
@@ -295,6 +296,45 @@ def test_baseline(name: str) -> None:
     assert np.isfinite(field.seconds)
     nothing = BASELINES[name]({"g": make_exposure("g", 0.0)}, BaselineSettings(threshold=8.0))
     assert len(nothing) == 0 and len(nothing.parents) == 0
+
+
+@pytest.mark.slow
+def test_scarlet2() -> None:
+    """A pair whose isophotes touch, and a source alone; fluxes are shared by models."""
+    if importlib.util.find_spec("scarlet2") is None:
+        pytest.skip("scarlet2 is not installed: pip install 'lsst-meas-maskrcnn[scarlet2]'")
+    rng = np.random.default_rng(3)
+    yy, xx = np.mgrid[8000:8050, 12000:12080]
+    sources = [(12020.0, 8015.0, 4000.0, 1.0), (12030.0, 8017.0, 2000.0, 3.0), (12060.0, 8033.0, 3000.0, 2.0)]
+    exposures = {}
+    for index, band in enumerate("gr"):
+        exposure = make_exposure(band, 0.0)
+        for x, y, flux, color in sources:
+            shape = np.exp(-0.5 * ((xx - x) ** 2 + (yy - y) ** 2) / 3.0**2) / (2 * np.pi * 3.0**2)
+            exposure.image.array[:] += flux * color**index * shape
+        exposure.image.array[:] += rng.normal(0.0, 1.0, size=xx.shape)
+        exposure.variance.array[:] = 1.0
+        exposure.setPsf(GaussianPsf(21, 21, 2.0))
+        exposures[band] = exposure
+    start = deblend_with_sep(exposures)
+    field = deblend_with_scarlet2(exposures, start)
+    order = np.argsort(field.x)
+    assert len(field) == 3 and not field.parents["failed"].any() and not field.parents["skipped"].any()
+    assert np.count_nonzero(np.isfinite(field.parents["runtime_ms"])) == 1
+    for index, band in enumerate("gr"):
+        scale = exposures[band].getPhotoCalib().getCalibrationMean()
+        # What the pair has is shared anew, and nothing of it is lost.
+        pair, alone = order[:2], order[2]
+        assert field.flux[band][pair].sum() == pytest.approx(start.flux[band][pair].sum(), rel=2e-3)
+        assert field.flux[band][alone] == start.flux[band][alone]
+        true = np.array([flux * color**index for _, _, flux, color in sources[:2]]) * scale
+        assert (np.abs(field.flux[band][pair] / true - 1.0) < 0.1).all()
+    few = deblend_with_scarlet2(exposures, start, Scarlet2Settings(max_sources=1))
+    assert few.parents["skipped"].sum() == 1
+    np.testing.assert_array_equal(few.flux["r"], start.flux["r"])
+    exposures["g"].setPsf(None)
+    with pytest.raises(ValueError, match="no PSF"):
+        deblend_with_scarlet2(exposures, start)
 
 
 def test_baseline_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,6 +30,7 @@ from .catalogs.deblenders import (
     BASELINES,
     DeblendedField,
     FieldImages,
+    deblend_with_scarlet2,
     field_images,
     read_scarlet_field,
     read_source_catalog,
@@ -265,6 +266,7 @@ class CompareDeblendersConfig(pipeBase.PipelineTaskConfig, pipelineConnections=C
         allowed={
             "sep": "contours as SExtractor cuts them",
             "photutils": "contours and a watershed",
+            "scarlet2": "models by scarlet2 of the parents that sep finds",
         },
     )
     bands = pexConfig.ListField[str](
@@ -506,7 +508,10 @@ ScarletModels`, optional
                 calibrations=calibrations,
                 seconds=seconds,
             )
-            if self.config.baseline is not None:
+            if self.config.baseline == "scarlet2":
+                # It needs the PSFs as well.
+                second = deblend_with_scarlet2(exposures)
+            elif self.config.baseline is not None:
                 second = BASELINES[self.config.baseline](images)
             else:
                 if otherCatalog is None:

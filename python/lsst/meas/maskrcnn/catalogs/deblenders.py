@@ -9,7 +9,8 @@ Whatever gives a `DeblendedField` can be compared with whatever else does:
 - `read_source_catalog`: any catalogue with parents, such as this package's;
 - `read_scarlet_field`: what scarlet left in a Butler;
 - `read_truth_field`: the truth;
-- `BASELINES`: deblenders that run on the spot, by name.
+- `BASELINES`: deblenders that run on the spot, by name;
+- `deblend_with_scarlet2`: scarlet2 on the parents of one of these.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ __all__ = [
     "FieldImages",
     "PixelModels",
     "deblend_with_photutils",
+    "deblend_with_scarlet2",
     "deblend_with_sep",
     "field_images",
     "read_scarlet_field",
@@ -30,3 +32,4 @@ __all__ = [
 from ..metrics.deblended_field import DeblendedField, FieldImages, PixelModels
 from .baselines import BASELINES, deblend_with_photutils, deblend_with_sep
 from .deblender_readers import field_images, read_scarlet_field, read_source_catalog, read_truth_field
+from .scarlet2 import deblend_with_scarlet2
