@@ -6,7 +6,7 @@
 # are few labelled images, ten or so. Use as
 #   pipetask run ... -C maskRcnnTrain:$MEAS_MASKRCNN_DIR/config/fine_tune.py
 
-from lsst.meas.maskrcnn.train_config import StageConfig
+from lsst.meas.maskrcnn.tasks.train_config import StageConfig
 
 # Architecture, bands and normalisation are those of this model.
 config.initialModelUri = "resource://lsst.meas.maskrcnn/models/lite.safetensors"

@@ -7,8 +7,8 @@
 # Use as
 #   pipetask run ... -C maskRcnnTrain:$MEAS_MASKRCNN_DIR/config/train_four_stages.py
 
-from lsst.meas.maskrcnn.network.augment import AugmentSettings
-from lsst.meas.maskrcnn.train_config import StageConfig
+from lsst.meas.maskrcnn.train.augment import AugmentSettings
+from lsst.meas.maskrcnn.tasks.train_config import StageConfig
 
 config.stageOrder = []
 for name, steps, rate in (

@@ -5,7 +5,7 @@
 # Training from random weights, with nothing seen before. Use as
 #   pipetask run ... -C maskRcnnTrain:$MEAS_MASKRCNN_DIR/config/train_from_scratch.py
 
-from lsst.meas.maskrcnn.train_config import scratch_stage
+from lsst.meas.maskrcnn.tasks.train_config import scratch_stage
 
 # The published schedule starts from weights trained on photographs, and its
 # small steps would leave random ones where they are. One stage of all layers

@@ -18,7 +18,6 @@ from lsst.meas.maskrcnn.metrics.evaluation_metrics import (
     make_gallery_entry,
     outcomes_table,
 )
-from lsst.meas.maskrcnn.metrics.gallery import cut_panel
 from lsst.meas.maskrcnn.metrics.match_table import make_match_table
 from lsst.meas.maskrcnn.metrics.matching import ImagePairs, match
 from lsst.meas.maskrcnn.metrics.run_comparison import EvaluatedRun
@@ -30,6 +29,7 @@ from lsst.meas.maskrcnn.metrics.summary import (
     precision_recall_table,
     table_values,
 )
+from lsst.meas.maskrcnn.report.gallery import cut_panel
 
 PIXEL_SCALE = 0.168
 

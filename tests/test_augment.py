@@ -12,7 +12,7 @@ import math
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.network.augment import (
+from lsst.meas.maskrcnn.train.augment import (
     AugmentSettings,
     Realization,
     added_mask_area,
@@ -21,7 +21,7 @@ from lsst.meas.maskrcnn.network.augment import (
     grow_mask,
     realize,
 )
-from lsst.meas.maskrcnn.network.training_scene import TrainingScene
+from lsst.meas.maskrcnn.train.training_scene import TrainingScene
 
 SHAPE = (150, 200)
 SIGMA = np.array([2.0, 5.0])

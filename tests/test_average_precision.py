@@ -13,7 +13,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as coco_mask
 
 import lsst.meas.maskrcnn.metrics.average_precision as average_precision_module
-from lsst.meas.maskrcnn.imaging.normalize import normalize
+from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.metrics.average_precision import (
     Outcomes,
     ap_statistic,

@@ -9,8 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.imaging.binning import bin_image, bin_psf_fwhm, sum_squares
-from lsst.meas.maskrcnn.network.training_scene import TrainingScene, bin_scene
+from lsst.meas.maskrcnn.images.binning import bin_image, bin_psf_fwhm, sum_squares
+from lsst.meas.maskrcnn.train.training_scene import TrainingScene, bin_scene
 
 
 def observed(shape: tuple[int, int], seed: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -99,7 +99,7 @@ def test_blocks_do_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
     flux, variance = observed((61, 45))
     valid = np.random.default_rng(2).random((61, 45)) > 0.3
     whole = bin_image(flux, variance, valid, 4)
-    monkeypatch.setattr("lsst.meas.maskrcnn.imaging.binning._BLOCK_PIXELS", 400)
+    monkeypatch.setattr("lsst.meas.maskrcnn.images.binning._BLOCK_PIXELS", 400)
     parts = bin_image(flux, variance, valid, 4)
     for name in ("flux", "variance", "valid"):
         assert np.array_equal(getattr(whole, name), getattr(parts, name))

@@ -31,7 +31,7 @@ from lsst.meas.maskrcnn.catalogs.deblend_columns import (
 from lsst.meas.maskrcnn.catalogs.footprints import measure_masks
 from lsst.meas.maskrcnn.catalogs.heavy import SharedFlux, ShareLimits, SourceMasks, share_parents
 from lsst.meas.maskrcnn.catalogs.schema import extend_band_schema, make_band_schema, make_schema
-from lsst.meas.maskrcnn.imaging.shares import Shares, ShareSettings, SourceShare
+from lsst.meas.maskrcnn.deblend.shares import Shares, ShareSettings, SourceShare
 
 SHAPE = (40, 70)
 XY0 = (12000, -300)

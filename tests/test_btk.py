@@ -31,7 +31,7 @@ blend_batch = pytest.importorskip("btk.blend_batch", reason=WHY)
 match = pytest.importorskip("btk.match", reason=WHY)
 sampling = pytest.importorskip("btk.sampling_functions", reason=WHY)
 surveys = pytest.importorskip("btk.survey", reason=WHY)
-ours = importlib.import_module("lsst.meas.maskrcnn.btk")
+ours = importlib.import_module("lsst.meas.maskrcnn.compare.btk")
 
 N_MAX = 6
 # Offsets from the centre of the stamp (arcsec), i magnitudes, half-light radii of disc and bulge (arcsec).
@@ -325,7 +325,7 @@ class Wall(MetaPathFinder):
         return None
 
 sys.meta_path.insert(0, Wall())
-from lsst.meas.maskrcnn.btk import MaskRcnnDeblender
+from lsst.meas.maskrcnn.compare.btk import MaskRcnnDeblender
 MaskRcnnDeblender(2, device="cpu")
 """
 

@@ -18,6 +18,7 @@ from astropy.table import Table
 
 from lsst.daf.butler import CollectionType, DatasetType
 from lsst.meas.maskrcnn.cli import compare_runs as command
+from lsst.meas.maskrcnn.ingest.repo import create_repo
 from lsst.meas.maskrcnn.metrics.run_comparison import (
     EvaluatedRun,
     RunComparison,
@@ -27,7 +28,6 @@ from lsst.meas.maskrcnn.metrics.run_comparison import (
     run_setting,
     settings_that_differ,
 )
-from lsst.meas.maskrcnn.scenes.repo import create_repo
 
 _KINDS = {"metrics": "MaskRcnnMetrics", "matches": "ArrowAstropy", "outcomes": "ArrowAstropy"}
 

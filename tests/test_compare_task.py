@@ -27,18 +27,18 @@ from lsst.afw.table import SourceCatalog
 from lsst.daf.butler import Butler, Config, DatasetRef, DatasetType, FileDataset, FormatterV2
 from lsst.daf.butler.tests import makeTestRepo
 from lsst.meas.maskrcnn import CompareDeblendersTask
-from lsst.meas.maskrcnn.catalogs.scarlet_models import read_scarlet_models
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog, make_truth_flux
-from lsst.meas.maskrcnn.compare_task import (
+from lsst.meas.maskrcnn.compare.deblended_field import DeblendedField, make_parents, no_spans
+from lsst.meas.maskrcnn.compare.deblender_summary import DIFFERENCE
+from lsst.meas.maskrcnn.compare.scarlet_models import read_scarlet_models
+from lsst.meas.maskrcnn.ingest.repo import SEED_CONFIG, PatchGeometry, create_repo, register_patches
+from lsst.meas.maskrcnn.scenes.presets import preset_config
+from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
+from lsst.meas.maskrcnn.tasks.compare import (
     CompareDeblendersConfig,
     CompareDeblendersConnections,
     DeblenderInputError,
 )
-from lsst.meas.maskrcnn.metrics.deblended_field import DeblendedField, make_parents, no_spans
-from lsst.meas.maskrcnn.metrics.deblender_summary import DIFFERENCE
-from lsst.meas.maskrcnn.scenes.presets import preset_config
-from lsst.meas.maskrcnn.scenes.repo import SEED_CONFIG, PatchGeometry, create_repo, register_patches
-from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 from lsst.pipe.base.tests.pipelineStepTester import PipelineStepTester
 from lsst.pipe.base.testUtils import lintConnections
 

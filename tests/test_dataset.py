@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 
-from lsst.meas.maskrcnn.imaging.normalize import default_settings, lupton_normalize, normalize
+from lsst.meas.maskrcnn.images.normalize import default_settings, lupton_normalize, normalize
 from lsst.meas.maskrcnn.network import dataset as dataset_module
-from lsst.meas.maskrcnn.network.augment import AugmentSettings
-from lsst.meas.maskrcnn.network.dataset import BatchSource, CropSettings, CropSource, boxes_of
 from lsst.meas.maskrcnn.network.psf import PSF_UNIT
-from lsst.meas.maskrcnn.network.training_scene import (
+from lsst.meas.maskrcnn.train.augment import AugmentSettings
+from lsst.meas.maskrcnn.train.dataset import BatchSource, CropSettings, CropSource, boxes_of
+from lsst.meas.maskrcnn.train.training_scene import (
     SceneFiles,
     SceneList,
     TrainingScene,

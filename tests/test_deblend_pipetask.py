@@ -22,14 +22,14 @@ from lsst.afw.image import ExposureF, FilterLabel, PhotoCalib
 from lsst.afw.table import SourceCatalog
 from lsst.daf.butler import Butler
 from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
-from lsst.meas.maskrcnn.deblend_task import MaskRcnnDeblendTask
+from lsst.meas.maskrcnn.ingest.ingest_model import ingest_model
+from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, put_exposures, register_patches
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
 from lsst.meas.maskrcnn.scenes.config import ArtefactConfig
-from lsst.meas.maskrcnn.scenes.ingest_model import ingest_model
 from lsst.meas.maskrcnn.scenes.presets import preset_config
-from lsst.meas.maskrcnn.scenes.repo import PatchGeometry, create_repo, put_exposures, register_patches
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 from lsst.meas.maskrcnn.scenes.truth import truth_selection
+from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendTask
 
 PROJECT = Path(__file__).resolve().parent.parent
 PIPELINE = PROJECT / "pipelines" / "MaskRcnnDeblend.yaml"

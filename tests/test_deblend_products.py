@@ -20,10 +20,10 @@ import lsst.pipe.base.testUtils as pipelineTests
 from lsst.afw.image import ExposureF, FilterLabel
 from lsst.daf.butler import Butler, DataCoordinate
 from lsst.daf.butler.tests import addDatasetType
-from lsst.meas.maskrcnn.deblend_task import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
+from lsst.meas.maskrcnn.ingest.ingest_model import ingest_model
+from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, put_exposures, register_patches
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
-from lsst.meas.maskrcnn.scenes.ingest_model import ingest_model
-from lsst.meas.maskrcnn.scenes.repo import PatchGeometry, create_repo, put_exposures, register_patches
+from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
 
 BANDS = ("g", "r", "z")
 PATCH = {"skymap": "sky", "tract": 0, "patch": 5}

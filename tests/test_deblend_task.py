@@ -24,7 +24,7 @@ from astropy.table import Table
 from scipy import ndimage
 
 import lsst.geom as geom
-import lsst.meas.maskrcnn.deblend_task as deblend_task
+import lsst.meas.maskrcnn.tasks.deblend as deblend_task
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.testUtils as pipelineTests
 from lsst.afw.detection import GaussianPsf
@@ -34,13 +34,13 @@ from lsst.afw.table import SourceCatalog
 from lsst.daf.butler import Butler, Config, DataCoordinate
 from lsst.daf.butler.tests import addDatasetType, makeTestCollection, makeTestRepo
 from lsst.meas.base import IdGenerator
-from lsst.meas.maskrcnn.deblend_task import (
-    IncompatibleExposuresError,
-    MaskRcnnDeblendConfig,
-    MaskRcnnDeblendConnections,
-    MaskRcnnDeblendTask,
-    MissingBandError,
-    UncalibratedExposureError,
+from lsst.meas.maskrcnn.deblend.scales import ScaleSettings
+from lsst.meas.maskrcnn.ingest.repo import (
+    SEED_CONFIG,
+    PatchGeometry,
+    create_repo,
+    put_exposures,
+    register_patches,
 )
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings
@@ -50,14 +50,14 @@ from lsst.meas.maskrcnn.network.model_file import (
     NormalizationMetadata,
     write_model,
 )
-from lsst.meas.maskrcnn.network.scales import ScaleSettings
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
-from lsst.meas.maskrcnn.scenes.repo import (
-    SEED_CONFIG,
-    PatchGeometry,
-    create_repo,
-    put_exposures,
-    register_patches,
+from lsst.meas.maskrcnn.tasks.deblend import (
+    IncompatibleExposuresError,
+    MaskRcnnDeblendConfig,
+    MaskRcnnDeblendConnections,
+    MaskRcnnDeblendTask,
+    MissingBandError,
+    UncalibratedExposureError,
 )
 from lsst.pex.config import FieldValidationError
 

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.metrics.deblended_field import (
+from lsst.meas.maskrcnn.compare.deblended_field import (
     GALAXY,
     STAR,
     DeblendedField,
@@ -22,7 +22,7 @@ from lsst.meas.maskrcnn.metrics.deblended_field import (
     span_pixels,
     sum_over_spans,
 )
-from lsst.meas.maskrcnn.metrics.deblender_comparison import (
+from lsst.meas.maskrcnn.compare.deblender_comparison import (
     ComparisonSettings,
     blend_measures,
     compare_fields,
@@ -31,19 +31,19 @@ from lsst.meas.maskrcnn.metrics.deblender_comparison import (
     reduced_chi2,
     truth_columns,
 )
-from lsst.meas.maskrcnn.metrics.deblender_plots import (
-    cut_disagreements,
-    plot_disagreements,
-    plot_flux_pairs,
-    plot_residual_panels,
-)
-from lsst.meas.maskrcnn.metrics.deblender_summary import (
+from lsst.meas.maskrcnn.compare.deblender_summary import (
     DIFFERENCE,
     comparison_values,
     truth_tables,
     truth_values,
 )
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
+from lsst.meas.maskrcnn.report.deblender_plots import (
+    cut_disagreements,
+    plot_disagreements,
+    plot_flux_pairs,
+    plot_residual_panels,
+)
 
 ORIGIN = (8000, 12000)
 SHAPE = (60, 90)

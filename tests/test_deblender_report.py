@@ -17,10 +17,10 @@ import lsst.geom as geom
 from lsst.afw.geom import makeCdMatrix, makeSkyWcs
 from lsst.daf.butler import DatasetType
 from lsst.meas.maskrcnn.cli import report
-from lsst.meas.maskrcnn.metrics.deblender_report import deblender_parts
+from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, register_patches
 from lsst.meas.maskrcnn.metrics.evaluation_metrics import EvaluationMetrics, MetricValue, PatchSummary
-from lsst.meas.maskrcnn.metrics.report_page import Page, Section, Table, Value, render_page
-from lsst.meas.maskrcnn.scenes.repo import PatchGeometry, create_repo, register_patches
+from lsst.meas.maskrcnn.report.deblender_report import deblender_parts
+from lsst.meas.maskrcnn.report.report_page import Page, Section, Table, Value, render_page
 
 
 def make_metrics(

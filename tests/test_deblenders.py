@@ -18,8 +18,9 @@ from lsst.afw.geom import SpanSet
 from lsst.afw.image import ExposureF, MaskedImageF, PhotoCalib
 from lsst.afw.table import SourceCatalog, SourceTable
 from lsst.geom import Box2I, Extent2I, Point2I
-from lsst.meas.maskrcnn.catalogs.baselines import BaselineSettings, segments_to_spans
-from lsst.meas.maskrcnn.catalogs.deblenders import (
+from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog, make_truth_flux
+from lsst.meas.maskrcnn.compare.baselines import BaselineSettings, segments_to_spans
+from lsst.meas.maskrcnn.compare.deblenders import (
     BASELINES,
     deblend_with_sep,
     field_images,
@@ -27,8 +28,7 @@ from lsst.meas.maskrcnn.catalogs.deblenders import (
     read_source_catalog,
     read_truth_field,
 )
-from lsst.meas.maskrcnn.catalogs.scarlet2 import Scarlet2Settings, deblend_with_scarlet2
-from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog, make_truth_flux
+from lsst.meas.maskrcnn.compare.scarlet2 import Scarlet2Settings, deblend_with_scarlet2
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 

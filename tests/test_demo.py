@@ -17,7 +17,7 @@ from astropy.wcs import WCS
 
 from lsst.afw.table import SourceCatalog
 from lsst.meas.maskrcnn.cli.demo import main
-from lsst.meas.maskrcnn.metrics.overlay import lupton_rgb, mask_outlines, save_overlay, write_regions
+from lsst.meas.maskrcnn.ingest.fits_images import FitsImageError, read_fits_images
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
@@ -26,7 +26,7 @@ from lsst.meas.maskrcnn.network.model_file import (
     write_model,
 )
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
-from lsst.meas.maskrcnn.scenes.fits_images import FitsImageError, read_fits_images
+from lsst.meas.maskrcnn.report.overlay import lupton_rgb, mask_outlines, save_overlay, write_regions
 
 
 def tan_wcs(width: int, height: int, scale: float = 0.262) -> WCS:

@@ -33,8 +33,8 @@ from lsst.meas.maskrcnn.metrics.evaluation_metrics import (
     software_versions,
     write_metrics,
 )
-from lsst.meas.maskrcnn.metrics.gallery import GalleryPanel
 from lsst.meas.maskrcnn.metrics.summary import SummarySettings, median_statistic, throughput_values
+from lsst.meas.maskrcnn.report.gallery import GalleryPanel
 
 
 def test_versions_of_what_computed_the_figures() -> None:

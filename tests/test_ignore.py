@@ -14,8 +14,8 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork
 
 from lsst.meas.maskrcnn.network.build import build_network
-from lsst.meas.maskrcnn.network.ignore import ignored_share, respect_ignored_regions
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
+from lsst.meas.maskrcnn.train.ignore import ignored_share, respect_ignored_regions
 
 HEIGHT, WIDTH = 96, 128
 SOURCE = torch.tensor([[10.0, 12.0, 24.0, 26.0]])

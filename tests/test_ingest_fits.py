@@ -17,10 +17,10 @@ from lsst.daf.butler import Butler
 from lsst.geom import Box2D
 from lsst.meas.maskrcnn.cli.import_astro_rcnn import main as import_sets
 from lsst.meas.maskrcnn.cli.ingest_fits import main
-from lsst.meas.maskrcnn.deblend_task import MaskRcnnDeblendTask
+from lsst.meas.maskrcnn.ingest.fits_images import BandFiles, FitsImageError, FitsOptions, read_field
+from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, register_patches
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
-from lsst.meas.maskrcnn.scenes.fits_images import BandFiles, FitsImageError, FitsOptions, read_field
-from lsst.meas.maskrcnn.scenes.repo import PatchGeometry, create_repo, register_patches
+from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendTask
 
 SHAPE = (70, 100)
 SCALE = 0.262

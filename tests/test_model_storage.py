@@ -16,6 +16,12 @@ import torch
 import lsst.meas.maskrcnn.network.model_file as model_file
 from lsst.daf.butler import Butler, CollectionType, Config, DatasetType
 from lsst.meas.maskrcnn.cli.ingest_model import main
+from lsst.meas.maskrcnn.ingest.ingest_model import (
+    DATASET_TYPE,
+    IngestModelError,
+    ingest_model,
+)
+from lsst.meas.maskrcnn.ingest.repo import SEED_CONFIG
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
@@ -27,12 +33,6 @@ from lsst.meas.maskrcnn.network.model_file import (
     write_model,
 )
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
-from lsst.meas.maskrcnn.scenes.ingest_model import (
-    DATASET_TYPE,
-    IngestModelError,
-    ingest_model,
-)
-from lsst.meas.maskrcnn.scenes.repo import SEED_CONFIG
 
 
 def make_model(name: str = "tiny", seed: int = 1) -> MaskRcnnModel:

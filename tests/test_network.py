@@ -10,11 +10,9 @@ import torch
 from pydantic import ValidationError
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
-from lsst.meas.maskrcnn.imaging.normalize import normalize
+from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.metrics.average_precision import greedy_match, mask_pairs
-from lsst.meas.maskrcnn.network.augment import AugmentSettings
 from lsst.meas.maskrcnn.network.build import build_network
-from lsst.meas.maskrcnn.network.dataset import CropSettings, CropSource, TrainingScene, boxes_of, write_scene
 from lsst.meas.maskrcnn.network.inference import (
     Detections,
     InferenceSettings,
@@ -25,8 +23,10 @@ from lsst.meas.maskrcnn.network.inference import (
 )
 from lsst.meas.maskrcnn.network.model_file import ModelMetadata, NormalizationMetadata
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
-from lsst.meas.maskrcnn.network.stages import StageSettings
-from lsst.meas.maskrcnn.network.train import TrainSettings, train
+from lsst.meas.maskrcnn.train.augment import AugmentSettings
+from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource, TrainingScene, boxes_of, write_scene
+from lsst.meas.maskrcnn.train.loop import TrainSettings, train
+from lsst.meas.maskrcnn.train.stages import StageSettings
 
 POSITIONS = [(20, 30), (24, 100), (60, 62), (95, 20), (100, 96), (64, 114)]
 

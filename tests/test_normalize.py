@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.imaging.background import clip_sorted, mesh_background
-from lsst.meas.maskrcnn.imaging.normalize import (
+from lsst.meas.maskrcnn.images.background import clip_sorted, mesh_background
+from lsst.meas.maskrcnn.images.normalize import (
     lupton_normalize,
     normalize,
     settings_keywords,

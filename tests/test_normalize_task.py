@@ -18,13 +18,13 @@ import lsst.afw.image as afwImage
 import lsst.geom as geom
 import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
-from lsst.meas.maskrcnn.imaging.normalize import (
+from lsst.meas.maskrcnn.images.normalize import (
     default_settings,
     lupton_normalize,
     normalize,
     zscore_normalize,
 )
-from lsst.meas.maskrcnn.normalize_task import (
+from lsst.meas.maskrcnn.tasks.normalize import (
     LuptonNormalizeConfig,
     LuptonNormalizeTask,
     NormalizeBaseTask,
@@ -195,7 +195,7 @@ class VaryingExposure:
 def test_calibration_is_evaluated_at_each_pixel(exposures: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """In parent coordinates, with x and y in their places, over all blocks."""
     wanted = LuptonNormalizeTask().run(exposures=exposures)
-    monkeypatch.setattr("lsst.meas.maskrcnn.normalize_task._BLOCK_SIZE", 130 * 7)
+    monkeypatch.setattr("lsst.meas.maskrcnn.tasks.normalize._BLOCK_SIZE", 130 * 7)
     flux, variance = make_sky()
     x, y = np.meshgrid(np.arange(12000.0, 12130.0), np.arange(8000.0, 8090.0))
     factor = VaryingCalib().getLocalCalibrationArray(x, y)

@@ -11,7 +11,7 @@ import io
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.metrics.pair_experiment import (
+from lsst.meas.maskrcnn.report.pair_experiment import (
     PairErrors,
     PairExample,
     draw_errors,

@@ -12,8 +12,8 @@ from matplotlib.colors import to_rgb
 from PIL import Image
 from scipy import ndimage
 
-from lsst.meas.maskrcnn.metrics.overlay import GALAXY_COLOR, STAR_COLOR
-from lsst.meas.maskrcnn.metrics.picture_book import PageField, save_page
+from lsst.meas.maskrcnn.report.overlay import GALAXY_COLOR, STAR_COLOR
+from lsst.meas.maskrcnn.report.picture_book import PageField, save_page
 
 SHAPE = (60, 80)
 SKY = (10, 0, 70)

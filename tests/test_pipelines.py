@@ -13,8 +13,8 @@ import pytest
 
 from lsst.daf.butler import Config
 from lsst.daf.butler.tests import makeTestRepo
-from lsst.meas.maskrcnn.deblend_task import MaskRcnnDeblendConfig
-from lsst.meas.maskrcnn.scenes.repo import SEED_CONFIG
+from lsst.meas.maskrcnn.ingest.repo import SEED_CONFIG
+from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig
 from lsst.pipe.base import Pipeline
 from lsst.pipe.base.tests.pipelineStepTester import PipelineStepTester
 
@@ -128,7 +128,7 @@ def test_pipeline_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "description: Mine\n"
         "imports:\n  - location: $MEAS_MASKRCNN_DIR/pipelines/MaskRcnnDeblend.yaml\n"
         "tasks:\n  maskRcnnDeblend:\n"
-        "    class: lsst.meas.maskrcnn.deblend_task.MaskRcnnDeblendTask\n"
+        "    class: lsst.meas.maskrcnn.tasks.deblend.MaskRcnnDeblendTask\n"
         "    config:\n      file: $MEAS_MASKRCNN_DIR/config/HSC.py\n      minArea: 9\n"
     )
     graph = Pipeline.from_uri(str(path)).to_graph()

@@ -20,7 +20,7 @@ from lsst.meas.maskrcnn.metrics.calibration import reliability
 from lsst.meas.maskrcnn.metrics.classification import binned_confusion, binned_roc, confusion, roc_curve
 from lsst.meas.maskrcnn.metrics.completeness import CompletenessLimit
 from lsst.meas.maskrcnn.metrics.match_table import make_match_table, match_table_dtype
-from lsst.meas.maskrcnn.metrics.plot_style import CLASS_STYLES, OKABE_ITO, family_styles
+from lsst.meas.maskrcnn.report.plot_style import CLASS_STYLES, OKABE_ITO, family_styles
 
 
 @pytest.fixture

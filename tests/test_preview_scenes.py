@@ -23,8 +23,7 @@ from lsst.meas.maskrcnn.catalogs.truth import read_truth
 from lsst.meas.maskrcnn.cli import preview_scenes
 from lsst.meas.maskrcnn.cli.preview_scenes import main
 from lsst.meas.maskrcnn.cli.simulate_scenes import main as simulate
-from lsst.meas.maskrcnn.metrics.overlay import lupton_rgb
-from lsst.meas.maskrcnn.scenes.repo import (
+from lsst.meas.maskrcnn.ingest.repo import (
     PatchGeometry,
     create_repo,
     patch_data_id,
@@ -32,6 +31,7 @@ from lsst.meas.maskrcnn.scenes.repo import (
     register_patches,
     scene_to_exposures,
 )
+from lsst.meas.maskrcnn.report.overlay import lupton_rgb
 
 COUNT = 9
 SHAPE = (64, 96)

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from lsst.meas.maskrcnn.imaging.normalize import default_settings
+from lsst.meas.maskrcnn.images.normalize import default_settings
 from lsst.meas.maskrcnn.network.build import build_network
-from lsst.meas.maskrcnn.network.dataset import CropSettings, CropSource, read_scene, write_scene
 from lsst.meas.maskrcnn.network.inference import detect
 from lsst.meas.maskrcnn.network.psf import PSF_UNIT, add_psf_planes, widen_input
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
-from lsst.meas.maskrcnn.scenes.training_set import to_training_scene
+from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource, read_scene, write_scene
+from lsst.meas.maskrcnn.train.training_set import to_training_scene
 
 
 def test_planes_hold_the_widths():

@@ -12,8 +12,7 @@ import pytest
 from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog, SourceTable
 from lsst.geom import Box2D, Extent2I, Point2D, Point2I
-from lsst.meas.maskrcnn.scenes.light import BandPsf
-from lsst.meas.maskrcnn.scenes.repo import (
+from lsst.meas.maskrcnn.ingest.repo import (
     PatchGeometry,
     SceneGrid,
     create_repo,
@@ -27,6 +26,7 @@ from lsst.meas.maskrcnn.scenes.repo import (
     scene_to_exposures,
     truth_to_exposures,
 )
+from lsst.meas.maskrcnn.scenes.light import BandPsf
 
 XY0 = (12000, 8000)
 

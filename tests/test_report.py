@@ -23,9 +23,12 @@ from matplotlib.figure import Figure
 
 from lsst.daf.butler import Butler, CollectionType, DatasetType
 from lsst.meas.maskrcnn.cli import evaluation_runs, report
-from lsst.meas.maskrcnn.imaging.files import write_atomically
-from lsst.meas.maskrcnn.metrics.evaluation_report import ReportContext, evaluation_page, format_p_value
-from lsst.meas.maskrcnn.metrics.report_page import (
+from lsst.meas.maskrcnn.images.files import write_atomically
+from lsst.meas.maskrcnn.ingest.ingest_model import ingest_model
+from lsst.meas.maskrcnn.ingest.repo import create_repo
+from lsst.meas.maskrcnn.network.model_file import default_model_path
+from lsst.meas.maskrcnn.report.evaluation_report import ReportContext, evaluation_page, format_p_value
+from lsst.meas.maskrcnn.report.report_page import (
     Card,
     Details,
     Gallery,
@@ -41,10 +44,7 @@ from lsst.meas.maskrcnn.metrics.report_page import (
     format_value,
     render_page,
 )
-from lsst.meas.maskrcnn.metrics.themed_svg import ThemedSvg, dark_color
-from lsst.meas.maskrcnn.network.model_file import default_model_path
-from lsst.meas.maskrcnn.scenes.ingest_model import ingest_model
-from lsst.meas.maskrcnn.scenes.repo import create_repo
+from lsst.meas.maskrcnn.report.themed_svg import ThemedSvg, dark_color
 
 _KINDS = {
     "metrics": "MaskRcnnMetrics",

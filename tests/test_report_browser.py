@@ -21,9 +21,9 @@ from typing import Any
 
 import pytest
 
-from lsst.meas.maskrcnn.metrics.evaluation_report import ReportContext, evaluation_page
-from lsst.meas.maskrcnn.metrics.report_page import render_page
 from lsst.meas.maskrcnn.metrics.run_comparison import compare_runs
+from lsst.meas.maskrcnn.report.evaluation_report import ReportContext, evaluation_page
+from lsst.meas.maskrcnn.report.report_page import render_page
 
 pytestmark = pytest.mark.slow
 

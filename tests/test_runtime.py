@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torchvision.models.detection import MaskRCNN
 
-from lsst.meas.maskrcnn.imaging.normalize import normalize
+from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks, mask_iou
 from lsst.meas.maskrcnn.network import runtime
 from lsst.meas.maskrcnn.network.build import build_network

@@ -11,11 +11,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.imaging.normalize import normalize
+from lsst.meas.maskrcnn.deblend.saturated import join_saturated
+from lsst.meas.maskrcnn.deblend.scales import ScaleSettings, detect_scales, merge_scales, to_full_pixels
+from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings, detect
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
-from lsst.meas.maskrcnn.network.saturated import join_saturated
-from lsst.meas.maskrcnn.network.scales import ScaleSettings, detect_scales, merge_scales, to_full_pixels
 
 SHAPE = (180, 240)
 FWHM = 4.0

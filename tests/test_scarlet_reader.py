@@ -24,7 +24,7 @@ from lsst.afw.detection import Footprint, GaussianPsf
 from lsst.afw.geom import SpanSet
 from lsst.daf.butler import Butler, DatasetRef, DatasetType, FileDataset
 from lsst.meas.extensions.scarlet.io.utils import read_scarlet_model
-from lsst.meas.maskrcnn.catalogs.scarlet import (
+from lsst.meas.maskrcnn.compare.scarlet import (
     ScarletModelError,
     attach_scarlet,
     difference_kernel,

@@ -21,7 +21,7 @@ from lsst.meas.maskrcnn.scenes.simulate import (
     draw_scene,
     simulate_scene,
 )
-from lsst.meas.maskrcnn.scenes.training_set import to_training_scene
+from lsst.meas.maskrcnn.train.training_set import to_training_scene
 
 CONDITIONS = (
     BandConditions("g", 0.77, 2.5, 60.0, 1.5e4, read_noise=20.0, exposures=9),

@@ -21,8 +21,6 @@ from lsst.meas.maskrcnn.metrics.calibration import (
     log_loss,
     reliability,
 )
-from lsst.meas.maskrcnn.metrics.calibration_figure import plot_calibrated
-from lsst.meas.maskrcnn.metrics.validation import ValidationImage
 from lsst.meas.maskrcnn.network.calibration import (
     Calibration,
     CalibrationCurve,
@@ -33,7 +31,9 @@ from lsst.meas.maskrcnn.network.calibration import (
 )
 from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings, detect
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_metadata, read_model
-from lsst.meas.maskrcnn.network.training_scene import TrainingScene, write_scene
+from lsst.meas.maskrcnn.report.calibration_figure import plot_calibrated
+from lsst.meas.maskrcnn.train.training_scene import TrainingScene, write_scene
+from lsst.meas.maskrcnn.train.validation import ValidationImage
 
 
 def overconfident(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:

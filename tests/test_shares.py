@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from lsst.meas.maskrcnn.imaging.blend import Blend
-from lsst.meas.maskrcnn.imaging.peaks import find_peaks, mask_centers
-from lsst.meas.maskrcnn.imaging.shares import TEMPLATES, BlendSource, Shares, ShareSettings, share_flux
+from lsst.meas.maskrcnn.deblend.peaks import find_peaks, mask_centers
+from lsst.meas.maskrcnn.deblend.shares import TEMPLATES, BlendSource, Shares, ShareSettings, share_flux
+from lsst.meas.maskrcnn.profiles.blend import Blend
 
 PSF_SIGMA = 1.7
 

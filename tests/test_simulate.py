@@ -614,7 +614,7 @@ def test_runs_without_lsst_packages():
     """Machines that only train have numpy and GalSim."""
     code = """
 import sys
-OURS = [], ["scenes"], ["imaging"]
+OURS = [], ["scenes"], ["images"]
 class Refuse:
     def find_spec(self, name, path=None, target=None):
         parts = name.split(".")

@@ -21,9 +21,9 @@ import pytest
 from lsst.daf.butler import Butler, CollectionType
 from lsst.geom import Box2D
 from lsst.meas.maskrcnn.cli.simulate_scenes import main
-from lsst.meas.maskrcnn.deblend_task import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
+from lsst.meas.maskrcnn.ingest.repo import create_repo
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
-from lsst.meas.maskrcnn.scenes.repo import create_repo
+from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
 
 SMALL = ("--shape", "64", "80", "--preset", "hsc-500s", "--seed", "3")
 TYPES = ("deepCoadd_calexp", "maskRcnn_truth", "maskRcnn_truthImage", "maskRcnn_truthFlux")

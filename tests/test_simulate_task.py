@@ -19,6 +19,7 @@ import pytest
 
 from lsst.daf.butler import Butler
 from lsst.geom import Box2D, Point2D, SpherePoint, radians
+from lsst.meas.maskrcnn.ingest.repo import SceneGrid, create_repo
 from lsst.meas.maskrcnn.scenes.config import (
     ArtefactConfig,
     MaskRule,
@@ -27,8 +28,7 @@ from lsst.meas.maskrcnn.scenes.config import (
     SceneConfig,
 )
 from lsst.meas.maskrcnn.scenes.presets import PRESETS, preset_config
-from lsst.meas.maskrcnn.scenes.repo import SceneGrid, create_repo
-from lsst.meas.maskrcnn.simulate_task import (
+from lsst.meas.maskrcnn.tasks.simulate import (
     SimulateScenesConfig,
     SimulateScenesTask,
     expand_config,
@@ -299,7 +299,7 @@ PIPELINE = """
 description: Simulated scenes
 tasks:
   simulate:
-    class: lsst.meas.maskrcnn.simulate_task.SimulateScenesTask
+    class: lsst.meas.maskrcnn.tasks.simulate.SimulateScenesTask
     config:
       preset: hsc-500s
       shape: [64, 80]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.imaging.sky import blur, estimate_fwhm, estimate_sky, find_plateau
+from lsst.meas.maskrcnn.images.sky import blur, estimate_fwhm, estimate_sky, find_plateau
 
 SHAPE = (300, 380)
 

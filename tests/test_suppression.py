@@ -13,11 +13,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou, nms
 
-from lsst.meas.maskrcnn.imaging.normalize import normalize
-from lsst.meas.maskrcnn.metrics.pair_recall import PairOutcomes, match_pairs, plot_pair_recall
-from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
-from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
-from lsst.meas.maskrcnn.network.suppression import (
+from lsst.meas.maskrcnn.deblend.suppression import (
     BlendRule,
     Colors,
     keep_blends,
@@ -26,6 +22,10 @@ from lsst.meas.maskrcnn.network.suppression import (
     measure_colors,
     same_masks,
 )
+from lsst.meas.maskrcnn.images.normalize import normalize
+from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
+from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
+from lsst.meas.maskrcnn.report.pair_recall import PairOutcomes, match_pairs, plot_pair_recall
 from lsst.meas.maskrcnn.scenes.config import ArtefactConfig
 from lsst.meas.maskrcnn.scenes.populations import POPULATION_DTYPE
 from lsst.meas.maskrcnn.scenes.presets import preset_config

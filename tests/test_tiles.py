@@ -11,8 +11,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.imaging.normalize import normalize
-from lsst.meas.maskrcnn.imaging.tiles import Tile, make_tiles, seam_keep
+from lsst.meas.maskrcnn.images.normalize import normalize
+from lsst.meas.maskrcnn.images.tiles import Tile, make_tiles, seam_keep
 from lsst.meas.maskrcnn.metrics.average_precision import greedy_match, mask_pairs
 from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings, detect
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model

@@ -19,7 +19,7 @@ from lsst.daf.butler import Butler
 from lsst.meas.maskrcnn.cli.simulate_scenes import main as simulate_scenes
 from lsst.meas.maskrcnn.cli.train import main
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_metadata, read_model
-from lsst.meas.maskrcnn.normalize_task import config_from_settings
+from lsst.meas.maskrcnn.tasks.normalize import config_from_settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHORT = ("--steps", "1", "--batch-size", "2", "--jobs", "1", "--device", "cpu", "-c", "crops.size=64")

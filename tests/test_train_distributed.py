@@ -16,9 +16,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from lsst.meas.maskrcnn.network.distributed import make_fabric
 from lsst.meas.maskrcnn.network.model_file import read_model
-from lsst.meas.maskrcnn.network.train import TrainingDiverged, TrainSettings, train
+from lsst.meas.maskrcnn.train.distributed import make_fabric
+from lsst.meas.maskrcnn.train.loop import TrainingDiverged, TrainSettings, train
 
 sys.path.append(str(Path(__file__).parent))
 import toy_training

@@ -17,16 +17,16 @@ import pytest
 import torch
 
 from lsst.meas.maskrcnn.network.build import build_network
-from lsst.meas.maskrcnn.network.losses import LOSS_NAMES, Crops, LossNetwork
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, read_model
-from lsst.meas.maskrcnn.network.stages import (
+from lsst.meas.maskrcnn.train.loop import TrainingDiverged, TrainSettings, train
+from lsst.meas.maskrcnn.train.losses import LOSS_NAMES, Crops, LossNetwork
+from lsst.meas.maskrcnn.train.stages import (
     StageSettings,
     learning_rate,
     published_stages,
     scratch_stages,
     set_trainable,
 )
-from lsst.meas.maskrcnn.network.train import TrainingDiverged, TrainSettings, train
 
 sys.path.append(str(Path(__file__).parent))
 from toy_training import METADATA, SPEC, Recorder, ToySource

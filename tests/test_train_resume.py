@@ -21,7 +21,8 @@ import torch
 
 from lsst.meas.maskrcnn.network import checkpoint as checkpoint_module
 from lsst.meas.maskrcnn.network.build import build_network
-from lsst.meas.maskrcnn.network.checkpoint import (
+from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, read_model
+from lsst.meas.maskrcnn.train.checkpoint import (
     CheckpointMismatch,
     TrainingState,
     differences,
@@ -29,8 +30,7 @@ from lsst.meas.maskrcnn.network.checkpoint import (
     remove_checkpoint,
     write_checkpoint,
 )
-from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, read_model
-from lsst.meas.maskrcnn.network.train import TrainSettings, train
+from lsst.meas.maskrcnn.train.loop import TrainSettings, train
 
 sys.path.append(str(Path(__file__).parent))
 import toy_training
@@ -131,11 +131,11 @@ def test_a_checkpoint_at_the_end_of_an_epoch(tmp_path, monkeypatch):
         written.append(state.step)
         write(path, tensors, run, state)
 
-    monkeypatch.setattr("lsst.meas.maskrcnn.network.train.write_checkpoint", count)
+    monkeypatch.setattr("lsst.meas.maskrcnn.train.loop.write_checkpoint", count)
     train(ToySource(), METADATA, settings, tmp_path / "m.safetensors", device="cpu")
     assert written[0] == 2 and all(step in (2, 4, 6, 8, 10) for step in written[:3])
     written.clear()
-    monkeypatch.setattr("lsst.meas.maskrcnn.network.train._WRITE_SHARE", 1e9)
+    monkeypatch.setattr("lsst.meas.maskrcnn.train.loop._WRITE_SHARE", 1e9)
     train(ToySource(), METADATA, settings, tmp_path / "n.safetensors", device="cpu")
     assert written == [2]
 

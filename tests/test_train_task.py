@@ -26,9 +26,7 @@ from lsst.daf.butler import Butler, DataCoordinate
 from lsst.daf.butler.tests import addDatasetType
 from lsst.meas.maskrcnn.catalogs.training_patches import PatchDatasets, group_datasets, split_patches
 from lsst.meas.maskrcnn.cli.simulate_scenes import main as simulate_scenes
-from lsst.meas.maskrcnn.network.augment import AugmentSettings
 from lsst.meas.maskrcnn.network.build import build_network
-from lsst.meas.maskrcnn.network.dataset import CropSettings
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
     ModelMetadata,
@@ -38,19 +36,8 @@ from lsst.meas.maskrcnn.network.model_file import (
     write_model,
 )
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
-from lsst.meas.maskrcnn.network.stages import StageSettings
-from lsst.meas.maskrcnn.network.stages import published_stages as stages_of_engine
-from lsst.meas.maskrcnn.network.train import TrainSettings
-from lsst.meas.maskrcnn.simulate_task import SimulateScenesConfig, SimulateScenesTask
-from lsst.meas.maskrcnn.train_config import (
-    AugmentConfig,
-    CropConfig,
-    EngineConfig,
-    NetworkConfig,
-    StageConfig,
-    scratch_stage,
-)
-from lsst.meas.maskrcnn.train_task import (
+from lsst.meas.maskrcnn.tasks.simulate import SimulateScenesConfig, SimulateScenesTask
+from lsst.meas.maskrcnn.tasks.train import (
     MaskRcnnTrainConfig,
     MaskRcnnTrainConnections,
     MaskRcnnTrainTask,
@@ -58,6 +45,19 @@ from lsst.meas.maskrcnn.train_task import (
     TrainingDivergedError,
     TrainingPatch,
 )
+from lsst.meas.maskrcnn.tasks.train_config import (
+    AugmentConfig,
+    CropConfig,
+    EngineConfig,
+    NetworkConfig,
+    StageConfig,
+    scratch_stage,
+)
+from lsst.meas.maskrcnn.train.augment import AugmentSettings
+from lsst.meas.maskrcnn.train.dataset import CropSettings
+from lsst.meas.maskrcnn.train.loop import TrainSettings
+from lsst.meas.maskrcnn.train.stages import StageSettings
+from lsst.meas.maskrcnn.train.stages import published_stages as stages_of_engine
 from lsst.pex.config import Config, ConfigDictField, ConfigField, FieldValidationError
 from lsst.pipe.base.configOverrides import ConfigOverrides
 from lsst.pipe.base.simple_pipeline_executor import SimplePipelineExecutor
@@ -424,7 +424,7 @@ def test_interrupted_training_goes_on(
         return False
 
     with monkeypatch.context() as patched:
-        patched.setattr("lsst.meas.maskrcnn.train_task.PeriodicLogger.log", kill)
+        patched.setattr("lsst.meas.maskrcnn.tasks.train.PeriodicLogger.log", kill)
         with pytest.raises(Killed):
             MaskRcnnTrainTask(config=config).run(patches=[patch], label="a sky")
     left = list((tmp_path / "states").iterdir())

@@ -14,17 +14,17 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 
-import lsst.meas.maskrcnn.metrics.validation as validation
-from lsst.meas.maskrcnn.imaging.normalize import default_settings, normalize
-from lsst.meas.maskrcnn.metrics.training_curves import history_table, plot_training
-from lsst.meas.maskrcnn.metrics.validation import (
+import lsst.meas.maskrcnn.train.validation as validation
+from lsst.meas.maskrcnn.images.normalize import default_settings, normalize
+from lsst.meas.maskrcnn.network.inference import Detections
+from lsst.meas.maskrcnn.report.training_curves import history_table, plot_training
+from lsst.meas.maskrcnn.train.training_scene import SceneList, TrainingScene
+from lsst.meas.maskrcnn.train.validation import (
     SceneValidator,
     ValidationImage,
     validation_image,
     validation_precision,
 )
-from lsst.meas.maskrcnn.network.inference import Detections
-from lsst.meas.maskrcnn.network.training_scene import SceneList, TrainingScene
 
 SHAPE = (40, 60)
 # y0, x0 of squares of 6 x 5 px, class, and whether it is asked for.

@@ -20,16 +20,16 @@ import lsst.geom as geom
 from lsst.afw.table import SourceCatalog, SourceTable
 from lsst.meas.maskrcnn.catalogs.training_data import make_training_scene
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog
-from lsst.meas.maskrcnn.imaging.normalize import default_settings
-from lsst.meas.maskrcnn.network.dataset import CropSettings, CropSource
-from lsst.meas.maskrcnn.network.training_scene import SceneSource, TrainingScene, read_scene
+from lsst.meas.maskrcnn.images.normalize import default_settings
+from lsst.meas.maskrcnn.ingest.repo import scene_to_exposures, truth_to_exposures
 from lsst.meas.maskrcnn.scenes import training_set
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.config import MaskRule
 from lsst.meas.maskrcnn.scenes.presets import preset_config
-from lsst.meas.maskrcnn.scenes.repo import scene_to_exposures, truth_to_exposures
 from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene
-from lsst.meas.maskrcnn.scenes.training_set import (
+from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
+from lsst.meas.maskrcnn.train.training_scene import SceneSource, TrainingScene, read_scene
+from lsst.meas.maskrcnn.train.training_set import (
     MIN_PEAK_SHARE,
     SimulatedSource,
     make_training_set,

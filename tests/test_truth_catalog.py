@@ -27,8 +27,8 @@ from lsst.meas.maskrcnn.catalogs.truth import (
     make_truth_schema,
     read_truth,
 )
+from lsst.meas.maskrcnn.ingest.imported import ImportedConfig, ImportedScene, empty_sources
 from lsst.meas.maskrcnn.scenes.config import MaskRule
-from lsst.meas.maskrcnn.scenes.imported import ImportedConfig, ImportedScene, empty_sources
 from lsst.meas.maskrcnn.scenes.light import Stamp
 from lsst.meas.maskrcnn.scenes.simulate import Scene, preset_config, simulate_scene
 

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from lsst.meas.maskrcnn.network.model_file import ModelMetadata, NormalizationMetadata
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
-from lsst.meas.maskrcnn.network.stages import StageSettings
-from lsst.meas.maskrcnn.network.train import TrainSettings, train
+from lsst.meas.maskrcnn.train.loop import TrainSettings, train
+from lsst.meas.maskrcnn.train.stages import StageSettings
 
 SPEC = NetworkSpec(
     in_channels=1,

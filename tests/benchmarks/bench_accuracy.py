@@ -27,13 +27,13 @@ from lsst.meas.maskrcnn.metrics.average_precision import ap_statistic, collect_o
 from lsst.meas.maskrcnn.metrics.bootstrap import bootstrap
 from lsst.meas.maskrcnn.metrics.matching import ImagePairs
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
-from lsst.meas.maskrcnn.metrics.validation import LOWEST_SCORE, validation_image
 from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
-from lsst.meas.maskrcnn.network.training_scene import TrainingScene
 from lsst.meas.maskrcnn.scenes.presets import PRESETS, preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
-from lsst.meas.maskrcnn.scenes.training_set import to_training_scene
+from lsst.meas.maskrcnn.train.training_scene import TrainingScene
+from lsst.meas.maskrcnn.train.training_set import to_training_scene
+from lsst.meas.maskrcnn.train.validation import LOWEST_SCORE, validation_image
 
 CLASSES = {"star": 1, "galaxy": 2}
 

@@ -27,11 +27,11 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from lsst.meas.maskrcnn.imaging.normalize import NormalizedImage, normalize
+from lsst.meas.maskrcnn.deblend.scales import ScaleSettings, detect_scales
+from lsst.meas.maskrcnn.images.normalize import NormalizedImage, normalize
 from lsst.meas.maskrcnn.metrics.spans import mask_pairs
 from lsst.meas.maskrcnn.network.inference import Detections
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
-from lsst.meas.maskrcnn.network.scales import ScaleSettings, detect_scales
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene

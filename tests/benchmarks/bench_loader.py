@@ -21,11 +21,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lsst.meas.maskrcnn.imaging.normalize import default_settings
-from lsst.meas.maskrcnn.network.augment import AugmentSettings
-from lsst.meas.maskrcnn.network.dataset import CropSettings, CropSource
-from lsst.meas.maskrcnn.network.training_scene import SceneFiles
-from lsst.meas.maskrcnn.scenes.training_set import make_training_set
+from lsst.meas.maskrcnn.images.normalize import default_settings
+from lsst.meas.maskrcnn.train.augment import AugmentSettings
+from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
+from lsst.meas.maskrcnn.train.training_scene import SceneFiles
+from lsst.meas.maskrcnn.train.training_set import make_training_set
 
 _AUGMENTATIONS = {
     "flips and turns": AugmentSettings(),

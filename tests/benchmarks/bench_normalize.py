@@ -17,8 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from lsst.meas.maskrcnn.imaging.normalize import lupton_normalize, zscore_normalize
-from lsst.meas.maskrcnn.imaging.tiles import make_tiles, seam_keep
+from lsst.meas.maskrcnn.images.normalize import lupton_normalize, zscore_normalize
+from lsst.meas.maskrcnn.images.tiles import make_tiles, seam_keep
 
 
 def measure(label: str, function: Callable[..., Any], *args: Any, repeat: int = 3, **kwargs: Any) -> None:

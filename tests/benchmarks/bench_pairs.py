@@ -29,10 +29,13 @@ from pathlib import Path
 import numpy as np
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from lsst.meas.maskrcnn.imaging.normalize import normalize
-from lsst.meas.maskrcnn.imaging.peaks import find_peaks, mask_centers
-from lsst.meas.maskrcnn.imaging.shares import BlendSource, ShareSettings, share_flux
-from lsst.meas.maskrcnn.metrics.pair_experiment import (
+from lsst.meas.maskrcnn.deblend.peaks import find_peaks, mask_centers
+from lsst.meas.maskrcnn.deblend.shares import BlendSource, ShareSettings, share_flux
+from lsst.meas.maskrcnn.deblend.suppression import SUPPRESSIONS
+from lsst.meas.maskrcnn.images.normalize import normalize
+from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
+from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
+from lsst.meas.maskrcnn.report.pair_experiment import (
     PairErrors,
     PairExample,
     draw_errors,
@@ -40,9 +43,6 @@ from lsst.meas.maskrcnn.metrics.pair_experiment import (
     format_table,
     median_error,
 )
-from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
-from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
-from lsst.meas.maskrcnn.network.suppression import SUPPRESSIONS
 from lsst.meas.maskrcnn.scenes.config import ArtefactConfig, PsfConfig
 from lsst.meas.maskrcnn.scenes.populations import POPULATION_DTYPE
 from lsst.meas.maskrcnn.scenes.presets import preset_config

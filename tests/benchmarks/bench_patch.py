@@ -101,8 +101,8 @@ def measure(arguments: argparse.Namespace, size: int, density: float, output: st
     import torch
 
     from lsst.meas.maskrcnn import MaskRcnnDeblendTask
+    from lsst.meas.maskrcnn.ingest.repo import scene_to_exposures
     from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
-    from lsst.meas.maskrcnn.scenes.repo import scene_to_exposures
 
     torch.set_num_threads(arguments.threads)
     model = read_model(arguments.model or default_model_path())

@@ -27,13 +27,13 @@ from torchvision.models.detection import MaskRCNN
 
 from lsst.meas.maskrcnn.metrics.matching import ImagePairs, match
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
-from lsst.meas.maskrcnn.metrics.validation import ValidationImage, validation_image
 from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings, detect
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
 from lsst.meas.maskrcnn.network.runtime import RuntimeSettings, prepare_network, torch_threads
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
-from lsst.meas.maskrcnn.scenes.training_set import to_training_scene
+from lsst.meas.maskrcnn.train.training_set import to_training_scene
+from lsst.meas.maskrcnn.train.validation import ValidationImage, validation_image
 
 PLAIN = RuntimeSettings(fuse_norms=False, min_objectness=0.0, proposals=0)
 

@@ -23,18 +23,18 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lsst.meas.maskrcnn.imaging.normalize import normalize
-from lsst.meas.maskrcnn.metrics.pair_recall import PairOutcomes, match_pairs, plot_pair_recall
-from lsst.meas.maskrcnn.metrics.validation import ValidationImage, validation_precision
+from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
 from lsst.meas.maskrcnn.network.runtime import prepare_network
+from lsst.meas.maskrcnn.report.pair_recall import PairOutcomes, match_pairs, plot_pair_recall
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.config import ArtefactConfig
 from lsst.meas.maskrcnn.scenes.populations import POPULATION_DTYPE
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import Scene, draw_scene, simulate_scene
 from lsst.meas.maskrcnn.scenes.truth import truth_selection
+from lsst.meas.maskrcnn.train.validation import ValidationImage, validation_precision
 
 KINDS = {"star, star": (True, True), "star, galaxy": (True, False), "galaxy, galaxy": (False, False)}
 SEPARATIONS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)

@@ -25,14 +25,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsst.meas.maskrcnn.imaging.normalize import default_settings
-from lsst.meas.maskrcnn.network.dataset import CropSettings, CropSource
-from lsst.meas.maskrcnn.network.losses import Crops, LossNetwork
+from lsst.meas.maskrcnn.images.normalize import default_settings
 from lsst.meas.maskrcnn.network.model_file import ModelMetadata, NormalizationMetadata
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
-from lsst.meas.maskrcnn.network.stages import scratch_stages
-from lsst.meas.maskrcnn.network.train import TrainSettings, train
-from lsst.meas.maskrcnn.scenes.training_set import make_training_set
+from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
+from lsst.meas.maskrcnn.train.loop import TrainSettings, train
+from lsst.meas.maskrcnn.train.losses import Crops, LossNetwork
+from lsst.meas.maskrcnn.train.stages import scratch_stages
+from lsst.meas.maskrcnn.train.training_set import make_training_set
 
 BANDS = ("z", "r", "g")
 

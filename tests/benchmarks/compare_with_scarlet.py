@@ -24,10 +24,10 @@ from astropy.table import Table
 from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
 from lsst.meas.maskrcnn import CompareDeblendersTask, MaskRcnnDeblendTask
-from lsst.meas.maskrcnn.catalogs.deblenders import BASELINES, DeblendedField
-from lsst.meas.maskrcnn.catalogs.scarlet_models import read_scarlet_models
-from lsst.meas.maskrcnn.metrics.deblended_field import make_parents, no_spans
-from lsst.meas.maskrcnn.metrics.deblender_summary import DIFFERENCE
+from lsst.meas.maskrcnn.compare.deblended_field import make_parents, no_spans
+from lsst.meas.maskrcnn.compare.deblender_summary import DIFFERENCE
+from lsst.meas.maskrcnn.compare.deblenders import BASELINES, DeblendedField
+from lsst.meas.maskrcnn.compare.scarlet_models import read_scarlet_models
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
 
 BANDS = ("g", "r", "z")

@@ -24,8 +24,8 @@ import torch
 from bench_accuracy import CLASSES, make_scenes, precision
 
 from lsst.meas.maskrcnn.cli.train import main as train
-from lsst.meas.maskrcnn.metrics.plot_style import DOUBLE_COLUMN, make_figure
 from lsst.meas.maskrcnn.network.model_file import read_model
+from lsst.meas.maskrcnn.report.plot_style import DOUBLE_COLUMN, make_figure
 
 # The stretch in nJy is that which the noise of hsc-500s sets, so that both start alike.
 FIXED = [

@@ -5,7 +5,7 @@
 """Detection, classification and deblending of sources with Mask R-CNN.
 
 The tasks are imported on first use, so that the rooms that need no LSST
-package (`lsst.meas.maskrcnn.network`, `lsst.meas.maskrcnn.imaging`) can be
+package (`lsst.meas.maskrcnn.network`, `lsst.meas.maskrcnn.images`) can be
 imported without one.
 """
 
@@ -38,26 +38,26 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CompareDeblendersConfig": "compare_task",
-    "CompareDeblendersConnections": "compare_task",
-    "CompareDeblendersTask": "compare_task",
-    "LuptonNormalizeConfig": "normalize_task",
-    "LuptonNormalizeTask": "normalize_task",
-    "MaskRcnnDeblendConfig": "deblend_task",
-    "MaskRcnnDeblendConnections": "deblend_task",
-    "MaskRcnnDeblendTask": "deblend_task",
-    "MaskRcnnEvaluateConfig": "evaluate_task",
-    "MaskRcnnEvaluateConnections": "evaluate_task",
-    "MaskRcnnEvaluateTask": "evaluate_task",
-    "MaskRcnnTrainConfig": "train_task",
-    "MaskRcnnTrainConnections": "train_task",
-    "MaskRcnnTrainTask": "train_task",
-    "SimulateScenesConfig": "simulate_task",
-    "SimulateScenesConnections": "simulate_task",
-    "SimulateScenesTask": "simulate_task",
-    "ZScoreNormalizeConfig": "normalize_task",
-    "ZScoreNormalizeTask": "normalize_task",
-    "normalizeRegistry": "normalize_task",
+    "CompareDeblendersConfig": "tasks.compare",
+    "CompareDeblendersConnections": "tasks.compare",
+    "CompareDeblendersTask": "tasks.compare",
+    "LuptonNormalizeConfig": "tasks.normalize",
+    "LuptonNormalizeTask": "tasks.normalize",
+    "MaskRcnnDeblendConfig": "tasks.deblend",
+    "MaskRcnnDeblendConnections": "tasks.deblend",
+    "MaskRcnnDeblendTask": "tasks.deblend",
+    "MaskRcnnEvaluateConfig": "tasks.evaluate",
+    "MaskRcnnEvaluateConnections": "tasks.evaluate",
+    "MaskRcnnEvaluateTask": "tasks.evaluate",
+    "MaskRcnnTrainConfig": "tasks.train",
+    "MaskRcnnTrainConnections": "tasks.train",
+    "MaskRcnnTrainTask": "tasks.train",
+    "SimulateScenesConfig": "tasks.simulate",
+    "SimulateScenesConnections": "tasks.simulate",
+    "SimulateScenesTask": "tasks.simulate",
+    "ZScoreNormalizeConfig": "tasks.normalize",
+    "ZScoreNormalizeTask": "tasks.normalize",
+    "normalizeRegistry": "tasks.normalize",
 }
 
 

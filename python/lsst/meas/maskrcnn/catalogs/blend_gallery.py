@@ -17,7 +17,7 @@ from lsst.afw.image import ExposureF
 from lsst.geom import Box2I, Extent2I, Point2I
 
 from ..metrics.evaluation_metrics import GalleryEntry, make_gallery_entry
-from ..metrics.gallery import GalleryPanel, cut_panel
+from ..report.gallery import GalleryPanel, cut_panel
 from .compare import EvaluationPatch, PatchComparison, calibration
 
 
@@ -124,7 +124,7 @@ def cut_group(
 
     Returns
     -------
-    panel : `~lsst.meas.maskrcnn.metrics.gallery.GalleryPanel`
+    panel : `~lsst.meas.maskrcnn.report.gallery.GalleryPanel`
         Its residual is the image in the middle band without what was found:
         minus the pixels of the heavy footprints where the catalogue has them,
         else without the pixels of all footprints; in units of the noise.

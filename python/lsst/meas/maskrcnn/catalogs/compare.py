@@ -25,7 +25,7 @@ from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
 from lsst.geom import Box2I, Extent2I, Point2D, Point2I
 
-from ..imaging.units import FWHM_PER_SIGMA
+from ..images.units import FWHM_PER_SIGMA
 from ..metrics.blends import (
     BlendGroups,
     classify_groups,
@@ -35,11 +35,11 @@ from ..metrics.blends import (
     source_outcomes,
 )
 from ..metrics.evaluation_metrics import PatchSummary
-from ..metrics.gallery import group_boxes
 from ..metrics.match_table import make_match_table
 from ..metrics.matching import ImagePairs, Method, match, psf_area
 from ..metrics.spans import SpanMasks, mask_iou
 from ..metrics.summary import BLEND_DTYPE
+from ..report.gallery import group_boxes
 from .detections import (
     DetectionArrays,
     DetectionFields,

@@ -27,7 +27,7 @@ from lsst.afw.geom import SpanSet
 from lsst.afw.image import ExposureF, MaskX
 from lsst.pex.exceptions import Exception as PexError
 
-from ..imaging.shares import BlendSource, Shares, ShareSettings, share_flux
+from ..deblend.shares import BlendSource, Shares, ShareSettings, share_flux
 from .blends import Parent
 from .deblend_columns import BandColumns, ParentColumns, overlap_columns
 from .footprints import MaskMeasurements
@@ -182,7 +182,7 @@ def share_parents(
     exposures : `~collections.abc.Mapping` [`str`, \
             `lsst.afw.image.ExposureF`]
         Exposures of one box by band. They are not changed.
-    settings : `~lsst.meas.maskrcnn.imaging.shares.ShareSettings`, optional
+    settings : `~lsst.meas.maskrcnn.deblend.shares.ShareSettings`, optional
         How flux is shared.
     limits : `ShareLimits`, optional
         From where on masks alone decide.

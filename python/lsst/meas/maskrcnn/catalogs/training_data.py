@@ -18,10 +18,10 @@ from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
 from lsst.pex.exceptions import Exception as PexError
 
-from ..imaging.units import FWHM_PER_SIGMA
-from ..network.training_scene import TrainingScene
+from ..images.units import FWHM_PER_SIGMA
 from ..scenes.config import MaskRule
-from ..scenes.training_set import MIN_PEAK_SHARE, mask_levels
+from ..train.training_scene import TrainingScene
+from ..train.training_set import MIN_PEAK_SHARE, mask_levels
 from .footprints import clean_masks
 from .mask_planes import defined_plane_bits
 from .truth import TruthArrays, read_truth
@@ -78,7 +78,7 @@ def make_training_scene(
 
     Returns
     -------
-    scene : `~lsst.meas.maskrcnn.network.training_scene.TrainingScene`
+    scene : `~lsst.meas.maskrcnn.train.training_scene.TrainingScene`
         In nJy. Sources that are flagged as masked, or drowned by a neighbour,
         are ignored; those with no pixel on the image are left out. Limits of
         area and S/N are applied when crops are cut.

@@ -27,8 +27,8 @@ import numpy as np
 
 from lsst.daf.butler import DatasetRef
 
-from ..network.dataset import CropSource
-from ..network.training_scene import TrainingScene, split_scene, write_scene
+from ..train.dataset import CropSource
+from ..train.training_scene import TrainingScene, split_scene, write_scene
 
 PIECE_SIZE = 1024
 """Longest side of what the training reads at once (px); patches are cut into
@@ -115,7 +115,7 @@ def write_patch(
 
     Parameters
     ----------
-    scene : `~lsst.meas.maskrcnn.network.training_scene.TrainingScene`
+    scene : `~lsst.meas.maskrcnn.train.training_scene.TrainingScene`
         The patch.
     name : `str`
         Its name.
@@ -256,7 +256,7 @@ class PatchCropSource(CropSource):
     n_pixels : `float`
         Number of pixels of a patch.
     *args, **kwargs
-        Forwarded to `~lsst.meas.maskrcnn.network.dataset.CropSource`, whose
+        Forwarded to `~lsst.meas.maskrcnn.train.dataset.CropSource`, whose
         epochs have no more than a few crops of each scene.
     """
 

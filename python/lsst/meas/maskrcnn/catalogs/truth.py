@@ -24,7 +24,7 @@ from lsst.afw.detection import Footprint, HeavyFootprintF, PeakTable
 from lsst.afw.geom import SkyWcs, SpanSet
 from lsst.afw.image import MaskX
 
-from ..imaging.units import AB_ZERO_POINT
+from ..images.units import AB_ZERO_POINT
 from ..scenes.light import Stamp
 from ..scenes.truth import FLAGS, tight
 from .footprints import footprints_to_masks, masks_to_footprints, measure_masks

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..imaging.files import write_atomically
+from ..images.files import write_atomically
 from ..metrics.calibration import (
     CalibrationCases,
     calibration_cases,
@@ -33,8 +33,6 @@ from ..metrics.calibration import (
     log_loss,
     reliability,
 )
-from ..metrics.calibration_figure import plot_calibrated
-from ..metrics.validation import validation_image
 from ..network.inference import InferenceSettings, detect, select_device
 from ..network.model_file import (
     MaskRcnnModel,
@@ -43,10 +41,12 @@ from ..network.model_file import (
     replace_metadata,
 )
 from ..network.runtime import prepare_network
-from ..network.training_scene import SceneFiles, TrainingScene
+from ..report.calibration_figure import plot_calibrated
 from ..scenes.presets import PRESETS, preset_config, random_scene_config
 from ..scenes.simulate import simulate_scene
-from ..scenes.training_set import to_training_scene
+from ..train.training_scene import SceneFiles, TrainingScene
+from ..train.training_set import to_training_scene
+from ..train.validation import validation_image
 
 _SHAPE = (512, 512)
 _COUNT = 200
@@ -284,7 +284,7 @@ def collect_cases(
     model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
         The model.
     scenes : `~collections.abc.Iterable` \
-            [`~lsst.meas.maskrcnn.network.training_scene.TrainingScene`]
+            [`~lsst.meas.maskrcnn.train.training_scene.TrainingScene`]
         The scenes, at least one, in the model's bands.
     device : `str`
         Where to compute.

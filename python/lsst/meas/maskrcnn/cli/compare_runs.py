@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from astropy.table import Table
 
-from ..imaging.files import write_atomically
-from ..metrics.evaluation_report import comparison_table, figure_label
-from ..metrics.report_page import Page, Paragraph, Section, Value, format_value, render_page
+from ..images.files import write_atomically
 from ..metrics.run_comparison import RunComparison, RunComparisonError, compare_runs, settings_that_differ
+from ..report.evaluation_report import comparison_table, figure_label
+from ..report.report_page import Page, Paragraph, Section, Value, format_value, render_page
 from .evaluation_runs import RunLookupError, add_run_options, find_run, open_butler, progress_bar
 
 _FEW = 10

@@ -28,13 +28,10 @@ from lsst.daf.butler import Butler
 from lsst.geom import Box2D
 
 from ..catalogs.footprints import footprints_to_masks
-from ..imaging.units import AB_ZERO_POINT
-from ..metrics.overlay import mask_outlines, save_overlay, write_regions
-from ..network.model_file import ModelFileError, ModelMetadata, default_model_path, read_metadata
-from ..scenes.fits_images import FitsImageError, read_fits_images
-from ..scenes.ingest_model import IngestModelError, ingest_model
-from ..scenes.presets import preset_config
-from ..scenes.repo import (
+from ..images.units import AB_ZERO_POINT
+from ..ingest.fits_images import FitsImageError, read_fits_images
+from ..ingest.ingest_model import IngestModelError, ingest_model
+from ..ingest.repo import (
     PatchGeometry,
     create_repo,
     patch_data_id,
@@ -42,6 +39,9 @@ from ..scenes.repo import (
     register_patches,
     scene_to_exposures,
 )
+from ..network.model_file import ModelFileError, ModelMetadata, default_model_path, read_metadata
+from ..report.overlay import mask_outlines, save_overlay, write_regions
+from ..scenes.presets import preset_config
 from ..scenes.simulate import simulate_scene
 from .paths import package_dir, pipeline_path
 

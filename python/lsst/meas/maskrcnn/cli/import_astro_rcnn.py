@@ -20,7 +20,7 @@ from lsst.geom import Box2I, Extent2I, Point2I
 from lsst.meas.base import SkyMapIdGeneratorConfig
 
 from ..catalogs.truth import make_truth_catalog, make_truth_flux
-from ..scenes.astro_rcnn import (
+from ..ingest.astro_rcnn import (
     AstroRcnnOptions,
     SetFolder,
     choose_mask_band,
@@ -28,11 +28,11 @@ from ..scenes.astro_rcnn import (
     read_set,
     set_files,
 )
+from ..ingest.fits_images import FitsOptions
+from ..ingest.import_repo import digest_files
+from ..ingest.imported import ImportedScene
+from ..ingest.repo import PatchGeometry, scene_to_exposures, truth_to_exposures
 from ..scenes.config import MaskRule
-from ..scenes.fits_images import FitsOptions
-from ..scenes.import_repo import digest_files
-from ..scenes.imported import ImportedScene
-from ..scenes.repo import PatchGeometry, scene_to_exposures, truth_to_exposures
 from .importing import (
     Field,
     FieldJob,

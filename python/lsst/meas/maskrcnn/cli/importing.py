@@ -30,9 +30,9 @@ from tqdm import tqdm
 from lsst.daf.butler import Butler, DataCoordinate
 from lsst.daf.butler.registry import ConflictingDefinitionError
 
-from ..scenes.fits_images import FitsImageError
-from ..scenes.import_repo import FieldStore, ImportConflictError
-from ..scenes.repo import PatchGeometry, create_repo
+from ..ingest.fits_images import FitsImageError
+from ..ingest.import_repo import FieldStore, ImportConflictError
+from ..ingest.repo import PatchGeometry, create_repo
 
 SPLITS = ("train", "validation", "test")
 """Names of the splits (`tuple` [`str`])."""

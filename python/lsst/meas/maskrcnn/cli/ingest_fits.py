@@ -17,9 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..scenes.fits_images import BandFiles, FitsImageError, FitsOptions, find_fits, read_field
-from ..scenes.import_repo import digest_files
-from ..scenes.repo import PatchGeometry
+from ..ingest.fits_images import BandFiles, FitsImageError, FitsOptions, find_fits, read_field
+from ..ingest.import_repo import digest_files
+from ..ingest.repo import PatchGeometry
 from .importing import (
     SPLITS,
     Field,

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from lsst.daf.butler import Butler
 
+from ..ingest.ingest_model import DATASET_TYPE, DEFAULT_COLLECTION, IngestModelError, ingest_model
 from ..network.model_file import ModelFileError, default_model_path, read_metadata
-from ..scenes.ingest_model import DATASET_TYPE, DEFAULT_COLLECTION, IngestModelError, ingest_model
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -28,8 +28,8 @@ from lsst.daf.butler import Butler, CollectionType, MissingCollectionError
 from lsst.geom import Box2D, Box2I, Extent2I, Point2D, Point2I
 
 from ..catalogs.truth import read_truth
-from ..metrics.overlay import lupton_rgb
-from ..metrics.picture_book import PageField, save_page
+from ..report.overlay import lupton_rgb
+from ..report.picture_book import PageField, save_page
 
 _LOG = logging.getLogger(__name__)
 _IMAGE = "deepCoadd_calexp"

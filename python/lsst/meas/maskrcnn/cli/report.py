@@ -22,11 +22,11 @@ from pydantic import BaseModel
 
 from lsst.daf.butler import Butler, DatasetRef, MissingCollectionError, MissingDatasetTypeError
 
-from ..imaging.files import write_atomically
-from ..metrics.deblender_report import deblender_parts
-from ..metrics.evaluation_report import ReportContext, evaluation_page
-from ..metrics.report_page import Part, Section, render_page
+from ..images.files import write_atomically
 from ..metrics.run_comparison import RunComparisonError, compare_runs
+from ..report.deblender_report import deblender_parts
+from ..report.evaluation_report import ReportContext, evaluation_page
+from ..report.report_page import Part, Section, render_page
 from .evaluation_runs import (
     RunLookupError,
     StoredRun,

@@ -42,8 +42,7 @@ from lsst.daf.butler import (
 )
 from lsst.pipe.base.configOverrides import ConfigOverrides
 
-from ..scenes.presets import PRESETS, expected_sources
-from ..scenes.repo import (
+from ..ingest.repo import (
     SceneGrid,
     create_repo,
     ingest_scene,
@@ -51,7 +50,8 @@ from ..scenes.repo import (
     patch_data_id,
     scene_dataset_types,
 )
-from ..simulate_task import (
+from ..scenes.presets import PRESETS, expected_sources
+from ..tasks.simulate import (
     SimulateScenesConfig,
     SimulateScenesTask,
     expand_config,

@@ -41,16 +41,16 @@ from lsst.pipe.base.configOverrides import ConfigOverrides
 
 from ..catalogs.training_patches import PatchDatasets, SceneSummary, TrainingPatch, group_datasets
 from ..network.inference import select_device
-from ..network.training_scene import SceneFiles, SceneSource
-from ..scenes.training_set import SimulatedSource, make_training_set
-from ..train_config import scratch_stage
-from ..train_task import (
+from ..tasks.train import (
     MaskRcnnTrainConfig,
     MaskRcnnTrainConnections,
     MaskRcnnTrainTask,
     TrainingDataError,
     TrainingDivergedError,
 )
+from ..tasks.train_config import scratch_stage
+from ..train.training_scene import SceneFiles, SceneSource
+from ..train.training_set import SimulatedSource, make_training_set
 from .paths import package_dir
 
 _LOG = logging.getLogger(__name__)

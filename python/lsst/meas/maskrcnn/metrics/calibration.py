@@ -21,7 +21,7 @@ from .spans import SpanMasks
 
 if TYPE_CHECKING:
     from ..network.inference import Detections
-    from .validation import ValidationImage
+    from ..train.validation import ValidationImage
 
 __all__ = [
     "CalibrationCases",

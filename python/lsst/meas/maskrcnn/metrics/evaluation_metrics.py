@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
 
+from ..report.gallery import GalleryPanel
 from .average_precision import Outcomes
-from .gallery import GalleryPanel
 from .matching import AreaRange
 
 __all__ = [

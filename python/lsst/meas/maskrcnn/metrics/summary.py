@@ -18,6 +18,19 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ..report.plots import (
+    FractionPanel,
+    ResidualPanel,
+    completeness_panels,
+    plot_blends,
+    plot_calibration,
+    plot_confusion,
+    plot_fractions,
+    plot_precision_recall,
+    plot_residuals,
+    plot_roc,
+    precision_recall_curves,
+)
 from .average_precision import (
     AveragePrecision,
     Definition,
@@ -36,19 +49,6 @@ from .completeness import binned_completeness, completeness_limit, last_crossing
 from .evaluation_metrics import CLASS_NAMES, MetricValue
 from .match_table import detection_rows, matched_rows, truth_rows
 from .matching import IOU_THRESHOLDS, AreaRange, ImagePairs, Method
-from .plots import (
-    FractionPanel,
-    ResidualPanel,
-    completeness_panels,
-    plot_blends,
-    plot_calibration,
-    plot_confusion,
-    plot_fractions,
-    plot_precision_recall,
-    plot_residuals,
-    plot_roc,
-    precision_recall_curves,
-)
 from .residuals import binned_flux_residual, color_residuals, flux_residual
 
 __all__ = [

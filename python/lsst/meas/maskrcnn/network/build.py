@@ -20,7 +20,7 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from .ignore import respect_ignored_regions
+from ..train.ignore import respect_ignored_regions
 from .spec import CLASS_NAMES, NetworkSpec
 
 __all__ = ["build_network"]

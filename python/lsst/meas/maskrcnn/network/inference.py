@@ -29,9 +29,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import clip_boxes_to_image
 
-from ..imaging.tiles import Tile, make_tiles, seam_keep
-from .psf import add_psf_planes
-from .suppression import (
+from ..deblend.suppression import (
     DECAYS,
     SUPPRESSIONS,
     BlendRule,
@@ -41,6 +39,8 @@ from .suppression import (
     measure_colors,
     same_masks,
 )
+from ..images.tiles import Tile, make_tiles, seam_keep
+from .psf import add_psf_planes
 
 __all__ = [
     "Detections",
@@ -524,7 +524,7 @@ def _tile_tensor(image: npt.NDArray[np.float32], tile: Tile) -> Tensor:
     if not bool(torch.isfinite(pixels).all()):
         raise ValueError(
             f"the image is not finite in rows {tile.y0} to {tile.y1}, columns {tile.x0} to {tile.x1}; "
-            "normalise it first (imaging.normalize sets unusable pixels to zero)"
+            "normalise it first (images.normalize sets unusable pixels to zero)"
         )
     return pixels
 

@@ -31,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
-from ..imaging.files import write_atomically
+from ..images.files import write_atomically
 from .build import build_network
 from .calibration import Calibration
 from .spec import CLASS_NAMES, NetworkSpec

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import galsim
 import numpy as np
 
-from ..imaging.units import FWHM_PER_SIGMA
+from ..images.units import FWHM_PER_SIGMA
 
 _STAMP_SIZES = np.array([32, 48, 64, 80, 96, 128, 160, 192, 256, 320, 384, 512, 640, 768, 1024, 1536])
 # Where profiles of an index above 2 fade out, in half-light radii of the endless profile: beyond,

@@ -20,7 +20,7 @@ import math
 
 import numpy as np
 
-from ..imaging.units import AB_ZERO_POINT
+from ..images.units import AB_ZERO_POINT
 from .config import ALL_BANDS, PopulationConfig
 
 POPULATION_DTYPE = np.dtype(

@@ -37,7 +37,7 @@ from typing import Any
 
 import numpy as np
 
-from ..imaging.units import AB_ZERO_POINT
+from ..images.units import AB_ZERO_POINT
 from .config import ArtefactConfig, BandConditions, PopulationConfig, PsfConfig, SceneConfig
 
 CAMERA = ArtefactConfig(

@@ -1,0 +1,5 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The engine: from the pixels of several bands to deblended sources."""

@@ -1,0 +1,574 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""One list of sources out of those found at several pixel sizes.
+
+What decides is the light: whose it is, where it has its peak, and whether a
+part of a large source stands out of its smooth profile.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import binary_dilation, label, uniform_filter
+
+from ..network.inference import Detections
+
+__all__ = ["ScaleSettings", "join", "merge_scales"]
+
+BoolArray = npt.NDArray[np.bool_]
+FloatArray = npt.NDArray[np.floating[Any]]
+
+
+@dataclass(frozen=True)
+class ScaleSettings:
+    """At which pixel sizes to look, and how to merge what is found.
+
+    Parameters
+    ----------
+    binnings : `tuple` [`int`, ...]
+        Pixels per binned pixel and axis, ascending from 1.
+    confident_score : `float`
+        Score from which a coarse detection needs no other reason, and from
+        which a fine one has a claim on its light.
+    candidate_score : `float`
+        Score from which a coarse detection counts if it is bright, stands
+        alone, and nobody else has a claim on its light.
+    min_side : `float`
+        Least side, the root of the area, of a coarse detection in its own
+        pixels. What is smaller is left to finer binnings.
+    same_iou : `float`
+        Mask IoU from which two detections are one source.
+    claimed : `float`
+        Share of a coarse detection's light that others claim, over which it
+        is a blend of theirs.
+    contained : `float`
+        Share of a detection's light in a larger one, from which it may be a
+        part of that.
+    fragment_share : `float`
+        Largest share of a source's light in one of its clumps.
+    contrast : `float`
+        Brightness of a peak in units of the smooth profile of the large
+        source about it, from which it is a source of its own.
+    own_score : `float`
+        Score from which it is one as well.
+    second_score : `float`
+        Score up to which a bright source within another one, which has its
+        peak, is a second view of that.
+    core_level : `float`
+        Brightness of the outer part of a large source in units of its peak,
+        from which a detection that has the peak alone is only its core; masks
+        of cores grow to that brightness.
+    large_area : `float`
+        Least area of a source that may have parts, in units of the square of
+        the PSF's FWHM: galaxies that are less resolved show no clumps.
+    bright_snr : `float`
+        Light of a source over the root of its area, in units of the noise of a
+        pixel, from which it may have parts, or counts with a low score.
+    edge_level : `float`
+        Brightness around a detection of low score in units of its own median,
+        up to which its light ends with it.
+    edge_peak : `float`
+        The same for the brightest tenth of its surroundings, in units of its
+        peak.
+
+    Raises
+    ------
+    ValueError
+        Raised if the binnings do not ascend from 1, or a share or a score is
+        not between 0 and 1.
+    """
+
+    binnings: tuple[int, ...] = (1, 2, 4)
+    confident_score: float = 0.5
+    candidate_score: float = 0.1
+    min_side: float = 6.0
+    same_iou: float = 0.4
+    claimed: float = 0.6
+    contained: float = 0.7
+    fragment_share: float = 0.35
+    contrast: float = 4.0
+    own_score: float = 0.9
+    second_score: float = 0.65
+    core_level: float = 0.1
+    large_area: float = 20.0
+    bright_snr: float = 300.0
+    edge_level: float = 0.6
+    edge_peak: float = 0.4
+
+    def __post_init__(self) -> None:
+        steps = tuple(self.binnings)
+        if not steps or steps[0] != 1 or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
+            raise ValueError(f"binnings are {steps}, wanted ascending whole numbers that begin with 1")
+        if steps[-1] > 64:
+            raise ValueError(f"binnings end at {steps[-1]}, wanted 64 at most")
+        for name in (
+            "confident_score",
+            "candidate_score",
+            "same_iou",
+            "claimed",
+            "contained",
+            "fragment_share",
+            "own_score",
+            "second_score",
+        ):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"{name} must be between 0 and 1, given {getattr(self, name)}")
+
+
+def merge_scales(
+    levels: Sequence[Detections],
+    brightness: npt.NDArray[np.float32],
+    fwhm: float,
+    settings: ScaleSettings | None = None,
+) -> Detections:
+    """Make one list of sources of those found at several binnings.
+
+    Parameters
+    ----------
+    levels : `~collections.abc.Sequence` [`Detections`]
+        What was found at each binning, the finest first, all in pixels of the
+        whole image (see `~.scales.to_full_pixels`).
+    brightness : `numpy.ndarray`
+        Light above the sky in units of its noise, not below 0, float32,
+        (y, x); 0 where it is not known.
+    fwhm : `float`
+        Full width at half maximum of the PSF, px.
+    settings : `ScaleSettings`, optional
+        How to merge.
+
+    Returns
+    -------
+    merged : `Detections`
+        The sources, those of the first level first. A source has the pixels
+        of the parts that it absorbed, and the best of their scores.
+
+    Notes
+    -----
+    All of the first level are sources to begin with. The coarse detections
+    are then looked at one by one, those with a good score first, and by
+    ascending binning. A coarse detection
+
+    - whose peak is in the mask of a source, or whose mask is that of one, is
+      that source, unless the source is only its core, which is replaced;
+    - whose light is claimed by sources that have peaks of their own is a
+      blend of them, and dropped;
+    - that has no peak, but lies on the flank of something brighter, is
+      dropped;
+    - is a source that finer binnings have lost otherwise.
+
+    What lies within a large and bright one is part of it, unless its score is
+    high or it stands out of the smooth profile, the median along ellipses, by
+    much more than the clumps of galaxies do. Last, a bright source with a low
+    score, of which another one has the peak and most of the pixels, is a
+    second view of that. Large galaxies of which only the core was found grow to
+    the pixels that hang together with it.
+
+    Memory goes with the number of mask pixels.
+    """
+    settings = settings or ScaleSettings()
+    everything = Detections.concatenate(levels)
+    if len(levels) < 2 or not len(everything):
+        return everything
+    pool = _Pool(everything, brightness)
+    fine = len(levels[0])
+    pool.kept[:fine] = True
+    coarse = np.arange(fine, len(everything))
+    scores, binning = everything.scores[coarse], everything.binning[coarse]
+    certain = scores >= settings.confident_score
+    order = np.lexsort((coarse, -scores, binning))
+    for index in coarse[order[certain[order]]].tolist():
+        _judge(pool, index, fwhm, settings)
+    # Those in doubt come last, the best first, for the light that is left.
+    order = np.lexsort((coarse, binning, -scores))
+    doubtful = ~certain & (scores >= settings.candidate_score)
+    for index in coarse[order[doubtful[order]]].tolist():
+        _judge(pool, index, fwhm, settings)
+    _join_second_views(pool, settings)
+    grown = _grow_cores(pool, fwhm, settings)
+    merged = join(everything, pool.kept, pool.parts)
+    for place, index in enumerate(np.flatnonzero(pool.kept).tolist()):
+        if index in grown:
+            _add_pixels(merged, place, *grown[index])
+    return merged
+
+
+def join(found: Detections, kept: BoolArray, parts: dict[int, list[int]]) -> Detections:
+    """Give sources the pixels of their parts.
+
+    Parameters
+    ----------
+    found : `Detections`
+        Sources and parts.
+    kept : `numpy.ndarray`
+        Which of them stay, bool, (source,).
+    parts : `dict` [`int`, `list` [`int`]]
+        Indices of the parts of some sources.
+
+    Returns
+    -------
+    joined : `Detections`
+        The sources that stay.
+    """
+    index = np.flatnonzero(kept)
+    result = found.take(index)
+    place = {int(source): number for number, source in enumerate(index)}
+    for source, others in parts.items():
+        if source not in place or not others:
+            continue
+        number, group = place[source], [source, *others]
+        result.masks[number], result.origins[number] = _union(
+            [found.masks[i] for i in group], found.origins[group]
+        )
+        result.soft[number], result.soft_origins[number] = _union(
+            [found.soft[i] for i in group], found.soft_origins[group]
+        )
+        result.boxes[number, :2] = found.boxes[group, :2].min(axis=0)
+        result.boxes[number, 2:] = found.boxes[group, 2:].max(axis=0)
+        result.scores[number] = found.scores[group].max()
+        result.flag_limited[number] = found.flag_limited[group].any()
+    return result
+
+
+def _union(
+    patches: Sequence[npt.NDArray[Any]], origins: npt.NDArray[np.integer[Any]]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.integer[Any]]]:
+    """Largest value of each pixel, and the origin of the result."""
+    low = origins.min(axis=0)
+    high = (origins + [patch.shape for patch in patches]).max(axis=0)
+    result = np.zeros(high - low, dtype=patches[0].dtype)
+    for patch, (y, x) in zip(patches, origins - low, strict=True):
+        view = result[y : y + patch.shape[0], x : x + patch.shape[1]]
+        np.maximum(view, patch, out=view)
+    return result, low
+
+
+class _Pool:
+    """All detections, which of them are sources so far, and whose parts the others are."""
+
+    def __init__(self, everything: Detections, brightness: npt.NDArray[np.float32]):
+        self.all = everything
+        self.brightness = brightness
+        self.smooth = uniform_filter(brightness, 3, mode="nearest")
+        shapes = np.array([mask.shape for mask in everything.masks], dtype=np.int64).reshape(-1, 2)
+        self.low = everything.origins.astype(np.int64).reshape(-1, 2)
+        self.high = self.low + shapes
+        self.area = np.array([np.count_nonzero(mask) for mask in everything.masks], dtype=float)
+        self.light = np.array([self._light(index) for index in range(len(everything))], dtype=float)
+        self.kept = np.zeros(len(everything), dtype=bool)
+        self.parts: dict[int, list[int]] = {}
+
+    def window(self, index: int, grow: int = 0) -> tuple[slice, slice]:
+        """Slices that cut a source's box, with a border, from the image."""
+        low = np.maximum(self.low[index] - grow, 0)
+        high = np.minimum(self.high[index] + grow, self.brightness.shape)
+        return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
+
+    def _light(self, index: int) -> float:
+        pixels = self.brightness[self.window(index)]
+        return float(pixels[self.all.masks[index]].sum(dtype=np.float64))
+
+    def peak(self, index: int) -> tuple[int, int]:
+        """Brightest place of a source, (y, x) in the window of its mask."""
+        mask = self.all.masks[index]
+        pixels = np.where(mask, self.smooth[self.window(index)], np.float32(-1.0))
+        row, column = np.unravel_index(int(np.argmax(pixels)), mask.shape)
+        return int(row), int(column)
+
+    def near(self, index: int, grow: int = 0) -> list[int]:
+        """Sources whose boxes overlap that of a detection, with a border."""
+        touch = self.kept.copy()
+        for axis in (0, 1):
+            touch &= self.low[:, axis] < self.high[index, axis] + grow
+            touch &= self.high[:, axis] > self.low[index, axis] - grow
+        touch[index] = False
+        return list(np.flatnonzero(touch).tolist())
+
+    def on(self, index: int, other: int) -> tuple[tuple[slice, slice], BoolArray]:
+        """Where in the window of a detection another's mask is, and that part of it."""
+        low = np.maximum(self.low[index], self.low[other])
+        high = np.minimum(self.high[index], self.high[other])
+        here, there, size = low - self.low[index], low - self.low[other], high - low
+        part = self.all.masks[other][there[0] : there[0] + size[0], there[1] : there[1] + size[1]]
+        return (slice(here[0], here[0] + size[0]), slice(here[1], here[1] + size[1])), part
+
+    def absorb(self, owner: int, others: Sequence[int]) -> None:
+        """Make sources parts of another one."""
+        for other in others:
+            self.kept[other] = False
+            self.parts.setdefault(owner, []).extend([other, *self.parts.pop(other, [])])
+
+
+@dataclass
+class _Inside:
+    """What the sources around a coarse detection are to it."""
+
+    claimed: BoolArray
+    """Pixels of the detection that are those of other sources."""
+    owner: int = -1
+    """Source that the detection is."""
+    parts: list[int] = field(default_factory=list)
+    """Sources that are parts of it."""
+    is_core: bool = False
+    """Whether one of the parts has its peak."""
+    foreground: bool = False
+    """Whether its brightest pixel is that of another source, off its middle."""
+
+
+def _judge(pool: _Pool, index: int, fwhm: float, settings: ScaleSettings) -> None:
+    """Decide about one coarse detection, and about what lies within it."""
+    light, area = pool.light[index], pool.area[index]
+    certain = bool(pool.all.scores[index] >= settings.confident_score)
+    bright_light = settings.bright_snr * math.sqrt(area)
+    if not light > 0 or not (certain or light >= bright_light):
+        return
+    peak = pool.peak(index)
+    inside = _look_inside(pool, index, peak, fwhm, settings)
+    if inside.owner >= 0:
+        pool.absorb(inside.owner, inside.parts)
+        return
+    if not inside.is_core:
+        taken = float(pool.brightness[pool.window(index)][inside.claimed].sum(dtype=np.float64))
+        if taken > settings.claimed * light:
+            return
+        if not certain and light - taken < bright_light:
+            return
+        if not inside.foreground and not _is_summit(pool, index, peak, fwhm):
+            return
+    if not certain and not _stands_alone(pool, index, peak, fwhm, settings):
+        return
+    pool.kept[index] = True
+    pool.absorb(index, inside.parts)
+
+
+def _look_inside(
+    pool: _Pool, index: int, peak: tuple[int, int], fwhm: float, settings: ScaleSettings
+) -> _Inside:
+    found, mask = pool.all, pool.all.masks[index]
+    light, area = pool.light[index], pool.area[index]
+    pixels = pool.brightness[pool.window(index)]
+    height = float(pool.smooth[pool.window(index)][peak])
+    certain = found.scores[index] >= settings.confident_score
+    large = light >= settings.bright_snr * math.sqrt(area) and area >= settings.large_area * fwhm**2
+    result = _Inside(np.zeros(mask.shape, dtype=bool))
+    profile: npt.NDArray[np.float32] | None = None
+    for other in pool.near(index):
+        if found.binning[other] == 1 and found.scores[other] < settings.confident_score:
+            continue
+        where, part = pool.on(index, other)
+        common = part & mask[where]
+        count = np.count_nonzero(common)
+        if not count:
+            continue
+        shared = float(pixels[where][common].sum(dtype=np.float64))
+        contained = shared >= settings.contained * pool.light[other]
+        same = count >= settings.same_iou * (area + pool.area[other] - count)
+        row, column = peak[0] - where[0].start, peak[1] - where[1].start
+        has_peak = 0 <= row < part.shape[0] and 0 <= column < part.shape[1] and bool(part[row, column])
+        star = bool(found.p_star[other] >= 0.5)
+        if same or has_peak:
+            if large and contained and not star and area >= 2.0 * pool.area[other]:
+                rest = mask.copy()
+                rest[where] &= ~part
+                if np.median(pixels[rest]) >= settings.core_level * height:
+                    result.parts.append(other)
+                    result.is_core = True
+                    continue
+            stands_out = star
+            if large and not star:
+                if profile is None:
+                    profile = _smooth_profile(pixels, mask)
+                stands_out = _contrast(pixels[where], profile[where], common) >= settings.contrast
+            if stands_out and certain and not same and _is_off_centre(mask, peak):
+                result.foreground = True
+            elif result.owner < 0 or pool.light[other] > pool.light[result.owner]:
+                result.owner = other
+        elif (
+            large
+            and contained
+            and shared <= settings.fragment_share * light
+            and found.scores[other] < settings.own_score
+        ):
+            if profile is None:
+                profile = _smooth_profile(pixels, mask)
+            if _contrast(pixels[where], profile[where], common) < settings.contrast:
+                result.parts.append(other)
+                continue
+        result.claimed[where] |= common
+    return result
+
+
+def _join_second_views(pool: _Pool, settings: ScaleSettings) -> None:
+    """Join bright sources of low scores to a better one that has their peak and most pixels.
+
+    Of what is as bright as this, the network would be sure if it were a source.
+    """
+    scores = pool.all.scores
+    bright = pool.light >= settings.bright_snr * np.sqrt(pool.area)
+    chosen = np.flatnonzero(pool.kept & bright & (scores < settings.second_score))
+    for index in chosen[np.argsort(scores[chosen], kind="stable")].tolist():
+        row, column = pool.peak(index)
+        for other in pool.near(index):
+            if (scores[other], pool.light[other]) <= (scores[index], pool.light[index]):
+                continue
+            where, part = pool.on(index, other)
+            mine = np.zeros(pool.all.masks[index].shape, dtype=bool)
+            mine[where] = part
+            if not mine[row, column]:
+                continue
+            common = np.count_nonzero(mine & pool.all.masks[index])
+            # A star may well be before a galaxy that is larger than its mask.
+            area = pool.area[index] if pool.all.p_star[other] >= 0.5 else min(pool.area[[index, other]])
+            if common >= settings.contained * area:
+                pool.absorb(other, [index])
+                break
+
+
+def _grow_cores(
+    pool: _Pool, fwhm: float, settings: ScaleSettings
+) -> dict[int, tuple[BoolArray, npt.NDArray[np.int64]]]:
+    """Find the pixels, and their origin, of large galaxies of which only the core was found.
+
+    They hang together with the peak, are brighter than a share of it, and
+    nobody else's. Where they lead to something brighter, there is no telling.
+    """
+    bright = pool.light >= settings.bright_snr * np.sqrt(pool.area)
+    grown = {}
+    for index in np.flatnonzero(pool.kept & bright & (pool.all.p_star < 0.5)).tolist():
+        peak = pool.peak(index)
+        reach = 2 * int(max(pool.all.masks[index].shape)) + math.ceil(fwhm)
+        window = pool.window(index, reach)
+        place = tuple(
+            int(low + at - axis.start) for low, at, axis in zip(pool.low[index], peak, window, strict=True)
+        )
+        pixels = pool.smooth[window]
+        regions, _ = label(pixels >= settings.core_level * pixels[place])
+        region = regions == regions[place]
+        if np.count_nonzero(region) < 2.0 * pool.area[index] or pixels[region].max() > pixels[place]:
+            continue
+        low = np.array([axis.start for axis in window])
+        own = _painted(pool, index, low, region.shape)
+        others, parts = np.zeros(region.shape, dtype=bool), []
+        for other in pool.near(index, reach):
+            mask = _painted(pool, other, low, region.shape)
+            if np.count_nonzero(mask & region) >= settings.contained * pool.area[other] and (
+                pool.all.p_star[other] < 0.5
+                and pool.all.scores[other] < settings.own_score
+                and pool.light[other] <= settings.fragment_share * pool.light[index]
+            ):
+                parts.append((other, mask))
+            else:
+                others |= mask
+        region &= ~others | own
+        area = np.count_nonzero(region)
+        if area < 2.0 * pool.area[index] or area < settings.large_area * fwhm**2:
+            continue
+        profile = _smooth_profile(pool.brightness[window], region)
+        for other, mask in parts:
+            if _contrast(pool.brightness[window], profile, mask) < settings.contrast:
+                pool.absorb(index, [other])
+        grown[index] = region, low
+    return {index: value for index, value in grown.items() if pool.kept[index]}
+
+
+def _painted(pool: _Pool, index: int, corner: npt.NDArray[np.int64], shape: tuple[int, ...]) -> BoolArray:
+    """Mask of a source on a window of the image."""
+    result = np.zeros(shape, dtype=bool)
+    start = pool.low[index] - corner
+    low, high = np.maximum(start, 0), np.minimum(pool.high[index] - corner, shape)
+    if (low < high).all():
+        mask = pool.all.masks[index]
+        part = mask[low[0] - start[0] : high[0] - start[0], low[1] - start[1] : high[1] - start[1]]
+        result[low[0] : high[0], low[1] : high[1]] = part
+    return result
+
+
+def _add_pixels(found: Detections, place: int, region: BoolArray, origin: npt.NDArray[np.int64]) -> None:
+    """Give a source further pixels."""
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    region = region[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    origin = origin + [rows[0], columns[0]]
+    found.masks[place], found.origins[place] = _union(
+        [found.masks[place], region], np.stack([found.origins[place], origin])
+    )
+    found.soft[place], found.soft_origins[place] = _union(
+        [found.soft[place], np.where(region, np.uint8(255), np.uint8(0))],
+        np.stack([found.soft_origins[place], origin]),
+    )
+    corners = [origin[1], origin[0], origin[1] + region.shape[1], origin[0] + region.shape[0]]
+    box = found.boxes[place]
+    found.boxes[place] = [*np.minimum(box[:2], corners[:2]), *np.maximum(box[2:], corners[2:])]
+
+
+def _is_off_centre(mask: BoolArray, place: tuple[int, int]) -> bool:
+    """Whether a place is nearer to the edge of a mask than to its middle, about."""
+    rows, columns = np.nonzero(mask)
+    distance = math.hypot(rows.mean() - place[0], columns.mean() - place[1])
+    return distance > 0.4 * math.sqrt(len(rows) / math.pi)
+
+
+def _is_summit(pool: _Pool, index: int, peak: tuple[int, int], fwhm: float) -> bool:
+    """Whether nothing within about the PSF's width is brighter."""
+    reach = max(3, math.ceil(fwhm))
+    y, x = (pool.low[index] + peak).tolist()
+    around = pool.smooth[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
+    return bool(pool.smooth[y, x] >= around.max())
+
+
+def _stands_alone(
+    pool: _Pool, index: int, peak: tuple[int, int], fwhm: float, settings: ScaleSettings
+) -> bool:
+    """Whether the light falls off at the edge of the mask, all around."""
+    width = math.ceil(fwhm)
+    window = pool.window(index, width)
+    mask = np.zeros(pool.brightness[window].shape, dtype=bool)
+    y, x = pool.low[index, 0] - window[0].start, pool.low[index, 1] - window[1].start
+    own = pool.all.masks[index]
+    mask[y : y + own.shape[0], x : x + own.shape[1]] = own
+    ring = binary_dilation(mask, iterations=width) & ~binary_dilation(mask)
+    if not ring.any():
+        return True
+    typical, high = np.percentile(pool.smooth[window][ring], [50, 90])
+    return bool(
+        typical <= settings.edge_level * np.median(pool.brightness[window][mask])
+        and high <= settings.edge_peak * pool.smooth[window][y + peak[0], x + peak[1]]
+    )
+
+
+def _smooth_profile(pixels: npt.NDArray[np.float32], mask: BoolArray) -> npt.NDArray[np.float32]:
+    """Median brightness along ellipses of the mask's own shape, which falls outwards."""
+    rows, columns = np.nonzero(mask)
+    y, x = rows.mean(), columns.mean()
+    # The moments of a pixel keep those of a line from vanishing.
+    yy, xx = np.mean((rows - y) ** 2) + 1.0 / 12.0, np.mean((columns - x) ** 2) + 1.0 / 12.0
+    xy = np.mean((rows - y) * (columns - x))
+    dy, dx = np.arange(mask.shape[0])[:, None] - y, np.arange(mask.shape[1]) - x
+    # 1 at the edge of an ellipse of equal brightness.
+    squared = (xx * dy**2 + yy * dx**2 - 2.0 * xy * dx * dy) / (4.0 * (yy * xx - xy**2))
+    count = int(np.clip(math.sqrt(len(rows) / math.pi) / 1.5, 4, 24))
+    rings = np.minimum((np.sqrt(np.maximum(squared, 0.0)) * count).astype(np.int64), count + 4)
+    which = rings[mask]
+    order = np.argsort(which, kind="stable")
+    values = pixels[mask][order]
+    ends = np.searchsorted(which[order], np.arange(count + 6))
+    levels = np.zeros(count + 5, dtype=np.float32)
+    level = float(values.max())
+    for ring in range(count + 5):
+        part = values[ends[ring] : ends[ring + 1]]
+        if len(part) >= 3:
+            level = min(level, float(np.median(part)))
+        levels[ring] = level
+    return levels[rings]
+
+
+def _contrast(pixels: FloatArray, profile: FloatArray, part: BoolArray) -> float:
+    """Brightest pixel of a part over the profile there, of which some noise is always."""
+    peak = int(np.argmax(np.where(part, pixels, -np.inf)))
+    return float(pixels.ravel()[peak] / max(float(profile.ravel()[peak]), 0.3))

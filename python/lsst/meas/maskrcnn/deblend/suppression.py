@@ -1,0 +1,510 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which detections of a tile are of one source, and which are a blend.
+
+A detector answers to each source several times. The classical suppression
+takes two boxes that overlap for one source, and so loses the fainter one of a
+close pair. `keep_blends` asks in addition whether the two are at one place,
+in units of the width of the PSF, and of one colour.
+
+Boxes are [x0, y0, x1, y1], half open, in pixels of the tile. All functions
+take candidates in any order and return indices by descending score; equal
+scores are ordered by y, then x.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import nms
+
+from ..images.tiles import concentric, overlapping_pairs
+
+__all__ = [
+    "DECAYS",
+    "SUPPRESSIONS",
+    "BlendRule",
+    "Colors",
+    "keep_blends",
+    "keep_hard",
+    "keep_soft",
+    "measure_colors",
+    "same_masks",
+]
+
+SUPPRESSIONS = ("mask", "hard", "soft")
+"""Names of the ways to suppress (`tuple` [`str`, ...])."""
+
+DECAYS = ("gaussian", "linear")
+"""Names of the ways in which `keep_soft` lowers scores (`tuple`
+[`str`, ...])."""
+
+_ALIKE = 0.9
+"""Box IoU over which two candidates are one without further questions."""
+
+_STAR_WIDTHS = 4.0
+"""Side of a box in units of the PSF's FWHM over which the source is large."""
+
+_NOISE_PIXELS = 40_000
+"""Pixels from which the noise of a tile is estimated."""
+
+_OVERLAP_CELLS = 2_000_000
+"""Largest number of mask cells that are compared at once."""
+
+
+@dataclass(frozen=True)
+class BlendRule:
+    """When two overlapping detections are two sources.
+
+    Parameters
+    ----------
+    overlap : `float`
+        Box IoU over which two detections may be of one source; those of
+        which one lies on the middle of the other may be, whatever their IoU.
+    separation : `float`
+        Distance of their centres, in units of the FWHM of the PSF, or of a
+        quarter of the side of the smaller box if that is more, from which they
+        are two sources all the same.
+    color_separation : `float`
+        The same for sources of different colours.
+    color_difference : `float`
+        Significance from which colours differ, in standard deviations.
+    """
+
+    overlap: float = 0.5
+    separation: float = 0.5
+    color_separation: float = 0.35
+    color_difference: float = 10.0
+
+
+@dataclass(frozen=True)
+class Colors:
+    """Colours at the centres of boxes.
+
+    Parameters
+    ----------
+    values : `numpy.ndarray`
+        Share of each band in the sum of the bands' absolute values,
+        float32, (source, band).
+    errors : `numpy.ndarray`
+        Standard deviation by the noise of the tile, float32,
+        (source, band).
+    """
+
+    values: npt.NDArray[np.float32]
+    errors: npt.NDArray[np.float32]
+
+    def take(self, index: npt.NDArray[np.int64]) -> Colors:
+        """Choose some of the sources.
+
+        Parameters
+        ----------
+        index : `numpy.ndarray`
+            Their indices.
+
+        Returns
+        -------
+        colors : `Colors`
+        """
+        return Colors(self.values[index], self.errors[index])
+
+    def significance(
+        self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """Compute how far the colours of pairs differ.
+
+        Parameters
+        ----------
+        first, second : `numpy.ndarray`
+            Indices of the sources, (pair,).
+
+        Returns
+        -------
+        significance : `numpy.ndarray`
+            Root of chi squared, float32, (pair,).
+        """
+        difference = self.values[first] - self.values[second]
+        variance = self.errors[first] ** 2 + self.errors[second] ** 2
+        chi2: npt.NDArray[np.float32] = np.sum(difference**2 / np.maximum(variance, 1e-12), axis=1)
+        return np.sqrt(chi2)
+
+
+def measure_colors(image: Tensor, boxes: npt.NDArray[np.float32]) -> Colors:
+    """Measure the colours at the centres of boxes.
+
+    Parameters
+    ----------
+    image : `torch.Tensor`
+        Normalised tile, float32, (band, y, x).
+    boxes : `numpy.ndarray`
+        Boxes, (source, 4).
+
+    Returns
+    -------
+    colors : `Colors`
+        From the mean of the four nearest pixels, weighted by distance. The
+        normalisation of the package changes all bands of a pixel by one
+        factor, which keeps these colours.
+    """
+    bands, height, width = image.shape
+    corners = torch.from_numpy(np.ascontiguousarray(boxes, dtype=np.float32)).to(image.device)
+    # A box that is half open in pixels has its middle at (x0 + x1) / 2 - 0.5.
+    center = (corners[:, :2] + corners[:, 2:]) / 2
+    scale = corners.new_tensor([width, height])
+    grid = (2.0 * center / scale - 1.0)[None, :, None]
+    points = functional.grid_sample(image[None], grid, align_corners=False, padding_mode="border")[0, ..., 0]
+    values = points.float().cpu().numpy().T
+    noise = _noise(image)
+    total = np.maximum(np.abs(values).sum(axis=1, keepdims=True), 1e-6)
+    # Four pixels are averaged, so that this is on the safe side.
+    return Colors(values / total, np.broadcast_to(noise / total, values.shape))
+
+
+def _noise(image: Tensor) -> npt.NDArray[np.float32]:
+    """Estimate the noise of a pixel in each band from neighbours."""
+    bands, height, width = image.shape
+    step = max(1, height * width // _NOISE_PIXELS)
+    rows = image[:, ::step].float().cpu().numpy()
+    if width < 2:
+        return np.zeros(bands, dtype=np.float32)
+    difference = np.abs(rows[:, :, 1:] - rows[:, :, :-1]).reshape(bands, -1)
+    middle = difference.shape[1] // 2
+    # The median of |a - b| of normal noise is 0.6745 sqrt(2) sigma.
+    spread: npt.NDArray[np.float32] = np.partition(difference, middle, axis=1)[:, middle]
+    return (spread / np.float32(0.9539)).astype(np.float32)
+
+
+def _canonical_order(
+    boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]
+) -> npt.NDArray[np.int64]:
+    """Order candidates by score, and by position where scores are equal."""
+    return np.lexsort((boxes[:, 2], boxes[:, 3], boxes[:, 0], boxes[:, 1], -scores))
+
+
+def keep_hard(
+    boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], overlap: float
+) -> npt.NDArray[np.int64]:
+    """Keep the best of boxes that overlap, and of those with one middle.
+
+    Parameters
+    ----------
+    boxes : `numpy.ndarray`
+        Boxes, (source, 4).
+    scores : `numpy.ndarray`
+        Scores, (source,).
+    overlap : `float`
+        Box IoU over which the weaker of two is dropped, whatever their
+        classes.
+
+    Returns
+    -------
+    kept : `numpy.ndarray`
+        Indices of those kept, int64, by descending score.
+    """
+    order = _canonical_order(boxes, scores)
+    order = order[_nms(boxes[order], scores[order], overlap)]
+    return order[_first_of_concentric(boxes[order])]
+
+
+def keep_soft(
+    boxes: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float32],
+    threshold: float,
+    *,
+    decay: str = "gaussian",
+    overlap: float = 0.5,
+    sigma: float = 0.5,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Lower the scores of boxes that overlap with better ones.
+
+    Parameters
+    ----------
+    boxes : `numpy.ndarray`
+        Boxes, (source, 4).
+    scores : `numpy.ndarray`
+        Scores, (source,).
+    threshold : `float`
+        Smallest score, after lowering, of those kept.
+    decay : `str`
+        ``gaussian``: scores are multiplied by exp(-IoU^2 / sigma);
+        ``linear``: by 1 - IoU where the IoU is over ``overlap``.
+    overlap, sigma : `float`
+        As above.
+
+    Returns
+    -------
+    kept : `numpy.ndarray`
+        Indices of those kept, int64, by descending lowered score.
+    lowered : `numpy.ndarray`
+        Their scores, float32.
+
+    Raises
+    ------
+    ValueError
+        Raised if the decay is not known.
+
+    Notes
+    -----
+    Soft-NMS of Bodla et al. 2017 (ICCV, 5562). Of boxes with one middle
+    only the best is kept, as without lowering.
+    """
+    if decay not in DECAYS:
+        raise ValueError(f"decay is '{decay}', wanted one of {DECAYS}")
+    order = _canonical_order(boxes, scores)
+    boxes, current = boxes[order], scores[order].astype(np.float32)
+    first, second, ratio = _overlaps(boxes)
+    if decay == "gaussian":
+        factor = np.exp(-(ratio**2) / sigma)
+    else:
+        factor = np.where(ratio > overlap, 1.0 - ratio, 1.0)
+    ends, neighbors, factors = _adjacency(len(boxes), first, second, factor)
+    waiting = current.copy()
+    chosen: list[int] = []
+    while len(waiting):
+        best = int(np.argmax(waiting))
+        if not waiting[best] >= threshold:
+            break
+        chosen.append(best)
+        current[best] = waiting[best]
+        waiting[best] = -1.0
+        near = slice(ends[best], ends[best + 1])
+        waiting[neighbors[near]] *= factors[near]
+    kept = np.array(chosen, dtype=np.int64)
+    kept = kept[_first_of_concentric(boxes[kept])]
+    return order[kept], current[kept]
+
+
+def keep_blends(
+    boxes: npt.NDArray[np.float32],
+    scores: npt.NDArray[np.float32],
+    rule: BlendRule,
+    colors: Colors | None = None,
+    fwhm: float | None = None,
+    groups: npt.NDArray[np.int64] | None = None,
+) -> npt.NDArray[np.int64]:
+    """Keep the best of boxes that overlap at one place.
+
+    Parameters
+    ----------
+    boxes : `numpy.ndarray`
+        Boxes, (source, 4).
+    scores : `numpy.ndarray`
+        Scores, (source,).
+    rule : `BlendRule`
+        When two are kept all the same.
+    colors : `Colors`, optional
+        Their colours; without them all are of one colour.
+    fwhm : `float`, optional
+        FWHM of the PSF, px. Where it is not known, a quarter of the side of
+        the smaller box stands for it: the boxes of stars are 3 to 4 FWHM
+        wide.
+    groups : `numpy.ndarray`, optional
+        Group of each box, int, (source,): only boxes of different groups can
+        be of one source. By default all can.
+
+    Returns
+    -------
+    kept : `numpy.ndarray`
+        Indices of those kept, int64, by descending score.
+
+    Notes
+    -----
+    Whether there is a dip between the peaks, in any band, was tried as well:
+    where boxes overlap this much the peaks are rarely apart, and the centres
+    of the boxes say more. `tests/benchmarks/bench_suppression.py` measures
+    what is found of pairs.
+    """
+    order = _canonical_order(boxes, scores)
+    if groups is None and rule.overlap <= _ALIKE:
+        # Most candidates are repetitions; this leaves few for the pairs.
+        order = order[_nms(boxes[order], scores[order], _ALIKE)]
+    boxes = boxes[order]
+    first, second, ratio = _overlaps(boxes)
+    same = (ratio > rule.overlap) | concentric(boxes[first], boxes[second])
+    if groups is not None:
+        same &= groups[order[first]] != groups[order[second]]
+    first, second = first[same], second[same]
+    center = (boxes[:, :2] + boxes[:, 2:]) / 2
+    distance = np.hypot(*(center[first] - center[second]).T)
+    sides = np.sqrt(np.prod(boxes[:, 2:] - boxes[:, :2], axis=1))
+    smaller = np.minimum(sides[first], sides[second])
+    # The places of large sources are less certain, and where the PSF is not
+    # known most boxes are those of sources of its size.
+    known = fwhm if fwhm is not None and np.isfinite(fwhm) else 0.0
+    distance /= np.maximum(known, np.maximum(smaller, 1e-6) / _STAR_WIDTHS)
+    apart = distance >= rule.separation
+    if colors is not None and len(first):
+        significance = colors.take(order).significance(first, second)
+        apart |= (distance >= rule.color_separation) & (significance >= rule.color_difference)
+    return order[_greedy(len(boxes), first[~apart], second[~apart])]
+
+
+def same_masks(
+    cells: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    overlap: float,
+    threshold: float = 0.5,
+) -> npt.NDArray[np.int64]:
+    """Keep the first of sources whose masks are the same pixels.
+
+    Parameters
+    ----------
+    cells : `torch.Tensor`
+        Mask probabilities, float32, (source, cell, cell).
+    boxes : `torch.Tensor`
+        Their boxes by descending score, float32, (source, 4).
+    labels : `torch.Tensor`
+        Their classes, int64, (source,).
+    overlap : `float`
+        IoU of two masks of one class from which they are one. The outlines
+        of stars reach farther than those of galaxies, so that of masks of
+        different classes on one middle it is the share of the smaller one.
+    threshold : `float`
+        Probability from which a pixel belongs to a mask.
+
+    Returns
+    -------
+    kept : `numpy.ndarray`
+        Indices of those kept, int64, ascending.
+
+    Notes
+    -----
+    Masks are compared on the cells of the smaller box of each pair of boxes
+    that overlap enough; memory goes with the number of such pairs.
+    """
+    corners = boxes.float().cpu().numpy()
+    classes = labels.cpu().numpy()
+    count = len(corners)
+    first, second, ratio = _overlaps(corners)
+    area = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    other = classes[first] != classes[second]
+    # Boxes are tight, so that masks that are mostly one have boxes that are.
+    use = (ratio >= 0.5 * overlap) & (~other | concentric(corners[first], corners[second]))
+    first, second, other = first[use], second[use], other[use]
+    if not len(first):
+        return np.arange(count)
+    swap = area[first] > area[second]
+    small, large = np.where(swap, second, first), np.where(swap, first, second)
+    side = cells.shape[-1]
+    full = ((cells >= threshold).sum(dim=(1, 2)).cpu().numpy() / side**2) * area
+    shared = np.zeros(len(first))
+    step = max(1, _OVERLAP_CELLS // side**2)
+    for start in range(0, len(first), step):
+        part = slice(start, start + step)
+        shared[part] = _shared_cells(cells, boxes, small[part], large[part], threshold) * area[small[part]]
+    union = full[small] + full[large] - shared
+    smaller = np.minimum(full[small], full[large])
+    share = shared / np.maximum(np.where(other, smaller, union), 1e-6)
+    alike = share >= overlap
+    return _greedy(count, first[alike], second[alike])
+
+
+def _shared_cells(
+    cells: Tensor,
+    boxes: Tensor,
+    small: npt.NDArray[np.int64],
+    large: npt.NDArray[np.int64],
+    threshold: float,
+) -> npt.NDArray[np.float64]:
+    """Share of the small box that is in both masks of each pair."""
+    side = cells.shape[-1]
+    i, j = torch.from_numpy(small).to(cells.device), torch.from_numpy(large).to(cells.device)
+    steps = (torch.arange(side, device=cells.device) + 0.5) / side
+    position = []
+    for axis in (0, 1):
+        pixel = boxes[i, axis, None] + steps * (boxes[i, axis + 2] - boxes[i, axis])[:, None]
+        position.append(
+            (pixel - boxes[j, axis, None]) / (boxes[j, axis + 2] - boxes[j, axis]).clamp_min(1e-6)[:, None]
+        )
+    x, y = position
+    grid = torch.stack(
+        [
+            (2.0 * x - 1.0)[:, None, :].expand(-1, side, -1),
+            (2.0 * y - 1.0)[:, :, None].expand(-1, -1, side),
+        ],
+        dim=-1,
+    )
+    other = functional.grid_sample(
+        cells[j, None].float(), grid.float(), align_corners=False, padding_mode="zeros"
+    )[:, 0]
+    both = (cells[i] >= threshold) & (other >= threshold)
+    share: npt.NDArray[np.float64] = both.double().mean(dim=(1, 2)).cpu().numpy()
+    return share
+
+
+def _nms(
+    boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], overlap: float
+) -> npt.NDArray[np.int64]:
+    """Suppress by IoU; indices ascend, so that the given order stays."""
+    kept: npt.NDArray[np.int64] = (
+        nms(torch.from_numpy(boxes), torch.from_numpy(scores), overlap).cpu().numpy()
+    )
+    return np.sort(kept)
+
+
+def _overlaps(
+    boxes: npt.NDArray[Any],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Pairs i < j of boxes that overlap, and their IoU."""
+    empty = np.zeros(0, dtype=np.int64)
+    if len(boxes) < 2:
+        return empty, empty, np.zeros(0)
+    corners = boxes.astype(np.float64)
+    pairs = [(i[i < j], j[i < j]) for i, j in overlapping_pairs(corners, corners)]
+    first = np.concatenate([pair[0] for pair in pairs])
+    second = np.concatenate([pair[1] for pair in pairs])
+    area = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    low = np.maximum(corners[first, :2], corners[second, :2])
+    high = np.minimum(corners[first, 2:], corners[second, 2:])
+    both = np.prod(np.maximum(high - low, 0.0), axis=1)
+    return first, second, both / np.maximum(area[first] + area[second] - both, 1e-12)
+
+
+def _first_of_concentric(boxes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+    """Drop boxes that lie on the middle of an earlier one, or around it."""
+    first, second, _ = _overlaps(boxes)
+    same = concentric(boxes[first], boxes[second])
+    return _greedy(len(boxes), first[same], second[same])
+
+
+def _greedy(count: int, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Drop the second of each pair whose first is kept, first ones first."""
+    keep = np.ones(count, dtype=bool)
+    for i, j in _grouped(first, second):
+        if keep[i]:
+            keep[j] = False
+    return np.flatnonzero(keep)
+
+
+def _grouped(
+    first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
+) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
+    """Yield each first of pairs, ascending, with all of its seconds."""
+    order = np.argsort(first, kind="stable")
+    values, starts = np.unique(first[order], return_index=True)
+    seconds = np.split(second[order], starts[1:])
+    yield from zip(values.tolist(), seconds, strict=True) if len(values) else ()
+
+
+def _adjacency(
+    count: int,
+    first: npt.NDArray[np.int64],
+    second: npt.NDArray[np.int64],
+    weight: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Neighbours of each box, both ways: offsets, indices and weights."""
+    both = np.concatenate([first, second])
+    order = np.argsort(both, kind="stable")
+    ends = np.searchsorted(both[order], np.arange(count + 1))
+    neighbors = np.concatenate([second, first])[order]
+    return ends, neighbors, np.concatenate([weight, weight])[order].astype(np.float32)

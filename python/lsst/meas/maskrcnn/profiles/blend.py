@@ -1,0 +1,313 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The sources of a blend and the pixels to which each has a claim."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import distance_transform_edt, map_coordinates, spline_filter
+from scipy.spatial import cKDTree
+
+from ..deblend.peaks import mask_centers
+
+if TYPE_CHECKING:
+    from ..deblend.templates import ShareSettings
+
+__all__ = ["Blend", "BlendSource"]
+
+FloatArray = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+Box = tuple[slice, slice]
+
+# However far, a source has more than nothing, so that each pixel is somebody's.
+_LEAST_WEIGHT = 1e-12
+# With nothing but masks to go by, what is outside of one must count little.
+_MASK_HALO, _MASK_HALO_SCALE = 0.05, 2.0
+
+
+@dataclass(frozen=True)
+class BlendSource:
+    """A source of a blend.
+
+    Parameters
+    ----------
+    soft : `numpy.ndarray`
+        Probability that a pixel belongs to the source, times 255, uint8,
+        (y, x).
+    y0, x0 : `int`
+        First pixel of ``soft`` in the parent's box; it may reach beyond.
+    peak_y, peak_x : `float`
+        Position of the peak in the parent's box, px. One that is not finite,
+        or nearer to the middle of another source's mask than to that of its
+        own, is not believed: the middle of the mask takes its place.
+    is_star : `bool`
+        Whether it is taken for a point source.
+    """
+
+    soft: npt.NDArray[np.uint8]
+    y0: int
+    x0: int
+    peak_y: float
+    peak_x: float
+    is_star: bool = False
+
+
+@dataclass
+class Blend:
+    """A parent and its sources as the templates see them.
+
+    Parameters
+    ----------
+    images, variances : `numpy.ndarray`
+        Pixels, float32, (band, y, x).
+    parent : `numpy.ndarray`
+        Pixels of the parent, bool, (y, x).
+    good : `numpy.ndarray`
+        Pixels of which templates may be made, bool, (band, y, x).
+    sources : `~collections.abc.Sequence` [`BlendSource`]
+        The sources.
+    peaks : `numpy.ndarray`
+        (y, x) of the peaks that are believed, float64, (source, 2).
+    boxes : `list` [`tuple` [`slice`]]
+        Rows and columns in which each source has a claim.
+    masks : `list` [`numpy.ndarray`]
+        Soft masks on the boxes, float32, (y, x), 0 to 1, raised to the least
+        weight that the settings give a source; 0 outside the parent.
+    psfs : `list` [`numpy.ndarray`] or `None`
+        PSF in each band, as coefficients of a cubic spline.
+    settings : `ShareSettings`
+        How to share.
+    """
+
+    images: FloatArray
+    variances: FloatArray
+    parent: BoolArray
+    good: BoolArray
+    sources: Sequence[BlendSource]
+    peaks: npt.NDArray[np.float64]
+    boxes: list[Box]
+    masks: list[FloatArray]
+    psfs: list[FloatArray] | None
+    settings: ShareSettings
+
+    @classmethod
+    def make(
+        cls,
+        images: npt.ArrayLike,
+        variances: npt.ArrayLike,
+        parent: npt.ArrayLike,
+        sources: Sequence[BlendSource],
+        psf_images: Sequence[npt.ArrayLike] | None,
+        settings: ShareSettings,
+        good: npt.ArrayLike | None = None,
+    ) -> Blend:
+        """Check and prepare what `.shares.share_flux` is given.
+
+        Parameters
+        ----------
+        images, variances, parent : array_like
+            Pixels, as `.shares.share_flux` takes them.
+        sources : `~collections.abc.Sequence` [`BlendSource`]
+            The sources.
+        psf_images : `~collections.abc.Sequence` or `None`
+            PSF in each band.
+        settings : `ShareSettings`
+            How to share.
+        good : array_like, optional
+            Pixels of which templates may be made.
+
+        Returns
+        -------
+        blend : `Blend`
+            The blend.
+
+        Raises
+        ------
+        ValueError
+            Raised if shapes do not fit or there is no source.
+        """
+        images = np.asarray(images, np.float32)
+        variances = np.asarray(variances, np.float32)
+        parent = np.asarray(parent, bool)
+        if images.ndim != 3 or variances.shape != images.shape or parent.shape != images.shape[1:]:
+            raise ValueError(
+                f"images have shape {images.shape}, variances {variances.shape}, the parent {parent.shape}; "
+                "wanted (band, y, x) twice and (y, x)"
+            )
+        if not sources:
+            raise ValueError("a parent without sources has nobody to share its flux; give at least one")
+        if not parent.size:
+            raise ValueError(f"the parent has shape {parent.shape}; wanted at least one pixel")
+        if psf_images is not None and len(psf_images) != len(images):
+            raise ValueError(f"got {len(psf_images)} PSFs for {len(images)} bands")
+        for number, source in enumerate(sources):
+            if source.soft.ndim != 2 or source.soft.dtype != np.uint8:
+                raise ValueError(
+                    f"the soft mask of source {number} is {source.soft.dtype} of shape {source.soft.shape}; "
+                    "wanted uint8, probability times 255, (y, x)"
+                )
+        usable = np.isfinite(images) & np.isfinite(variances) & (variances > 0)
+        if good is not None:
+            chosen = np.asarray(good, bool)
+            if chosen.shape not in (images.shape, parent.shape):
+                raise ValueError(f"good has shape {chosen.shape}; wanted {images.shape} or {parent.shape}")
+            usable &= chosen
+        psfs = None if psf_images is None else [_prepare_psf(psf) for psf in psf_images]
+        peaks = _trusted_peaks(sources)
+        boxes = _boxes(parent, sources, peaks, settings.reach)
+        masks = [
+            _weigh(parent, source, peak, box, settings)
+            for source, peak, box in zip(sources, peaks, boxes, strict=True)
+        ]
+        return cls(images, variances, parent, usable, sources, peaks, boxes, masks, psfs, settings)
+
+    def psf_on_box(self, index: int, y: float, x: float) -> FloatArray:
+        """Draw the PSF on the box of a source.
+
+        Parameters
+        ----------
+        index : `int`
+            Which source.
+        y, x : `float`
+            Where the PSF's centre is, in the parent's box (px).
+
+        Returns
+        -------
+        pixels : `numpy.ndarray`
+            The PSF, at least 0, float32, (band, y, x). Beyond the image of
+            the PSF it falls with the third power of the distance.
+        """
+        if self.psfs is None:
+            raise ValueError("this blend has no PSF")
+        rows, columns = self.boxes[index]
+        dy = np.arange(rows.start, rows.stop, dtype=np.float64) - y
+        dx = np.arange(columns.start, columns.stop, dtype=np.float64) - x
+        pixels = np.zeros((len(self.psfs), len(dy), len(dx)), np.float32)
+        for plane, spline in zip(pixels, self.psfs, strict=True):
+            half = (spline.shape[0] // 2, spline.shape[1] // 2)
+            i, j = np.flatnonzero(np.abs(dy) <= half[0]), np.flatnonzero(np.abs(dx) <= half[1])
+            if i.size and j.size:
+                grid = np.meshgrid(dy[i] + half[0], dx[j] + half[1], indexing="ij")
+                part = map_coordinates(spline, grid, order=3, mode="constant", prefilter=False)
+                plane[i[0] : i[-1] + 1, j[0] : j[-1] + 1] = np.maximum(part, 0.0)
+            if i.size < len(dy) or j.size < len(dx):
+                _add_wings(plane, spline, dy, dx)
+        return pixels
+
+
+def _prepare_psf(psf: npt.ArrayLike) -> FloatArray:
+    pixels = np.asarray(psf, np.float32)
+    if pixels.ndim != 2 or pixels.shape[0] % 2 == 0 or pixels.shape[1] % 2 == 0:
+        raise ValueError(f"a PSF has shape {pixels.shape}; wanted (y, x) with odd sides")
+    if not (np.isfinite(pixels).all() and pixels.sum() > 0):
+        raise ValueError("a PSF is not finite, or its sum is not above 0")
+    return np.asarray(spline_filter(pixels / pixels.sum(), 3, output=np.float32, mode="constant"))
+
+
+def _add_wings(plane: FloatArray, spline: FloatArray, dy: npt.NDArray[Any], dx: npt.NDArray[Any]) -> None:
+    """Continue a PSF beyond the circle that its image holds, with the mean there."""
+    half = min(spline.shape) // 2
+    angle = np.linspace(0.0, 2.0 * np.pi, 64, endpoint=False)
+    ring = [spline.shape[0] // 2 + half * np.sin(angle), spline.shape[1] // 2 + half * np.cos(angle)]
+    level = max(float(map_coordinates(spline, ring, order=3, mode="nearest", prefilter=False).mean()), 0.0)
+    radius = np.hypot(dy[:, None], dx)
+    outside = radius > half
+    plane[outside] = level * (half / radius[outside]) ** 3
+
+
+def _trusted_peaks(sources: Sequence[BlendSource]) -> npt.NDArray[np.float64]:
+    """Give the peaks, or the middle of the mask of those that cannot be the source's own."""
+    peaks = np.array([(source.peak_y, source.peak_x) for source in sources], np.float64)
+    corners = [(source.y0, source.x0) for source in sources]
+    centers = mask_centers([source.soft for source in sources], corners)
+    empty = np.array([not source.soft.any() for source in sources])
+    unknown = ~np.isfinite(peaks).all(axis=1)
+    if (empty & unknown).any():
+        index = int(np.flatnonzero(empty & unknown)[0])
+        raise ValueError(f"source {index} has neither a mask nor a finite peak; give it one of the two")
+    centers[empty] = peaks[empty]
+    peaks[unknown] = centers[unknown]
+    distance = np.hypot(*(peaks - centers).T)
+    nearest = cKDTree(centers).query(peaks)[0]
+    return np.where((distance > nearest + 1e-9)[:, None], centers, peaks)
+
+
+def _boxes(
+    parent: BoolArray, sources: Sequence[BlendSource], peaks: npt.NDArray[np.float64], reach: float
+) -> list[Box]:
+    """Rows and columns in which each source has a claim; together they hold the parent."""
+    height, width = parent.shape
+    margin = int(np.ceil(reach))
+    boxes: list[Box] = []
+    covered = np.zeros(parent.shape, bool)
+    for source, (y, x) in zip(sources, peaks.tolist(), strict=True):
+        y0, x0 = source.y0, source.x0
+        y1, x1 = y0 + source.soft.shape[0], x0 + source.soft.shape[1]
+        if source.soft.size == 0:
+            y0, x0 = round(y), round(x)
+            y1, x1 = y0 + 1, x0 + 1
+        # A source outside of the parent keeps its place in the list, with a pixel at the edge.
+        top, left = min(max(y0 - margin, 0), height - 1), min(max(x0 - margin, 0), width - 1)
+        box = (
+            slice(top, max(min(y1 + margin, height), top + 1)),
+            slice(left, max(min(x1 + margin, width), left + 1)),
+        )
+        boxes.append(box)
+        covered[box] = True
+    rows, columns = np.nonzero(parent & ~covered)
+    if not len(rows):
+        return boxes
+    owner = cKDTree(peaks).query(np.column_stack([rows, columns]))[1]
+    for index in np.unique(owner).tolist():
+        mine = owner == index
+        old = boxes[index]
+        boxes[index] = (
+            slice(min(old[0].start, int(rows[mine].min())), max(old[0].stop, int(rows[mine].max()) + 1)),
+            slice(
+                min(old[1].start, int(columns[mine].min())), max(old[1].stop, int(columns[mine].max()) + 1)
+            ),
+        )
+    return boxes
+
+
+def _weigh(
+    parent: BoolArray,
+    source: BlendSource,
+    peak: npt.NDArray[np.float64],
+    box: Box,
+    settings: ShareSettings,
+) -> FloatArray:
+    """Soft mask on a box, raised to the least weight that the source has there."""
+    rows, columns = box
+    soft = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.float32)
+    _paste(soft, source, rows.start, columns.start)
+    halo, scale = settings.halo, settings.halo_scale
+    if settings.template == "mask":
+        halo, scale = min(halo, _MASK_HALO), min(scale, _MASK_HALO_SCALE)
+    core = soft >= 0.5
+    if core.any():
+        distance = distance_transform_edt(~core)
+    else:
+        y, x = np.ogrid[rows, columns]
+        distance = np.hypot(y - peak[0], x - peak[1])
+    # Far away it still has to be more than nothing.
+    least = np.maximum(halo * np.exp(-distance / scale), _LEAST_WEIGHT)
+    return np.asarray(np.maximum(soft, least) * parent[rows, columns], np.float32)
+
+
+def _paste(target: FloatArray, source: BlendSource, y0: int, x0: int) -> None:
+    """Write a soft mask into an array whose first pixel is (y0, x0)."""
+    height, width = target.shape
+    top, left = source.y0 - y0, source.x0 - x0
+    rows = slice(max(top, 0), min(top + source.soft.shape[0], height))
+    columns = slice(max(left, 0), min(left + source.soft.shape[1], width))
+    if rows.start < rows.stop and columns.start < columns.stop:
+        part = source.soft[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left]
+        target[rows, columns] = part.astype(np.float32) / np.float32(255.0)

@@ -1,0 +1,158 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Reliability diagrams of a model before and after its calibration."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ..metrics.calibration import CalibrationCases, Reliability, reliability
+from .plot_style import (
+    CLASS_STYLES,
+    DOUBLE_COLUMN,
+    LABEL_SIZE,
+    LINE_WIDTH,
+    OKABE_ITO,
+    CurveStyle,
+    add_legend,
+    family_styles,
+    make_figure,
+)
+
+__all__ = ["plot_calibrated"]
+
+_BEFORE = CurveStyle(OKABE_ITO["orange"], (0, (5, 1.5)), "^")
+_AFTER = CurveStyle(OKABE_ITO["blue"], "-", "o")
+_FAINT = CurveStyle(OKABE_ITO["purple"], (0, (1, 1.2)), "v")
+_STRONG = CurveStyle(OKABE_ITO["green"], (0, (5, 1.5, 1, 1.5)), "D")
+_BRIGHT = 20.0
+_N_BINS = 10
+
+Curves = Mapping[str, tuple[CurveStyle, NDArray[np.float64], NDArray[np.bool_]]]
+
+
+def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure:
+    """Draw what scores and P(star) say against what is true.
+
+    Parameters
+    ----------
+    before : `~.calibration.CalibrationCases`
+        With scores as the network gives them.
+    after : `~.calibration.CalibrationCases`
+        The same cases in the same order, calibrated; best by fits that have
+        not seen them, see `~.calibration.cross_calibrate`.
+
+    Returns
+    -------
+    figure : `matplotlib.figure.Figure`
+        Six diagrams, each over the distribution of the probabilities: the
+        score and P(star) of all before and after; after calibration, the
+        score by class and P(star) by S/N, and both by depth. Bands are of one
+        standard deviation; expected calibration errors are in the legends.
+
+    Raises
+    ------
+    ValueError
+        Raised if the cases are not as many.
+    """
+    if len(before) != len(after):
+        raise ValueError(f"There are {len(before)} cases before calibration and {len(after)} after.")
+    figure, axes = make_figure(
+        DOUBLE_COLUMN, 1.12 * DOUBLE_COLUMN, 4, 3, share_y=True, height_ratios=(3.2, 1.0, 3.2, 1.0)
+    )
+    bright = after.peak_snr >= _BRIGHT
+    star = before.p_star > 0.5
+    classes = [("star", CLASS_STYLES["star"], star), ("galaxy", CLASS_STYLES["galaxy"], ~star)]
+    brightness = [(f"< {_BRIGHT:.0f}", _FAINT, ~bright), (f"≥ {_BRIGHT:.0f}", _STRONG, bright)]
+    depths = _by_depth(after)
+    rows: list[tuple[str, str, list[Curves]]] = [
+        (
+            "Score",
+            "Share of detections that are sources",
+            [
+                {"before": (_BEFORE, *before.scores()), "after": (_AFTER, *after.scores())},
+                {name: (style, *after.select(chosen).scores()) for name, style, chosen in classes},
+                {name: (style, *after.select(chosen).scores()) for name, style, chosen in depths},
+            ],
+        ),
+        (
+            "P(star)",
+            "Share of sources that are stars",
+            [
+                {"before": (_BEFORE, *before.classes()), "after": (_AFTER, *after.classes())},
+                {name: (style, *after.select(chosen).classes()) for name, style, chosen in brightness},
+                {name: (style, *after.select(chosen).classes()) for name, style, chosen in depths},
+            ],
+        ),
+    ]
+    titles = (("all", "by class, after", "by depth, after"), ("all", "by peak S/N, after", "by depth, after"))
+    for row, (x_label, y_label, panels) in enumerate(rows):
+        for column, curves in enumerate(panels):
+            top, bottom = axes[6 * row + column], axes[6 * row + 3 + column]
+            _draw(top, bottom, curves)
+            top.set_title(f"{x_label}: {titles[row][column]}", fontsize=LABEL_SIZE)
+            bottom.set_xlabel(x_label)
+        axes[6 * row].set_ylabel(y_label)
+        axes[6 * row + 3].set_ylabel("Number")
+    return figure
+
+
+def _by_depth(cases: CalibrationCases) -> list[tuple[str, CurveStyle, NDArray[np.bool_]]]:
+    """Divide the images into those without noise and three equal parts by noise."""
+    images, first = np.unique(cases.image, return_index=True)
+    noise = cases.depth[first]
+    groups = [("no noise", cases.depth == 0.0)]
+    if (noise > 0.0).any():
+        edges = np.quantile(noise[noise > 0.0], [1.0 / 3.0, 2.0 / 3.0])
+        part = np.searchsorted(edges, cases.depth)
+        groups += [
+            (name, (cases.depth > 0.0) & (part == number))
+            for number, name in enumerate(("deep", "middle", "shallow"))
+        ]
+    groups = [(name, chosen) for name, chosen in groups if chosen.any()]
+    markers = ("s", "o", "^", "D")
+    return [
+        (name, CurveStyle(style.color, style.line, markers[index]), chosen)
+        for index, ((name, chosen), style) in enumerate(zip(groups, family_styles(len(groups)), strict=True))
+    ]
+
+
+def _draw(top: Axes, bottom: Axes, curves: Curves) -> None:
+    """Draw a diagram and the distributions under it."""
+    top.plot([0.0, 1.0], [0.0, 1.0], color="0.5", lw=0.8, ls=":")
+    for name, (style, given, true) in curves.items():
+        result = reliability(given, true, n_bins=_N_BINS)
+        _draw_curve(top, name, style, result)
+        bottom.stairs(result.bins.total, result.bins.edges, color=style.color, ls=style.line, lw=LINE_WIDTH)
+    for axes in (top, bottom):
+        axes.set_xlim(-0.02, 1.02)
+    top.set_ylim(-0.03, 1.05)
+    top.tick_params(labelbottom=False)
+    bottom.set_yscale("log")
+    bottom.set_ylim(bottom=0.7)
+    add_legend(top, loc="lower right", handlelength=2.2)
+
+
+def _draw_curve(axes: Axes, name: str, style: CurveStyle, result: Reliability) -> None:
+    error = f"{result.expected_error:.3f}" if np.isfinite(result.expected_error) else "none"
+    filled = result.bins.total > 0
+    x, share = result.mean_probability[filled], result.bins.fraction[filled]
+    low, high = result.bins.low[filled], result.bins.high[filled]
+    axes.fill_between(x, low, high, color=style.color, alpha=0.18, lw=0)
+    axes.plot(
+        x,
+        share,
+        color=style.color,
+        ls=style.line,
+        lw=LINE_WIDTH,
+        marker=style.marker,
+        ms=5.0 if style.marker == "*" else 3.2,
+        label=f"{name} ({error})",
+    )

@@ -1,0 +1,562 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Changes of training images that nature or a survey could have made.
+
+Fluxes, variance, width of the PSF, peaks and truth masks change together, so
+that the truth of a changed image is still true.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from ..images.units import FWHM_PER_SIGMA
+
+if TYPE_CHECKING:
+    from .training_scene import TrainingScene
+
+__all__ = [
+    "AugmentSettings",
+    "Realization",
+    "Window",
+    "added_mask_area",
+    "draw_realization",
+    "gaussian_kernel",
+    "grow_mask",
+    "realize",
+]
+
+Window = tuple[int, int, int, int]
+"""First row and column of a part of an image, its height and its width."""
+
+FloatImage = npt.NDArray[np.float32]
+
+_WINGS = 1.4
+"""Growth of masks of sources with wings, over that of a Gaussian."""
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """Which changes are made, how often, and how large they are.
+
+    Probabilities are those of one realisation of an image. All changes of
+    pixel values are off by default.
+    """
+
+    flips: bool = True
+    """Mirror half of the crops."""
+
+    turns: bool = True
+    """Turn crops by a random number of quarters."""
+
+    flux_probability: float = 0.0
+    """Chance that the sources get brighter or fainter."""
+
+    flux_range: tuple[float, float] = (0.5, 2.0)
+    """Range of the factor that all bands share, uniform in the logarithm."""
+
+    band_flux_scatter: float = 0.1
+    """Scatter (natural logarithm) of a factor on each band's flux on top of
+    that: other colours."""
+
+    depth_probability: float = 0.0
+    """Chance that an image with noise is given another depth."""
+
+    depth_range: tuple[float, float] = (1.0, 2.0)
+    """Range of the factor on the standard deviation of its noise, uniform in
+    the logarithm. Where no noise-free image is known, noise can only be
+    added, and factors below 1 count as 1."""
+
+    noiseless_probability: float = 0.0
+    """Chance that an image of which the noise-free one is known, and which
+    belongs to a noisy scene, is shown without noise."""
+
+    noise_probability: float = 0.0
+    """Chance that a scene without noise is given some."""
+
+    noise_range: tuple[float, float] = (0.1, 1.0)
+    """Range of its standard deviation in units of that which the variance
+    plane tells, uniform in the logarithm."""
+
+    correlated_probability: float = 0.0
+    """Chance that the noise drawn is correlated between neighbours, as in a
+    resampled image."""
+
+    correlation_range: tuple[float, float] = (0.1, 0.5)
+    """Range of the weight of each neighbour on an axis."""
+
+    blur_probability: float = 0.0
+    """Chance of a worse seeing."""
+
+    blur_range: tuple[float, float] = (0.4, 1.2)
+    """Range of the standard deviation of the Gaussian that the image is
+    convolved with, px."""
+
+    background_probability: float = 0.0
+    """Chance of a background that subtraction has left."""
+
+    background_offset: float = 0.1
+    """Standard deviation of its level in each band, in units of the noise of
+    an empty pixel."""
+
+    background_gradient: float = 0.2
+    """Standard deviation of its change from one side of the image to the other
+    along each axis, in these units."""
+
+    drop_probability: float = 0.0
+    """Chance that one band is lost: its plane is 0, and so is its PSF plane.
+    The image is normalised by the other bands alone."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name.endswith("_probability") and not 0.0 <= value <= 1.0:
+                raise ValueError(f"{field.name} is {value}, wanted a number from 0 to 1")
+            if field.name.endswith("_range"):
+                low, high = value
+                if not 0.0 < low <= high < math.inf:
+                    raise ValueError(
+                        f"{field.name} is {value}, wanted two numbers above 0, the lower one first"
+                    )
+        for name in ("band_flux_scatter", "background_offset", "background_gradient"):
+            if not 0.0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} is {getattr(self, name)}, wanted a number not below 0")
+        if self.correlation_range[1] > 1.0:
+            raise ValueError(f"correlation_range is {self.correlation_range}, wanted weights up to 1")
+
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether an image may look different each time (`bool`)."""
+        return any(
+            getattr(self, field.name) > 0 for field in fields(self) if field.name.endswith("_probability")
+        )
+
+    @classmethod
+    def published(cls) -> Self:
+        """Make the settings of Astro R-CNN (Burke et al. 2019).
+
+        Returns
+        -------
+        settings : `AugmentSettings`
+            Flips, quarter turns, blur and a little noise.
+        """
+        return cls(
+            blur_probability=0.25,
+            noise_probability=0.25,
+            noise_range=(0.01, 0.3),
+            depth_probability=0.25,
+            depth_range=(1.0, 1.1),
+        )
+
+    @classmethod
+    def mixture(cls) -> Self:
+        """Make the settings for a model that is to hold on varied data.
+
+        Returns
+        -------
+        settings : `AugmentSettings`
+            All but lost bands.
+        """
+        return cls(
+            flux_probability=1.0,
+            flux_range=(0.8, 1.25),
+            band_flux_scatter=0.1,
+            depth_probability=1.0,
+            depth_range=(0.5, 2.0),
+            noiseless_probability=0.2,
+            noise_probability=0.1,
+            noise_range=(0.05, 1.0),
+            correlated_probability=0.5,
+            blur_probability=0.25,
+            background_probability=0.25,
+        )
+
+
+@dataclass(frozen=True)
+class Realization:
+    """What is done to one image.
+
+    Parameters
+    ----------
+    gain : `numpy.ndarray`
+        Factor on the flux of the sources, float32, (band,).
+    noise : `float`
+        Standard deviation of the noise of the image after the change, in
+        units of that which the scene's variance tells; 0 for none.
+    correlation : `float`
+        Weight of each neighbour in the noise that is drawn.
+    blur : `float`
+        Standard deviation of the Gaussian that worsens the seeing, px; 0 for
+        none.
+    background : `numpy.ndarray`
+        Level in the middle and slopes along y and x (from one side to the
+        other), in units of the sky noise, float32, (band, 3).
+    dropped : `int` or `None`
+        Index of the band that is lost.
+    own : `bool`
+        The scene's own image is taken with the noise that it has.
+    """
+
+    gain: FloatImage
+    noise: float
+    correlation: float
+    blur: float
+    background: FloatImage
+    dropped: int | None = None
+    own: bool = False
+
+    @property
+    def kernel(self) -> npt.NDArray[np.float64] | None:
+        """One axis of the kernel of the blur (`numpy.ndarray` or `None`)."""
+        return gaussian_kernel(self.blur) if self.blur > 0 else None
+
+    @property
+    def kernel_variance(self) -> float:
+        """Second moment of the kernel of the blur per axis (`float`, px^2)."""
+        kernel = self.kernel
+        if kernel is None:
+            return 0.0
+        reach = len(kernel) // 2
+        return float(np.sum(kernel * np.arange(-reach, reach + 1) ** 2))
+
+    def kept_bands(self) -> npt.NDArray[np.intp]:
+        """Return the indices of the bands that are not lost.
+
+        Returns
+        -------
+        bands : `numpy.ndarray`
+            Ascending.
+        """
+        return np.array([k for k in range(len(self.gain)) if k != self.dropped], dtype=np.intp)
+
+    def psf_fwhm(self, fwhm: npt.ArrayLike) -> npt.NDArray[np.float64]:
+        """Return the widths of the PSF after the change.
+
+        Parameters
+        ----------
+        fwhm : array_like
+            Full width at half maximum before, (band,), px; NaN where it is
+            not known.
+
+        Returns
+        -------
+        widths : `numpy.ndarray`
+            Widths add in quadrature. NaN for a lost band.
+        """
+        widths = np.sqrt(np.square(fwhm, dtype=float) + FWHM_PER_SIGMA**2 * self.kernel_variance)
+        if self.dropped is not None:
+            widths[self.dropped] = np.nan
+        return widths
+
+
+def draw_realization(
+    settings: AugmentSettings, rng: np.random.Generator, scene: TrainingScene
+) -> Realization:
+    """Draw what is done to an image.
+
+    Parameters
+    ----------
+    settings : `AugmentSettings`
+        Chances and ranges.
+    rng : `numpy.random.Generator`
+        Source of chance.
+    scene : `TrainingScene`
+        The image.
+
+    Returns
+    -------
+    realization : `Realization`
+    """
+    bands = len(scene.variance)
+    one = np.ones(bands, np.float32)
+    nothing = np.zeros((bands, 3), np.float32)
+    if not settings.changes_pixels:
+        own = scene.image is not None
+        return Realization(one, 1.0 if scene.noisy else 0.0, 0.0, 0.0, nothing, own=own)
+
+    def happens(probability: float) -> bool:
+        return bool(rng.random() < probability)
+
+    def uniform_log(limits: tuple[float, float]) -> float:
+        return float(np.exp(rng.uniform(*np.log(limits))))
+
+    gain = one
+    if happens(settings.flux_probability):
+        scatter = rng.normal(0.0, settings.band_flux_scatter, bands)
+        gain = (uniform_log(settings.flux_range) * np.exp(scatter)).astype(np.float32)
+    own = scene.noiseless is None
+    if scene.noisy:
+        noise = uniform_log(settings.depth_range) if happens(settings.depth_probability) else 1.0
+        if own:
+            noise = max(noise, 1.0)
+        elif happens(settings.noiseless_probability):
+            noise = 0.0
+    else:
+        noise = uniform_log(settings.noise_range) if happens(settings.noise_probability) else 0.0
+    correlated = happens(settings.correlated_probability)
+    background = nothing
+    if happens(settings.background_probability):
+        scale = [settings.background_offset, settings.background_gradient, settings.background_gradient]
+        background = (rng.standard_normal((bands, 3)) * scale).astype(np.float32)
+    return Realization(
+        gain=gain,
+        noise=noise,
+        correlation=float(rng.uniform(*settings.correlation_range)) if correlated else 0.0,
+        blur=float(rng.uniform(*settings.blur_range)) if happens(settings.blur_probability) else 0.0,
+        background=background,
+        dropped=int(rng.integers(bands)) if bands > 1 and happens(settings.drop_probability) else None,
+        own=own,
+    )
+
+
+def realize(
+    scene: TrainingScene,
+    sky_sigma: npt.NDArray[np.float64],
+    realization: Realization,
+    window: Window,
+    rng: np.random.Generator,
+    step: int = 1,
+) -> tuple[FloatImage, FloatImage]:
+    """Make the changed image of a part of a scene.
+
+    Parameters
+    ----------
+    scene : `TrainingScene`
+        The scene.
+    sky_sigma : `numpy.ndarray`
+        Standard deviation of the noise of an empty pixel that the scene's
+        variance tells, (band,), nJy.
+    realization : `Realization`
+        What is done to it.
+    window : `Window`
+        The part.
+    rng : `numpy.random.Generator`
+        Source of the noise.
+    step : `int`
+        Take only every ``step``-th pixel of each axis, for statistics. These
+        pixels are not blurred; their variance is that of blurred ones.
+
+    Returns
+    -------
+    flux, variance : `numpy.ndarray`
+        Image (nJy) and its variance (nJy^2), float32, (band, y, x), in all
+        bands. New arrays. Unusable pixels hold anything finite.
+
+    Notes
+    -----
+    Where the noise-free image is known, it is blurred, its sources are scaled
+    and their photon noise with them, and then noise is drawn: at any depth.
+    A scene without noise keeps its variance, which is no more than a scale
+    there, until the noise drawn exceeds it.
+
+    Of an image with its own noise the variance scales as the square of
+    the flux; a blur lowers the variance of its pixels by the sum of the squares
+    of the kernel, and correlates them; noise can only be added.
+    """
+    y0, x0, height, width = window
+    rows, columns = slice(y0, y0 + height, step), slice(x0, x0 + width, step)
+    kernel = realization.kernel
+    own = realization.own
+    pixels = scene.image if own else scene.noiseless
+    if pixels is None:
+        raise ValueError("the scene has no " + ("image with noise" if own else "noise-free image"))
+    if kernel is None or step > 1:
+        flux = pixels[:, rows, columns].astype(np.float32)
+        variance = scene.variance[:, rows, columns].astype(np.float32)
+        if kernel is not None and own:
+            variance *= np.float32(np.sum(kernel**2) ** 2)
+    else:
+        reach = len(kernel) // 2
+        weight = _with_margin(scene.valid[None], window, reach).astype(np.float32)
+        flux = _with_margin(pixels, window, reach)
+        variance = _with_margin(scene.variance, window, reach)
+        if weight.all():
+            flux = _convolve(flux, kernel)
+            variance = _convolve(variance, kernel**2 if own else kernel)
+        else:
+            # What is not known weighs nothing, so that it does not spread.
+            share = np.maximum(_convolve(weight, kernel), np.float32(1e-3))
+            flux = _convolve(flux * weight, kernel)
+            flux /= share
+            variance = _convolve(variance * weight, kernel**2 if own else kernel)
+            variance /= share**2 if own else share
+            inside = (slice(None), slice(reach, reach + height), slice(reach, reach + width))
+            unknown = np.broadcast_to(weight[inside] == 0, variance.shape)
+            variance[unknown] = scene.variance[:, rows, columns][unknown]
+
+    gain = realization.gain[:, None, None]
+    if own:
+        if (realization.gain != 1.0).any():
+            flux *= gain
+            variance *= gain**2
+        added = math.sqrt(max(realization.noise**2 - 1.0, 0.0))
+        factor = realization.noise
+    else:
+        if (realization.gain != 1.0).any():
+            flux *= gain
+            sky = np.square(sky_sigma).astype(np.float32)[:, None, None]
+            variance += (gain - 1.0) * np.maximum(variance - sky, 0.0)
+        added = realization.noise
+        factor = (realization.noise or 1.0) if scene.noisy else max(realization.noise, 1.0)
+    if added > 0:
+        noise = _draw_noise(flux.shape, realization.correlation, rng)
+        noise *= np.sqrt(variance)
+        noise *= np.float32(added)
+        flux += noise
+    if factor != 1.0:
+        variance *= np.float32(factor**2)
+    if realization.background.any():
+        flux += _background(realization.background, sky_sigma, pixels.shape[1:], window, step)
+    return flux, variance
+
+
+def _background(
+    terms: FloatImage,
+    sky_sigma: npt.NDArray[np.float64],
+    shape: tuple[int, ...],
+    window: Window,
+    step: int,
+) -> FloatImage:
+    """Evaluate a plane over a part of an image of some shape."""
+    y0, x0, height, width = window
+    y = (np.arange(y0, y0 + height, step) / shape[0] - 0.5).astype(np.float32)
+    x = (np.arange(x0, x0 + width, step) / shape[1] - 0.5).astype(np.float32)
+    level, slope_y, slope_x = (terms * sky_sigma[:, None]).astype(np.float32).T[..., None, None]
+    plane: FloatImage = level + slope_y * y[:, None] + slope_x * x
+    return plane
+
+
+def _draw_noise(shape: tuple[int, ...], weight: float, rng: np.random.Generator) -> FloatImage:
+    """Draw normal noise of unit variance, each pixel mixed with its neighbours."""
+    if weight == 0.0:
+        return rng.standard_normal(shape, dtype=np.float32)
+    bands, height, width = shape
+    noise = rng.standard_normal((bands, height + 2, width + 2), dtype=np.float32)
+    mix = np.float32(weight)
+    noise = noise[:, 1:-1] + mix * (noise[:, 2:] + noise[:, :-2])
+    noise = noise[:, :, 1:-1] + mix * (noise[:, :, 2:] + noise[:, :, :-2])
+    noise /= np.float32(1.0 + 2.0 * weight**2)
+    return noise
+
+
+def gaussian_kernel(sigma: float) -> npt.NDArray[np.float64]:
+    """Sample a Gaussian.
+
+    Parameters
+    ----------
+    sigma : `float`
+        Standard deviation, px, above 0.
+
+    Returns
+    -------
+    kernel : `numpy.ndarray`
+        Values at whole pixels out to 3 sigma at least; their number is odd and
+        their sum 1.
+    """
+    reach = math.ceil(3.0 * sigma)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    return kernel / kernel.sum()
+
+
+def _with_margin(array: npt.NDArray[Any], window: Window, reach: int) -> npt.NDArray[Any]:
+    """Cut out a part and ``reach`` pixels around it; beyond the image its edge goes on."""
+    y0, x0, height, width = window
+    top, left = max(y0 - reach, 0), max(x0 - reach, 0)
+    part = array[:, top : y0 + height + reach, left : x0 + width + reach]
+    before = (top - (y0 - reach), left - (x0 - reach))
+    after = (
+        height + 2 * reach - part.shape[1] - before[0],
+        width + 2 * reach - part.shape[2] - before[1],
+    )
+    if any(before) or any(after):
+        return np.pad(part, ((0, 0), (before[0], after[0]), (before[1], after[1])), mode="edge")
+    return part
+
+
+def _convolve(array: npt.NDArray[Any], kernel: npt.NDArray[np.float64]) -> FloatImage:
+    """Convolve the last two axes with an even kernel; a margin of its reach is lost."""
+    reach = len(kernel) // 2
+    weights = kernel.astype(np.float32)
+    for axis in (1, 2):
+        length = array.shape[axis] - 2 * reach
+
+        def part(start: int, axis: int = axis, length: int = length, array: Any = array) -> Any:
+            return array[:, start : start + length] if axis == 1 else array[:, :, start : start + length]
+
+        result = weights[reach] * part(reach)
+        for k in range(1, reach + 1):
+            pair = part(reach - k) + part(reach + k)
+            pair *= weights[reach + k]
+            result += pair
+        array = result
+    return array
+
+
+def added_mask_area(kernel_variance: float, level: float) -> float:
+    """Return by how many pixels a blur enlarges a truth mask.
+
+    Parameters
+    ----------
+    kernel_variance : `float`
+        Second moment of the kernel per axis, px^2.
+    level : `float`
+        Share of the source's peak at the edge of its mask.
+
+    Returns
+    -------
+    area : `float`
+        In px.
+
+    Notes
+    -----
+    A Gaussian source of dispersion s has the radius r, r^2 = 2 s^2 ln(1/level),
+    and the variances of source and kernel add: its area grows by the same
+    amount whatever its size. A source with wings loses more of its peak, and
+    grows the more, by a factor of 1.4 for stars and exponential discs seen with
+    Moffat PSFs (beta 2.5 and 3.5, FWHM 3.5 to 6 px, blurs of 0.5 to 1.2 px).
+    Their masks then have a mean IoU of 0.976 with the true ones; without growth
+    it is 0.898.
+    """
+    return _WINGS * 2.0 * math.pi * kernel_variance * math.log(1.0 / level)
+
+
+def grow_mask(mask: npt.NDArray[np.bool_], added: float) -> tuple[npt.NDArray[np.bool_], int]:
+    """Enlarge a mask by an area, evenly on all sides.
+
+    Parameters
+    ----------
+    mask : `numpy.ndarray`
+        Mask, bool, (y, x), tight and not empty.
+    added : `float`
+        Area to add, px.
+
+    Returns
+    -------
+    grown : `numpy.ndarray`
+        Mask, bool, with a margin on each side.
+    margin : `int`
+        Width of the margin, px.
+    """
+    area = int(np.count_nonzero(mask))
+    wanted = round(area + added)
+    if wanted <= area:
+        return mask, 0
+    growth = math.sqrt(wanted / math.pi) - math.sqrt(area / math.pi)
+    # Wide enough to see corners as corners.
+    kernel = gaussian_kernel(max(2.0, 1.5 * growth))
+    # Narrow masks grow the more along their short side.
+    margin = math.ceil(2.0 * growth) + 1
+    reach = len(kernel) // 2
+    padded = np.pad(mask, margin + reach).astype(np.float32)[None]
+    smooth = _convolve(padded, kernel)[0]
+    # What is a source's stays a source's.
+    smooth[margin : margin + mask.shape[0], margin : margin + mask.shape[1]] += mask
+    threshold = np.partition(smooth, smooth.size - wanted, axis=None)[smooth.size - wanted]
+    return smooth >= max(float(threshold), 1e-6), margin

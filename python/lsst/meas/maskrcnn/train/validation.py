@@ -1,0 +1,302 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Average precision of a network that is being trained, on images that it
+does not learn from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from torchvision.models.detection import MaskRCNN
+
+from ..images.normalize import normalize
+from ..metrics.average_precision import average_precision, greedy_match, mask_pairs
+from ..network.inference import Detections, InferenceSettings, detect
+from ..network.spec import CLASS_NAMES
+from .augment import AugmentSettings, draw_realization, realize
+from .training_scene import SceneSource, TrainingScene
+
+__all__ = ["LOWEST_SCORE", "SceneValidator", "ValidationImage", "validation_image", "validation_precision"]
+
+LOWEST_SCORE = 0.05
+"""Detections of lower scores do not count; they change the area under the
+curve by little and take most of the time (`float`)."""
+
+
+@dataclass(frozen=True, eq=False)
+class ValidationImage:
+    """A normalised image and the sources in it.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`
+        Normalised image, float32, (band, y, x).
+    valid : `numpy.ndarray`
+        Usable pixels, bool, (y, x).
+    labels : `numpy.ndarray`
+        Classes, int, (source,): 1 is a star, 2 a galaxy.
+    masks : `list` [`numpy.ndarray`]
+        Truth masks, bool, (y, x) each.
+    origins : `numpy.ndarray`
+        (y0, x0) of each mask, int, (source, 2), px.
+    asked : `numpy.ndarray`
+        Sources that must be found, bool, (source,); the others are neither
+        hits nor misses.
+    psf_fwhm : `numpy.ndarray`, optional
+        Widths of the PSF as `~lsst.meas.maskrcnn.network.psf.add_psf_planes`
+        takes them, (band,), px.
+    """
+
+    image: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+    labels: npt.NDArray[np.int64]
+    masks: list[npt.NDArray[np.bool_]]
+    origins: npt.NDArray[np.int32]
+    asked: npt.NDArray[np.bool_]
+    psf_fwhm: npt.NDArray[np.float32] | None = None
+
+
+def validation_precision(
+    network: MaskRCNN,
+    images: Iterable[ValidationImage],
+    settings: InferenceSettings | None = None,
+    *,
+    threshold: float = 0.5,
+    progress: Callable[[int], None] | None = None,
+) -> dict[str, float]:
+    """Compute the average precision of each class, pooled over images.
+
+    Parameters
+    ----------
+    network : `torchvision.models.detection.MaskRCNN`
+        The network; it is put into evaluation mode, and each of its modules
+        back into the mode that it was in.
+    images : `~collections.abc.Iterable` [`ValidationImage`]
+        The images, one at a time.
+    settings : `~lsst.meas.maskrcnn.network.inference.InferenceSettings`, \
+            optional
+        How to cut the images into tiles and which detections count; by
+        default those of a score of at least `LOWEST_SCORE`.
+    threshold : `float`
+        Smallest IoU of the masks of a detection and its truth.
+    progress : callable, optional
+        Called with the number of images done.
+
+    Returns
+    -------
+    figures : `dict` [`str`, `float`]
+        ``ap50_star`` and ``ap50_galaxy`` (with the IoU of ``threshold`` in
+        per cent in place of 50) and their mean ``ap50`` over the classes that
+        there are; NaN without truths. ``n_star`` and ``n_galaxy`` are the
+        numbers of truths that were asked for, ``n_detections`` that of all
+        detections.
+
+    Notes
+    -----
+    Detections are ranked by the probability of their class. Those without a
+    truth of their class that lie on a source that is not asked for, of
+    whatever class, are passed over.
+    """
+    settings = settings or InferenceSettings(score_threshold=LOWEST_SCORE, split_crowded=False)
+    rows: dict[int, list[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]] = {1: [], 2: []}
+    n_truth = {1: 0, 2: 0}
+    n_detections = 0
+    # A training may have frozen some modules, which train() would not know.
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        for number, item in enumerate(images, 1):
+            found = detect(network, item.image, item.valid, settings, psf_fwhm=item.psf_fwhm)
+            n_detections += len(found)
+            for label in rows:
+                rows[label].append(_outcomes(found, item, label, threshold))
+                n_truth[label] += int(np.count_nonzero(item.asked & (item.labels == label)))
+            if progress is not None:
+                progress(number)
+    finally:
+        for module, training in modes:
+            module.training = training
+    name = f"ap{round(100 * threshold)}"
+    figures: dict[str, float] = {}
+    for label, outcomes in rows.items():
+        scores = np.concatenate([row[0] for row in outcomes]) if outcomes else np.zeros(0, np.float32)
+        hits = np.concatenate([row[1] for row in outcomes]) if outcomes else np.zeros(0, bool)
+        figures[f"{name}_{CLASS_NAMES[label - 1]}"] = average_precision(scores, hits, n_truth[label])
+    known = [value for value in figures.values() if np.isfinite(value)]
+    figures[name] = float(np.mean(known)) if known else float("nan")
+    figures.update({f"n_{CLASS_NAMES[label - 1]}": float(n) for label, n in n_truth.items()})
+    figures["n_detections"] = float(n_detections)
+    return figures
+
+
+def validation_image(
+    scene: TrainingScene,
+    normalization: str,
+    normalization_settings: Mapping[str, Any],
+    rng: np.random.Generator,
+    *,
+    min_area: int = 12,
+    min_peak_snr: float = 5.0,
+) -> ValidationImage:
+    """Normalise a scene as it is, without any augmentation.
+
+    Parameters
+    ----------
+    scene : `~lsst.meas.maskrcnn.train.training_scene.TrainingScene`
+        The scene.
+    normalization : `str`
+        Registry name of the normalisation.
+    normalization_settings : `~collections.abc.Mapping`
+        Its settings.
+    rng : `numpy.random.Generator`
+        Source of the noise, for a scene that has lost its own.
+    min_area : `int`
+        Sources with fewer pixels in their mask are not asked for.
+    min_peak_snr : `float`
+        Nor are those whose peak is fainter in every band, in units of the
+        noise of an empty pixel, where there is noise.
+
+    Returns
+    -------
+    image : `ValidationImage`
+        The normalised scene. Sources that the scene ignores are not asked
+        for.
+    """
+    known = scene.valid if scene.valid.any() else np.ones_like(scene.valid)
+    sky_sigma = np.sqrt([float(np.median(plane[known])) for plane in scene.variance])
+    realization = draw_realization(AugmentSettings(), rng, scene)
+    whole = (0, 0, *scene.valid.shape)
+    flux, variance = realize(scene, sky_sigma, realization, whole, rng)
+    result = normalize(normalization, flux, variance, scene.valid, normalization_settings, overwrite=True)
+    asked = np.array([np.count_nonzero(mask) >= min_area for mask in scene.masks], dtype=bool)
+    if scene.noisy and len(asked):
+        asked &= (scene.peak_flux >= min_peak_snr * sky_sigma).any(axis=1)
+    if scene.ignore is not None:
+        asked &= ~scene.ignore
+    return ValidationImage(
+        image=result.image,
+        valid=result.valid,
+        labels=scene.labels,
+        masks=scene.masks,
+        origins=scene.origins,
+        asked=asked,
+        psf_fwhm=scene.psf_fwhm,
+    )
+
+
+class SceneValidator:
+    """Computes the average precision of a network on scenes.
+
+    Parameters
+    ----------
+    scenes : `~lsst.meas.maskrcnn.train.training_scene.SceneSource`
+        The scenes, which are read anew each time.
+    normalization : `str`
+        Registry name of the normalisation.
+    normalization_settings : `~collections.abc.Mapping`
+        Its settings.
+    settings : `~lsst.meas.maskrcnn.network.inference.InferenceSettings`, \
+            optional
+        As in `validation_precision`.
+    min_area, min_peak_snr : `int`, `float`
+        As in `validation_image`.
+    seed : `int`
+        With the number of a scene, decides its noise where it has none of its
+        own.
+    progress : callable, optional
+        Called with the number of scenes done and that of all.
+
+    Notes
+    -----
+    Without ``progress`` it can be sent to other processes.
+    """
+
+    def __init__(
+        self,
+        scenes: SceneSource,
+        normalization: str,
+        normalization_settings: Mapping[str, Any],
+        settings: InferenceSettings | None = None,
+        *,
+        min_area: int = 12,
+        min_peak_snr: float = 5.0,
+        seed: int = 0,
+        progress: Callable[[int, int], None] | None = None,
+    ):
+        self.scenes = scenes
+        self.normalization = normalization
+        self.normalization_settings = dict(normalization_settings)
+        self.settings = settings
+        self.min_area = min_area
+        self.min_peak_snr = min_peak_snr
+        self.seed = seed
+        self.progress = progress
+
+    def __call__(self, network: MaskRCNN) -> dict[str, float]:
+        """Judge a network.
+
+        Parameters
+        ----------
+        network : `torchvision.models.detection.MaskRCNN`
+            The network.
+
+        Returns
+        -------
+        figures : `dict` [`str`, `float`]
+            As `validation_precision` has them.
+        """
+
+        def report(done: int) -> None:
+            if self.progress is not None:
+                self.progress(done, len(self.scenes))
+
+        return validation_precision(network, self._images(), self.settings, progress=report)
+
+    def _images(self) -> Iterator[ValidationImage]:
+        for number in range(len(self.scenes)):
+            yield validation_image(
+                self.scenes.scene(number),
+                self.normalization,
+                self.normalization_settings,
+                np.random.default_rng([self.seed, number]),
+                min_area=self.min_area,
+                min_peak_snr=self.min_peak_snr,
+            )
+
+
+def _outcomes(
+    found: Detections, item: ValidationImage, label: int, threshold: float
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+    """Scores of the detections of a class, and whether each has a truth."""
+    chosen = np.flatnonzero((found.p_star > 0.5) == (label == 1))
+    chance = found.p_star if label == 1 else 1.0 - found.p_star
+    score = (found.scores * chance)[chosen].astype(np.float32)
+    hit = _matched(found, chosen, item, np.flatnonzero(item.asked & (item.labels == label)), score, threshold)
+    spare = np.zeros(len(chosen), dtype=bool)
+    spare[~hit] = _matched(found, chosen[~hit], item, np.flatnonzero(~item.asked), score[~hit], threshold)
+    return score[~spare], hit[~spare]
+
+
+def _matched(
+    found: Detections,
+    chosen: npt.NDArray[np.int64],
+    item: ValidationImage,
+    truth: npt.NDArray[np.int64],
+    score: npt.NDArray[np.float32],
+    threshold: float,
+) -> npt.NDArray[np.bool_]:
+    """Say which of the chosen detections have one of these truths."""
+    pairs = mask_pairs(
+        [found.masks[i] for i in chosen],
+        found.origins[chosen],
+        [item.masks[i] for i in truth],
+        item.origins[truth],
+    )
+    return greedy_match(pairs, score, len(truth), threshold) >= 0
