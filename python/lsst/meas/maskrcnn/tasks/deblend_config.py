@@ -36,7 +36,7 @@ from ..deblend.shares import ShareSettings
 from ..network.inference import InferenceSettings, Precision, SoftDecay, Suppression
 from ..network.model_file import ModelMetadata
 from ..network.runtime import RuntimeSettings
-from .config_fields import settings_config
+from .mirrored_config import settings_config
 from .normalize import normalizeRegistry
 
 

@@ -41,7 +41,7 @@ from ..scenes.config import (
 )
 from ..scenes.presets import PRESETS, preset_config
 from ..scenes.simulate import simulate_scene
-from .config_fields import config_class, field_docs, mirrored_fields
+from .mirrored_config import config_class, field_docs, mirrored_fields
 
 
 def _overrides(source: type, leave_out: tuple[str, ...] = ()) -> Any:

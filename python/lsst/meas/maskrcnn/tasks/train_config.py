@@ -33,7 +33,7 @@ from ..train.dataset import CropSettings
 from ..train.loop import TrainSettings
 from ..train.stages import StageSettings, scratch_stages
 from ..train.stages import published_stages as stages_of_engine
-from .config_fields import settings_config
+from .mirrored_config import settings_config
 
 
 def _mirror(source: Any, name: str, doc: str, leave_out: tuple[str, ...] = ()) -> Any:
