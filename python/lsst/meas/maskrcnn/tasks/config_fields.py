@@ -118,7 +118,7 @@ def _make_field(source: Any, field: dataclasses.Field[Any], hint: Any, unset: st
     kind, *extras = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
     info = next((extra for extra in extras if isinstance(extra, FieldInfo)), FieldInfo())
     if dataclasses.is_dataclass(kind):
-        made = make_config(kind, f"{kind.__name__}Config", (), unset)
+        made = make_config(kind, f"{field.name.title().replace('_', '')}Config", (), unset)
         return pexConfig.ConfigField(doc=info.description or made.__doc__, dtype=made)
     options = [option for option in typing.get_args(kind) if option is not types.NoneType]
     optional = types.NoneType in typing.get_args(kind)
