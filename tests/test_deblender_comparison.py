@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 from lsst.meas.maskrcnn.compare.deblended_field import (
-    GALAXY,
-    STAR,
     DeblendedField,
     FieldImages,
     PixelModels,
@@ -37,6 +35,7 @@ from lsst.meas.maskrcnn.compare.deblender_summary import (
     truth_tables,
     truth_values,
 )
+from lsst.meas.maskrcnn.images.classes import GALAXY, STAR
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
 from lsst.meas.maskrcnn.report.deblender_plots import (
     cut_disagreements,

@@ -19,9 +19,6 @@ from lsst.afw.image import ExposureF, PhotoCalib
 from lsst.afw.table import SourceCatalog, SourceTable
 from lsst.meas.maskrcnn.catalogs.compare import CompareSettings, EvaluationPatch, compare_patch
 from lsst.meas.maskrcnn.catalogs.detections import (
-    GALAXY,
-    STAR,
-    UNKNOWN,
     DetectionFields,
     catalog_pixel_scale,
     photo_calibs,
@@ -30,6 +27,7 @@ from lsst.meas.maskrcnn.catalogs.detections import (
 )
 from lsst.meas.maskrcnn.catalogs.evaluation_io import task_timing
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_schema
+from lsst.meas.maskrcnn.images.classes import GALAXY, STAR, UNKNOWN
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
 from lsst.pipe.base import TaskMetadata
 

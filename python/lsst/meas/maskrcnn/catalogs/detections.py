@@ -11,9 +11,6 @@ catalogues of one patch fit each other without its box.
 from __future__ import annotations
 
 __all__ = [
-    "GALAXY",
-    "STAR",
-    "UNKNOWN",
     "DetectionArrays",
     "DetectionFields",
     "catalog_labels",
@@ -34,11 +31,9 @@ import lsst.afw.table as afwTable
 from lsst.afw.detection import Footprint, HeavyFootprintF
 from lsst.afw.image import ExposureF, PhotoCalib
 
+from ..images.classes import GALAXY, STAR, UNKNOWN
 from ..metrics.spans import SpanMasks
 from .footprints import footprints_to_masks
-
-STAR, GALAXY, UNKNOWN = 1, 2, 0
-"""Labels of the classes."""
 
 
 @dataclasses.dataclass(frozen=True)

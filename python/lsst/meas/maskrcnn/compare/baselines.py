@@ -26,9 +26,9 @@ import scipy.ndimage
 
 from lsst.afw.image import ExposureF
 
+from ..images.classes import UNKNOWN
 from ..metrics.spans import SpanMasks
 from .deblended_field import (
-    UNKNOWN,
     DeblendedField,
     FieldImages,
     PixelModels,

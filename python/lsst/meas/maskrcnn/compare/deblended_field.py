@@ -20,10 +20,7 @@ import numpy.typing as npt
 from ..metrics.spans import SpanMasks
 
 __all__ = [
-    "GALAXY",
     "PARENT_DTYPE",
-    "STAR",
-    "UNKNOWN",
     "DeblendedField",
     "FieldImages",
     "PixelModels",
@@ -32,9 +29,6 @@ __all__ = [
     "span_pixels",
     "sum_over_spans",
 ]
-
-STAR, GALAXY, UNKNOWN = 1, 2, 0
-"""Labels of the classes."""
 
 PARENT_DTYPE = np.dtype(
     [

@@ -19,14 +19,13 @@ import numpy as np
 import numpy.typing as npt
 import scipy.spatial
 
+from ..images.classes import CLASS_NAMES
 from ..metrics.blends import BlendGroups, friends_of_friends, overlap_links, peak_links
 from ..metrics.match_table import ab_magnitude
 from ..metrics.matching import greedy_match
 from ..metrics.spans import MaskPairs, SpanMasks, mask_iou
 from ..report.gallery import group_boxes
 from .deblended_field import (
-    GALAXY,
-    STAR,
     DeblendedField,
     FieldImages,
     PixelModels,
@@ -35,7 +34,6 @@ from .deblended_field import (
 )
 
 __all__ = [
-    "CLASS_LABELS",
     "Columns",
     "ComparisonSettings",
     "FieldComparison",
@@ -48,9 +46,6 @@ __all__ = [
     "truth_columns",
     "without_template",
 ]
-
-CLASS_LABELS = {STAR: "star", GALAXY: "galaxy"}
-"""Names of the classes by label; ``unknown`` for any other."""
 
 Columns = dict[str, npt.NDArray[Any]]
 
@@ -538,7 +533,7 @@ class _Rows:
 
 def _class_names(labels: npt.NDArray[np.int64]) -> npt.NDArray[np.str_]:
     names = np.full(len(labels), "unknown", dtype="U7")
-    for label, name in CLASS_LABELS.items():
+    for label, name in enumerate(CLASS_NAMES, 1):
         names[labels == label] = name
     return names
 

@@ -27,11 +27,10 @@ from ..catalogs.detections import DetectionFields, catalog_labels, catalog_posit
 from ..catalogs.footprints import footprints_to_masks
 from ..catalogs.mask_planes import defined_plane_bits
 from ..catalogs.truth import read_truth
+from ..images.classes import GALAXY, STAR
 from ..metrics.spans import SpanMasks
 from .deblended_field import (
-    GALAXY,
     PARENT_DTYPE,
-    STAR,
     DeblendedField,
     FieldImages,
     PixelModels,

@@ -34,6 +34,7 @@ from pathlib import Path
 import numpy as np
 from astropy.io import fits
 
+from ..images.classes import CLASS_NAMES
 from ..images.sky import blur
 from ..images.units import AB_ZERO_POINT
 from ..scenes.artefacts import BAD, NO_DATA
@@ -44,7 +45,7 @@ from ..scenes.truth import flag_sources, measure_neighbors, source_mask, tight
 from .fits_images import FITS_SUFFIXES, BandFiles, FitsImageError, FitsOptions, find_fits, read_field
 from .imported import ImportedConfig, ImportedScene, empty_sources, import_exposures
 
-_CLASSES = {1: "star", 2: "galaxy"}
+_CLASSES = dict(enumerate(CLASS_NAMES, 1))
 _SPLITS = {
     "training": "train",
     "train": "train",

@@ -23,12 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
 
+from ..images.classes import GALAXY, STAR
 from ..report.gallery import GalleryPanel
 from .average_precision import Outcomes
 from .matching import AreaRange
 
 __all__ = [
-    "CLASS_NAMES",
+    "CLASS_LABELS",
     "FORMAT_VERSION",
     "EvaluationGallery",
     "EvaluationMetrics",
@@ -59,7 +60,7 @@ _DISTRIBUTIONS = (
     "lsst-daf-butler",
 )
 
-CLASS_NAMES: dict[str, int | None] = {"all": None, "star": 1, "galaxy": 2}
+CLASS_LABELS: dict[str, int | None] = {"all": None, "star": STAR, "galaxy": GALAXY}
 """Labels of the classes by the names that figures have (`dict`)."""
 
 
@@ -475,7 +476,7 @@ def outcomes_from_table(
         raise ValueError(
             f"There are no outcomes of the class {object_class!r}; known are {sorted(metrics.n_truth)}."
         )
-    label = CLASS_NAMES[object_class]
+    label = CLASS_LABELS[object_class]
     rows = np.asarray(table["label"]) == (-1 if label is None else label)
     shift = np.arange(len(metrics.iou_thresholds))[:, None]
 

@@ -18,6 +18,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ..images.classes import IS_STAR
 from .average_precision import Definition, NoTruth, ap_statistic
 from .bootstrap import ImageStatistic, bootstrap, combine, paired_bootstrap, ratio_statistic
 from .evaluation_metrics import EvaluationMetrics, outcomes_from_table
@@ -39,7 +40,6 @@ __all__ = [
 
 FloatArray = NDArray[np.float64]
 
-_IS_STAR: dict[str, bool | None] = {"all": None, "star": True, "galaxy": False}
 _DEFINITIONS: tuple[Definition, ...] = ("perImage", "pooled")
 _SHOWN_IOU = (0.5, 0.75)
 # What makes figures of two evaluations mean different things.
@@ -328,7 +328,7 @@ def _statistics(
     run: EvaluatedRun, patches: tuple[str, ...]
 ) -> dict[str, tuple[list[Figure], ImageStatistic]]:
     """Figures and their statistic, by the name of the step that computes them."""
-    classes = [name for name in _IS_STAR if name in run.metrics.n_truth]
+    classes = [name for name in IS_STAR if name in run.metrics.n_truth]
     result: dict[str, tuple[list[Figure], ImageStatistic]] = {}
     for definition in _DEFINITIONS:
         for name in classes:
@@ -348,7 +348,7 @@ def _statistics(
     score = run_setting(run.metrics, "scoreThreshold")
     matched = matched_rows(table)
     for name in classes:
-        star = _IS_STAR[name]
+        star = IS_STAR[name]
         truths, found = truth_rows(table, star), matched_rows(table, star, min_score=score)
         detections = detection_rows(table, star, min_score=score)
         for what, above, below in (

@@ -18,6 +18,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ..images.classes import IS_STAR
 from ..report.plots import (
     FractionPanel,
     ResidualPanel,
@@ -46,7 +47,7 @@ from .bootstrap import BootstrapResult, ImageStatistic, bootstrap, combine, rati
 from .calibration import p_star_reliability, reliability, score_reliability
 from .classification import binned_confusion, binned_roc, confusion, roc_curve, star_roc
 from .completeness import binned_completeness, completeness_limit, last_crossing
-from .evaluation_metrics import CLASS_NAMES, MetricValue
+from .evaluation_metrics import CLASS_LABELS, MetricValue
 from .match_table import detection_rows, matched_rows, truth_rows
 from .matching import IOU_THRESHOLDS, AreaRange, ImagePairs, Method
 from .residuals import binned_flux_residual, color_residuals, flux_residual
@@ -86,7 +87,6 @@ PRECISION_RECALL_DTYPE = np.dtype(
 )
 """One row per point of a precision-recall curve (`numpy.dtype`)."""
 
-_IS_STAR: dict[str, bool | None] = {"all": None, "star": True, "galaxy": False}
 
 # Values of a distribution that are told apart when it is resampled.
 _VALUES = 1000
@@ -188,7 +188,7 @@ def ap_summary(
     images : `~collections.abc.Sequence` [`ImagePairs`]
         The patches.
     classes : `~collections.abc.Iterable` [`str`]
-        Names of the classes, among `CLASS_NAMES`.
+        Names of the classes, among `CLASS_LABELS`.
     settings : `SummarySettings`
         How.
     progress : `~collections.abc.Callable`
@@ -206,7 +206,7 @@ def ap_summary(
     for name in classes:
         for area in (None, *settings.areas):
             outcomes = collect_outcomes(
-                images, CLASS_NAMES[name], settings.iou_thresholds, area, settings.method
+                images, CLASS_LABELS[name], settings.iou_thresholds, area, settings.method
             )
             if area is None:
                 kept[name] = outcomes
@@ -352,7 +352,7 @@ def _share_values(
 ) -> list[MetricValue]:
     values = []
     for name in classes:
-        star, score = _IS_STAR[name], settings.score_threshold
+        star, score = IS_STAR[name], settings.score_threshold
         truths, found = truth_rows(table, star), matched_rows(table, star, min_score=score)
         detections = detection_rows(table, star, min_score=score)
         matched = matched_rows(table)
@@ -371,7 +371,7 @@ def _limit_values(
 ) -> list[MetricValue]:
     values = []
     for name in classes:
-        star = _IS_STAR[name]
+        star = IS_STAR[name]
         rows = truth_rows(table, star) & np.isfinite(table["mag"])
         if not rows.any():
             continue
@@ -472,7 +472,7 @@ def _residual_values(
     score = settings.score_threshold
     values: list[MetricValue] = []
     for name in classes:
-        rows = matched_rows(table, _IS_STAR[name], min_score=score)
+        rows = matched_rows(table, IS_STAR[name], min_score=score)
         for what, column in (("x", "offset_x"), ("y", "offset_y"), ("separation", "separation")):
             values += _robust_values(
                 f"centroid_{what}", scale * table[column], table, rows, names, settings, unit, name
@@ -486,7 +486,7 @@ def _residual_values(
                 continue
             values += _robust_values("flux", residual, table, rows, names, settings, "", name, shown)
         if len(settings.bands) > 1:
-            colors = color_residuals(table, settings.bands, _IS_STAR[name], min_score=score)
+            colors = color_residuals(table, settings.bands, IS_STAR[name], min_score=score)
             for color, residual in colors.items():
                 values += _robust_values("color", residual, table, rows, names, settings, "mag", name, color)
     return values
@@ -791,7 +791,7 @@ def binned_tables(
         if np.isfinite(column).any():
             edges = _residual_edges(column, settings)
             binned = binned_flux_residual(
-                table, edges, settings.residual_column, _IS_STAR[name], min_score=score
+                table, edges, settings.residual_column, IS_STAR[name], min_score=score
             )
             add(f"flux_residual/{settings.residual_column}/{name}", binned.columns())
     for name, curve in _reliabilities(table, classes, settings).items():
@@ -810,7 +810,7 @@ def _reliabilities(table: Table, classes: Sequence[str], settings: SummarySettin
     scores = table["score"][detection_rows(table)]
     if len(scores) and ((scores >= 0.0) & (scores <= 1.0)).all():
         for name in classes:
-            curves[f"score/{name}"] = score_reliability(table, _IS_STAR[name], same_class=len(classes) > 1)
+            curves[f"score/{name}"] = score_reliability(table, IS_STAR[name], same_class=len(classes) > 1)
     known = matched_rows(table) & np.isfinite(table["p_star"])
     if len(classes) > 1 and known.any():
         curves["p_star"] = p_star_reliability(table, min_score=settings.score_threshold)
@@ -866,9 +866,9 @@ def evaluation_plots(
     for name in classes:
         if name == "all" and len(classes) > 1:
             continue
-        rows = matched_rows(table, _IS_STAR[name], min_score=score)
+        rows = matched_rows(table, IS_STAR[name], min_score=score)
         binned = binned_flux_residual(
-            table, x_edges, settings.residual_column, _IS_STAR[name], min_score=score
+            table, x_edges, settings.residual_column, IS_STAR[name], min_score=score
         )
         residuals.append(ResidualPanel(name, column[rows], residual[rows], binned))
     reliabilities = _reliabilities(table, classes, settings)

@@ -20,8 +20,9 @@ from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredic
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from ..images.classes import CLASS_NAMES
 from ..train.ignore import respect_ignored_regions
-from .spec import CLASS_NAMES, NetworkSpec
+from .spec import NetworkSpec
 
 __all__ = ["build_network"]
 

@@ -31,10 +31,11 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
+from ..images.classes import CLASS_NAMES
 from ..images.files import write_atomically
 from .build import build_network
 from .calibration import Calibration
-from .spec import CLASS_NAMES, NetworkSpec
+from .spec import NetworkSpec
 
 __all__ = [
     "FORMAT_VERSION",

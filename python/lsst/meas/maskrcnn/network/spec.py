@@ -14,11 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["CLASS_NAMES", "NetworkSpec"]
-
-CLASS_NAMES: tuple[str, ...] = ("star", "galaxy")
-"""Names of the classes in the order of their labels 1, 2, ... (0 is the
-background)."""
+__all__ = ["NetworkSpec"]
 
 _Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 _Count = Annotated[int, Field(gt=0)]

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from ..images.classes import IS_STAR
 from ..metrics.binned import Fraction, even_edges
 from ..metrics.blends import BlendSummary
 from ..metrics.calibration import p_star_reliability, score_reliability
@@ -65,7 +66,6 @@ __all__ = ["ReportContext", "comparison_table", "evaluation_page", "figure_label
 _UNBROKEN = "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}"
 _Key = tuple[str, str, str, str, float | None, str]
 
-_IS_STAR: dict[str, bool | None] = {"all": None, "star": True, "galaxy": False}
 _CLASS_LABELS = {"all": "all", "star": "stars", "galaxy": "galaxies"}
 _DEFINITIONS = {
     "perImage": "mean of images",
@@ -176,7 +176,7 @@ def evaluation_page(
         The page.
     """
     metrics = run.metrics
-    classes = [name for name in _IS_STAR if name in metrics.n_truth] or ["all"]
+    classes = [name for name in IS_STAR if name in metrics.n_truth] or ["all"]
     sections = [
         Section("comparison", "Comparison", _comparison_parts(run, others, comparison)),
         Section("precision", "Average precision", _precision_parts(metrics, curves)),
@@ -360,7 +360,7 @@ def _comparison_parts(
         edges = even_edges(everything, 0.5)
         for name in ("star", "galaxy") if "star" in run.metrics.n_truth else ("all",):
             curves = {
-                letter: binned_completeness(one.matches, "mag", edges, _IS_STAR[name], min_score=_score(one))
+                letter: binned_completeness(one.matches, "mag", edges, IS_STAR[name], min_score=_score(one))
                 for letter, one in runs.items()
             }
             limits = {letter: completeness_limit(curve) for letter, curve in curves.items()}
@@ -560,7 +560,7 @@ def _calibration_parts(run: EvaluatedRun, classes: Sequence[str]) -> list[Part]:
     # The score of another detector need not be a probability.
     if len(scores) and ((scores >= 0.0) & (scores <= 1.0)).all():
         curves = {
-            name: score_reliability(table, _IS_STAR[name], same_class=len(classes) > 1)
+            name: score_reliability(table, IS_STAR[name], same_class=len(classes) > 1)
             for name in classes
             if name != "all" or len(classes) == 1
         }
@@ -604,10 +604,10 @@ def _residual_parts(run: EvaluatedRun, classes: Sequence[str]) -> list[Part]:
     for name in classes:
         if name == "all" and len(classes) > 1:
             continue
-        rows = matched_rows(table, _IS_STAR[name], min_score=score)
+        rows = matched_rows(table, IS_STAR[name], min_score=score)
         label = _CLASS_LABELS[name]
         if np.isfinite(residual[rows]).any():
-            binned = binned_flux_residual(table, edges, column, _IS_STAR[name], min_score=score)
+            binned = binned_flux_residual(table, edges, column, IS_STAR[name], min_score=score)
             panel = ResidualPanel(label, x[rows], residual[rows], binned)
             fluxes.append(
                 (
@@ -621,7 +621,7 @@ def _residual_parts(run: EvaluatedRun, classes: Sequence[str]) -> list[Part]:
                 table,
                 edges,
                 column,
-                _IS_STAR[name],
+                IS_STAR[name],
                 component="separation_arcsec",
                 min_score=score,
             )

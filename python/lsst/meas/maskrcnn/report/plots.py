@@ -25,6 +25,7 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import AutoMinorLocator, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from ..images.classes import IS_STAR
 from ..metrics.binned import BinnedFraction, BinnedStatistics, even_edges, log_edges
 from ..metrics.blends import BlendSummary
 from ..metrics.calibration import Reliability
@@ -68,7 +69,6 @@ __all__ = [
 _FEW = 5
 # No darker than that medians in colour stand out in grey print too.
 _SHADES = ListedColormap(matplotlib.colormaps["Greys"](np.linspace(0.08, 0.5, 64)))
-_CLASSES: dict[str, bool | None] = {"all": None, "star": True, "galaxy": False}
 
 
 @dataclass(frozen=True)
@@ -270,7 +270,7 @@ def completeness_panels(
         edges = make_edges(values)
         curves = {
             name: compute(table, column, edges, is_star, same_class=same_class)
-            for name, is_star in _CLASSES.items()
+            for name, is_star in IS_STAR.items()
         }
         limits = (
             {name: completeness_limit(curve) for name, curve in curves.items()} if column == "mag" else {}

@@ -16,10 +16,10 @@ import numpy as np
 import numpy.typing as npt
 from torchvision.models.detection import MaskRCNN
 
+from ..images.classes import CLASS_NAMES
 from ..images.normalize import normalize
 from ..metrics.average_precision import average_precision, greedy_match, mask_pairs
 from ..network.inference import Detections, InferenceSettings, detect
-from ..network.spec import CLASS_NAMES
 from .augment import AugmentSettings, draw_realization, realize
 from .training_scene import SceneSource, TrainingScene
 
