@@ -1,0 +1,350 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From exposures of several bands to arrays."""
+
+from __future__ import annotations
+
+__all__ = [
+    "IncompatibleExposuresError",
+    "UncalibratedExposureError",
+    "check_exposures",
+    "flagged_pixels",
+    "psf_fwhm",
+    "psf_image",
+    "to_multiband_image",
+    "to_nanojansky",
+]
+
+import logging
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+import lsst.geom as geom
+import lsst.pipe.base as pipeBase
+from lsst.afw.geom import SkyWcs
+from lsst.afw.image import ExposureF
+from lsst.pex.exceptions import Exception as PexError
+
+from ..deblend.image import MultibandImage
+from ..images.units import FWHM_PER_SIGMA
+from .mask_planes import defined_plane_bits
+
+_LOG = logging.getLogger(__name__)
+
+_BLOCK_SIZE = 262_144
+"""Pixels converted to nJy at once, which bounds the memory for coordinates."""
+
+
+class IncompatibleExposuresError(pipeBase.AlgorithmError):
+    """Exposures of two bands do not cover the same pixels of the sky.
+
+    Parameters
+    ----------
+    quantity : `str`
+        What disagrees.
+    bands : `tuple` [`str`, `str`]
+        The two bands.
+    values : `tuple`
+        The two values.
+    advice : `str`
+        What to do.
+    """
+
+    def __init__(self, quantity: str, bands: tuple[str, str], values: tuple[Any, Any], advice: str) -> None:
+        self.quantity = quantity
+        self.bands = bands
+        self.values = (str(values[0]), str(values[1]))
+        super().__init__(
+            f"The {quantity} of the exposures disagrees: {self.values[0]} in band {bands[0]!r}, "
+            f"{self.values[1]} in band {bands[1]!r}. {advice}"
+        )
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What failed, for the task's metadata (`dict`)."""
+        return {
+            "quantity": self.quantity,
+            "bands": " ".join(self.bands),
+            "first": self.values[0],
+            "second": self.values[1],
+        }
+
+
+class UncalibratedExposureError(pipeBase.AlgorithmError):
+    """An exposure lacks a calibration that the task needs.
+
+    Parameters
+    ----------
+    band : `str`
+        Band of the exposure.
+    component : `str`
+        What it lacks.
+    """
+
+    def __init__(self, band: str, component: str) -> None:
+        self.band = band
+        self.component = component
+        super().__init__(
+            f"The exposure in band {band!r} has no {component}; calibrate it before this task, which works "
+            "in nJy on a common grid of the sky."
+        )
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What failed, for the task's metadata (`dict`)."""
+        return {"band": self.band, "component": self.component}
+
+
+def check_exposures(exposures: Mapping[str, ExposureF], max_wcs_offset: float = 0.1) -> SkyWcs:
+    """Check that exposures are calibrated and on one pixel grid.
+
+    Parameters
+    ----------
+    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
+        Exposures by band, at least one.
+    max_wcs_offset : `float`, optional
+        Largest distance of one sky position on the grids of two bands (px).
+
+    Returns
+    -------
+    wcs : `lsst.afw.geom.SkyWcs`
+        That of the first exposure.
+
+    Raises
+    ------
+    ValueError
+        Raised if there is no exposure.
+    UncalibratedExposureError
+        Raised if an exposure has no WCS or no usable PhotoCalib.
+    IncompatibleExposuresError
+        Raised if boxes or coordinate systems disagree.
+    """
+    if not exposures:
+        raise ValueError("No exposure was given; one for each band of the model is needed.")
+    all_wcs: dict[str, SkyWcs] = {}
+    for band, exposure in exposures.items():
+        photo_calib = exposure.getPhotoCalib()
+        if photo_calib is None:
+            raise UncalibratedExposureError(band, "PhotoCalib")
+        mean = photo_calib.getCalibrationMean()
+        if not (math.isfinite(mean) and mean > 0):
+            raise UncalibratedExposureError(band, f"usable PhotoCalib ({mean} nJy per count)")
+        wcs = exposure.getWcs()
+        if wcs is None:
+            raise UncalibratedExposureError(band, "WCS")
+        all_wcs[band] = wcs
+    (first, reference), *others = exposures.items()
+    bbox = reference.getBBox()
+    advice = "Warp all bands to one pixel grid, as coadds of one patch have it."
+    for band, exposure in others:
+        if exposure.getBBox() != bbox:
+            raise IncompatibleExposuresError(
+                "bounding box", (first, band), (bbox, exposure.getBBox()), advice
+            )
+    x, y = np.array([[p.getX(), p.getY()] for p in geom.Box2D(bbox).getCorners()]).T.copy()
+    ra, dec = all_wcs[first].pixelToSkyArray(x, y)
+    for band, _ in others:
+        other_x, other_y = all_wcs[band].skyToPixelArray(ra, dec)
+        distance = np.hypot(other_x - x, other_y - y)
+        # A comparison with NaN is False, so this asks for what is right.
+        if not np.all(distance <= max_wcs_offset):
+            worst = int(np.argmax(np.where(np.isfinite(distance), distance, np.inf)))
+            raise IncompatibleExposuresError(
+                "WCS",
+                (first, band),
+                (
+                    f"pixel ({x[worst]:.2f}, {y[worst]:.2f})",
+                    f"({other_x[worst]:.2f}, {other_y[worst]:.2f}) for the same position",
+                ),
+                f"At most {max_wcs_offset} pixel (config.max_wcs_offset) is fine. {advice}",
+            )
+    return all_wcs[first]
+
+
+def to_nanojansky(exposure: ExposureF) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """Bring the pixels of an exposure to nJy.
+
+    Parameters
+    ----------
+    exposure : `lsst.afw.image.ExposureF`
+        Exposure with a PhotoCalib, constant or varying with position.
+
+    Returns
+    -------
+    flux, variance : `numpy.ndarray`
+        Float32, (y, x), nJy and nJy^2.
+    """
+    box = exposure.getBBox()
+    width, height = box.getWidth(), box.getHeight()
+    photo_calib = exposure.getPhotoCalib()
+    flux = np.empty((height, width), dtype=np.float32)
+    variance = np.empty_like(flux)
+    step = max(1, _BLOCK_SIZE // max(1, width))
+    x = np.arange(box.getMinX(), box.getMinX() + width, dtype=np.float64)
+    for start in range(0, height, step):
+        rows = slice(start, min(start + step, height))
+        y = np.arange(rows.start, rows.stop, dtype=np.float64) + box.getMinY()
+        # A constant PhotoCalib answers with a constant array.
+        factor = photo_calib.getLocalCalibrationArray(np.tile(x, len(y)), np.repeat(y, width))
+        factor = np.asarray(factor).reshape(len(y), width)
+        # Infinite and huge pixels may overflow; they become invalid.
+        with np.errstate(invalid="ignore", over="ignore"):
+            flux[rows] = exposure.image.array[rows] * factor
+            variance[rows] = exposure.variance.array[rows] * factor**2
+    return flux, variance
+
+
+def flagged_pixels(exposure: ExposureF, planes: Iterable[str]) -> npt.NDArray[np.bool_]:
+    """Find the pixels on which any of some mask planes is set.
+
+    Parameters
+    ----------
+    exposure : `lsst.afw.image.ExposureF`
+        The exposure.
+    planes : `~collections.abc.Iterable` [`str`]
+        Names of planes; those that the exposure does not define are ignored.
+
+    Returns
+    -------
+    flagged : `numpy.ndarray`
+        Bool, (y, x).
+    """
+    return np.asarray((exposure.mask.array & defined_plane_bits(exposure.mask, planes)) != 0)
+
+
+def psf_image(exposure: ExposureF, y: float, x: float) -> npt.NDArray[np.float64] | None:
+    """Draw the PSF of an exposure.
+
+    Parameters
+    ----------
+    exposure : `lsst.afw.image.ExposureF`
+        The exposure.
+    y, x : `float`
+        Position in array pixels.
+
+    Returns
+    -------
+    psf : `numpy.ndarray` or `None`
+        Image, (y, x), centred on its middle pixel; that of the average
+        position where the PSF is not defined; `None` without a PSF.
+    """
+    psf, box = exposure.getPsf(), exposure.getBBox()
+    if psf is None:
+        return None
+    here = geom.Point2D(x + box.getMinX(), y + box.getMinY())
+    for position in (here, None):
+        try:
+            # The PSF of a coadd is only defined where there is data.
+            pixels = psf.computeKernelImage(position if position is not None else psf.getAveragePosition())
+        except PexError:
+            continue
+        if np.isfinite(pixels.array).all():
+            return np.asarray(pixels.array)
+    return None
+
+
+def psf_fwhm(exposures: Mapping[str, ExposureF]) -> npt.NDArray[np.float64]:
+    """Measure the width of the PSF in each band.
+
+    Parameters
+    ----------
+    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
+        Exposures by band.
+
+    Returns
+    -------
+    fwhm : `numpy.ndarray`
+        FWHM of the Gaussian with the adaptive moments of the PSF, (band,),
+        px; NaN where it is not known.
+    """
+    widths = np.full(len(exposures), np.nan)
+    for index, (band, exposure) in enumerate(exposures.items()):
+        psf = exposure.getPsf()
+        if psf is None:
+            _LOG.warning("The exposure in band %r has no PSF; stars are classified without its width.", band)
+            continue
+        try:
+            # A coadd's PSF is only defined where there is data: its own average position is.
+            shape = psf.computeShape(psf.getAveragePosition())
+        except PexError as error:
+            _LOG.warning("The PSF in band %r cannot be computed (%s); going on without.", band, error)
+            continue
+        widths[index] = FWHM_PER_SIGMA * shape.getDeterminantRadius()
+    return widths
+
+
+def to_multiband_image(
+    exposures: Mapping[str, ExposureF],
+    *,
+    names: Mapping[str, str] | None = None,
+    unusable_planes: Iterable[str] = ("BAD", "NO_DATA"),
+    bad_planes: Iterable[str] = ("BAD", "CR", "NO_DATA", "SAT"),
+    saturated_planes: Iterable[str] = ("SAT",),
+    max_wcs_offset: float = 0.1,
+) -> MultibandImage:
+    """Put the exposures of one patch together.
+
+    Parameters
+    ----------
+    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
+        Calibrated exposures on one pixel grid by band. They are not changed.
+    names : `~collections.abc.Mapping` [`str`, `str`], optional
+        Other names for some of the bands.
+    unusable_planes, bad_planes, saturated_planes : iterable of `str`
+        Mask planes of pixels that hold no data, of which no model is made,
+        and that are saturated.
+    max_wcs_offset : `float`, optional
+        As in `check_exposures`.
+
+    Returns
+    -------
+    image : `~lsst.meas.maskrcnn.deblend.image.MultibandImage`
+        Its pixels are copies, its PSF is that of the exposures.
+
+    Raises
+    ------
+    UncalibratedExposureError, IncompatibleExposuresError
+        Raised as by `check_exposures`.
+    """
+    wcs = check_exposures(exposures, max_wcs_offset)
+    listed = list(exposures.values())
+    box = listed[0].getBBox()
+    shape = (len(listed), box.getHeight(), box.getWidth())
+    flux, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
+    for index, exposure in enumerate(listed):
+        flux[index], variance[index] = to_nanojansky(exposure)
+
+    def pixels(planes: Iterable[str]) -> npt.NDArray[np.bool_]:
+        chosen = list(planes)
+        return np.stack([flagged_pixels(exposure, chosen) for exposure in listed])
+
+    return MultibandImage(
+        flux,
+        [(names or {}).get(band, band) for band in exposures],
+        wcs.getPixelScale(geom.Box2D(box).getCenter()).asArcseconds(),
+        variance,
+        usable=~pixels(unusable_planes),
+        bad=pixels(bad_planes),
+        saturated=pixels(saturated_planes),
+        psf=lambda band, y, x: psf_image(listed[band], y, x),
+        psf_fwhm=psf_fwhm(exposures),
+        wcs=_ArrayWcs(wcs, box.getMinX(), box.getMinY()),
+    )
+
+
+class _ArrayWcs:
+    """WCS of an exposure that takes array pixels."""
+
+    def __init__(self, wcs: SkyWcs, x0: int, y0: int) -> None:
+        self._wcs, self._corner = wcs, (x0, y0)
+
+    def pixelToSkyArray(
+        self, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], degrees: bool = False
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+        return self._wcs.pixelToSkyArray(x + self._corner[0], y + self._corner[1], degrees=degrees)
