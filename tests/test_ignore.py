@@ -29,7 +29,9 @@ def make_network():
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
-        return build_network(spec).train()
+        network = build_network(spec).train()
+    respect_ignored_regions(network)
+    return network
 
 
 def make_target(ignore: torch.Tensor | None = None) -> dict[str, torch.Tensor]:

@@ -19,9 +19,9 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.poolers import LevelMapper
 
 from ..images.classes import CLASS_NAMES
-from ..train.ignore import respect_ignored_regions
 from .spec import NetworkSpec
 
 __all__ = ["build_network"]
@@ -81,6 +81,26 @@ class _PyramidBackbone(nn.Module):
         return cast(dict[str, Tensor], self.fpn(self.body(x)))
 
 
+class _StridedRoIAlign(MultiScaleRoIAlign):
+    """Pooling of features whose scales are those of the architecture.
+
+    torchvision takes them from the sizes of the first images, which are those
+    before padding: narrow images are padded to more than sqrt(2) times their
+    size, and would be pooled at twice their scale or more.
+    """
+
+    def __init__(self, spec: NetworkSpec, output_size: int):
+        names = [str(k - 1) for k in spec.returned_layers]
+        super().__init__(names, output_size, spec.roi_sampling)
+        self.scales = [2.0 ** -(k + 1) for k in spec.returned_layers]
+        self.map_levels = LevelMapper(
+            spec.returned_layers[0] + 1,
+            spec.returned_layers[-1] + 1,
+            self.canonical_scale,
+            self.canonical_level,
+        )
+
+
 def _expansion(body: nn.Module) -> int:
     return int(cast(nn.Sequential, body.layer1)[0].expansion)  # type: ignore[arg-type]
 
@@ -100,10 +120,8 @@ def build_network(spec: NetworkSpec) -> MaskRCNN:
         tensors (band, y, x) that are normalised already, followed by PSF
         planes if the architecture has them: nothing is resized and no image
         statistics are applied. Boxes are [x0, y0, x1, y1],
-        half open, in pixels of the input. Targets may have ``ignore_boxes``,
-        see `~.ignore.respect_ignored_regions`.
+        half open, in pixels of the input.
     """
-    names = [str(k - 1) for k in spec.returned_layers]
     backbone = _PyramidBackbone(spec)
     n_classes = 1 + len(CLASS_NAMES)
     network = MaskRCNN(
@@ -117,7 +135,7 @@ def build_network(spec: NetworkSpec) -> MaskRCNN:
         rpn_post_nms_top_n_test=spec.proposals_test,
         rpn_nms_thresh=spec.rpn_nms,
         rpn_batch_size_per_image=spec.rpn_batch,
-        box_roi_pool=MultiScaleRoIAlign(names, output_size=spec.box_pool, sampling_ratio=spec.roi_sampling),
+        box_roi_pool=_StridedRoIAlign(spec, spec.box_pool),
         box_head=TwoMLPHead(spec.fpn_channels * spec.box_pool**2, spec.box_features),
         box_predictor=FastRCNNPredictor(spec.box_features, n_classes),
         box_batch_size_per_image=spec.roi_batch,
@@ -125,11 +143,10 @@ def build_network(spec: NetworkSpec) -> MaskRCNN:
         box_score_thresh=spec.detection_score,
         box_nms_thresh=spec.detection_nms,
         box_detections_per_img=spec.detections_per_image,
-        mask_roi_pool=MultiScaleRoIAlign(names, output_size=spec.mask_pool, sampling_ratio=spec.roi_sampling),
+        mask_roi_pool=_StridedRoIAlign(spec, spec.mask_pool),
         mask_head=MaskRCNNHeads(spec.fpn_channels, list(spec.mask_channels), 1),
         mask_predictor=MaskRCNNPredictor(spec.mask_channels[-1], spec.mask_channels[-1], n_classes),
     )
     network.transform = _ArrayTransform(spec.divisor)
     network.psf_channels = spec.psf_channels
-    respect_ignored_regions(network)
     return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload,no-any-return]

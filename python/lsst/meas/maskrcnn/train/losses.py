@@ -26,6 +26,8 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
+from .ignore import respect_ignored_regions
+
 __all__ = ["LOSS_NAMES", "Crops", "LossNetwork"]
 
 LOSS_NAMES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask")
@@ -128,7 +130,8 @@ class LossNetwork(nn.Module):
     Parameters
     ----------
     network : `torchvision.models.detection.MaskRCNN`
-        The network, whose samplers are replaced.
+        The network, whose samplers are replaced and which is made to ignore
+        regions, see `~.ignore.respect_ignored_regions`.
     seed : `int`
         With the number of a crop, decides which anchors and proposals are
         sampled in it.
@@ -136,6 +139,7 @@ class LossNetwork(nn.Module):
 
     def __init__(self, network: MaskRCNN, seed: int):
         super().__init__()
+        respect_ignored_regions(network)
         self.network = network
         self._samplers = [
             _Sampler(old.batch_size_per_image, old.positive_fraction, stream, seed)
