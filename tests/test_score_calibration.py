@@ -24,8 +24,9 @@ from lsst.meas.maskrcnn.metrics.calibration import (
 from lsst.meas.maskrcnn.network.calibration import (
     Calibration,
     CalibrationCurve,
-    apply_calibration,
     calibrate,
+    calibrate_p_star,
+    calibrate_scores,
     fit_curve,
     raw_settings,
 )
@@ -141,11 +142,19 @@ def test_applied_to_detections():
     # Without a calibration nothing happens.
     plain = metadata.with_calibration(None)
     assert calibrate(found, plain) is found
-    scores, p_star = apply_calibration([0.25], [0.5], None)
-    assert scores.tolist() == [0.25] and p_star.tolist() == [0.5]
+    assert calibrate_scores([0.25], None).tolist() == [0.25]
+    assert calibrate_p_star([[0.5]], None).tolist() == [[0.5]]
     settings = InferenceSettings(score_threshold=0.3, tile_size=177)
     assert raw_settings(settings, plain) is settings
     assert raw_settings(settings, metadata) == InferenceSettings(score_threshold=0.5, tile_size=177)
+
+
+def test_probabilities_are_in_the_order_of_the_scores():
+    given = np.random.default_rng(3).random((50, 4))
+    for function in (calibrate_scores, calibrate_p_star):
+        probability = function(given, SIMPLE)
+        assert probability.shape == given.shape and probability.dtype == np.float32
+        assert (np.diff(probability.ravel()[given.argsort(axis=None)]) > 0).all()
 
 
 def square_truth(places: list[tuple[int, int]], labels: list[int], asked: list[bool]) -> ValidationImage:

@@ -13,7 +13,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..network.calibration import Calibration, CalibrationMethod, apply_calibration, fit_curve
+from ..network.calibration import (
+    Calibration,
+    CalibrationMethod,
+    calibrate_p_star,
+    calibrate_scores,
+    fit_curve,
+)
 from .binned import ONE_SIGMA, BinnedFraction, binned_fraction
 from .match_table import MatchTable, detection_rows, matched_rows
 from .matching import ImagePairs, match
@@ -466,7 +472,8 @@ def cross_calibrate(
     for number in range(n_folds):
         out = fold == number
         fitted = fit_calibration(cases.select(~out), method, n_points=n_points)
-        score[out], p_star[out] = apply_calibration(cases.score[out], cases.p_star[out], fitted)
+        score[out] = calibrate_scores(cases.score[out], fitted)
+        p_star[out] = calibrate_p_star(cases.p_star[out], fitted)
     return replace(cases, score=score, p_star=p_star)
 
 

@@ -28,8 +28,9 @@ __all__ = [
     "Calibration",
     "CalibrationCurve",
     "CalibrationMethod",
-    "apply_calibration",
     "calibrate",
+    "calibrate_p_star",
+    "calibrate_scores",
     "fit_curve",
     "raw_settings",
 ]
@@ -117,26 +118,45 @@ class Calibration(BaseModel):
     """Scenes, rules, method, and figures before and after."""
 
 
-def apply_calibration(
-    scores: npt.ArrayLike, p_star: npt.ArrayLike, calibration: Calibration | None
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Turn scores and P(star) of a network into probabilities.
+def calibrate_scores(scores: npt.ArrayLike, calibration: Calibration | None) -> npt.NDArray[np.float32]:
+    """Turn the scores of a network into probabilities of being a source.
 
     Parameters
     ----------
-    scores, p_star : array_like
-        As the network says, (source,).
+    scores : array_like
+        Scores of the network, between 0 and 1, of any shape.
     calibration : `Calibration` or `None`
         That of the model; without one nothing changes.
 
     Returns
     -------
-    scores, p_star : `numpy.ndarray`
-        Probabilities, float32, (source,), in the same order.
+    probability : `numpy.ndarray`
+        Float32, of the same shape and in the same order of size.
     """
     if calibration is None:
-        return np.asarray(scores, dtype=np.float32), np.asarray(p_star, dtype=np.float32)
-    return calibration.score.apply(scores), calibration.p_star.apply(p_star)
+        return np.asarray(scores, dtype=np.float32)
+    return calibration.score.apply(scores)
+
+
+def calibrate_p_star(p_star: npt.ArrayLike, calibration: Calibration | None) -> npt.NDArray[np.float32]:
+    """Turn the P(star) of a network into probabilities of being a star.
+
+    Parameters
+    ----------
+    p_star : array_like
+        Share of the star in the two classes as the network gives it, between
+        0 and 1, of any shape.
+    calibration : `Calibration` or `None`
+        That of the model; without one nothing changes.
+
+    Returns
+    -------
+    probability : `numpy.ndarray`
+        Float32, of the same shape and in the same order of size.
+    """
+    if calibration is None:
+        return np.asarray(p_star, dtype=np.float32)
+    return calibration.p_star.apply(p_star)
 
 
 def calibrate(detections: Detections, metadata: ModelMetadata) -> Detections:
@@ -157,8 +177,11 @@ def calibrate(detections: Detections, metadata: ModelMetadata) -> Detections:
     """
     if metadata.calibration is None:
         return detections
-    scores, p_star = apply_calibration(detections.scores, detections.p_star, metadata.calibration)
-    return replace(detections, scores=scores, p_star=p_star)
+    return replace(
+        detections,
+        scores=calibrate_scores(detections.scores, metadata.calibration),
+        p_star=calibrate_p_star(detections.p_star, metadata.calibration),
+    )
 
 
 def raw_settings(settings: InferenceSettings, metadata: ModelMetadata) -> InferenceSettings:
