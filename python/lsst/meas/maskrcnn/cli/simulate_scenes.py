@@ -51,13 +51,7 @@ from ..ingest.repo import (
     scene_dataset_types,
 )
 from ..scenes.presets import PRESETS, expected_sources
-from ..tasks.simulate import (
-    SimulateScenesConfig,
-    SimulateScenesTask,
-    expand_config,
-    scene_config,
-    scene_grid,
-)
+from ..tasks.simulate import SimulateScenesConfig, SimulateScenesTask
 
 _LOG = logging.getLogger(__name__)
 _CONFIG_TYPE = "simulateScenes_config"
@@ -248,7 +242,7 @@ def _make_series(arguments: argparse.Namespace) -> list[_Series]:
     all_series = []
     for preset in arguments.preset:
         config = _make_config(arguments, preset)
-        grid = scene_grid(config, arguments.skymap or f"maskRcnnSim-{preset}")
+        grid = config.grid(arguments.skymap or f"maskRcnnSim-{preset}")
         if arguments.count > grid.side**2:
             raise SimulateError(
                 f"--count {arguments.count} is not possible: a seed has {grid.side**2} scenes of this size; "
@@ -299,7 +293,7 @@ def _make_config(arguments: argparse.Namespace, preset: str) -> SimulateScenesCo
         if config.preset != preset or config.seed is not None:
             raise SimulateError("Give preset and seed with --preset and --seed.")
         config.validate()
-        return expand_config(config)
+        return config.expanded()
     except (SimulateError, KeyboardInterrupt):
         raise
     # A file of changes is a program.
@@ -335,7 +329,7 @@ def _open_repo(repo: Path) -> Butler:
 
 def _prepare(butler: Butler, series: _Series, count: int) -> list[int]:
     """Write records and collections; return the numbers to make."""
-    settings = scene_config(series.config)
+    settings = series.config.scene()
     try:
         series.grid.register(butler, series.seed, range(count), settings.bands)
     except ValueError as error:

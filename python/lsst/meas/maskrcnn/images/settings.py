@@ -22,6 +22,7 @@ from __future__ import annotations
 
 __all__ = ["describe_problem", "settings"]
 
+import dataclasses
 import functools
 from typing import Any, TypeVar, dataclass_transform
 
@@ -52,13 +53,19 @@ def settings(cls: type[T]) -> type[T]:
     config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
     made: Any = dataclass(frozen=True, config=config)(cls)
     initialise = made.__init__
+    names = [field.name for field in dataclasses.fields(made)]
 
     @functools.wraps(initialise)
     def check(self: Any, *args: Any, **kwargs: Any) -> None:
         try:
             initialise(self, *args, **kwargs)
         except pydantic.ValidationError as error:
-            raise ValueError("; ".join(describe_problem(item) for item in error.errors())) from None
+            problems = error.errors()
+            for problem in problems:
+                if problem["loc"] and isinstance(problem["loc"][0], int):
+                    # A positional argument.
+                    problem["loc"] = (names[problem["loc"][0]], *problem["loc"][1:])
+            raise ValueError("; ".join(map(describe_problem, problems))) from None
 
     made.__init__ = check
     return made  # type: ignore[no-any-return]

@@ -6,18 +6,9 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "SimulateScenesConfig",
-    "SimulateScenesConnections",
-    "SimulateScenesTask",
-    "expand_config",
-    "scene_config",
-    "scene_grid",
-]
+__all__ = ["SimulateScenesConfig", "SimulateScenesConnections", "SimulateScenesTask"]
 
 import dataclasses
-import typing
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -25,67 +16,56 @@ import numpy as np
 import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.connectionTypes as cT
-from lsst.afw.table import IdFactory
-from lsst.daf.butler import DataCoordinate
 from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
 
 from ..catalogs.truth import make_truth_catalog, make_truth_flux
 from ..ingest.repo import SceneGrid, scene_to_exposures, truth_to_exposures
-from ..scenes.config import (
-    ArtefactConfig,
-    BandConditions,
-    MaskRule,
-    PopulationConfig,
-    PsfConfig,
-    SceneConfig,
-)
+from ..scenes.config import ArtefactConfig, MaskRule, PopulationConfig, PsfConfig, SceneConfig
 from ..scenes.presets import PRESETS, preset_config
 from ..scenes.simulate import simulate_scene
-from .mirrored_config import config_class, field_docs, mirrored_fields
+from .config_fields import make_fields
 
 
-def _overrides(source: type, leave_out: tuple[str, ...] = ()) -> Any:
-    """Make a configuration with an optional field for each of a dataclass."""
-    fields = mirrored_fields(source, leave_out, unset="None takes the preset's.")
-    return _config_of(source, fields)
-
-
-def _overrides_by_band(source: type) -> Any:
-    """Make a configuration with a mapping from bands for each field."""
-    docs = field_docs(source)
-    kinds = typing.get_type_hints(source)
-    fields: dict[str, Any] = {
-        field.name: pexConfig.DictField(
-            f"{docs.get(field.name, field.name)} By band; the preset's for bands that are not given.",
-            keytype=str,
-            itemtype=kinds[field.name],
-            default={},
-        )
-        for field in dataclasses.fields(source)
-        if field.name != "band"
+def _changes(source: type, *names: str) -> Any:
+    """Make a configuration with an optional field for some settings of a preset."""
+    others = {field.name for field in dataclasses.fields(source)} - set(names)
+    members: dict[str, Any] = {
+        **make_fields(source, leave_out=tuple(others), unset="None takes the preset's."),
+        "__doc__": f"Changes to the `~{source.__module__}.{source.__name__}` of a preset.",
+        "__module__": __name__,
     }
-    return _config_of(source, fields)
+    return type(pexConfig.Config)(f"{source.__name__}Changes", (pexConfig.Config,), members)
 
 
-def _config_of(source: type, fields: Mapping[str, Any]) -> Any:
-    name = source.__name__.removesuffix("Config").removeprefix("Band") + "Overrides"
-    return config_class(name, f"Changes to the `{source.__name__}` of a preset.", __name__, fields)
+def _given(config: pexConfig.Config, names: Any) -> dict[str, Any]:
+    """Return the settings of a configuration that are set."""
+    values = {name: getattr(config, name) for name in names}
+    return {
+        name: tuple(value) if isinstance(value, pexConfig.listField.List) else value
+        for name, value in values.items()
+        if value is not None
+    }
 
 
-_PARTS = {
-    "psf": "psf",
-    "population": "population",
-    "artefacts": "artefacts",
-    "mask_rule": "maskRule",
-}
-"""Fields of this configuration by those of `SceneConfig` that hold a dataclass."""
+_SCENE_CHANGES: Any = _changes(SceneConfig, "shape", "bands", "pixel_scale", "noise", "exposure_factor")
+_PARTS = ("psf", "population", "artefacts", "mask_rule")
 
-PopulationOverrides: Any = _overrides(PopulationConfig)
-ArtefactOverrides: Any = _overrides(ArtefactConfig)
-PsfOverrides: Any = _overrides(PsfConfig)
-MaskRuleOverrides: Any = _overrides(MaskRule)
-ConditionsOverrides: Any = _overrides_by_band(BandConditions)
-SceneOverrides: Any = _overrides(SceneConfig, leave_out=(*_PARTS, "conditions", "keep_models", "name"))
+
+class ConditionsChanges(pexConfig.Config):
+    """Changes to the observing conditions of a preset."""
+
+    fwhm = pexConfig.DictField(
+        doc="Median FWHM of the PSF by band (arcsec); the preset's for other bands.",
+        keytype=str,
+        itemtype=float,
+        default={},
+    )
+    sky_sigma = pexConfig.DictField(
+        doc="Photon noise of the sky in a pixel by band (nJy); the preset's for other bands.",
+        keytype=str,
+        itemtype=float,
+        default={},
+    )
 
 
 class SimulateScenesConnections(
@@ -137,7 +117,7 @@ class SimulateScenesConnections(
 
 
 class SimulateScenesConfig(
-    pipeBase.PipelineTaskConfig, SceneOverrides, pipelineConnections=SimulateScenesConnections
+    pipeBase.PipelineTaskConfig, _SCENE_CHANGES, pipelineConnections=SimulateScenesConnections
 ):
     """Configuration of `SimulateScenesTask`: a preset, and changes to it.
 
@@ -151,18 +131,47 @@ class SimulateScenesConfig(
         allowed={name: "A preset; the documentation lists the numbers of all." for name in PRESETS},
     )
     seed = pexConfig.RangeField(
-        doc="Source of chance, together with the patch's number; None takes the number of the tract.",
+        doc="Random seed, together with the patch's number; None takes the number of the tract.",
         dtype=int,
         default=None,
         optional=True,
         min=0,
     )
-    conditions: Any = pexConfig.ConfigField(doc="Observing conditions by band.", dtype=ConditionsOverrides)
-    psf: Any = pexConfig.ConfigField(doc="Scatter and shape of the PSF.", dtype=PsfOverrides)
-    population: Any = pexConfig.ConfigField(doc="The sources.", dtype=PopulationOverrides)
-    artefacts: Any = pexConfig.ConfigField(doc="Camera and sky effects.", dtype=ArtefactOverrides)
-    maskRule: Any = pexConfig.ConfigField(
-        doc="Which pixels are a source's truth mask.", dtype=MaskRuleOverrides
+    conditions = pexConfig.ConfigField(doc="Observing conditions by band.", dtype=ConditionsChanges)
+    psf = pexConfig.ConfigField(
+        doc="Shape of the PSF.", dtype=_changes(PsfConfig, "profile", "beta", "ellipticity")
+    )
+    population = pexConfig.ConfigField(
+        doc="The sources.",
+        dtype=_changes(
+            PopulationConfig,
+            "galaxy_density",
+            "star_density",
+            "mag_limit",
+            "star_mag_range",
+            "pair_fraction",
+            "pair_separation",
+            "cluster_probability",
+            "bright_star_density",
+            "large_galaxy_density",
+        ),
+    )
+    artefacts = pexConfig.ConfigField(
+        doc="Effects of camera and sky.",
+        dtype=_changes(
+            ArtefactConfig,
+            "saturation",
+            "bleed",
+            "spikes",
+            "halo",
+            "correlation",
+            "cosmic_rays",
+            "chip_gaps",
+        ),
+    )
+    mask_rule = pexConfig.ConfigField(
+        doc="Which pixels are a source's truth mask.",
+        dtype=_changes(MaskRule, "kind", "star_fraction", "galaxy_fraction", "isophote", "flux_fraction"),
     )
     doTruthFlux = pexConfig.Field[bool](
         doc="Store each source's own pixels? They take two to three times the space of the coadds.",
@@ -174,116 +183,83 @@ class SimulateScenesConfig(
         """Check that the scene's settings fit each other."""
         super().validate()
         try:
-            scene_config(self)
+            self.scene()
         except ValueError as error:
-            raise pexConfig.FieldValidationError(type(self).preset, self, str(error)) from error
+            named = [key for key in self._fields if str(error).startswith(key)]
+            field = self._fields[[*named, "preset"][0]]
+            raise pexConfig.FieldValidationError(field, self, str(error)) from error
 
+    def scene(self) -> SceneConfig:
+        """Return the settings of the simulator: the preset with the changes.
 
-def _given(config: pexConfig.Config, source: type) -> dict[str, Any]:
-    """Return the fields of a dataclass that a mirror of it sets."""
-    changes: dict[str, Any] = {}
-    for field in dataclasses.fields(source):
-        value = getattr(config, field.name, None) if field.name in config._fields else None
-        if value is not None and not isinstance(value, pexConfig.Config):
-            changes[field.name] = tuple(value) if isinstance(value, pexConfig.listField.List) else value
-    return changes
+        Returns
+        -------
+        scene : `~lsst.meas.maskrcnn.scenes.config.SceneConfig`
+            The settings.
 
+        Raises
+        ------
+        ValueError
+            Raised if they do not fit each other.
+        """
+        preset = preset_config(self.preset)
+        changes = _given(self, _SCENE_CHANGES._fields)
+        for name in _PARTS:
+            part = getattr(self, name)
+            try:
+                changes[name] = dataclasses.replace(getattr(preset, name), **_given(part, part._fields))
+            except ValueError as error:
+                raise ValueError(f"{name}.{error}") from error
+        by_band = {condition.band: condition for condition in preset.conditions}
+        for name in self.conditions._fields:
+            for band, value in getattr(self.conditions, name).items():
+                if band not in by_band:
+                    raise ValueError(
+                        f"conditions.{name} is given for band {band!r}; preset {self.preset!r} has bands "
+                        f"{sorted(by_band)}"
+                    )
+                by_band[band] = dataclasses.replace(by_band[band], **{name: value})
+        # The peaks of the truth come from the models, whether these are stored or not.
+        return dataclasses.replace(preset, **changes, conditions=tuple(by_band.values()), keep_models=True)
 
-def _changed_conditions(
-    config: SimulateScenesConfig, conditions: tuple[BandConditions, ...]
-) -> tuple[BandConditions, ...]:
-    """Return the observing conditions with the configuration's changes."""
-    changes: dict[str, dict[str, Any]] = {condition.band: {} for condition in conditions}
-    for name in config.conditions._fields:
-        for band, value in getattr(config.conditions, name).items():
-            if band not in changes:
-                raise ValueError(
-                    f"conditions.{name} is given for band {band!r}; preset {config.preset!r} has conditions "
-                    f"for {sorted(changes)}."
-                )
-            changes[band][name] = value
-    return tuple(dataclasses.replace(condition, **changes[condition.band]) for condition in conditions)
+    def expanded(self) -> SimulateScenesConfig:
+        """Return a copy with the preset's numbers in the fields that are not set.
 
+        Returns
+        -------
+        expanded : `SimulateScenesConfig`
+            It gives the same scenes, also if a later version changes these
+            numbers of the preset.
+        """
+        scene = self.scene()
+        expanded = type(self)()
+        expanded.update(preset=self.preset, seed=self.seed, doTruthFlux=self.doTruthFlux)
+        expanded.idGenerator = self.idGenerator
+        pairs = [(expanded, scene, _SCENE_CHANGES._fields)]
+        pairs += [(getattr(expanded, name), getattr(scene, name), None) for name in _PARTS]
+        for config, settings, names in pairs:
+            for name in names or config._fields:
+                value = getattr(settings, name)
+                setattr(config, name, list(value) if isinstance(value, tuple) else value)
+        for name in expanded.conditions._fields:
+            setattr(expanded.conditions, name, {c.band: getattr(c, name) for c in scene.conditions})
+        return expanded
 
-def scene_config(config: SimulateScenesConfig) -> SceneConfig:
-    """Return what a configuration means to the simulator.
+    def grid(self, skymap: str) -> SceneGrid:
+        """Return the sky map that the scenes belong to.
 
-    Parameters
-    ----------
-    config : `SimulateScenesConfig`
-        A preset and changes to it.
+        Parameters
+        ----------
+        skymap : `str`
+            Name of the sky map.
 
-    Returns
-    -------
-    scene_config : `~lsst.meas.maskrcnn.scenes.config.SceneConfig`
-        The preset with the changes.
-
-    Raises
-    ------
-    ValueError
-        Raised if the settings do not fit each other.
-    """
-    preset = preset_config(config.preset)
-    changes = _given(config, SceneConfig)
-    for name, override in _PARTS.items():
-        part = getattr(preset, name)
-        given = _given(getattr(config, override), type(part))
-        changes[name] = dataclasses.replace(part, **given)
-    changes["conditions"] = _changed_conditions(config, preset.conditions)
-    # The peaks of the truth come from the models, whether these are stored or not.
-    return dataclasses.replace(preset, **changes, keep_models=True)
-
-
-def expand_config(config: SimulateScenesConfig) -> SimulateScenesConfig:
-    """Write the preset's numbers into the fields that are left to it.
-
-    Parameters
-    ----------
-    config : `SimulateScenesConfig`
-        A preset and changes to it.
-
-    Returns
-    -------
-    expanded : `SimulateScenesConfig`
-        A configuration for the same scenes, which says so even if the preset
-        is another one in a later version.
-    """
-    scene = scene_config(config)
-    expanded = type(config)()
-    expanded.update(**{name: getattr(config, name) for name in ("preset", "seed", "doTruthFlux")})
-    expanded.idGenerator = config.idGenerator
-    for name in SceneOverrides._fields:
-        setattr(expanded, name, _plain(getattr(scene, name)))
-    for name, override in _PARTS.items():
-        for field in getattr(expanded, override)._fields:
-            setattr(getattr(expanded, override), field, _plain(getattr(getattr(scene, name), field)))
-    for field in expanded.conditions._fields:
-        values = {condition.band: getattr(condition, field) for condition in scene.conditions}
-        setattr(expanded.conditions, field, values)
-    return expanded
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
-
-
-def scene_grid(config: SimulateScenesConfig, skymap: str) -> SceneGrid:
-    """Return the sky map that scenes of a configuration belong to.
-
-    Parameters
-    ----------
-    config : `SimulateScenesConfig`
-        A preset and changes to it.
-    skymap : `str`
-        Name of the sky map.
-
-    Returns
-    -------
-    grid : `~lsst.meas.maskrcnn.ingest.repo.SceneGrid`
-        Its patches have the size of a scene.
-    """
-    scene = scene_config(config)
-    return SceneGrid(skymap, scene.shape, scene.pixel_scale)
+        Returns
+        -------
+        grid : `~lsst.meas.maskrcnn.ingest.repo.SceneGrid`
+            Its patches have the size of a scene.
+        """
+        scene = self.scene()
+        return SceneGrid(skymap, scene.shape, scene.pixel_scale)
 
 
 class SimulateScenesTask(pipeBase.PipelineTask):
@@ -322,9 +298,9 @@ class SimulateScenesTask(pipeBase.PipelineTask):
             Raised if the patch is not of this package's sky maps, or is for
             scenes of another size, or the repository lacks a band.
         """
-        data_id = typing.cast(DataCoordinate, butlerQC.quantum.dataId)
+        data_id: Any = butlerQC.quantum.dataId
         tract, patch = int(data_id["tract"]), int(data_id["patch"])
-        grid = scene_grid(self.config, str(data_id["skymap"]))
+        grid = self.config.grid(str(data_id["skymap"]))
         region = getattr(data_id.records["patch"], "region", None)
         try:
             expected = grid.patch(tract, patch).region()
@@ -336,7 +312,7 @@ class SimulateScenesTask(pipeBase.PipelineTask):
                 f"{grid.shape[1]} x {grid.shape[0]} px of {grid.pixel_scale} arcsec; register it with "
                 "SceneGrid.register."
             )
-        bands = scene_config(self.config).bands
+        bands = self.config.scene().bands
         by_band = {ref.dataId["band"]: ref for ref in outputRefs.exposures}
         missing = sorted(set(bands) - set(by_band))
         if missing:
@@ -393,17 +369,15 @@ class SimulateScenesTask(pipeBase.PipelineTask):
         ValueError
             Raised if there is no such patch.
         """
-        settings = scene_config(self.config)
-        geometry = scene_grid(self.config, "").patch(tract, patch)
+        settings = self.config.scene()
+        geometry = self.config.grid("").patch(tract, patch)
         seed = tract if self.config.seed is None else self.config.seed
         scene = simulate_scene(settings, np.random.default_rng([seed, patch]))
         xy0 = geometry.bbox.getMin()
         exposures = scene_to_exposures(scene, xy0=(xy0.getX(), xy0.getY()), wcs=geometry.wcs)
-        factory: IdFactory | None = None
-        if idGenerator is not None:
-            factory = idGenerator.make_table_id_factory()
+        factory = idGenerator.make_table_id_factory() if idGenerator is not None else None
         truth = make_truth_catalog(scene, geometry.wcs, xy0, factory)
-        flux: Mapping[str, Any] | None = None
+        flux = None
         if self.config.doTruthFlux:
             flux = {band: make_truth_flux(scene, band, xy0, truth["id"]) for band in scene.bands}
         self.log.info(
