@@ -253,7 +253,7 @@ def test_killed_and_resumed(repo, tmp_path, project_dir):
         (["--count", "10001"], "10000 scenes"),
         (["--split", "train=7,test=2"], "adds up to 9"),
         (["--split", "train:7"], "not understood"),
-        (["--shape", "8", "8"], ">= 16"),
+        (["--shape", "8", "8"], "16 px or more"),
         (["--bands", "q"], "q"),
         (["-c", "population.star_density"], "population.star_density"),
         (["-c", "population.stars=3"], "stars"),

@@ -40,6 +40,7 @@ from lsst.daf.butler import (
     MissingCollectionError,
     MissingDatasetTypeError,
 )
+from lsst.pex.config import FieldValidationError
 from lsst.pipe.base.configOverrides import ConfigOverrides
 
 from ..ingest.repo import (
@@ -305,10 +306,9 @@ def _make_config(arguments: argparse.Namespace, preset: str) -> SimulateScenesCo
 def _one_line(error: BaseException) -> str:
     """Say what an error is in one line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if type(error).__name__ == "FieldValidationError" and lines:
+    if isinstance(error, FieldValidationError):
         # What follows is where each field was set.
-        reasons = [line for line in lines if not line.startswith(("For more", "Field", "Config"))]
-        return reasons[0] if reasons else lines[0]
+        return lines[0].partition(" failed validation: ")[2] or lines[0]
     text = lines[0] if lines else "no more is known"
     return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
 

@@ -575,7 +575,7 @@ def random_scene_config(
         artefacts = replace(
             CAMERA if name != "decam-120s" else _SINGLE,
             bleed=bool(rng.random() < 0.5),
-            bleed_axis=str(rng.choice(["x", "y"])),
+            bleed_axis="x" if rng.integers(2) == 0 else "y",
             bleed_level=float(10.0 ** rng.uniform(-2.5, 0.0)),
             saturation_fill=float(rng.choice([1.0, rng.uniform(0.0, 1.0)])),
             spikes=float(rng.uniform(0.0, 0.03)),

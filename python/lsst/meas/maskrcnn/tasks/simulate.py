@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["SimulateScenesConfig", "SimulateScenesConnections", "SimulateScenesTask"]
 
 import dataclasses
+import types
 from typing import Any, ClassVar
 
 import numpy as np
@@ -34,7 +35,8 @@ def _changes(source: type, *names: str) -> Any:
         "__doc__": f"Changes to the `~{source.__module__}.{source.__name__}` of a preset.",
         "__module__": __name__,
     }
-    return type(pexConfig.Config)(f"{source.__name__}Changes", (pexConfig.Config,), members)
+    name = f"{source.__name__}Changes"
+    return types.new_class(name, (pexConfig.Config,), exec_body=lambda body: body.update(members))
 
 
 def _given(config: pexConfig.Config, names: Any) -> dict[str, Any]:
@@ -54,13 +56,13 @@ _PARTS = ("psf", "population", "artefacts", "mask_rule")
 class ConditionsChanges(pexConfig.Config):
     """Changes to the observing conditions of a preset."""
 
-    fwhm = pexConfig.DictField(
+    fwhm: Any = pexConfig.DictField(
         doc="Median FWHM of the PSF by band (arcsec); the preset's for other bands.",
         keytype=str,
         itemtype=float,
         default={},
     )
-    sky_sigma = pexConfig.DictField(
+    sky_sigma: Any = pexConfig.DictField(
         doc="Photon noise of the sky in a pixel by band (nJy); the preset's for other bands.",
         keytype=str,
         itemtype=float,
@@ -137,11 +139,11 @@ class SimulateScenesConfig(
         optional=True,
         min=0,
     )
-    conditions = pexConfig.ConfigField(doc="Observing conditions by band.", dtype=ConditionsChanges)
-    psf = pexConfig.ConfigField(
+    conditions: Any = pexConfig.ConfigField(doc="Observing conditions by band.", dtype=ConditionsChanges)
+    psf: Any = pexConfig.ConfigField(
         doc="Shape of the PSF.", dtype=_changes(PsfConfig, "profile", "beta", "ellipticity")
     )
-    population = pexConfig.ConfigField(
+    population: Any = pexConfig.ConfigField(
         doc="The sources.",
         dtype=_changes(
             PopulationConfig,
@@ -156,7 +158,7 @@ class SimulateScenesConfig(
             "large_galaxy_density",
         ),
     )
-    artefacts = pexConfig.ConfigField(
+    artefacts: Any = pexConfig.ConfigField(
         doc="Effects of camera and sky.",
         dtype=_changes(
             ArtefactConfig,
@@ -169,7 +171,7 @@ class SimulateScenesConfig(
             "chip_gaps",
         ),
     )
-    mask_rule = pexConfig.ConfigField(
+    mask_rule: Any = pexConfig.ConfigField(
         doc="Which pixels are a source's truth mask.",
         dtype=_changes(MaskRule, "kind", "star_fraction", "galaxy_fraction", "isophote", "flux_fraction"),
     )
