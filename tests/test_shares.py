@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from scipy.ndimage import distance_transform_edt
 
-from lsst.meas.maskrcnn.deblend.peaks import find_peaks, mask_centers
-from lsst.meas.maskrcnn.deblend.shares import TEMPLATES, BlendSource, Shares, ShareSettings, share_flux
-from lsst.meas.maskrcnn.profiles.blend import Blend
+from lsst.meas.maskrcnn.deblend.peaks import find_peaks
+from lsst.meas.maskrcnn.deblend.shares import BlendSource, Shares, ShareSettings, share_flux
+
+TEMPLATES = ("mask", "profile", "symmetric")
+from lsst.meas.maskrcnn.profiles.blend import Blend, mask_centers
 
 PSF_SIGMA = 1.7
 

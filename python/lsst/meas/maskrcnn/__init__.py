@@ -29,12 +29,17 @@ __all__ = [
     "MaskRcnnTrainConfig",
     "MaskRcnnTrainConnections",
     "MaskRcnnTrainTask",
+    "MultibandImage",
     "SimulateScenesConfig",
     "SimulateScenesConnections",
     "SimulateScenesTask",
+    "SourceList",
     "ZScoreNormalizeConfig",
     "ZScoreNormalizeTask",
+    "find_sources",
+    "load_model",
     "normalizeRegistry",
+    "read_images",
 ]
 
 _HOMES = {
@@ -58,6 +63,11 @@ _HOMES = {
     "ZScoreNormalizeConfig": "tasks.normalize",
     "ZScoreNormalizeTask": "tasks.normalize",
     "normalizeRegistry": "tasks.normalize",
+    "MultibandImage": "deblend.image",
+    "SourceList": "deblend.sources",
+    "find_sources": "deblend.deblend",
+    "load_model": "network.model_file",
+    "read_images": "ingest.read_images",
 }
 
 

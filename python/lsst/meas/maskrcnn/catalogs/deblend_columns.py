@@ -14,7 +14,7 @@ from __future__ import annotations
 
 __all__ = [
     "BandColumns",
-    "ParentColumns",
+    "ParentFluxes",
     "add_deblend_fields",
     "add_primary_fields",
     "blend_table",
@@ -27,7 +27,6 @@ __all__ = [
 ]
 
 import dataclasses
-from collections.abc import Sequence
 
 import astropy.table
 import astropy.units as u
@@ -36,7 +35,9 @@ import numpy.typing as npt
 
 import lsst.afw.table as afwTable
 
-from .blends import RecordOrder
+from ..deblend.shares import ParentStatistics
+from ..deblend.sources import SourceList
+from .record_order import RecordOrder
 
 _RELATIONS: tuple[tuple[str, object, str, str], ...] = (
     ("deblend_peakId", np.int32, "", "Id of the peak in the parent's footprint; unique together with parent. "
@@ -128,7 +129,7 @@ class BandColumns:
 
         Parameters
         ----------
-        order : `~.blends.RecordOrder`
+        order : `~.record_order.RecordOrder`
             The rows.
         parent_coverage : `numpy.ndarray`, (M,), float64
             ``dataCoverage`` of the parents.
@@ -147,71 +148,19 @@ class BandColumns:
 
 
 @dataclasses.dataclass(eq=False)
-class ParentColumns:
-    """What sharing the flux of M parents found, isolated sources included.
+class ParentFluxes:
+    """Fluxes of M parents by band, isolated sources included; (M,) each.
 
     Parameters
     ----------
-    area : `numpy.ndarray`, (M,), int64
-        Pixels.
-    runtime : `numpy.ndarray`, (M,), float32
-        Milliseconds.
-    too_many, too_big, failed : `numpy.ndarray`, (M,), bool
-        Too many sources or pixels for more than masks; or templates could
-        not be made.
-    flux, outside, chi2, data_coverage : `dict` [`str`, `numpy.ndarray`]
-        By band, (M,) each: sum of the image, fraction of it outside all
-        masks, squared residual of the templates over the variance per pixel
-        (NaN where templates hold no flux), and fraction of pixels without
-        NO_DATA.
+    flux, outside, data_coverage : `dict` [`str`, `numpy.ndarray`]
+        Sum of the image, fraction of it outside all masks, and fraction of
+        pixels without NO_DATA.
     """
 
-    area: npt.NDArray[np.int64]
-    runtime: npt.NDArray[np.float32]
-    too_many: npt.NDArray[np.bool_]
-    too_big: npt.NDArray[np.bool_]
-    failed: npt.NDArray[np.bool_]
     flux: dict[str, npt.NDArray[np.float64]]
     outside: dict[str, npt.NDArray[np.float64]]
-    chi2: dict[str, npt.NDArray[np.float64]]
     data_coverage: dict[str, npt.NDArray[np.float64]]
-
-    @classmethod
-    def make(cls, n_parents: int, bands: Sequence[str]) -> ParentColumns:
-        """Make columns to fill.
-
-        Parameters
-        ----------
-        n_parents : `int`
-            Number of rows.
-        bands : `~collections.abc.Sequence` [`str`]
-            Bands.
-
-        Returns
-        -------
-        columns : `ParentColumns`
-            Zeros and NaN.
-        """
-
-        def unknown() -> dict[str, npt.NDArray[np.float64]]:
-            return {band: np.full(n_parents, np.nan) for band in bands}
-
-        return cls(
-            area=np.zeros(n_parents, dtype=np.int64),
-            runtime=np.zeros(n_parents, dtype=np.float32),
-            too_many=np.zeros(n_parents, dtype=bool),
-            too_big=np.zeros(n_parents, dtype=bool),
-            failed=np.zeros(n_parents, dtype=bool),
-            flux=unknown(),
-            outside=unknown(),
-            chi2=unknown(),
-            data_coverage=unknown(),
-        )
-
-    @property
-    def fallback(self) -> npt.NDArray[np.bool_]:
-        """Whether flux was shared by masks alone though more was asked, bool, (M,)."""
-        return np.asarray(self.too_many | self.too_big | self.failed)
 
 
 def _add_fields(schema: afwTable.Schema, fields: tuple[tuple[str, object, str, str], ...]) -> None:
@@ -295,7 +244,7 @@ def fill_relations(catalog: afwTable.SourceCatalog, order: RecordOrder) -> None:
     ----------
     catalog : `lsst.afw.table.SourceCatalog`
         Contiguous catalogue with ids that ascend; changed in place.
-    order : `~.blends.RecordOrder`
+    order : `~.record_order.RecordOrder`
         Its rows.
 
     Raises
@@ -363,18 +312,18 @@ def fill_band_columns(catalog: afwTable.SourceCatalog, columns: BandColumns) -> 
 def fill_parent_columns(
     catalog: afwTable.SourceCatalog,
     order: RecordOrder,
-    parents: ParentColumns,
+    statistics: ParentStatistics,
     on_edge: npt.NDArray[np.bool_],
 ) -> None:
-    """Set what was found while flux was shared.
+    """Set what was found when flux was shared.
 
     Parameters
     ----------
     catalog : `lsst.afw.table.SourceCatalog`
         Contiguous catalogue; changed in place.
-    order : `~.blends.RecordOrder`
+    order : `~.record_order.RecordOrder`
         Its rows.
-    parents : `ParentColumns`
+    statistics : `~lsst.meas.maskrcnn.deblend.shares.ParentStatistics`
         What was found on the parents.
     on_edge : `numpy.ndarray`, (N,), bool
         Whether the mask of a source reaches the edge of its parent.
@@ -383,13 +332,13 @@ def fill_parent_columns(
         return
     own = order.parent
     for name, values in (
-        ("fallback", parents.fallback),
-        ("fallback_tooManyPeaks", parents.too_many),
-        ("fallback_parentTooBig", parents.too_big),
-        ("failed", parents.failed),
+        ("fallback", statistics.fallback),
+        ("fallback_tooManyPeaks", statistics.too_many),
+        ("fallback_parentTooBig", statistics.too_big),
+        ("failed", statistics.failed),
     ):
         catalog[f"deblend_{name}"] = values[own]
-    catalog["deblend_runtime"] = np.where(order.is_parent, parents.runtime[own], 0).astype(np.float32)
+    catalog["deblend_runtime"] = np.where(order.is_parent, statistics.runtime[own], 0).astype(np.float32)
     edge = np.zeros(len(order), dtype=bool)
     has_source = order.source >= 0
     edge[has_source] = on_edge[order.source[has_source]]
@@ -397,18 +346,20 @@ def fill_parent_columns(
 
 
 def blend_table(
-    catalog: afwTable.SourceCatalog, order: RecordOrder, parents: ParentColumns
+    catalog: afwTable.SourceCatalog, order: RecordOrder, sources: SourceList, fluxes: ParentFluxes
 ) -> astropy.table.Table:
-    """Make the table of what was found on parents.
+    """Make the table of the parents.
 
     Parameters
     ----------
     catalog : `lsst.afw.table.SourceCatalog`
         Filled catalogue; gives the ids.
-    order : `~.blends.RecordOrder`
+    order : `~.record_order.RecordOrder`
         Its rows.
-    parents : `ParentColumns`
-        What was found.
+    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
+        The sources.
+    fluxes : `ParentFluxes`
+        Fluxes of their parents.
 
     Returns
     -------
@@ -418,6 +369,7 @@ def blend_table(
     rows = np.flatnonzero(order.is_parent)
     own = order.parent[rows]
     ids = np.asarray(catalog["id"])[rows] if len(rows) else np.zeros(0, dtype=np.int64)
+    statistics = sources.statistics
     table = astropy.table.Table()
 
     def add(name: str, values: npt.ArrayLike, doc: str, unit: u.UnitBase | None = None) -> None:
@@ -425,21 +377,20 @@ def blend_table(
 
     add("id", ids.astype(np.int64), "Id of the parent in the catalogue")
     add("n_child", order.n_child[rows].astype(np.int32), "Number of children")
-    add("area", parents.area[own], "Pixels of the parent", u.pixel)
-    add("runtime", parents.runtime[own], "Time that sharing its flux took", u.ms)
-    add("fallback", parents.fallback[own], "Whether its flux was shared by masks alone, as deblend_fallback")
-    for band in parents.flux:
-        add(f"{band}_instFlux", parents.flux[band][own], "Sum of its pixels", u.count)
-        add(
-            f"{band}_outsideFraction",
-            parents.outside[band][own],
-            "Part of that outside the masks of all children",
-        )
+    area = np.array([np.count_nonzero(sources.parents[index].pixels) for index in own], dtype=np.int64)
+    add("area", area, "Pixels of the parent", u.pixel)
+    add("runtime", statistics.runtime[own], "Time that sharing its flux took", u.ms)
+    fallback = statistics.fallback[own]
+    add("fallback", fallback, "Whether its flux was shared by masks alone, as deblend_fallback")
+    for number, band in enumerate(fluxes.flux):
+        add(f"{band}_instFlux", fluxes.flux[band][own], "Sum of its pixels", u.count)
+        outside = fluxes.outside[band][own]
+        add(f"{band}_outsideFraction", outside, "Part of that outside the masks of all children")
         add(
             f"{band}_chi2",
-            parents.chi2[band][own],
-            "Mean over the pixels of (image - sum of the templates)^2 / variance; NaN where templates "
-            "have no flux",
+            statistics.chi2[own, number],
+            "Mean over the pixels of (image - sum of the templates)^2 / variance; NaN where there are no "
+            "templates",
         )
     return table
 

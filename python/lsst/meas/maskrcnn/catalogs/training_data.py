@@ -18,11 +18,11 @@ from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
 from lsst.pex.exceptions import Exception as PexError
 
+from ..deblend.masks import clean_masks
 from ..images.units import FWHM_PER_SIGMA
 from ..scenes.config import MaskRule
 from ..train.training_scene import TrainingScene
 from ..train.training_set import MIN_PEAK_SHARE, mask_levels
-from .footprints import clean_masks
 from .mask_planes import defined_plane_bits
 from .truth import TruthArrays, read_truth
 

@@ -24,10 +24,11 @@ from lsst.afw.detection import Footprint, HeavyFootprintF, PeakTable
 from lsst.afw.geom import SkyWcs, SpanSet
 from lsst.afw.image import MaskX
 
+from ..deblend.masks import measure_masks
 from ..images.units import AB_ZERO_POINT
 from ..scenes.light import Stamp
 from ..scenes.truth import FLAGS, tight
-from .footprints import footprints_to_masks, masks_to_footprints, measure_masks
+from .footprints import footprints_to_masks, masks_to_footprints
 
 PREFIX = "truth"
 """First part of the name of every field of a truth catalogue (`str`)."""
@@ -355,7 +356,7 @@ def read_truth(catalog: afwTable.SourceCatalog, bbox: geom.Box2I) -> TruthArrays
     bbox : `lsst.geom.Box2I`
         Box of the exposure; its minimum is the origin of the array
         coordinates. Masks are not cut at it (see
-        `~lsst.meas.maskrcnn.catalogs.footprints.clean_masks`).
+        `~lsst.meas.maskrcnn.deblend.masks.clean_masks`).
 
     Returns
     -------

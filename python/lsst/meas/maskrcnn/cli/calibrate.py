@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..deblend.detection import detect
 from ..images.files import write_atomically
 from ..metrics.calibration import (
     CalibrationCases,
@@ -33,7 +34,7 @@ from ..metrics.calibration import (
     log_loss,
     reliability,
 )
-from ..network.inference import InferenceSettings, detect, select_device
+from ..network.inference import DetectionSettings, select_device
 from ..network.model_file import (
     MaskRcnnModel,
     ModelFileError,
@@ -307,7 +308,7 @@ def collect_cases(
     """
     network = prepare_network(model.build(select_device(device)))
     normalization = model.metadata.normalization
-    settings = InferenceSettings(score_threshold=_LOWEST_SCORE, max_detections_per_tile=_DETECTIONS)
+    settings = DetectionSettings(score_threshold=_LOWEST_SCORE)
     parts = []
     for number, scene in enumerate(scenes):
         if len(scene.variance) != len(model.metadata.bands):

@@ -2,10 +2,13 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""One list of sources out of those found at several pixel sizes.
+"""One list of sources from those detected at several pixel sizes.
 
-What decides is the light: whose it is, where it has its peak, and whether a
-part of a large source stands out of its smooth profile.
+Detections are compared on the detection image: which share of the flux they
+have in common, which of them has the peak, and whether a part of a large source
+stands out of its smooth profile. The thresholds were chosen on simulated
+galaxies and stars brighter than magnitude 18
+(``tests/benchmarks/bench_bright.py``).
 """
 
 from __future__ import annotations
@@ -17,117 +20,61 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import binary_dilation, label, uniform_filter
+from scipy.ndimage import label, uniform_filter
 
-from ..network.inference import Detections
+from ..network.detections import Detections
 
-__all__ = ["ScaleSettings", "join", "merge_scales"]
+__all__ = ["MIN_SIDE", "join", "merge_scales"]
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.floating[Any]]
 
 
-@dataclass(frozen=True)
-class ScaleSettings:
-    """At which pixel sizes to look, and how to merge what is found.
+MIN_SIDE = 6.0
+"""Least side, the root of the area, of a coarse detection in its own pixels.
+What is smaller is left to finer binnings."""
 
-    Parameters
-    ----------
-    binnings : `tuple` [`int`, ...]
-        Pixels per binned pixel and axis, ascending from 1.
-    confident_score : `float`
-        Score from which a coarse detection needs no other reason, and from
-        which a fine one has a claim on its light.
-    candidate_score : `float`
-        Score from which a coarse detection counts if it is bright, stands
-        alone, and nobody else has a claim on its light.
-    min_side : `float`
-        Least side, the root of the area, of a coarse detection in its own
-        pixels. What is smaller is left to finer binnings.
-    same_iou : `float`
-        Mask IoU from which two detections are one source.
-    claimed : `float`
-        Share of a coarse detection's light that others claim, over which it
-        is a blend of theirs.
-    contained : `float`
-        Share of a detection's light in a larger one, from which it may be a
-        part of that.
-    fragment_share : `float`
-        Largest share of a source's light in one of its clumps.
-    contrast : `float`
-        Brightness of a peak in units of the smooth profile of the large
-        source about it, from which it is a source of its own.
-    own_score : `float`
-        Score from which it is one as well.
-    second_score : `float`
-        Score up to which a bright source within another one, which has its
-        peak, is a second view of that.
-    core_level : `float`
-        Brightness of the outer part of a large source in units of its peak,
-        from which a detection that has the peak alone is only its core; masks
-        of cores grow to that brightness.
-    large_area : `float`
-        Least area of a source that may have parts, in units of the square of
-        the PSF's FWHM: galaxies that are less resolved show no clumps.
-    bright_snr : `float`
-        Light of a source over the root of its area, in units of the noise of a
-        pixel, from which it may have parts, or counts with a low score.
-    edge_level : `float`
-        Brightness around a detection of low score in units of its own median,
-        up to which its light ends with it.
-    edge_peak : `float`
-        The same for the brightest tenth of its surroundings, in units of its
-        peak.
+_SAME_IOU = 0.4
+"""Mask IoU from which two detections are one source."""
 
-    Raises
-    ------
-    ValueError
-        Raised if the binnings do not ascend from 1, or a share or a score is
-        not between 0 and 1.
-    """
+_CLAIMED = 0.6
+"""Share of a coarse detection's flux in the masks of others, over which it is
+a blend of theirs."""
 
-    binnings: tuple[int, ...] = (1, 2, 4)
-    confident_score: float = 0.5
-    candidate_score: float = 0.1
-    min_side: float = 6.0
-    same_iou: float = 0.4
-    claimed: float = 0.6
-    contained: float = 0.7
-    fragment_share: float = 0.35
-    contrast: float = 4.0
-    own_score: float = 0.9
-    second_score: float = 0.65
-    core_level: float = 0.1
-    large_area: float = 20.0
-    bright_snr: float = 300.0
-    edge_level: float = 0.6
-    edge_peak: float = 0.4
+_CONTAINED = 0.7
+"""Share of a detection's flux in a larger one, from which it may be a part of
+that."""
 
-    def __post_init__(self) -> None:
-        steps = tuple(self.binnings)
-        if not steps or steps[0] != 1 or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
-            raise ValueError(f"binnings are {steps}, wanted ascending whole numbers that begin with 1")
-        if steps[-1] > 64:
-            raise ValueError(f"binnings end at {steps[-1]}, wanted 64 at most")
-        for name in (
-            "confident_score",
-            "candidate_score",
-            "same_iou",
-            "claimed",
-            "contained",
-            "fragment_share",
-            "own_score",
-            "second_score",
-        ):
-            if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} must be between 0 and 1, given {getattr(self, name)}")
+_FRAGMENT_SHARE = 0.35
+"""Largest share of a source's flux in one of its clumps."""
+
+_CONTRAST = 4.0
+"""Brightness of a peak in units of the smooth profile of the large source about
+it, from which it is a source of its own."""
+
+_OWN_SCORE = 0.85
+"""Probability from which it is one as well."""
+
+_SECOND_SCORE = 0.55
+"""Probability up to which a bright source within another one, which has its
+peak, is a second detection of that."""
+
+_CORE_LEVEL = 0.1
+"""Brightness of the outer part of a large source in units of its peak, from
+which a detection that has the peak alone is only its core; masks of cores grow
+to that brightness."""
+
+_LARGE_AREA = 20.0
+"""Least area of a source that may have parts, in units of the square of the
+PSF's FWHM: galaxies that are less resolved show no clumps."""
+
+_BRIGHT_SNR = 300.0
+"""Flux of a source over the root of its area, in units of the noise of a pixel,
+from which it may have parts."""
 
 
 def merge_scales(
-    levels: Sequence[Detections],
-    brightness: npt.NDArray[np.float32],
-    fwhm: float,
-    settings: ScaleSettings | None = None,
+    levels: Sequence[Detections], detection: npt.NDArray[np.float32], fwhm: float, confident: float = 0.5
 ) -> Detections:
     """Make one list of sources of those found at several binnings.
 
@@ -135,64 +82,56 @@ def merge_scales(
     ----------
     levels : `~collections.abc.Sequence` [`Detections`]
         What was found at each binning, the finest first, all in pixels of the
-        whole image (see `~.scales.to_full_pixels`).
-    brightness : `numpy.ndarray`
-        Light above the sky in units of its noise, not below 0, float32,
-        (y, x); 0 where it is not known.
+        whole image (see `~.detection.to_full_pixels`).
+    detection : `numpy.ndarray`
+        Detection image: flux above the sky in units of its noise, float32,
+        (y, x), at least 0; 0 where it is not known.
     fwhm : `float`
         Full width at half maximum of the PSF, px.
-    settings : `ScaleSettings`, optional
-        How to merge.
+    confident : `float`, optional
+        Score from which a detection may have others as its parts.
 
     Returns
     -------
     merged : `Detections`
         The sources, those of the first level first. A source has the pixels
-        of the parts that it absorbed, and the best of their scores.
+        of the parts that were joined to it, and the best of their scores.
 
     Notes
     -----
     All of the first level are sources to begin with. The coarse detections
-    are then looked at one by one, those with a good score first, and by
-    ascending binning. A coarse detection
+    are then compared with them one by one, by ascending binning and descending
+    score. A coarse detection
 
     - whose peak is in the mask of a source, or whose mask is that of one, is
       that source, unless the source is only its core, which is replaced;
-    - whose light is claimed by sources that have peaks of their own is a
-      blend of them, and dropped;
+    - most of whose flux is in the masks of sources with peaks of their own is
+      a blend of them, and dropped;
     - that has no peak, but lies on the flank of something brighter, is
       dropped;
-    - is a source that finer binnings have lost otherwise.
+    - is otherwise a source that finer binnings have lost.
 
-    What lies within a large and bright one is part of it, unless its score is
-    high or it stands out of the smooth profile, the median along ellipses, by
-    much more than the clumps of galaxies do. Last, a bright source with a low
-    score, of which another one has the peak and most of the pixels, is a
-    second view of that. Large galaxies of which only the core was found grow to
-    the pixels that hang together with it.
+    A detection within a large and bright source is part of it, unless its
+    score is high or it stands out of the smooth profile, the median along
+    ellipses, by much more than the clumps of galaxies do. Last, a bright source
+    with a low score, of which another one has the peak and most of the pixels,
+    is joined to that, and large galaxies of which only the core was found grow
+    to the connected pixels around it.
 
     Memory goes with the number of mask pixels.
     """
-    settings = settings or ScaleSettings()
     everything = Detections.concatenate(levels)
-    if len(levels) < 2 or not len(everything):
+    if not len(everything):
         return everything
-    pool = _Pool(everything, brightness)
+    pool = _Pool(everything, detection)
     fine = len(levels[0])
     pool.kept[:fine] = True
     coarse = np.arange(fine, len(everything))
-    scores, binning = everything.scores[coarse], everything.binning[coarse]
-    certain = scores >= settings.confident_score
-    order = np.lexsort((coarse, -scores, binning))
-    for index in coarse[order[certain[order]]].tolist():
-        _judge(pool, index, fwhm, settings)
-    # Those in doubt come last, the best first, for the light that is left.
-    order = np.lexsort((coarse, binning, -scores))
-    doubtful = ~certain & (scores >= settings.candidate_score)
-    for index in coarse[order[doubtful[order]]].tolist():
-        _judge(pool, index, fwhm, settings)
-    _join_second_views(pool, settings)
-    grown = _grow_cores(pool, fwhm, settings)
+    order = np.lexsort((coarse, -everything.scores[coarse], everything.binning[coarse]))
+    for index in coarse[order].tolist():
+        _add_coarse(pool, index, fwhm, confident)
+    _join_second_views(pool)
+    grown = _grow_cores(pool, fwhm)
     merged = join(everything, pool.kept, pool.parts)
     for place, index in enumerate(np.flatnonzero(pool.kept).tolist()):
         if index in grown:
@@ -253,10 +192,10 @@ def _union(
 class _Pool:
     """All detections, which of them are sources so far, and whose parts the others are."""
 
-    def __init__(self, everything: Detections, brightness: npt.NDArray[np.float32]):
+    def __init__(self, everything: Detections, detection: npt.NDArray[np.float32]):
         self.all = everything
-        self.brightness = brightness
-        self.smooth = uniform_filter(brightness, 3, mode="nearest")
+        self.detection = detection
+        self.smooth = uniform_filter(detection, 3, mode="nearest")
         shapes = np.array([mask.shape for mask in everything.masks], dtype=np.int64).reshape(-1, 2)
         self.low = everything.origins.astype(np.int64).reshape(-1, 2)
         self.high = self.low + shapes
@@ -268,11 +207,11 @@ class _Pool:
     def window(self, index: int, grow: int = 0) -> tuple[slice, slice]:
         """Slices that cut a source's box, with a border, from the image."""
         low = np.maximum(self.low[index] - grow, 0)
-        high = np.minimum(self.high[index] + grow, self.brightness.shape)
+        high = np.minimum(self.high[index] + grow, self.detection.shape)
         return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
 
     def _light(self, index: int) -> float:
-        pixels = self.brightness[self.window(index)]
+        pixels = self.detection[self.window(index)]
         return float(pixels[self.all.masks[index]].sum(dtype=np.float64))
 
     def peak(self, index: int) -> tuple[int, int]:
@@ -307,8 +246,8 @@ class _Pool:
 
 
 @dataclass
-class _Inside:
-    """What the sources around a coarse detection are to it."""
+class _Overlaps:
+    """How the sources that overlap a coarse detection relate to it."""
 
     claimed: BoolArray
     """Pixels of the detection that are those of other sources."""
@@ -322,45 +261,37 @@ class _Inside:
     """Whether its brightest pixel is that of another source, off its middle."""
 
 
-def _judge(pool: _Pool, index: int, fwhm: float, settings: ScaleSettings) -> None:
-    """Decide about one coarse detection, and about what lies within it."""
-    light, area = pool.light[index], pool.area[index]
-    certain = bool(pool.all.scores[index] >= settings.confident_score)
-    bright_light = settings.bright_snr * math.sqrt(area)
-    if not light > 0 or not (certain or light >= bright_light):
+def _add_coarse(pool: _Pool, index: int, fwhm: float, confident: float) -> None:
+    """Decide whether a coarse detection is a source, and what is part of it."""
+    light = pool.light[index]
+    if not light > 0:
         return
     peak = pool.peak(index)
-    inside = _look_inside(pool, index, peak, fwhm, settings)
-    if inside.owner >= 0:
-        pool.absorb(inside.owner, inside.parts)
+    overlaps = _compare(pool, index, peak, fwhm, confident)
+    if overlaps.owner >= 0:
+        pool.absorb(overlaps.owner, overlaps.parts)
         return
-    if not inside.is_core:
-        taken = float(pool.brightness[pool.window(index)][inside.claimed].sum(dtype=np.float64))
-        if taken > settings.claimed * light:
+    if not overlaps.is_core:
+        taken = float(pool.detection[pool.window(index)][overlaps.claimed].sum(dtype=np.float64))
+        if taken > _CLAIMED * light:
             return
-        if not certain and light - taken < bright_light:
+        if not overlaps.foreground and not _is_summit(pool, index, peak, fwhm):
             return
-        if not inside.foreground and not _is_summit(pool, index, peak, fwhm):
-            return
-    if not certain and not _stands_alone(pool, index, peak, fwhm, settings):
-        return
     pool.kept[index] = True
-    pool.absorb(index, inside.parts)
+    pool.absorb(index, overlaps.parts)
 
 
-def _look_inside(
-    pool: _Pool, index: int, peak: tuple[int, int], fwhm: float, settings: ScaleSettings
-) -> _Inside:
+def _compare(pool: _Pool, index: int, peak: tuple[int, int], fwhm: float, confident: float) -> _Overlaps:
+    """Compare a coarse detection with the sources that overlap it."""
     found, mask = pool.all, pool.all.masks[index]
     light, area = pool.light[index], pool.area[index]
-    pixels = pool.brightness[pool.window(index)]
+    pixels = pool.detection[pool.window(index)]
     height = float(pool.smooth[pool.window(index)][peak])
-    certain = found.scores[index] >= settings.confident_score
-    large = light >= settings.bright_snr * math.sqrt(area) and area >= settings.large_area * fwhm**2
-    result = _Inside(np.zeros(mask.shape, dtype=bool))
+    large = light >= _BRIGHT_SNR * math.sqrt(area) and area >= _LARGE_AREA * fwhm**2
+    result = _Overlaps(np.zeros(mask.shape, dtype=bool))
     profile: npt.NDArray[np.float32] | None = None
     for other in pool.near(index):
-        if found.binning[other] == 1 and found.scores[other] < settings.confident_score:
+        if found.binning[other] == 1 and found.scores[other] < confident:
             continue
         where, part = pool.on(index, other)
         common = part & mask[where]
@@ -368,8 +299,8 @@ def _look_inside(
         if not count:
             continue
         shared = float(pixels[where][common].sum(dtype=np.float64))
-        contained = shared >= settings.contained * pool.light[other]
-        same = count >= settings.same_iou * (area + pool.area[other] - count)
+        contained = shared >= _CONTAINED * pool.light[other]
+        same = count >= _SAME_IOU * (area + pool.area[other] - count)
         row, column = peak[0] - where[0].start, peak[1] - where[1].start
         has_peak = 0 <= row < part.shape[0] and 0 <= column < part.shape[1] and bool(part[row, column])
         star = bool(found.p_star[other] >= 0.5)
@@ -377,7 +308,7 @@ def _look_inside(
             if large and contained and not star and area >= 2.0 * pool.area[other]:
                 rest = mask.copy()
                 rest[where] &= ~part
-                if np.median(pixels[rest]) >= settings.core_level * height:
+                if np.median(pixels[rest]) >= _CORE_LEVEL * height:
                     result.parts.append(other)
                     result.is_core = True
                     continue
@@ -385,34 +316,29 @@ def _look_inside(
             if large and not star:
                 if profile is None:
                     profile = _smooth_profile(pixels, mask)
-                stands_out = _contrast(pixels[where], profile[where], common) >= settings.contrast
-            if stands_out and certain and not same and _is_off_centre(mask, peak):
+                stands_out = _contrast(pixels[where], profile[where], common) >= _CONTRAST
+            if stands_out and not same and _is_off_centre(mask, peak):
                 result.foreground = True
             elif result.owner < 0 or pool.light[other] > pool.light[result.owner]:
                 result.owner = other
-        elif (
-            large
-            and contained
-            and shared <= settings.fragment_share * light
-            and found.scores[other] < settings.own_score
-        ):
+        elif large and contained and shared <= _FRAGMENT_SHARE * light and found.scores[other] < _OWN_SCORE:
             if profile is None:
                 profile = _smooth_profile(pixels, mask)
-            if _contrast(pixels[where], profile[where], common) < settings.contrast:
+            if _contrast(pixels[where], profile[where], common) < _CONTRAST:
                 result.parts.append(other)
                 continue
         result.claimed[where] |= common
     return result
 
 
-def _join_second_views(pool: _Pool, settings: ScaleSettings) -> None:
+def _join_second_views(pool: _Pool) -> None:
     """Join bright sources of low scores to a better one that has their peak and most pixels.
 
     Of what is as bright as this, the network would be sure if it were a source.
     """
     scores = pool.all.scores
-    bright = pool.light >= settings.bright_snr * np.sqrt(pool.area)
-    chosen = np.flatnonzero(pool.kept & bright & (scores < settings.second_score))
+    bright = pool.light >= _BRIGHT_SNR * np.sqrt(pool.area)
+    chosen = np.flatnonzero(pool.kept & bright & (scores < _SECOND_SCORE))
     for index in chosen[np.argsort(scores[chosen], kind="stable")].tolist():
         row, column = pool.peak(index)
         for other in pool.near(index):
@@ -426,20 +352,18 @@ def _join_second_views(pool: _Pool, settings: ScaleSettings) -> None:
             common = np.count_nonzero(mine & pool.all.masks[index])
             # A star may well be before a galaxy that is larger than its mask.
             area = pool.area[index] if pool.all.p_star[other] >= 0.5 else min(pool.area[[index, other]])
-            if common >= settings.contained * area:
+            if common >= _CONTAINED * area:
                 pool.absorb(other, [index])
                 break
 
 
-def _grow_cores(
-    pool: _Pool, fwhm: float, settings: ScaleSettings
-) -> dict[int, tuple[BoolArray, npt.NDArray[np.int64]]]:
+def _grow_cores(pool: _Pool, fwhm: float) -> dict[int, tuple[BoolArray, npt.NDArray[np.int64]]]:
     """Find the pixels, and their origin, of large galaxies of which only the core was found.
 
     They hang together with the peak, are brighter than a share of it, and
     nobody else's. Where they lead to something brighter, there is no telling.
     """
-    bright = pool.light >= settings.bright_snr * np.sqrt(pool.area)
+    bright = pool.light >= _BRIGHT_SNR * np.sqrt(pool.area)
     grown = {}
     for index in np.flatnonzero(pool.kept & bright & (pool.all.p_star < 0.5)).tolist():
         peak = pool.peak(index)
@@ -449,7 +373,7 @@ def _grow_cores(
             int(low + at - axis.start) for low, at, axis in zip(pool.low[index], peak, window, strict=True)
         )
         pixels = pool.smooth[window]
-        regions, _ = label(pixels >= settings.core_level * pixels[place])
+        regions, _ = label(pixels >= _CORE_LEVEL * pixels[place])
         region = regions == regions[place]
         if np.count_nonzero(region) < 2.0 * pool.area[index] or pixels[region].max() > pixels[place]:
             continue
@@ -458,21 +382,21 @@ def _grow_cores(
         others, parts = np.zeros(region.shape, dtype=bool), []
         for other in pool.near(index, reach):
             mask = _painted(pool, other, low, region.shape)
-            if np.count_nonzero(mask & region) >= settings.contained * pool.area[other] and (
+            if np.count_nonzero(mask & region) >= _CONTAINED * pool.area[other] and (
                 pool.all.p_star[other] < 0.5
-                and pool.all.scores[other] < settings.own_score
-                and pool.light[other] <= settings.fragment_share * pool.light[index]
+                and pool.all.scores[other] < _OWN_SCORE
+                and pool.light[other] <= _FRAGMENT_SHARE * pool.light[index]
             ):
                 parts.append((other, mask))
             else:
                 others |= mask
         region &= ~others | own
         area = np.count_nonzero(region)
-        if area < 2.0 * pool.area[index] or area < settings.large_area * fwhm**2:
+        if area < 2.0 * pool.area[index] or area < _LARGE_AREA * fwhm**2:
             continue
-        profile = _smooth_profile(pool.brightness[window], region)
+        profile = _smooth_profile(pool.detection[window], region)
         for other, mask in parts:
-            if _contrast(pool.brightness[window], profile, mask) < settings.contrast:
+            if _contrast(pool.detection[window], profile, mask) < _CONTRAST:
                 pool.absorb(index, [other])
         grown[index] = region, low
     return {index: value for index, value in grown.items() if pool.kept[index]}
@@ -520,26 +444,6 @@ def _is_summit(pool: _Pool, index: int, peak: tuple[int, int], fwhm: float) -> b
     y, x = (pool.low[index] + peak).tolist()
     around = pool.smooth[max(y - reach, 0) : y + reach + 1, max(x - reach, 0) : x + reach + 1]
     return bool(pool.smooth[y, x] >= around.max())
-
-
-def _stands_alone(
-    pool: _Pool, index: int, peak: tuple[int, int], fwhm: float, settings: ScaleSettings
-) -> bool:
-    """Whether the light falls off at the edge of the mask, all around."""
-    width = math.ceil(fwhm)
-    window = pool.window(index, width)
-    mask = np.zeros(pool.brightness[window].shape, dtype=bool)
-    y, x = pool.low[index, 0] - window[0].start, pool.low[index, 1] - window[1].start
-    own = pool.all.masks[index]
-    mask[y : y + own.shape[0], x : x + own.shape[1]] = own
-    ring = binary_dilation(mask, iterations=width) & ~binary_dilation(mask)
-    if not ring.any():
-        return True
-    typical, high = np.percentile(pool.smooth[window][ring], [50, 90])
-    return bool(
-        typical <= settings.edge_level * np.median(pool.brightness[window][mask])
-        and high <= settings.edge_peak * pool.smooth[window][y + peak[0], x + peak[1]]
-    )
 
 
 def _smooth_profile(pixels: npt.NDArray[np.float32], mask: BoolArray) -> npt.NDArray[np.float32]:

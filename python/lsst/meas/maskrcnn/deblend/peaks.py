@@ -13,78 +13,50 @@ import numpy.typing as npt
 from scipy.ndimage import gaussian_filter, maximum_filter
 from scipy.spatial import cKDTree
 
-__all__ = ["find_peaks", "mask_centers"]
+from ..images.units import FWHM_PER_SIGMA
+from ..profiles.blend import mask_centers
+
+__all__ = ["find_peaks"]
 
 FloatArray = npt.NDArray[np.floating]
 
+_KERNEL = 0.6
+"""Width of the Gaussian with which the image is smoothed, in that of the PSF: a
+narrower kernel than the matched one leaves close peaks apart."""
 
-def mask_centers(soft: Sequence[npt.NDArray[np.uint8]], origins: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Find the middle of each soft mask.
+_RADIUS = 1.5
+"""How far from the centre of the mask a maximum may be (px)."""
 
-    Parameters
-    ----------
-    soft : `~collections.abc.Sequence` [`numpy.ndarray`]
-        Soft masks, uint8, (y, x) each.
-    origins : array_like
-        (y0, x0) of each, (source, 2), px.
-
-    Returns
-    -------
-    centers : `numpy.ndarray`
-        (y, x) of the mean with the squared mask as weight, (source, 2), px.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are not as many origins as masks.
-    """
-    corners = np.asarray(origins, np.float64).reshape(-1, 2)
-    if len(corners) != len(soft):
-        raise ValueError(f"got {len(soft)} masks and {len(corners)} origins")
-    centers = corners.copy()
-    for index, mask in enumerate(soft):
-        if mask.size == 0:
-            continue
-        weight = mask.astype(np.float64) ** 2
-        rows, columns = weight.sum(axis=1), weight.sum(axis=0)
-        mass = rows.sum()
-        if mass > 0:
-            centers[index, 0] += rows @ np.arange(len(rows)) / mass
-            centers[index, 1] += columns @ np.arange(len(columns)) / mass
-        else:
-            centers[index] += (np.array(mask.shape) - 1) / 2
-    return centers
+_CLOSE_PAIR = 1.5
+"""Distance of two centres of masks, in FWHM of the PSF, below which their
+maxima are drawn together."""
 
 
 def find_peaks(
     image: npt.ArrayLike,
     soft: Sequence[npt.NDArray[np.uint8]],
     origins: npt.ArrayLike,
-    psf_sigma: float = 1.0,
-    radius: float = 1.5,
+    fwhm: float,
 ) -> npt.NDArray[np.float64]:
-    """Find the peak of each source: a maximum of the image near the middle of its mask.
+    """Find the peak of each source: a maximum of the image near the centre of its mask.
 
     Parameters
     ----------
     image : array_like
-        Image, (y, x); the sum of the bands in units of their noise is a good
-        one. What is not finite counts as 0.
+        Detection image, (y, x). What is not finite counts as 0.
     soft : `~collections.abc.Sequence` [`numpy.ndarray`]
         Soft masks, uint8, (y, x) each.
     origins : array_like
         (y0, x0) of each, (source, 2), px.
-    psf_sigma : `float`
-        Standard deviation of the Gaussian with which the image is smoothed
-        (px).
-    radius : `float`
-        How far from the middle of the mask a maximum may be (px).
+    fwhm : `float`
+        Full width at half maximum of the PSF (px).
 
     Returns
     -------
     peaks : `numpy.ndarray`
-        (y, x), float64, (source, 2), px. The middle of the mask where there
-        is no maximum nearby, or that maximum is nearer to another source.
+        (y, x), float64, (source, 2), px. The centre of the mask where there is
+        no maximum nearby, where that maximum is nearer to another source, and
+        in close pairs.
 
     Raises
     ------
@@ -94,25 +66,38 @@ def find_peaks(
     Notes
     -----
     The brightest pixel of a mask would be wrong in blends: the mask of a
-    faint star often holds the core of its bright neighbour.
+    faint star often holds the core of its bright neighbour. The maxima of two
+    sources closer than 1.5 FWHM are drawn together by the sum of their
+    profiles (two equal stars at 1.05 FWHM by a quarter of the FWHM each once
+    the image is smoothed), which the centres of their masks are not.
     """
     peaks = mask_centers(soft, origins)
     pixels = np.asarray(image, np.float32)
-    smooth = gaussian_filter(np.where(np.isfinite(pixels), pixels, np.float32(0.0)), psf_sigma)
+    smooth = gaussian_filter(
+        np.where(np.isfinite(pixels), pixels, np.float32(0.0)), _KERNEL * fwhm / FWHM_PER_SIGMA
+    )
     y, x = np.nonzero((smooth == maximum_filter(smooth, 3)) & (smooth > 0))
     if not len(y) or not len(peaks):
         return peaks
-    distance, nearest = cKDTree(np.column_stack([y, x])).query(peaks, distance_upper_bound=radius)
+    alone = _distance_to_next(peaks) > _CLOSE_PAIR * fwhm
+    distance, nearest = cKDTree(np.column_stack([y, x])).query(peaks, distance_upper_bound=_RADIUS)
     taken: set[int] = set()
     for index in np.argsort(distance, kind="stable").tolist():
         maximum = int(nearest[index])
         if not np.isfinite(distance[index]):
             break
-        if maximum in taken:
+        if maximum in taken or not alone[index]:
             continue
         taken.add(maximum)
         peaks[index] = _vertex(smooth, int(y[maximum]), int(x[maximum]))
     return peaks
+
+
+def _distance_to_next(places: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Distance of each place to the nearest other one, (source,)."""
+    if len(places) < 2:
+        return np.full(len(places), np.inf)
+    return np.asarray(cKDTree(places).query(places, k=2)[0][:, 1])
 
 
 def _vertex(smooth: FloatArray, y: int, x: int) -> tuple[float, float]:

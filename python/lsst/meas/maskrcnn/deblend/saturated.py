@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, find_objects, label
 
-from ..network.inference import Detections
+from ..network.detections import Detections
 from .merging import join
 
 __all__ = ["join_saturated"]
@@ -41,14 +41,14 @@ def join_saturated(found: Detections, saturated: BoolArray) -> Detections:
 
     Parameters
     ----------
-    found : `~.inference.Detections`
+    found : `~.detections.Detections`
         Sources.
     saturated : `numpy.ndarray`
         Saturated pixels, trails of charge included, bool, (y, x).
 
     Returns
     -------
-    joined : `~.inference.Detections`
+    joined : `~.detections.Detections`
         The sources; each star has the pixels of its pieces.
 
     Notes

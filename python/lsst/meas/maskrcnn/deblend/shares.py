@@ -10,34 +10,90 @@ first pixel is (0, 0).
 Examples
 --------
 >>> import numpy as np
->>> from lsst.meas.maskrcnn.deblend.shares import BlendSource, ShareSettings, share_flux
+>>> from lsst.meas.maskrcnn.deblend.shares import BlendSource, share_flux
 >>> image = np.ones((1, 5, 8), np.float32)
 >>> soft = np.full((5, 5), 255, np.uint8)
 >>> sources = [BlendSource(soft, 0, 0, 2.0, 2.0), BlendSource(soft, 0, 3, 2.0, 5.0)]
 >>> parent = np.ones((5, 8), bool)
->>> shares = share_flux(image, image, parent, sources, settings=ShareSettings(template="mask"))
+>>> shares = share_flux(image, image, parent, sources, template="mask")
 >>> shares.fluxes(image).round(3).tolist()
 [[20.0], [20.0]]
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+__all__ = [
+    "BlendSource",
+    "ParentStatistics",
+    "ShareSettings",
+    "Shares",
+    "SourceShare",
+    "share_flux",
+    "share_parents",
+]
+
+import logging
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Annotated, Literal
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
-from ..profiles.blend import Blend, BlendSource
-from .templates import TEMPLATES, ShareSettings
+from ..images.settings import settings
+from ..profiles.blend import REACH, Blend, BlendSource
+from ..profiles.elliptical import fit_profiles
+from ..profiles.symmetry import symmetric_part
+from .image import MultibandImage
+from .parents import Parent
 
-__all__ = ["TEMPLATES", "BlendSource", "ShareSettings", "Shares", "SourceShare", "share_flux"]
+_LOG = logging.getLogger(__name__)
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 _SMALLEST_SHARE = 1e-3
 """Less than that of a pixel is none: a footprint ends there."""
+
+
+@settings
+class ShareSettings:
+    """Which sources make a parent, and how its flux is shared among them."""
+
+    template: Annotated[
+        Literal["profile", "symmetric", "mask"],
+        Field(
+            description="By what the flux of overlapping sources is shared.",
+            json_schema_extra={
+                "profile": "models: the PSF for stars, elliptical profiles for galaxies",
+                "symmetric": "the part of each source that is symmetric about its peak, as SDSS has it",
+                "mask": "the network's masks alone",
+            },
+        ),
+    ] = "profile"
+    parent_grow: Annotated[
+        float,
+        Field(
+            ge=0.0,
+            description="Radius by which the masks of sources are grown to make those of parents and "
+            "isolated sources (px). Sources whose grown masks touch share their flux; flux further out "
+            "belongs to no source. About 1.5 FWHM of the PSF is best for fluxes.",
+        ),
+    ] = 6.0
+    max_parent_sources: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Most sources of a parent. One that has more is grown by less, so that it falls "
+            "apart; where that does not help, flux is shared by masks alone (deblend_fallback).",
+        ),
+    ] = 2000
+    max_parent_area: Annotated[
+        int,
+        Field(ge=1, description="Most pixels of the bounding box of a parent; as for max_parent_sources."),
+    ] = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -67,6 +123,26 @@ class SourceShare:
     def footprint(self) -> BoolArray:
         """Pixels of which the source has a share in some band, bool, (y, x)."""
         return np.asarray((self.weights > 0).any(axis=0))
+
+    def at(self, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> FloatArray:
+        """Look up the shares of some pixels.
+
+        Parameters
+        ----------
+        rows, columns : `numpy.ndarray`
+            Pixels in the frame of ``y0`` and ``x0``, int, (n,).
+
+        Returns
+        -------
+        weights : `numpy.ndarray`
+            Float32, (band, n); 0 outside the box.
+        """
+        y, x = np.asarray(rows) - self.y0, np.asarray(columns) - self.x0
+        height, width = self.weights.shape[1:]
+        inside = (y >= 0) & (x >= 0) & (y < height) & (x < width)
+        weights = np.zeros((len(self.weights), len(y)), np.float32)
+        weights[:, inside] = self.weights[:, y[inside], x[inside]]
+        return weights
 
     def pixels(self, images: FloatArray) -> FloatArray:
         """Take the source's share of an image.
@@ -135,8 +211,10 @@ def share_flux(
     parent: npt.ArrayLike,
     sources: Sequence[BlendSource],
     psf_images: Sequence[npt.ArrayLike] | None = None,
-    settings: ShareSettings | None = None,
     good: npt.ArrayLike | None = None,
+    *,
+    template: str = "profile",
+    reach: float = REACH,
 ) -> Shares:
     r"""Share the flux of a parent among its sources.
 
@@ -153,11 +231,13 @@ def share_flux(
     psf_images : `~collections.abc.Sequence`, optional
         Image of the PSF in each band, (y, x), of odd sides with the centre in
         the middle pixel. Without it stars are taken as galaxies are.
-    settings : `ShareSettings`, optional
-        How to share.
     good : array_like, optional
         Pixels of which templates may be made, bool, (band, y, x) or (y, x).
         All pixels are shared; those that are not finite are never good.
+    template : `str`, optional
+        As in `ShareSettings`.
+    reach : `float`, optional
+        How far beyond its soft mask a source has flux (px).
 
     Returns
     -------
@@ -185,21 +265,27 @@ def share_flux(
     meas_deblender (``BaselineUtils::apportionFlux``): they are not scaled with
     the share, as the noise of what the neighbours have stays in the pixel.
     """
-    blend = Blend.make(images, variances, parent, sources, psf_images, settings or ShareSettings(), good)
+    blend = Blend.make(
+        images, variances, parent, sources, psf_images, good, masks_only=template == "mask", reach=reach
+    )
     if len(sources) == 1:
         return _all_to_one(blend)
-    claims = TEMPLATES[blend.settings.template](blend)
-    model = None
-    if blend.settings.template != "mask":
-        model = np.zeros(blend.images.shape, np.float32)
-        for box, claim in zip(blend.boxes, claims, strict=True):
-            model[(slice(None), *box)] += claim
-    return replace(_normalise(blend, claims), model=model)
+    if template == "mask":
+        n_bands = len(blend.images)
+        return _normalise(blend, [np.ones((n_bands, *mask.shape), np.float32) for mask in blend.masks])
+    if template == "symmetric":
+        models = [symmetric_part(blend, index) for index in range(len(sources))]
+    else:
+        models = fit_profiles(blend)
+    total = np.zeros(blend.images.shape, np.float32)
+    for box, model in zip(blend.boxes, models, strict=True):
+        total[(slice(None), *box)] += model
+    return replace(_normalise(blend, models), model=total)
 
 
 def _all_to_one(blend: Blend) -> Shares:
     """Give an isolated source all of its parent."""
-    weights = np.broadcast_to(blend.parent.astype(np.float32), blend.images.shape).copy()
+    weights = np.broadcast_to(blend.parent.astype(np.float32), blend.images.shape)
     return Shares(blend.parent, [SourceShare(0, 0, weights)])
 
 
@@ -237,3 +323,152 @@ def _normalise(blend: Blend, templates: list[FloatArray]) -> Shares:
         np.add(claim, rest[window], out=claim, where=last[window] == index)
         shares.append(SourceShare(window[1].start, window[2].start, claim))
     return Shares(blend.parent, shares)
+
+
+@dataclass(eq=False)
+class ParentStatistics:
+    """What was found when the flux of M parents was shared, isolated sources included.
+
+    Parameters
+    ----------
+    runtime : `numpy.ndarray`
+        Time that it took, (M,), ms.
+    too_many, too_big, failed : `numpy.ndarray`
+        Whether there were too many sources or pixels for more than masks, or
+        the templates could not be made, bool, (M,).
+    chi2 : `numpy.ndarray`
+        Mean over the pixels of (image - sum of the templates)^2 / variance,
+        (M, band); NaN where there are no templates.
+    """
+
+    runtime: npt.NDArray[np.float32]
+    too_many: npt.NDArray[np.bool_]
+    too_big: npt.NDArray[np.bool_]
+    failed: npt.NDArray[np.bool_]
+    chi2: npt.NDArray[np.float64]
+
+    @property
+    def fallback(self) -> npt.NDArray[np.bool_]:
+        """Whether flux was shared by masks alone though more was asked, bool, (M,)."""
+        return np.asarray(self.too_many | self.too_big | self.failed)
+
+
+def share_parents(
+    image: MultibandImage,
+    parents: Sequence[Parent],
+    sources: Sequence[BlendSource],
+    settings: ShareSettings | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[SourceShare], ParentStatistics]:
+    """Share the flux of all parents among their sources, in every band.
+
+    Parameters
+    ----------
+    image : `~.image.MultibandImage`
+        The image, with a variance.
+    parents : `~collections.abc.Sequence` [`~.parents.Parent`]
+        M parents that hold every source exactly once, isolated ones included.
+    sources : `~collections.abc.Sequence` [`BlendSource`]
+        N sources, positions in pixels of the image.
+    settings : `ShareSettings`, optional
+        How flux is shared.
+    progress : callable, optional
+        Called with the number of parents done and their number.
+
+    Returns
+    -------
+    shares : `list` [`SourceShare`]
+        Share of each source; ``y0`` and ``x0`` are those in the image.
+    statistics : `ParentStatistics`
+        What was found on the parents.
+
+    Notes
+    -----
+    Parents are worked on one by one, so that beside the image and what is
+    returned memory is that of the largest parent.
+    """
+    settings = settings or ShareSettings()
+    sizes = np.array([len(parent) for parent in parents], dtype=np.int64)
+    areas = np.array([parent.pixels.size for parent in parents], dtype=np.int64)
+    statistics = ParentStatistics(
+        runtime=np.zeros(len(parents), np.float32),
+        too_many=(sizes > 1) & (sizes > settings.max_parent_sources),
+        too_big=(sizes > 1) & (areas > settings.max_parent_area),
+        failed=np.zeros(len(parents), bool),
+        chi2=np.full((len(parents), len(image.bands)), np.nan),
+    )
+    shares: dict[int, SourceShare] = {}
+    for index, parent in enumerate(parents):
+        started = time.perf_counter()
+        if len(parent) == 1:
+            weights = np.broadcast_to(
+                parent.pixels.astype(np.float32), (len(image.bands), *parent.pixels.shape)
+            )
+            shares[int(parent.members[0])] = SourceShare(parent.y0, parent.x0, weights)
+        else:
+            found = _share_parent(image, index, parent, sources, settings, statistics)
+            for member, share in zip(parent.members.tolist(), found.sources, strict=True):
+                shares[member] = replace(share, y0=parent.y0 + share.y0, x0=parent.x0 + share.x0)
+        statistics.runtime[index] = 1e3 * (time.perf_counter() - started)
+        if progress is not None:
+            progress(index + 1, len(parents))
+    return [shares[index] for index in range(len(sources))], statistics
+
+
+def _share_parent(
+    image: MultibandImage,
+    index: int,
+    parent: Parent,
+    sources: Sequence[BlendSource],
+    settings: ShareSettings,
+    statistics: ParentStatistics,
+) -> Shares:
+    """Share the flux of one parent."""
+    window = (slice(None), *parent.box)
+    flux, variance = image.flux[window], np.asarray(image.variance)[window]
+    members = [sources[member] for member in parent.members.tolist()]
+    members = [
+        replace(
+            source,
+            y0=source.y0 - parent.y0,
+            x0=source.x0 - parent.x0,
+            peak_y=source.peak_y - parent.y0,
+            peak_x=source.peak_x - parent.x0,
+        )
+        for source in members
+    ]
+    reach = max(REACH, settings.parent_grow)
+    template = "mask" if statistics.fallback[index] else settings.template
+    good = ~np.asarray(image.bad)[window]
+    middle = (parent.y0 + 0.5 * (flux.shape[1] - 1), parent.x0 + 0.5 * (flux.shape[2] - 1))
+    psfs = [image.psf_image(band, *middle) for band in range(len(image.bands))] if template != "mask" else []
+    known = [psf for psf in psfs if psf is not None]
+    try:
+        found = share_flux(
+            flux,
+            variance,
+            parent.pixels,
+            members,
+            psf_images=known if len(known) == len(image.bands) else None,
+            good=good,
+            template=template,
+            reach=reach,
+        )
+    except (ArithmeticError, np.linalg.LinAlgError, RuntimeError) as error:
+        # A fit that fails is no reason to lose the sources of a blend.
+        _LOG.warning(
+            "Templates of the parent of %d sources at (y, x) = (%d, %d) failed (%s): shared by masks alone.",
+            len(parent),
+            parent.y0,
+            parent.x0,
+            error,
+        )
+        statistics.failed[index] = True
+        return share_flux(flux, variance, parent.pixels, members, template="mask", reach=reach)
+    if found.model is not None:
+        use = parent.pixels & good & np.isfinite(flux) & np.isfinite(variance) & (variance > 0)
+        for band, chosen in enumerate(use):
+            if chosen.any():
+                residual = (flux[band][chosen] - found.model[band][chosen]).astype(np.float64)
+                statistics.chi2[index, band] = np.mean(residual**2 / variance[band][chosen])
+    return found

@@ -4,18 +4,21 @@
 
 """Which detections of a tile are of one source, and which are a blend.
 
-A detector answers to each source several times. The classical suppression
-takes two boxes that overlap for one source, and so loses the fainter one of a
-close pair. `keep_blends` asks in addition whether the two are at one place,
-in units of the width of the PSF, and of one colour.
+A detector finds each source several times. The classical suppression takes two
+boxes that overlap for one source, and so loses the fainter one of a close
+pair. `keep_blends` asks in addition whether the two are at one place, in units
+of the width of the PSF, and of one colour.
 
 Boxes are [x0, y0, x1, y1], half open, in pixels of the tile. All functions
 take candidates in any order and return indices by descending score; equal
-scores are ordered by y, then x.
+scores are ordered by y, then x. Scores are calibrated probabilities.
 """
 
 from __future__ import annotations
 
+__all__ = ["Colors", "Suppressor", "keep_blends", "keep_hard", "measure_colors", "same_masks"]
+
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,25 +31,25 @@ from torch.nn import functional
 from torchvision.ops import nms
 
 from ..images.tiles import concentric, overlapping_pairs
+from ..network.inference import Candidates
+from ..network.masks import MASK_THRESHOLD
 
-__all__ = [
-    "DECAYS",
-    "SUPPRESSIONS",
-    "BlendRule",
-    "Colors",
-    "keep_blends",
-    "keep_hard",
-    "keep_soft",
-    "measure_colors",
-    "same_masks",
-]
+SEPARATION = 0.5
+"""Distance of the centres of two boxes from which they are two sources, in
+units of the FWHM of the PSF, or of a quarter of the side of the smaller box if
+that is more. Below it most pairs of detections are two of one source
+(``tests/benchmarks/bench_suppression.py``)."""
 
-SUPPRESSIONS = ("mask", "hard", "soft")
-"""Names of the ways to suppress (`tuple` [`str`, ...])."""
+_COLOR_SEPARATION = 0.35
+"""The same for sources of different colours (same benchmark)."""
 
-DECAYS = ("gaussian", "linear")
-"""Names of the ways in which `keep_soft` lowers scores (`tuple`
-[`str`, ...])."""
+_COLOR_DIFFERENCE = 10.0
+"""Significance from which colours differ, in standard deviations: colour
+gradients of single galaxies reach several (same benchmark)."""
+
+_MASK_OVERLAP = 0.8
+"""Overlap of two masks from which they are of one source: masks of two
+detections of one source overlap by 0.85 and more (same benchmark)."""
 
 _ALIKE = 0.9
 """Box IoU over which two candidates are one without further questions."""
@@ -61,29 +64,46 @@ _OVERLAP_CELLS = 2_000_000
 """Largest number of mask cells that are compared at once."""
 
 
-@dataclass(frozen=True)
-class BlendRule:
-    """When two overlapping detections are two sources.
+class Suppressor:
+    """Suppression of repeated detections, as `.inference.detect_tiles` calls it.
 
     Parameters
     ----------
+    kind : `str`
+        ``hard``: of two boxes that overlap the weaker is dropped; ``mask``:
+        it is dropped unless the two differ in place and colour, and
+        detections with the same mask are one.
     overlap : `float`
-        Box IoU over which two detections may be of one source; those of
-        which one lies on the middle of the other may be, whatever their IoU.
-    separation : `float`
-        Distance of their centres, in units of the FWHM of the PSF, or of a
-        quarter of the side of the smaller box if that is more, from which they
-        are two sources all the same.
-    color_separation : `float`
-        The same for sources of different colours.
-    color_difference : `float`
-        Significance from which colours differ, in standard deviations.
+        Box IoU over which two detections may be of one source.
+    fwhm : `float`, optional
+        FWHM of the PSF, px; NaN where it is not known.
     """
 
-    overlap: float = 0.5
-    separation: float = 0.5
-    color_separation: float = 0.35
-    color_difference: float = 10.0
+    def __init__(self, kind: str, overlap: float, fwhm: float = math.nan) -> None:
+        self._hard = kind == "hard"
+        self._overlap = overlap
+        self._fwhm = fwhm
+
+    def in_tile(self, pixels: Tensor, found: Candidates) -> npt.NDArray[np.int64]:
+        """Return the indices of the candidates of a tile that are kept."""
+        boxes, scores = found.boxes.cpu().numpy(), found.scores.cpu().numpy()
+        if self._hard:
+            return keep_hard(boxes, scores, self._overlap)
+        return keep_blends(boxes, scores, self._overlap, measure_colors(pixels, boxes), self._fwhm)
+
+    def by_masks(self, cells: Tensor, found: Candidates) -> npt.NDArray[np.int64] | None:
+        """Return the indices of detections with masks of their own."""
+        return None if self._hard else same_masks(cells, found.boxes, found.labels)
+
+    def at_seams(
+        self,
+        boxes: npt.NDArray[np.float32],
+        scores: npt.NDArray[np.float32],
+        tiles: npt.NDArray[np.int64],
+    ) -> npt.NDArray[np.int64]:
+        """Return the indices of those kept of the detections of several tiles."""
+        separation = math.inf if self._hard else SEPARATION
+        return keep_blends(boxes, scores, self._overlap, None, self._fwhm, tiles, separation)
 
 
 @dataclass(frozen=True)
@@ -215,81 +235,14 @@ def keep_hard(
     return order[_first_of_concentric(boxes[order])]
 
 
-def keep_soft(
-    boxes: npt.NDArray[np.float32],
-    scores: npt.NDArray[np.float32],
-    threshold: float,
-    *,
-    decay: str = "gaussian",
-    overlap: float = 0.5,
-    sigma: float = 0.5,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Lower the scores of boxes that overlap with better ones.
-
-    Parameters
-    ----------
-    boxes : `numpy.ndarray`
-        Boxes, (source, 4).
-    scores : `numpy.ndarray`
-        Scores, (source,).
-    threshold : `float`
-        Smallest score, after lowering, of those kept.
-    decay : `str`
-        ``gaussian``: scores are multiplied by exp(-IoU^2 / sigma);
-        ``linear``: by 1 - IoU where the IoU is over ``overlap``.
-    overlap, sigma : `float`
-        As above.
-
-    Returns
-    -------
-    kept : `numpy.ndarray`
-        Indices of those kept, int64, by descending lowered score.
-    lowered : `numpy.ndarray`
-        Their scores, float32.
-
-    Raises
-    ------
-    ValueError
-        Raised if the decay is not known.
-
-    Notes
-    -----
-    Soft-NMS of Bodla et al. 2017 (ICCV, 5562). Of boxes with one middle
-    only the best is kept, as without lowering.
-    """
-    if decay not in DECAYS:
-        raise ValueError(f"decay is '{decay}', wanted one of {DECAYS}")
-    order = _canonical_order(boxes, scores)
-    boxes, current = boxes[order], scores[order].astype(np.float32)
-    first, second, ratio = _overlaps(boxes)
-    if decay == "gaussian":
-        factor = np.exp(-(ratio**2) / sigma)
-    else:
-        factor = np.where(ratio > overlap, 1.0 - ratio, 1.0)
-    ends, neighbors, factors = _adjacency(len(boxes), first, second, factor)
-    waiting = current.copy()
-    chosen: list[int] = []
-    while len(waiting):
-        best = int(np.argmax(waiting))
-        if not waiting[best] >= threshold:
-            break
-        chosen.append(best)
-        current[best] = waiting[best]
-        waiting[best] = -1.0
-        near = slice(ends[best], ends[best + 1])
-        waiting[neighbors[near]] *= factors[near]
-    kept = np.array(chosen, dtype=np.int64)
-    kept = kept[_first_of_concentric(boxes[kept])]
-    return order[kept], current[kept]
-
-
 def keep_blends(
     boxes: npt.NDArray[np.float32],
     scores: npt.NDArray[np.float32],
-    rule: BlendRule,
+    overlap: float,
     colors: Colors | None = None,
-    fwhm: float | None = None,
+    fwhm: float = math.nan,
     groups: npt.NDArray[np.int64] | None = None,
+    separation: float = SEPARATION,
 ) -> npt.NDArray[np.int64]:
     """Keep the best of boxes that overlap at one place.
 
@@ -299,8 +252,9 @@ def keep_blends(
         Boxes, (source, 4).
     scores : `numpy.ndarray`
         Scores, (source,).
-    rule : `BlendRule`
-        When two are kept all the same.
+    overlap : `float`
+        Box IoU over which two detections may be of one source; those of
+        which one lies on the middle of the other may be, whatever their IoU.
     colors : `Colors`, optional
         Their colours; without them all are of one colour.
     fwhm : `float`, optional
@@ -310,6 +264,8 @@ def keep_blends(
     groups : `numpy.ndarray`, optional
         Group of each box, int, (source,): only boxes of different groups can
         be of one source. By default all can.
+    separation : `float`, optional
+        Distance from which two are two sources, as `SEPARATION`.
 
     Returns
     -------
@@ -324,12 +280,12 @@ def keep_blends(
     what is found of pairs.
     """
     order = _canonical_order(boxes, scores)
-    if groups is None and rule.overlap <= _ALIKE:
+    if groups is None and overlap <= _ALIKE:
         # Most candidates are repetitions; this leaves few for the pairs.
         order = order[_nms(boxes[order], scores[order], _ALIKE)]
     boxes = boxes[order]
     first, second, ratio = _overlaps(boxes)
-    same = (ratio > rule.overlap) | concentric(boxes[first], boxes[second])
+    same = (ratio > overlap) | concentric(boxes[first], boxes[second])
     if groups is not None:
         same &= groups[order[first]] != groups[order[second]]
     first, second = first[same], second[same]
@@ -339,12 +295,12 @@ def keep_blends(
     smaller = np.minimum(sides[first], sides[second])
     # The places of large sources are less certain, and where the PSF is not
     # known most boxes are those of sources of its size.
-    known = fwhm if fwhm is not None and np.isfinite(fwhm) else 0.0
+    known = fwhm if math.isfinite(fwhm) else 0.0
     distance /= np.maximum(known, np.maximum(smaller, 1e-6) / _STAR_WIDTHS)
-    apart = distance >= rule.separation
+    apart = distance >= separation
     if colors is not None and len(first):
         significance = colors.take(order).significance(first, second)
-        apart |= (distance >= rule.color_separation) & (significance >= rule.color_difference)
+        apart |= (distance >= _COLOR_SEPARATION) & (significance >= _COLOR_DIFFERENCE)
     return order[_greedy(len(boxes), first[~apart], second[~apart])]
 
 
@@ -352,8 +308,7 @@ def same_masks(
     cells: Tensor,
     boxes: Tensor,
     labels: Tensor,
-    overlap: float,
-    threshold: float = 0.5,
+    overlap: float = _MASK_OVERLAP,
 ) -> npt.NDArray[np.int64]:
     """Keep the first of sources whose masks are the same pixels.
 
@@ -369,8 +324,6 @@ def same_masks(
         IoU of two masks of one class from which they are one. The outlines
         of stars reach farther than those of galaxies, so that of masks of
         different classes on one middle it is the share of the smaller one.
-    threshold : `float`
-        Probability from which a pixel belongs to a mask.
 
     Returns
     -------
@@ -396,12 +349,12 @@ def same_masks(
     swap = area[first] > area[second]
     small, large = np.where(swap, second, first), np.where(swap, first, second)
     side = cells.shape[-1]
-    full = ((cells >= threshold).sum(dim=(1, 2)).cpu().numpy() / side**2) * area
+    full = ((cells >= MASK_THRESHOLD).sum(dim=(1, 2)).cpu().numpy() / side**2) * area
     shared = np.zeros(len(first))
     step = max(1, _OVERLAP_CELLS // side**2)
     for start in range(0, len(first), step):
         part = slice(start, start + step)
-        shared[part] = _shared_cells(cells, boxes, small[part], large[part], threshold) * area[small[part]]
+        shared[part] = _shared_cells(cells, boxes, small[part], large[part]) * area[small[part]]
     union = full[small] + full[large] - shared
     smaller = np.minimum(full[small], full[large])
     share = shared / np.maximum(np.where(other, smaller, union), 1e-6)
@@ -414,7 +367,6 @@ def _shared_cells(
     boxes: Tensor,
     small: npt.NDArray[np.int64],
     large: npt.NDArray[np.int64],
-    threshold: float,
 ) -> npt.NDArray[np.float64]:
     """Share of the small box that is in both masks of each pair."""
     side = cells.shape[-1]
@@ -437,7 +389,7 @@ def _shared_cells(
     other = functional.grid_sample(
         cells[j, None].float(), grid.float(), align_corners=False, padding_mode="zeros"
     )[:, 0]
-    both = (cells[i] >= threshold) & (other >= threshold)
+    both = (cells[i] >= MASK_THRESHOLD) & (other >= MASK_THRESHOLD)
     share: npt.NDArray[np.float64] = both.double().mean(dim=(1, 2)).cpu().numpy()
     return share
 
@@ -494,17 +446,3 @@ def _grouped(
     values, starts = np.unique(first[order], return_index=True)
     seconds = np.split(second[order], starts[1:])
     yield from zip(values.tolist(), seconds, strict=True) if len(values) else ()
-
-
-def _adjacency(
-    count: int,
-    first: npt.NDArray[np.int64],
-    second: npt.NDArray[np.int64],
-    weight: npt.NDArray[np.float64],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float32]]:
-    """Neighbours of each box, both ways: offsets, indices and weights."""
-    both = np.concatenate([first, second])
-    order = np.argsort(both, kind="stable")
-    ends = np.searchsorted(both[order], np.arange(count + 1))
-    neighbors = np.concatenate([second, first])[order]
-    return ends, neighbors, np.concatenate([weight, weight])[order].astype(np.float32)

@@ -26,7 +26,7 @@ from .matching import ImagePairs, match
 from .spans import SpanMasks
 
 if TYPE_CHECKING:
-    from ..network.inference import Detections
+    from ..network.detections import Detections
     from ..train.validation import ValidationImage
 
 __all__ = [

@@ -13,26 +13,19 @@ lives in the header of the model file.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-if TYPE_CHECKING:
-    from .inference import Detections, InferenceSettings
-    from .model_file import ModelMetadata
-
 __all__ = [
     "Calibration",
     "CalibrationCurve",
     "CalibrationMethod",
-    "calibrate",
     "calibrate_p_star",
     "calibrate_scores",
     "fit_curve",
-    "raw_settings",
 ]
 
 CalibrationMethod = Literal["isotonic", "temperature"]
@@ -157,52 +150,6 @@ def calibrate_p_star(p_star: npt.ArrayLike, calibration: Calibration | None) -> 
     if calibration is None:
         return np.asarray(p_star, dtype=np.float32)
     return calibration.p_star.apply(p_star)
-
-
-def calibrate(detections: Detections, metadata: ModelMetadata) -> Detections:
-    """Turn the scores and P(star) of detections into probabilities.
-
-    Parameters
-    ----------
-    detections : `~.inference.Detections`
-        As the network found them; they are not changed.
-    metadata : `~.model_file.ModelMetadata`
-        Header of the model.
-
-    Returns
-    -------
-    detections : `~.inference.Detections`
-        The same in the same order, with calibrated ``scores`` and ``p_star``
-        where the model has a calibration.
-    """
-    if metadata.calibration is None:
-        return detections
-    return replace(
-        detections,
-        scores=calibrate_scores(detections.scores, metadata.calibration),
-        p_star=calibrate_p_star(detections.p_star, metadata.calibration),
-    )
-
-
-def raw_settings(settings: InferenceSettings, metadata: ModelMetadata) -> InferenceSettings:
-    """Return settings that keep what has some probability after calibration.
-
-    Parameters
-    ----------
-    settings : `~.inference.InferenceSettings`
-        With a ``score_threshold`` that is a probability.
-    metadata : `~.model_file.ModelMetadata`
-        Header of the model.
-
-    Returns
-    -------
-    settings : `~.inference.InferenceSettings`
-        The same with the score that means this probability as threshold;
-        unchanged where the model has no calibration.
-    """
-    if metadata.calibration is None:
-        return settings
-    return replace(settings, score_threshold=metadata.calibration.score.invert(settings.score_threshold))
 
 
 def fit_curve(

@@ -44,6 +44,7 @@ __all__ = [
     "ModelMetadata",
     "NormalizationMetadata",
     "default_model_path",
+    "load_model",
     "model_from_bytes",
     "model_to_bytes",
     "read_metadata",
@@ -156,7 +157,7 @@ class ModelMetadata(BaseModel):
         return self.model_copy(update={"calibration": calibration, "format_version": version})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class MaskRcnnModel:
     """Weights with the metadata that they need.
 
@@ -244,6 +245,39 @@ class MaskRcnnModel:
                 f"Model '{self.metadata.name}' was trained on bands {self.metadata.bands} in this order, "
                 f"given were {given}. Give these bands, or a model that was trained on yours."
             )
+
+
+def load_model(model: str | os.PathLike[str] = "lite") -> MaskRcnnModel:
+    """Read a model that comes with this package, or a model file.
+
+    Parameters
+    ----------
+    model : `str` or `os.PathLike`
+        Name of a model of this package, or path of a file.
+
+    Returns
+    -------
+    model : `MaskRcnnModel`
+        Weights are float32 on the CPU.
+
+    Raises
+    ------
+    FileNotFoundError
+        Raised if there is neither such a model nor such a file.
+    ModelFileError
+        Raised if the file is not a model file, is truncated, or is newer
+        than this code.
+    """
+    folder = default_model_path().parent
+    names = sorted(path.stem for path in folder.glob("*.safetensors"))
+    if model in names:
+        return read_model(folder / f"{model}.safetensors")
+    if not Path(model).exists():
+        raise FileNotFoundError(
+            f"There is neither a model nor a file {os.fspath(model)!r}; the models of this package are "
+            f"{', '.join(names)}."
+        )
+    return read_model(model)
 
 
 def default_model_path() -> Path:

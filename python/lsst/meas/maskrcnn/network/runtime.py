@@ -10,6 +10,7 @@ chosen by ``tests/benchmarks/bench_runtime.py``, on a CPU.
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,7 +23,9 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
-__all__ = ["RuntimeSettings", "prepare_network", "torch_threads"]
+from .model_file import MaskRcnnModel
+
+__all__ = ["RuntimeSettings", "prepare_network", "prepared_network", "torch_threads"]
 
 # Of torch.compile.
 _BACKEND = "inductor"
@@ -113,6 +116,30 @@ def prepare_network(network: MaskRCNN, settings: RuntimeSettings | None = None) 
         for module in (network.backbone, rpn.head):
             module.compile(backend=_BACKEND, dynamic=False)
     return network
+
+
+_PREPARED: weakref.WeakKeyDictionary[MaskRcnnModel, dict[str, MaskRCNN]] = weakref.WeakKeyDictionary()
+
+
+def prepared_network(model: MaskRcnnModel, device: str = "cpu") -> MaskRCNN:
+    """Build the network of a model, made quick at detecting, once for each device.
+
+    Parameters
+    ----------
+    model : `~.model_file.MaskRcnnModel`
+        The model; as long as it lives the network is kept.
+    device : `str`
+        Where it computes.
+
+    Returns
+    -------
+    network : `torchvision.models.detection.MaskRCNN`
+        In evaluation mode; not to be changed.
+    """
+    networks = _PREPARED.setdefault(model, {})
+    if device not in networks:
+        networks[device] = prepare_network(model.build(device))
+    return networks[device]
 
 
 class _BoxCoder(BoxCoder):

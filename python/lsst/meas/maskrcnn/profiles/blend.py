@@ -8,28 +8,71 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, map_coordinates, spline_filter
 from scipy.spatial import cKDTree
 
-from ..deblend.peaks import mask_centers
-
-if TYPE_CHECKING:
-    from ..deblend.templates import ShareSettings
-
-__all__ = ["Blend", "BlendSource"]
+__all__ = ["Blend", "BlendSource", "mask_centers"]
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 Box = tuple[slice, slice]
 
-# However far, a source has more than nothing, so that each pixel is somebody's.
+REACH = 8.0
+"""How far beyond its soft mask a source has flux (px): isolated galaxies lose
+less than a hundredth of their flux there (`tests/benchmarks/bench_pairs.py`)."""
+
 _LEAST_WEIGHT = 1e-12
-# With nothing but masks to go by, what is outside of one must count little.
+"""Weight of a source however far away, so that each pixel belongs to one."""
+
+_HALO, _HALO_SCALE = 1.0, 6.0
+"""Least weight of a source in the core of its mask, where the soft mask is at
+least one half, and the distance over which it falls by a factor of e outside
+(px). With 1 the template alone decides in the core."""
+
 _MASK_HALO, _MASK_HALO_SCALE = 0.05, 2.0
+"""The same where masks alone decide: what is outside of one must count little."""
+
+
+def mask_centers(soft: Sequence[npt.NDArray[np.uint8]], origins: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Find the middle of each soft mask.
+
+    Parameters
+    ----------
+    soft : `~collections.abc.Sequence` [`numpy.ndarray`]
+        Soft masks, uint8, (y, x) each.
+    origins : array_like
+        (y0, x0) of each, (source, 2), px.
+
+    Returns
+    -------
+    centers : `numpy.ndarray`
+        (y, x) of the mean with the squared mask as weight, (source, 2), px.
+
+    Raises
+    ------
+    ValueError
+        Raised if there are not as many origins as masks.
+    """
+    corners = np.asarray(origins, np.float64).reshape(-1, 2)
+    if len(corners) != len(soft):
+        raise ValueError(f"got {len(soft)} masks and {len(corners)} origins")
+    centers = corners.copy()
+    for index, mask in enumerate(soft):
+        if mask.size == 0:
+            continue
+        weight = mask.astype(np.float64) ** 2
+        rows, columns = weight.sum(axis=1), weight.sum(axis=0)
+        mass = rows.sum()
+        if mass > 0:
+            centers[index, 0] += rows @ np.arange(len(rows)) / mass
+            centers[index, 1] += columns @ np.arange(len(columns)) / mass
+        else:
+            centers[index] += (np.array(mask.shape) - 1) / 2
+    return centers
 
 
 @dataclass(frozen=True)
@@ -44,9 +87,9 @@ class BlendSource:
     y0, x0 : `int`
         First pixel of ``soft`` in the parent's box; it may reach beyond.
     peak_y, peak_x : `float`
-        Position of the peak in the parent's box, px. One that is not finite,
-        or nearer to the middle of another source's mask than to that of its
-        own, is not believed: the middle of the mask takes its place.
+        Position of the peak in the parent's box, px. The centre of the mask
+        replaces one that is not finite, or nearer to the centre of another
+        source's mask than to that of its own.
     is_star : `bool`
         Whether it is taken for a point source.
     """
@@ -79,11 +122,9 @@ class Blend:
         Rows and columns in which each source has a claim.
     masks : `list` [`numpy.ndarray`]
         Soft masks on the boxes, float32, (y, x), 0 to 1, raised to the least
-        weight that the settings give a source; 0 outside the parent.
+        weight of a source; 0 outside the parent.
     psfs : `list` [`numpy.ndarray`] or `None`
         PSF in each band, as coefficients of a cubic spline.
-    settings : `ShareSettings`
-        How to share.
     """
 
     images: FloatArray
@@ -95,7 +136,6 @@ class Blend:
     boxes: list[Box]
     masks: list[FloatArray]
     psfs: list[FloatArray] | None
-    settings: ShareSettings
 
     @classmethod
     def make(
@@ -105,8 +145,10 @@ class Blend:
         parent: npt.ArrayLike,
         sources: Sequence[BlendSource],
         psf_images: Sequence[npt.ArrayLike] | None,
-        settings: ShareSettings,
         good: npt.ArrayLike | None = None,
+        *,
+        masks_only: bool = False,
+        reach: float = REACH,
     ) -> Blend:
         """Check and prepare what `.shares.share_flux` is given.
 
@@ -118,10 +160,12 @@ class Blend:
             The sources.
         psf_images : `~collections.abc.Sequence` or `None`
             PSF in each band.
-        settings : `ShareSettings`
-            How to share.
         good : array_like, optional
             Pixels of which templates may be made.
+        masks_only : `bool`, optional
+            Whether masks alone decide.
+        reach : `float`, optional
+            How far beyond its soft mask a source has flux (px).
 
         Returns
         -------
@@ -161,12 +205,12 @@ class Blend:
             usable &= chosen
         psfs = None if psf_images is None else [_prepare_psf(psf) for psf in psf_images]
         peaks = _trusted_peaks(sources)
-        boxes = _boxes(parent, sources, peaks, settings.reach)
+        boxes = _boxes(parent, sources, peaks, reach)
         masks = [
-            _weigh(parent, source, peak, box, settings)
+            _weigh(parent, source, peak, box, masks_only)
             for source, peak, box in zip(sources, peaks, boxes, strict=True)
         ]
-        return cls(images, variances, parent, usable, sources, peaks, boxes, masks, psfs, settings)
+        return cls(images, variances, parent, usable, sources, peaks, boxes, masks, psfs)
 
     def psf_on_box(self, index: int, y: float, x: float) -> FloatArray:
         """Draw the PSF on the box of a source.
@@ -282,15 +326,13 @@ def _weigh(
     source: BlendSource,
     peak: npt.NDArray[np.float64],
     box: Box,
-    settings: ShareSettings,
+    masks_only: bool,
 ) -> FloatArray:
     """Soft mask on a box, raised to the least weight that the source has there."""
     rows, columns = box
     soft = np.zeros((rows.stop - rows.start, columns.stop - columns.start), np.float32)
     _paste(soft, source, rows.start, columns.start)
-    halo, scale = settings.halo, settings.halo_scale
-    if settings.template == "mask":
-        halo, scale = min(halo, _MASK_HALO), min(scale, _MASK_HALO_SCALE)
+    halo, scale = (_MASK_HALO, _MASK_HALO_SCALE) if masks_only else (_HALO, _HALO_SCALE)
     core = soft >= 0.5
     if core.any():
         distance = distance_transform_edt(~core)

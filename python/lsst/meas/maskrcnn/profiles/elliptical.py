@@ -25,7 +25,10 @@ _ELLIPTICITY_PRIOR = 0.5
 _POSITION_PRIOR = 0.5  # px
 _SMALLEST_RADIUS = 0.3  # px; the slope of a profile has no direction at its centre
 _LEAST_SHARE = 0.01  # a model that came out as 0 once must find back
-_SETTLED = 0.003  # a model that changes by less than that is done
+_POWER = 2.0  # pixels count by the source's share in them to this power, so that unblended ones decide
+_SETTLED = 1e-3  # a model has settled if it changes by less than this part of its flux,
+_SIGNIFICANCE = 1.0  # or by less than this many standard deviations of the noise
+_MAX_SWEEPS = 60
 
 
 @dataclass
@@ -88,11 +91,20 @@ def fit_profiles(blend: Blend) -> list[FloatArray]:
     for box, model in zip(blend.boxes, models, strict=True):
         model.pixels *= excess[(slice(None), *box)]
     brightness = [float(model.pixels.max()) if model.pixels.size else 0.0 for model in models]
-    waiting = sorted(range(len(models)), key=lambda index: (-brightness[index], index))
-    for _ in range(blend.settings.sweeps):
-        waiting = [
-            index for index in waiting if _improve(blend, index, models[index], images, inverse, total)
-        ]
+    order = sorted(range(len(models)), key=lambda index: (-brightness[index], index))
+    boxes = np.array([[s.start for s in box] + [s.stop for s in box] for box in blend.boxes])[order]
+    starts, stops = boxes[:, :2], boxes[:, 2:]
+    overlap = np.logical_and.reduce(starts[:, None] < stops[None], axis=2)
+    overlap &= overlap.T
+    waiting = np.ones(len(order), dtype=bool)
+    for _ in range(_MAX_SWEEPS):
+        # A model that has settled is fitted again when one that it overlaps has changed.
+        for place in np.flatnonzero(waiting).tolist():
+            waiting[place] = False
+            if _improve(blend, order[place], models[order[place]], images, inverse, total):
+                waiting |= overlap[place]
+        if not waiting.any():
+            break
     return [model.pixels for model in models]
 
 
@@ -110,9 +122,7 @@ def _improve(
     rest = images[box] - (total[box] - own)
     # What is blended counts the less, the smaller the source's own part is.
     share = own / np.maximum(total[box], np.float32(1e-30))
-    weight = np.asarray(
-        inverse[box] * np.clip(share, _LEAST_SHARE, 1.0) ** np.float32(blend.settings.power), np.float32
-    )
+    weight = np.asarray(inverse[box] * np.clip(share, _LEAST_SHARE, 1.0) ** np.float32(_POWER), np.float32)
     if model.is_star:
         new = _fit_star(blend, index, model, rest, weight)
     else:
@@ -123,7 +133,8 @@ def _improve(
     change = new - own
     total[box] += change
     model.pixels = new
-    return bool(np.abs(change).sum() > _SETTLED * new.sum())
+    significance = float(np.einsum("byx,byx,byx->", inverse[box], change, change))
+    return bool(np.abs(change).sum() > _SETTLED * new.sum() and significance > _SIGNIFICANCE**2)
 
 
 def _fit_star(blend: Blend, index: int, model: _Model, rest: FloatArray, weight: FloatArray) -> FloatArray:

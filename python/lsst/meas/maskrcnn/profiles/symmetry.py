@@ -16,6 +16,10 @@ __all__ = ["symmetric_part"]
 
 FloatArray = npt.NDArray[np.float32]
 
+_SMOOTH = 1.0
+"""Standard deviation of the Gaussian with which symmetric templates are
+smoothed (px), which takes most of the bias of a minimum away."""
+
 
 def symmetric_part(blend: Blend, index: int) -> FloatArray:
     """Take the smaller of each pixel and its mirror image about the peak.
@@ -58,6 +62,5 @@ def _smaller(blend: Blend, index: int) -> FloatArray:
     # A pixel without a partner stands for itself, and the other way round.
     smaller = np.minimum(own, mirror)
     smaller = np.where(np.isfinite(smaller), smaller, np.float32(0.0))
-    if blend.settings.smooth > 0:
-        smaller = gaussian_filter(smaller, (0.0, blend.settings.smooth, blend.settings.smooth))
+    smaller = gaussian_filter(smaller, (0.0, _SMOOTH, _SMOOTH))
     return np.maximum(smaller, np.float32(0.0))

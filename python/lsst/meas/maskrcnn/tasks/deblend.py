@@ -7,27 +7,21 @@
 from __future__ import annotations
 
 __all__ = [
-    "IncompatibleExposuresError",
-    "InferenceConfig",
     "MaskRcnnDeblendConfig",
     "MaskRcnnDeblendConnections",
     "MaskRcnnDeblendTask",
     "MissingBandError",
-    "UncalibratedExposureError",
 ]
 
-import dataclasses
-import math
-import time
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, ClassVar
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
 
-import lsst.geom as geom
+import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
-from lsst.afw.detection import Footprint
+import lsst.pipe.base.connectionTypes as cT
 from lsst.afw.geom import SkyWcs
 from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
@@ -36,87 +30,269 @@ from lsst.meas.base import (
     ForcedMeasurementTask,
     IdGenerator,
     SingleFrameMeasurementTask,
+    SkyMapIdGeneratorConfig,
 )
-from lsst.pex.exceptions import Exception as PexError
 from lsst.resources import ResourcePath
 from lsst.utils.logging import PeriodicLogger
 
-from ..catalogs.blends import Parent, RecordOrder, make_parents, order_records, split_parents
 from ..catalogs.deblend_columns import (
     BandColumns,
     add_primary_fields,
     blend_table,
     copy_relations,
     fill_band_columns,
-    fill_parent_columns,
     fill_primary_flags,
-    fill_relations,
 )
-from ..catalogs.footprints import (
-    MaskMeasurements,
-    clean_masks,
-    inclusive_boxes,
-    masks_to_footprints,
-    measure_masks,
-    move_peaks,
-)
-from ..catalogs.heavy import SharedFlux, ShareLimits, SourceMasks, parent_footprint, share_parents
-from ..catalogs.mask_planes import defined_plane_bits
-from ..catalogs.schema import (
-    UNMEASURED,
-    CatalogColumns,
-    extend_band_schema,
-    fill_catalog,
-    make_band_schema,
-    make_schema,
-)
-from ..deblend.peaks import find_peaks
-from ..deblend.scales import detect_scales
+from ..catalogs.exposures import to_multiband_image
+from ..catalogs.heavy import deblend_band, parent_fluxes, share_footprints
+from ..catalogs.record_order import RecordOrder, order_records
+from ..catalogs.schema import UNMEASURED, extend_band_schema, make_band_schema, make_schema
+from ..catalogs.source_catalog import fill_source_catalog
+from ..deblend.deblend import DeblendSettings, find_sources
+from ..deblend.sources import SourceList
 from ..images.normalize import NormalizedImage
-from ..images.units import FWHM_PER_SIGMA
-from ..network.calibration import calibrate, raw_settings
-from ..network.inference import Detections, select_device
+from ..network.inference import select_device
 from ..network.model_file import MaskRcnnModel, ModelMetadata, read_model
-from ..network.runtime import prepare_network, torch_threads
-from .deblend_config import (
-    IncompatibleExposuresError,
-    InferenceConfig,
-    MaskRcnnDeblendConfig,
-    MaskRcnnDeblendConnections,
-    MissingBandError,
-    UncalibratedExposureError,
-)
-from .normalize import NormalizeBaseTask, config_from_settings, normalizeRegistry
+from .config_fields import make_fields
+from .normalize import normalizeRegistry
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Seen:
-    """What is kept of the image that the network saw.
+class MissingBandError(pipeBase.AlgorithmError):
+    """Some bands that the model needs are not among the inputs.
 
-    Arrays are (y, x): the mean of the normalised bands, the sum of the bands
-    in units of their noise, usable pixels; and the noise (band,), nJy.
+    Parameters
+    ----------
+    missing : `~collections.abc.Iterable` [`str`]
+        Bands that are needed and not there.
+    available : `~collections.abc.Iterable` [`str`]
+        Bands that are there.
+    metadata : `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
+        Header of the model.
     """
 
-    mean: np.ndarray
-    brightness: np.ndarray
-    valid: np.ndarray
-    noise: np.ndarray
+    def __init__(self, missing: Iterable[str], available: Iterable[str], metadata: ModelMetadata) -> None:
+        self.missing = sorted(missing)
+        self.available = sorted(available)
+        self.model = metadata.name
+        super().__init__(
+            f"No exposure in band {', '.join(map(repr, self.missing))}: model {metadata.name!r} needs "
+            f"{list(metadata.bands)}, found {self.available}. Add the missing coadds, map the model's bands "
+            "to those of the data with config.bands, or choose another model."
+        )
 
-    @classmethod
-    def make(cls, flux: np.ndarray, normalized: NormalizedImage) -> _Seen:
-        brightness = np.zeros(flux.shape[1:], dtype=np.float32)
-        for pixels, level, noise in zip(flux, normalized.minimum, normalized.noise, strict=True):
-            if noise > 0:
-                brightness += (pixels - np.float32(level)) / np.float32(noise)
-        brightness[~normalized.valid] = 0.0
-        return cls(normalized.image.mean(axis=0), brightness, normalized.valid, normalized.noise)
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What failed, for the task's metadata (`dict`)."""
+        return {
+            "missing": " ".join(self.missing),
+            "available": " ".join(self.available),
+            "model": self.model,
+        }
+
+
+class MaskRcnnDeblendConnections(
+    pipeBase.PipelineTaskConnections,
+    dimensions=("skymap", "tract", "patch"),
+    defaultTemplates={"coaddName": "deep"},
+):
+    """Inputs and outputs of `MaskRcnnDeblendTask`.
+
+    Parameters
+    ----------
+    config : `MaskRcnnDeblendConfig`
+        Configuration of the task; with ``model_uri`` there is no input
+        ``model``.
+    """
+
+    exposures = cT.Input(
+        doc="Coadds of one patch in the bands of the model and config.extra_bands; other bands are not read.",
+        name="{coaddName}Coadd_calexp",
+        storageClass="ExposureF",
+        dimensions=("skymap", "tract", "patch", "band"),
+        multiple=True,
+        deferLoad=True,
+    )
+    model = cT.PrerequisiteInput(
+        doc="Trained network and how to use it; the first one in the input collections.",
+        name="maskRcnnModel",
+        storageClass="MaskRcnnModel",
+        dimensions=(),
+    )
+    catalog = cT.Output(
+        doc="Parents, isolated sources and children, sorted by parent, with Footprints, classes, scores, "
+        "flags and measurements in the reference band.",
+        name="{coaddName}Coadd_maskRcnnCatalog",
+        storageClass="SourceCatalog",
+        dimensions=("skymap", "tract", "patch"),
+    )
+    bandCatalogs = cT.Output(
+        doc="The same records by band, with HeavyFootprints of their shares of the image and forced "
+        "measurements.",
+        name="{coaddName}Coadd_maskRcnnDeblended",
+        storageClass="SourceCatalog",
+        dimensions=("skymap", "tract", "patch", "band"),
+        multiple=True,
+    )
+    blendStatistics = cT.Output(
+        doc="One row for each parent: sources, pixels, time, flux outside all masks, residuals.",
+        name="{coaddName}Coadd_maskRcnnBlends",
+        storageClass="ArrowAstropy",
+        dimensions=("skymap", "tract", "patch"),
+    )
+    outputSchema = cT.InitOutput(
+        doc="Schema of the catalogue.",
+        name="{coaddName}Coadd_maskRcnnCatalog_schema",
+        storageClass="SourceCatalog",
+    )
+    bandSchema = cT.InitOutput(
+        doc="Schema of the catalogues of the bands.",
+        name="{coaddName}Coadd_maskRcnnDeblended_schema",
+        storageClass="SourceCatalog",
+    )
+
+    def __init__(self, *, config: MaskRcnnDeblendConfig) -> None:
+        super().__init__(config=config)
+        if config.model_uri is not None:
+            del self.model
+
+
+_ENGINE = make_fields(DeblendSettings)
+
+
+class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskRcnnDeblendConnections):
+    """Configuration of `MaskRcnnDeblendTask`.
+
+    ``detection`` and ``shares`` are those of
+    `~lsst.meas.maskrcnn.deblend.deblend.DeblendSettings`.
+    """
+
+    model_uri = pexConfig.Field[str](
+        doc="Path or URI of a model file (resource:// included) to use in place of the dataset "
+        "maskRcnnModel; None takes that dataset from the input collections.",
+        default=None,
+        optional=True,
+    )
+    bands = pexConfig.DictField[str, str](
+        doc="Band of the data to use for a band of the model, where the two have different names.",
+        default={},
+    )
+    extra_bands = pexConfig.ListField[str](
+        doc="Bands of the data beside those of the model in which flux is shared and measured, too, where "
+        "there is an exposure. The network is not given them.",
+        default=[],
+    )
+    skip_incomplete = pexConfig.Field[bool](
+        doc="Skip patches in which a band of the model is missing, in place of failing?",
+        default=False,
+    )
+    detection: Any = _ENGINE["detection"]
+    shares: Any = _ENGINE["shares"]
+    normalize = normalizeRegistry.makeField(
+        doc="Normalisation of the images; None normalises them as the model's training images were.",
+        default=None,
+        optional=True,
+    )
+    unusable_planes = pexConfig.ListField[str](
+        doc="Mask planes of pixels that hold no data: the network is given 0 there, and they set "
+        "maskrcnn_flag_invalid. Planes that an exposure does not define are ignored, here and below. SAT is "
+        "not among the defaults, so that stars with a saturated core are detected; nor are CR and INTRP, "
+        "whose pixels hold interpolated values.",
+        default=["BAD", "NO_DATA"],
+    )
+    bad_planes = pexConfig.ListField[str](
+        doc="Mask planes of pixels to which no template is fitted (their flux is shared all the same), and "
+        "that count as bad in maskrcnn_badFraction and maskrcnn_flag_bad.",
+        default=["BAD", "CR", "NO_DATA", "SAT"],
+    )
+    saturated_planes = pexConfig.ListField[str](
+        doc="Mask planes that set maskrcnn_flag_saturated, and on which the pieces of a saturated star are "
+        "joined to one source.",
+        default=["SAT"],
+    )
+    max_wcs_offset = pexConfig.RangeField(
+        dtype=float,
+        doc="Largest distance of one sky position on the grids of two bands (pixels).",
+        default=0.1,
+        min=0.0,
+    )
+    reference_band = pexConfig.Field[str](
+        doc="Band of the data in which sources are measured for the catalogue, and which gives its flux "
+        "columns; None takes the one that the model calls r, or else the middle one of its bands.",
+        default=None,
+        optional=True,
+    )
+    doMeasure = pexConfig.Field[bool](
+        doc="Measure the sources in the reference band, and by force in all bands? Without, the catalogues "
+        "have no measurement columns, and the pipeline's own tasks can add theirs.",
+        default=True,
+    )
+    measurement: Any = pexConfig.ConfigurableField(
+        target=SingleFrameMeasurementTask,
+        doc="Measurement in the reference band, each source with the others' flux replaced by noise.",
+    )
+    catalogCalculation: Any = pexConfig.ConfigurableField(
+        target=CatalogCalculationTask,
+        doc="What follows from the measured columns: extendedness.",
+    )
+    forcedMeasurement: Any = pexConfig.ConfigurableField(
+        target=ForcedMeasurementTask,
+        doc="Measurement in every band at the positions and shapes of the reference band.",
+    )
+    doPrimaryFlags = pexConfig.Field[bool](
+        doc="Add detect_isPrimary and its kin, by children alone? Turn off where SetPrimaryFlagsTask "
+        "follows, which adds them itself and looks at the sky map, too.",
+        default=True,
+    )
+    idGenerator = SkyMapIdGeneratorConfig.make_field()
+
+    def setDefaults(self) -> None:
+        """Choose what is measured."""
+        super().setDefaults()
+        self.measurement.plugins.names = [
+            "base_PixelFlags",
+            "base_SdssCentroid",
+            "base_SdssShape",
+            "base_GaussianFlux",
+            "base_PsfFlux",
+            "base_CircularApertureFlux",
+            "base_SkyCoord",
+            "base_Blendedness",
+            "base_LocalBackground",
+        ]
+        self.catalogCalculation.plugins.names = ["base_ClassificationExtendedness"]
+        self.forcedMeasurement.plugins.names = [
+            "base_PixelFlags",
+            "base_TransformedCentroid",
+            "base_TransformedShape",
+            "base_GaussianFlux",
+            "base_PsfFlux",
+            "base_CircularApertureFlux",
+            "base_LocalBackground",
+        ]
+        # Slots of the forced catalogues are empty upstream but for positions and shapes; colours want fluxes.
+        self.forcedMeasurement.slots.psfFlux = "base_PsfFlux"
+        self.forcedMeasurement.slots.gaussianFlux = "base_GaussianFlux"
+        self.forcedMeasurement.slots.modelFlux = "base_GaussianFlux"
+        self.forcedMeasurement.slots.apFlux = "base_CircularApertureFlux_12_0"
+
+    def validate(self) -> None:
+        """Check that no band is used twice."""
+        super().validate()
+        targets = list(self.bands.values())
+        if len(set(targets)) != len(targets):
+            raise pexConfig.FieldValidationError(
+                self.__class__.bands,
+                self,
+                f"Each band of the model needs a band of its own, but bands = {dict(self.bands)}.",
+            )
 
 
 class MaskRcnnDeblendTask(pipeBase.PipelineTask):
     """Find, classify, deblend and measure the sources of one patch.
 
-    Mask R-CNN finds overlapping sources one by one. Those whose grown masks
-    touch make a parent, whose flux is shared among them in every band.
+    The exposures become a `~lsst.meas.maskrcnn.deblend.image.MultibandImage`,
+    `~lsst.meas.maskrcnn.deblend.deblend.find_sources` finds and deblends the
+    sources, and they become catalogues, which are then measured.
 
     Parameters
     ----------
@@ -135,14 +311,14 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
     _DefaultName: ClassVar[str] = "maskRcnnDeblend"
 
     config: MaskRcnnDeblendConfig
-    normalize: NormalizeBaseTask
+    normalize: Any
     measurement: SingleFrameMeasurementTask
     catalogCalculation: CatalogCalculationTask
     forcedMeasurement: ForcedMeasurementTask
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not self.config.useModelNormalization:
+        if self.config.normalize.name is not None:
             self.makeSubtask("normalize")
         self.schema = make_schema()
         if self.config.doMeasure:
@@ -181,7 +357,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         MissingBandError
             Raised if a band of the model is missing in this patch.
         lsst.pipe.base.NoWorkFound
-            Raised in its place if ``config.skipIncomplete`` is set.
+            Raised in its place if ``config.skip_incomplete`` is set.
         """
         if self.config.model_uri is not None:
             model = self.read_model(self.config.model_uri)
@@ -191,10 +367,9 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         try:
             bands = self._choose_bands(refs, model.metadata)
         except MissingBandError as error:
-            if self.config.skipIncomplete:
+            if self.config.skip_incomplete:
                 raise pipeBase.NoWorkFound(str(error)) from error
             raise
-        bands += self._extra_bands(refs, bands)
         # The order is the model's; that of the refs means nothing.
         exposures = {band: butlerQC.get(refs[band]).get() for band in bands}
         idGenerator = self.config.idGenerator.apply(butlerQC.quantum.dataId)
@@ -228,7 +403,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
                 `lsst.afw.image.ExposureF`]
             Calibrated exposures on one pixel grid by the data's name of the
             band, in any order; bands that neither the model nor
-            ``config.extraBands`` names do no harm.
+            ``config.extra_bands`` names do no harm.
             Measurement changes them as it goes and leaves them as they were.
         model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
             The trained model.
@@ -254,96 +429,46 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         ------
         MissingBandError
             Raised if a band of the model is not among the exposures.
-        IncompatibleExposuresError
+        lsst.meas.maskrcnn.catalogs.exposures.IncompatibleExposuresError
             Raised if boxes or coordinate systems disagree.
-        UncalibratedExposureError
+        lsst.meas.maskrcnn.catalogs.exposures.UncalibratedExposureError
             Raised if an exposure has no WCS or no usable PhotoCalib.
         lsst.pipe.base.InvalidQuantumError
             Raised if ``config.bands`` names a band that the model does not
-            have, if ``config.referenceBand`` is not a band in use, if the
-            model's normalisation is not known, or if the device
-            is not there.
+            have, if ``config.reference_band`` is not a band in use, or if the
+            device is not there.
         """
-        metadata = model.metadata
-        bands = self._choose_bands(exposures, metadata)
-        selected = {band: exposures[band] for band in bands}
-        bands += self._extra_bands(exposures, bands)
-        every = {band: exposures[band] for band in bands}
-        wcs = self._check_exposures(every)
-        self._check_scale(wcs, selected[bands[0]].getBBox(), metadata)
-        if idGenerator is None:
-            idGenerator = IdGenerator()
-        reference = self._choose_reference(bands, metadata)
+        idGenerator = idGenerator or IdGenerator()
+        chosen = {band: exposures[band] for band in self._choose_bands(exposures, model.metadata)}
+        reference = self._choose_reference(list(chosen), model.metadata)
+        sources = self._find_sources(chosen, model)
+        self._record(sources, model.metadata, list(chosen), reference, idGenerator)
+
+        first = next(iter(chosen.values()))
+        wcs, bbox = cast(SkyWcs, first.getWcs()), first.getBBox()
+        order = order_records(sources.parents)
         catalog = idGenerator.make_source_catalog(self.schema)
-        self.metadata["model"] = metadata.name
-        self.metadata["bands"] = list(bands)
-        self.metadata["reference_band"] = reference
-
-        seen, detections = self._look(model, selected)
-        if not seen.valid.any():
-            self.log.info("No valid pixel in %s: its catalogue is empty.", idGenerator)
-
-        started = time.perf_counter()
-        sources, kept = self._measure_sources(detections, selected, seen)
-        grow = self.config.parentGrow
-        parents = split_parents(
-            make_parents(sources.masks, sources.origins, seen.valid.shape, grow),
-            sources.masks,
-            sources.origins,
-            grow,
-            self.config.maxParentSources,
-            self.config.maxParentArea,
-        )
-        order = order_records(parents)
-        self._fill(catalog, order, parents, sources, detections.take(kept), selected, wcs, seen)
-        del seen
-        self.metadata["seconds_catalog"] = time.perf_counter() - started
-
-        started = time.perf_counter()
-        shared = self._share(parents, sources, every)
-        fill_parent_columns(catalog, order, shared.parents, shared.on_edge)
-        fill_band_columns(catalog, self._band_columns(shared, order, reference))
-        statistics = blend_table(catalog, order, shared.parents)
-        self.metadata["seconds_shares"] = time.perf_counter() - started
-
-        started = time.perf_counter()
-        self._measure(catalog, shared, order, every[reference], idGenerator)
-        band_catalogs = {
-            band: self._make_band_catalog(catalog, shared, order, band, exposure, wcs, idGenerator)
-            for band, exposure in every.items()
-        }
-        self.metadata["seconds_measurement"] = time.perf_counter() - started
-        self._report(catalog, idGenerator)
-        return pipeBase.Struct(catalog=catalog, bandCatalogs=band_catalogs, blendStatistics=statistics)
-
-    def _report(self, catalog: SourceCatalog, idGenerator: IdGenerator) -> None:
-        """Count the records for the log and the metadata."""
-        counts = dict.fromkeys(("n_sources", "n_stars", "n_parents", "n_children", "n_fallback"), 0)
-        if len(catalog):
-            is_parent = np.asarray(catalog["deblend_nChild"]) > 0
-            for name, chosen in (
-                ("n_sources", ~is_parent),
-                ("n_stars", catalog["maskrcnn_star"]),
-                ("n_parents", is_parent),
-                ("n_children", np.asarray(catalog["parent"]) != 0),
-                ("n_fallback", is_parent & catalog["deblend_fallback"]),
-            ):
-                counts[name] = int(np.count_nonzero(chosen))
-        for name, count in counts.items():
-            self.metadata[name] = count
-        self.log.info(
-            "Found %d sources in %s: %d stars, %d galaxies; %d of them in %d blends.",
-            counts["n_sources"],
-            idGenerator,
-            counts["n_stars"],
-            counts["n_sources"] - counts["n_stars"],
-            counts["n_children"],
-            counts["n_parents"],
-        )
-        if counts["n_fallback"]:
-            self.log.warning(
-                "The flux of %d parents was shared by masks alone (deblend_fallback).", counts["n_fallback"]
+        fill_source_catalog(catalog, sources, order, wcs, bbox)
+        if self.config.doPrimaryFlags:
+            fill_primary_flags(catalog)
+        fluxes = parent_fluxes(sources, chosen)
+        footprints = share_footprints(sources, bbox)
+        band_catalogs = {}
+        # The reference band comes first: the others are measured at its positions.
+        for band in [reference, *(band for band in chosen if band != reference)]:
+            heavy, of_sources = deblend_band(footprints, chosen[band], list(chosen).index(band))
+            columns = of_sources.to_rows(order, fluxes.data_coverage[band])
+            if band == reference:
+                fill_band_columns(catalog, columns)
+                self._measure(catalog, heavy, order, chosen[band], band, idGenerator)
+            band_catalogs[band] = self._make_band_catalog(
+                catalog, heavy, columns, order, band, chosen[band], wcs, idGenerator
             )
+        return pipeBase.Struct(
+            catalog=catalog,
+            bandCatalogs={band: band_catalogs[band] for band in chosen},
+            blendStatistics=blend_table(catalog, order, sources, fluxes),
+        )
 
     def read_model(self, uri: str) -> MaskRcnnModel:
         """Read a model file from a path or URI.
@@ -370,7 +495,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             return read_model(local.ospath)
 
     def _choose_bands(self, available: Mapping[str, Any], metadata: ModelMetadata) -> list[str]:
-        """Bands of the data in the order of the model's."""
+        """Bands of the data in the order of the model's, then those in which only flux is shared."""
         unknown = set(self.config.bands) - set(metadata.bands)
         if unknown:
             raise pipeBase.InvalidQuantumError(
@@ -381,372 +506,126 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         missing = [band for band in bands if band not in available]
         if missing:
             raise MissingBandError(missing, available, metadata)
-        return bands
-
-    def _extra_bands(self, available: Mapping[str, Any], bands: list[str]) -> list[str]:
-        """Bands that only flux is shared in."""
-        return [band for band in self.config.extraBands if band in available and band not in bands]
+        return bands + [band for band in self.config.extra_bands if band in available and band not in bands]
 
     def _choose_reference(self, bands: list[str], metadata: ModelMetadata) -> str:
         """Band of the data in which sources are measured."""
-        wanted = self.config.referenceBand
+        wanted = self.config.reference_band
         if wanted is None:
             names = list(metadata.bands)
             return bands[names.index("r") if "r" in names else len(names) // 2]
         if wanted not in bands:
             raise pipeBase.InvalidQuantumError(
-                f"config.referenceBand is {wanted!r}, but the bands in use are {bands}: those of model "
-                f"{metadata.name!r} by the names of the data, and of config.extraBands. Choose one, or None."
+                f"config.reference_band is {wanted!r}, but the bands in use are {bands}: those of model "
+                f"{metadata.name!r} by the names of the data, and of config.extra_bands. Choose one, or None."
             )
         return wanted
 
-    def _check_exposures(self, exposures: Mapping[str, ExposureF]) -> SkyWcs:
-        """Check that exposures are calibrated and on one grid of the sky,
-        and return its WCS.
-        """
-        all_wcs: dict[str, SkyWcs] = {}
-        for band, exposure in exposures.items():
-            photo_calib = exposure.getPhotoCalib()
-            if photo_calib is None:
-                raise UncalibratedExposureError(band, "PhotoCalib")
-            mean = photo_calib.getCalibrationMean()
-            if not (math.isfinite(mean) and mean > 0):
-                raise UncalibratedExposureError(band, f"usable PhotoCalib ({mean} nJy per count)")
-            wcs = exposure.getWcs()
-            if wcs is None:
-                raise UncalibratedExposureError(band, "WCS")
-            all_wcs[band] = wcs
-        (first, reference), *others = exposures.items()
-        bbox = reference.getBBox()
-        advice = "Warp all bands to one pixel grid, as coadds of one patch have it."
-        for band, exposure in others:
-            if exposure.getBBox() != bbox:
-                raise IncompatibleExposuresError(
-                    "bounding box", (first, band), (bbox, exposure.getBBox()), advice
-                )
-        x, y = np.array([[p.getX(), p.getY()] for p in geom.Box2D(bbox).getCorners()]).T.copy()
-        ra, dec = all_wcs[first].pixelToSkyArray(x, y)
-        for band, _ in others:
-            other_x, other_y = all_wcs[band].skyToPixelArray(ra, dec)
-            distance = np.hypot(other_x - x, other_y - y)
-            # A comparison with NaN is False, so this asks for what is right.
-            if not np.all(distance <= self.config.maxWcsOffset):
-                worst = int(np.argmax(np.where(np.isfinite(distance), distance, np.inf)))
-                raise IncompatibleExposuresError(
-                    "WCS",
-                    (first, band),
-                    (
-                        f"pixel ({x[worst]:.2f}, {y[worst]:.2f})",
-                        f"({other_x[worst]:.2f}, {other_y[worst]:.2f}) for the same position",
-                    ),
-                    f"At most {self.config.maxWcsOffset} pixel (config.maxWcsOffset) is fine. {advice}",
-                )
-        return all_wcs[first]
-
-    def _check_scale(self, wcs: SkyWcs, bbox: geom.Box2I, metadata: ModelMetadata) -> None:
-        """Warn if sources have other sizes than those the model has seen."""
-        scale = wcs.getPixelScale(geom.Box2D(bbox).getCenter()).asArcseconds()
-        ratio = scale / metadata.pixel_scale
-        if max(ratio, 1 / ratio) > self.config.maxScaleRatio:
-            self.log.warning(
-                "Pixels are %.3f arcsec, but model %s was trained on %.3f arcsec: expect it to miss sources.",
-                scale,
-                metadata.name,
-                metadata.pixel_scale,
-            )
-
-    def _make_normalization(self, metadata: ModelMetadata) -> NormalizeBaseTask:
-        """The configured subtask, or one with the model's own settings."""
-        if not self.config.useModelNormalization:
-            return self.normalize
-        name = metadata.normalization.name
+    def _find_sources(self, exposures: Mapping[str, ExposureF], model: MaskRcnnModel) -> SourceList:
+        """Run the engine."""
+        settings = DeblendSettings(
+            detection=self.config.detection.settings(), shares=self.config.shares.settings()
+        )
         try:
-            config = config_from_settings(name, metadata.normalization.settings)
+            select_device(settings.detection.device)
         except ValueError as error:
             raise pipeBase.InvalidQuantumError(
-                f"Model {metadata.name!r} was trained with normalisation {name!r} and settings "
-                f"{metadata.normalization.settings}, which this version does not know ({error}). Update "
-                "meas_maskrcnn, or set useModelNormalization=False and configure 'normalize'."
+                f"config.detection.device cannot be used on this machine: {error}."
             ) from error
-        task_class = normalizeRegistry[name]
-        # Not a subtask: those must live as long as their parent, and another
-        # model may bring other settings.
-        return task_class(config=config, name="normalize", log=self.log)
-
-    def _psf_widths(self, exposures: Mapping[str, ExposureF]) -> np.ndarray:
-        """FWHM of each band's PSF in pixels, NaN where it is not known."""
-        widths = np.full(len(exposures), np.nan)
-        for index, (band, exposure) in enumerate(exposures.items()):
-            psf = exposure.getPsf()
-            if psf is None:
-                self.log.warning("The exposure in band %r has no PSF; stars are told by their look.", band)
-                continue
-            try:
-                # A coadd's PSF is only defined where there is data: its own average position is.
-                shape = psf.computeShape(psf.getAveragePosition())
-            except PexError as error:
-                self.log.warning("The PSF in band %r cannot be computed (%s); going on without.", band, error)
-                continue
-            widths[index] = FWHM_PER_SIGMA * shape.getDeterminantRadius()
-        self.metadata["psf_fwhm_pixels"] = [float(width) for width in widths]
-        return widths
-
-    def _look(self, model: MaskRcnnModel, exposures: Mapping[str, ExposureF]) -> tuple[_Seen, Detections]:
-        """Normalise the exposures and run the network."""
-        started = time.perf_counter()
-        normalization = self._make_normalization(model.metadata)
-        flux, variance, usable = normalization.calibrate(exposures)
-        self.metadata["seconds_normalize"] = time.perf_counter() - started
-        seen: list[_Seen] = []
-
-        def normalise(flux: np.ndarray, variance: np.ndarray | None, valid: np.ndarray) -> NormalizedImage:
-            result = normalization.normalize_flux(flux, variance, valid)
-            if not seen:
-                # The first one is that of the whole pixels.
-                seen.append(_Seen.make(flux, result))
-            return result
-
-        if (usable & np.isfinite(flux).all(axis=0)).any():
-            widths = self._psf_widths(exposures)
-            detections = self._detect(model, normalise, flux, variance, usable, widths, exposures)
-        else:
-            normalise(flux, variance, usable)
-            detections = Detections.empty()
-        self.metadata["n_valid_pixels"] = int(np.count_nonzero(seen[0].valid))
-        self.metadata["noise_nJy"] = [float(noise) for noise in seen[0].noise]
-        return seen[0], detections
-
-    def _detect(
-        self,
-        model: MaskRcnnModel,
-        normalise: Callable[..., NormalizedImage],
-        flux: np.ndarray,
-        variance: np.ndarray | None,
-        usable: np.ndarray,
-        psf_fwhm: np.ndarray,
-        exposures: Mapping[str, ExposureF],
-    ) -> Detections:
-        """Run the network at all binnings."""
-        try:
-            device = select_device(self.config.inference.device)
-        except ValueError as error:
-            raise pipeBase.InvalidQuantumError(
-                f"config.inference.device cannot be used on this machine: {error}."
-            ) from error
+        image = to_multiband_image(
+            exposures,
+            names={data: band for band, data in self.config.bands.items()},
+            unusable_planes=self.config.unusable_planes,
+            bad_planes=self.config.bad_planes,
+            saturated_planes=self.config.saturated_planes,
+            max_wcs_offset=self.config.max_wcs_offset,
+        )
         periodic = PeriodicLogger(self.log)
 
-        def report(done: int, total: int) -> None:
-            periodic.log("Network is done with %d of %d tiles.", done, total)
+        def report(stage: str, done: int, total: int) -> None:
+            periodic.log("Done with %d of %d %s.", done, total, stage)
 
-        runtime = self.config.runtime.settings()
-        with torch_threads(runtime.threads):
-            detections = detect_scales(
-                prepare_network(model.build(device), runtime),
-                normalise,
-                flux,
-                variance,
-                usable,
-                settings=raw_settings(self.config.inference.settings(model.metadata), model.metadata),
-                scale_settings=self.config.scales.settings(),
-                psf_fwhm=psf_fwhm,
-                progress=report,
-                saturated=self._flagged(exposures, self.config.saturatedMaskPlanes),
-            )
-        detections = calibrate(detections, model.metadata)
-        self.metadata["seconds_normalize"] += detections.timings.pop("normalize", 0.0)
-        for name, seconds in detections.timings.items():
-            self.metadata[f"seconds_{'detect' if name == 'total' else name}"] = float(seconds)
-        self.metadata["device"] = str(device)
-        self.metadata["n_detections"] = len(detections.scores)
-        return detections
+        normalizer = self._normalize if self.config.normalize.name is not None else None
+        return find_sources(image, model, settings, normalizer=normalizer, progress=report)
 
-    def _measure_sources(
+    def _normalize(
+        self, flux: np.ndarray, variance: np.ndarray | None, valid: np.ndarray
+    ) -> NormalizedImage:
+        """Normalise with the configured subtask."""
+        result: NormalizedImage = self.normalize.run(flux=flux, variance=variance, valid=valid)
+        return result
+
+    def _record(
         self,
-        detections: Detections,
-        exposures: Mapping[str, ExposureF],
-        seen: _Seen,
-    ) -> tuple[SourceMasks, np.ndarray]:
-        """Cut the masks at the edge and find their peaks; give the indices of those that are kept, too."""
-        masks, origins, kept = clean_masks(
-            detections.masks, detections.origins, seen.valid.shape, self.config.minArea
-        )
-        chosen = detections.take(kept)
-        widths = np.array(self.metadata.getArray("psf_fwhm_pixels")) if len(kept) else np.zeros(0)
-        known = widths[np.isfinite(widths)]
-        peaks = find_peaks(
-            seen.brightness,
-            chosen.soft,
-            chosen.soft_origins,
-            # A kernel narrower than the PSF leaves close peaks apart.
-            **({"psf_sigma": 0.6 * float(np.median(known)) / FWHM_PER_SIGMA} if len(known) else {}),
-        )
-        measured = self._measure_masks(masks, origins, exposures, seen)
-        sources = SourceMasks(
-            masks=masks,
-            origins=origins,
-            soft=chosen.soft,
-            soft_origins=np.asarray(chosen.soft_origins),
-            is_star=np.asarray(chosen.p_star) >= 0.5,
-            peaks=peaks,
-            measured=move_peaks(measured, masks, origins, peaks, seen.mean),
-        )
-        return sources, kept
-
-    def _measure_masks(
-        self,
-        masks: list[np.ndarray],
-        origins: np.ndarray,
-        exposures: Mapping[str, ExposureF],
-        seen: _Seen,
-    ) -> MaskMeasurements:
-        return measure_masks(
-            masks,
-            origins,
-            seen.mean,
-            valid=seen.valid,
-            bad=self._flagged(exposures, self.config.badMaskPlanes),
-            saturated=self._flagged(exposures, self.config.saturatedMaskPlanes),
-        )
-
-    def _fill(
-        self,
-        catalog: SourceCatalog,
-        order: RecordOrder,
-        parents: list[Parent],
-        sources: SourceMasks,
-        detections: Detections,
-        exposures: Mapping[str, ExposureF],
-        wcs: SkyWcs,
-        seen: _Seen,
+        sources: SourceList,
+        metadata: ModelMetadata,
+        bands: list[str],
+        reference: str,
+        idGenerator: IdGenerator,
     ) -> None:
-        """Write the records: what the network found, and who is whose child."""
-        bbox = next(iter(exposures.values())).getBBox()
-        x0, y0 = bbox.getMinX(), bbox.getMinY()
-        height, width = seen.valid.shape
-        blends = [parent for parent in parents if len(parent) > 1]
-        whole = self._measure_masks(
-            [parent.pixels for parent in blends],
-            np.array([(parent.y0, parent.x0) for parent in blends], dtype=np.int64).reshape(-1, 2),
-            exposures,
-            seen,
+        """Tell the log and the task's metadata what was found."""
+        if not sources.n_valid_pixels:
+            self.log.info("No valid pixel in %s: its catalogue is empty.", idGenerator)
+        sizes = [len(parent) for parent in sources.parents if len(parent) > 1]
+        n_fallback = int(np.count_nonzero(sources.statistics.fallback))
+        n_stars = int(np.count_nonzero(sources.is_star))
+        used = np.isfinite(sources.noise)
+        for key, value in {
+            "model": metadata.name,
+            "bands": bands,
+            "reference_band": reference,
+            "device": str(select_device(self.config.detection.device)),
+            "n_valid_pixels": sources.n_valid_pixels,
+            "noise_nJy": sources.noise[used].tolist(),
+            "psf_fwhm_pixels": np.asarray(sources.image.psf_fwhm)[used].tolist(),
+            "n_sources": len(sources),
+            "n_stars": n_stars,
+            "n_parents": len(sizes),
+            "n_children": sum(sizes),
+            "n_fallback": n_fallback,
+        }.items():
+            self.metadata[key] = value
+        for stage, seconds in sources.timings.items():
+            self.metadata[f"seconds_{'detect' if stage == 'total' else stage}"] = float(seconds)
+        self.log.info(
+            "Found %d sources in %s: %d stars, %d galaxies; %d of them in %d blends.",
+            len(sources),
+            idGenerator,
+            n_stars,
+            len(sources) - n_stars,
+            sum(sizes),
+            len(sizes),
         )
-        # Rows of parents take from what follows the N sources.
-        row = np.where(order.source >= 0, order.source, 0)
-        row[order.is_parent] = len(sources) + np.arange(len(blends))
-
-        def both(of_sources: np.ndarray, of_parents: Any) -> np.ndarray:
-            return np.concatenate([of_sources, np.broadcast_to(of_parents, len(blends))])[row]
-
-        def merged(name: str) -> np.ndarray:
-            return both(getattr(sources.measured, name), getattr(whole, name))
-
-        def of_members(values: np.ndarray, reduce: Callable[[np.ndarray], Any]) -> np.ndarray:
-            return np.array([reduce(values[parent.members]) for parent in blends], dtype=values.dtype)
-
-        boxes = np.asarray(detections.boxes, dtype=np.float64)
-        corners = [
-            both(values, of_members(values, reduce))
-            for values, reduce in zip(
-                inclusive_boxes(boxes, sources.measured, (height, width)),
-                (np.min, np.min, np.max, np.max),
-                strict=True,
+        if n_fallback:
+            self.log.warning(
+                "The flux of %d parents was shared by masks alone (deblend_fallback).", n_fallback
             )
-        ]
-        # The pixels of a parent reach beyond those of its sources.
-        min_x = np.minimum(corners[0], merged("box_min_x"))
-        min_y = np.minimum(corners[1], merged("box_min_y"))
-        max_x = np.maximum(corners[2], merged("box_max_x"))
-        max_y = np.maximum(corners[3], merged("box_max_y"))
-        area, n_bad = merged("area"), merged("n_bad")
-        scores, limited = np.asarray(detections.scores), np.asarray(detections.flag_limited)
-        columns = CatalogColumns(
-            centroid_x=merged("centroid_x") + x0,
-            centroid_y=merged("centroid_y") + y0,
-            centroid_flag=merged("centroid_flag"),
-            bbox_minX=min_x + x0,
-            bbox_minY=min_y + y0,
-            bbox_maxX=max_x + x0,
-            bbox_maxY=max_y + y0,
-            score=both(scores, of_members(scores, np.max)),
-            pStar=both(np.asarray(detections.p_star), np.nan),
-            area=area,
-            badFraction=n_bad / np.maximum(area, 1),
-            star=both(sources.is_star, False),
-            galaxy=both(~sources.is_star, False),
-            binning=both(np.asarray(detections.binning), 1),
-            flag_edge=(min_x == 0) | (min_y == 0) | (max_x == width - 1) | (max_y == height - 1),
-            flag_bad=n_bad > 0,
-            flag_saturated=merged("n_saturated") > 0,
-            flag_invalid=merged("n_invalid") > 0,
-            flag_limited=both(limited, of_members(limited, np.any)),
-        )
-        footprints = masks_to_footprints(sources.masks, sources.origins, sources.measured, bbox)
-        rows = []
-        for index, source in enumerate(order.source.tolist()):
-            if source >= 0:
-                footprint = footprints[source]
-                footprint.getPeaks()[0].setId(int(order.peak_id[index]))
-            else:
-                parent = parents[order.parent[index]]
-                numbers = {member: number for number, member in enumerate(parent.members.tolist(), 1)}
-                footprint = parent_footprint(parent, sources.measured, numbers, bbox)
-            rows.append(footprint)
-        fill_catalog(catalog, columns, rows, wcs)
-        fill_relations(catalog, order)
-        if len(catalog):
-            peaks = [footprint.getPeaks()[0] for footprint in rows]
-            catalog["deblend_peak_center_x"] = np.array([peak.getIx() for peak in peaks], dtype=np.int32)
-            catalog["deblend_peak_center_y"] = np.array([peak.getIy() for peak in peaks], dtype=np.int32)
-        if self.config.doPrimaryFlags:
-            fill_primary_flags(catalog)
-
-    def _share(
-        self, parents: list[Parent], sources: SourceMasks, exposures: Mapping[str, ExposureF]
-    ) -> SharedFlux:
-        """Share the flux of the parents among their sources."""
-        periodic = PeriodicLogger(self.log)
-
-        def report(done: int, total: int) -> None:
-            periodic.log("Flux is shared in %d of %d parents and isolated sources.", done, total)
-
-        return share_parents(
-            parents,
-            sources,
-            exposures,
-            settings=self.config.shares.settings(),
-            limits=ShareLimits(self.config.maxParentSources, self.config.maxParentArea),
-            bad_planes=list(self.config.badMaskPlanes),
-            progress=report,
-        )
-
-    def _band_columns(self, shared: SharedFlux, order: RecordOrder, band: str) -> BandColumns:
-        """Measurements on the shares of one band, row by row."""
-        return shared.columns[band].to_rows(order, shared.parents.data_coverage[band])
 
     def _measure(
         self,
         catalog: SourceCatalog,
-        shared: SharedFlux,
+        heavy: Sequence[Any],
         order: RecordOrder,
         exposure: ExposureF,
+        band: str,
         idGenerator: IdGenerator,
     ) -> None:
         """Measure every record in the reference band."""
         if not len(catalog):
             return
-        if not self._can_measure(exposure, self.metadata["reference_band"]):
+        if not self._can_measure(exposure, band):
             self._mark_unmeasured(catalog, catalog)
             return
         # The measurement takes the pixels from HeavyFootprints; the catalogue keeps the network's masks.
         masks = [record.getFootprint() for record in catalog]
-        self._attach(catalog, shared, order, self.metadata["reference_band"], masks)
+        _attach(catalog, heavy, order, masks)
         self.measurement.run(catalog, exposure, exposureId=idGenerator.catalog_id)
         for record, mask in zip(catalog, masks, strict=True):
             record.setFootprint(mask)
         self.catalogCalculation.run(catalog)
 
     def _mark_unmeasured(self, catalog: SourceCatalog, found: SourceCatalog) -> None:
-        """Flag all records, and put the network's centroids where a measurement would have been."""
+        """Flag all records, and put the centroids of the masks where a measurement would have been."""
         catalog[UNMEASURED] = np.ones(len(catalog), dtype=bool)
         slot = catalog.schema.getAliasMap().get("slot_Centroid") if self.config.doMeasure else ""
         if not slot:
@@ -765,30 +644,18 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             return False
         return True
 
-    def _attach(
-        self,
-        catalog: SourceCatalog,
-        shared: SharedFlux,
-        order: RecordOrder,
-        band: str,
-        otherwise: list[Footprint],
-    ) -> None:
-        """Give records the HeavyFootprints of a band, and parents their own footprints."""
-        heavy = shared.heavy[band]
-        for record, source, footprint in zip(catalog, order.source.tolist(), otherwise, strict=True):
-            record.setFootprint(heavy[source] if source >= 0 else footprint)
-
     def _make_band_catalog(
         self,
         catalog: SourceCatalog,
-        shared: SharedFlux,
+        heavy: Sequence[Any],
+        columns: BandColumns,
         order: RecordOrder,
         band: str,
         exposure: ExposureF,
         wcs: SkyWcs,
         idGenerator: IdGenerator,
     ) -> SourceCatalog:
-        """Make the catalogue of one band, with measurements at the places of the reference band."""
+        """Make the catalogue of one band, with measurements at the positions of the reference band."""
         if self.config.doMeasure:
             made = self.forcedMeasurement.generateMeasCat(exposure, catalog, wcs)
         else:
@@ -800,8 +667,8 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             record.setId(given.getId())
             record.setParent(given.getParent())
             record.setCoord(given.getCoord())
-        self._attach(made, shared, order, band, [record.getFootprint() for record in catalog])
-        # Without the reference band there are no places at which to measure.
+        _attach(made, heavy, order, [record.getFootprint() for record in catalog])
+        # Without the reference band there are no positions at which to measure.
         measured = not catalog[UNMEASURED].any() and self._can_measure(exposure, band)
         if measured:
             self.forcedMeasurement.run(made, exposure, catalog, wcs, exposureId=idGenerator.catalog_id)
@@ -811,15 +678,11 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         if not measured:
             self._mark_unmeasured(made, catalog)
         copy_relations(made, catalog)
-        fill_band_columns(made, self._band_columns(shared, order, band))
+        fill_band_columns(made, columns)
         return made
 
-    def _flagged(self, exposures: Mapping[str, ExposureF], planes: Iterable[str]) -> np.ndarray:
-        """Pixels with any of the planes set in any band."""
-        flagged: np.ndarray | None = None
-        for exposure in exposures.values():
-            pixels = (exposure.mask.array & defined_plane_bits(exposure.mask, planes)) != 0
-            flagged = pixels if flagged is None else flagged | pixels
-        if flagged is None:
-            raise ValueError("No exposure was given.")
-        return flagged
+
+def _attach(catalog: SourceCatalog, heavy: Sequence[Any], order: RecordOrder, otherwise: list[Any]) -> None:
+    """Give sources the HeavyFootprints of a band, and parents their own footprints."""
+    for record, source, footprint in zip(catalog, order.source.tolist(), otherwise, strict=True):
+        record.setFootprint(heavy[source] if source >= 0 else footprint)

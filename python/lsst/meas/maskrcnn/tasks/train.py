@@ -45,7 +45,7 @@ from ..catalogs.training_patches import (
     split_patches,
     write_patch,
 )
-from ..network.inference import InferenceSettings, select_device
+from ..network.inference import DetectionSettings, select_device
 from ..network.model_file import (
     MaskRcnnModel,
     ModelFileError,
@@ -807,14 +807,11 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
                 validation,
                 normalization.name,
                 normalization.settings,
-                InferenceSettings(
-                    # A network that knows little yet sees crowds everywhere.
-                    split_crowded=False,
+                DetectionSettings(
                     tile_size=config.validation.tileSize,
                     tile_overlap=config.validation.tileOverlap,
                     score_threshold=LOWEST_SCORE,
                     nms_threshold=metadata.architecture.detection_nms,
-                    max_detections_per_tile=metadata.architecture.detections_per_image,
                     precision=config.engine.precision,
                 ),
                 min_area=config.validation.minArea,

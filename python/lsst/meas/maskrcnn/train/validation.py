@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 from torchvision.models.detection import MaskRCNN
 
+from ..deblend.detection import detect
 from ..images.classes import CLASS_NAMES
 from ..images.normalize import normalize
 from ..metrics.average_precision import average_precision, greedy_match, mask_pairs
-from ..network.inference import Detections, InferenceSettings, detect
+from ..network.detections import Detections
+from ..network.inference import DetectionSettings
 from .augment import AugmentSettings, draw_realization, realize
 from .training_scene import SceneSource, TrainingScene
 
@@ -66,7 +68,7 @@ class ValidationImage:
 def validation_precision(
     network: MaskRCNN,
     images: Iterable[ValidationImage],
-    settings: InferenceSettings | None = None,
+    settings: DetectionSettings | None = None,
     *,
     threshold: float = 0.5,
     progress: Callable[[int], None] | None = None,
@@ -80,7 +82,7 @@ def validation_precision(
         back into the mode that it was in.
     images : `~collections.abc.Iterable` [`ValidationImage`]
         The images, one at a time.
-    settings : `~lsst.meas.maskrcnn.network.inference.InferenceSettings`, \
+    settings : `~lsst.meas.maskrcnn.network.inference.DetectionSettings`, \
             optional
         How to cut the images into tiles and which detections count; by
         default those of a score of at least `LOWEST_SCORE`.
@@ -104,7 +106,7 @@ def validation_precision(
     truth of their class that lie on a source that is not asked for, of
     whatever class, are passed over.
     """
-    settings = settings or InferenceSettings(score_threshold=LOWEST_SCORE, split_crowded=False)
+    settings = settings or DetectionSettings(score_threshold=LOWEST_SCORE)
     rows: dict[int, list[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]] = {1: [], 2: []}
     n_truth = {1: 0, 2: 0}
     n_detections = 0
@@ -113,7 +115,10 @@ def validation_precision(
     network.eval()
     try:
         for number, item in enumerate(images, 1):
-            found = detect(network, item.image, item.valid, settings, psf_fwhm=item.psf_fwhm)
+            # A network that knows little yet finds crowds everywhere.
+            found = detect(
+                network, item.image, item.valid, settings, psf_fwhm=item.psf_fwhm, split_crowded=False
+            )
             n_detections += len(found)
             for label in rows:
                 rows[label].append(_outcomes(found, item, label, threshold))
@@ -202,7 +207,7 @@ class SceneValidator:
         Registry name of the normalisation.
     normalization_settings : `~collections.abc.Mapping`
         Its settings.
-    settings : `~lsst.meas.maskrcnn.network.inference.InferenceSettings`, \
+    settings : `~lsst.meas.maskrcnn.network.inference.DetectionSettings`, \
             optional
         As in `validation_precision`.
     min_area, min_peak_snr : `int`, `float`
@@ -223,7 +228,7 @@ class SceneValidator:
         scenes: SceneSource,
         normalization: str,
         normalization_settings: Mapping[str, Any],
-        settings: InferenceSettings | None = None,
+        settings: DetectionSettings | None = None,
         *,
         min_area: int = 12,
         min_peak_snr: float = 5.0,

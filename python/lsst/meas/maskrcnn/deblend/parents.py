@@ -2,14 +2,14 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which sources touch: parents, their members, and the order of records in a catalogue.
+"""Parents: which sources touch.
 
 Arrays are (y, x) in pixels of the image, whose first pixel is (0, 0).
 """
 
 from __future__ import annotations
 
-__all__ = ["Parent", "RecordOrder", "make_parents", "order_records", "split_parents"]
+__all__ = ["Parent", "make_parents", "split_parents"]
 
 import dataclasses
 from collections.abc import Sequence
@@ -65,7 +65,7 @@ def make_parents(
     ----------
     masks : `~collections.abc.Sequence` [`numpy.ndarray`]
         N boolean masks, each (h, w), inside the image and none of them empty
-        (see `~.footprints.clean_masks`).
+        (see `~.masks.clean_masks`).
     origins : `numpy.ndarray`, (N, 2), int
         (y0, x0) of each mask's first pixel in the image.
     shape : `tuple` [`int`, `int`]
@@ -217,79 +217,3 @@ def _grow(covered: npt.NDArray[np.bool_], radius: float) -> npt.NDArray[np.bool_
             grown[dy:] |= row[: height - dy]
             grown[: height - dy] |= row[dy:]
     return grown
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class RecordOrder:
-    """Rows of the catalogue of parents, isolated sources and children.
-
-    Parents and isolated sources come first, in the order of `make_parents`,
-    then the children of the first parent, of the second, and so on: ids that
-    ascend by row leave the catalogue sorted by parent, as
-    ``SourceCatalog.getChildren`` wants it.
-
-    Parameters
-    ----------
-    source : `numpy.ndarray`, (row,), int64
-        Index of the source; -1 for parents.
-    parent : `numpy.ndarray`, (row,), int64
-        Index of the entry in the list of parents that the row is or is in.
-    parent_row : `numpy.ndarray`, (row,), int64
-        Row of the parent; -1 for parents and isolated sources.
-    n_child : `numpy.ndarray`, (row,), int64
-        Number of children.
-    n_member : `numpy.ndarray`, (row,), int64
-        Number of sources of the row's parent; 1 for isolated sources.
-    peak_id : `numpy.ndarray`, (row,), int64
-        Place among the sources of the parent, from 1; 0 for parents.
-    """
-
-    source: npt.NDArray[np.int64]
-    parent: npt.NDArray[np.int64]
-    parent_row: npt.NDArray[np.int64]
-    n_child: npt.NDArray[np.int64]
-    n_member: npt.NDArray[np.int64]
-    peak_id: npt.NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    @property
-    def is_parent(self) -> npt.NDArray[np.bool_]:
-        """Rows of parents, bool, (row,)."""
-        return self.n_child > 0
-
-    @property
-    def is_child(self) -> npt.NDArray[np.bool_]:
-        """Rows of children, bool, (row,)."""
-        return self.parent_row >= 0
-
-
-def order_records(parents: Sequence[Parent]) -> RecordOrder:
-    """Lay parents, isolated sources and children out in rows.
-
-    Parameters
-    ----------
-    parents : `~collections.abc.Sequence` [`Parent`]
-        As `make_parents` gives them.
-
-    Returns
-    -------
-    order : `RecordOrder`
-        Row by row.
-    """
-    size = np.array([len(parent) for parent in parents], dtype=np.int64)
-    first = np.array([parent.members[0] for parent in parents], dtype=np.int64)
-    blended = np.flatnonzero(size > 1)
-    owner = np.repeat(blended, size[blended])
-    children = [parents[index].members for index in blended.tolist()]
-    none = np.zeros(0, dtype=np.int64)
-    places = [np.arange(1, n + 1) for n in size[blended]]
-    return RecordOrder(
-        source=np.concatenate([np.where(size > 1, -1, first), *children]).astype(np.int64),
-        parent=np.concatenate([np.arange(len(parents)), owner]).astype(np.int64),
-        parent_row=np.concatenate([np.full(len(parents), -1), owner]).astype(np.int64),
-        n_child=np.concatenate([np.where(size > 1, size, 0), np.zeros(len(owner))]).astype(np.int64),
-        n_member=np.concatenate([size, size[owner]]).astype(np.int64),
-        peak_id=np.concatenate([np.where(size > 1, 0, 1), *places, none]).astype(np.int64),
-    )

@@ -1,0 +1,93 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The order of parents, isolated sources and children in a catalogue."""
+
+from __future__ import annotations
+
+__all__ = ["RecordOrder", "order_records"]
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from ..deblend.parents import Parent
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class RecordOrder:
+    """Rows of the catalogue of parents, isolated sources and children.
+
+    Parents and isolated sources come first, in the order of `make_parents`,
+    then the children of the first parent, of the second, and so on: ids that
+    ascend by row leave the catalogue sorted by parent, as
+    ``SourceCatalog.getChildren`` wants it.
+
+    Parameters
+    ----------
+    source : `numpy.ndarray`, (row,), int64
+        Index of the source; -1 for parents.
+    parent : `numpy.ndarray`, (row,), int64
+        Index of the entry in the list of parents that the row is or is in.
+    parent_row : `numpy.ndarray`, (row,), int64
+        Row of the parent; -1 for parents and isolated sources.
+    n_child : `numpy.ndarray`, (row,), int64
+        Number of children.
+    n_member : `numpy.ndarray`, (row,), int64
+        Number of sources of the row's parent; 1 for isolated sources.
+    peak_id : `numpy.ndarray`, (row,), int64
+        Place among the sources of the parent, from 1; 0 for parents.
+    """
+
+    source: npt.NDArray[np.int64]
+    parent: npt.NDArray[np.int64]
+    parent_row: npt.NDArray[np.int64]
+    n_child: npt.NDArray[np.int64]
+    n_member: npt.NDArray[np.int64]
+    peak_id: npt.NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    @property
+    def is_parent(self) -> npt.NDArray[np.bool_]:
+        """Rows of parents, bool, (row,)."""
+        return self.n_child > 0
+
+    @property
+    def is_child(self) -> npt.NDArray[np.bool_]:
+        """Rows of children, bool, (row,)."""
+        return self.parent_row >= 0
+
+
+def order_records(parents: Sequence[Parent]) -> RecordOrder:
+    """Lay parents, isolated sources and children out in rows.
+
+    Parameters
+    ----------
+    parents : `~collections.abc.Sequence` [`Parent`]
+        As `make_parents` gives them.
+
+    Returns
+    -------
+    order : `RecordOrder`
+        Row by row.
+    """
+    size = np.array([len(parent) for parent in parents], dtype=np.int64)
+    first = np.array([parent.members[0] for parent in parents], dtype=np.int64)
+    blended = np.flatnonzero(size > 1)
+    owner = np.repeat(blended, size[blended])
+    children = [parents[index].members for index in blended.tolist()]
+    none = np.zeros(0, dtype=np.int64)
+    places = [np.arange(1, n + 1) for n in size[blended]]
+    return RecordOrder(
+        source=np.concatenate([np.where(size > 1, -1, first), *children]).astype(np.int64),
+        parent=np.concatenate([np.arange(len(parents)), owner]).astype(np.int64),
+        parent_row=np.concatenate([np.full(len(parents), -1), owner]).astype(np.int64),
+        n_child=np.concatenate([np.where(size > 1, size, 0), np.zeros(len(owner))]).astype(np.int64),
+        n_member=np.concatenate([size, size[owner]]).astype(np.int64),
+        peak_id=np.concatenate([np.where(size > 1, 0, 1), *places, none]).astype(np.int64),
+    )

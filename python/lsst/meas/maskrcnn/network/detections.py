@@ -1,0 +1,182 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Sources that a network found, as arrays.
+
+Boxes are [x0, y0, x1, y1], half open, in pixels of the array, whose first
+pixel is (0, 0): the pixel in column 3 has x0 = 3 and x1 = 4. This is the only
+convention of the engine; that of afw (inclusive, with xy0) begins in
+`lsst.meas.maskrcnn.catalogs`.
+"""
+
+from __future__ import annotations
+
+__all__ = ["Detections"]
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self, cast
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass
+class Detections:
+    """Sources found in an image.
+
+    Parameters
+    ----------
+    boxes : `numpy.ndarray`
+        [x0, y0, x1, y1], half open, float32, (source, 4), array pixels.
+    scores : `numpy.ndarray`
+        Probability of being a source, float32, (source,).
+    p_star : `numpy.ndarray`
+        P(star) / (P(star) + P(galaxy)), float32, (source,).
+    origins : `numpy.ndarray`
+        (y0, x0) of each mask, int32, (source, 2), array pixels.
+    masks : `list` [`numpy.ndarray`]
+        Masks, bool, (y, x) each, tight around the source.
+    timings : `dict` [`str`, `float`]
+        Wall time by part: ``forward``, ``suppression``, ``masks``, ``seams``,
+        ``total`` (s).
+    soft : `list` [`numpy.ndarray`], optional
+        Probability of each pixel to belong to the source, times 255 and
+        rounded, uint8, (y, x) each: on every pixel of the mask and every
+        one over 5 %. By default 255 on the masks.
+    soft_origins : `numpy.ndarray`, optional
+        (y0, x0) of each of ``soft``, int32, (source, 2), array pixels; by
+        default those of the masks.
+    binning : `numpy.ndarray`, optional
+        Binning of the image in which each was found, int8, (source,); by
+        default 1.
+    flag_limited : `numpy.ndarray`, optional
+        Whether the tile of each held more sources than the limits of a tile
+        allow, so that it was looked at in parts where it could be, bool,
+        (source,); by default none.
+
+    Raises
+    ------
+    ValueError
+        Raised if the lengths disagree.
+    """
+
+    boxes: npt.NDArray[np.float32]
+    scores: npt.NDArray[np.float32]
+    p_star: npt.NDArray[np.float32]
+    origins: npt.NDArray[np.int32]
+    masks: list[npt.NDArray[np.bool_]]
+    timings: dict[str, float] = field(default_factory=dict)
+    soft: list[npt.NDArray[np.uint8]] = cast(Any, None)
+    soft_origins: npt.NDArray[np.int32] = cast(Any, None)
+    binning: npt.NDArray[np.int8] = cast(Any, None)
+    flag_limited: npt.NDArray[np.bool_] = cast(Any, None)
+
+    def __post_init__(self) -> None:
+        count = len(self.scores)
+        if self.soft is None:
+            self.soft = [np.where(mask, np.uint8(255), np.uint8(0)) for mask in self.masks]
+            self.soft_origins = np.array(self.origins, dtype=np.int32)
+        if self.binning is None:
+            self.binning = np.ones(count, dtype=np.int8)
+        if self.flag_limited is None:
+            self.flag_limited = np.zeros(count, dtype=bool)
+        lengths = {name: len(getattr(self, name)) for name in _PER_SOURCE}
+        if set(lengths.values()) != {count}:
+            raise ValueError(f"the parts of detections are not of one length: {lengths}")
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    @classmethod
+    def empty(cls) -> Self:
+        """Make detections of nothing.
+
+        Returns
+        -------
+        detections : `Detections`
+        """
+        return cls(
+            np.zeros((0, 4), np.float32),
+            np.zeros(0, np.float32),
+            np.zeros(0, np.float32),
+            np.zeros((0, 2), np.int32),
+            [],
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Detections]) -> Self:
+        """Put detections one after the other.
+
+        Parameters
+        ----------
+        parts : `~collections.abc.Sequence` [`Detections`]
+            The detections; their timings are added up.
+
+        Returns
+        -------
+        detections : `Detections`
+            All of them, in the order of the parts.
+        """
+        if not parts:
+            return cls.empty()
+        values: dict[str, Any] = {}
+        for name in _PER_SOURCE:
+            columns = [getattr(part, name) for part in parts]
+            if isinstance(columns[0], list):
+                values[name] = [item for column in columns for item in column]
+            else:
+                values[name] = np.concatenate(columns)
+        timings: dict[str, float] = {}
+        for part in parts:
+            for key, seconds in part.timings.items():
+                timings[key] = timings.get(key, 0.0) + seconds
+        return cls(timings=timings, **values)
+
+    def take(self, index: npt.NDArray[np.integer[Any] | np.bool_]) -> Self:
+        """Choose some of the detections.
+
+        Parameters
+        ----------
+        index : `numpy.ndarray`
+            Their indices, int, in the order wanted; or bool, (source,).
+
+        Returns
+        -------
+        detections : `Detections`
+            The chosen ones, which share pixels with these.
+        """
+        rows = np.flatnonzero(index) if index.dtype == bool else index
+        values: dict[str, Any] = {}
+        for name in _PER_SOURCE:
+            column = getattr(self, name)
+            values[name] = [column[i] for i in rows] if isinstance(column, list) else column[rows]
+        return type(self)(timings=dict(self.timings), **values)
+
+    def sorted(self) -> Self:
+        """Order the detections as `detect` does.
+
+        Returns
+        -------
+        detections : `Detections`
+            By descending score; equal scores by y, then x of their boxes'
+            first pixels, then the last ones.
+        """
+        corners = self.boxes
+        return self.take(
+            np.lexsort((corners[:, 2], corners[:, 3], corners[:, 0], corners[:, 1], -self.scores))
+        )
+
+
+_PER_SOURCE = (
+    "boxes",
+    "scores",
+    "p_star",
+    "origins",
+    "masks",
+    "soft",
+    "soft_origins",
+    "binning",
+    "flag_limited",
+)

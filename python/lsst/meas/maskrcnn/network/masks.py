@@ -1,0 +1,152 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""From the square masks of the mask head to pixels."""
+
+from __future__ import annotations
+
+__all__ = ["MASK_THRESHOLD", "SoftMasks", "paste_soft_masks"]
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+MASK_THRESHOLD = 0.5
+"""Mask probability from which a pixel belongs to a source: the one at which
+the loss of the mask head (binary cross entropy) is indifferent."""
+
+_PASTE_CELLS = 4_000_000
+"""Largest number of mask pixels that are computed at once."""
+
+_SOFT_FLOOR = 0.05
+"""Mask probability from which a pixel is in a soft mask."""
+
+
+class SoftMasks(NamedTuple):
+    """Masks in pixels, hard and soft."""
+
+    origins: npt.NDArray[np.int32]
+    """(y0, x0) of each mask, (source, 2)."""
+
+    masks: list[npt.NDArray[np.bool_]]
+    """Pixels over the threshold, (y, x) each, tight; of no pixel where there
+    are none."""
+
+    soft_origins: npt.NDArray[np.int32]
+    """(y0, x0) of each of ``soft``, (source, 2)."""
+
+    soft: list[npt.NDArray[np.uint8]]
+    """Probability times 255, rounded, (y, x) each, on all pixels of the mask
+    and those over 5 %; of no pixel where there are none."""
+
+
+def paste_soft_masks(cells: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> SoftMasks:
+    """Bring the square masks of the mask head to pixels, hard and soft.
+
+    Parameters
+    ----------
+    cells : `torch.Tensor`
+        Mask probabilities, float32, (source, cell, cell).
+    boxes : `torch.Tensor`
+        Their boxes, float32, (source, 4).
+    size : `tuple` [`int`]
+        Height and width of the tile.
+    threshold : `float`
+        Probability from which a pixel belongs to the source.
+
+    Returns
+    -------
+    masks : `SoftMasks`
+        The masks of all sources.
+
+    Notes
+    -----
+    The inverse of torchvision's ``project_masks_on_boxes``, which makes the
+    targets of the mask head: cell j of n has its centre at x0 + (j + 0.5)
+    (x1 - x0) / n, and there the pixel in column i stands at i, not at i + 0.5.
+    """
+    count, side = len(cells), cells.shape[-1]
+    result = SoftMasks(
+        np.zeros((count, 2), dtype=np.int32),
+        [np.zeros((0, 0), dtype=bool)] * count,
+        np.zeros((count, 2), dtype=np.int32),
+        [np.zeros((0, 0), dtype=np.uint8)] * count,
+    )
+    if not count:
+        return result
+    lower = (boxes[:, :2].floor() - 1).clamp_min(0)
+    upper = torch.minimum(boxes[:, 2:].ceil() + 1, boxes.new_tensor([size[1], size[0]]))
+    extents = (upper - lower).long()
+    sides = extents.amax(dim=1)
+    order = torch.argsort(sides, stable=True).tolist()
+    largest = sides.tolist()
+    first = 0
+    while first < count:
+        # Sources of similar size share a grid; its cells bound the memory.
+        last = first + 1
+        while last < count and (last + 1 - first) * largest[order[last]] ** 2 <= _PASTE_CELLS:
+            if largest[order[last]] > 2 * largest[order[first]] + 8:
+                break
+            last += 1
+        index = torch.tensor(order[first:last], device=boxes.device)
+        first = last
+        width, height = (int(v) for v in extents[index].amax(dim=0))
+        x = (torch.arange(width, device=boxes.device) + lower[index, :1] - boxes[index, :1]) / (
+            boxes[index, 2:3] - boxes[index, :1]
+        )
+        y = (torch.arange(height, device=boxes.device) + lower[index, 1:2] - boxes[index, 1:2]) / (
+            boxes[index, 3:4] - boxes[index, 1:2]
+        )
+        grid = torch.stack(
+            [
+                (2.0 * x - 1.0)[:, None, :].expand(-1, height, -1),
+                (2.0 * y - 1.0)[:, :, None].expand(-1, -1, width),
+            ],
+            dim=-1,
+        )
+        values = functional.grid_sample(
+            cells[index].reshape(-1, 1, side, side), grid, align_corners=False, padding_mode="border"
+        )[:, 0]
+        # Beyond half a cell outside of its box a mask says nothing, and pixels
+        # beyond its own grid are those of larger sources.
+        reach = 0.5 / side
+        x_inside = (x > -reach) & (x < 1.0 + reach)
+        y_inside = (y > -reach) & (y < 1.0 + reach)
+        x_inside &= torch.arange(width, device=boxes.device) < extents[index, :1]
+        y_inside &= torch.arange(height, device=boxes.device) < extents[index, 1:]
+        inside = x_inside[:, None, :] & y_inside[:, :, None]
+        painted = ((values >= threshold) & inside).cpu().numpy()
+        levels = (values * 255.0 + 0.5).to(torch.uint8) * inside
+        shown = (values >= min(threshold, _SOFT_FLOOR)) & inside
+        _cut_out(painted, painted, lower[index], index, result.masks, result.origins)
+        _cut_out(
+            levels.cpu().numpy(), shown.cpu().numpy(), lower[index], index, result.soft, result.soft_origins
+        )
+    return result
+
+
+def _cut_out(
+    pixels: npt.NDArray[Any],
+    shown: npt.NDArray[np.bool_],
+    corner: Tensor,
+    index: Tensor,
+    cutouts: list[npt.NDArray[Any]],
+    origins: npt.NDArray[np.int32],
+) -> None:
+    """Cut arrays (source, y, x) down to what is shown of each source."""
+    rows: npt.NDArray[np.bool_] = np.logical_or.reduce(shown, axis=2)
+    columns: npt.NDArray[np.bool_] = np.logical_or.reduce(shown, axis=1)
+    y0, x0 = rows.argmax(axis=1), columns.argmax(axis=1)
+    y1 = rows.shape[1] - rows[:, ::-1].argmax(axis=1)
+    x1 = columns.shape[1] - columns[:, ::-1].argmax(axis=1)
+    corners = corner.long().cpu().numpy()
+    there = np.flatnonzero(rows.any(axis=1))
+    where = index.cpu().numpy()
+    origins[where[there]] = np.stack([corners[there, 1] + y0[there], corners[there, 0] + x0[there]], axis=1)
+    for source in there.tolist():
+        cutouts[where[source]] = pixels[source, y0[source] : y1[source], x0[source] : x1[source]].copy()
