@@ -380,9 +380,7 @@ def test_coco_is_that_of_faster_coco_eval_for_the_model():
     for seed in range(3):
         scene = simulate_scene(config, np.random.default_rng(seed))
         valid = np.ones(config.shape, dtype=bool)
-        image = normalize(
-            normalization.name, scene.images, scene.variance, valid, normalization.settings
-        ).image
+        image = normalize(normalization, scene.images, scene.variance, valid).image
         found = detect(network, image, valid, InferenceSettings(score_threshold=0.05))
         real = [k for k, mask in enumerate(scene.masks) if mask.any()]
         truths = painted([scene.masks[k] for k in real], scene.origins[real], config.shape)

@@ -35,6 +35,7 @@ from lsst.daf.butler import Butler, Config, DataCoordinate
 from lsst.daf.butler.tests import addDatasetType, makeTestCollection, makeTestRepo
 from lsst.meas.base import IdGenerator
 from lsst.meas.maskrcnn.deblend.scales import ScaleSettings
+from lsst.meas.maskrcnn.images.normalize import LuptonSettings, ZScoreSettings
 from lsst.meas.maskrcnn.ingest.repo import (
     SEED_CONFIG,
     PatchGeometry,
@@ -47,7 +48,6 @@ from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
     ModelMetadata,
-    NormalizationMetadata,
     write_model,
 )
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
@@ -87,7 +87,7 @@ def model() -> MaskRcnnModel:
         name="tiny",
         architecture=spec,
         bands=BANDS,
-        normalization=NormalizationMetadata(name="lupton"),
+        normalization=LuptonSettings(),
         pixel_scale=0.168,
     )
     with torch.random.fork_rng(devices=[]):
@@ -406,18 +406,10 @@ def test_normalization_of_the_model_or_of_the_config(
     config.useModelNormalization = False
     config.normalize = "zscore"
     MaskRcnnDeblendTask(config=config).run(exposures=exposures, model=model)
-    header = model.metadata.model_copy(update={"normalization": NormalizationMetadata(name="zscore")})
+    header = model.metadata.model_copy(update={"normalization": ZScoreSettings()})
     make_task().run(exposures=exposures, model=MaskRcnnModel(header, model.state))
     assert not np.allclose(detector[0]["image"], detector[1]["image"])
     np.testing.assert_array_equal(detector[1]["image"], detector[2]["image"])
-
-    for broken in (
-        NormalizationMetadata(name="unheard"),
-        NormalizationMetadata(name="lupton", settings={"unheard": 1}),
-    ):
-        header = model.metadata.model_copy(update={"normalization": broken})
-        with pytest.raises(pipeBase.InvalidQuantumError, match="unheard"):
-            make_task().run(exposures=exposures, model=MaskRcnnModel(header, model.state))
 
 
 def test_field_without_valid_pixels(

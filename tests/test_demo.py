@@ -17,12 +17,12 @@ from astropy.wcs import WCS
 
 from lsst.afw.table import SourceCatalog
 from lsst.meas.maskrcnn.cli.demo import main
+from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.ingest.fits_images import FitsImageError, read_fits_images
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
     ModelMetadata,
-    NormalizationMetadata,
     write_model,
 )
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
@@ -47,7 +47,7 @@ def model_file(tmp_path_factory):
         name="untrained",
         architecture=spec,
         bands=("z", "r", "g"),
-        normalization=NormalizationMetadata(name="lupton"),
+        normalization=LuptonSettings(),
         pixel_scale=0.168,
     )
     path = tmp_path_factory.mktemp("model") / "untrained.safetensors"

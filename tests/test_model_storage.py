@@ -16,6 +16,7 @@ import torch
 import lsst.meas.maskrcnn.network.model_file as model_file
 from lsst.daf.butler import Butler, CollectionType, Config, DatasetType
 from lsst.meas.maskrcnn.cli.ingest_model import main
+from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.ingest.ingest_model import (
     DATASET_TYPE,
     IngestModelError,
@@ -27,7 +28,6 @@ from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
     ModelFileError,
     ModelMetadata,
-    NormalizationMetadata,
     read_metadata,
     read_model,
     write_model,
@@ -50,7 +50,7 @@ def make_model(name: str = "tiny", seed: int = 1) -> MaskRcnnModel:
         name=name,
         architecture=spec,
         bands=("z", "r", "g"),
-        normalization=NormalizationMetadata(name="lupton"),
+        normalization=LuptonSettings(),
         pixel_scale=0.168,
     )
     with torch.random.fork_rng(devices=[]):
@@ -150,7 +150,7 @@ def test_ingest_refuses_bad_files(tmp_path: Path, model_path: Path, model: MaskR
     for name, content in (("empty", b""), ("text", b"SIMPLE  =  T" * 50)):
         with pytest.raises(ModelFileError, match="not a model file"):
             ingest_model(butler, bad(f"{name}.safetensors", content), "models/a")
-    newer = data.replace(b'\\"format_version\\":1,', b'\\"format_version\\":9,', 1)
+    newer = data.replace(b'\\"format_version\\":3,', b'\\"format_version\\":9,', 1)
     assert newer != data
     with pytest.raises(ModelFileError, match="version 9"):
         ingest_model(butler, bad("newer.safetensors", newer), "models/a")

@@ -10,7 +10,7 @@ import torch
 from pydantic import ValidationError
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
-from lsst.meas.maskrcnn.images.normalize import normalize
+from lsst.meas.maskrcnn.images.normalize import LuptonSettings, normalize
 from lsst.meas.maskrcnn.metrics.average_precision import greedy_match, mask_pairs
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.inference import (
@@ -21,7 +21,7 @@ from lsst.meas.maskrcnn.network.inference import (
     paste_soft_masks,
     select_device,
 )
-from lsst.meas.maskrcnn.network.model_file import ModelMetadata, NormalizationMetadata
+from lsst.meas.maskrcnn.network.model_file import ModelMetadata
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.train.augment import AugmentSettings
 from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource, TrainingScene, boxes_of, write_scene
@@ -62,7 +62,7 @@ def toy_scene(height: int = 128, width: int = 128, positions=POSITIONS) -> Train
 def observe(scene: TrainingScene, rng: np.random.Generator):
     """Draw noise on a scene and normalise it; the usable pixels as well."""
     flux = scene.noiseless + np.sqrt(scene.variance) * rng.standard_normal(scene.variance.shape)
-    result = normalize("lupton", flux.astype(np.float32), scene.variance, scene.valid, {})
+    result = normalize(LuptonSettings(), flux.astype(np.float32), scene.variance, scene.valid)
     return result.image, result.valid
 
 
@@ -71,7 +71,7 @@ def toy_metadata() -> ModelMetadata:
         name="toy",
         architecture=NetworkSpec.light(2),
         bands=("r", "g"),
-        normalization=NormalizationMetadata(name="lupton"),
+        normalization=LuptonSettings(),
         pixel_scale=0.2,
     )
 
@@ -83,7 +83,7 @@ def overfitted(tmp_path_factory):
     write_scene(toy_scene(), folder / "scene.npz")
     settings = CropSettings(size=128, crops_per_scene=4)
     augment = AugmentSettings(depth_probability=1.0, depth_range=(0.5, 2.0), correlated_probability=0.5)
-    source = CropSource([folder / "scene.npz"], "lupton", {}, settings, seed=5, augment=augment)
+    source = CropSource([folder / "scene.npz"], LuptonSettings(), settings, seed=5, augment=augment)
     stage = StageSettings("all", steps=150, batch_size=2, learning_rate=0.02, warmup_steps=20, decay="cosine")
     schedule = TrainSettings(stages=(stage,), average_decay=0.9, seed=5)
     return train(source, toy_metadata(), schedule, folder / "m.safetensors").model, source

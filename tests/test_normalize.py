@@ -15,12 +15,7 @@ import numpy as np
 import pytest
 
 from lsst.meas.maskrcnn.images.background import clip_sorted, mesh_background
-from lsst.meas.maskrcnn.images.normalize import (
-    lupton_normalize,
-    normalize,
-    settings_keywords,
-    zscore_normalize,
-)
+from lsst.meas.maskrcnn.images.normalize import LuptonSettings, NormalizedImage, ZScoreSettings, normalize
 
 SHAPE = (3, 120, 170)
 SIGMA = np.array([3.0, 2.0, 4.0])
@@ -43,6 +38,18 @@ def sky(seed: int = 2, shape: tuple[int, int, int] = SHAPE) -> tuple[np.ndarray,
     signal = blobs(shape, seed)
     variance = SIGMA[:, None, None] ** 2 + 0.01 * signal
     return signal + np.random.default_rng(seed).normal(size=shape) * np.sqrt(variance), variance
+
+
+def lupton_normalize(
+    flux: Any, variance: Any = None, valid: Any = None, *, overwrite: bool = False, **settings: Any
+) -> NormalizedImage:
+    return normalize(LuptonSettings(**settings), flux, variance, valid, overwrite=overwrite)
+
+
+def zscore_normalize(
+    flux: Any, variance: Any = None, valid: Any = None, *, overwrite: bool = False, **settings: Any
+) -> NormalizedImage:
+    return normalize(ZScoreSettings(**settings), flux, variance, valid, overwrite=overwrite)
 
 
 FIXED: dict[str, Any] = {"stretch": 10.0, "stretch_unit": "nJy", "scale": 1.0, "scale_unit": "nJy"}
@@ -337,8 +344,8 @@ def test_local_background_removes_a_gradient() -> None:
     np.testing.assert_allclose(result.noise, 1.0, rtol=0.5)  # the corners are steps of the ramp
     # A constant level leaves the ramp in: its scatter dwarfs the noise.
     assert lupton_normalize(flux, valid=valid).noise.min() > 10
-    # As many cells as pixels allow, and fewer than one.
-    for mesh in (1000, 1):
+    # Fewer than one cell, and cells wider than the image.
+    for mesh in (1000, 8):
         narrow = lupton_normalize(flux[:, :40, :3], background="local", background_mesh=mesh)
         assert np.isfinite(narrow.image).all()
 
@@ -524,7 +531,6 @@ def test_repeatable_and_any_number_of_bands() -> None:
         ({"variance": np.zeros((3, 5, 4))}, r"\(3, 5, 4\).*\(3, 4, 5\)"),
         ({"valid": np.ones((5, 4), dtype=bool)}, r"\(5, 4\).*\(4, 5\)"),
         ({"overwrite": True, "flux": np.zeros((3, 4, 5))}, "overwrite.*float32"),
-        ({"clip_sigma": 0.0}, "clip_sigma"),
     ],
 )
 @pytest.mark.parametrize("function", [lupton_normalize, zscore_normalize])
@@ -534,44 +540,29 @@ def test_wrong_input(function: Any, arguments: dict[str, Any], match: str) -> No
 
 
 @pytest.mark.parametrize(
-    ("name", "settings", "match"),
+    ("kind", "settings", "match"),
     [
-        ("luptn", {}, "known are lupton, zscore"),
-        ("lupton", {"strech": 1.0}, "no setting strech"),
-        ("zscore", {"stretchUnit": "nJy"}, "no setting stretch_unit"),
-        ("lupton", {"overwrite": True}, "no setting overwrite"),
-        ("lupton", {"stretchUnit": "Jy"}, "'noise', 'nJy', 'percentile'"),
-        ("lupton", {"stretch": -1.0}, "stretch is -1"),
-        ("lupton", {"q": math.nan}, "q is nan"),
-        ("lupton", {"scale": 101.0, "scaleUnit": "percentile"}, "at most 100"),
-        ("lupton", {"background": "mesh"}, "background is 'mesh'"),
-        ("lupton", {"backgroundMesh": 0}, "background_mesh is 0"),
-        ("lupton", {"noiseSource": "guess"}, "noise_source"),
-        ("lupton", {"clipIterations": -1}, "clip_iterations is -1"),
-        ("zscore", {"clipIterations": -1}, "clip_iterations is -1"),
-        ("zscore", {"statistics": "robust"}, "statistics"),
-        ("zscore", {"asinh": "both"}, "asinh"),
-        ("zscore", {"softening": 0.0}, "softening"),
+        (LuptonSettings, {"strech": 1.0}, "no setting strech"),
+        (ZScoreSettings, {"stretch_unit": "nJy"}, "no setting stretch_unit"),
+        (LuptonSettings, {"stretch_unit": "Jy"}, "'noise', 'nJy' or 'percentile'"),
+        (LuptonSettings, {"stretch": -1.0}, "stretch is -1"),
+        (LuptonSettings, {"q": math.nan}, "q is nan"),
+        (LuptonSettings, {"stretch": 101.0, "stretch_unit": "percentile"}, "at most 100"),
+        (LuptonSettings, {"scale": 101.0, "scale_unit": "percentile"}, "at most 100"),
+        (LuptonSettings, {"background": "mesh"}, "background is 'mesh'"),
+        (LuptonSettings, {"background_mesh": 0}, "background_mesh is 0"),
+        (LuptonSettings, {"noise_source": "guess"}, "noise_source"),
+        (LuptonSettings, {"clip_iterations": -1}, "clip_iterations is -1"),
+        (LuptonSettings, {"clip_sigma": 0.0}, "clip_sigma is 0"),
+        (ZScoreSettings, {"clip_iterations": -1}, "clip_iterations is -1"),
+        (ZScoreSettings, {"statistics": "robust"}, "statistics"),
+        (ZScoreSettings, {"asinh": "both"}, "asinh"),
+        (ZScoreSettings, {"softening": 0.0}, "softening"),
     ],
 )
-def test_wrong_settings(name: str, settings: dict[str, Any], match: str) -> None:
+def test_wrong_settings(kind: Any, settings: dict[str, Any], match: str) -> None:
     with pytest.raises(ValueError, match=match):
-        normalize(name, np.zeros((1, 4, 5), dtype=np.float32), None, None, settings)
-
-
-def test_normalize_by_name() -> None:
-    flux, variance = sky()
-    flux = flux.astype(np.float32)
-    settings = {"q": 5.0, "stretchUnit": "nJy", "stretch": 50.0, "badMaskPlanes": ["BAD"]}
-    assert settings_keywords("lupton", settings) == {"q": 5.0, "stretch_unit": "nJy", "stretch": 50.0}
-    np.testing.assert_array_equal(
-        normalize("lupton", flux, variance, None, settings).image,
-        lupton_normalize(flux, variance, q=5.0, stretch_unit="nJy", stretch=50.0).image,
-    )
-    np.testing.assert_array_equal(
-        normalize("zscore", flux, variance, None, {"asinh": "none"}).image,
-        zscore_normalize(flux, variance, asinh="none").image,
-    )
+        kind(**settings)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from lsst.meas.maskrcnn.images.normalize import default_settings
+from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.inference import detect
 from lsst.meas.maskrcnn.network.psf import PSF_UNIT, add_psf_planes, widen_input
@@ -83,9 +83,7 @@ def test_crops_carry_the_width_of_their_scene(tmp_path):
     write_scene(kept, tmp_path / "a.npz")
     np.testing.assert_array_equal(read_scene(tmp_path / "a.npz").psf_fwhm, kept.psf_fwhm)
     settings = CropSettings(size=64, psf_known_fraction=0.5, psf_jitter=0.01)
-    source = CropSource(
-        [tmp_path / "a.npz"], "lupton", default_settings("lupton"), settings, 3, psf_channels=True
-    )
+    source = CropSource([tmp_path / "a.npz"], LuptonSettings(), settings, 3, psf_channels=True)
     images, _ = source.batch(0, 40)
     told = np.array([image[3:, 5, 5].numpy() for image in images]) * PSF_UNIT
     known = told.any(axis=1)

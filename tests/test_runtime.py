@@ -38,10 +38,8 @@ def find(network: MaskRCNN, image: np.ndarray, precision: str = "float32", batch
 
 @pytest.fixture
 def image(fake_scene, model) -> np.ndarray:
-    normalization = model.metadata.normalization
     valid = np.ones(fake_scene.shape, bool)
-    args = fake_scene.images, fake_scene.variance, valid, normalization.settings
-    return normalize(normalization.name, *args).image
+    return normalize(model.metadata.normalization, fake_scene.images, fake_scene.variance, valid).image
 
 
 @pytest.fixture

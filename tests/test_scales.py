@@ -344,15 +344,14 @@ def test_spikes_point_to_their_star() -> None:
 @pytest.fixture(scope="module")
 def shipped():
     model = read_model(default_model_path())
-    return model.build(), partial(normalize, model.metadata.normalization.name), model
+    return model.build(), partial(normalize, model.metadata.normalization)
 
 
 def run(shipped, scene, binnings: tuple[int, ...], **keywords: object) -> Detections:
-    network, normalise, model = shipped
-    settings = model.metadata.normalization.settings
+    network, normalise = shipped
     return detect_scales(
         network,
-        lambda flux, variance, valid: normalise(flux, variance, valid, settings),
+        normalise,
         scene.images,
         scene.variance,
         np.ones(scene.shape, bool),
@@ -364,9 +363,9 @@ def run(shipped, scene, binnings: tuple[int, ...], **keywords: object) -> Detect
 
 
 def test_one_binning_is_detection_as_it_was(shipped, fake_scene) -> None:
-    network, normalise, model = shipped
+    network, normalise = shipped
     flux = fake_scene.images.copy()
-    result = normalise(flux, fake_scene.variance, None, model.metadata.normalization.settings)
+    result = normalise(flux, fake_scene.variance, None)
     plain = detect(
         network,
         result.image,

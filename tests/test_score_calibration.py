@@ -132,7 +132,7 @@ def make_detections(scores: list[float], p_star: list[float]) -> Detections:
 
 
 def test_applied_to_detections():
-    metadata = read_metadata(default_model_path()).with_calibration(SIMPLE)
+    metadata = read_metadata(default_model_path()).model_copy(update={"calibration": SIMPLE})
     found = make_detections([1.0, 0.5, 0.25], [1.0, 0.5, 0.0])
     result = calibrate(found, metadata)
     np.testing.assert_allclose(result.scores, [0.9, 0.3, 0.2])
@@ -140,7 +140,7 @@ def test_applied_to_detections():
     assert result.scores.dtype == result.p_star.dtype == np.float32
     assert result.masks is found.masks and found.scores[0] == 1.0
     # Without a calibration nothing happens.
-    plain = metadata.with_calibration(None)
+    plain = metadata.model_copy(update={"calibration": None})
     assert calibrate(found, plain) is found
     assert calibrate_scores([0.25], None).tolist() == [0.25]
     assert calibrate_p_star([[0.5]], None).tolist() == [[0.5]]
@@ -274,7 +274,7 @@ def test_command_from_scenes_to_model(tmp_path, capsys):
     assert "24 scenes" in printed and "p_star" in printed
     assert figure.stat().st_size > 10_000
     old, new = read_model(default_model_path()), read_model(output)
-    assert new.metadata.with_calibration(old.metadata.calibration) == old.metadata
+    assert new.metadata.model_copy(update={"calibration": old.metadata.calibration}) == old.metadata
     assert all(torch.equal(new.state[name], value) for name, value in old.state.items())
     calibration = new.metadata.calibration
     assert calibration is not None

@@ -33,7 +33,7 @@ def find(model, flux, noise):
     valid = np.ones(flux.shape[1:], bool)
     variance = np.broadcast_to((np.array(noise) ** 2)[:, None, None], flux.shape)
     settings = model.metadata.normalization
-    image = normalize(settings.name, flux, variance.astype(np.float32), valid, settings.settings).image
+    image = normalize(settings, flux, variance.astype(np.float32), valid).image
     found = detect(
         model.build(), image, valid, InferenceSettings(score_threshold=0.5), psf_fwhm=[FWHM] * len(flux)
     )

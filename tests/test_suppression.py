@@ -277,7 +277,7 @@ def test_the_default_finds_more_pairs_and_no_more_single_stars(star_pairs) -> No
     for single in (False, True):
         scene = draw_scene(config, table[:56] if single else table, np.random.default_rng(5))
         usable = np.ones(config.shape, dtype=bool)
-        image = normalize(how.name, scene.images, scene.variance, usable, how.settings).image
+        image = normalize(how, scene.images, scene.variance, usable).image
         widths = [psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs]
         for option in ("hard", "mask"):
             settings = InferenceSettings(suppression=option)

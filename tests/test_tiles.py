@@ -279,7 +279,7 @@ def field():
     scene = simulate_scene(config, np.random.default_rng([7, 1]))
     usable = ~((scene.mask & MASK_BITS["NO_DATA"]) != 0).any(axis=0)
     how = model.metadata.normalization
-    image = normalize(how.name, scene.images, scene.variance, usable, how.settings).image
+    image = normalize(how, scene.images, scene.variance, usable).image
     return model.build(), image, [psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs]
 
 

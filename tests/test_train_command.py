@@ -18,8 +18,8 @@ import torch
 from lsst.daf.butler import Butler
 from lsst.meas.maskrcnn.cli.simulate_scenes import main as simulate_scenes
 from lsst.meas.maskrcnn.cli.train import main
+from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_metadata, read_model
-from lsst.meas.maskrcnn.tasks.normalize import config_from_settings
 
 PROJECT = Path(__file__).resolve().parent.parent
 SHORT = ("--steps", "1", "--batch-size", "2", "--jobs", "1", "--device", "cpu", "-c", "crops.size=64")
@@ -58,9 +58,7 @@ def test_scenes(scenes: Path, tmp_path: Path) -> None:
     assert metadata.training["presets"] == ["hsc-500s"]
     assert metadata.training["seed"] == metadata.training["schedule"]["seed"] == 5
     assert metadata.training["last_epoch"]["n_galaxy"] > 0
-    # The task can normalise as the training did.
-    config = config_from_settings(metadata.normalization.name, metadata.normalization.settings)
-    assert config.stretch == metadata.normalization.settings["stretch"]
+    assert metadata.normalization == LuptonSettings()
     assert sorted(path.name for path in scenes.iterdir()) == ["hsc-500s_5_00000.npz", "hsc-500s_5_00001.npz"]
     names = {path.name.removeprefix("model.safetensors") for path in tmp_path.iterdir()}
     assert names == {"", ".history.json", ".history.png"}

@@ -26,11 +26,11 @@ from lsst.daf.butler import Butler, DataCoordinate
 from lsst.daf.butler.tests import addDatasetType
 from lsst.meas.maskrcnn.catalogs.training_patches import PatchDatasets, group_datasets, split_patches
 from lsst.meas.maskrcnn.cli.simulate_scenes import main as simulate_scenes
+from lsst.meas.maskrcnn.images.normalize import LuptonSettings, ZScoreSettings
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
     ModelMetadata,
-    NormalizationMetadata,
     default_model_path,
     read_model,
     write_model,
@@ -115,7 +115,7 @@ def model() -> MaskRcnnModel:
         name="before",
         architecture=spec.model_copy(update={"psf_channels": False}),
         bands=("i", "r", "g"),
-        normalization=NormalizationMetadata(name="zscore", settings={"softening": 2.0}),
+        normalization=ZScoreSettings(softening=2.0),
         pixel_scale=0.2,
     )
     with torch.random.fork_rng(devices=[]):
@@ -359,7 +359,7 @@ def test_overfit(patch: TrainingPatch) -> None:
     assert metadata.bands == BANDS
     assert metadata.pixel_scale == pytest.approx(0.168, rel=1e-3)
     assert metadata.architecture.psf_channels
-    assert metadata.normalization.settings["stretch"] == 200.0
+    assert metadata.normalization == LuptonSettings()
     assert metadata.training["patches"] == 1
     assert task.metadata["validation_ap50"] == result.epochs["ap50"][-1]
     assert task.metadata["n_steps"] == 160
@@ -404,7 +404,7 @@ def test_start_from_a_model(patch: TrainingPatch, model: MaskRcnnModel, tmp_path
     torch.testing.assert_close(trained.state[weight], model.state[weight], rtol=1e-3, atol=1e-4)
     config.useModelNormalization = False
     made = MaskRcnnTrainTask(config=config).make_metadata(BANDS, 0.2, model)
-    assert made.normalization.name == "lupton"
+    assert made.normalization == LuptonSettings()
 
 
 def test_interrupted_training_goes_on(

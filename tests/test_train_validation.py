@@ -15,7 +15,7 @@ import torch
 from matplotlib.figure import Figure
 
 import lsst.meas.maskrcnn.train.validation as validation
-from lsst.meas.maskrcnn.images.normalize import default_settings, normalize
+from lsst.meas.maskrcnn.images.normalize import LuptonSettings, normalize
 from lsst.meas.maskrcnn.network.inference import Detections
 from lsst.meas.maskrcnn.report.training_curves import history_table, plot_training
 from lsst.meas.maskrcnn.train.training_scene import SceneList, TrainingScene
@@ -141,20 +141,20 @@ def make_scene(noisy: bool) -> TrainingScene:
 def test_scene_as_it_is() -> None:
     """Its own noise, normalised as in the deblender."""
     scene = make_scene(noisy=True)
-    settings = default_settings("lupton")
-    item = validation_image(scene, "lupton", settings, np.random.default_rng(1))
+    settings = LuptonSettings()
+    item = validation_image(scene, settings, np.random.default_rng(1))
     assert scene.image is not None
-    expected = normalize("lupton", scene.image.copy(), scene.variance.copy(), scene.valid, settings)
+    expected = normalize(settings, scene.image.copy(), scene.variance.copy(), scene.valid)
     np.testing.assert_array_equal(item.image, expected.image)
     np.testing.assert_array_equal(item.psf_fwhm, [3.0, 4.0])
     # The second is too faint in each band; the third too small.
     assert list(item.asked) == [True, False, False]
-    item = validation_image(scene, "lupton", settings, np.random.default_rng(1), min_area=9)
+    item = validation_image(scene, settings, np.random.default_rng(1), min_area=9)
     assert list(item.asked) == [True, False, True]
-    item = validation_image(scene, "lupton", settings, np.random.default_rng(1), min_peak_snr=3.0)
+    item = validation_image(scene, settings, np.random.default_rng(1), min_peak_snr=3.0)
     assert list(item.asked) == [True, True, False]
     # Without noise nothing is faint.
-    item = validation_image(make_scene(noisy=False), "lupton", settings, np.random.default_rng(1))
+    item = validation_image(make_scene(noisy=False), settings, np.random.default_rng(1))
     assert list(item.asked) == [True, True, False]
 
 
@@ -168,9 +168,7 @@ def test_validator_repeats_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(validation, "detect", fake)
     scenes = SceneList([make_scene(noisy=True), make_scene(noisy=False)])
-    validator = SceneValidator(
-        scenes, "lupton", default_settings("lupton"), progress=lambda *row: done.append(row)
-    )
+    validator = SceneValidator(scenes, LuptonSettings(), progress=lambda *row: done.append(row))
     first, second = validator(torch.nn.Identity()), validator(torch.nn.Identity())
     assert first == second
     assert first["ap50_star"] == 1.0

@@ -20,13 +20,13 @@ import lsst.geom as geom
 from lsst.afw.table import SourceCatalog, SourceTable
 from lsst.meas.maskrcnn.catalogs.training_data import make_training_scene
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog
-from lsst.meas.maskrcnn.images.normalize import default_settings
+from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.ingest.repo import scene_to_exposures, truth_to_exposures
-from lsst.meas.maskrcnn.scenes import training_set
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.config import MaskRule
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene
+from lsst.meas.maskrcnn.train import training_set
 from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
 from lsst.meas.maskrcnn.train.training_scene import SceneSource, TrainingScene, read_scene
 from lsst.meas.maskrcnn.train.training_set import (
@@ -134,7 +134,7 @@ def quick_simulator(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_scenes_never_come_again(quick_simulator: list[int]) -> None:
     with SimulatedSource(3, jobs=0, epoch=5) as scenes:
         settings = CropSettings(size=32, crops_per_scene=2, scenes_at_once=1)
-        source = CropSource(scenes, "lupton", {}, settings, 1)
+        source = CropSource(scenes, LuptonSettings(), settings, 1)
         assert isinstance(scenes, SceneSource)
         assert source.n_images == 10
         source.crops(range(24))
@@ -169,7 +169,7 @@ def test_what_is_made_ahead_is_what_is_wanted(
     settings = CropSettings(size=32, crops_per_scene=1)
     for first in (0, 2):
         scenes = SimulatedSource(3, jobs=1, ahead=6)
-        source = CropSource(scenes, "lupton", {}, settings, 1)
+        source = CropSource(scenes, LuptonSettings(), settings, 1)
         wanted = []
         for step in range(6):
             numbers = [4 * step + first, 4 * step + first + 1]
@@ -241,7 +241,7 @@ def test_without_truth_images_there_is_the_image_alone(exposures, truth: SourceC
     assert kept.noisy
     assert kept.noiseless is None
     assert kept.image.shape == (3, *SHAPE)
-    source = CropSource([kept], "lupton", default_settings("lupton"), CropSettings(size=96), 1, True)
+    source = CropSource([kept], LuptonSettings(), CropSettings(size=96), 1, True)
     images, targets = source.batch(0, 4)
     assert all(bool(torch.isfinite(image).all()) for image in images)
     assert sum(len(target["boxes"]) for target in targets) > 0

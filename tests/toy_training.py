@@ -22,7 +22,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from lsst.meas.maskrcnn.network.model_file import ModelMetadata, NormalizationMetadata
+from lsst.meas.maskrcnn.images.normalize import LuptonSettings
+from lsst.meas.maskrcnn.network.model_file import ModelMetadata
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.train.loop import TrainSettings, train
 from lsst.meas.maskrcnn.train.stages import StageSettings
@@ -46,7 +47,7 @@ METADATA = ModelMetadata(
     name="toy",
     architecture=SPEC,
     bands=("r",),
-    normalization=NormalizationMetadata(name="lupton"),
+    normalization=LuptonSettings(),
     pixel_scale=0.2,
 )
 

@@ -56,9 +56,7 @@ def precision(
     images = []
     for number, scene in enumerate(scenes):
         rng = np.random.default_rng([seed, number])
-        item = validation_image(
-            scene, normalization.name, normalization.settings, rng, min_peak_snr=min_peak_snr
-        )
+        item = validation_image(scene, normalization, rng, min_peak_snr=min_peak_snr)
         settings = InferenceSettings(score_threshold=LOWEST_SCORE, max_detections_per_tile=2000)
         found = detect(network, item.image, item.valid, settings, psf_fwhm=item.psf_fwhm)
         star = found.p_star >= 0.5

@@ -83,7 +83,7 @@ def find(
     normalization = model.metadata.normalization
 
     def normalise(flux: np.ndarray, variance: np.ndarray | None, valid: np.ndarray) -> NormalizedImage:
-        return normalize(normalization.name, flux, variance, valid, normalization.settings)
+        return normalize(normalization, flux, variance, valid)
 
     return detect_scales(
         network,

@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from lsst.meas.maskrcnn.images.normalize import default_settings
+from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.train.augment import AugmentSettings
 from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
 from lsst.meas.maskrcnn.train.training_scene import SceneFiles
@@ -110,8 +110,7 @@ def main() -> None:
                 for name, augment in _AUGMENTATIONS.items():
                     source = CropSource(
                         scenes,
-                        "lupton",
-                        default_settings("lupton"),
+                        LuptonSettings(),
                         CropSettings(size=args.size, crops_per_scene=per_scene),
                         1,
                         True,

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from lsst.meas.maskrcnn.images.normalize import lupton_normalize, zscore_normalize
+from lsst.meas.maskrcnn.images.normalize import LuptonSettings, ZScoreSettings, normalize
 from lsst.meas.maskrcnn.images.tiles import make_tiles, seam_keep
 
 
@@ -46,19 +46,19 @@ def main() -> None:
     flux = rng.standard_normal(size=(args.bands, args.size, args.size), dtype=np.float32)
     variance = rng.uniform(0.9, 1.1, size=flux.shape).astype(np.float32)
     print(f"{args.bands} x {args.size} x {args.size}: one copy is {flux.nbytes / 1e6:.0f} MB")
-    measure("lupton", lupton_normalize, flux, variance)
-    measure("lupton, in place", lupton_normalize, flux.copy(), variance, overwrite=True)
-    measure("lupton, no variance", lupton_normalize, flux)
-    measure("lupton, local background", lupton_normalize, flux, variance, background="local")
+    measure("lupton", normalize, LuptonSettings(), flux, variance)
+    measure("lupton, in place", normalize, LuptonSettings(), flux.copy(), variance, overwrite=True)
+    measure("lupton, no variance", normalize, LuptonSettings(), flux)
+    measure("lupton, local background", normalize, LuptonSettings(background="local"), flux, variance)
     percentiles = {
         "stretch": 99.0,
         "stretch_unit": "percentile",
         "scale": 99.95,
         "scale_unit": "percentile",
     }
-    measure("lupton, percentiles", lupton_normalize, flux, variance, **percentiles)
-    measure("z-score, clipped", zscore_normalize, flux)
-    measure("z-score, full, asinh before", zscore_normalize, flux, statistics="full", asinh="before")
+    measure("lupton, percentiles", normalize, LuptonSettings(**percentiles), flux, variance)
+    measure("z-score, clipped", normalize, ZScoreSettings(), flux)
+    measure("z-score, full, asinh before", normalize, ZScoreSettings(statistics="full", asinh="before"), flux)
 
     tiles = make_tiles(args.size, args.size, 512, 128)
     n_per_tile = 300

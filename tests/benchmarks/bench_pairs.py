@@ -196,7 +196,7 @@ class Finder:
     def look(self, scene: Scene) -> None:
         settings = self.model.metadata.normalization
         valid = np.ones(scene.images.shape[1:], bool)
-        image = normalize(settings.name, scene.images, scene.variance, valid, settings.settings).image
+        image = normalize(settings, scene.images, scene.variance, valid).image
         widths = [psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs]
         self.found = detect(self.network, image, valid, self.settings, psf_fwhm=widths)
         light = (scene.images / np.sqrt(scene.variance)).sum(axis=0)

@@ -84,9 +84,7 @@ def make_images(
         rng = np.random.default_rng([seed, number])
         config = preset_config(preset, shape=(512, 512), bands=model.metadata.bands)
         scene = to_training_scene(simulate_scene(config, rng))
-        images.append(
-            validation_image(scene, normalization.name, normalization.settings, rng, min_peak_snr=3.0)
-        )
+        images.append(validation_image(scene, normalization, rng, min_peak_snr=3.0))
     joined = ValidationImage(
         image=np.concatenate([item.image for item in images], axis=2),
         valid=np.concatenate([item.valid for item in images], axis=1),

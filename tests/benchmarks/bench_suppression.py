@@ -138,7 +138,7 @@ def prepare(model: MaskRcnnModel, scene: Scene) -> tuple[np.ndarray, np.ndarray,
     unusable = MASK_BITS["BAD"] | MASK_BITS["CR"] | MASK_BITS["NO_DATA"]
     valid = ~((scene.mask & unusable) != 0).any(axis=0)
     how = model.metadata.normalization
-    image = normalize(how.name, scene.images, scene.variance, valid, how.settings).image
+    image = normalize(how, scene.images, scene.variance, valid).image
     return image, valid, [psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs]
 
 

@@ -25,8 +25,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lsst.meas.maskrcnn.images.normalize import default_settings
-from lsst.meas.maskrcnn.network.model_file import ModelMetadata, NormalizationMetadata
+from lsst.meas.maskrcnn.images.normalize import LuptonSettings
+from lsst.meas.maskrcnn.network.model_file import ModelMetadata
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
 from lsst.meas.maskrcnn.train.loop import TrainSettings, train
@@ -80,15 +80,14 @@ def main() -> None:
             name="bench",
             architecture=spec,
             bands=BANDS,
-            normalization=NormalizationMetadata(name="lupton", settings=default_settings("lupton")),
+            normalization=LuptonSettings(),
             pixel_scale=0.168,
         )
 
         def new_source() -> CropSource:
             return CropSource(
                 scenes,
-                "lupton",
-                default_settings("lupton"),
+                LuptonSettings(),
                 CropSettings(size=arguments.size),
                 seed=1,
                 psf_channels=spec.psf_channels,

@@ -213,9 +213,7 @@ def deblend_band(
     return result, columns
 
 
-def _multiply(
-    pixels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
+def _multiply(pixels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """Share of pixels: 0 where there is none, whatever the image has there."""
     result = np.zeros(np.shape(pixels), np.float32)
     np.multiply(pixels, weights, out=result, where=np.asarray(weights) > 0)

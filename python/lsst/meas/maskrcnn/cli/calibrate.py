@@ -180,7 +180,7 @@ def _run(arguments: argparse.Namespace) -> None:
     )
     if arguments.figure is not None:
         plot_calibrated(cases, after).savefig(arguments.figure)
-    metadata = model.metadata.with_calibration(calibration)
+    metadata = model.metadata.model_copy(update={"calibration": calibration})
     write_atomically(arguments.output.absolute(), replace_metadata(data, metadata, str(arguments.model)))
     print(
         f"{int(cases.counts.sum())} detections on {count} scenes, {int(cases.true.sum())} of them true, "
@@ -307,7 +307,6 @@ def collect_cases(
         Raised if a scene has not the model's bands.
     """
     network = prepare_network(model.build(select_device(device)))
-    normalization = model.metadata.normalization
     settings = DetectionSettings(score_threshold=_LOWEST_SCORE)
     parts = []
     for number, scene in enumerate(scenes):
@@ -318,8 +317,7 @@ def collect_cases(
             )
         image = validation_image(
             scene,
-            normalization.name,
-            normalization.settings,
+            model.metadata.normalization,
             np.random.default_rng([_NOISE_SEED, number]),
             min_area=min_area,
             min_peak_snr=min_peak_snr,

@@ -232,7 +232,9 @@ def _model(
 
 
 def _model_card(header: ModelMetadata, run: str) -> tuple[list[tuple[str, str]], dict[str, str]]:
-    settings = ", ".join(f"{name} {value}" for name, value in header.normalization.settings.items())
+    normalization = dataclasses.asdict(header.normalization)
+    kind = normalization.pop("kind")
+    settings = ", ".join(f"{name} {value}" for name, value in normalization.items())
     card = [
         ("Name", header.name),
         ("Description", header.description),
@@ -240,7 +242,7 @@ def _model_card(header: ModelMetadata, run: str) -> tuple[list[tuple[str, str]],
         ("Bands, in order", ", ".join(header.bands)),
         ("Classes", ", ".join(header.class_names)),
         ("Pixel scale", f"{header.pixel_scale:g} arcsec"),
-        ("Normalisation", f"{header.normalization.name}" + (f" ({settings})" if settings else "")),
+        ("Normalisation", f"{kind} ({settings})"),
         ("Format version", str(header.format_version)),
     ]
     details = {"Architecture": _readable(header.architecture)}

@@ -272,8 +272,7 @@ def _model_normalizer(metadata: ModelMetadata) -> Normalize:
     def normalise(
         flux: npt.NDArray[np.float32], variance: npt.NDArray[np.float32] | None, valid: npt.NDArray[np.bool_]
     ) -> NormalizedImage:
-        how = metadata.normalization
-        return normalize(how.name, flux, variance, valid, how.settings)
+        return normalize(metadata.normalization, flux, variance, valid)
 
     return normalise
 

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Sky level and scatter of an image by sigma clipping; numpy only.
+"""Sky level and sky noise of an image by sigma clipping; numpy only.
 
 Every estimate is made of order statistics, so that it follows a change of the
 unit (a positive factor) and of the sky level (a constant) exactly.
@@ -10,7 +10,7 @@ unit (a positive factor) and of the sky level (a constant) exactly.
 
 from __future__ import annotations
 
-__all__ = ["Background", "ClippedStatistics", "clip_sorted", "constant_background", "mesh_background"]
+__all__ = ["Background", "clip_sorted", "constant_background", "mesh_background", "sample_grid", "sky_noise"]
 
 import math
 from dataclasses import dataclass
@@ -24,6 +24,9 @@ BoolArray = npt.NDArray[np.bool_]
 
 # Interquartile range of a Gaussian of unit variance.
 _IQR_SIGMA = 1.3489795003921634
+# Statistics are taken on a regular grid of about this many pixels: the error
+# of the median is then 0.2 per cent of the noise, and sorting stays cheap.
+_SAMPLE_SIZE = 500_000
 # Pixels sampled in a mesh cell, and the fewest that give a level.
 _CELL_SAMPLE = 4096
 _CELL_MINIMUM = 16
@@ -221,3 +224,109 @@ def mesh_background(
     known = ~np.isnan(stack).all(axis=-1)
     filtered[known] = np.nanmedian(stack[known], axis=-1)
     return Background(level, filtered)
+
+
+def sample_grid(good: BoolArray) -> tuple[slice, slice]:
+    """Choose the regular grid of pixels on which statistics are taken.
+
+    Parameters
+    ----------
+    good : `numpy.ndarray`
+        Bool (y, x), the pixels to use.
+
+    Returns
+    -------
+    steps : `tuple` [`slice`]
+        Slices in y and x.
+    """
+    step = max(1, math.ceil(math.sqrt(good.size / _SAMPLE_SIZE)))
+    if step > 1 and np.count_nonzero(good[::step, ::step]) < 1000:
+        step = 1  # the few valid pixels may lie between the points of the grid
+    return slice(None, None, step), slice(None, None, step)
+
+
+def sky_noise(
+    plane: FloatArray,
+    variance: FloatArray | None,
+    good: BoolArray,
+    residual: npt.NDArray[np.float64],
+    source: str,
+    clip_sigma: float,
+    clip_iterations: int,
+) -> tuple[float, str]:
+    """Standard deviation of the sky in one band.
+
+    Parameters
+    ----------
+    plane, variance : `numpy.ndarray`
+        Flux (nJy) and its variance (nJy^2), both (y, x); variance may be None.
+    good : `numpy.ndarray`
+        Bool (y, x), the pixels to use.
+    residual : `numpy.ndarray`
+        Sorted sample of the usable pixels minus background.
+    source : `str`
+        "variance": the variance plane wherever it has usable values.
+        "pixels": the clipped scatter of the pixels.  "auto": as described
+        below.
+    clip_sigma, clip_iterations : `float`, `int`
+        Of the sigma clipping.
+
+    Returns
+    -------
+    noise : `float`
+        In nJy, positive and finite.
+    source : `str`
+        "variance", "pixels" or "fallback".
+
+    Notes
+    -----
+    "auto" takes the median of the variance plane if at least half of the good
+    pixels have a finite, positive variance and it is not the same everywhere.
+    A constant plane is often a placeholder. It is used if its sigma agrees
+    with the scatter of the pixels within a factor of 2, or if the image is a
+    noiseless simulation: the noise on the scale of one pixel (second
+    differences) is under 0.3 of the scatter, where white noise has 1 and the
+    correlated noise of coadds about 0.6. Otherwise the scatter of the pixels
+    (normalised interquartile range after clipping, which equals the clipped
+    MAD for symmetric noise) is used. If that is zero, it is a thousandth of
+    the largest deviation from the background, and 1 nJy for a constant image.
+    """
+    clipped = clip_sorted(residual, clip_sigma, clip_iterations)
+    scatter = clipped.sigma
+    variance_sigma, constant = math.nan, False
+    if variance is not None and source != "pixels":
+        steps = sample_grid(good)
+        values = variance[steps][good[steps]]
+        with np.errstate(invalid="ignore"):
+            usable = values[np.isfinite(values) & (values > 0)]
+        if usable.size and 2 * usable.size >= values.size:
+            variance_sigma = math.sqrt(float(np.median(usable.astype(np.float64))))
+            constant = bool(usable.max() <= usable.min() * (1 + 1e-6))
+    if variance_sigma > 0 and math.isfinite(variance_sigma):
+        if source == "variance" or not constant:
+            return variance_sigma, "variance"
+        if not scatter > 0 or 0.5 <= variance_sigma / scatter <= 2.0:
+            return variance_sigma, "variance"
+        if _smooth_noise(plane, good) < 0.3 * scatter:
+            return variance_sigma, "variance"
+    if scatter > 0:
+        return scatter, "pixels"
+    largest = float(np.max(np.abs(residual[[0, -1]]))) if residual.size else 0.0
+    return (1e-3 * largest, "fallback") if largest > 0 else (1.0, "fallback")
+
+
+def _smooth_noise(plane: FloatArray, good: BoolArray) -> float:
+    """Noise from second differences along x, to which smooth structure adds little.
+
+    The differences a - 2 b + c of white noise have 6 times the variance of a
+    pixel. NaN if there are too few triples.
+    """
+    step = max(1, good.size // _SAMPLE_SIZE)
+    rows = plane[::step].astype(np.float64)
+    ok = good[::step]
+    triple = ok[:, 2:] & ok[:, 1:-1] & ok[:, :-2]
+    with np.errstate(invalid="ignore", over="ignore"):
+        difference = np.abs(rows[:, 2:] - 2.0 * rows[:, 1:-1] + rows[:, :-2])[triple]
+    if difference.size < 16:
+        return math.nan
+    return float(np.median(difference)) * 1.482602218505602 / math.sqrt(6.0)

@@ -8,9 +8,6 @@ safetensors file.
 The header of the file holds a `ModelMetadata` as JSON under the key
 ``meas_maskrcnn``. Floating-point weights may be stored in half precision; they
 are read back as float32.
-
-Version 1 of the layout knows no calibration, version 2 does. A model without
-one is still written as version 1, which older code reads.
 """
 
 from __future__ import annotations
@@ -33,6 +30,7 @@ from torchvision.models.detection import MaskRCNN
 
 from ..images.classes import CLASS_NAMES
 from ..images.files import write_atomically
+from ..images.normalize import NormalizationSettings
 from .build import build_network
 from .calibration import Calibration
 from .spec import NetworkSpec
@@ -42,7 +40,6 @@ __all__ = [
     "MaskRcnnModel",
     "ModelFileError",
     "ModelMetadata",
-    "NormalizationMetadata",
     "default_model_path",
     "load_model",
     "model_from_bytes",
@@ -53,32 +50,15 @@ __all__ = [
     "write_model",
 ]
 
-FORMAT_VERSION = 2
-"""Newest version of the layout that this code reads and writes."""
-
-_CALIBRATED_VERSION = 2
-"""Version from which on a model can have a calibration."""
+FORMAT_VERSION = 3
+"""Version of the layout that this code reads and writes."""
 
 _HEADER_KEY = "meas_maskrcnn"
 _MAX_HEADER = 100_000_000
 
-Setting = bool | int | float | str | list[str] | None
-
 
 class ModelFileError(ValueError):
     """A model file cannot be used; the message says why and what to do."""
-
-
-class NormalizationMetadata(BaseModel):
-    """How the images were normalised that the network was trained on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    name: str
-    """Registry name of the normalisation: ``lupton`` or ``zscore``."""
-
-    settings: dict[str, Setting] = Field(default_factory=dict)
-    """Its settings by name, as the configuration of the subtask has them."""
 
 
 class ModelMetadata(BaseModel):
@@ -86,8 +66,8 @@ class ModelMetadata(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    format_version: int = 1
-    """Version of the layout; by default the oldest that has room for all."""
+    format_version: int = FORMAT_VERSION
+    """Version of the layout."""
 
     name: str
     """Short name of the model."""
@@ -101,7 +81,7 @@ class ModelMetadata(BaseModel):
     bands: tuple[str, ...]
     """Bands in the order of the input channels."""
 
-    normalization: NormalizationMetadata
+    normalization: NormalizationSettings
     """How the input is made from fluxes in nJy."""
 
     class_names: tuple[str, ...] = CLASS_NAMES
@@ -114,22 +94,11 @@ class ModelMetadata(BaseModel):
     """Provenance: data, schedule, seeds, software versions, figures."""
 
     calibration: Calibration | None = None
-    """From scores to probabilities; `None` where they were never compared."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _choose_version(cls, fields: Any) -> Any:
-        if isinstance(fields, dict) and "format_version" not in fields:
-            calibrated = fields.get("calibration") is not None
-            return {**fields, "format_version": _CALIBRATED_VERSION if calibrated else 1}
-        return fields
+    """From scores to probabilities; `None` where they were never compared with
+    the truth."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.calibration is not None and self.format_version < _CALIBRATED_VERSION:
-            raise ValueError(
-                f"a calibration needs format version {_CALIBRATED_VERSION}, given was {self.format_version}"
-            )
         if len(self.bands) != self.architecture.in_channels:
             raise ValueError(
                 f"bands {self.bands} do not fit a network of {self.architecture.in_channels} input channels"
@@ -139,22 +108,6 @@ class ModelMetadata(BaseModel):
         if self.class_names != CLASS_NAMES:
             raise ValueError(f"classes {self.class_names} are not those of this package, {CLASS_NAMES}")
         return self
-
-    def with_calibration(self, calibration: Calibration | None) -> Self:
-        """Return the header with another calibration.
-
-        Parameters
-        ----------
-        calibration : `~.calibration.Calibration` or `None`
-            The calibration.
-
-        Returns
-        -------
-        metadata : `ModelMetadata`
-            In the layout that it needs; all else as it is.
-        """
-        version = 1 if calibration is None else _CALIBRATED_VERSION
-        return self.model_copy(update={"calibration": calibration, "format_version": version})
 
 
 @dataclass(frozen=True, eq=False)
@@ -320,13 +273,8 @@ def model_to_bytes(model: MaskRcnnModel, half: bool = False) -> bytes:
                 f"{broken[0]} of model '{model.metadata.name}' is not finite in half precision; "
                 "write it with half=False."
             )
-    header = {_HEADER_KEY: _dump_metadata(model.metadata)}
+    header = {_HEADER_KEY: model.metadata.model_dump_json()}
     return safetensors.torch.save({k: v.contiguous() for k, v in state.items()}, metadata=header)
-
-
-def _dump_metadata(metadata: ModelMetadata) -> str:
-    # Older code refuses fields that it does not know.
-    return metadata.model_dump_json(exclude={"calibration"} if metadata.calibration is None else None)
 
 
 def replace_metadata(data: bytes, metadata: ModelMetadata, name: str = "<bytes>") -> bytes:
@@ -356,7 +304,7 @@ def replace_metadata(data: bytes, metadata: ModelMetadata, name: str = "<bytes>"
     if before.architecture != metadata.architecture:
         raise ModelFileError(f"The new header of {name} has another architecture than its weights.")
     content = json.loads(data[8 : 8 + length])
-    content["__metadata__"][_HEADER_KEY] = _dump_metadata(metadata)
+    content["__metadata__"][_HEADER_KEY] = metadata.model_dump_json()
     raw = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
     # Weights must begin at a multiple of eight bytes.
     raw += b" " * (-len(raw) % 8)
@@ -401,8 +349,8 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
     FileNotFoundError
         Raised if there is no such file.
     ModelFileError
-        Raised if the file is not a model file, is truncated, or is newer
-        than this code.
+        Raised if the file is not a model file, is truncated, or has
+        another version of the layout.
     """
     path = Path(path)
     size = path.stat().st_size
@@ -431,8 +379,8 @@ def read_model(path: str | os.PathLike[str]) -> MaskRcnnModel:
     FileNotFoundError
         Raised if there is no such file.
     ModelFileError
-        Raised if the file is not a model file, is truncated, or is newer
-        than this code.
+        Raised if the file is not a model file, is truncated, or has
+        another version of the layout.
     """
     return model_from_bytes(Path(path).read_bytes(), name=str(path))
 
@@ -455,8 +403,8 @@ def model_from_bytes(data: bytes, name: str = "<bytes>") -> MaskRcnnModel:
     Raises
     ------
     ModelFileError
-        Raised if this is not a model file, is truncated, or is newer than
-        this code.
+        Raised if this is not a model file, is truncated, or has another
+        version of the layout.
     """
     length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
     metadata = _parse_header(data[8 : 8 + min(length, _MAX_HEADER)], length, len(data), name)
@@ -506,13 +454,13 @@ def _parse_header(raw: bytes, length: int, size: int, name: str) -> ModelMetadat
         version = fields["format_version"]
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFileError(f"The header of {name} is damaged: {error}. Copy it again.") from error
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if version != FORMAT_VERSION:
         raise ModelFileError(
-            f"{name} has format version {version}, this code reads up to {FORMAT_VERSION}. "
-            "Update meas_maskrcnn, or write the model with an older one."
+            f"{name} has format version {version}, this code reads version {FORMAT_VERSION}. Use the version "
+            "of meas_maskrcnn that wrote it, or a model that this one wrote."
         )
     try:
-        return ModelMetadata.model_validate(fields)
+        return ModelMetadata.model_validate_json(header)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ModelFileError(f"The header of {name} is not valid: {problems}.") from error

@@ -548,9 +548,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         normalizer = self._normalize if self.config.normalize.name is not None else None
         return find_sources(image, model, settings, normalizer=normalizer, progress=report)
 
-    def _normalize(
-        self, flux: np.ndarray, variance: np.ndarray | None, valid: np.ndarray
-    ) -> NormalizedImage:
+    def _normalize(self, flux: np.ndarray, variance: np.ndarray | None, valid: np.ndarray) -> NormalizedImage:
         """Normalise with the configured subtask."""
         result: NormalizedImage = self.normalize.run(flux=flux, variance=variance, valid=valid)
         return result

@@ -35,7 +35,7 @@ from lsst.geom import Box2D
 from lsst.resources import ResourcePath
 from lsst.utils.logging import PeriodicLogger
 
-from ..catalogs.training_data import make_training_scene
+from ..catalogs.training_data import BAD_MASK_PLANES, make_training_scene
 from ..catalogs.training_patches import (
     PatchCropSource,
     PatchDatasets,
@@ -50,7 +50,6 @@ from ..network.model_file import (
     MaskRcnnModel,
     ModelFileError,
     ModelMetadata,
-    NormalizationMetadata,
     read_model,
 )
 from ..report.training_curves import history_table, plot_training
@@ -251,6 +250,12 @@ class MaskRcnnTrainConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskR
     )
     normalize = normalizeRegistry.makeField(
         doc="Normalisation of the images, which goes into the model.", default="lupton"
+    )
+    unusable_planes = pexConfig.ListField[str](
+        doc="Mask planes of pixels that are not used; those that an exposure does not define are ignored. "
+        "SAT is not among them, so that stars with a saturated core are learnt; nor are CR and INTRP, whose "
+        "pixels hold interpolated values.",
+        default=list(BAD_MASK_PLANES),
     )
     stages: Any = pexConfig.ConfigDictField(
         doc="Stages of the training by name; the default ones are those of Astro R-CNN.",
@@ -794,8 +799,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         source = PatchCropSource(
             n_pixels,
             scenes,
-            normalization.name,
-            normalization.settings,
+            normalization,
             config.crops.crop_settings(n_pixels),
             seed=config.engine.seed,
             psf_channels=metadata.architecture.psf_channels,
@@ -805,8 +809,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         if validation is not None:
             validate = SceneValidator(
                 validation,
-                normalization.name,
-                normalization.settings,
+                normalization,
                 DetectionSettings(
                     tile_size=config.validation.tileSize,
                     tile_overlap=config.validation.tileOverlap,
@@ -853,9 +856,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         metadata : `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
             The header.
         """
-        normalization = NormalizationMetadata(
-            name=self.normalize.normalization, settings=self.normalize.settings()
-        )
+        normalization = self.normalize.config.settings()
         if initialModel is None:
             architecture = self.config.architecture.spec(len(bands))
         else:
@@ -959,7 +960,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             _load(patch.truth),
             bands,
             truth_images=None if light is None else {band: _load(light[band]) for band in bands},
-            bad_mask_planes=list(self.normalize.config.badMaskPlanes),
+            bad_mask_planes=list(self.config.unusable_planes),
         )
         first = exposures[bands[0]]
         wcs, center = first.getWcs(), Box2D(first.getBBox()).getCenter()

@@ -15,7 +15,7 @@ import math
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Protocol, Self, cast, runtime_checkable
 
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..images.background import constant_background
-from ..images.normalize import default_settings, normalize, settings_keywords
+from ..images.normalize import LuptonSettings, ZScoreSettings, lupton_compress, normalize
 from ..network.psf import add_psf_planes
 from .augment import (
     AugmentSettings,
@@ -307,10 +307,9 @@ class CropSource:
     ----------
     scenes : `SceneSource`, or `~collections.abc.Sequence`
         The scenes, or a sequence of scene files or of `TrainingScene`.
-    normalization : `str`
-        Registry name of the normalisation.
-    normalization_settings : `~collections.abc.Mapping`
-        Its settings.
+    normalization : `~lsst.meas.maskrcnn.images.normalize.LuptonSettings` or \
+            `~lsst.meas.maskrcnn.images.normalize.ZScoreSettings`
+        How images are normalised.
     settings : `CropSettings`, optional
         How to cut.
     seed : `int`
@@ -342,8 +341,7 @@ class CropSource:
     def __init__(
         self,
         scenes: SceneSource | Sequence[str | os.PathLike[str]] | Sequence[TrainingScene],
-        normalization: str,
-        normalization_settings: Mapping[str, Any],
+        normalization: LuptonSettings | ZScoreSettings,
         settings: CropSettings | None = None,
         seed: int = 1,
         psf_channels: bool = False,
@@ -357,15 +355,10 @@ class CropSource:
         else:
             self.scenes = SceneFiles(cast(Sequence[str], scenes))
         self.normalization = normalization
-        self.normalization_settings = dict(normalization_settings)
         self.settings = settings or CropSettings()
         self.seed = seed
         self.psf_channels = psf_channels
         self.augment = augment or AugmentSettings()
-        # Refuses what is not known.
-        self._keywords = settings_keywords(
-            normalization, {**default_settings(normalization), **self.normalization_settings}
-        )
         self._store = _Store(int(cache_mb * 1e6))
         # What the crops of a group share is needed again soon, or never.
         self._views = _Store(self.settings.scenes_at_once)
@@ -404,7 +397,7 @@ class CropSource:
         """
         return {
             "scenes": self.scenes.describe(),
-            "normalization": {"name": self.normalization, "settings": dict(self.normalization_settings)},
+            "normalization": asdict(self.normalization),
             "crops": asdict(self.settings),
             "augment": asdict(self.augment),
             "psf_channels": self.psf_channels,
@@ -538,8 +531,7 @@ class CropSource:
         variance: npt.NDArray[np.float32],
         valid: npt.NDArray[np.bool_],
     ) -> npt.NDArray[np.float32]:
-        settings = self.normalization_settings
-        return normalize(self.normalization, flux, variance, valid, settings, overwrite=True).image
+        return normalize(self.normalization, flux, variance, valid, overwrite=True).image
 
     def _view(self, group: int) -> _View:
         view: _View = self._views.get(group, lambda: self._make_view(group), lambda _: 1)
@@ -563,37 +555,34 @@ class CropSource:
 
     def _in_parts(self) -> bool:
         """Say whether parts of a scene can be normalised on their own."""
-        keywords = self._keywords
+        how = self.normalization
         return (
-            self.normalization == "lupton"
-            and keywords["background"] in ("global", "none")
-            and "percentile" not in (keywords["stretch_unit"], keywords["scale_unit"])
-            # A variance that is not constant is believed.
-            and keywords["noise_source"] in ("auto", "variance")
+            isinstance(how, LuptonSettings)
+            and how.background in ("global", "none")
+            and "percentile" not in (how.stretch_unit, how.scale_unit)
+            # A variance that is not constant is used.
+            and how.noise_source in ("auto", "variance")
         )
 
     def _statistics(
         self, view: _View, scene: TrainingScene, rng: np.random.Generator
     ) -> tuple[npt.NDArray[np.float32], float, float]:
         """Find sky levels, stretch and scale as the normalisation does, from a sample."""
-        keywords, realization = self._keywords, view.realization
+        how, realization = cast(LuptonSettings, self.normalization), view.realization
         height, width = scene.valid.shape
         step = max(1, math.isqrt(height * width // _FEWEST_SAMPLES))
         flux, variance = realize(scene, view.sky_sigma, realization, (0, 0, height, width), rng, step)
         good = scene.valid[::step, ::step]
         level = np.zeros(len(flux), np.float32)
-        if keywords["background"] == "global":
+        if how.background == "global":
             for k, plane in enumerate(flux):
-                level[k] = constant_background(
-                    plane[good], keywords["clip_sigma"], keywords["clip_iterations"]
-                ).level
+                level[k] = constant_background(plane[good], how.clip_sigma, how.clip_iterations).level
         noise = np.array([np.median(plane[good]) if good.any() else 1.0 for plane in variance])
         bands = realization.kept_bands()
         sigma = math.sqrt(float(noise[bands].sum())) / len(bands)
-        q = keywords["q"]
-        stretch = keywords["stretch"] * (sigma if keywords["stretch_unit"] == "noise" else 1.0)
-        flux_of_one = keywords["scale"] * (sigma if keywords["scale_unit"] == "noise" else 1.0)
-        return level, stretch, math.asinh(q * flux_of_one / stretch) / q
+        stretch = how.stretch * (sigma if how.stretch_unit == "noise" else 1.0)
+        flux_of_one = how.scale * (sigma if how.scale_unit == "noise" else 1.0)
+        return level, stretch, math.asinh(how.q * flux_of_one / stretch) / how.q
 
     def _wanted(self, prepared: _Prepared, realization: Realization) -> npt.NDArray[np.bool_]:
         """Say which sources are bright enough in an image."""
@@ -654,7 +643,9 @@ class CropSource:
         bad = ~scene.valid[inside]
         if bad.any():
             flux[:, bad] = 0.0
-        _stretch(flux, self._keywords["q"], view.stretch, view.scale, len(view.realization.kept_bands()))
+        flux *= np.float32(1.0 / view.stretch)
+        how = cast(LuptonSettings, self.normalization)
+        lupton_compress(flux, how.q, view.scale, len(view.realization.kept_bands()))
         return flux
 
     def _told_psf(self, view: _View, rng: np.random.Generator) -> npt.NDArray[Any] | None:
@@ -717,22 +708,6 @@ class CropSource:
             "masks": torch.from_numpy(masks),
             "ignore_boxes": torch.from_numpy(regions[:, [1, 0, 3, 2]].astype(np.float32)),
         }
-
-
-def _stretch(flux: npt.NDArray[np.float32], q: float, stretch: float, scale: float, n_bands: int) -> None:
-    """Apply `~lsst.meas.maskrcnn.images.normalize.lupton_normalize` with
-    given numbers to a flux above the sky, in place.
-    """
-    flux *= np.float32(1.0 / stretch)
-    u = flux.sum(axis=0)
-    np.abs(u, out=u)
-    u *= np.float32(q / n_bands)
-    # asinh(u) / u is 1 to the precision of float32 below this.
-    np.maximum(u, np.float32(2e-4), out=u)
-    factor = np.arcsinh(u)
-    factor /= u
-    factor *= np.float32(1.0 / scale)
-    flux *= factor
 
 
 def _inside(

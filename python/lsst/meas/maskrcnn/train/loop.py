@@ -831,7 +831,7 @@ def _describe_run(work: _Work) -> dict[str, Any]:
         **settings,
         "source": work.source.describe(),
         "architecture": work.metadata.architecture.model_dump(mode="json"),
-        "normalization": work.metadata.normalization.model_dump(mode="json"),
+        "normalization": asdict(work.metadata.normalization),
         "bands": list(work.metadata.bands),
         "initial": None if work.initial is None else _describe_model(work.initial),
     }

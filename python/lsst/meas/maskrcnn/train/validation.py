@@ -8,9 +8,8 @@ does not learn from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,7 @@ from torchvision.models.detection import MaskRCNN
 
 from ..deblend.detection import detect
 from ..images.classes import CLASS_NAMES
-from ..images.normalize import normalize
+from ..images.normalize import LuptonSettings, ZScoreSettings, normalize
 from ..metrics.average_precision import average_precision, greedy_match, mask_pairs
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings
@@ -143,8 +142,7 @@ def validation_precision(
 
 def validation_image(
     scene: TrainingScene,
-    normalization: str,
-    normalization_settings: Mapping[str, Any],
+    normalization: LuptonSettings | ZScoreSettings,
     rng: np.random.Generator,
     *,
     min_area: int = 12,
@@ -156,10 +154,9 @@ def validation_image(
     ----------
     scene : `~lsst.meas.maskrcnn.train.training_scene.TrainingScene`
         The scene.
-    normalization : `str`
-        Registry name of the normalisation.
-    normalization_settings : `~collections.abc.Mapping`
-        Its settings.
+    normalization : `~lsst.meas.maskrcnn.images.normalize.LuptonSettings` or \
+            `~lsst.meas.maskrcnn.images.normalize.ZScoreSettings`
+        How images are normalised.
     rng : `numpy.random.Generator`
         Source of the noise, for a scene that has lost its own.
     min_area : `int`
@@ -179,7 +176,7 @@ def validation_image(
     realization = draw_realization(AugmentSettings(), rng, scene)
     whole = (0, 0, *scene.valid.shape)
     flux, variance = realize(scene, sky_sigma, realization, whole, rng)
-    result = normalize(normalization, flux, variance, scene.valid, normalization_settings, overwrite=True)
+    result = normalize(normalization, flux, variance, scene.valid, overwrite=True)
     asked = np.array([np.count_nonzero(mask) >= min_area for mask in scene.masks], dtype=bool)
     if scene.noisy and len(asked):
         asked &= (scene.peak_flux >= min_peak_snr * sky_sigma).any(axis=1)
@@ -203,10 +200,9 @@ class SceneValidator:
     ----------
     scenes : `~lsst.meas.maskrcnn.train.training_scene.SceneSource`
         The scenes, which are read anew each time.
-    normalization : `str`
-        Registry name of the normalisation.
-    normalization_settings : `~collections.abc.Mapping`
-        Its settings.
+    normalization : `~lsst.meas.maskrcnn.images.normalize.LuptonSettings` or \
+            `~lsst.meas.maskrcnn.images.normalize.ZScoreSettings`
+        How images are normalised.
     settings : `~lsst.meas.maskrcnn.network.inference.DetectionSettings`, \
             optional
         As in `validation_precision`.
@@ -226,8 +222,7 @@ class SceneValidator:
     def __init__(
         self,
         scenes: SceneSource,
-        normalization: str,
-        normalization_settings: Mapping[str, Any],
+        normalization: LuptonSettings | ZScoreSettings,
         settings: DetectionSettings | None = None,
         *,
         min_area: int = 12,
@@ -237,7 +232,6 @@ class SceneValidator:
     ):
         self.scenes = scenes
         self.normalization = normalization
-        self.normalization_settings = dict(normalization_settings)
         self.settings = settings
         self.min_area = min_area
         self.min_peak_snr = min_peak_snr
@@ -269,7 +263,6 @@ class SceneValidator:
             yield validation_image(
                 self.scenes.scene(number),
                 self.normalization,
-                self.normalization_settings,
                 np.random.default_rng([self.seed, number]),
                 min_area=self.min_area,
                 min_peak_snr=self.min_peak_snr,
