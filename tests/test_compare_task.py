@@ -28,10 +28,11 @@ from lsst.daf.butler import Butler, Config, DatasetRef, DatasetType, FileDataset
 from lsst.daf.butler.tests import makeTestRepo
 from lsst.meas.maskrcnn import CompareDeblendersTask
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog, make_truth_flux
-from lsst.meas.maskrcnn.compare.deblended_field import DeblendedField, make_parents, no_spans
-from lsst.meas.maskrcnn.compare.deblender_summary import DIFFERENCE
+from lsst.meas.maskrcnn.compare.deblender import DeblendedField, make_parents
 from lsst.meas.maskrcnn.compare.scarlet_models import read_scarlet_models
+from lsst.meas.maskrcnn.compare.summary import DIFFERENCE
 from lsst.meas.maskrcnn.ingest.repo import SEED_CONFIG, PatchGeometry, create_repo, register_patches
+from lsst.meas.maskrcnn.metrics.spans import SpanMasks
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 from lsst.meas.maskrcnn.tasks.compare import (
@@ -90,7 +91,7 @@ def test_connections() -> None:
     [
         ({}, set(), {"exposures": "deepCoadd_calexp", "otherCatalog": "deepCoadd_deblendedCatalog"}),
         (
-            {"datasetNames": "newer"},
+            {"dataset_names": "newer"},
             set(),
             {
                 "exposures": "deep_coadd",
@@ -100,9 +101,8 @@ def test_connections() -> None:
             },
         ),
         ({"baseline": "sep"}, {"otherCatalog", "otherParents", "otherModels"}, {}),
-        ({"doModels": False}, {"otherModels"}, {}),
-        ({"doTruth": False}, {"truth", "truthFlux", "truths"}, {}),
-        ({"doPlots": False}, {"plotFlux", "plotResidual", "plotGallery"}, {}),
+        ({"do_truth": False}, {"truth", "truthFlux", "truths"}, {}),
+        ({"do_plots": False}, {"plotFlux", "plotResidual", "plotGallery"}, {}),
     ],
 )
 def test_connections_by_config(settings: dict[str, Any], missing: set[str], names: dict[str, str]) -> None:
@@ -117,7 +117,7 @@ def test_connections_by_config(settings: dict[str, Any], missing: set[str], name
 
 
 def test_given_name_is_kept() -> None:
-    config = CompareDeblendersConfig(datasetNames="newer")
+    config = CompareDeblendersConfig(dataset_names="newer")
     config.connections.exposures = "my_coadd"
     connections = CompareDeblendersConnections(config=config)
     assert connections.exposures.name == "my_coadd"
@@ -127,9 +127,8 @@ def test_given_name_is_kept() -> None:
 @pytest.mark.parametrize(
     "settings, words",
     [
-        ({"otherName": "maskRcnn"}, "must differ"),
+        ({"other_name": "maskRcnn"}, "must differ"),
         ({"name": "mask-rcnn"}, "be words"),
-        ({"separationEdges": [3.0, 1.0]}, "must ascend"),
     ],
 )
 def test_bad_config(settings: dict[str, Any], words: str) -> None:
@@ -190,7 +189,7 @@ def test_skipped_blend(shared_data: Path, caplog: pytest.LogCaptureFixture) -> N
     chosen["deblend_nChild"] = 0
     keep = np.array([record.getParent() != chosen.getId() for record in catalog])
     inputs["otherCatalog"] = catalog[keep].copy(deep=True)
-    task = make_task(doPlots=False)
+    task = make_task(do_plots=False)
     with caplog.at_level(logging.WARNING):
         results = task.run(**task.read(**inputs).getDict())
     assert "scarlet skipped or failed on 1 parents" in caplog.text
@@ -227,7 +226,7 @@ def test_another_patch(shared_data: Path) -> None:
     with pytest.raises(DeblenderInputError, match="None of the 65 sources of maskRcnn lies on the exposures"):
         task.run(**task.read(**inputs).getDict())
     inputs["exposures"] = {}
-    with pytest.raises(DeblenderInputError, match="no exposures"):
+    with pytest.raises(DeblenderInputError, match="No exposure"):
         task.read(**inputs)
     inputs = data(shared_data) | {"otherCatalog": None}
     with pytest.raises(DeblenderInputError, match="set config.baseline"):
@@ -239,14 +238,14 @@ def test_truth_without_masks(shared_data: Path) -> None:
     inputs = data(shared_data)
     drawn = Table.read(shared_data / "scarlet" / "truth.fits")
     ids = np.arange(1, len(drawn) + 1, dtype=np.int64)
-    parents, spans = make_parents(ids, ids, no_spans(len(ids)))
+    parents, spans = make_parents(ids, ids, SpanMasks.empty(len(ids)))
     flux = {
         band: np.array(drawn[f"flux_{band}"]) * exposure.getPhotoCalib().getCalibrationMean()
         for band, exposure in inputs["exposures"].items()
     }
     truth = DeblendedField(
         "truth", ids, ids, np.array(drawn["x"]), np.array(drawn["y"]), np.where(drawn["is_star"], 1, 2),
-        no_spans(len(ids)), flux, parents, spans,
+        spans, flux, parents, spans,
     )  # fmt: skip
     task = make_task()
     results = task.run(**task.read(**inputs).getDict(), truth=truth)
@@ -272,7 +271,7 @@ def test_truth_without_masks(shared_data: Path) -> None:
             },
         ),
         (
-            {"compareDeblenders:datasetNames": "newer"},
+            {"compareDeblenders:dataset_names": "newer"},
             {
                 "deepCoadd_maskRcnnCatalog": "SourceCatalog",
                 "object_deblend": "SourceCatalog",

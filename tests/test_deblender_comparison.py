@@ -7,38 +7,26 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.compare.deblended_field import (
-    DeblendedField,
-    FieldImages,
-    PixelModels,
-    make_parents,
-    no_spans,
-    span_pixels,
-    sum_over_spans,
-)
-from lsst.meas.maskrcnn.compare.deblender_comparison import (
+from lsst.meas.maskrcnn.compare.comparison import (
     ComparisonSettings,
     blend_measures,
     compare_fields,
+    compare_with_truth,
     match_positions,
     matched_iou,
     reduced_chi2,
-    truth_columns,
 )
-from lsst.meas.maskrcnn.compare.deblender_summary import (
-    DIFFERENCE,
-    comparison_values,
-    truth_tables,
-    truth_values,
-)
+from lsst.meas.maskrcnn.compare.deblender import DeblendedField, FieldImages, PixelModels, make_parents
+from lsst.meas.maskrcnn.compare.summary import DIFFERENCE, comparison_values, truth_tables, truth_values
 from lsst.meas.maskrcnn.images.classes import GALAXY, STAR
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
 from lsst.meas.maskrcnn.report.deblender_plots import (
-    cut_disagreements,
+    _cut_disagreements,
     plot_disagreements,
     plot_flux_pairs,
     plot_residual_panels,
@@ -103,16 +91,11 @@ def make_images(*fields: DeblendedField, noise: float = 1.0) -> FieldImages:
     return FieldImages(image, variance, np.ones(SHAPE, dtype=bool), ORIGIN)
 
 
-def test_span_pixels() -> None:
-    spans = boxes([(2, 3, 2, 3), (5, 1, 1, 2)])
-    owner, rows, columns = span_pixels(spans)
-    assert owner.tolist() == [0] * 6 + [1] * 2
-    assert (rows - ORIGIN[0]).tolist() == [2, 2, 2, 3, 3, 3, 5, 5]
-    assert (columns - ORIGIN[1]).tolist() == [3, 4, 5, 3, 4, 5, 1, 2]
-    ramp = np.arange(SHAPE[0])[:, None] * 100.0 + np.arange(SHAPE[1])
-    assert sum_over_spans(spans, ramp, ORIGIN).tolist() == [6 * 254.0, 501.0 + 502.0]
-    # Half of the first is off an image that begins two columns later.
-    assert sum_over_spans(spans, np.ones(SHAPE), (ORIGIN[0], ORIGIN[1] + 4)).tolist() == [4.0, 0.0]
+def test_paint_masks() -> None:
+    """A mask at the edge of the image is cut there."""
+    images = make_images()
+    pixels = images.paint_masks(boxes([(2, 3, 2, 3), (59, 88, 5, 5)]))
+    assert np.argwhere(pixels).tolist() == [[y, x] for y in (2, 3) for x in (3, 4, 5)] + [[59, 88], [59, 89]]
 
 
 def test_pixel_models() -> None:
@@ -121,7 +104,6 @@ def test_pixel_models() -> None:
     image = models.paint(SHAPE, ORIGIN)
     assert image[2].tolist()[3:7] == [1.0, 11.0, 11.0, 10.0]
     assert models.sums[:2].tolist() == [6.0, 60.0] and np.isnan(models.sums[2])
-    assert models.select([1]).sums.tolist() == [60.0]
     other = PixelModels(boxes([(9, 9, 1, 1)] * 3), np.full(3, 7.0, dtype=np.float32))
     assert models.filled(other).sums.tolist() == [6.0, 60.0, 7.0]
     with pytest.raises(ValueError, match="hold 12 pixels"):
@@ -180,12 +162,12 @@ def test_reduced_chi2() -> None:
     field = make_field("a", [(2, 3, 2, 5), (2, 8, 2, 5)], [10.0, 20.0], [7, 7], templates=True)
     images = make_images(field, noise=2.0)
     images.images["r"][2, 3] += 6.0  # one pixel of 20, 3 sigma off
-    chi2 = reduced_chi2(field, field.parent_spans, images)
+    chi2 = reduced_chi2(field, field.parent_spans, images, images.usable)
     assert chi2["g"].tolist() == [0.0]
     assert chi2["r"][0] == pytest.approx(9.0 / 20.0)
     # A bad pixel does not count.
     images.usable[2, 3] = False
-    assert reduced_chi2(field, field.parent_spans, images)["r"].tolist() == [0.0]
+    assert reduced_chi2(field, field.parent_spans, images, images.usable)["r"].tolist() == [0.0]
 
 
 def test_compare_fields() -> None:
@@ -200,7 +182,7 @@ def test_compare_fields() -> None:
     images = make_images(first)
     result = compare_fields(first, second, images, ComparisonSettings(match_radius=2.0, friend_radius=8.0))
     assert result.match.tolist() == [0, -1, -1, 1]
-    sources, table = result.sources, result.table
+    sources, table = result.sources, result.blends
     assert sources["outcome"].tolist() == ["matched", "only ours", "only ours", "matched"]
     assert sources["id_other"].tolist() == [1, -1, -1, 2]
     assert sources["class_ours"].tolist() == ["star", "galaxy", "galaxy", "star"]
@@ -237,18 +219,18 @@ def test_residuals_are_of_the_same_pixels() -> None:
     images = make_images(first)
     images.images["r"][3, 4] += 4.0
     images.images["r"][3, 9] += 8.0
-    table = compare_fields(first, second, images).table
+    table = compare_fields(first, second, images).blends
     np.testing.assert_allclose(table["chi2_r_a"], (16.0 + 64.0) / 32)
     np.testing.assert_allclose(table["chi2_r_b"], table["chi2_r_a"])
     bare = PixelModels(
-        SpanMasks.concatenate([second.spans.select([0]), no_spans(1)]),
-        second.models["r"].select([0]).values,
+        SpanMasks.concatenate([second.spans.select([0]), SpanMasks.empty(1)]),
+        second.models["r"].values[: second.spans.areas[0]],
     )
     lacking = DeblendedField(
         "b", second.ids, second.parent_ids, second.x, second.y, second.labels, second.spans, second.flux,
         second.parents, second.parent_spans, second.models, {"r": bare},
     )  # fmt: skip
-    table = compare_fields(first, lacking, images).table
+    table = compare_fields(first, lacking, images).blends
     assert table["chi2_r_a"][0] == table["chi2_r_b"][0] == pytest.approx(16.0 / 16)
 
 
@@ -271,9 +253,9 @@ def test_nothing_at_all() -> None:
     empty = make_field("a", [], [], [])
     other = make_field("b", [], [], [])
     result = compare_fields(empty, other, make_images())
-    assert len(result.sources["group"]) == len(result.table["group"]) == 0
+    assert len(result.sources["group"]) == len(result.blends["group"]) == 0
     assert {one.value for one in comparison_values(result) if one.name == "sources"} == {0.0}
-    plot_disagreements(cut_disagreements(result, make_images(), 3, ("r", "g", "g"), "r")).canvas.draw()
+    plot_disagreements(result, make_images(), 3, ("r", "g", "g"), "r").canvas.draw()
 
 
 def test_same_name_is_refused() -> None:
@@ -298,7 +280,8 @@ def test_truth() -> None:
     result = compare_fields(good, poor, make_images(truth))
     counted = np.ones(len(corners), dtype=bool)
     counted[0] = False
-    table = truth_columns(truth, result, counted, make_images(truth))
+    truth = replace(truth, ignored=~counted)
+    result, table = compare_with_truth(result, truth, make_images(truth))
     assert table["found_good"].all() and table["found_poor"].tolist() == [True, False] * 16
     np.testing.assert_allclose(table["flux_residual_r_poor"][keep], -0.1, rtol=1e-5)
     np.testing.assert_array_equal(table["iou_good"], 1.0)
@@ -319,21 +302,22 @@ def test_truth() -> None:
     assert values["flux_residual", "good", "r"].value == pytest.approx(0.0, abs=1e-6)
     assert values["flux_residual", DIFFERENCE, "r"].value == pytest.approx(0.1, abs=1e-6)
     assert values["flux_scatter", "poor", "r"].value == pytest.approx(0.0, abs=1e-6)
-    tables = truth_tables(table, result, "r", (0.0, 20.0, 100.0))
-    assert tables["completeness/neighbor_distance/poor"]["total"] == [31.0, 0.0]
+    tables = truth_tables(table, result.names, "r")
+    assert tables["completeness/neighbor_distance/poor"]["total"] == [0.0, 0.0, 31.0, 0.0, 0.0, 0.0]
 
 
 def test_gallery_is_sorted_by_significance() -> None:
     first = make_field("a", [(2, 3, 4, 4), (30, 40, 4, 4), (30, 60, 4, 4)], [1.0, 9.0, 4.0], [0, 0, 0])
     second = make_field("b", [(30, 60, 4, 4)], [4.0], [0])
     images = make_images(first)
-    panels = cut_disagreements(compare_fields(first, second, images), images, 5, ("r", "r", "g"), "r")
+    comparison = compare_fields(first, second, images)
+    panels = _cut_disagreements(comparison, images, 5, ("r", "r", "g"), "r")
     # The third they agree on.
     assert len(panels) == 2
     assert [panel.caption.split("\n")[0] for panel in panels] == ["1 / 0 sources"] * 2
     assert panels[0].corner == (ORIGIN[1] + 42 - 16, ORIGIN[0] + 32 - 16)
-    residual_first, residual_second = panels[0].residuals
+    residual_first, residual_second = panels[0].pictures[3:]
     assert residual_first is not None and np.nanmax(np.abs(residual_first)) == 0.0
     assert residual_second is not None and residual_second[16, 16] == 18.0
     assert panels[0].peaks[0].tolist() == [[15.5, 15.5]] and len(panels[0].peaks[1]) == 0
-    plot_disagreements(panels).canvas.draw()
+    plot_disagreements(comparison, images, 5, ("r", "r", "g"), "r").canvas.draw()

@@ -24,13 +24,8 @@ from lsst.afw.detection import Footprint, GaussianPsf
 from lsst.afw.geom import SpanSet
 from lsst.daf.butler import Butler, DatasetRef, DatasetType, FileDataset
 from lsst.meas.extensions.scarlet.io.utils import read_scarlet_model
-from lsst.meas.maskrcnn.compare.scarlet import (
-    ScarletModelError,
-    attach_scarlet,
-    difference_kernel,
-    read_scarlet_models,
-    render_blend,
-)
+from lsst.meas.maskrcnn.compare.scarlet import attach_scarlet, difference_kernel, render_blend
+from lsst.meas.maskrcnn.compare.scarlet_models import ScarletModelError, read_scarlet_models
 
 BANDS = ("g", "r")
 ORIGIN = (8000, 12000)
@@ -188,29 +183,12 @@ def catalog() -> afwTable.SourceCatalog:
 
 def test_read_zip(model_file: Path) -> None:
     models = read_scarlet_models(model_file)
-    assert models.bands == BANDS
-    assert models.version == "1.0.1"
-    assert models.psf is not None and models.psf.shape == (2, 9, 9)
+    assert models.bands == BANDS and list(models.blends) == [PARENT]
     blend = models.blends[PARENT]
+    assert blend.bands == BANDS and blend.psf is not None and blend.psf.shape == (2, 9, 9)
     assert blend.origin == ORIGIN and blend.shape == SHAPE
     assert blend.spans is not None and np.count_nonzero(~blend.spans) == 6
-    assert [(s.id, s.blend_id, s.peak_id, s.peak) for s in blend.sources] == [
-        (BRIGHT, 17, 1071, (8010, 12012)),
-        (FAINT, 18, 1072, (8010, 12018)),
-    ]
-    alone = models.isolated[ALONE]
-    assert alone.origin == (8020, 12050) and alone.peak == (8020, 12051)
-    assert alone.spans.tolist() == [[True, True, False], [False, True, True]]
-
-
-def test_read_some_blends(model_file: Path) -> None:
-    models = read_scarlet_models(model_file, blend_ids=[PARENT])
-    assert list(models.blends) == [PARENT] and not models.isolated
-    assert list(read_scarlet_models(models, blend_ids=[PARENT]).blends) == [PARENT]
-    with pytest.raises(ScarletModelError, match=r"no blend 5, 6; it has .*deblend_skipped"):
-        read_scarlet_models(model_file, blend_ids=[5, PARENT, 6])
-    with pytest.raises(ScarletModelError, match="no blend 5"):
-        read_scarlet_models(models, blend_ids=[5])
+    assert [(s.id, s.peak) for s in blend.sources] == [(BRIGHT, (8010, 12012)), (FAINT, (8010, 12018))]
 
 
 def test_render_is_the_psf(model_file: Path) -> None:
@@ -305,10 +283,11 @@ def test_attach_models_without_redistribution(
     model_file: Path, exposures: dict[str, afwImage.ExposureF], catalog: afwTable.SourceCatalog
 ) -> None:
     models = read_scarlet_models(model_file)
-    attached = attach_scarlet(catalog, models, exposures, "g", redistribute=False, update_columns=False)
+    attached = attach_scarlet(catalog, models, exposures, "g", redistribute=False)
     assert attached[1].getFootprint().getImageArray().sum() == pytest.approx(3000, rel=1e-5)
     assert attached[2].getFootprint().getImageArray().sum() == pytest.approx(1000, rel=1e-5)
-    assert np.isnan(attached[1]["deblend_scarletFlux"])
+    assert attached[1]["deblend_scarletFlux"] == pytest.approx(3000)
+    assert np.isnan(attached[1]["deblend_dataCoverage"])
 
 
 def test_spans_and_nan_pixels(document: dict[str, Any], exposures: dict[str, Any], tmp_path: Path) -> None:
@@ -419,17 +398,14 @@ def test_legacy_layouts(
             for key, node in stored["blends"].items():
                 archive.writestr(key, json.dumps(node))
     models = read_scarlet_models(path)
-    assert models.version == "0.0.0" and models.bands == BANDS and models.psf is None
+    assert models.bands == BANDS
     assert models.blends[17].psf_center == (12012.5, 8010.0)
-    assert models.blends[17].sources[0].peak_id == 3
     catalog = make_catalog({PARENT: 0, 17: PARENT, 18: PARENT, BRIGHT: 17, FAINT: 18})
     current = read_scarlet_models(model_file)
     spans = SpanSet(geom.Box2I(geom.Point2I(12000, 8000), geom.Extent2I(44, 30)))
     catalog[0].setFootprint(Footprint(spans))
     attached = attach_scarlet(catalog, models, exposures, "r")
-    expected = attach_scarlet(
-        make_catalog({BRIGHT: PARENT, FAINT: PARENT}), current, exposures, "r", update_columns=False
-    )
+    expected = attach_scarlet(make_catalog({BRIGHT: PARENT, FAINT: PARENT}), current, exposures, "r")
     for record, wanted in zip((attached[3], attached[4]), expected, strict=True):
         got, want = record.getFootprint(), wanted.getFootprint()
         assert got.getSpans() == want.getSpans()
@@ -460,8 +436,7 @@ def test_objects_in_memory(model_file: Path) -> None:
     """The Science Pipelines' object gives the same models as the file."""
     stored = read_scarlet_model(str(model_file))
     models, reference = read_scarlet_models(stored), read_scarlet_models(model_file)
-    assert models.bands == BANDS and models.version == "1.0.1"
-    assert np.array_equal(models.isolated[ALONE].spans, reference.isolated[ALONE].spans)
+    assert models.bands == BANDS
     got, want = render_blend(models.blends[PARENT]), render_blend(reference.blends[PARENT])
     assert list(got) == list(want)
     for number, (box, pixels) in want.items():
@@ -493,9 +468,7 @@ def test_butler_stores_the_object(tmp_path: Path, model_file: Path) -> None:
         ref = DatasetRef(dataset_type, data_id, run="run")
         butler.ingest(FileDataset(path=str(model_file), refs=[ref]), transfer="copy")
         models = read_scarlet_models(butler.get(ref))
-        assert list(models.blends) == [PARENT] and list(models.isolated) == [ALONE]
-        part = butler.get(ref, parameters={"blend_id": PARENT})
-        assert list(part.blends) == [PARENT] and not part.isolated
+        assert list(models.blends) == [PARENT]
         butler.collections.register("second")
         again = butler.put(butler.get(ref), "deepCoadd_scarletModelData", data_id, run="second")
         twice = read_scarlet_models(butler.get(again))
@@ -577,20 +550,19 @@ DAMAGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     ),
     "blend version": (
         _set("blends/7/version", "1.3.0"),
-        r"member 7: schema version '1\.3\.0' of a blend.*Read it with lsst\.meas\.extensions\.scarlet",
+        r"blend 7: schema version '1\.3\.0' of a blend.*Read it with lsst\.meas\.extensions\.scarlet",
     ),
     "blend type": (_set("blends/7/blend_type", "tree"), "type 'tree'; this reader knows 'blend' and"),
     "component type": (lambda d: _component(d).update(component_type="spline"), "type 'spline'"),
     "spectrum": (
         lambda d: _component(d).update(spectrum=[1.0]),
-        r"source 71: a component in 1 bands, but the blend has 2 \(g, r\)",
+        r"blend 7: source 71: a component in 1 bands, but the blend has 2 \(g, r\)",
     ),
-    "morph": (lambda d: _component(d).update(morph=[1.0] * 14), r"14 values for the shape \(3, 5\)"),
+    "morph": (lambda d: _component(d).update(morph=[1.0] * 14), r"14 values of morph for the shape \(3, 5\)"),
     "no morph": (lambda d: _component(d).pop("morph"), "source 71, component 0: no 'morph' among"),
     "psf": (_set("metadata/bands", ["g"]), r"PSFs of shape \(2, 9, 9\) for the bands g"),
     "no bands": (lambda d: d["metadata"].pop("bands"), "says which bands"),
     "stranger": (lambda d: d["isolated"].update(picture={}), "member 'picture'; expected ids"),
-    "isolated type": (_set("isolated/8/source_type", "star"), "type 'star' outside a blend"),
 }
 
 

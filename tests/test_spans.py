@@ -101,6 +101,24 @@ def test_select_concatenate_and_shift(rng):
     assert len(SpanMasks.concatenate([])) == len(SpanMasks.from_masks([], [])) == 0
 
 
+def test_pixels_of_masks(rng):
+    masks, origins = random_masks(rng, 30)
+    owner, y, x = SpanMasks.from_masks(masks, origins).pixels()
+    expected = np.argwhere(painted(masks, origins))
+    np.testing.assert_array_equal(np.stack([owner, y - Y0, x - X0], axis=1), expected)
+
+
+def test_united_masks_are_those_of_painted_images(rng):
+    masks, origins = random_masks(rng, 60)
+    group = rng.integers(0, 12, 60)
+    group[group == 5] = 6
+    images = painted(masks, origins)
+    union = np.stack([images[group == number].any(axis=0) for number in range(12)])
+    corners = np.full((12, 2), (Y0, X0))
+    assert same(SpanMasks.from_masks(masks, origins).unite(group, 12), SpanMasks.from_masks(union, corners))
+    assert SpanMasks.empty(2).unite(np.array([1, 0]), 3).areas.tolist() == [0, 0, 0]
+
+
 def test_the_share_in_masked_pixels(rng):
     masks, origins = random_masks(rng, 30)
     images = painted(masks, origins)

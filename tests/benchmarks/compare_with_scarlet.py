@@ -24,10 +24,11 @@ from astropy.table import Table
 from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
 from lsst.meas.maskrcnn import CompareDeblendersTask, MaskRcnnDeblendTask
-from lsst.meas.maskrcnn.compare.deblended_field import make_parents, no_spans
-from lsst.meas.maskrcnn.compare.deblender_summary import DIFFERENCE
-from lsst.meas.maskrcnn.compare.deblenders import BASELINES, DeblendedField
+from lsst.meas.maskrcnn.compare.baselines import PhotutilsDeblender, SepDeblender
+from lsst.meas.maskrcnn.compare.deblender import DeblendedField, make_parents
 from lsst.meas.maskrcnn.compare.scarlet_models import read_scarlet_models
+from lsst.meas.maskrcnn.compare.summary import DIFFERENCE
+from lsst.meas.maskrcnn.metrics.spans import SpanMasks
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
 
 BANDS = ("g", "r", "z")
@@ -37,13 +38,13 @@ def drawn_truth(folder: Path, exposures: dict[str, ExposureF]) -> DeblendedField
     """Positions and fluxes of what was drawn; masks are not known."""
     drawn = Table.read(folder / "truth.fits")
     ids = np.arange(1, len(drawn) + 1, dtype=np.int64)
-    parents, spans = make_parents(ids, ids, no_spans(len(ids)))
+    parents, spans = make_parents(ids, ids, SpanMasks.empty(len(ids)))
     flux = {
         band: np.array(drawn[f"flux_{band}"]) * exposure.getPhotoCalib().getCalibrationMean()
         for band, exposure in exposures.items()
     }
     x, y, labels = np.array(drawn["x"]), np.array(drawn["y"]), np.where(drawn["is_star"], 1, 2)
-    return DeblendedField("truth", ids, ids, x, y, labels, no_spans(len(ids)), flux, parents, spans)
+    return DeblendedField("truth", ids, ids, x, y, labels, spans, flux, parents, spans)
 
 
 def main() -> None:
@@ -78,7 +79,7 @@ def main() -> None:
         **scarlet,
     )
     columns: dict[str, dict[tuple[str, str, str], Any]] = {}
-    for field in (inputs.first, *(run(inputs.images) for run in BASELINES.values())):
+    for field in (inputs.first, *(one.deblend(inputs.images) for one in (SepDeblender(), PhotutilsDeblender()))):
         results = task.run(first=field, second=inputs.second, images=inputs.images, truth=truth)
         columns[field.name] = {(one.name, one.definition, one.band): one for one in results.metrics.values}
         if field is inputs.first:

@@ -18,9 +18,9 @@ import argparse
 import numpy as np
 import sep
 from astropy.io import fits
-from scipy.spatial import cKDTree
 
 from lsst.afw.table import SourceCatalog
+from lsst.meas.maskrcnn.compare.comparison import match_positions
 
 
 def read_image(path: str) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
@@ -32,21 +32,6 @@ def read_image(path: str) -> tuple[np.ndarray, tuple[int, int], np.ndarray]:
     bad = ~np.isfinite(data)
     data[bad] = 0.0
     return data, origin, bad
-
-
-def one_to_one(first: np.ndarray, second: np.ndarray, radius: float) -> int:
-    """Count pairs of positions (source, 2) within a radius, nearest first."""
-    if not len(first) or not len(second):
-        return 0
-    pairs = cKDTree(first).sparse_distance_matrix(cKDTree(second), radius, output_type="coo_matrix")
-    taken_first, taken_second, count = set(), set(), 0
-    for index in np.argsort(pairs.data, kind="stable"):
-        i, j = int(pairs.row[index]), int(pairs.col[index])
-        if i not in taken_first and j not in taken_second:
-            taken_first.add(i)
-            taken_second.add(j)
-            count += 1
-    return count
 
 
 def main() -> None:
@@ -67,7 +52,7 @@ def main() -> None:
     ours = np.stack([catalog.getX(), catalog.getY()], axis=1)
     if "deblend_nChild" in catalog.schema.getNames():
         ours = ours[np.asarray(catalog["deblend_nChild"]) == 0]
-    both = one_to_one(theirs, ours, arguments.radius)
+    both = np.count_nonzero(match_positions(theirs, ours, arguments.radius)[0] >= 0)
     print(
         f"sep {arguments.sigma:g} sigma: {len(theirs)}; found by us: {both} "
         f"({100 * both / max(len(theirs), 1):.0f} %); "

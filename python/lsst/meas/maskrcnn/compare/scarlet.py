@@ -28,23 +28,11 @@ those that upstream attaches::
 
 from __future__ import annotations
 
-__all__ = [
-    "RenderedSource",
-    "ScarletBlend",
-    "ScarletComponent",
-    "ScarletIsolated",
-    "ScarletModelError",
-    "ScarletModels",
-    "ScarletSource",
-    "attach_scarlet",
-    "difference_kernel",
-    "read_scarlet_models",
-    "render_blend",
-]
+__all__ = ["RenderedSource", "attach_scarlet", "render_blend"]
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.fft
@@ -55,15 +43,7 @@ from lsst.afw.geom import SpanSet
 from lsst.afw.image import Exposure, MaskX
 from lsst.afw.table import SourceCatalog, SourceRecord
 
-from .scarlet_models import (
-    ScarletBlend,
-    ScarletComponent,
-    ScarletIsolated,
-    ScarletModelError,
-    ScarletModels,
-    ScarletSource,
-    read_scarlet_models,
-)
+from .scarlet_models import ScarletBlend, ScarletModelError, ScarletModels, ScarletSource
 
 _FFT_PADDING = 3
 """Pixels that upstream adds before it divides in Fourier space."""
@@ -123,18 +103,14 @@ def difference_kernel(psf: np.ndarray, model_psf: np.ndarray) -> np.ndarray:
 
     def transform(images: np.ndarray) -> np.ndarray:
         padded = np.zeros((len(images), *sides), dtype=np.float32)
-        low = [(side - n + 1) // 2 for side, n in zip(sides, images.shape[1:], strict=True)]
-        padded[:, low[0] : low[0] + images.shape[1], low[1] : low[1] + images.shape[2]] = images
+        padded[centered(images.shape[1:], sides)] = images
         return np.fft.rfftn(np.fft.ifftshift(padded, axes=(1, 2)), axes=(1, 2))
 
     numerator, denominator = transform(psf), transform(model_psf[None])
     quotient = np.zeros_like(numerator)
     np.divide(numerator, denominator, out=quotient, where=denominator != 0)
     kernels = np.fft.fftshift(np.fft.irfftn(quotient, s=sides, axes=(1, 2)), axes=(1, 2))
-    low = [(side - n + 1) // 2 for side, n in zip(sides, psf.shape[1:], strict=True)]
-    return np.ascontiguousarray(
-        kernels[:, low[0] : low[0] + psf.shape[1], low[1] : low[1] + psf.shape[2]], dtype=np.float32
-    )
+    return np.ascontiguousarray(kernels[centered(psf.shape[1:], sides)], dtype=np.float32)
 
 
 def render_blend(
@@ -199,7 +175,6 @@ def attach_scarlet(
     band: str,
     redistribute: bool = True,
     *,
-    update_columns: bool = True,
     allow_missing: bool = False,
 ) -> SourceCatalog:
     """Give scarlet's children their pixels in one band.
@@ -218,11 +193,6 @@ def attach_scarlet(
     redistribute : `bool`, optional
         Share the pixels of the exposure, as the Science Pipelines do before
         they measure; otherwise the footprints hold the models.
-    update_columns : `bool`, optional
-        Set ``deblend_scarletFlux``, ``deblend_peak_instFlux``,
-        ``deblend_zeroFlux`` and, with ``redistribute``,
-        ``deblend_dataCoverage`` of the children, where the catalogue has
-        such columns.
     allow_missing : `bool`, optional
         Leave children without a model as they are, instead of raising.
 
@@ -231,8 +201,11 @@ def attach_scarlet(
     attached : `lsst.afw.table.SourceCatalog`
         A deep copy. Children have a `~lsst.afw.detection.HeavyFootprintF`
         over the pixels that are not zero, with one peak; a child without any
-        has one pixel of value zero at its peak. Isolated sources and parents
-        keep their footprints.
+        has one pixel of value zero at its peak. ``deblend_scarletFlux``,
+        ``deblend_peak_instFlux``, ``deblend_zeroFlux`` and, with
+        ``redistribute``, ``deblend_dataCoverage`` of the children are set
+        where the catalogue has them. Isolated sources and parents keep their
+        footprints.
 
     Raises
     ------
@@ -245,7 +218,7 @@ def attach_scarlet(
     rows = {int(i): row for row, i in enumerate(attached["id"])}
     if not allow_missing:
         _check_children(attached, models)
-    names = set(attached.schema.getNames()) if update_columns else set()
+    names = set(attached.schema.getNames())
     for blend in _with_regions(models.blends.values(), attached, rows):
         if not any(source.id in rows for source in blend.sources):
             continue
@@ -263,9 +236,8 @@ def attach_scarlet(
             box, pixels = rendered[source.id]
             heavy = _heavy(box, pixels[0], source.peak)
             record.setFootprint(heavy)
-            if names:
-                coverage = _coverage(heavy, exposures[band]) if redistribute else None
-                _set_columns(record, names, source, index, box, pixels[0], coverage)
+            coverage = _coverage(heavy, exposures[band]) if redistribute else None
+            _set_columns(record, names, source, index, box, pixels[0], coverage)
     return attached
 
 
@@ -297,12 +269,17 @@ def _observed_psf(
         else:
             position = geom.Point2D(*blend.psf_center)
         stamps.append(exposure.getPsf().computeKernelImage(position).array)
-    height, width = np.max([stamp.shape for stamp in stamps], axis=0)
-    psf = np.zeros((len(stamps), height, width), dtype=np.float32)
+    sides = np.max([stamp.shape for stamp in stamps], axis=0)
+    psf = np.zeros((len(stamps), *sides), dtype=np.float32)
     for plane, stamp in zip(psf, stamps, strict=True):
-        y, x = (height - stamp.shape[0]) // 2, (width - stamp.shape[1]) // 2
-        plane[y : y + stamp.shape[0], x : x + stamp.shape[1]] = stamp
+        plane[centered(stamp.shape, sides)] = stamp
     return psf
+
+
+def centered(shape: Sequence[int], sides: Sequence[int]) -> tuple[Any, ...]:
+    """Where an image of odd sides lies in a larger one, so that its centre stays the centre."""
+    low = [(side - n + 1) // 2 for side, n in zip(sides, shape, strict=True)]
+    return (..., *(slice(a, a + n) for a, n in zip(low, shape, strict=True)))
 
 
 def _images(

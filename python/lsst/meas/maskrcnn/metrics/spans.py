@@ -139,6 +139,65 @@ class SpanMasks:
             *(_joined([getattr(one, name) for one in sets]) for name in ("y", "x0", "x1")),  # type: ignore[arg-type]
         )
 
+    @classmethod
+    def empty(cls, number: int) -> SpanMasks:
+        """Make masks without pixels.
+
+        Parameters
+        ----------
+        number : `int`
+            How many.
+
+        Returns
+        -------
+        spans : `SpanMasks`
+            Empty masks.
+        """
+        nothing = np.zeros(0, dtype=np.int32)
+        return cls(np.zeros(number + 1, dtype=np.int64), nothing, nothing, nothing)
+
+    def pixels(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """List the pixels of all masks.
+
+        Returns
+        -------
+        owner, y, x : `numpy.ndarray`
+            Mask, row and column of each pixel, mask by mask and row by row,
+            int64, (pixel,).
+        """
+        lengths = (self.x1 - self.x0).astype(np.int64)
+        y = np.repeat(self.y.astype(np.int64), lengths)
+        return np.repeat(self.owner, lengths), y, _ranges(self.x0, lengths)
+
+    def unite(self, group: npt.NDArray[np.int64], number: int) -> SpanMasks:
+        """Join the masks of groups.
+
+        Parameters
+        ----------
+        group : `numpy.ndarray`
+            Group of each mask, from 0, int64, (N,).
+        number : `int`
+            Number of groups.
+
+        Returns
+        -------
+        spans : `SpanMasks`
+            The pixels that any mask of each group holds, (number,).
+        """
+        if not len(self.y):
+            return self.empty(number)
+        owner = group[self.owner]
+        order = np.lexsort((self.x0, self.y, owner))
+        owner, y, x0, x1 = owner[order], self.y[order], self.x0[order], self.x1[order].astype(np.int64)
+        # A key that rises from row to row and group to group, so that one maximum runs over all of them.
+        low, width = int(x0.min()), int(x1.max()) - int(x0.min()) + 1
+        line = np.append(0, np.cumsum((np.diff(owner) != 0) | (np.diff(y) != 0))) * width - low
+        end = np.maximum.accumulate(line + x1)
+        begins = np.append(True, line[1:] + x0[1:] > end[:-1])
+        last = np.append(begins[1:], True)
+        offsets = np.append(0, np.cumsum(np.bincount(owner[begins], minlength=number)))
+        return SpanMasks(offsets, y[begins], x0[begins], (end - line)[last].astype(np.int32))
+
     def __len__(self) -> int:
         return len(self.offsets) - 1
 

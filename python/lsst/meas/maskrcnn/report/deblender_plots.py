@@ -6,9 +6,9 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,10 +16,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from ..compare.deblended_field import DeblendedField, FieldImages
-from ..compare.deblender_comparison import Columns, FieldComparison
-from ..compare.deblender_summary import BLENDEDNESS_EDGES
+from ..compare.comparison import FieldComparison
+from ..compare.deblender import DeblendedField, FieldImages
+from ..compare.summary import BLENDEDNESS_EDGES
 from ..metrics.binned import binned_statistics
+from .gallery import cut_square
 from .overlay import lupton_rgb
 from .plot_style import (
     DOUBLE_COLUMN,
@@ -33,44 +34,32 @@ from .plot_style import (
 )
 from .plots import ResidualPanel, plot_residuals
 
-__all__ = [
-    "DisagreementPanel",
-    "cut_disagreements",
-    "plot_disagreements",
-    "plot_flux_pairs",
-    "plot_residual_panels",
-]
+__all__ = ["plot_disagreements", "plot_flux_pairs", "plot_residual_panels"]
+
+_MARGIN = 6
+"""Pixels around a blend in its picture."""
+
+_MIN_SIDE, _MAX_SIDE = 32, 256
+"""Limits of the side of a picture (px)."""
+
+_RESIDUAL_RANGE = 10.0
+"""Residual at the ends of the colour scale, in units of the noise."""
 
 
 @dataclass(frozen=True, eq=False)
-class DisagreementPanel:
-    """A blend of which two deblenders made different things.
+class _Panel:
+    """A blend of which two deblenders made different sources: one column of the gallery."""
 
-    Parameters
-    ----------
-    data : `numpy.ndarray`
-        Picture, uint8, (y, x, 3), first row at the bottom.
-    models : `list` [`numpy.ndarray` or `None`]
-        Picture of what each deblender has there.
-    residuals : `list` [`numpy.ndarray` or `None`]
-        Image minus that in the reference band, in units of the noise, (y, x).
-    peaks : `list` [`numpy.ndarray`]
-        Positions (x, y) of the sources of each in the cut-out, (source, 2).
-    caption : `str`
-        What to write under it.
-    names : `tuple` [`str`, `str`]
-        Names of the deblenders.
-    corner : `tuple` [`int`, `int`]
-        (x0, y0) of the cut-out in the parent frame.
-    """
-
-    data: npt.NDArray[np.uint8]
-    models: list[npt.NDArray[np.uint8] | None]
-    residuals: list[npt.NDArray[np.float64] | None]
+    pictures: list[npt.NDArray[Any] | None]
+    """The image and the models of both, uint8, (y, x, 3), and the residuals of both in units of the noise,
+    (y, x); None where a deblender has no pixels."""
     peaks: list[npt.NDArray[np.float64]]
+    """Positions (x, y) of the sources of each in the picture, (source, 2)."""
     caption: str
-    names: tuple[str, str]
-    corner: tuple[int, int] = field(default=(0, 0))
+    corner: tuple[int, int]
+    """(x0, y0) of the picture in the parent frame."""
+    size: int
+    """Side of the picture (px)."""
 
 
 def plot_flux_pairs(comparison: FieldComparison, bands: Sequence[str]) -> Figure:
@@ -78,7 +67,7 @@ def plot_flux_pairs(comparison: FieldComparison, bands: Sequence[str]) -> Figure
 
     Parameters
     ----------
-    comparison : `FieldComparison`
+    comparison : `~lsst.meas.maskrcnn.compare.comparison.FieldComparison`
         The comparison.
     bands : `~collections.abc.Sequence` [`str`]
         Bands, one panel each; those that one of the two lacks are empty.
@@ -92,21 +81,22 @@ def plot_flux_pairs(comparison: FieldComparison, bands: Sequence[str]) -> Figure
     number = max(len(bands), 1)
     figure, axes = make_figure(DOUBLE_COLUMN, 3.6, 2, number, height_ratios=(2.0, 1.0))
     sources = comparison.sources
+    unknown = np.full(len(sources["group"]), np.nan)
+    kinds = sources[f"class_{first}"]
     for column, band in enumerate(bands):
         top, bottom = axes[column], axes[number + column]
-        a = sources.get(f"flux_{band}_{first}", np.full(len(sources["group"]), np.nan))
-        b = sources.get(f"flux_{band}_{second}", np.full(len(sources["group"]), np.nan))
+        a, b = (sources.get(f"flux_{band}_{name}", unknown) for name in comparison.names)
         both = comparison.matched & (a > 0) & (b > 0)
-        kinds = sources[f"class_{first}"]
         for index, kind in enumerate(np.unique(kinds[both]).tolist()):
             chosen = both & (kinds == kind)
             style = curve_style(kind, index)
-            for axis, y in ((top, a), (bottom, np.divide(a, b, out=np.ones_like(a), where=both))):
-                axis.plot(b[chosen], y[chosen], style.marker, color=style.color, ms=3.0, ls="", label=kind)
+            for axis, y in ((top, a[chosen]), (bottom, a[chosen] / b[chosen])):
+                axis.plot(b[chosen], y, style.marker, color=style.color, ms=3.0, ls="", label=kind)
         for axis in (top, bottom):
             axis.set_xscale("log")
         if both.any():
-            ends = np.array([min(a[both].min(), b[both].min()), max(a[both].max(), b[both].max())])
+            fluxes = np.append(a[both], b[both])
+            ends = [fluxes.min(), fluxes.max()]
             top.plot(ends, ends, color="0.5", lw=0.8)
             top.set_yscale("log")
             bottom.axhline(1.0, color="0.5", lw=0.8)
@@ -123,207 +113,159 @@ def plot_flux_pairs(comparison: FieldComparison, bands: Sequence[str]) -> Figure
     return figure
 
 
-def plot_residual_panels(comparison: FieldComparison, band: str, truth: Columns | None = None) -> Figure:
+def plot_residual_panels(
+    comparison: FieldComparison, band: str, truths: dict[str, npt.NDArray[Any]] | None = None
+) -> Figure:
     """Draw flux residuals by blendedness.
 
     Parameters
     ----------
-    comparison : `FieldComparison`
+    comparison : `~lsst.meas.maskrcnn.compare.comparison.FieldComparison`
         The comparison.
     band : `str`
         Band.
-    truth : `dict` [`str`, `numpy.ndarray`], optional
-        From `~.deblender_comparison.truth_columns`.
+    truths : `dict` [`str`, `numpy.ndarray`], optional
+        From `~lsst.meas.maskrcnn.compare.comparison.compare_with_truth`.
 
     Returns
     -------
     figure : `matplotlib.figure.Figure`
-        With truth, the residual of each deblender; without, or where the
-        truth knows no blendedness, the ratio of both by the blendedness that
-        the first, or else the second, sees.
+        With truth, the residual of each deblender; without, or where the true
+        blendedness is not known, the ratio of both by the blendedness of the
+        first, or else of the second.
     """
-    first, second = comparison.names
     edges = np.asarray(BLENDEDNESS_EDGES)
-    if truth is not None and "blendedness" in truth and np.isfinite(truth["blendedness"]).any():
-        counted = truth["counted"].astype(bool)
-        at = truth["blendedness"][counted]
-        panels = []
-        for name in comparison.names:
-            residual = truth.get(f"flux_residual_{band}_{name}", np.full(len(counted), np.nan))[counted]
-            panels.append(ResidualPanel(name, at, residual, binned_statistics(at, residual, edges)))
+
+    def panel(title: str, at: npt.NDArray[Any], residual: npt.NDArray[Any]) -> ResidualPanel:
+        return ResidualPanel(title, at, residual, binned_statistics(at, residual, edges))
+
+    if truths is not None and np.isfinite(truths["blendedness"]).any():
+        counted = truths["counted"].astype(bool)
+        at, unknown = truths["blendedness"][counted], np.full(len(counted), np.nan)
+        residuals = [truths.get(f"flux_residual_{band}_{name}", unknown) for name in comparison.names]
+        panels = [panel(name, at, one[counted]) for name, one in zip(comparison.names, residuals)]
         return plot_residuals(panels, y_label=f"Flux / true flux - 1 ({band})")
+    first, second = comparison.names
     sources = comparison.sources
     at = sources[f"blendedness_{first}"]
     at = np.where(np.isfinite(at), at, sources[f"blendedness_{second}"])
     ratio = sources.get(f"flux_ratio_{band}", np.full(len(at), np.nan)) - 1.0
-    panel = ResidualPanel(f"{first} to {second}", at, ratio, binned_statistics(at, ratio, edges))
-    return plot_residuals([panel], y_label=f"Flux ratio - 1 ({band})")
+    return plot_residuals([panel(f"{first} to {second}", at, ratio)], y_label=f"Flux ratio - 1 ({band})")
 
 
-def cut_disagreements(
-    comparison: FieldComparison,
-    images: FieldImages,
-    number: int,
-    bands: Sequence[str],
-    band: str,
-    *,
-    margin: int = 6,
-    min_size: int = 32,
-    max_size: int = 256,
-) -> list[DisagreementPanel]:
-    """Cut out the blends on which the deblenders differ most.
-
-    Parameters
-    ----------
-    comparison : `FieldComparison`
-        The comparison.
-    images : `FieldImages`
-        The images.
-    number : `int`
-        How many.
-    bands : `~collections.abc.Sequence` [`str`]
-        Three bands of the pictures, the reddest first.
-    band : `str`
-        Band of the residuals.
-    margin : `int`
-        Pixels around the blend.
-    min_size, max_size : `int`
-        Limits of the side (px).
-
-    Returns
-    -------
-    panels : `list` [`DisagreementPanel`]
-        By significance, the largest first. Blends of equal outcome are not
-        among them.
-    """
-    if not set(bands) <= set(images.bands) or band not in images.bands:
-        return []
-    table = comparison.table
-    significance = table["significance"]
-    order = np.argsort(-significance, kind="stable")
-    order = order[significance[order] > 0][:number]
-    noise = np.array([np.sqrt(np.median(images.variances[one][images.usable])) for one in bands])
-    if not len(order) or not np.isfinite(noise).all():
-        return []
-    painted = [_painted(field, images, {*bands, band}) for field in comparison.fields]
-    panels = []
-    for group in order.tolist():
-        x0, y0, x1, y1 = (int(table[name][group]) for name in ("x0", "y0", "x1", "y1"))
-        size = int(np.clip(max(x1 - x0, y1 - y0) + 2 * margin, min_size, max_size))
-        left, bottom = (x0 + x1 - size) // 2, (y0 + y1 - size) // 2
-        corner = (bottom - images.origin[0], left - images.origin[1])
-
-        cut = functools.partial(_cut, corner=corner, size=size)
-
-        models: list[npt.NDArray[np.uint8] | None] = []
-        residuals: list[npt.NDArray[np.float64] | None] = []
-        sigma = np.sqrt(np.where(images.usable, images.variances[band], np.nan))
-        for model in painted:
-            has = set(bands) <= set(model)
-            models.append(lupton_rgb(np.stack([cut(model[one]) for one in bands]), noise) if has else None)
-            left_over = (images.images[band] - model[band]) / sigma if band in model else None
-            residuals.append(cut(left_over) if left_over is not None else None)
-        peaks = []
-        for field_, groups in zip(comparison.fields, comparison.groups):
-            own = groups == group
-            peaks.append(field_.positions[own] - (left, bottom))
-        first, second = comparison.names
-        caption = (
-            f"{table[f'n_children_{first}'][group]} / {table[f'n_children_{second}'][group]} sources\n"
-            f"{significance[group]:.1f} sigma"
-        )
-        data = lupton_rgb(np.stack([cut(images.images[one]) for one in bands]), noise)
-        panels.append(
-            DisagreementPanel(data, models, residuals, peaks, caption, comparison.names, (left, bottom))
-        )
-    return panels
-
-
-def plot_disagreements(panels: Sequence[DisagreementPanel], *, residual_range: float = 10.0) -> Figure:
+def plot_disagreements(
+    comparison: FieldComparison, images: FieldImages, number: int, bands: Sequence[str], band: str
+) -> Figure:
     """Draw the blends on which two deblenders differ most.
 
     Parameters
     ----------
-    panels : `~collections.abc.Sequence` [`DisagreementPanel`]
-        The blends, one a column.
-    residual_range : `float`
-        Residual at the ends of the colour scale, in units of the noise.
+    comparison : `~lsst.meas.maskrcnn.compare.comparison.FieldComparison`
+        The comparison.
+    images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
+        The images.
+    number : `int`
+        Number of blends, at most.
+    bands : `~collections.abc.Sequence` [`str`]
+        Three bands of the pictures, the reddest first.
+    band : `str`
+        Band of the residuals.
 
     Returns
     -------
     figure : `matplotlib.figure.Figure`
-        Rows: data, model of each, residual of each. Crosses are the sources.
+        One blend a column, the most significant first. Rows: image, model of
+        each, residual of each. Crosses are the sources.
     """
-    number = max(len(panels), 1)
-    width = DOUBLE_COLUMN
-    side = (width - 0.4) / max(number, 4)
+    panels = _cut_disagreements(comparison, images, number, bands, band)
+    side = (DOUBLE_COLUMN - 0.4) / max(len(panels), 4)
     figure = Figure(
-        figsize=(0.4 + side * number, 0.75 + side * 5), dpi=200.0, facecolor="white", layout="constrained"
+        figsize=(0.4 + side * max(len(panels), 1), 0.75 + side * 5),
+        dpi=200.0,
+        facecolor="white",
+        layout="constrained",
     )
     FigureCanvasAgg(figure)
-    grid = figure.subplots(5, number, squeeze=False)
     if not panels:
-        for unused in grid.ravel():
-            unused.set_axis_off()
         figure.text(0.5, 0.5, "no disagreement", ha="center", fontsize=LABEL_SIZE)
         return figure
-    first, second = panels[0].names
-    rows = ("data", first, second, f"data - {first}", f"data - {second}")
+    grid = figure.subplots(5, len(panels), squeeze=False)
+    first, second = comparison.names
+    labels = ("image", first, second, f"image - {first}", f"image - {second}")
     colors = (OKABE_ITO["sky"], OKABE_ITO["orange"])
     for column, panel in enumerate(panels):
-        pictures = [panel.data, *panel.models, *panel.residuals]
-        for row, picture in enumerate(pictures):
+        for row, picture in enumerate(panel.pictures):
             axis: Axes = grid[row, column]
-            axis.set_xticks([])
-            axis.set_yticks([])
-            if picture is None:
-                axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", fontsize=NOTE_SIZE)
-            elif row >= 3:
-                axis.set_facecolor("0.16")
-                axis.imshow(
-                    picture,
-                    origin="lower",
-                    cmap="RdBu_r",
-                    vmin=-residual_range,
-                    vmax=residual_range,
-                    interpolation="nearest",
-                )
-            else:
-                axis.imshow(picture, origin="lower", interpolation="nearest")
-            size = panel.data.shape[0]
-            for side_index in (0, 1):
-                if row in (1 + side_index, 3 + side_index) and len(panel.peaks[side_index]):
-                    x, y = panel.peaks[side_index].T
-                    axis.plot(x, y, "+", color=colors[side_index] if row < 3 else "black", ms=4.0, mew=0.8)
-            axis.set_xlim(-0.5, size - 0.5)
-            axis.set_ylim(-0.5, size - 0.5)
+            _draw_picture(axis, picture, is_residual=row >= 3)
+            if row > 0:
+                x, y = panel.peaks[(row - 1) % 2].T
+                color = colors[row - 1] if row < 3 else "black"
+                axis.plot(x, y, "+", color=color, ms=4.0, mew=0.8)
+            limits = -0.5, panel.size - 0.5
+            axis.set(xticks=[], yticks=[], xlim=limits, ylim=limits)
             if column == 0:
-                axis.set_ylabel(rows[row], fontsize=TICK_SIZE)
+                axis.set_ylabel(labels[row], fontsize=TICK_SIZE)
         grid[4, column].set_xlabel(panel.caption, fontsize=NOTE_SIZE)
     return figure
 
 
-def _painted(
-    source: DeblendedField, images: FieldImages, bands: set[str]
-) -> dict[str, npt.NDArray[np.float64]]:
+def _draw_picture(axis: Axes, picture: npt.NDArray[Any] | None, is_residual: bool) -> None:
+    if picture is None:
+        axis.text(0.5, 0.5, "none", transform=axis.transAxes, ha="center", fontsize=NOTE_SIZE)
+        return
+    style: dict[str, Any] = {}
+    if is_residual:
+        axis.set_facecolor("0.16")
+        style = {"cmap": "RdBu_r", "vmin": -_RESIDUAL_RANGE, "vmax": _RESIDUAL_RANGE}
+    axis.imshow(picture, origin="lower", interpolation="nearest", **style)
+
+
+def _cut_disagreements(
+    comparison: FieldComparison, images: FieldImages, number: int, bands: Sequence[str], band: str
+) -> list[_Panel]:
+    """The blends of the largest significance; those without any difference are not among them."""
+    if not {*bands, band} <= set(images.bands) or not images.usable.any():
+        return []
+    blends, significance = comparison.blends, comparison.blends["significance"]
+    order = np.argsort(-significance, kind="stable")
+    order = order[significance[order] > 0][:number]
+    if not len(order):
+        return []
+    noise = np.array([np.sqrt(np.median(images.variances[one][images.usable])) for one in bands])
+    sigma = np.sqrt(np.where(images.usable, images.variances[band], np.nan))
+    painted = [_paint(field, images, {*bands, band}) for field in comparison.fields]
+    residuals = [(images.images[band] - model[band]) / sigma if band in model else None for model in painted]
+    panels = []
+    for group in order.tolist():
+        x0, y0, x1, y1 = (int(blends[name][group]) for name in ("x0", "y0", "x1", "y1"))
+        size = int(np.clip(max(x1 - x0, y1 - y0) + 2 * _MARGIN, _MIN_SIDE, _MAX_SIDE))
+        left, bottom = (x0 + x1 - size) // 2, (y0 + y1 - size) // 2
+        place = left - images.origin[1], bottom - images.origin[0], size
+        pictures: list[npt.NDArray[Any] | None] = [
+            lupton_rgb(np.concatenate([cut_square(model[one][None], *place) for one in bands]), noise)
+            if set(bands) <= set(model)
+            else None
+            for model in (images.images, *painted)
+        ]
+        pictures += [None if one is None else cut_square(one[None], *place)[0] for one in residuals]
+        peaks = [
+            field.positions[groups == group] - (left, bottom)
+            for field, groups in zip(comparison.fields, comparison.groups)
+        ]
+        counts = " / ".join(str(blends[f"n_children_{name}"][group]) for name in comparison.names)
+        caption = f"{counts} sources\n{significance[group]:.1f} sigma"
+        panels.append(_Panel(pictures, peaks, caption, (left, bottom), size))
+    return panels
+
+
+def _paint(field: DeblendedField, images: FieldImages, bands: set[str]) -> dict[str, npt.NDArray[np.float64]]:
+    """Images of the templates, and of the deblended pixels where there is no template."""
     painted = {}
-    for band in sorted(bands):
-        model = source.templates.get(band)
-        share = source.models.get(band)
-        if model is not None and share is not None:
-            # What has no template is shown as it is.
-            model = model.filled(share)
-        model = share if model is None else model
+    for band in bands:
+        template, share = field.templates.get(band), field.models.get(band)
+        if template is not None and share is not None:
+            template = template.filled(share)
+        model = share if template is None else template
         if model is not None:
             painted[band] = model.paint(images.shape, images.origin)
     return painted
-
-
-def _cut(image: npt.NDArray[np.floating], corner: tuple[int, int], size: int) -> npt.NDArray[np.float64]:
-    cut = np.full((size, size), np.nan)
-    bottom, left = corner
-    y0, y1 = max(bottom, 0), min(bottom + size, image.shape[0])
-    x0, x1 = max(left, 0), min(left + size, image.shape[1])
-    if y1 > y0 and x1 > x0:
-        cut[y0 - bottom : y1 - bottom, x0 - left : x1 - left] = image[y0:y1, x0:x1]
-    return cut

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..compare.deblender_summary import DIFFERENCE
+from ..compare.summary import DIFFERENCE
 from ..metrics.bootstrap import paired_bootstrap, ratio_statistic
 from ..metrics.evaluation_metrics import EvaluationMetrics, MetricValue
 from .report_page import Paragraph, Part, Table, Value

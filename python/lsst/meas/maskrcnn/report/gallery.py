@@ -180,7 +180,7 @@ def cut_panel(
     size = max(x1 - x0 + 2 * margin, y1 - y0 + 2 * margin, min_size)
     left, bottom = (x0 + x1 - size) // 2, (y0 + y1 - size) // 2
     sky = None if noise is None else np.asarray(noise, dtype=float)
-    rgb = lupton_rgb(_cut(image, left, bottom, size), sky)
+    rgb = lupton_rgb(cut_square(image, left, bottom, size), sky)
 
     def outlines(
         masks: Sequence[NDArray[np.bool_]],
@@ -204,7 +204,7 @@ def cut_panel(
     found_lines, found_star, found_member = outlines(
         detection_masks, detection_origins, detection_is_star, detection_is_member
     )
-    left_over = None if residual is None else _cut(residual[None], left, bottom, size)[0]
+    left_over = None if residual is None else cut_square(residual[None], left, bottom, size)[0]
     return GalleryPanel(
         rgb, truth_lines, found_lines, truth_star, found_star, caption, left_over, truth_member, found_member
     )
@@ -358,7 +358,8 @@ def _outline_effect() -> list[matplotlib.patheffects.AbstractPathEffect]:
     return [matplotlib.patheffects.withStroke(linewidth=2.8, foreground="black")]
 
 
-def _cut(image: NDArray[np.floating], left: int, bottom: int, size: int) -> NDArray[np.float32]:
+def cut_square(image: NDArray[np.floating], left: int, bottom: int, size: int) -> NDArray[np.float32]:
+    """Cut a square out of an image, (band, y, x); pixels off the image are NaN."""
     cut = np.full((image.shape[0], size, size), np.nan, dtype=np.float32)
     height, width = image.shape[1:]
     y0, y1 = max(bottom, 0), min(bottom + size, height)

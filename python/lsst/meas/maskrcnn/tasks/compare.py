@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What two deblenders made of the same patch, one beside the other."""
+"""Compare two deblenders on the same patch."""
 
 from __future__ import annotations
 
@@ -24,30 +24,24 @@ import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.connectionTypes as cT
 from lsst.afw.image import ExposureF
+from lsst.daf.butler import DeferredDatasetHandle
 
 from ..catalogs.evaluation_io import task_timing
-from ..catalogs.truth import PREFIX
-from ..compare.comparison_io import comparison_table, read_models
-from ..compare.deblender_comparison import ComparisonSettings, FieldComparison, compare_fields, truth_columns
-from ..compare.deblender_summary import comparison_values, truth_tables, truth_values
-from ..compare.deblenders import (
-    BASELINES,
-    DeblendedField,
-    FieldImages,
-    deblend_with_scarlet2,
-    field_images,
-    read_scarlet_field,
-    read_source_catalog,
-    read_truth_field,
+from ..compare.baselines import BASELINES
+from ..compare.comparison import (
+    ComparisonSettings,
+    FieldComparison,
+    compare_fields,
+    compare_with_truth,
+    comparison_table,
 )
-from ..compare.scarlet import attach_scarlet
+from ..compare.deblender import DeblendedField, Deblender, FieldImages
+from ..compare.readers import CatalogReader, ScarletReader, TruthReader, field_images
+from ..compare.scarlet_models import ScarletModels, read_scarlet_models
+from ..compare.summary import comparison_values, truth_tables, truth_values
 from ..metrics.evaluation_metrics import EvaluationMetrics, PatchSummary, software_versions
-from ..report.deblender_plots import (
-    cut_disagreements,
-    plot_disagreements,
-    plot_flux_pairs,
-    plot_residual_panels,
-)
+from ..report.deblender_plots import plot_disagreements, plot_flux_pairs, plot_residual_panels
+from .config_fields import make_config
 from .evaluate import BootstrapConfig
 
 # Names of datasets that differ between versions of the pipeline, by connection.
@@ -62,6 +56,9 @@ _NEWER = {
     "otherModels": "object_scarlet_models",
 }
 _BLUE_TO_RED = "ugrizy"
+_PATCH = ("skymap", "tract", "patch")
+_PATCH_AND_BAND = (*_PATCH, "band")
+_OPTIONAL: dict[str, Any] = {"deferLoad": True, "deferGraphConstraint": True, "minimum": 0}
 
 
 class DeblenderInputError(pipeBase.AlgorithmError):
@@ -79,9 +76,13 @@ class DeblenderInputError(pipeBase.AlgorithmError):
         return {"message": str(self)}
 
 
+def _output(doc: str, name: str, storage: str = "ArrowAstropy") -> cT.Output:
+    return cT.Output(doc=doc, name=f"{{outputName}}_{name}", storageClass=storage, dimensions=_PATCH)
+
+
 class CompareDeblendersConnections(
     pipeBase.PipelineTaskConnections,
-    dimensions=("skymap", "tract", "patch"),
+    dimensions=_PATCH,
     defaultTemplates={
         "coaddName": "deep",
         "deblendLabel": "maskRcnnDeblend",
@@ -100,156 +101,109 @@ class CompareDeblendersConnections(
         doc="Catalogue of the first deblender, with footprints.",
         name="{coaddName}Coadd_maskRcnnCatalog",
         storageClass="SourceCatalog",
-        dimensions=("skymap", "tract", "patch"),
+        dimensions=_PATCH,
         deferLoad=True,
     )
     bandCatalogs = cT.Input(
-        doc="What the first gives each source of the light, by band, as HeavyFootprints.",
+        doc="Deblended pixels of the first, by band, as HeavyFootprints.",
         name="{coaddName}Coadd_maskRcnnDeblended",
         storageClass="SourceCatalog",
-        dimensions=("skymap", "tract", "patch", "band"),
+        dimensions=_PATCH_AND_BAND,
         multiple=True,
-        deferLoad=True,
-        deferGraphConstraint=True,
-        minimum=0,
+        **_OPTIONAL,
     )
     blendStatistics = cT.Input(
         doc="Residuals of the first by parent.",
         name="{coaddName}Coadd_maskRcnnBlends",
         storageClass="ArrowAstropy",
-        dimensions=("skymap", "tract", "patch"),
-        deferLoad=True,
-        deferGraphConstraint=True,
-        minimum=0,
+        dimensions=_PATCH,
+        **_OPTIONAL,
     )
     otherCatalog = cT.Input(
         doc="Catalogue of the second deblender: children and isolated sources.",
         name=_OLDER["otherCatalog"],
         storageClass="SourceCatalog",
-        dimensions=("skymap", "tract", "patch"),
+        dimensions=_PATCH,
         deferLoad=True,
     )
     otherParents = cT.Input(
         doc="Parents of the second deblender.",
         name="object_parent_patch",
         storageClass="SourceCatalog",
-        dimensions=("skymap", "tract", "patch"),
-        deferLoad=True,
-        deferGraphConstraint=True,
-        minimum=0,
+        dimensions=_PATCH,
+        **_OPTIONAL,
     )
     otherModels = cT.Input(
         doc="Models of the second deblender, from which its children get masks and fluxes.",
         name=_OLDER["otherModels"],
         storageClass="LsstScarletModelData",
-        dimensions=("skymap", "tract", "patch"),
-        deferLoad=True,
-        deferGraphConstraint=True,
-        minimum=0,
+        dimensions=_PATCH,
+        **_OPTIONAL,
     )
     exposures = cT.Input(
         doc="Coadds that both deblenders worked on.",
         name=_OLDER["exposures"],
         storageClass="ExposureF",
-        dimensions=("skymap", "tract", "patch", "band"),
+        dimensions=_PATCH_AND_BAND,
         multiple=True,
         deferLoad=True,
     )
     truth = cT.Input(
-        doc="The sources that are there.",
+        doc="The true sources.",
         name="maskRcnn_truth",
         storageClass="SourceCatalog",
-        dimensions=("skymap", "tract", "patch"),
-        deferLoad=True,
-        deferGraphConstraint=True,
-        minimum=0,
+        dimensions=_PATCH,
+        **_OPTIONAL,
     )
     truthFlux = cT.Input(
         doc="Each true source's own pixels without noise, as HeavyFootprints.",
         name="maskRcnn_truthFlux",
         storageClass="SourceCatalog",
-        dimensions=("skymap", "tract", "patch", "band"),
+        dimensions=_PATCH_AND_BAND,
         multiple=True,
-        deferLoad=True,
-        deferGraphConstraint=True,
-        minimum=0,
+        **_OPTIONAL,
     )
     taskMetadata = cT.Input(
-        doc="Metadata of the task that made the first catalogue, for how long it took.",
+        doc="Metadata of the task that made the first catalogue, for the time it took.",
         name="{deblendLabel}_metadata",
         storageClass="TaskMetadata",
-        dimensions=("skymap", "tract", "patch"),
-        deferLoad=True,
-        deferGraphConstraint=True,
-        minimum=0,
+        dimensions=_PATCH,
+        **_OPTIONAL,
     )
-    metrics = cT.Output(
-        doc="Figures of both deblenders and their differences.",
-        name="{outputName}_metrics",
-        storageClass="MaskRcnnMetrics",
-        dimensions=("skymap", "tract", "patch"),
+    metrics = _output("Figures of both deblenders and their differences.", "metrics", "MaskRcnnMetrics")
+    sources = _output("One row for each source of either, both in one row where they match.", "sources")
+    blends = _output("One row for each blend: children, residuals, time and failures of both.", "blends")
+    truths = _output(
+        "One row for each true source: who found it, and how well. Empty without truth.", "truths"
     )
-    sources = cT.Output(
-        doc="One row for each source of either, both in one row where they match.",
-        name="{outputName}_sources",
-        storageClass="ArrowAstropy",
-        dimensions=("skymap", "tract", "patch"),
-    )
-    blends = cT.Output(
-        doc="One row for each blend: children, residuals, time and failures of both.",
-        name="{outputName}_blends",
-        storageClass="ArrowAstropy",
-        dimensions=("skymap", "tract", "patch"),
-    )
-    truths = cT.Output(
-        doc="One row for each true source: which deblender found it, and how well. Empty without truth.",
-        name="{outputName}_truths",
-        storageClass="ArrowAstropy",
-        dimensions=("skymap", "tract", "patch"),
-    )
-    plotFlux = cT.Output(
-        doc="Flux against flux.",
-        name="{outputName}_plot_flux",
-        storageClass="Plot",
-        dimensions=("skymap", "tract", "patch"),
-    )
-    plotResidual = cT.Output(
-        doc="Flux residuals by blendedness.",
-        name="{outputName}_plot_residual",
-        storageClass="Plot",
-        dimensions=("skymap", "tract", "patch"),
-    )
-    plotGallery = cT.Output(
-        doc="Blends on which the two differ most: data, models, residuals.",
-        name="{outputName}_plot_gallery",
-        storageClass="Plot",
-        dimensions=("skymap", "tract", "patch"),
+    plotFlux = _output("Flux against flux.", "plot_flux", "Plot")
+    plotResidual = _output("Flux residuals by blendedness.", "plot_residual", "Plot")
+    plotGallery = _output(
+        "Blends on which the two differ most: pictures, models, residuals.", "plot_gallery", "Plot"
     )
 
     def __init__(self, *, config: CompareDeblendersConfig) -> None:
         super().__init__(config=config)
-        if config.datasetNames == "newer":
+        if config.dataset_names == "newer":
             for name, older in _OLDER.items():
                 # A name that was given is kept.
                 if getattr(config.connections, name) == older:
                     setattr(self, name, dataclasses.replace(getattr(self, name), name=_NEWER[name]))
+        unwanted: list[str] = []
         if config.baseline is not None:
-            for name in ("otherCatalog", "otherParents", "otherModels"):
-                delattr(self, name)
-        elif not config.doModels:
-            del self.otherModels
-        if not config.doTruth:
-            for name in ("truth", "truthFlux", "truths"):
-                delattr(self, name)
-        if not config.doPlots:
-            for name in ("plotFlux", "plotResidual", "plotGallery"):
-                delattr(self, name)
+            unwanted += ["otherCatalog", "otherParents", "otherModels"]
+        if not config.do_truth:
+            unwanted += ["truth", "truthFlux", "truths"]
+        if not config.do_plots:
+            unwanted += ["plotFlux", "plotResidual", "plotGallery"]
+        for name in unwanted:
+            delattr(self, name)
 
 
 class CompareDeblendersConfig(pipeBase.PipelineTaskConfig, pipelineConnections=CompareDeblendersConnections):
     """Configuration of `CompareDeblendersTask`."""
 
-    datasetNames = pexConfig.ChoiceField[str](
+    dataset_names = pexConfig.ChoiceField[str](
         doc="Names of the coadds and of scarlet's products.",
         default="older",
         allowed={
@@ -258,13 +212,13 @@ class CompareDeblendersConfig(pipeBase.PipelineTaskConfig, pipelineConnections=C
         },
     )
     name = pexConfig.Field[str](doc="Name of the first deblender in columns.", default="maskRcnn")
-    otherName = pexConfig.Field[str](doc="Name of the second deblender in columns.", default="scarlet")
+    other_name = pexConfig.Field[str](doc="Name of the second deblender in columns.", default="scarlet")
     baseline = pexConfig.ChoiceField[str](
-        doc="Compare with a deblender that is run on the spot, in place of a catalogue.",
+        doc="Run this deblender and compare with it, instead of with a catalogue.",
         default=None,
         optional=True,
         allowed={
-            "sep": "contours as SExtractor cuts them",
+            "sep": "contours as SExtractor uses them",
             "photutils": "contours and a watershed",
             "scarlet2": "models by scarlet2 of the parents that sep finds",
         },
@@ -274,94 +228,42 @@ class CompareDeblendersConfig(pipeBase.PipelineTaskConfig, pipelineConnections=C
         default=None,
         optional=True,
     )
-    band = pexConfig.Field[str](doc="Reference band, of signal to noise ratios and blendedness.", default="r")
-    doModels = pexConfig.Field[bool](
-        doc="Read scarlet's models? Without them its children have positions only.", default=True
+    comparison: Any = pexConfig.ConfigField(
+        doc="How the two are compared.", dtype=make_config(ComparisonSettings, "ComparisonConfig")
     )
-    doTruth = pexConfig.Field[bool](doc="Read the truth where there is one?", default=True)
-    doPlots = pexConfig.Field[bool](doc="Draw plots?", default=True)
-    convergenceInverted = pexConfig.Field[bool](
-        doc="Is deblend_blendConvergenceFailedFlag of the second set where a blend did converge, as upstream "
-        "does?",
+    do_truth = pexConfig.Field[bool](doc="Read the truth where there is one?", default=True)
+    do_plots = pexConfig.Field[bool](doc="Draw plots?", default=True)
+    convergence_inverted = pexConfig.Field[bool](
+        doc="Is deblend_blendConvergenceFailedFlag of the second set where a blend did converge, as it was "
+        "until 2026 (DM-54841)?",
         default=True,
     )
-    matchRadius = pexConfig.RangeField(
-        doc="Largest distance of a match (pixels).", dtype=float, default=3.0, min=0.0, inclusiveMin=False
-    )
-    friendRadius = pexConfig.RangeField(
-        doc="Largest distance of friends, whose friends make a group (pixels).",
-        dtype=float,
-        default=5.0,
-        min=0.0,
-        inclusiveMin=False,
-    )
-    linkIou = pexConfig.RangeField(
-        doc="Intersection over union from which parents of the two are one blend.",
-        dtype=float,
-        default=0.3,
-        min=0.0,
-        max=1.0,
-    )
-    linkContainment = pexConfig.RangeField(
-        doc="Share of the smaller parent in the other from which they are one blend.",
-        dtype=float,
-        default=0.5,
-        min=0.0,
-        max=1.0,
-    )
-    ignoreFlags = pexConfig.ListField[str](
-        doc="Flags of the truth (truth_flag_...) that make a source neither hit nor miss.",
+    ignore_flags = pexConfig.ListField[str](
+        doc="Flags of the truth (truth_flag_...) that make a source neither found nor missed.",
         default=["empty", "small", "faint", "masked"],
         itemCheck=lambda value: value in ("empty", "small", "faint", "masked", "edge"),
     )
-    badMaskPlanes = pexConfig.ListField[str](
+    bad_mask_planes = pexConfig.ListField[str](
         doc="Mask planes of pixels that count neither for residuals nor for baselines.",
         default=["BAD", "NO_DATA", "SAT"],
     )
-    separationEdges = pexConfig.ListField[float](
-        doc="Bins of the distance to the nearest true neighbour (pixels).",
-        default=[0.0, 5.0, 10.0, 15.0, 25.0, 50.0, 1000.0],
-        minLength=2,
-    )
     bootstrap = pexConfig.ConfigField[BootstrapConfig](doc="How errors are found; blends are drawn.")
-    galleryBands = pexConfig.ListField[str](
+    gallery_bands = pexConfig.ListField[str](
         doc="Bands of the pictures: red, green and blue.", default=["z", "r", "g"], length=3
     )
-    gallerySize = pexConfig.RangeField(doc="Number of blends in the gallery.", dtype=int, default=6, min=1)
+    gallery_size = pexConfig.RangeField(doc="Number of blends in the gallery.", dtype=int, default=6, min=1)
 
     def validate(self) -> None:
-        """Check names and bins."""
+        """Check that the names of the deblenders make names of columns."""
         super().validate()
-        if self.name == self.second_name or not self.name.isidentifier():
+        other = self.other_name if self.baseline is None else self.baseline
+        if self.name == other or not self.name.isidentifier():
             raise pexConfig.FieldValidationError(
                 self.__class__.name,
                 self,
-                f"name = {self.name!r} and the other's {self.second_name!r} must differ and be words, since "
-                "columns are named after them.",
+                f"name = {self.name!r} and the other's {other!r} must differ and be words, since columns are "
+                "named after them.",
             )
-        edges = list(self.separationEdges)
-        if sorted(set(edges)) != edges:
-            raise pexConfig.FieldValidationError(
-                self.__class__.separationEdges, self, f"separationEdges must ascend; given were {edges}."
-            )
-
-    @property
-    def second_name(self) -> str:
-        """Name of the second deblender (`str`)."""
-        return self.baseline if self.baseline is not None else self.otherName
-
-    def settings(self) -> ComparisonSettings:
-        """Put the settings together.
-
-        Returns
-        -------
-        settings : `~lsst.meas.maskrcnn.compare.deblender_comparison.\
-ComparisonSettings`
-            The same.
-        """
-        return ComparisonSettings(
-            self.band, self.matchRadius, self.friendRadius, self.linkIou, self.linkContainment
-        )
 
 
 class CompareDeblendersTask(pipeBase.PipelineTask):
@@ -384,7 +286,7 @@ class CompareDeblendersTask(pipeBase.PipelineTask):
         inputRefs: pipeBase.InputQuantizedConnection,
         outputRefs: pipeBase.OutputQuantizedConnection,
     ) -> None:
-        """Load what there is of the patch, and store the comparison.
+        """Load the products of both deblenders, and store the comparison.
 
         Parameters
         ----------
@@ -395,47 +297,42 @@ class CompareDeblendersTask(pipeBase.PipelineTask):
         outputRefs : `lsst.pipe.base.OutputQuantizedConnection`
             Outputs.
         """
+        handles = butlerQC.get(inputRefs)
 
-        def handle(name: str) -> Any:
-            ref = getattr(inputRefs, name, None)
-            return None if ref is None else butlerQC.get(ref)
+        def load(name: str) -> Any:
+            return None if handles.get(name) is None else handles[name].get()
 
-        def one(name: str) -> Any:
-            found = handle(name)
-            return None if found is None else found.get()
+        def handles_by_band(name: str) -> dict[str, DeferredDatasetHandle]:
+            return {str(handle.dataId["band"]): handle for handle in handles.get(name) or ()}
 
-        def banded(name: str) -> dict[str, Any]:
-            refs = getattr(inputRefs, name, None) or ()
-            found = {str(ref.datasetRef.dataId["band"]): ref for ref in refs}
-            wanted = self._bands(found) if name == "exposures" else [b for b in found if b in exposures]
-            return {band: butlerQC.get(found[band]).get() for band in wanted}
+        coadds = handles_by_band("exposures")
+        exposures = {band: coadds[band].get() for band in self._choose_bands(coadds)}
 
-        exposures: dict[str, ExposureF] = {}
-        exposures = banded("exposures")
-        models = handle("otherModels")
+        def load_bands(name: str) -> dict[str, Any]:
+            return {band: one.get() for band, one in handles_by_band(name).items() if band in exposures}
+
+        models = handles.get("otherModels")
         fields = self.read(
             exposures=exposures,
-            catalog=one("catalog"),
-            bandCatalogs=banded("bandCatalogs"),
-            blendStatistics=one("blendStatistics"),
-            otherCatalog=one("otherCatalog"),
-            otherParents=one("otherParents"),
-            otherModels=None if models is None else read_models(models),
-            truth=one("truth"),
-            truthFlux=banded("truthFlux"),
-            seconds=task_timing(one("taskMetadata"), self.config.connections.deblendLabel)[0],
+            catalog=load("catalog"),
+            bandCatalogs=load_bands("bandCatalogs"),
+            blendStatistics=load("blendStatistics"),
+            otherCatalog=load("otherCatalog"),
+            otherParents=load("otherParents"),
+            otherModels=None if models is None else _read_models(models),
+            truth=load("truth"),
+            truthFlux=load_bands("truthFlux"),
+            seconds=task_timing(load("taskMetadata"), self.config.connections.deblendLabel)[0],
         )
+        catalogs = [handles[name] for name in ("catalog", "otherCatalog") if handles.get(name) is not None]
         data_id = butlerQC.quantum.dataId
-        place = {} if data_id is None else {name: data_id[name] for name in ("tract", "patch", "skymap")}
-        runs = {inputRefs.catalog.datasetRef.run}
-        if getattr(inputRefs, "otherCatalog", None) is not None:
-            runs.add(inputRefs.otherCatalog.datasetRef.run)
+        place = {} if data_id is None else {name: data_id[name] for name in _PATCH}
         outputs = self.run(
             **fields.getDict(),
             tract=int(place.get("tract", 0)),
             patch=int(place.get("patch", 0)),
             skymap=str(place.get("skymap", "")),
-            runs=sorted(runs),
+            runs=sorted({handle.ref.run for handle in catalogs}),
         )
         butlerQC.put(outputs, outputRefs)
 
@@ -448,12 +345,12 @@ class CompareDeblendersTask(pipeBase.PipelineTask):
         blendStatistics: Table | None = None,
         otherCatalog: Any = None,
         otherParents: Any = None,
-        otherModels: Any = None,
+        otherModels: ScarletModels | None = None,
         truth: Any = None,
         truthFlux: Mapping[str, Any] | None = None,
         seconds: float = float("nan"),
     ) -> pipeBase.Struct:
-        """Bring the products of deblenders into one form.
+        """Read the products of both deblenders, or run the baseline.
 
         Parameters
         ----------
@@ -492,57 +389,38 @@ ScarletModels`, optional
         DeblenderInputError
             Raised if the inputs cannot be read or do not fit each other.
         """
-        calibrations = {
-            band: exposure.getPhotoCalib().getCalibrationMean()
-            for band, exposure in exposures.items()
-            if exposure.getPhotoCalib() is not None
-        }
-        try:
-            images = field_images(exposures, tuple(self.config.badMaskPlanes))
-            first = read_source_catalog(
-                catalog,
-                self.config.name,
-                band_catalogs=bandCatalogs,
-                parent_statistics=blendStatistics,
-                images=images,
-                calibrations=calibrations,
-                seconds=seconds,
+        first: Deblender = CatalogReader(
+            self.config.name,
+            catalog,
+            bandCatalogs or {},
+            parent_statistics=blendStatistics,
+            seconds=seconds,
+        )
+        second: Deblender
+        if self.config.baseline is not None:
+            second = BASELINES[self.config.baseline]()
+        elif otherCatalog is not None:
+            second = ScarletReader(
+                otherCatalog,
+                otherModels,
+                otherParents,
+                self.config.other_name,
+                self.config.convergence_inverted,
             )
-            if self.config.baseline == "scarlet2":
-                # It needs the PSFs as well.
-                second = deblend_with_scarlet2(exposures)
-            elif self.config.baseline is not None:
-                second = BASELINES[self.config.baseline](images)
-            else:
-                if otherCatalog is None:
-                    raise ValueError(
-                        "There is no catalogue of a second deblender; give one, or set config.baseline."
-                    )
-
-                def attach(band: str, redistribute: bool) -> Any:
-                    return attach_scarlet(
-                        otherCatalog, otherModels, exposures, band, redistribute, allow_missing=True
-                    )
-
-                second = read_scarlet_field(
-                    otherCatalog,
-                    parent_catalog=otherParents,
-                    attach=None if otherModels is None else attach,
-                    images=images,
-                    calibrations=calibrations,
-                    name=self.config.otherName,
-                    convergence_inverted=self.config.convergenceInverted,
-                )
+        else:
+            raise DeblenderInputError(
+                "There is no catalogue of a second deblender; give one, or set config.baseline."
+            )
+        try:
+            images = field_images(exposures, list(self.config.bad_mask_planes))
+            inputs = pipeBase.Struct(
+                first=first.deblend(images), second=second.deblend(images), images=images
+            )
+            if truth is not None:
+                reader = TruthReader(truth, truthFlux or {}, list(self.config.ignore_flags))
+                inputs.truth = reader.deblend(images)
         except ValueError as error:
             raise DeblenderInputError(str(error)) from error
-        inputs = pipeBase.Struct(first=first, second=second, images=images)
-        if truth is not None:
-            inputs.truth = read_truth_field(truth, truthFlux)
-            ignored = np.zeros(len(truth), dtype=bool)
-            for flag in self.config.ignoreFlags:
-                ignored |= np.asarray(truth[f"{PREFIX}_flag_{flag}"], dtype=bool)
-            inputs.truthIgnored = ignored
-            inputs.truthColumns = {"blendedness": np.array(truth[f"{PREFIX}_blendedness"], dtype=np.float64)}
         return inputs
 
     def run(
@@ -552,8 +430,6 @@ ScarletModels`, optional
         second: DeblendedField,
         images: FieldImages,
         truth: DeblendedField | None = None,
-        truthIgnored: np.ndarray | None = None,
-        truthColumns: Mapping[str, np.ndarray] | None = None,
         tract: int = 0,
         patch: int = 0,
         skymap: str = "",
@@ -563,17 +439,13 @@ ScarletModels`, optional
 
         Parameters
         ----------
-        first, second : `DeblendedField`
-            What they made of the patch.
-        images : `FieldImages`
+        first, second : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`
+            Their sources.
+        images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
             The images.
-        truth : `DeblendedField`, optional
-            The truth.
-        truthIgnored : `numpy.ndarray`, optional
-            Truths that are neither hit nor miss, bool.
-        truthColumns : `~collections.abc.Mapping` [`str`, `numpy.ndarray`], \
+        truth : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`, \
                 optional
-            More columns of the truth.
+            The truth.
         tract, patch : `int`
             Where it is.
         skymap : `str`
@@ -601,34 +473,27 @@ evaluation_metrics.EvaluationMetrics`).
             Raised if a deblender's sources are not on the images.
         """
         for field in (first, second):
-            self._check_frame(field, images)
-        settings = self.config.settings()
+            _check_frame(field, images)
+        settings = self.config.comparison.settings()
+        bootstrap = self.config.bootstrap
         comparison = compare_fields(first, second, images, settings)
-        self._warn(comparison)
+        self._log_gaps(comparison)
         values = comparison_values(comparison)
         tables: dict[str, dict[str, list[float]]] = {}
-        found: dict[str, np.ndarray] | None = None
+        truths: dict[str, np.ndarray] | None = None
         if truth is not None and len(truth):
-            found = truth_columns(
-                truth,
-                comparison,
-                None if truthIgnored is None else ~truthIgnored,
-                images,
-                settings,
-                truthColumns,
-            )
-            bootstrap = self.config.bootstrap
+            comparison, truths = compare_with_truth(comparison, truth, images, settings)
             values += truth_values(
-                found,
+                truths,
                 comparison,
                 np.random.default_rng(bootstrap.seed),
                 bands=images.bands,
                 n_samples=bootstrap.nSamples,
                 level=bootstrap.level,
             )
-            tables = truth_tables(found, comparison, self.config.band, list(self.config.separationEdges))
+            tables = truth_tables(truths, comparison.names, settings.band)
+        counted = 0 if truths is None else int(truths["counted"].sum())
         versions = software_versions()
-        counted = 0 if found is None else int(found["counted"].sum())
         metrics = EvaluationMetrics(
             package_version=versions["lsst-meas-maskrcnn"],
             software=versions,
@@ -642,49 +507,39 @@ evaluation_metrics.EvaluationMetrics`).
                     tract=tract,
                     patch=patch,
                     n_truth=counted,
-                    n_truth_ignored=0 if found is None else len(found["id"]) - counted,
+                    n_truth_ignored=0 if truths is None else len(truths["id"]) - counted,
                     n_detections=len(first),
                     seconds=first.seconds,
                     megapixels=images.usable.size / 1e6,
                 )
             ],
-            level=self.config.bootstrap.level,
-            n_samples=self.config.bootstrap.nSamples,
+            level=bootstrap.level,
+            n_samples=bootstrap.nSamples,
             values=values,
             tables=tables,
         )
         outputs = pipeBase.Struct(
             metrics=metrics,
             sources=comparison_table(comparison.sources),
-            blends=comparison_table(comparison.table),
-            truths=comparison_table(found or {"id": np.zeros(0, dtype=np.int64)}),
+            blends=comparison_table(comparison.blends),
+            truths=comparison_table(truths or {"id": np.zeros(0, dtype=np.int64)}),
         )
-        if self.config.doPlots:
+        if self.config.do_plots:
             outputs.plotFlux = plot_flux_pairs(comparison, images.bands)
-            outputs.plotResidual = plot_residual_panels(comparison, self.config.band, found)
+            outputs.plotResidual = plot_residual_panels(comparison, settings.band, truths)
             outputs.plotGallery = plot_disagreements(
-                cut_disagreements(
-                    comparison,
-                    images,
-                    self.config.gallerySize,
-                    list(self.config.galleryBands),
-                    self.config.band,
-                )
+                comparison, images, self.config.gallery_size, list(self.config.gallery_bands), settings.band
             )
+        n_matched = int(comparison.matched.sum())
         self.metadata["n_sources"] = len(first)
         self.metadata["n_sources_other"] = len(second)
-        self.metadata["n_matched"] = int(comparison.matched.sum())
+        self.metadata["n_matched"] = n_matched
         self.log.info(
-            "%s has %d sources, %s %d; %d match.",
-            first.name,
-            len(first),
-            second.name,
-            len(second),
-            self.metadata["n_matched"],
+            "%s has %d sources, %s %d; %d match.", first.name, len(first), second.name, len(second), n_matched
         )
         return outputs
 
-    def _bands(self, found: Mapping[str, Any]) -> list[str]:
+    def _choose_bands(self, found: Mapping[str, Any]) -> list[str]:
         """Bands to compare, from blue to red."""
         if self.config.bands is not None:
             missing = sorted(set(self.config.bands) - set(found))
@@ -697,21 +552,8 @@ evaluation_metrics.EvaluationMetrics`).
         known = [band for band in _BLUE_TO_RED if band in found]
         return known + sorted(set(found) - set(known))
 
-    def _check_frame(self, field: DeblendedField, images: FieldImages) -> None:
-        """Refuse a catalogue of another patch."""
-        if not len(field):
-            return
-        (y0, x0), (height, width) = images.origin, images.shape
-        on = (field.x >= x0 - 1) & (field.x <= x0 + width) & (field.y >= y0 - 1) & (field.y <= y0 + height)
-        if not on.any():
-            raise DeblenderInputError(
-                f"None of the {len(field)} sources of {field.name} lies on the exposures, which begin at "
-                f"(x, y) = ({x0}, {y0}) and are {width} x {height} pixels; the first source is at "
-                f"({field.x[0]:.0f}, {field.y[0]:.0f}). Give both of one patch."
-            )
-
-    def _warn(self, comparison: FieldComparison) -> None:
-        """Say what there is nothing to compare of."""
+    def _log_gaps(self, comparison: FieldComparison) -> None:
+        """Warn of what cannot be compared."""
         for field in comparison.fields:
             if field.n_without_mask:
                 self.log.warning(
@@ -726,7 +568,30 @@ evaluation_metrics.EvaluationMetrics`).
                 self.log.warning("%s skipped or failed on %d parents.", field.name, given_up)
         if not comparison.matched.any():
             self.log.warning(
-                "%s and %s have no source in common: nothing but counts and what only one of them has is "
-                "compared.",
+                "%s and %s have no source in common: only counts, and sources that only one of them has, "
+                "are compared.",
                 *comparison.names,
             )
+
+
+def _check_frame(field: DeblendedField, images: FieldImages) -> None:
+    """Refuse a catalogue of another patch."""
+    if not len(field):
+        return
+    (y0, x0), (height, width) = images.origin, images.shape
+    on = (field.x >= x0 - 1) & (field.x <= x0 + width) & (field.y >= y0 - 1) & (field.y <= y0 + height)
+    if not on.any():
+        raise DeblenderInputError(
+            f"None of the {len(field)} sources of {field.name} lies on the exposures, which begin at "
+            f"(x, y) = ({x0}, {y0}) and are {width} x {height} pixels; the first source is at "
+            f"({field.x[0]:.0f}, {field.y[0]:.0f}). Give both of one patch."
+        )
+
+
+def _read_models(handle: DeferredDatasetHandle) -> ScarletModels:
+    """Read scarlet's file as it is, so that scarlet need not be installed; without a file, scarlet reads."""
+    uri = handle.butler.getURI(handle.ref)
+    if uri.fragment:
+        return read_scarlet_models(handle.get())
+    with uri.as_local() as local:
+        return read_scarlet_models(local.ospath)

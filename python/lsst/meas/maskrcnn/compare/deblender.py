@@ -1,0 +1,407 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The interface of all deblenders: what they are given and what they return.
+
+A `Deblender` runs a program on the images, or reads what a program has stored;
+either way the result is a `DeblendedField`. Positions are pixels of the parent
+frame, fluxes are nJy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from ..metrics.spans import SpanMasks
+
+__all__ = ["PARENT_DTYPE", "DeblendedField", "Deblender", "FieldImages", "PixelModels", "make_parents"]
+
+PARENT_DTYPE = np.dtype(
+    [
+        ("id", np.int64),
+        ("n_child", np.int64),
+        ("n_peak", np.int64),
+        ("runtime_ms", np.float64),
+        ("chi2", np.float64),
+        ("skipped", bool),
+        ("failed", bool),
+        ("not_converged", bool),
+    ]
+)
+"""Columns of parents: ``runtime_ms`` and ``chi2``, the residual per pixel and
+band that the deblender itself reports, are NaN and ``n_peak`` is -1 where they
+are not known. ``skipped`` parents were not deblended at all."""
+
+
+@dataclass(frozen=True, eq=False)
+class PixelModels:
+    """The pixels of N sources in one band.
+
+    Parameters
+    ----------
+    spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
+        Pixels of each source; none where there is no model.
+    values : `numpy.ndarray`
+        Flux (nJy) of each of these pixels, source by source and row by row,
+        float32, (pixel,).
+
+    Raises
+    ------
+    ValueError
+        Raised if there is not one value for each pixel.
+    """
+
+    spans: SpanMasks
+    values: npt.NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        number = int(self.spans.areas.sum())
+        if self.values.shape != (number,):
+            raise ValueError(f"values have the shape {self.values.shape}; the spans hold {number} pixels.")
+
+    def __len__(self) -> int:
+        return len(self.spans)
+
+    @classmethod
+    def from_parts(cls, spans: SpanMasks, parts: Sequence[npt.ArrayLike]) -> PixelModels:
+        """Make models of the pixels of each source.
+
+        Parameters
+        ----------
+        spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
+            N masks.
+        parts : `~collections.abc.Sequence` [`numpy.ndarray`]
+            Flux of the pixels of each mask, row by row, N of (pixel,).
+
+        Returns
+        -------
+        models : `PixelModels`
+            The models.
+        """
+        return cls(spans, np.concatenate([np.zeros(0), *parts]).astype(np.float32))
+
+    @classmethod
+    def from_image(
+        cls, spans: SpanMasks, image: npt.NDArray[np.floating], origin: tuple[int, int]
+    ) -> PixelModels:
+        """Take the pixels of an image within masks.
+
+        Parameters
+        ----------
+        spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
+            N masks.
+        image : `numpy.ndarray`
+            The image, (y, x). Pixels that are not finite, or off the image,
+            are 0.
+        origin : `tuple` [`int`, `int`]
+            (y0, x0) of its first pixel.
+
+        Returns
+        -------
+        models : `PixelModels`
+            The image within each mask. A pixel of several masks is in the
+            model of each.
+        """
+        _, place, inside = _places(spans, image.shape, origin)
+        values = np.zeros(len(inside), dtype=np.float32)
+        values[inside] = image.ravel()[place]
+        return cls(spans, np.where(np.isfinite(values), values, np.float32(0)))
+
+    @property
+    def sums(self) -> npt.NDArray[np.float64]:
+        """Sum of each model (nJy); NaN where there is none, float64, (N,)."""
+        areas = self.spans.areas
+        owner = np.repeat(np.arange(len(self)), areas)
+        total = np.bincount(owner, weights=self.values, minlength=len(self))
+        return np.where(areas > 0, total, np.nan)
+
+    def filled(self, other: PixelModels) -> PixelModels:
+        """Take the models of another set where there are none.
+
+        Parameters
+        ----------
+        other : `PixelModels`
+            As many models.
+
+        Returns
+        -------
+        models : `PixelModels`
+            Own models, or else those of the other set.
+        """
+        missing = self.spans.areas == 0
+        spans = SpanMasks.concatenate([self.spans, other.spans])
+        own, others = (np.split(one.values, np.cumsum(one.spans.areas)[:-1]) for one in (self, other))
+        parts = [b if lacks else a for a, b, lacks in zip(own, others, missing)]
+        return self.from_parts(spans.select(np.arange(len(self)) + len(self) * missing), parts)
+
+    def paint(self, shape: tuple[int, int], origin: tuple[int, int]) -> npt.NDArray[np.float64]:
+        """Add all models up to an image.
+
+        Parameters
+        ----------
+        shape : `tuple` [`int`, `int`]
+            Height and width of the image.
+        origin : `tuple` [`int`, `int`]
+            (y0, x0) of its first pixel.
+
+        Returns
+        -------
+        image : `numpy.ndarray`
+            Their sum (nJy), float64, (y, x), without pixels off the image.
+        """
+        _, place, inside = _places(self.spans, shape, origin)
+        total = np.bincount(place, weights=self.values[inside], minlength=shape[0] * shape[1])
+        return total.astype(np.float64).reshape(shape)
+
+
+@dataclass(frozen=True, eq=False)
+class FieldImages:
+    """The images that deblenders are given and compared on.
+
+    Parameters
+    ----------
+    images : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
+        Flux (nJy) per pixel by band, (y, x).
+    variances : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
+        Variance (nJy^2) by band, (y, x).
+    usable : `numpy.ndarray`
+        Pixels that count, bool, (y, x).
+    origin : `tuple` [`int`, `int`]
+        (y0, x0) of the first pixel in the parent frame.
+    exposures : `~collections.abc.Mapping` [`str`, \
+            `lsst.afw.image.ExposureF`], optional
+        The exposures by band, for deblenders that need their PSF or work in
+        their units.
+
+    Raises
+    ------
+    ValueError
+        Raised if the shapes differ.
+    """
+
+    images: Mapping[str, npt.NDArray[np.floating]]
+    variances: Mapping[str, npt.NDArray[np.floating]]
+    usable: npt.NDArray[np.bool_]
+    origin: tuple[int, int]
+    exposures: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for what in (self.images, self.variances):
+            for band, image in what.items():
+                if image.shape != self.usable.shape:
+                    raise ValueError(
+                        f"An image in {band} has the shape {image.shape}, the mask {self.usable.shape}; "
+                        "all must be of one box."
+                    )
+        if set(self.images) != set(self.variances):
+            raise ValueError(
+                f"Images are in {sorted(self.images)}, variances in {sorted(self.variances)}; "
+                "give both in the same bands."
+            )
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Height and width (`tuple` [`int`, `int`])."""
+        return self.usable.shape[0], self.usable.shape[1]
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands (`tuple` [`str`])."""
+        return tuple(self.images)
+
+    def paint_masks(self, spans: SpanMasks) -> npt.NDArray[np.bool_]:
+        """Find the pixels that any mask holds.
+
+        Parameters
+        ----------
+        spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
+            The masks.
+
+        Returns
+        -------
+        pixels : `numpy.ndarray`
+            Bool, (y, x).
+        """
+        pixels = np.zeros(self.usable.size, dtype=bool)
+        pixels[_places(spans, self.shape, self.origin)[1]] = True
+        return pixels.reshape(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class DeblendedField:
+    """The sources that a deblender made of an image.
+
+    Parameters
+    ----------
+    name : `str`
+        Of the deblender; a part of column names.
+    ids : `numpy.ndarray`
+        Of N sources, those that have no children, int64, (N,).
+    parent_ids : `numpy.ndarray`
+        Parent of each; an isolated source is its own, int64, (N,).
+    x, y : `numpy.ndarray`
+        Positions in the parent frame (px), float64, (N,).
+    labels : `numpy.ndarray`
+        Classes, see `lsst.meas.maskrcnn.images.classes`, int64, (N,).
+    spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
+        Masks; empty where the deblender kept none.
+    flux : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
+        Fluxes (nJy) by band, float64, (N,); NaN where they are not known.
+    parents : `numpy.ndarray`
+        Parents and isolated sources, of `PARENT_DTYPE`, (P,).
+    parent_spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
+        Their footprints.
+    models : `~collections.abc.Mapping` [`str`, `PixelModels`], optional
+        Deblended pixels of each source by band, on which fluxes are measured.
+        May lack bands, or all.
+    templates : `~collections.abc.Mapping` [`str`, `PixelModels`], optional
+        Model of each source by band, where the deblender fits one. Shares of
+        the image add up to the image by construction, so that residuals need
+        templates.
+    seconds : `float`, optional
+        Time that it took; NaN where it is not known.
+    ignored : `numpy.ndarray`, optional
+        For the truth: sources that count neither as found nor as missed,
+        bool, (N,). By default none.
+    columns : `~collections.abc.Mapping` [`str`, `numpy.ndarray`], optional
+        More columns, (N,) each, such as the true ``blendedness``.
+
+    Raises
+    ------
+    ValueError
+        Raised if the lengths do not fit each other, or a source has a parent
+        that is not listed.
+    """
+
+    name: str
+    ids: npt.NDArray[np.int64]
+    parent_ids: npt.NDArray[np.int64]
+    x: npt.NDArray[np.float64]
+    y: npt.NDArray[np.float64]
+    labels: npt.NDArray[np.int64]
+    spans: SpanMasks
+    flux: Mapping[str, npt.NDArray[np.float64]]
+    parents: npt.NDArray[Any]
+    parent_spans: SpanMasks
+    models: Mapping[str, PixelModels] = field(default_factory=dict)
+    templates: Mapping[str, PixelModels] = field(default_factory=dict)
+    seconds: float = float("nan")
+    ignored: npt.NDArray[np.bool_] | None = None
+    columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        sized: dict[str, Any] = {name: getattr(self, name) for name in ("parent_ids", "x", "y", "labels")}
+        sized |= {"spans": self.spans, "ignored": self.ids if self.ignored is None else self.ignored}
+        for name in ("flux", "models", "templates", "columns"):
+            sized |= {f"{name} in {key}": values for key, values in getattr(self, name).items()}
+        for what, values in sized.items():
+            if len(values) != len(self):
+                raise ValueError(f"{self.name}: {len(values)} {what} for {len(self)} sources.")
+        if len(self.parents) != len(self.parent_spans):
+            raise ValueError(
+                f"{self.name}: {len(self.parent_spans)} footprints for {len(self.parents)} parents."
+            )
+        lost = ~np.isin(self.parent_ids, self.parents["id"])
+        if lost.any():
+            raise ValueError(
+                f"{self.name}: {int(lost.sum())} of {len(self)} sources have a parent that is not among the "
+                f"{len(self.parents)} parents, such as {int(self.parent_ids[lost][0])}."
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def parent(self) -> npt.NDArray[np.int64]:
+        """Index of the parent of each source, int64, (N,)."""
+        order = np.argsort(self.parents["id"], kind="stable")
+        return order[np.searchsorted(self.parents["id"][order], self.parent_ids)]
+
+    @property
+    def positions(self) -> npt.NDArray[np.float64]:
+        """Positions (x, y) (px), float64, (N, 2)."""
+        return np.stack([self.x, self.y], axis=1)
+
+    @property
+    def n_without_mask(self) -> int:
+        """Number of sources without mask (`int`)."""
+        return int(np.count_nonzero(self.spans.areas == 0))
+
+    @property
+    def is_blend(self) -> npt.NDArray[np.bool_]:
+        """Parents of several children or peaks, and skipped ones, bool, (P,)."""
+        return (self.parents["n_child"] > 1) | (self.parents["n_peak"] > 1) | self.parents["skipped"]
+
+
+class Deblender(Protocol):
+    """A program that deblends images, or a reader of its results."""
+
+    @property
+    def name(self) -> str:
+        """Name of the deblender; a part of column names (`str`)."""
+        ...
+
+    def deblend(self, images: FieldImages) -> DeblendedField:
+        """Deblend the images, or read what was made of them.
+
+        Parameters
+        ----------
+        images : `FieldImages`
+            The images.
+
+        Returns
+        -------
+        field : `DeblendedField`
+            The sources.
+
+        Raises
+        ------
+        ValueError
+            Raised if the images lack something that is needed, or do not fit
+            what was stored.
+        """
+        ...
+
+
+def make_parents(
+    ids: npt.NDArray[np.int64], parent_ids: npt.NDArray[np.int64], spans: SpanMasks
+) -> tuple[npt.NDArray[Any], SpanMasks]:
+    """Make parents out of their children.
+
+    Parameters
+    ----------
+    ids, parent_ids : `numpy.ndarray`
+        Ids of the sources and of their parents, int64, (N,).
+    spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
+        Masks of the sources.
+
+    Returns
+    -------
+    parents : `numpy.ndarray`
+        One of `PARENT_DTYPE` for each parent, by id. An isolated source, its
+        own parent, has no children.
+    parent_spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
+        The pixels of all children of each.
+    """
+    unique, index = np.unique(parent_ids, return_inverse=True)
+    parents = np.zeros(len(unique), dtype=PARENT_DTYPE)
+    parents["id"], parents["n_peak"] = unique, -1
+    parents["runtime_ms"] = parents["chi2"] = np.nan
+    parents["n_child"] = np.bincount(index[ids != parent_ids], minlength=len(unique))
+    return parents, spans.unite(index, len(unique))
+
+
+def _places(
+    spans: SpanMasks, shape: tuple[int, ...], origin: tuple[int, int]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Owner and flat index of each pixel on an image, and which pixels of the masks these are."""
+    owner, rows, columns = spans.pixels()
+    rows, columns = rows - origin[0], columns - origin[1]
+    inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
+    return owner[inside], rows[inside] * shape[1] + columns[inside], inside

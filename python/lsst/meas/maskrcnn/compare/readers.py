@@ -1,0 +1,437 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Read catalogues of deblenders, and the truth.
+
+A deblender's catalogue holds isolated sources (``parent`` is 0) and children
+(``parent`` is the id of their parent). The parents are in the same catalogue,
+as with this package, or in one of their own, as with scarlet.
+"""
+
+from __future__ import annotations
+
+__all__ = ["CatalogReader", "ScarletReader", "TruthReader", "field_images"]
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from astropy.table import Table
+
+from lsst.afw.image import ExposureF
+from lsst.afw.table import SourceCatalog
+from lsst.geom import Box2I, Extent2I, Point2I
+
+from ..catalogs.detections import DetectionFields, catalog_labels, catalog_positions
+from ..catalogs.exposures import check_exposures, flagged_pixels, to_nanojansky
+from ..catalogs.footprints import footprints_to_masks
+from ..catalogs.truth import read_truth
+from ..images.classes import GALAXY, STAR
+from ..metrics.spans import SpanMasks
+from .deblender import PARENT_DTYPE, DeblendedField, FieldImages, PixelModels, make_parents
+from .scarlet import attach_scarlet
+from .scarlet_models import ScarletModels
+
+_SKIPPED = (
+    "deblend_skipped",
+    "deblend_skipped_isPseudo",
+    "deblend_skipped_tooManyPeaks",
+    "deblend_skipped_parentTooBig",
+    "deblend_skipped_masked",
+    # Names of older versions.
+    "deblend_parentTooBig",
+    "deblend_tooManyPeaks",
+    "deblend_masked",
+)
+
+
+def field_images(
+    exposures: Mapping[str, ExposureF], bad_planes: Sequence[str] = ("BAD", "NO_DATA", "SAT")
+) -> FieldImages:
+    """Take the pixels of exposures.
+
+    Parameters
+    ----------
+    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
+        Exposures by band.
+    bad_planes : `~collections.abc.Sequence` [`str`]
+        Mask planes of pixels that do not count.
+
+    Returns
+    -------
+    images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
+        Their pixels in nJy.
+
+    Raises
+    ------
+    ValueError
+        Raised if there are none.
+    lsst.pipe.base.AlgorithmError
+        Raised by `~lsst.meas.maskrcnn.catalogs.exposures.check_exposures`.
+    """
+    check_exposures(exposures)
+    box = next(iter(exposures.values())).getBBox()
+    usable = np.ones((box.getHeight(), box.getWidth()), dtype=bool)
+    images, variances = {}, {}
+    for band, exposure in exposures.items():
+        images[band], variances[band] = to_nanojansky(exposure)
+        usable &= ~flagged_pixels(exposure, bad_planes)
+        usable &= np.isfinite(images[band]) & (variances[band] > 0)
+    return FieldImages(images, variances, usable, (box.getMinY(), box.getMinX()), exposures)
+
+
+@dataclass(frozen=True, eq=False)
+class CatalogReader:
+    """Reader of any catalogue with parents.
+
+    Parameters
+    ----------
+    name : `str`
+        Name of the deblender.
+    catalog : `lsst.afw.table.SourceCatalog`
+        Children and isolated sources, and parents if they are not in a
+        catalogue of their own. Without ``parent`` all are isolated.
+    band_catalogs : `~collections.abc.Mapping` [`str`, \
+            `lsst.afw.table.SourceCatalog`], optional
+        By band, catalogues with HeavyFootprints of the deblended pixels, for
+        some or all of the same ids.
+    template_catalogs : `~collections.abc.Mapping` [`str`, \
+            `lsst.afw.table.SourceCatalog`], optional
+        The same of the models from which those pixels were made.
+    parent_catalog : `lsst.afw.table.SourceCatalog`, optional
+        Catalogue of parents. Records that have a parent themselves are pieces
+        in which scarlet works, and not used.
+    parent_statistics : `astropy.table.Table`, optional
+        Residuals ``<band>_chi2`` of parents by ``id``, as the task of this
+        package stores them.
+    convergence_inverted : `bool`
+        Whether ``deblend_blendConvergenceFailedFlag`` is set where a blend
+        did converge, as scarlet's task did until 2026.
+    seconds : `float`
+        Time that the deblender took, if it is known.
+    """
+
+    name: str
+    catalog: SourceCatalog
+    band_catalogs: Mapping[str, SourceCatalog] = field(default_factory=dict)
+    template_catalogs: Mapping[str, SourceCatalog] = field(default_factory=dict)
+    parent_catalog: SourceCatalog | None = None
+    parent_statistics: Table | None = None
+    convergence_inverted: bool = False
+    seconds: float = float("nan")
+
+    def deblend(self, images: FieldImages) -> DeblendedField:
+        """Read the sources without children, in the catalogue's order.
+
+        Parameters
+        ----------
+        images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
+            Images. A source with a mask but without HeavyFootprint has the
+            pixels of the image in its mask.
+
+        Returns
+        -------
+        field : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`
+            The sources.
+
+        Raises
+        ------
+        ValueError
+            Raised if a band of HeavyFootprints has no image.
+        """
+        catalog = _contiguous(self.catalog)
+        keep = np.flatnonzero(_is_source(catalog))
+        ids, parent = _column(catalog, "id")[keep], _column(catalog, "parent")[keep]
+        parent_ids = np.where(parent == 0, ids, parent)
+        footprints = [record.getFootprint() for record in catalog]
+        heavy = {band: _footprints_by_id(one, ids) for band, one in self.band_catalogs.items()}
+        chosen = [footprints[i] for i in keep.tolist()]
+        for found in heavy.values():
+            # The footprint of a child that is not in the catalogue is that of its pixels.
+            chosen = [own if _filled(own) else other for own, other in zip(chosen, found, strict=True)]
+        spans = _spans(chosen)
+        templates = {band: _footprints_by_id(one, ids) for band, one in self.template_catalogs.items()}
+        stored = _read_models(heavy, _calibrations(heavy, images))
+        models = {}
+        for band in images.bands:
+            within = PixelModels.from_image(spans, images.images[band], images.origin)
+            models[band] = stored[band].filled(within) if band in stored else within
+        fields = DetectionFields()
+        x, y = catalog_positions(catalog, fields, footprints)
+        parents, parent_spans = self._read_parents(catalog, ids, parent_ids, spans)
+        if self.parent_statistics is not None:
+            _set_chi2(parents, self.parent_statistics)
+        return DeblendedField(
+            name=self.name,
+            ids=ids,
+            parent_ids=parent_ids,
+            x=x[keep],
+            y=y[keep],
+            labels=catalog_labels(catalog, fields)[0][keep],
+            spans=spans,
+            flux={band: one.sums for band, one in models.items()},
+            parents=parents,
+            parent_spans=parent_spans,
+            models=models,
+            templates=_read_models(templates, _calibrations(templates, images)),
+            seconds=self.seconds,
+        )
+
+    def _read_parents(
+        self, catalog: SourceCatalog, ids: np.ndarray, parent_ids: np.ndarray, spans: SpanMasks
+    ) -> tuple[np.ndarray, SpanMasks]:
+        """Parents that are listed, and the union of the children where they are not."""
+        made, made_spans = make_parents(ids, parent_ids, spans)
+        source = catalog if self.parent_catalog is None else _contiguous(self.parent_catalog)
+        table = _parent_table(source, self.convergence_inverted)
+        listed = _column(source, "parent") == 0
+        if self.parent_catalog is None:
+            # The other records without parent are no parents, either.
+            listed &= np.isin(table["id"], made["id"]) | table["skipped"] | table["failed"]
+        chosen = np.flatnonzero(listed)
+        listed_spans = _spans([source[i].getFootprint() for i in chosen.tolist()])
+        rest = np.flatnonzero(~np.isin(made["id"], table["id"][listed]))
+        parents = np.concatenate([table[chosen], made[rest]])
+        # A parent that the catalogue lists may lack its footprint.
+        row = {number: len(parents) + k for k, number in enumerate(made["id"].tolist())}
+        all_spans = SpanMasks.concatenate([listed_spans, made_spans.select(rest), made_spans])
+        picks = [
+            row.get(number, k) if area == 0 else k
+            for k, (number, area) in enumerate(zip(parents["id"].tolist(), all_spans.areas.tolist()))
+        ]
+        return parents, all_spans.select(np.array(picks, dtype=np.int64))
+
+
+@dataclass(frozen=True, eq=False)
+class ScarletReader:
+    """Reader of what scarlet left in a Butler.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        ``deepCoadd_deblendedCatalog``, in newer names ``object_deblend``.
+    models : `~lsst.meas.maskrcnn.compare.scarlet_models.ScarletModels`, \
+            optional
+        Its models. Without them children have positions only: no mask, no
+        flux.
+    parent_catalog : `lsst.afw.table.SourceCatalog`, optional
+        ``object_parent_patch``. Without it parents are the union of their
+        children, and times and failures are not known.
+    name : `str`
+        Name of the deblender.
+    convergence_inverted : `bool`
+        As in `CatalogReader`.
+    """
+
+    catalog: SourceCatalog
+    models: ScarletModels | None = None
+    parent_catalog: SourceCatalog | None = None
+    name: str = "scarlet"
+    convergence_inverted: bool = True
+
+    def deblend(self, images: FieldImages) -> DeblendedField:
+        """Read the sources.
+
+        Parameters
+        ----------
+        images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
+            Images, with their exposures.
+
+        Returns
+        -------
+        field : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`
+            The sources.
+
+        Raises
+        ------
+        ValueError
+            Raised if the models do not fit the catalogue or the images.
+        """
+        reader = CatalogReader(
+            self.name,
+            self.catalog,
+            self._attach(images, redistribute=True),
+            self._attach(images, redistribute=False),
+            self.parent_catalog,
+            convergence_inverted=self.convergence_inverted,
+        )
+        return reader.deblend(images)
+
+    def _attach(self, images: FieldImages, redistribute: bool) -> dict[str, SourceCatalog]:
+        """The catalogue with HeavyFootprints in each band, if there are models."""
+        if self.models is None:
+            return {}
+        return {
+            band: attach_scarlet(
+                self.catalog, self.models, images.exposures, band, redistribute, allow_missing=True
+            )
+            for band in images.bands
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class TruthReader:
+    """Reader of the truth, as if a perfect deblender had made it.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        A ``maskRcnn_truth``.
+    flux_catalogs : `~collections.abc.Mapping` [`str`, \
+            `lsst.afw.table.SourceCatalog`], optional
+        By band, each source's own pixels without noise (nJy), as
+        ``maskRcnn_truthFlux`` has them.
+    ignore_flags : `~collections.abc.Sequence` [`str`], optional
+        Flags of the truth that make a source neither found nor missed.
+    name : `str`
+        Name of it.
+    """
+
+    catalog: SourceCatalog
+    flux_catalogs: Mapping[str, SourceCatalog] = field(default_factory=dict)
+    ignore_flags: Sequence[str] = ()
+    name: str = "truth"
+
+    def deblend(self, images: FieldImages | None = None) -> DeblendedField:
+        """Read the true sources.
+
+        Parameters
+        ----------
+        images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`, optional
+            Not used.
+
+        Returns
+        -------
+        field : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`
+            The true sources with their total fluxes, in one parent where the
+            truth says that they are blended.
+        """
+        truth = read_truth(self.catalog, Box2I(Point2I(0, 0), Extent2I(1, 1)))
+        # The parent of a group is the first of its members.
+        group = np.asarray(truth.columns["group"], dtype=np.int64)
+        _, first, inverse = np.unique(group, return_index=True, return_inverse=True)
+        parent_ids = truth.ids[first[inverse]]
+        spans = SpanMasks.from_masks(truth.masks, truth.origins)
+        parents, parent_spans = make_parents(truth.ids, parent_ids, spans)
+        heavy = {band: _footprints_by_id(one, truth.ids) for band, one in self.flux_catalogs.items()}
+        ignored = np.zeros(len(truth), dtype=bool)
+        for flag in self.ignore_flags:
+            ignored |= truth.flags[flag]
+        return DeblendedField(
+            name=self.name,
+            ids=truth.ids,
+            parent_ids=parent_ids,
+            x=np.asarray(truth.x, dtype=np.float64),
+            y=np.asarray(truth.y, dtype=np.float64),
+            labels=np.where(truth.is_star, STAR, GALAXY),
+            spans=spans,
+            flux={band: np.asarray(flux, dtype=np.float64) for band, flux in truth.flux.items()},
+            parents=parents,
+            parent_spans=parent_spans,
+            models=_read_models(heavy, dict.fromkeys(heavy, 1.0)),
+            ignored=ignored,
+            columns={"blendedness": np.asarray(truth.columns["blendedness"], dtype=np.float64)},
+        )
+
+
+def _contiguous(catalog: SourceCatalog) -> SourceCatalog:
+    return catalog if not len(catalog) or catalog.isContiguous() else catalog.copy(deep=True)
+
+
+def _column(catalog: SourceCatalog, name: str, default: Any = 0) -> np.ndarray:
+    """Copy of a column; the default where the catalogue has no records or no such field."""
+    if not len(catalog) or name not in catalog.schema.getNames():
+        return np.full(len(catalog), default, dtype=np.int64 if isinstance(default, int) else None)
+    return np.array(catalog[name])
+
+
+def _any_flag(catalog: SourceCatalog, names: Sequence[str]) -> np.ndarray:
+    flags = [_column(catalog, name).astype(bool) for name in names]
+    return np.any(flags, axis=0)
+
+
+def _is_source(catalog: SourceCatalog) -> np.ndarray:
+    """Records without children, but for parents of several peaks that were skipped or failed."""
+    leaf = _column(catalog, "deblend_nChild") == 0
+    if "deblend_nChild" not in catalog.schema.getNames():
+        return leaf
+    given_up = _any_flag(catalog, (*_SKIPPED, "deblend_failed"))
+    several = _column(catalog, "deblend_nPeaks") > 1
+    return leaf & ~(given_up & several & (_column(catalog, "parent") == 0))
+
+
+def _filled(footprint: Any) -> bool:
+    return footprint is not None and footprint.getArea() > 0
+
+
+def _spans(footprints: Sequence[Any]) -> SpanMasks:
+    masks = [np.zeros((0, 0), dtype=bool)] * len(footprints)
+    origins = np.zeros((len(footprints), 2), dtype=np.int64)
+    filled = [i for i, footprint in enumerate(footprints) if _filled(footprint)]
+    found, origins[filled] = footprints_to_masks([footprints[i] for i in filled])
+    for i, mask in zip(filled, found, strict=True):
+        masks[i] = mask
+    return SpanMasks.from_masks(masks, origins)
+
+
+def _footprints_by_id(catalog: SourceCatalog, ids: np.ndarray) -> list[Any]:
+    """Footprints of some ids; None where there is none."""
+    known = {int(record.getId()): record.getFootprint() for record in catalog}
+    return [known.get(number) for number in ids.tolist()]
+
+
+def _calibrations(bands: Mapping[str, Any], images: FieldImages) -> dict[str, float]:
+    """Flux of one count by band (nJy)."""
+    lost = sorted(set(bands) - set(images.exposures))
+    if lost:
+        raise ValueError(
+            f"There are HeavyFootprints in {lost}, but no exposures, whose calibration they need; give the "
+            f"exposures in {lost} too. Given were {sorted(images.exposures)}."
+        )
+    return {band: images.exposures[band].getPhotoCalib().getCalibrationMean() for band in bands}
+
+
+def _read_models(
+    heavy: Mapping[str, Sequence[Any]], calibrations: Mapping[str, float]
+) -> dict[str, PixelModels]:
+    models = {}
+    for band, footprints in heavy.items():
+        known = [one if _filled(one) and one.isHeavy() else None for one in footprints]
+        parts = [np.nan_to_num(one.getImageArray(), posinf=0, neginf=0) for one in known if one is not None]
+        scale = np.float32(calibrations[band])
+        models[band] = PixelModels.from_parts(_spans(known), [part * scale for part in parts])
+    return models
+
+
+def _parent_table(catalog: SourceCatalog, inverted: bool) -> np.ndarray:
+    """The records of a catalogue as parents."""
+    table = np.zeros(len(catalog), dtype=PARENT_DTYPE)
+    table["id"] = _column(catalog, "id")
+    table["n_child"] = _column(catalog, "deblend_nChild")
+    table["n_peak"] = _column(catalog, "deblend_nPeaks", -1)
+    # It stays 0 where there was nothing to do.
+    runtime = _column(catalog, "deblend_runtime", np.nan)
+    table["runtime_ms"] = np.where(runtime > 0, runtime, np.nan)
+    table["chi2"] = _column(catalog, "deblend_chi2", np.nan)
+    # A lone peak needs no deblending: that is no failure.
+    alone = _column(catalog, "deblend_skipped_isolatedParent").astype(bool) & (table["n_peak"] <= 1)
+    table["skipped"] = _any_flag(catalog, _SKIPPED) & ~alone
+    table["failed"] = _column(catalog, "deblend_failed").astype(bool)
+    failed_flag = "deblend_blendConvergenceFailedFlag"
+    if failed_flag in catalog.schema.getNames():
+        is_set = _column(catalog, failed_flag).astype(bool)
+        table["not_converged"] = (table["n_child"] > 0) & (is_set != inverted)
+    return table
+
+
+def _set_chi2(parents: np.ndarray, statistics: Table) -> None:
+    """Take the mean residual over bands from a table of blends."""
+    columns = [name for name in statistics.colnames if name.endswith("_chi2")]
+    if "id" not in statistics.colnames or not columns:
+        return
+    known = np.ma.masked_invalid([np.asarray(statistics[name], dtype=np.float64) for name in columns])
+    mean = known.mean(axis=0).filled(np.nan)
+    by_id = dict(zip(np.asarray(statistics["id"]).tolist(), mean.tolist()))
+    parents["chi2"] = [by_id.get(number, float("nan")) for number in parents["id"].tolist()]
