@@ -79,7 +79,8 @@ def main() -> None:
         **scarlet,
     )
     columns: dict[str, dict[tuple[str, str, str], Any]] = {}
-    for field in (inputs.first, *(one.deblend(inputs.images) for one in (SepDeblender(), PhotutilsDeblender()))):
+    baselines = [one.deblend(inputs.images) for one in (SepDeblender(), PhotutilsDeblender())]
+    for field in (inputs.first, *baselines):
         results = task.run(first=field, second=inputs.second, images=inputs.images, truth=truth)
         columns[field.name] = {(one.name, one.definition, one.band): one for one in results.metrics.values}
         if field is inputs.first:
