@@ -277,7 +277,18 @@ def _observed_psf(
 
 
 def centered(shape: Sequence[int], sides: Sequence[int]) -> tuple[Any, ...]:
-    """Where an image of odd sides lies in a larger one, so that its centre stays the centre."""
+    """Find where an image lies in a larger one with the same centre.
+
+    Parameters
+    ----------
+    shape, sides : `~collections.abc.Sequence` [`int`]
+        Sides of the image and of the larger one, all odd.
+
+    Returns
+    -------
+    place : `tuple` [`slice`]
+        Index of the last axes of the larger one.
+    """
     low = [(side - n + 1) // 2 for side, n in zip(sides, shape, strict=True)]
     return (..., *(slice(a, a + n) for a, n in zip(low, shape, strict=True)))
 
