@@ -18,7 +18,6 @@ from astropy.wcs import WCS
 from lsst.afw.table import SourceCatalog
 from lsst.meas.maskrcnn.cli.demo import main
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
-from lsst.meas.maskrcnn.ingest.fits_images import FitsImageError, read_fits_images
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
@@ -112,6 +111,10 @@ def test_demo_refuses_in_one_line(model_file, fits_files, tmp_path, capfd):
     cases = [
         (["--model", str(tmp_path / "none.safetensors")], "none.safetensors"),
         (["--model", str(model_file), "--fits", str(fits_files[0])], "one file per band"),
+        (
+            ["--model", str(model_file), "--zeropoint", "1", "2", "--fits", *map(str, fits_files)],
+            "2 numbers for 3 images",
+        ),
         (["--model", str(model_file), "--size", "10", "10"], "10 x 10"),
         (["--model", str(fits_files[0])], "not a model file"),
     ]
@@ -130,81 +133,6 @@ def test_demo_leaves_a_foreign_repo_alone(model_file, tmp_path, capfd):
     assert main(["--out", str(tmp_path / "out"), "--model", str(model_file), "--size", "80", "80"]) == 1
     assert "left alone" in capfd.readouterr().err
     assert [p.name for p in letter.parent.iterdir()] == ["letter.txt"]
-
-
-def test_fits_images(fits_files):
-    images = read_fits_images(fits_files)
-    assert list(images.exposures) == ["g", "r", "z"]
-    exposure = images.exposures["r"]
-    # One nanomaggy is 3631 nJy.
-    assert exposure.getPhotoCalib().getCalibrationMean() == pytest.approx(3631.0, rel=1e-3)
-    assert np.sqrt(np.nanmedian(exposure.variance.array)) == pytest.approx(0.01, rel=0.1)
-    bad = exposure.mask.array & exposure.mask.getPlaneBitMask("NO_DATA") != 0
-    assert bad[5, 6] and bad.sum() == 1
-    x, y = 12.0, 60.0
-    expected = tan_wcs(90, 70).pixel_to_world(x, y)
-    ra, dec = exposure.getWcs().pixelToSkyArray(np.array([x]), np.array([y]), degrees=True)
-    np.testing.assert_allclose([ra[0], dec[0]], [expected.ra.deg, expected.dec.deg], atol=1e-8)
-
-
-def test_header_names_the_band(fits_files):
-    for path, band in zip(fits_files, "zrg"):
-        fits.setval(path, "FILTER", value=f"{band} DECam SDSS c0002")
-    images = read_fits_images(fits_files)
-    assert list(images.exposures) == ["z", "r", "g"]
-    assert any("headers say" in note for note in images.notes)
-    fits.setval(fits_files[0], "FILTER", value="HSC-R")
-    with pytest.raises(FitsImageError, match="one file per band"):
-        read_fits_images(fits_files)
-
-
-@pytest.mark.parametrize(("key", "value", "scale"), [("MAGZERO", 31.4, 1.0), ("ZP", 27.0, 57.54)])
-def test_zero_point_keywords(fits_files, key, value, scale):
-    for path in fits_files:
-        fits.delval(path, "BUNIT")
-        fits.setval(path, key, value=value)
-    exposure = read_fits_images(fits_files).exposures["g"]
-    assert exposure.getPhotoCalib().getCalibrationMean() == pytest.approx(scale, rel=1e-3)
-
-
-def test_sky_is_subtracted_and_wcs_made_up(tmp_path, rng):
-    paths = []
-    for band in "grz":
-        paths.append(tmp_path / f"{band}.fits")
-        fits.writeto(paths[-1], rng.normal(500.0, 2.0, (40, 50)))
-    images = read_fits_images(paths, zero_points=[27.0], pixel_scale=0.25)
-    exposure = images.exposures["z"]
-    assert abs(np.median(exposure.image.array)) < 0.3
-    assert exposure.getWcs().getPixelScale().asArcseconds() == pytest.approx(0.25)
-    assert any("made up" in note for note in images.notes)
-
-
-def test_unusable_fits_images(fits_files, tmp_path, rng):
-    with pytest.raises(FitsImageError, match="no file"):
-        read_fits_images([*fits_files[:2], tmp_path / "none.fits"])
-    text = tmp_path / "text.fits"
-    text.write_text("no image")
-    with pytest.raises(FitsImageError, match="text.fits"):
-        read_fits_images([*fits_files[:2], text])
-    small = tmp_path / "small.fits"
-    fits.writeto(small, rng.normal(size=(20, 30)))
-    with pytest.raises(FitsImageError, match="30 x 20"):
-        read_fits_images([*fits_files[:2], small])
-    empty = tmp_path / "empty.fits"
-    fits.writeto(empty, np.full((70, 90), np.nan))
-    with pytest.raises(FitsImageError, match="finite"):
-        read_fits_images([*fits_files[:2], empty])
-
-
-def test_reads_decals(shared_data):
-    images = read_fits_images([shared_data / "decals" / f"img_{band}.fits" for band in "grz"])
-    assert images.exposures["g"].getPhotoCalib().getCalibrationMean() == pytest.approx(3631.0, rel=1e-3)
-
-
-def test_reads_afw_exposures(shared_data):
-    images = read_fits_images([shared_data / "scarlet" / f"exposure_{band}.fits" for band in "grz"])
-    assert images.exposures["z"].getX0() == 12000
-    assert not images.notes
 
 
 def test_rgb_keeps_hue_and_survives_odd_input(rng):

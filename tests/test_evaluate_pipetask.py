@@ -25,13 +25,8 @@ from lsst.afw.table import SourceCatalog
 from lsst.daf.butler import Butler, DatasetType
 from lsst.meas.maskrcnn.catalogs.schema import make_schema
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog, make_truth_flux
-from lsst.meas.maskrcnn.ingest.repo import (
-    PatchGeometry,
-    create_repo,
-    gaussian_psf,
-    put_exposures,
-    register_patches,
-)
+from lsst.meas.maskrcnn.ingest.exposures import gaussian_psf
+from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, put_exposures, register_patches
 from lsst.meas.maskrcnn.metrics.average_precision import pooled_ap
 from lsst.meas.maskrcnn.metrics.evaluation_metrics import outcomes_from_table
 from lsst.meas.maskrcnn.scenes.presets import preset_config

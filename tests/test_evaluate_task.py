@@ -29,12 +29,8 @@ from lsst.daf.butler.tests import addDatasetType, makeTestCollection, makeTestRe
 from lsst.meas.maskrcnn.catalogs.compare import EvaluationPatch
 from lsst.meas.maskrcnn.catalogs.schema import make_schema
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog, make_truth_flux
-from lsst.meas.maskrcnn.ingest.repo import (
-    SEED_CONFIG,
-    PatchGeometry,
-    gaussian_psf,
-    register_patches,
-)
+from lsst.meas.maskrcnn.ingest.exposures import gaussian_psf
+from lsst.meas.maskrcnn.ingest.repo import SEED_CONFIG, PatchGeometry, register_patches
 from lsst.meas.maskrcnn.metrics.average_precision import ap_statistic, pooled_ap
 from lsst.meas.maskrcnn.metrics.evaluation_metrics import outcomes_from_table
 from lsst.meas.maskrcnn.scenes.stamps import Stamp

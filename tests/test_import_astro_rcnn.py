@@ -19,7 +19,8 @@ from lsst.daf.butler import Butler
 from lsst.meas.maskrcnn.catalogs.truth import read_truth
 from lsst.meas.maskrcnn.cli.import_astro_rcnn import main
 from lsst.meas.maskrcnn.ingest.astro_rcnn import AstroRcnnOptions, choose_mask_band, find_sets, read_set
-from lsst.meas.maskrcnn.ingest.fits_images import FitsImageError, FitsOptions
+from lsst.meas.maskrcnn.ingest.fits_files import FitsImageError
+from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions
 from lsst.meas.maskrcnn.ingest.imported import empty_sources
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.config import MaskRule

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import gzip
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,7 +18,9 @@ from lsst.daf.butler import Butler
 from lsst.geom import Box2D
 from lsst.meas.maskrcnn.cli.import_astro_rcnn import main as import_sets
 from lsst.meas.maskrcnn.cli.ingest_fits import main
-from lsst.meas.maskrcnn.ingest.fits_images import BandFiles, FitsImageError, FitsOptions, read_field
+from lsst.meas.maskrcnn.ingest.exposures import field_to_exposures
+from lsst.meas.maskrcnn.ingest.fits_files import BandFiles, FitsImageError
+from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
 from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, register_patches
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendTask
@@ -57,13 +60,24 @@ def words(files):
     return [f"{band}={path}" for band, path in files.items()]
 
 
+def read_exposures(entries, options=None):
+    """Read a field, with the exposures made of it."""
+    images = read_field(entries, options)
+    return SimpleNamespace(
+        exposures=field_to_exposures(images),
+        notes=images.notes,
+        sky_sigma={band: image.sky_sigma for band, image in images.images.items()},
+        psf_fwhm={band: image.psf_fwhm for band, image in images.images.items()},
+    )
+
+
 def read(files, companions=None, **options):
     """Read a field with a PSF that need not be measured."""
     entries = {
         band: BandFiles(path, **{kind: paths[band] for kind, paths in (companions or {}).items()})
         for band, path in files.items()
     }
-    return read_field(entries, FitsOptions(psf_fwhm=1.1, **options))
+    return read_exposures(entries, FitsOptions(psf_fwhm=1.1, **options))
 
 
 def plane(exposure, name):
@@ -360,7 +374,7 @@ def test_refusals_in_one_line(files, tmp_path, rng, capsys):
 def test_decals(shared_data):
     """Real images: their noise in the sky, and seeing from their stars."""
     folder = shared_data / "decals"
-    images = read_field({band: BandFiles(folder / f"img_{band}.fits") for band in "grz"})
+    images = read_exposures({band: BandFiles(folder / f"img_{band}.fits") for band in "grz"})
     for band, exposure in images.exposures.items():
         assert exposure.getPhotoCalib().getCalibrationMean() == pytest.approx(3631.0, rel=1e-3)
         assert 0.9 < images.psf_fwhm[band] < 1.6
@@ -400,5 +414,5 @@ def test_deblender_on_what_was_imported(shared_data, tmp_path):
 
 def test_afw_exposures(shared_data):
     folder = shared_data / "scarlet"
-    images = read_field({band: BandFiles(folder / f"exposure_{band}.fits") for band in "grz"})
+    images = read_exposures({band: BandFiles(folder / f"exposure_{band}.fits") for band in "grz"})
     assert images.exposures["z"].getX0() == 12000 and not images.notes

@@ -265,6 +265,23 @@ def test_missing_venv_module_is_named(project_dir, tmp_path):
     assert done.stderr.count("\n") == 1 and "python3-venv" in done.stderr
 
 
+LIGHT_IMPORT = """
+import sys, time
+start = time.process_time()
+import lsst.meas.maskrcnn
+seconds = time.process_time() - start
+heavy = ("lsst.afw", "lsst.pipe", "lsst.daf", "galsim", "matplotlib", "torch", "scipy", "astropy")
+loaded = [name for name in sys.modules if name.startswith(heavy)]
+assert not loaded, loaded
+assert seconds < 0.3, seconds
+"""
+
+
+def test_import_is_light() -> None:
+    done = subprocess.run([sys.executable, "-c", LIGHT_IMPORT], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_public_names_come_on_first_use() -> None:
     import lsst.meas.maskrcnn as package
 

@@ -23,13 +23,13 @@ from lsst.meas.maskrcnn.catalogs.truth import read_truth
 from lsst.meas.maskrcnn.cli import preview_scenes
 from lsst.meas.maskrcnn.cli.preview_scenes import main
 from lsst.meas.maskrcnn.cli.simulate_scenes import main as simulate
+from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.ingest.repo import (
     PatchGeometry,
     create_repo,
     patch_data_id,
     put_exposures,
     register_patches,
-    scene_to_exposures,
 )
 from lsst.meas.maskrcnn.report.overlay import lupton_rgb
 

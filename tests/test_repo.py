@@ -12,20 +12,15 @@ import pytest
 from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog, SourceTable
 from lsst.geom import Box2D, Extent2I, Point2D, Point2I
+from lsst.meas.maskrcnn.ingest.exposures import image_psf, scene_to_exposures, truth_to_exposures
 from lsst.meas.maskrcnn.ingest.repo import (
     PatchGeometry,
-    SceneGrid,
     create_repo,
-    image_psf,
-    ingest_scene,
-    missing_scenes,
     patch_data_id,
     put_exposures,
     register_patches,
-    scene_dataset_types,
-    scene_to_exposures,
-    truth_to_exposures,
 )
+from lsst.meas.maskrcnn.ingest.scenes import SceneGrid, ingest_scene, missing_scenes, scene_dataset_types
 from lsst.meas.maskrcnn.scenes.light import BandPsf
 
 XY0 = (12000, 8000)

@@ -19,7 +19,8 @@ import pytest
 
 from lsst.daf.butler import Butler
 from lsst.geom import Box2D, Point2D, SpherePoint, radians
-from lsst.meas.maskrcnn.ingest.repo import SceneGrid, create_repo
+from lsst.meas.maskrcnn.ingest.repo import create_repo
+from lsst.meas.maskrcnn.ingest.scenes import SceneGrid
 from lsst.meas.maskrcnn.scenes.presets import PRESETS, preset_config
 from lsst.meas.maskrcnn.tasks.simulate import SimulateScenesConfig, SimulateScenesTask
 from lsst.pex.config import Config, FieldValidationError

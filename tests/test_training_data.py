@@ -21,7 +21,7 @@ from lsst.afw.table import SourceCatalog, SourceTable
 from lsst.meas.maskrcnn.catalogs.training_data import make_training_scene
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
-from lsst.meas.maskrcnn.ingest.repo import scene_to_exposures, truth_to_exposures
+from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures, truth_to_exposures
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.config import MaskRule
 from lsst.meas.maskrcnn.scenes.presets import preset_config

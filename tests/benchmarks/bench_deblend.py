@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from lsst.meas.maskrcnn import MaskRcnnDeblendTask
-from lsst.meas.maskrcnn.ingest.repo import scene_to_exposures
+from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene

@@ -29,7 +29,7 @@ from lsst.afw.table import SourceCatalog
 from lsst.meas.maskrcnn.catalogs.compare import EvaluationPatch
 from lsst.meas.maskrcnn.catalogs.schema import make_schema
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_schema
-from lsst.meas.maskrcnn.ingest.repo import gaussian_psf
+from lsst.meas.maskrcnn.ingest.exposures import gaussian_psf
 from lsst.meas.maskrcnn.tasks.evaluate import MaskRcnnEvaluateTask
 
 BANDS = ("g", "r", "z")

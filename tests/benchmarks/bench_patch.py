@@ -101,7 +101,7 @@ def measure(arguments: argparse.Namespace, size: int, density: float, output: st
     import torch
 
     from lsst.meas.maskrcnn import MaskRcnnDeblendTask
-    from lsst.meas.maskrcnn.ingest.repo import scene_to_exposures
+    from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
     from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
 
     torch.set_num_threads(arguments.threads)

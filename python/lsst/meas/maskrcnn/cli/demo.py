@@ -29,7 +29,9 @@ from lsst.geom import Box2D
 
 from ..catalogs.footprints import footprints_to_masks
 from ..images.units import AB_ZERO_POINT
-from ..ingest.fits_images import FitsImageError, read_fits_images
+from ..ingest.exposures import field_to_exposures, scene_to_exposures
+from ..ingest.fits_files import BandFiles, FitsImageError, assign_bands
+from ..ingest.fits_images import FitsOptions, read_field
 from ..ingest.ingest_model import IngestModelError, ingest_model
 from ..ingest.repo import (
     PatchGeometry,
@@ -37,7 +39,6 @@ from ..ingest.repo import (
     patch_data_id,
     put_exposures,
     register_patches,
-    scene_to_exposures,
 )
 from ..network.model_file import ModelFileError, ModelMetadata, default_model_path, read_metadata
 from ..report.overlay import mask_outlines, save_overlay, write_regions
@@ -289,16 +290,21 @@ def _fits_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> Field
         Header of the model.
     """
     # By convention the shortest wavelength comes first.
-    bands = sorted(metadata.bands, key="ugrizy".find)
-    images = read_fits_images(
-        arguments.fits, bands, zero_points=arguments.zeropoint, pixel_scale=arguments.pixel_scale
+    bands, notes = assign_bands(arguments.fits, sorted(metadata.bands, key="ugrizy".find))
+    given = arguments.zeropoint or []
+    if len(given) not in (0, 1, len(bands)):
+        raise DemoError(f"--zeropoint has {len(given)} numbers for {len(bands)} images; give one or as many.")
+    zero_points = dict(zip(bands, given * len(bands) if len(given) == 1 else given)) or None
+    images = read_field(
+        {band: BandFiles(path) for band, path in zip(bands, arguments.fits)},
+        FitsOptions(zero_points=zero_points, pixel_scale=arguments.pixel_scale),
     )
-    for note in images.notes:
+    for note in [*notes, *images.notes]:
         print(f"    {note}")
     options = repr((arguments.zeropoint, arguments.pixel_scale)).encode()
     digest = _digest(b"".join(path.read_bytes() for path in arguments.fits) + options)
     names = ", ".join(path.name for path in arguments.fits)
-    return Field(f"fits_{digest}", names, images.exposures)
+    return Field(f"fits_{digest}", names, field_to_exposures(images))
 
 
 def _open_repo(out: Path) -> Butler:

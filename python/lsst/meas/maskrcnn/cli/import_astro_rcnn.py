@@ -28,10 +28,11 @@ from ..ingest.astro_rcnn import (
     read_set,
     set_files,
 )
+from ..ingest.exposures import scene_to_exposures, truth_to_exposures
 from ..ingest.fits_images import FitsOptions
 from ..ingest.import_repo import digest_files
 from ..ingest.imported import ImportedScene
-from ..ingest.repo import PatchGeometry, scene_to_exposures, truth_to_exposures
+from ..ingest.repo import PatchGeometry
 from ..scenes.config import MaskRule
 from .importing import (
     Field,

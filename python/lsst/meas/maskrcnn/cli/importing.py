@@ -30,7 +30,7 @@ from tqdm import tqdm
 from lsst.daf.butler import Butler, DataCoordinate
 from lsst.daf.butler.registry import ConflictingDefinitionError
 
-from ..ingest.fits_images import FitsImageError
+from ..ingest.fits_files import FitsImageError
 from ..ingest.import_repo import FieldStore, ImportConflictError
 from ..ingest.repo import PatchGeometry, create_repo
 

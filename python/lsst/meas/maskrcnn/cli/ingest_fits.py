@@ -17,7 +17,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..ingest.fits_images import BandFiles, FitsImageError, FitsOptions, find_fits, read_field
+from ..ingest.exposures import field_to_exposures
+from ..ingest.fits_files import BandFiles, FitsImageError, find_fits
+from ..ingest.fits_images import FitsOptions, read_field
 from ..ingest.import_repo import digest_files
 from ..ingest.repo import PatchGeometry
 from .importing import (
@@ -338,12 +340,13 @@ def _job(entry: _Entry, options: FitsOptions, split: str) -> FieldJob:
 
     def read() -> Field:
         images = read_field(entry.files, dataclasses.replace(options, sky_center=made_up_center(entry.tract)))
-        exposure = next(iter(images.exposures.values()))
+        exposures = field_to_exposures(images)
+        exposure = next(iter(exposures.values()))
         wcs = exposure.getWcs()
         if wcs is None:
             raise FitsImageError("An exposure has no world coordinates (WCS); give images that have them.")
         geometry = PatchGeometry(entry.tract, entry.patch, wcs, exposure.getBBox())
-        return Field(geometry, lambda data_id: {"exposures": images.exposures}, images.notes)
+        return Field(geometry, lambda data_id: {"exposures": exposures}, images.notes)
 
     return FieldJob(
         label=entry.label,

@@ -43,14 +43,8 @@ from lsst.daf.butler import (
 from lsst.pex.config import FieldValidationError
 from lsst.pipe.base.configOverrides import ConfigOverrides
 
-from ..ingest.repo import (
-    SceneGrid,
-    create_repo,
-    ingest_scene,
-    missing_scenes,
-    patch_data_id,
-    scene_dataset_types,
-)
+from ..ingest.repo import create_repo, patch_data_id
+from ..ingest.scenes import SceneGrid, ingest_scene, missing_scenes, scene_dataset_types
 from ..scenes.presets import PRESETS, expected_sources
 from ..tasks.simulate import SimulateScenesConfig, SimulateScenesTask
 

@@ -42,8 +42,9 @@ from ..scenes.config import MaskRule
 from ..scenes.light import Stamp
 from ..scenes.stamps import StampStore
 from ..scenes.truth import flag_sources, measure_neighbors, source_mask, tight
-from .fits_images import FITS_SUFFIXES, BandFiles, FitsImageError, FitsOptions, find_fits, read_field
-from .imported import ImportedConfig, ImportedScene, empty_sources, import_exposures
+from .fits_files import FITS_SUFFIXES, BandFiles, FitsImageError, find_fits
+from .fits_images import FitsOptions, read_field
+from .imported import ImportedConfig, ImportedScene, empty_sources, import_field
 
 _CLASSES = dict(enumerate(CLASS_NAMES, 1))
 _SPLITS = {
@@ -240,23 +241,14 @@ def read_set(folder: Path, options: AstroRcnnOptions) -> ImportedScene:
         HDU.
     """
     paths, masks_path = set_files(folder, options.bands)
-    images = read_field({band: BandFiles(path) for band, path in paths.items()}, options.fits)
-    sigma = {
-        band: images.sky_sigma.get(band, float(np.sqrt(np.nanmedian(exposure.variance.array))))
-        for band, exposure in images.exposures.items()
-    }
-    fwhm = {band: images.psf_fwhm.get(band, math.nan) for band in images.exposures}
-    try:
-        scene = import_exposures(folder.name, images.exposures, fwhm, sigma, images.notes)
-    except ValueError as error:
-        raise FitsImageError(str(error)) from error
+    field = read_field({band: BandFiles(path) for band, path in paths.items()}, options.fits)
+    scene = import_field(folder.name, field)
     if masks_path is None:
         scene.notes.append("There is no masks.fits: the images are imported without truth.")
         return scene
     rule = dataclasses.replace(options.mask_rule, band=options.mask_band)
     scene.config = ImportedConfig(folder.name, rule)
-    calibration = images.exposures[options.mask_band].getPhotoCalib().getCalibrationMean()
-    _add_truth(scene, masks_path, calibration, options)
+    _add_truth(scene, masks_path, field.images[options.mask_band].nanojansky_per_count, options)
     return scene
 
 
@@ -296,7 +288,7 @@ def choose_mask_band(sets: Sequence[SetFolder], options: AstroRcnnOptions) -> tu
         except FitsImageError as error:
             text = str(error)
             raise FitsImageError(text if str(entry.path) in text else f"{entry.path}: {text}") from error
-        planes = {band: exposure.image.array for band, exposure in images.exposures.items()}
+        planes = {band: image.pixels for band, image in images.images.items()}
         shape = next(iter(planes.values())).shape
         for count, (_, is_star, plane, y0, x0) in enumerate(
             _read_models(masks_path, shape, dataclasses.replace(options, skip_bad=True), [])

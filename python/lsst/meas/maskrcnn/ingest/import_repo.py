@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from lsst.daf.butler import Butler, CollectionType, DataCoordinate, DatasetRef, MissingCollectionError
 from lsst.daf.butler.registry import ConflictingDefinitionError
 
-from .repo import PatchGeometry, patch_data_id, register_bands, scene_dataset_types
+from .repo import PatchGeometry, patch_data_id, register_records
+from .scenes import scene_dataset_types
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -184,34 +185,16 @@ class FieldStore:
                 f"Tract {geometry.tract}, patch {geometry.patch} is not possible in a sky map of imported "
                 f"fields; tracts go from 0 to {_TRACT_MAX - 1}, and each has the patch 0."
             )
-        region = geometry.region()
+        record = {
+            "name": self._skymap,
+            "hash": skymap_hash,
+            "tract_max": _TRACT_MAX,
+            "patch_nx_max": 1,
+            "patch_ny_max": 1,
+        }
+        tracts = {geometry.tract: geometry.region()}
         try:
-            with self._butler.transaction():
-                register_bands(self._butler, bands, _INSTRUMENT)
-                registry.syncDimensionData(
-                    "skymap",
-                    {
-                        "name": self._skymap,
-                        "hash": skymap_hash,
-                        "tract_max": _TRACT_MAX,
-                        "patch_nx_max": 1,
-                        "patch_ny_max": 1,
-                    },
-                )
-                registry.syncDimensionData(
-                    "tract", {"skymap": self._skymap, "id": geometry.tract, "region": region}
-                )
-                registry.syncDimensionData(
-                    "patch",
-                    {
-                        "skymap": self._skymap,
-                        "tract": geometry.tract,
-                        "id": 0,
-                        "cell_x": 0,
-                        "cell_y": 0,
-                        "region": region,
-                    },
-                )
+            register_records(self._butler, record, tracts, [geometry], bands, _INSTRUMENT)
         except ConflictingDefinitionError as error:
             raise ImportConflictError(
                 f"Tract {geometry.tract} of sky map {self._skymap!r} is another place on the sky; "

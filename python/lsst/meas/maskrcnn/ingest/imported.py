@@ -6,32 +6,22 @@
 
 from __future__ import annotations
 
-__all__ = ["ImportedConfig", "ImportedScene", "empty_sources", "import_exposures"]
+__all__ = ["ImportedConfig", "ImportedScene", "empty_sources", "import_field"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lsst.afw.geom import SkyWcs
+
 from ..scenes.artefacts import MASK_BITS
 from ..scenes.config import MaskRule
-
-if TYPE_CHECKING:
-    from lsst.afw.geom import SkyWcs
-    from lsst.afw.image import ExposureF
-
-    from ..scenes.light import Stamp
-
-_UNKNOWN = (
-    "mag",
-    "redshift",
-    "half_light_radius",
-    "bulge_fraction",
-    "axis_ratio",
-    "position_angle",
-    "sersic_index",
-)
+from ..scenes.light import Stamp
+from ..scenes.truth import source_dtype
+from .exposures import sky_wcs
+from .fits_files import FitsImageError
+from .fits_images import FitsField
 
 
 @dataclass(frozen=True)
@@ -137,23 +127,7 @@ def empty_sources(number: int, bands: Sequence[str]) -> np.ndarray:
     sources : `numpy.ndarray`, (N,)
         Floats are NaN, integers 0, flags not set.
     """
-    columns: list[tuple[str, str]] = [
-        ("id", "i8"),
-        ("x", "f8"),
-        ("y", "f8"),
-        ("is_star", "?"),
-        ("group", "i4"),
-        *((name, "f8") for name in _UNKNOWN),
-        ("area", "i4"),
-        ("visible", "f4"),
-        ("peak_share", "f4"),
-        ("blendedness", "f4"),
-        ("neighbor_distance", "f8"),
-        ("neighbor_flux_ratio", "f8"),
-        *((f"flag_{name}", "?") for name in ("empty", "small", "faint", "masked", "edge")),
-        *((f"{kind}_{band}", "f8") for band in bands for kind in ("flux", "snr", "peak_snr")),
-    ]
-    sources = np.zeros(number, np.dtype(columns))
+    sources = np.zeros(number, source_dtype(bands))
     for name in sources.dtype.names or ():
         if sources.dtype[name].kind == "f":
             sources[name] = np.nan
@@ -161,27 +135,15 @@ def empty_sources(number: int, bands: Sequence[str]) -> np.ndarray:
     return sources
 
 
-def import_exposures(
-    name: str,
-    exposures: Mapping[str, ExposureF],
-    psf_fwhm: Mapping[str, float],
-    sky_sigma: Mapping[str, float],
-    notes: Sequence[str] = (),
-) -> ImportedScene:
-    """Turn calibrated exposures into a scene without truth.
+def import_field(name: str, field: FitsField) -> ImportedScene:
+    """Turn plain FITS images into a scene without truth.
 
     Parameters
     ----------
     name : `str`
         A label.
-    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        By band, in the order wanted, all on one grid.
-    psf_fwhm : `~collections.abc.Mapping` [`str`, `float`]
-        By band, arcsec.
-    sky_sigma : `~collections.abc.Mapping` [`str`, `float`]
-        By band, counts.
-    notes : `~collections.abc.Sequence` [`str`]
-        Sentences for the user.
+    field : `~.fits_images.FitsField`
+        The images.
 
     Returns
     -------
@@ -190,38 +152,28 @@ def import_exposures(
 
     Raises
     ------
-    ValueError
-        Raised if an exposure lacks WCS or PhotoCalib.
+    FitsImageError
+        Raised if afw wrote one of the images.
     """
-    bands = tuple(exposures)
-    wcs: SkyWcs | None = None
-    images, variances, masks = [], [], []
-    scales = np.ones(len(bands))
-    for k, band in enumerate(bands):
-        exposure = exposures[band]
-        wcs = exposure.getWcs()
-        if wcs is None or exposure.getPhotoCalib() is None:
-            raise ValueError(
-                f"{name}: the exposure in {band} has no WCS or PhotoCalib; give one that has both."
-            )
-        scales[k] = exposure.getPhotoCalib().getCalibrationMean()
-        images.append(exposure.image.array * np.float32(scales[k]))
-        variances.append(exposure.variance.array * np.float32(scales[k] ** 2))
-        bits = np.zeros(exposure.mask.array.shape, np.uint8)
-        for plane, bit in MASK_BITS.items():
-            bits[exposure.mask.array & exposure.mask.getPlaneBitMask(plane) != 0] |= np.uint8(bit)
-        masks.append(bits)
-    if wcs is None:
-        raise ValueError(f"{name}: no exposures were given; give one at least.")
+    if field.exposures or field.wcs is None:
+        raise FitsImageError(f"{name}: afw wrote the images; put them into a repository as they are.")
+    images = list(field.images.values())
+    scales = np.array([image.nanojansky_per_count for image in images])
+    mask = np.zeros((len(images), *field.shape), np.uint8)
+    for bits, image in zip(mask, images):
+        for plane, selected in {"NO_DATA": ~np.isfinite(image.pixels), **image.planes}.items():
+            bits[selected] |= np.uint8(MASK_BITS.get(plane, 0))
     return ImportedScene(
         config=ImportedConfig(name),
-        bands=bands,
-        images=np.stack(images),
-        variance=np.stack(variances),
-        mask=np.stack(masks),
-        pixel_scale=wcs.getPixelScale().asArcseconds(),
-        psf_fwhm=np.array([psf_fwhm[band] for band in bands]),
-        sky_sigma=scales * [sky_sigma[band] for band in bands],
-        wcs=wcs,
-        notes=list(notes),
+        bands=field.bands,
+        images=np.stack([(image.pixels * scale).astype(np.float32) for scale, image in zip(scales, images)]),
+        variance=np.stack(
+            [(image.variance * scale**2).astype(np.float32) for scale, image in zip(scales, images)]
+        ),
+        mask=mask,
+        pixel_scale=field.pixel_scale,
+        psf_fwhm=np.array([image.psf_fwhm for image in images]),
+        sky_sigma=scales * [image.sky_sigma for image in images],
+        wcs=sky_wcs(field.wcs, field.shape),
+        notes=list(field.notes),
     )

@@ -55,7 +55,7 @@ from .light import BandPsf, Painter, Stamp
 from .populations import draw_population, sersic_indices, source_fluxes
 from .presets import PRESETS, preset_config, random_scene_config
 from .stamps import StampStore
-from .truth import FLAGS, flag_sources, measure_neighbors, source_mask, tight, truth_selection
+from .truth import flag_sources, measure_neighbors, source_dtype, source_mask, tight, truth_selection
 
 _STRAY_LIGHT_RADIUS = (3.0, 15.0)
 """Radii of masked regions with stray light, arcsec."""
@@ -437,29 +437,7 @@ def _draw_psfs(config: SceneConfig, rng: np.random.Generator) -> list[BandPsf]:
 
 
 def _source_table(population: np.ndarray, flux: np.ndarray, bands: tuple[str, ...]) -> np.ndarray:
-    columns: list[tuple[str, str]] = [
-        ("id", "i8"),
-        ("x", "f8"),
-        ("y", "f8"),
-        ("is_star", "?"),
-        ("group", "i4"),
-        ("mag", "f8"),
-        ("redshift", "f8"),
-        ("half_light_radius", "f8"),
-        ("bulge_fraction", "f8"),
-        ("axis_ratio", "f8"),
-        ("position_angle", "f8"),
-        ("sersic_index", "f8"),
-        ("area", "i4"),
-        ("visible", "f4"),
-        ("peak_share", "f4"),
-        ("blendedness", "f4"),
-        ("neighbor_distance", "f8"),
-        ("neighbor_flux_ratio", "f8"),
-    ]
-    columns += [(f"flag_{name}", "?") for name in FLAGS]
-    columns += [(f"{kind}_{band}", "f8") for band in bands for kind in ("flux", "snr", "peak_snr")]
-    sources = np.zeros(population.size, np.dtype(columns))
+    sources = np.zeros(population.size, source_dtype(bands))
     sources["id"] = np.arange(1, population.size + 1)
     for name in ("x", "y", "is_star", "group", "mag", "redshift", "bulge_fraction", "position_angle"):
         sources[name] = population[name]

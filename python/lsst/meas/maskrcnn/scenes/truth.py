@@ -11,6 +11,7 @@ __all__ = [
     "flag_sources",
     "measure_neighbors",
     "peak_fraction_mask",
+    "source_dtype",
     "source_mask",
     "tight",
     "truth_selection",
@@ -29,6 +30,31 @@ if TYPE_CHECKING:
 
 FLAGS = ("empty", "small", "faint", "masked", "edge")
 """Flags of a source; ``flag_sources`` fills the column ``flag_<name>`` of each."""
+
+
+def source_dtype(bands: Sequence[str]) -> np.dtype:
+    """Return the columns of a table of sources, see `~.simulate.Scene`.
+
+    Parameters
+    ----------
+    bands : `~collections.abc.Sequence` [`str`]
+        Bands of the scene.
+
+    Returns
+    -------
+    dtype : `numpy.dtype`
+        Of the structured array.
+    """
+    kinds = {"id": "i8", "is_star": "?", "group": "i4", "area": "i4"}
+    kinds |= dict.fromkeys(("visible", "peak_share", "blendedness"), "f4")
+    names = (
+        "id x y is_star group mag redshift half_light_radius bulge_fraction axis_ratio position_angle "
+        "sersic_index area visible peak_share blendedness neighbor_distance neighbor_flux_ratio"
+    ).split()
+    columns = [(name, kinds.get(name, "f8")) for name in names]
+    columns += [(f"flag_{name}", "?") for name in FLAGS]
+    columns += [(f"{kind}_{band}", "f8") for band in bands for kind in ("flux", "snr", "peak_snr")]
+    return np.dtype(columns)
 
 
 def source_mask(

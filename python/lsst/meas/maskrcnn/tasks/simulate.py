@@ -20,7 +20,8 @@ import lsst.pipe.base.connectionTypes as cT
 from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
 
 from ..catalogs.truth import make_truth_catalog, make_truth_flux
-from ..ingest.repo import SceneGrid, scene_to_exposures, truth_to_exposures
+from ..ingest.exposures import scene_to_exposures, truth_to_exposures
+from ..ingest.scenes import SceneGrid
 from ..scenes.config import ArtefactConfig, MaskRule, PopulationConfig, PsfConfig, SceneConfig
 from ..scenes.presets import PRESETS, preset_config
 from ..scenes.simulate import simulate_scene
@@ -257,7 +258,7 @@ class SimulateScenesConfig(
 
         Returns
         -------
-        grid : `~lsst.meas.maskrcnn.ingest.repo.SceneGrid`
+        grid : `~lsst.meas.maskrcnn.ingest.scenes.SceneGrid`
             Its patches have the size of a scene.
         """
         scene = self.scene()

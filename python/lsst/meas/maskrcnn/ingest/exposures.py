@@ -1,0 +1,355 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Exposures made of simulated scenes and of FITS images."""
+
+from __future__ import annotations
+
+__all__ = [
+    "SceneLike",
+    "field_to_exposures",
+    "gaussian_psf",
+    "image_psf",
+    "make_exposure",
+    "scene_to_exposures",
+    "sky_wcs",
+    "truth_to_exposures",
+]
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from astropy.wcs import WCS
+from numpy.typing import NDArray
+
+from lsst.afw.detection import GaussianPsf
+from lsst.afw.geom import SkyWcs, makeCdMatrix, makeSkyWcs
+from lsst.afw.image import ExposureF, FilterLabel, ImageD, PhotoCalib
+from lsst.afw.math import FixedKernel
+from lsst.daf.base import PropertyList
+from lsst.geom import Box2I, Extent2I, Point2D, Point2I, SpherePoint, arcseconds, degrees
+from lsst.meas.algorithms import KernelPsf
+from lsst.pex.exceptions import Exception as PexError
+
+from ..images.units import FWHM_PER_SIGMA
+from ..scenes.artefacts import MASK_BITS
+from .fits_files import FitsImageError
+from .fits_images import FitsField, tangent_plane
+
+_PSF_FLUX_LOST = 0.003
+"""Share of the flux that may lie outside a PSF's image."""
+
+_PSF_HALF_SIZES = (12, 40)
+"""Fewest and most pixels between the centre of a PSF's image and its edge."""
+
+
+class SceneLike(Protocol):
+    """What `scene_to_exposures` needs of a scene."""
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """Bands in the order of the images."""
+
+    @property
+    def images(self) -> NDArray[np.float32]:
+        """Flux per pixel (nJy), (band, y, x), sky-subtracted."""
+
+    @property
+    def variance(self) -> NDArray[np.float32]:
+        """Its variance (nJy^2), (band, y, x)."""
+
+    @property
+    def psf_fwhm(self) -> NDArray[np.float64]:
+        """Full width at half maximum of the PSF per band (arcsec)."""
+
+    @property
+    def pixel_scale(self) -> float:
+        """Pixel scale (arcsec)."""
+
+
+def field_to_exposures(field: FitsField) -> dict[str, ExposureF]:
+    """Turn FITS images into calibrated exposures.
+
+    Parameters
+    ----------
+    field : `~.fits_images.FitsField`
+        The images of one field.
+
+    Returns
+    -------
+    exposures : `dict` [`str`, `lsst.afw.image.ExposureF`]
+        By band, each with WCS, PSF, PhotoCalib and FilterLabel. Pixels that
+        are not finite, or have no positive variance, have mask plane NO_DATA.
+        Files that afw wrote are read as they are.
+
+    Raises
+    ------
+    FitsImageError
+        Raised if a file that afw wrote cannot be read, or the images are to
+        have a mask plane that is not known.
+    """
+    exposures: dict[str, ExposureF] = {}
+    for band, path in field.exposures.items():
+        try:
+            exposures[band] = ExposureF.readFits(str(path))
+        except (PexError, OSError, ValueError, RuntimeError) as error:
+            raise FitsImageError(f"{path} cannot be read ({error}); get the whole file.") from error
+    wcs = next((exposure.getWcs() for exposure in exposures.values()), None)
+    wcs = sky_wcs(field.wcs, field.shape) if wcs is None and field.wcs is not None else wcs
+    if wcs is None:
+        raise FitsImageError("An exposure has no world coordinates (WCS); give images that have them.")
+    box = Box2I(Point2I(0, 0), Extent2I(field.shape[1], field.shape[0]))
+    for band, image in field.images.items():
+        exposure = make_exposure(
+            image.pixels,
+            image.variance,
+            bbox=box,
+            wcs=wcs,
+            nanojansky_per_count=image.nanojansky_per_count,
+            band=band,
+        )
+        exposure.setPsf(gaussian_psf(image.psf_fwhm / wcs.getPixelScale().asArcseconds()))
+        known = exposure.mask.getMaskPlaneDict()
+        for plane, selected in image.planes.items():
+            if plane not in known:
+                raise FitsImageError(
+                    f"There is no mask plane {plane!r}; use one of {', '.join(sorted(known))}."
+                )
+            exposure.mask.array[selected] |= exposure.mask.getPlaneBitMask(plane)
+        exposures[band] = exposure
+    return {band: exposures[band] for band in field.bands}
+
+
+def sky_wcs(wcs: WCS, shape: tuple[int, int]) -> SkyWcs:
+    """Turn world coordinates of astropy into those of afw.
+
+    Parameters
+    ----------
+    wcs : `astropy.wcs.WCS`
+        World coordinates of an image.
+    shape : `tuple` [`int`, `int`]
+        Its height and width (px).
+
+    Returns
+    -------
+    sky_wcs : `lsst.afw.geom.SkyWcs`
+        The same if the projection is TAN, with or without SIP; else the
+        tangent plane that touches it at the centre, which is near enough for
+        one image.
+    """
+    if all(str(kind).endswith(("TAN", "TAN-SIP")) for kind in wcs.wcs.ctype):
+        metadata = PropertyList()
+        for key, value in wcs.to_header(relax=True).items():
+            if isinstance(value, int | float | str):
+                metadata.set(key, value)
+        try:
+            return makeSkyWcs(metadata)
+        except (RuntimeError, TypeError, ValueError, PexError):
+            pass
+    center, matrix = tangent_plane(wcs, shape)
+    middle = Point2D(0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1))
+    return makeSkyWcs(middle, SpherePoint(*center, degrees), matrix)
+
+
+def scene_to_exposures(
+    scene: SceneLike,
+    *,
+    xy0: tuple[int, int] = (0, 0),
+    sky_center: tuple[float, float] = (150.1, 2.2),
+    wcs: SkyWcs | None = None,
+    nanojansky_per_count: float | Mapping[str, float] = 1.0,
+) -> dict[str, ExposureF]:
+    """Turn a simulated scene into calibrated exposures.
+
+    Parameters
+    ----------
+    scene : `SceneLike`
+        The scene, in nJy.
+    xy0 : `tuple` [`int`, `int`]
+        Position (x, y) of the first pixel in the tract.
+    sky_center : `tuple` [`float`, `float`]
+        Right ascension and declination of the centre of the image (deg); not
+        used with ``wcs``.
+    wcs : `lsst.afw.geom.SkyWcs`, optional
+        Projection of the tract.
+    nanojansky_per_count : `float` or `~collections.abc.Mapping`
+        Calibration of the exposures, one for all or by band. Pixels are
+        divided by it.
+
+    Returns
+    -------
+    exposures : `dict` [`str`, `lsst.afw.image.ExposureF`]
+        By band, in the scene's order, each with WCS, PSF, PhotoCalib and
+        FilterLabel. The PSFs are those of the attribute ``psfs`` of the
+        scene, a `~.light.BandPsf` per band, or Gaussian if it has none. Where
+        it has an array ``mask`` (band, y, x) with the bits of
+        `~.artefacts.MASK_BITS`, these planes are set. Pixels that are not
+        finite, or have no positive variance, have mask plane NO_DATA.
+
+    Raises
+    ------
+    ValueError
+        Raised if the arrays of the scene do not fit each other.
+    """
+    images = np.asarray(scene.images)
+    variance = np.asarray(scene.variance)
+    if images.ndim != 3 or len(images) != len(scene.bands) or variance.shape != images.shape:
+        raise ValueError(
+            f"A scene needs images and variance of shape ({len(scene.bands)}, height, width) for bands "
+            f"{tuple(scene.bands)}; given were {images.shape} and {variance.shape}."
+        )
+    height, width = images.shape[1:]
+    bbox = Box2I(Point2I(*xy0), Extent2I(width, height))
+    if wcs is None:
+        wcs = makeSkyWcs(
+            Point2D(xy0[0] + 0.5 * (width - 1), xy0[1] + 0.5 * (height - 1)),
+            SpherePoint(*sky_center, degrees),
+            makeCdMatrix(scale=scene.pixel_scale * arcseconds),
+        )
+    # Simulated scenes carry camera artefacts as bits; a scene made by other means need not.
+    flags = getattr(scene, "mask", None)
+    exposures = {}
+    for index, band in enumerate(scene.bands):
+        calibration = (
+            nanojansky_per_count[band] if isinstance(nanojansky_per_count, Mapping) else nanojansky_per_count
+        )
+        exposure = make_exposure(
+            images[index] / calibration,
+            variance[index] / calibration**2,
+            bbox=bbox,
+            wcs=wcs,
+            nanojansky_per_count=calibration,
+            band=band,
+        )
+        exposure.setPsf(_scene_psf(scene, index))
+        if flags is not None:
+            for plane, bit in MASK_BITS.items():
+                exposure.mask.array[(flags[index] & bit) != 0] |= exposure.mask.getPlaneBitMask(plane)
+        exposures[band] = exposure
+    return exposures
+
+
+def truth_to_exposures(scene: Any, exposures: Mapping[str, ExposureF]) -> dict[str, ExposureF]:
+    """Make exposures of the light of a scene's sources alone.
+
+    Parameters
+    ----------
+    scene : `~.simulate.Scene`
+        Scene with ``light`` (band, y, x), nJy.
+    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
+        What `scene_to_exposures` made of it: box, WCS, PSF and calibration
+        are taken from there.
+
+    Returns
+    -------
+    truth : `dict` [`str`, `lsst.afw.image.ExposureF`]
+        By band, in the units of ``exposures``, with variance 0 and an empty
+        mask.
+    """
+    truth = {}
+    for index, band in enumerate(scene.bands):
+        model = exposures[band]
+        exposure = ExposureF(model.getBBox(), model.getWcs())
+        exposure.image.array[:] = scene.light[index] / model.getPhotoCalib().getCalibrationMean()
+        exposure.setPsf(model.getPsf())
+        exposure.setPhotoCalib(model.getPhotoCalib())
+        exposure.setFilter(model.getFilter())
+        truth[band] = exposure
+    return truth
+
+
+def make_exposure(
+    image: NDArray[np.floating],
+    variance: NDArray[np.floating],
+    *,
+    bbox: Box2I,
+    wcs: SkyWcs,
+    nanojansky_per_count: float,
+    band: str,
+) -> ExposureF:
+    """Build an exposure from arrays.
+
+    Parameters
+    ----------
+    image, variance : `numpy.ndarray`
+        Pixels (counts) and their variance (counts^2), (y, x).
+    bbox : `lsst.geom.Box2I`
+        Box of the image.
+    wcs : `lsst.afw.geom.SkyWcs`
+        World coordinates.
+    nanojansky_per_count : `float`
+        Calibration.
+    band : `str`
+        Name of the band. Coadds have no physical filter.
+
+    Returns
+    -------
+    exposure : `lsst.afw.image.ExposureF`
+        Pixels that are not finite, or have no positive variance, have mask
+        plane NO_DATA.
+    """
+    exposure = ExposureF(bbox, wcs)
+    exposure.image.array[:] = image
+    exposure.variance.array[:] = variance
+    bad = ~np.isfinite(exposure.image.array) | ~(exposure.variance.array > 0.0)
+    exposure.mask.array[bad] |= exposure.mask.getPlaneBitMask("NO_DATA")
+    exposure.setPhotoCalib(PhotoCalib(nanojansky_per_count))
+    exposure.setFilter(FilterLabel.fromBand(band))
+    return exposure
+
+
+def gaussian_psf(fwhm: float) -> GaussianPsf:
+    """Make a round Gaussian PSF.
+
+    Parameters
+    ----------
+    fwhm : `float`
+        Full width at half maximum (pixels).
+
+    Returns
+    -------
+    psf : `lsst.afw.detection.GaussianPsf`
+        Its kernel reaches out to five sigma.
+    """
+    sigma = max(fwhm / FWHM_PER_SIGMA, 0.3)
+    size = 2 * int(np.ceil(5.0 * sigma)) + 1
+    return GaussianPsf(size, size, sigma)
+
+
+def image_psf(image: NDArray[np.floating]) -> KernelPsf:
+    """Make a PSF of its image, the same everywhere.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, (size, size)
+        The PSF about the central pixel; ``size`` is odd.
+
+    Returns
+    -------
+    psf : `lsst.meas.algorithms.KernelPsf`
+        Its kernel sums to one.
+
+    Raises
+    ------
+    ValueError
+        Raised if the image has no central pixel.
+    """
+    height, width = image.shape
+    if height % 2 == 0 or width % 2 == 0:
+        raise ValueError(f"The image of a PSF must have odd sides, not {image.shape}.")
+    kernel = ImageD(Extent2I(width, height))
+    kernel.array[:] = image / image.sum()
+    return KernelPsf(FixedKernel(kernel))
+
+
+def _scene_psf(scene: SceneLike, index: int) -> GaussianPsf | KernelPsf:
+    """Return the PSF of one band of a scene."""
+    psfs = getattr(scene, "psfs", None)
+    if psfs is None:
+        return gaussian_psf(float(scene.psf_fwhm[index]) / scene.pixel_scale)
+    halves = np.arange(_PSF_HALF_SIZES[0], _PSF_HALF_SIZES[1] + 1)
+    enough = psfs[index].missing_flux(halves * scene.pixel_scale) < _PSF_FLUX_LOST
+    half = halves[np.argmax(enough)] if enough.any() else halves[-1]
+    return image_psf(psfs[index].image(2 * int(half) + 1, scene.pixel_scale))

@@ -1,0 +1,322 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What FITS files of images hold: pixels, headers, and what belongs to them."""
+
+from __future__ import annotations
+
+__all__ = ["FITS_SUFFIXES", "BandFiles", "FitsImageError", "assign_bands", "find_fits", "read_fits"]
+
+import re
+import warnings
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from astropy.io import fits
+
+FloatArray = npt.NDArray[np.floating[Any]]
+
+FITS_SUFFIXES = ("", ".gz", ".fz")
+"""What may follow the name of a FITS file: nothing, or that it is compressed (`tuple` [`str`])."""
+
+_BAND_KEYS = ("BAND", "BANDS", "BAND0", "FILTER", "FILTNAM", "FILTNAME")
+# Extensions beside the image, by what they usually are called.
+_COMPANIONS = {
+    "variance": ("VAR", "VARIANCE"),
+    "rms": ("ERR", "RMS", "SIGMA", "UNCERT", "STDDEV"),
+    "weight": ("WHT", "WEIGHT", "IVAR", "INVVAR"),
+    "mask": ("DQ", "MASK", "FLAGS"),
+}
+_IMAGE_NAMES = ("SCI", "IMAGE", "SCIENCE", "DATA")
+_READ_ERRORS = (OSError, ValueError, TypeError, EOFError, IndexError, KeyError, zlib.error)
+
+
+class FitsImageError(ValueError):
+    """FITS images cannot be used; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class BandFiles:
+    """The files of one band; at most one of variance, weight and RMS."""
+
+    image: Path
+    """The image."""
+
+    variance: Path | None = None
+    """Variance of the pixels (counts^2)."""
+
+    weight: Path | None = None
+    """Inverse variance (counts^-2); 0 where there is no data."""
+
+    rms: Path | None = None
+    """Standard deviation of the pixels (counts)."""
+
+    mask: Path | None = None
+    """Integers; what they mean is `FitsOptions.mask_bits`."""
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("variance", "weight", "rms") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise FitsImageError(
+                f"{self.image.name}: {' and '.join(given)} were given; give one of variance, weight and RMS."
+            )
+
+
+@dataclass(frozen=True)
+class FitsContent:
+    """What a file holds."""
+
+    path: Path
+    """The file."""
+
+    header: fits.Header
+    """That of the image, with what the primary one says beside it."""
+
+    pixels: FloatArray
+    """The image (y, x), counts, as float64."""
+
+    is_exposure: bool = False
+    """Whether afw wrote the file (ExposureF)."""
+
+    companions: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
+    """Images of the same shape in other HDUs, by what they are: variance,
+    rms, weight or mask."""
+
+    def variance(self, files: BandFiles) -> FloatArray | None:
+        """Variance of the pixels from files or extensions.
+
+        Parameters
+        ----------
+        files : `BandFiles`
+            The files of the band.
+
+        Returns
+        -------
+        variance : `numpy.ndarray` or `None`
+            (y, x), counts^2; NaN where there is no data.
+        """
+        kinds = ("variance", "weight", "rms")
+        given = next((kind for kind in kinds if getattr(files, kind) is not None), None)
+        kind = given or next((kind for kind in kinds if kind in self.companions), None)
+        if kind is None:
+            return None
+        values = self._matching(getattr(files, kind)) if given else np.asarray(self.companions[kind], float)
+        usable = np.isfinite(values) & (values > 0.0)
+        result = np.full(self.pixels.shape, np.nan)
+        result[usable] = values[usable] ** {"variance": 1, "rms": 2, "weight": -1}[kind]
+        return result
+
+    def flags(self, files: BandFiles) -> npt.NDArray[np.int64]:
+        """Values of the mask image; zeros without one.
+
+        Parameters
+        ----------
+        files : `BandFiles`
+            The files of the band.
+
+        Returns
+        -------
+        flags : `numpy.ndarray`
+            (y, x).
+        """
+        if files.mask is not None:
+            values = self._matching(files.mask)
+        elif "mask" in self.companions:
+            values = self.companions["mask"]
+        else:
+            return np.zeros(self.pixels.shape, dtype=np.int64)
+        return np.where(np.isfinite(values), values, 0).astype(np.int64)
+
+    def _matching(self, path: Path) -> FloatArray:
+        """Read an image that must have the shape of this one."""
+        values, shape = read_fits(path).pixels, self.pixels.shape
+        if values.shape != shape:
+            raise FitsImageError(
+                f"{path.name} is {values.shape[1]} x {values.shape[0]}, its image {shape[1]} x {shape[0]}; "
+                "they must be on one pixel grid."
+            )
+        return values
+
+
+def find_fits(path: Path) -> Path | None:
+    """Find a FITS file that may be compressed.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        Its name without the suffix of a compressed file.
+
+    Returns
+    -------
+    found : `pathlib.Path` or `None`
+        The first of `FITS_SUFFIXES` with which there is a file.
+    """
+    paths = [Path(f"{path}{suffix}") for suffix in FITS_SUFFIXES]
+    return next((found for found in paths if found.is_file()), None)
+
+
+def read_fits(
+    path: Path, hdu: str | int | None = None, band: str | None = None, cube_bands: Sequence[str] = ()
+) -> FitsContent:
+    """Read an image.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        The file.
+    hdu : `str`, `int` or `None`
+        Name or number of the HDU; by default SCI or the like, or the first
+        one with an image.
+    band : `str`, optional
+        The band that is wanted of a cube.
+    cube_bands : `~collections.abc.Sequence` [`str`]
+        Bands of the planes of a cube whose header does not name them.
+
+    Returns
+    -------
+    content : `FitsContent`
+        The image and what belongs to it.
+
+    Raises
+    ------
+    FitsImageError
+        Raised if the file is missing, damaged, or holds no such image.
+    """
+    if not path.is_file():
+        raise FitsImageError(f"There is no file {path}; check the name.")
+    try:
+        with warnings.catch_warnings():
+            # Files that were cut short are read with zeros and a warning.
+            warnings.filterwarnings("error", message=".*truncated.*")
+            with fits.open(path, memmap=False) as hdus:
+                return _find_image(path, hdus, hdu, band, cube_bands)
+    except Warning as warning:
+        raise FitsImageError(f"{path} is cut short ({warning}); get the whole file.") from warning
+    except FitsImageError:
+        raise
+    except _READ_ERRORS as error:
+        raise FitsImageError(
+            f"{path} is not a FITS file that can be read ({error}); give a FITS image."
+        ) from error
+
+
+def _find_image(
+    path: Path, hdus: fits.HDUList, wanted: str | int | None, band: str | None, cube_bands: Sequence[str]
+) -> FitsContent:
+    """Find the image among the HDUs, and what belongs to it."""
+    # Made to read all headers, or names further on are not known.
+    names = [entry.name for entry in hdus]
+    if wanted is not None:
+        number = int(wanted) if str(wanted).isdigit() else None
+        if number is None and str(wanted).upper() not in names:
+            raise FitsImageError(f"{path} has no HDU {wanted!r}; it has {', '.join(map(repr, names))}.")
+        if number is not None and number >= len(hdus):
+            raise FitsImageError(f"{path} has no HDU {number}; its last is {len(hdus) - 1}.")
+        candidates = [hdus[number if number is not None else str(wanted)]]
+    else:
+        companions = {name for group in _COMPANIONS.values() for name in group}
+        candidates = [entry for entry in hdus if entry.name in _IMAGE_NAMES]
+        candidates += [entry for entry in hdus if entry.name not in companions]
+    is_exposure = any("ARCHIVE_INDEX" in (entry.name, entry.header.get("EXTTYPE")) for entry in hdus)
+    for entry in candidates:
+        data = _image_of(entry, band, cube_bands)
+        if data is None:
+            continue
+        header = hdus[0].header.copy()
+        header.update(entry.header)
+        found: dict[str, npt.NDArray[Any]] = {}
+        for kind, group in _COMPANIONS.items():
+            for other in hdus:
+                if other.name in group and other.ver == entry.ver and kind not in found:
+                    values = _image_of(other, band, cube_bands)
+                    if values is not None and values.shape == data.shape:
+                        found[kind] = values
+        return FitsContent(path, header, np.asarray(data, dtype=np.float64), is_exposure, found)
+    raise FitsImageError(f"{path} holds no two-dimensional image; give a FITS image.")
+
+
+def _image_of(
+    entry: fits.hdu.base._BaseHDU, band: str | None, cube_bands: Sequence[str]
+) -> npt.NDArray[Any] | None:
+    """Image of an HDU, or nothing."""
+    if not getattr(entry, "is_image", False) or entry.data is None:
+        return None
+    # Drizzled and other images come with axes of length one.
+    data = np.squeeze(entry.data)
+    if band is not None and data.ndim == 3:
+        named = [str(entry.header.get(f"BAND{k}", "")).strip() for k in range(len(data))]
+        if not all(named):
+            named = list(str(entry.header.get("BANDS", "")).strip().replace(",", ""))
+        if len(named) != len(data):
+            if not cube_bands:
+                return None
+            named = list(cube_bands)
+        if len(named) != len(data) or band not in named:
+            raise FitsImageError(
+                f"A cube of {len(data)} planes has bands {', '.join(named)}, and {band!r} is wanted; "
+                "name the bands of all planes in their order."
+            )
+        data = data[named.index(band)]
+    return data if data.ndim == 2 else None
+
+
+def assign_bands(paths: Sequence[Path], bands: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Decide the band of each of some files that were given in an order.
+
+    Parameters
+    ----------
+    paths : `~collections.abc.Sequence` [`pathlib.Path`]
+        The files.
+    bands : `~collections.abc.Sequence` [`str`]
+        Bands in the order of the files; headers that name these bands in
+        another order are believed.
+
+    Returns
+    -------
+    names : `list` [`str`]
+        Band of each file.
+    notes : `list` [`str`]
+        Sentences for the user about headers that disagree with the order.
+
+    Raises
+    ------
+    FitsImageError
+        Raised if a file cannot be read, the numbers of files and bands
+        differ, or two headers name the same band.
+    """
+    if len(paths) != len(bands):
+        raise FitsImageError(
+            f"{len(paths)} images were given, {len(bands)} are wanted, one for each of the bands "
+            f"{', '.join(bands)}; name one file per band."
+        )
+    named = [_band_of(read_fits(path).header) for path in paths]
+    listed = ", ".join(f"{path.name} says {band}" for path, band in zip(paths, named))
+    if set(named) <= set(bands):
+        if len(set(named)) < len(named):
+            raise FitsImageError(
+                f"Bands {', '.join(bands)} are wanted, one each, but {listed}; give one file per band."
+            )
+        notes = [f"The order of the files is not {', '.join(bands)}: {listed}, and is believed."]
+        return [str(band) for band in named], notes if named != list(bands) else []
+    return list(bands), [
+        f"{path.name} says that it is {band}, but is taken for {place} by its position."
+        for path, band, place in zip(paths, named, bands)
+        if band is not None and band != place
+    ]
+
+
+def _band_of(header: fits.Header) -> str | None:
+    """Band that a header names, if it is one letter of ugrizy."""
+    for key in _BAND_KEYS:
+        value = str(header.get(key, "")).strip()
+        # "r", "HSC-R", "r DECam SDSS c0002 6415.0 1480.0", "decam-r", "r.MP9601", but not "H  )".
+        match = re.match(r"(?:hsc|decam|lsst|sdss)?[-_ ]?([ugrizy])(?:2?$|[ ._-])", value, re.IGNORECASE)
+        if match:
+            return match.group(1).lower()
+    return None
