@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from astropy.table import Table
 from scipy import ndimage
 
 import lsst.geom as geom
-import lsst.meas.maskrcnn.tasks.deblend as deblend_task
+import lsst.meas.maskrcnn.deblend.deblend as engine
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.testUtils as pipelineTests
 from lsst.afw.detection import GaussianPsf
@@ -34,7 +34,8 @@ from lsst.afw.table import SourceCatalog
 from lsst.daf.butler import Butler, Config, DataCoordinate
 from lsst.daf.butler.tests import addDatasetType, makeTestCollection, makeTestRepo
 from lsst.meas.base import IdGenerator
-from lsst.meas.maskrcnn.deblend.scales import ScaleSettings
+from lsst.meas.maskrcnn.catalogs.exposures import IncompatibleExposuresError, UncalibratedExposureError
+from lsst.meas.maskrcnn.deblend.detection import Level
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings, ZScoreSettings
 from lsst.meas.maskrcnn.ingest.repo import (
     SEED_CONFIG,
@@ -44,7 +45,8 @@ from lsst.meas.maskrcnn.ingest.repo import (
     register_patches,
 )
 from lsst.meas.maskrcnn.network.build import build_network
-from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings
+from lsst.meas.maskrcnn.network.detections import Detections
+from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
     ModelMetadata,
@@ -52,12 +54,10 @@ from lsst.meas.maskrcnn.network.model_file import (
 )
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.tasks.deblend import (
-    IncompatibleExposuresError,
     MaskRcnnDeblendConfig,
     MaskRcnnDeblendConnections,
     MaskRcnnDeblendTask,
     MissingBandError,
-    UncalibratedExposureError,
 )
 from lsst.pex.config import FieldValidationError
 
@@ -152,13 +152,14 @@ def detector(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         flux: np.ndarray,
         variance: np.ndarray,
         valid: np.ndarray,
+        settings: DetectionSettings,
         **kwargs: Any,
-    ) -> Detections:
+    ) -> Iterator[Level]:
         seen = normalise(flux, variance, valid)
-        calls.append({"image": seen.image.copy(), "valid": seen.valid.copy(), **kwargs})
-        return threshold(seen.image, kwargs["progress"])
+        calls.append({"image": seen.image.copy(), "valid": seen.valid.copy(), "settings": settings, **kwargs})
+        yield Level(threshold(seen.image, kwargs["progress"]), 1, seen)
 
-    monkeypatch.setattr(deblend_task, "detect_scales", fake)
+    monkeypatch.setattr(engine, "detect_binnings", fake)
     return calls
 
 
@@ -192,7 +193,7 @@ def test_connections() -> None:
 
 def test_everything_is_documented() -> None:
     config = MaskRcnnDeblendConfig()
-    for part in (config, config.inference, config.scales, config.runtime, config.shares):
+    for part in (config, config.detection, config.shares):
         for name, field in part._fields.items():
             assert field.doc, name
     for connection in MaskRcnnDeblendConnections(config=config).allConnections.values():
@@ -200,17 +201,20 @@ def test_everything_is_documented() -> None:
 
 
 def test_validate() -> None:
-    with pytest.raises(FieldValidationError, match=r"tileOverlap \(300\) must be less than tileSize \(256\)"):
-        config = MaskRcnnDeblendConfig()
-        config.inference.tileSize, config.inference.tileOverlap = 256, 300
+    config = MaskRcnnDeblendConfig()
+    config.detection.tile_size, config.detection.tile_overlap = 256, 300
+    with pytest.raises(FieldValidationError, match="tile_overlap is 300 px.*less than tile_size, 256 px"):
         config.validate()
     with pytest.raises(FieldValidationError, match="a band of its own"):
         make_task(bands={"z": "r", "g": "r"})
-    with pytest.raises(FieldValidationError, match=r"9.0 pixels.*8.0 pixels \(shares.reach\)"):
-        make_task(parentGrow=9.0)
-    for name, value in (("scoreThreshold", 1.5), ("maskThreshold", 0.0), ("batchSize", 0), ("device", "tpu")):
+    for name, value in (("score_threshold", 1.5), ("batch_size", 0), ("suppression", "soft")):
         with pytest.raises(FieldValidationError):
-            setattr(MaskRcnnDeblendConfig().inference, name, value)
+            setattr(MaskRcnnDeblendConfig().detection, name, value)
+    for name, value in (("device", "tpu"), ("binnings", [2, 1]), ("binnings", [])):
+        config = MaskRcnnDeblendConfig()
+        setattr(config.detection, name, value)
+        with pytest.raises(FieldValidationError, match=name):
+            config.validate()
 
 
 def test_init_output() -> None:
@@ -284,16 +288,14 @@ def test_run_by_hand(model: MaskRcnnModel, detector: list[dict[str, Any]]) -> No
     for band in BANDS:
         np.testing.assert_array_equal(exposures[band].image.array, before[band].image.array)
         np.testing.assert_array_equal(exposures[band].mask.array, before[band].mask.array)
-    for key in ("seconds_normalize", "seconds_forward", "seconds_masks", "seconds_catalog"):
+    for key in ("seconds_normalize", "seconds_forward", "seconds_masks", "seconds_shares"):
         assert task.metadata[key] >= 0
     gc.collect()
     assert task.getFullMetadata()["maskRcnnDeblend"]["model"] == "tiny"
     np.testing.assert_allclose(task.metadata.getArray("noise_nJy"), SIGMA, rtol=0.1)
     assert task.metadata["n_sources"] == 3
     assert task.metadata["n_stars"] == 1
-    assert detector[0]["settings"] == InferenceSettings(
-        score_threshold=0.4, nms_threshold=0.6, max_detections_per_tile=123
-    )
+    assert detector[0]["settings"] == DetectionSettings()
 
 
 def test_channels_follow_the_model(model: MaskRcnnModel, detector: list[dict[str, Any]]) -> None:
@@ -335,52 +337,28 @@ def test_ids(model: MaskRcnnModel, detector: list[dict[str, Any]]) -> None:
 def test_settings_reach_the_engine(model: MaskRcnnModel, detector: list[dict[str, Any]]) -> None:
     config = MaskRcnnDeblendConfig()
     values = {
-        "tileSize": 128,
-        "tileOverlap": 32,
-        "batchSize": 1,
-        "scoreThreshold": 0.0,
-        "nmsThreshold": 1.0,
-        "maskThreshold": 0.25,
-        "maxDetectionsPerTile": 7,
+        "tile_size": 128,
+        "tile_overlap": 32,
+        "batch_size": 1,
+        "score_threshold": 0.0,
+        "nms_threshold": 1.0,
         "precision": "float32",
-        "suppression": "soft",
-        "separation": 0.1,
-        "colorSeparation": 0.2,
-        "colorDifference": 3.0,
-        "maskOverlap": 0.9,
-        "softDecay": "linear",
-        "softSigma": 0.3,
-        "splitCrowded": False,
+        "suppression": "mask",
+        "binnings": [1, 2],
+        "device": "cpu",
     }
-    config.inference.update(device="cpu", **values)
+    assert set(values) == set(config.detection.toDict())
+    config.detection.update(**values)
     MaskRcnnDeblendTask(config=config).run(exposures=make_exposures(), model=model)
-    given = dataclasses.asdict(detector[0]["settings"])
-    for name, value in values.items():
-        assert given.pop("".join(f"_{c.lower()}" if c.isupper() else c for c in name)) == value, name
-    assert not given
-    config.scales.binnings, config.scales.own_score = [1, 2], 0.8
-    config.runtime.proposals = 10
-    MaskRcnnDeblendTask(config=config).run(exposures=make_exposures(), model=model)
-    assert detector[1]["scale_settings"] == ScaleSettings(binnings=(1, 2), own_score=0.8)
-    config.scales.binnings = [2, 1]
-    with pytest.raises(FieldValidationError, match="binnings"):
-        config.validate()
+    assert dataclasses.asdict(detector[0]["settings"]) == {**values, "binnings": (1, 2)}
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_missing_gpu_is_named(model: MaskRcnnModel) -> None:
     config = MaskRcnnDeblendConfig()
-    config.inference.device = "cuda"
-    with pytest.raises(pipeBase.InvalidQuantumError, match="inference.device.*no GPU"):
+    config.detection.device = "cuda"
+    with pytest.raises(pipeBase.InvalidQuantumError, match="detection.device.*no GPU"):
         MaskRcnnDeblendTask(config=config).run(exposures=make_exposures(), model=model)
-
-
-def test_small_footprints_go(model: MaskRcnnModel, detector: list[dict[str, Any]]) -> None:
-    exposures = make_exposures()
-    areas = make_task().run(exposures=exposures, model=model).catalog["maskrcnn_area"]
-    kept = make_task(minArea=int(areas.max())).run(exposures=exposures, model=model).catalog
-    assert kept["maskrcnn_area"].tolist() == [areas.max()]
-    assert kept["id"].tolist() == [1]
 
 
 def test_mask_planes(
@@ -390,7 +368,7 @@ def test_mask_planes(
     exposures["z"].mask.array[:] |= exposures["z"].mask.getPlaneBitMask("SUSPECT")
     catalog = make_task().run(exposures=exposures, model=model).catalog
     assert not catalog["maskrcnn_flag_bad"].any()
-    task = make_task(badMaskPlanes=["SUSPECT", "NO_SUCH_PLANE"], saturatedMaskPlanes=["SUSPECT"])
+    task = make_task(bad_planes=["SUSPECT", "NO_SUCH_PLANE"], saturated_planes=["SUSPECT"])
     catalog = task.run(exposures=exposures, model=model).catalog
     assert catalog["maskrcnn_flag_bad"].all()
     assert catalog["maskrcnn_flag_saturated"].all()
@@ -403,7 +381,6 @@ def test_normalization_of_the_model_or_of_the_config(
     exposures = make_exposures()
     make_task().run(exposures=exposures, model=model)
     config = MaskRcnnDeblendConfig()
-    config.useModelNormalization = False
     config.normalize = "zscore"
     MaskRcnnDeblendTask(config=config).run(exposures=exposures, model=model)
     header = model.metadata.model_copy(update={"normalization": ZScoreSettings()})
@@ -429,11 +406,12 @@ def test_field_without_valid_pixels(
 
 
 def test_field_without_sources(model: MaskRcnnModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(network: Any, normalise: Any, *pixels: np.ndarray, **kwargs: Any) -> Detections:
-        normalise(*pixels)
-        return Detections.empty()
+    def nothing(
+        network: Any, normalise: Any, flux: Any, variance: Any, valid: Any, *rest: Any, **kwargs: Any
+    ) -> Iterator[Level]:
+        yield Level(Detections.empty(), 1, normalise(flux, variance, valid))
 
-    monkeypatch.setattr(deblend_task, "detect_scales", nothing)
+    monkeypatch.setattr(engine, "detect_binnings", nothing)
     exposures = make_exposures()
     for exposure in exposures.values():
         exposure.image.array[:] = 0.0
@@ -473,7 +451,7 @@ def test_wcs_that_disagree(model: MaskRcnnModel, detector: list[dict[str, Any]])
     exposures["r"].setWcs(make_wcs(shift=0.02))
     make_task().run(exposures=exposures, model=model)
     with pytest.raises(IncompatibleExposuresError, match="0.01 pixel"):
-        make_task(maxWcsOffset=0.01).run(exposures=exposures, model=model)
+        make_task(max_wcs_offset=0.01).run(exposures=exposures, model=model)
     exposures["r"].setWcs(make_wcs(shift=0.5))
     with pytest.raises(IncompatibleExposuresError, match="WCS.*'z'.*'r'"):
         make_task().run(exposures=exposures, model=model)
@@ -501,10 +479,10 @@ def test_missing_calibration(model: MaskRcnnModel) -> None:
 def test_pixel_scale_is_compared(
     model: MaskRcnnModel, detector: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    for scale, factor, warned in ((0.2, 1.5, False), (0.3, 1.5, True), (0.1, 1.5, True), (0.3, 2.0, False)):
+    for scale, warned in ((0.2, False), (0.3, True), (0.1, True)):
         caplog.clear()
         with caplog.at_level(logging.WARNING):
-            make_task(maxScaleRatio=factor).run(exposures=make_exposures(scale=scale), model=model)
+            make_task().run(exposures=make_exposures(scale=scale), model=model)
         assert ("was trained on 0.168 arcsec" in caplog.text) == warned
 
 
@@ -606,11 +584,11 @@ def test_quantum_without_a_band(repo: Butler, model: MaskRcnnModel) -> None:
     with pytest.raises(MissingBandError, match="'r'"):
         run_quantum(repo, make_task(), model, ("g", "z"))
     with pytest.raises(pipeBase.NoWorkFound, match="'r'"):
-        run_quantum(repo, make_task(skipIncomplete=True), model, ("g", "z"))
+        run_quantum(repo, make_task(skip_incomplete=True), model, ("g", "z"))
 
 
 def test_quantum_with_own_normalization(repo: Butler, model: MaskRcnnModel) -> None:
-    assert run_quantum(repo, make_task(useModelNormalization=False), model, BANDS)
+    assert run_quantum(repo, make_task(normalize="lupton"), model, BANDS)
 
 
 def test_threads_are_those_of_the_quantum(

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 __all__ = ["DeblendSettings", "check_bands", "find_sources"]
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -53,6 +54,12 @@ from .sources import SourceList
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, the steps that are done and their number."""
+
+_LOG = logging.getLogger(__name__)
+
+_MAX_SCALE_RATIO = 1.5
+"""Factor between the pixel scales of image and training images from which to
+warn: the augmentations of the training reach about as far."""
 
 _UNKNOWN_FWHM = 4.0
 """Width of a PSF that is not known (px): that of 0.7 arcsec seeing with the
@@ -121,6 +128,7 @@ def find_sources(
     """
     settings = settings or DeblendSettings()
     check_bands(image, model.metadata)
+    _warn_of_pixel_scale(image, model.metadata)
     timings = dict.fromkeys(("normalize", "forward", "merge", "masks", "shares"), 0.0)
     levels, seen = _detect(image, model, settings.detection, normalizer, timings, progress)
     with _timed(timings, "merge"):
@@ -226,6 +234,18 @@ class _DetectionImages:
             np.logical_or.reduce(np.asarray(seen.saturated), axis=0),
             noise,
             seen.fwhm if math.isfinite(seen.fwhm) else _UNKNOWN_FWHM,
+        )
+
+
+def _warn_of_pixel_scale(image: MultibandImage, metadata: ModelMetadata) -> None:
+    """Warn if sources have other sizes than those the network has been trained on."""
+    ratio = image.pixel_scale / metadata.pixel_scale
+    if max(ratio, 1.0 / ratio) > _MAX_SCALE_RATIO:
+        _LOG.warning(
+            "Pixels are %.3f arcsec, but model %s was trained on %.3f arcsec: expect it to miss sources.",
+            image.pixel_scale,
+            metadata.name,
+            metadata.pixel_scale,
         )
 
 
