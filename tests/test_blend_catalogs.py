@@ -13,14 +13,13 @@ import pytest
 from scipy import ndimage
 
 import lsst.geom as geom
-import lsst.meas.maskrcnn.catalogs.heavy as heavy_module
+import lsst.meas.maskrcnn.deblend.shares as shares_module
 from lsst.afw.detection import GaussianPsf
 from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
 from lsst.meas.base import IdGenerator
-from lsst.meas.maskrcnn.catalogs.blends import Parent, make_parents, order_records, split_parents
 from lsst.meas.maskrcnn.catalogs.deblend_columns import (
-    ParentColumns,
+    ParentFluxes,
     add_primary_fields,
     blend_table,
     fill_parent_columns,
@@ -28,10 +27,17 @@ from lsst.meas.maskrcnn.catalogs.deblend_columns import (
     fill_relations,
     overlap_columns,
 )
-from lsst.meas.maskrcnn.catalogs.footprints import measure_masks
-from lsst.meas.maskrcnn.catalogs.heavy import SharedFlux, ShareLimits, SourceMasks, share_parents
+from lsst.meas.maskrcnn.catalogs.exposures import flagged_pixels, psf_image
+from lsst.meas.maskrcnn.catalogs.heavy import deblend_band, parent_fluxes, share_footprints
+from lsst.meas.maskrcnn.catalogs.record_order import order_records
 from lsst.meas.maskrcnn.catalogs.schema import extend_band_schema, make_band_schema, make_schema
-from lsst.meas.maskrcnn.deblend.shares import Shares, ShareSettings, SourceShare
+from lsst.meas.maskrcnn.catalogs.source_catalog import masks_on_edge
+from lsst.meas.maskrcnn.deblend.image import MultibandImage
+from lsst.meas.maskrcnn.deblend.masks import measure_masks
+from lsst.meas.maskrcnn.deblend.parents import Parent, make_parents, split_parents
+from lsst.meas.maskrcnn.deblend.shares import BlendSource, Shares, ShareSettings, SourceShare, share_parents
+from lsst.meas.maskrcnn.deblend.sources import SourceList
+from lsst.meas.maskrcnn.network.detections import Detections
 
 SHAPE = (40, 70)
 XY0 = (12000, -300)
@@ -281,18 +287,67 @@ def test_overlap_by_hand() -> None:
 # --- shares
 
 
+class Shared:
+    """Shares of the sources of a field, and what is made of them for the catalogues."""
+
+    def __init__(self, sources: SourceList, exposures: dict[str, ExposureF]) -> None:
+        self.sources = sources
+        self.parents = sources.statistics
+        self.fluxes = parent_fluxes(sources, exposures)
+        self.on_edge = masks_on_edge(sources)
+        footprints = share_footprints(sources, exposures["g"].getBBox())
+        self.heavy, self.columns = {}, {}
+        for number, (band, exposure) in enumerate(exposures.items()):
+            self.heavy[band], self.columns[band] = deblend_band(footprints, exposure, number)
+
+
 @dataclasses.dataclass
 class Field:
     """Two blends and an isolated source in two bands, with exact profiles."""
 
     exposures: dict[str, ExposureF]
-    sources: SourceMasks
+    detections: Detections
     truth: np.ndarray
     """Light of each source, (source, band, y, x)."""
 
-    def share(self, grow: float = 2.0, **kwargs: object) -> tuple[list[Parent], SharedFlux]:
-        parents = make_parents(self.sources.masks, self.sources.origins, SHAPE, grow)
-        return parents, share_parents(parents, self.sources, self.exposures, **kwargs)
+    def share(self, grow: float = 2.0, settings: ShareSettings | None = None) -> tuple[list[Parent], Shared]:
+        exposures, found = list(self.exposures.values()), self.detections
+        image = MultibandImage(
+            np.stack([exposure.image.array for exposure in exposures]),
+            list(self.exposures),
+            0.2,
+            np.stack([exposure.variance.array for exposure in exposures]),
+            bad=np.stack([flagged_pixels(exposure, ["CR", "NO_DATA"]) for exposure in exposures]),
+            psf=lambda band, y, x: psf_image(exposures[band], y, x),
+        )
+        parents = make_parents(found.masks, found.origins, SHAPE, grow)
+        peaks = np.array(POSITIONS, dtype=float)
+        blended = [
+            BlendSource(soft, y0, x0, y, x, star)
+            for soft, (y0, x0), (y, x), star in zip(
+                found.soft, found.soft_origins.tolist(), peaks.tolist(), found.p_star >= 0.5, strict=True
+            )
+        ]
+        shares, statistics = share_parents(image, parents, blended, settings)
+        measured = measure_masks(
+            found.masks,
+            found.origins,
+            np.nan_to_num(image.flux.sum(axis=0)),
+            valid=np.ones(SHAPE, dtype=bool),
+        )
+        sources = SourceList(
+            image,
+            found,
+            peaks,
+            measured,
+            measured,
+            parents,
+            shares,
+            statistics,
+            np.ones(2),
+            image.flux[0].size,
+        )
+        return parents, Shared(sources, self.exposures)
 
 
 POSITIONS = ((10, 12), (10, 19), (28, 40), (29, 47), (10, 58))
@@ -313,7 +368,6 @@ def field(rng: np.random.Generator) -> Field:
         exposure.mask.array[:, 62:] |= exposure.mask.getPlaneBitMask("NO_DATA")
         exposure.setPsf(GaussianPsf(21, 21, 2.0))
         exposures[band] = exposure
-    detection = sum(exposure.image.array for exposure in exposures.values())
     masks, origins, soft, soft_origins = [], [], [], []
     for (y, x), profile in zip(POSITIONS, profiles, strict=True):
         y0, x0 = y - 5, x - 5
@@ -321,17 +375,16 @@ def field(rng: np.random.Generator) -> Field:
         origins.append((y - 3, x - 3))
         soft.append(np.rint(255 * profile[y0 : y + 6, x0 : x + 6]).astype(np.uint8))
         soft_origins.append((y0, x0))
-    measured = measure_masks(masks, np.array(origins), detection, valid=np.ones(SHAPE, dtype=bool))
-    sources = SourceMasks(
+    detections = Detections(
+        boxes=np.array([[x - 3, y - 3, x + 4, y + 4] for y, x in POSITIONS], dtype=np.float32),
+        scores=np.linspace(0.9, 0.6, 5, dtype=np.float32),
+        p_star=np.array([0.9, 0.1, 0.9, 0.1, 0.1], dtype=np.float32),
+        origins=np.array(origins, dtype=np.int32),
         masks=masks,
-        origins=np.array(origins),
         soft=soft,
-        soft_origins=np.array(soft_origins),
-        is_star=np.array([True, False, True, False, False]),
-        measured=measured,
-        peaks=np.array(POSITIONS, dtype=float),
+        soft_origins=np.array(soft_origins, dtype=np.int32),
     )
-    return Field(exposures, sources, truth)
+    return Field(exposures, detections, truth)
 
 
 @pytest.mark.parametrize("template", ["mask", "symmetric", "profile"])
@@ -380,31 +433,31 @@ def test_columns_of_shares_against_truth(field: Field) -> None:
         columns = shared.columns[band]
         for source in range(4):
             image = exposure.image.array
-            y, x = field.sources.origins[source]
+            y, x = field.detections.origins[source]
             mask = np.zeros(SHAPE, dtype=bool)
-            mask[y : y + 7, x : x + 7] = field.sources.masks[source]
+            mask[y : y + 7, x : x + 7] = field.detections.masks[source]
             own = field.truth[source, number][mask]
             expected = overlap_columns(field.truth[:, number].sum(axis=0)[mask], own)
             assert columns.fluxOverlap[source] == pytest.approx(expected[1], abs=0.1 * own.sum())
             assert columns.blendedness[source] == pytest.approx(expected[3], abs=0.05)
-            peak = field.sources.measured.peak_y[source], field.sources.measured.peak_x[source]
+            measured = shared.sources.measured
+            peak = measured.peak_y[source], measured.peak_x[source]
             assert 0.5 * image[peak] < columns.peak_instFlux[source] <= image[peak]
         assert columns.fluxOverlap[4] == columns.blendedness[4] == columns.maxOverlap[4] == 0
         np.testing.assert_array_equal(columns.dataCoverage[:4], 1.0)
         assert 0.5 < columns.dataCoverage[4] < 1.0
         assert not columns.zeroFlux.any()
         np.testing.assert_allclose(
-            shared.parents.flux[band],
+            shared.fluxes.flux[band],
             [np.nansum(exposure.image.array[parent.box][parent.pixels]) for parent in parents],
             rtol=1e-5,
         )
         # The disc around a mask down to 40 % of the peak.
-        assert ((shared.parents.outside[band] > 0.2) & (shared.parents.outside[band] < 0.6)).all()
+        assert ((shared.fluxes.outside[band] > 0.2) & (shared.fluxes.outside[band] < 0.6)).all()
         # Round Gaussians, which the templates can be: what is left is noise.
-        assert (shared.parents.chi2[band][:2] < 2.0).all()
-        assert np.isnan(shared.parents.chi2[band][2])
+        assert (shared.parents.chi2[:2, number] < 2.0).all()
+        assert np.isnan(shared.parents.chi2[2, number])
     assert (shared.parents.runtime > 0).all()
-    assert shared.parents.area.tolist() == [parent.pixels.sum() for parent in parents]
     assert not shared.on_edge.any()
     assert field.share(grow=0.0)[1].on_edge.all()
 
@@ -415,13 +468,13 @@ def test_limits_bite_without_losing_anything(field: Field) -> None:
     for exposure in field.exposures.values():
         # Templates that do not fit show.
         exposure.image.array[10, 16] += 500.0
-    assert (field.share(settings=settings)[1].parents.chi2["g"][0]) > 10.0
+    assert field.share(settings=settings)[1].parents.chi2[0, 0] > 10.0
     _, plain = field.share(settings=ShareSettings(template="mask"))
-    for limits in (ShareLimits(max_sources=1), ShareLimits(max_area=50)):
-        _, limited = field.share(settings=settings, limits=limits)
+    for limits in ({"max_parent_sources": 1}, {"max_parent_area": 50}):
+        _, limited = field.share(settings=dataclasses.replace(settings, **limits))
         assert limited.parents.fallback.tolist()[:2] == [True, True]
-        assert limited.parents.too_many.any() == (limits.max_sources == 1)
-        assert limited.parents.too_big.any() == (limits.max_area == 50)
+        assert limited.parents.too_many.any() == ("max_parent_sources" in limits)
+        assert limited.parents.too_big.any() == ("max_parent_area" in limits)
         for one, other in zip(plain.heavy["g"], limited.heavy["g"], strict=True):
             np.testing.assert_array_equal(one.getImageArray(), other.getImageArray())
     _, free = field.share(settings=settings)
@@ -432,14 +485,14 @@ def test_limits_bite_without_losing_anything(field: Field) -> None:
 def test_templates_that_fail_fall_back(
     field: Field, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    whole = heavy_module.share_flux
+    whole = shares_module.share_flux
 
-    def fragile(*args: object, settings: ShareSettings, **kwargs: object) -> object:
-        if settings.template != "mask":
+    def fragile(*args: object, template: str, **kwargs: object) -> object:
+        if template != "mask":
             raise np.linalg.LinAlgError("no fit")
-        return whole(*args, settings=settings, **kwargs)
+        return whole(*args, template=template, **kwargs)
 
-    monkeypatch.setattr(heavy_module, "share_flux", fragile)
+    monkeypatch.setattr(shares_module, "share_flux", fragile)
     parents, shared = field.share(settings=ShareSettings(template="profile"))
     assert shared.parents.failed.tolist() == [True, True, False]
     assert "no fit" in caplog.text
@@ -454,7 +507,7 @@ def test_templates_that_fail_fall_back(
 
 def test_a_source_without_pixels_keeps_its_place(field: Field, monkeypatch: pytest.MonkeyPatch) -> None:
     """One pixel of value 0 remains, so that measurements have something to fail on."""
-    whole = heavy_module.share_flux
+    whole = shares_module.share_flux
 
     def greedy(images: np.ndarray, *args: object, **kwargs: object) -> Shares:
         shares = whole(images, *args, **kwargs)
@@ -463,7 +516,7 @@ def test_a_source_without_pixels_keeps_its_place(field: Field, monkeypatch: pyte
         second = dataclasses.replace(shares.sources[1], weights=none)
         return dataclasses.replace(shares, sources=[SourceShare(0, 0, everything.copy()), second])
 
-    monkeypatch.setattr(heavy_module, "share_flux", greedy)
+    monkeypatch.setattr(shares_module, "share_flux", greedy)
     _, shared = field.share()
     assert shared.columns["g"].zeroFlux.tolist() == [False, True, False, True, False]
     heavy = shared.heavy["g"][1]
@@ -477,13 +530,15 @@ def test_a_source_without_pixels_keeps_its_place(field: Field, monkeypatch: pyte
 def test_statistics_of_parents(field: Field) -> None:
     parents, shared = field.share()
     order = order_records(parents)
-    table = blend_table(filled(parents), order, shared.parents)
+    table = blend_table(filled(parents), order, shared.sources, shared.fluxes)
     assert table["id"].tolist() == [1, 2]
     assert table["n_child"].tolist() == [2, 2]
     assert table["area"].tolist() == [parent.pixels.sum() for parent in parents[:2]]
     assert all(column.description for column in table.columns.values())
-    np.testing.assert_array_equal(table["g_instFlux"], shared.parents.flux["g"][:2])
-    empty = blend_table(filled([]), order_records([]), ParentColumns.make(0, ["g", "r"]))
+    np.testing.assert_array_equal(table["g_instFlux"], shared.fluxes.flux["g"][:2])
+    none = np.zeros(0)
+    nothing = ParentFluxes(*({"g": none, "r": none} for _ in range(3)))
+    empty = blend_table(filled([]), order_records([]), shared.sources, nothing)
     assert len(empty) == 0
     assert empty.colnames == table.colnames
     assert [empty[name].dtype for name in empty.colnames] == [table[name].dtype for name in table.colnames]

@@ -14,14 +14,12 @@ from lsst.afw.geom import makeCdMatrix, makeSkyWcs
 from lsst.afw.table import SourceCatalog, SourceTable
 from lsst.meas.base import IdGenerator
 from lsst.meas.maskrcnn.catalogs.footprints import (
-    clean_masks,
     footprints_to_masks,
     inclusive_boxes,
     masks_to_footprints,
-    measure_masks,
-    move_peaks,
 )
 from lsst.meas.maskrcnn.catalogs.schema import CatalogColumns, fill_catalog, make_schema
+from lsst.meas.maskrcnn.deblend.masks import clean_masks, measure_masks, move_peaks
 
 XY0 = (12000, -300)
 SHAPE = (20, 30)

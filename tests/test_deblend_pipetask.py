@@ -180,10 +180,10 @@ def test_patches(tmp_path: Path, model_path: Path) -> None:
         root,
         *("-i", "coadds,models/maskRcnn"),
         *("-d", "skymap='sky' AND tract=0"),
-        *("-c", "maskRcnnDeblend:inference.tileSize=192"),
-        *("-c", "maskRcnnDeblend:inference.tileOverlap=64"),
-        *("-c", "maskRcnnDeblend:inference.nmsThreshold=0.4"),
-        *("-c", "maskRcnnDeblend:inference.precision=float32"),
+        *("-c", "maskRcnnDeblend:detection.tile_size=192"),
+        *("-c", "maskRcnnDeblend:detection.tile_overlap=64"),
+        *("-c", "maskRcnnDeblend:detection.nms_threshold=0.4"),
+        *("-c", "maskRcnnDeblend:detection.precision=float32"),
         *("-c", "maskRcnnDeblend:idGenerator.release_id=3"),
         *("-j", "2"),
     )
@@ -192,7 +192,7 @@ def test_patches(tmp_path: Path, model_path: Path) -> None:
 
     # What the options said is what was run and recorded.
     config = butler.get("maskRcnnDeblend_config", collections="u/test/deblend")
-    assert (config.inference.tileSize, config.inference.tileOverlap) == (192, 64)
+    assert (config.detection.tile_size, config.detection.tile_overlap) == (192, 64)
     schema = butler.get("deepCoadd_maskRcnnCatalog_schema", collections="u/test/deblend").schema
     catalogs = {patch: load(butler, patch) for patch in patches}
     assert all(catalog.schema == schema for catalog in catalogs.values())

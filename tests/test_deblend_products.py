@@ -262,6 +262,8 @@ def small(exposures: dict[str, ExposureF]) -> dict[str, ExposureF]:
 
 def run(exposures: dict[str, ExposureF], model: MaskRcnnModel, **fields: Any) -> pipeBase.Struct:
     config = MaskRcnnDeblendConfig()
+    for name in [name for name in fields if name in config.shares.keys()]:
+        setattr(config.shares, name, fields.pop(name))
     config.update(**fields)
     config.validate()
     return MaskRcnnDeblendTask(config=config).run(exposures=exposures, model=model)
@@ -297,7 +299,7 @@ def test_two_runs_give_the_same(small: dict[str, ExposureF], model: MaskRcnnMode
 
 
 def test_reference_band(small: dict[str, ExposureF], model: MaskRcnnModel) -> None:
-    r, g = run(small, model), run(small, model, referenceBand="g")
+    r, g = run(small, model), run(small, model, reference_band="g")
     for results, band in ((r, "r"), (g, "g")):
         # The columns of the catalogue are those of its reference band.
         for name in ("deblend_peak_instFlux", "deblend_blendedness", "deblend_dataCoverage"):
@@ -309,8 +311,8 @@ def test_reference_band(small: dict[str, ExposureF], model: MaskRcnnModel) -> No
             rtol=1e-5,
         )
     assert not np.allclose(r.catalog["deblend_peak_instFlux"][-3:], g.catalog["deblend_peak_instFlux"][-3:])
-    with pytest.raises(pipeBase.InvalidQuantumError, match=r"referenceBand is 'i'.*\['z', 'r', 'g'\]"):
-        run(small, model, referenceBand="i")
+    with pytest.raises(pipeBase.InvalidQuantumError, match=r"reference_band is 'i'.*\['z', 'r', 'g'\]"):
+        run(small, model, reference_band="i")
 
 
 def test_bands_that_the_network_does_not_see(small: dict[str, ExposureF], model: MaskRcnnModel) -> None:
@@ -318,7 +320,7 @@ def test_bands_that_the_network_does_not_see(small: dict[str, ExposureF], model:
     more = {**small, "i": small["r"].clone(), "u": small["g"].clone()}
     more["i"].image.array[:] *= 3.0
     more["i"].variance.array[:] *= 9.0
-    plain, extended = run(small, model), run(more, model, extraBands=["i", "y", "r"])
+    plain, extended = run(small, model), run(more, model, extra_bands=["i", "y", "r"])
     assert list(extended.bandCatalogs) == ["z", "r", "g", "i"]
     assert extended.catalog["id"].tolist() == plain.catalog["id"].tolist()
     np.testing.assert_array_equal(extended.catalog["maskrcnn_score"], plain.catalog["maskrcnn_score"])
@@ -328,7 +330,7 @@ def test_bands_that_the_network_does_not_see(small: dict[str, ExposureF], model:
     }
     np.testing.assert_allclose(flux["i"], 3.0 * np.array(flux["r"]), rtol=1e-2)
     assert "i_chi2" in extended.blendStatistics.colnames
-    assert run(more, model, extraBands=["i"], referenceBand="i").catalog["base_PsfFlux_instFlux"][-1] > 0
+    assert run(more, model, extra_bands=["i"], reference_band="i").catalog["base_PsfFlux_instFlux"][-1] > 0
 
 
 def test_without_measurement(small: dict[str, ExposureF], model: MaskRcnnModel) -> None:
@@ -368,7 +370,7 @@ def test_exposures_without_a_psf(
 def test_parents_over_limits_are_flagged(
     small: dict[str, ExposureF], model: MaskRcnnModel, caplog: pytest.LogCaptureFixture
 ) -> None:
-    results = run(small, model, maxParentSources=1)
+    results = run(small, model, max_parent_sources=1)
     catalog = results.catalog
     blended = ~primary(catalog) | (catalog["parent"] != 0)
     np.testing.assert_array_equal(catalog["deblend_fallback"], blended)
@@ -383,7 +385,7 @@ def test_parents_over_limits_are_flagged(
 
 
 def test_growth_joins_sources(small: dict[str, ExposureF], model: MaskRcnnModel) -> None:
-    few, many = run(small, model, parentGrow=0.0).catalog, run(small, model, parentGrow=8.0).catalog
+    few, many = run(small, model, parent_grow=0.0).catalog, run(small, model, parent_grow=8.0).catalog
     assert primary(few).sum() == primary(many).sum()
     assert (few["parent"] == 0).sum() - (~primary(few)).sum() > (many["parent"] == 0).sum() - (
         ~primary(many)

@@ -337,6 +337,7 @@ def test_ids(model: MaskRcnnModel, detector: list[dict[str, Any]]) -> None:
 def test_settings_reach_the_engine(model: MaskRcnnModel, detector: list[dict[str, Any]]) -> None:
     config = MaskRcnnDeblendConfig()
     values = {
+        "min_area": 3,
         "tile_size": 128,
         "tile_overlap": 32,
         "batch_size": 1,
@@ -359,6 +360,16 @@ def test_missing_gpu_is_named(model: MaskRcnnModel) -> None:
     config.detection.device = "cuda"
     with pytest.raises(pipeBase.InvalidQuantumError, match="detection.device.*no GPU"):
         MaskRcnnDeblendTask(config=config).run(exposures=make_exposures(), model=model)
+
+
+def test_small_footprints_go(model: MaskRcnnModel, detector: list[dict[str, Any]]) -> None:
+    exposures = make_exposures()
+    areas = make_task().run(exposures=exposures, model=model).catalog["maskrcnn_area"]
+    config = MaskRcnnDeblendConfig()
+    config.detection.min_area = int(areas.max())
+    kept = MaskRcnnDeblendTask(config=config).run(exposures=exposures, model=model).catalog
+    assert kept["maskrcnn_area"].tolist() == [areas.max()]
+    assert kept["id"].tolist() == [1]
 
 
 def test_mask_planes(

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["fill_source_catalog"]
+__all__ = ["fill_source_catalog", "masks_on_edge"]
 
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +52,7 @@ def fill_source_catalog(
         peaks = [footprint.getPeaks()[0] for footprint in footprints]
         catalog["deblend_peak_center_x"] = np.array([peak.getIx() for peak in peaks], dtype=np.int32)
         catalog["deblend_peak_center_y"] = np.array([peak.getIy() for peak in peaks], dtype=np.int32)
-    fill_parent_columns(catalog, order, sources.statistics, _masks_on_edge(sources))
+    fill_parent_columns(catalog, order, sources.statistics, masks_on_edge(sources))
 
 
 def _columns(sources: SourceList, order: RecordOrder, bbox: geom.Box2I) -> CatalogColumns:
@@ -128,8 +128,19 @@ def _footprints(sources: SourceList, order: RecordOrder, bbox: geom.Box2I) -> li
     return rows
 
 
-def _masks_on_edge(sources: SourceList) -> np.ndarray:
-    """Whether the mask of a source reaches the edge of its parent, bool, (N,)."""
+def masks_on_edge(sources: SourceList) -> np.ndarray:
+    """Find the masks that reach the edge of their parents.
+
+    Parameters
+    ----------
+    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
+        The sources.
+
+    Returns
+    -------
+    on_edge : `numpy.ndarray`
+        Bool, (N,).
+    """
     on_edge = np.zeros(len(sources), dtype=bool)
     for parent in sources.parents:
         edge = parent.edge

@@ -22,31 +22,30 @@ from __future__ import annotations
 
 __all__ = ["DeblendSettings", "check_bands", "find_sources"]
 
+import functools
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Annotated, Self
+from dataclasses import replace
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from ..images.detection_image import detection_image
-from ..images.normalize import NormalizedImage, normalize
+from ..images.normalize import normalize
 from ..images.settings import settings as settings_class
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings, select_device
 from ..network.model_file import MaskRcnnModel, ModelMetadata
 from ..network.runtime import prepared_network
 from ..profiles.blend import BlendSource
-from .detection import Normalize, detect_binnings
+from .detection import DetectionImages, Normalize, detect_binnings
 from .image import MultibandImage
-from .masks import clean_masks, measure_masks, move_peaks
+from .masks import MaskMeasurements, clean_masks, measure_masks, move_peaks
 from .merging import merge_scales
-from .parents import make_parents, split_parents
+from .parents import Parent, make_parents, split_parents
 from .peaks import find_peaks
 from .saturated import join_saturated
 from .shares import ShareSettings, share_parents
@@ -60,10 +59,6 @@ _LOG = logging.getLogger(__name__)
 _MAX_SCALE_RATIO = 1.5
 """Factor between the pixel scales of image and training images from which to
 warn: the augmentations of the training reach about as far."""
-
-_UNKNOWN_FWHM = 4.0
-"""Width of a PSF that is not known (px): that of 0.7 arcsec seeing with the
-pixels of HSC."""
 
 
 @settings_class
@@ -135,7 +130,9 @@ def find_sources(
         found = merge_scales(levels, np.maximum(seen.snr, 0.0), seen.fwhm)
         found = join_saturated(found, seen.saturated).sorted()
     with _timed(timings, "masks"):
-        masks, origins, kept = clean_masks(found.masks, found.origins, image.shape)
+        masks, origins, kept = clean_masks(
+            found.masks, found.origins, image.shape, settings.detection.min_area
+        )
         found = replace(found.take(kept), masks=masks, origins=origins)
         peaks = find_peaks(seen.snr, found.soft, found.soft_origins, seen.fwhm)
         measured = measure_masks(
@@ -159,21 +156,12 @@ def find_sources(
             settings.shares,
             _part(progress, "parents"),
         )
-    blends = [parent for parent in parents if len(parent) > 1]
-    of_parents = measure_masks(
-        [parent.pixels for parent in blends],
-        np.array([(parent.y0, parent.x0) for parent in blends], dtype=np.int64).reshape(-1, 2),
-        seen.mean,
-        valid=seen.valid,
-        bad=seen.bad,
-        saturated=seen.saturated,
-    )
     return SourceList(
         image,
         found,
         peaks,
         measured,
-        of_parents,
+        _measure_parents(parents, seen),
         parents,
         shares,
         statistics,
@@ -206,37 +194,6 @@ def check_bands(image: MultibandImage, metadata: ModelMetadata) -> None:
         )
 
 
-@dataclass(frozen=True, eq=False)
-class _DetectionImages:
-    """The image as the network saw it without binning, all bands together; arrays are (y, x)."""
-
-    snr: npt.NDArray[np.float32]
-    """Detection image: flux above the sky in units of its noise."""
-    mean: npt.NDArray[np.float32]
-    """Mean of the normalised bands."""
-    valid: npt.NDArray[np.bool_]
-    bad: npt.NDArray[np.bool_]
-    saturated: npt.NDArray[np.bool_]
-    noise: npt.NDArray[np.float64]
-    """Noise of the sky in each band of the image, (band,), nJy; NaN for bands that the model has not."""
-    fwhm: float
-    """Of the PSF, px."""
-
-    @classmethod
-    def make(cls, image: MultibandImage, seen: MultibandImage, normalized: NormalizedImage) -> Self:
-        noise = np.full(len(image.bands), np.nan)
-        noise[[tuple(image.bands).index(band) for band in seen.bands]] = normalized.noise
-        return cls(
-            detection_image(seen.flux, normalized.minimum, normalized.noise, normalized.valid),
-            normalized.image.mean(axis=0),
-            normalized.valid,
-            np.logical_or.reduce(np.asarray(seen.bad), axis=0),
-            np.logical_or.reduce(np.asarray(seen.saturated), axis=0),
-            noise,
-            seen.fwhm if math.isfinite(seen.fwhm) else _UNKNOWN_FWHM,
-        )
-
-
 def _warn_of_pixel_scale(image: MultibandImage, metadata: ModelMetadata) -> None:
     """Warn if sources have other sizes than those the network has been trained on."""
     ratio = image.pixel_scale / metadata.pixel_scale
@@ -256,17 +213,17 @@ def _detect(
     normalizer: Normalize | None,
     timings: dict[str, float],
     progress: Progress | None,
-) -> tuple[list[Detections], _DetectionImages]:
+) -> tuple[list[Detections], DetectionImages]:
     """Detect at each binning, in pixels of the whole image."""
     seen = image.select(model.metadata.bands)
     usable: npt.NDArray[np.bool_] = np.logical_and.reduce(np.asarray(seen.usable), axis=0)
-    normalise = normalizer or _model_normalizer(model.metadata)
+    normalise = normalizer or functools.partial(normalize, model.metadata.normalization)
     if not (usable & np.isfinite(seen.flux).all(axis=0)).any():
-        return [Detections.empty()], _DetectionImages.make(
+        return [Detections.empty()], DetectionImages.make(
             image, seen, normalise(seen.flux, seen.variance, usable)
         )
     levels: list[Detections] = []
-    images: list[_DetectionImages] = []
+    images: list[DetectionImages] = []
     for level in detect_binnings(
         prepared_network(model, str(select_device(settings.device))),
         normalise,
@@ -280,21 +237,23 @@ def _detect(
     ):
         levels.append(level.detections)
         if level.binning == 1:
-            images.append(_DetectionImages.make(image, seen, level.image))
+            images.append(DetectionImages.make(image, seen, level.image))
         for stage, seconds in level.detections.timings.items():
             timings[stage] = timings.get(stage, 0.0) + seconds
     return levels, images[0]
 
 
-def _model_normalizer(metadata: ModelMetadata) -> Normalize:
-    """Normalise as the model's training images were."""
-
-    def normalise(
-        flux: npt.NDArray[np.float32], variance: npt.NDArray[np.float32] | None, valid: npt.NDArray[np.bool_]
-    ) -> NormalizedImage:
-        return normalize(metadata.normalization, flux, variance, valid)
-
-    return normalise
+def _measure_parents(parents: list[Parent], seen: DetectionImages) -> MaskMeasurements:
+    """Measure the pixels of the parents with more than one source."""
+    blends = [parent for parent in parents if len(parent) > 1]
+    return measure_masks(
+        [parent.pixels for parent in blends],
+        np.array([(parent.y0, parent.x0) for parent in blends], dtype=np.int64).reshape(-1, 2),
+        seen.mean,
+        valid=seen.valid,
+        bad=seen.bad,
+        saturated=seen.saturated,
+    )
 
 
 def _with_variance(image: MultibandImage, noise: npt.NDArray[np.float64]) -> MultibandImage:

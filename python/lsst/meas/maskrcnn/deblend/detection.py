@@ -11,25 +11,27 @@ On an image of larger pixels the same galaxy is an ordinary source.
 
 from __future__ import annotations
 
-__all__ = ["Level", "detect", "detect_binnings", "resolve_settings", "to_full_pixels"]
+__all__ = ["DetectionImages", "Level", "detect", "detect_binnings", "resolve_settings", "to_full_pixels"]
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 from torchvision.models.detection import MaskRCNN
 
 from ..images.binning import bin_image, bin_psf_fwhm
+from ..images.detection_image import detection_image
 from ..images.normalize import NormalizedImage
 from ..images.tiles import make_tiles
 from ..network.calibration import Calibration
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings, detect_tiles
 from ..network.masks import MASK_THRESHOLD
+from .image import MultibandImage
 from .merging import MIN_SIDE
 from .suppression import Suppressor
 
@@ -44,6 +46,11 @@ _SOFT_FLOOR = 0.05 * 255.0
 _CONFIDENT = 0.5
 """Probability from which a detection on a binned image is kept: what is fainter
 there has been found on the finer image, or is no source."""
+
+
+_UNKNOWN_FWHM = 4.0
+"""Width of a PSF that is not known (px): that of 0.7 arcsec seeing with the
+pixels of HSC."""
 
 
 def resolve_settings(settings: DetectionSettings, network: MaskRCNN) -> DetectionSettings:
@@ -113,6 +120,62 @@ def detect(
         split_crowded=split_crowded,
         progress=progress,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class DetectionImages:
+    """The image without binning, the bands of the model together.
+
+    Parameters
+    ----------
+    snr : `numpy.ndarray`
+        Detection image: flux above the sky in units of its noise, (y, x).
+    mean : `numpy.ndarray`
+        Mean of the normalised bands, (y, x).
+    valid, bad, saturated : `numpy.ndarray`
+        Pixels that hold data in all bands, and that are bad or saturated in
+        any, bool, (y, x).
+    noise : `numpy.ndarray`
+        Noise of the sky in each band of the image, (band,), nJy; NaN for bands
+        that the model does not use.
+    fwhm : `float`
+        FWHM of the PSF, px.
+    """
+
+    snr: npt.NDArray[np.float32]
+    mean: npt.NDArray[np.float32]
+    valid: BoolArray
+    bad: BoolArray
+    saturated: BoolArray
+    noise: npt.NDArray[np.float64]
+    fwhm: float
+
+    @classmethod
+    def make(cls, image: MultibandImage, seen: MultibandImage, normalized: NormalizedImage) -> Self:
+        """Combine the bands.
+
+        Parameters
+        ----------
+        image, seen : `~.image.MultibandImage`
+            The image with all bands, and with those of the model.
+        normalized : `~lsst.meas.maskrcnn.images.normalize.NormalizedImage`
+            The latter, normalised.
+
+        Returns
+        -------
+        images : `DetectionImages`
+        """
+        noise = np.full(len(image.bands), np.nan)
+        noise[[tuple(image.bands).index(band) for band in seen.bands]] = normalized.noise
+        return cls(
+            detection_image(seen.flux, normalized.minimum, normalized.noise, normalized.valid),
+            normalized.image.mean(axis=0),
+            normalized.valid,
+            np.logical_or.reduce(np.asarray(seen.bad), axis=0),
+            np.logical_or.reduce(np.asarray(seen.saturated), axis=0),
+            noise,
+            seen.fwhm if math.isfinite(seen.fwhm) else _UNKNOWN_FWHM,
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -90,6 +90,7 @@ class DetectionSettings:
             "ascending from 1; coarse ones find large galaxies.",
         ),
     ] = (1, 2, 4)
+    min_area: Annotated[int, Field(ge=1, description="Fewest pixels of a mask that is kept.")] = 1
     tile_size: Annotated[
         int, Field(ge=64, description="Side of the square tiles in which the network sees the image (px).")
     ] = 512
