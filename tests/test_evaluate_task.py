@@ -33,7 +33,7 @@ from lsst.meas.maskrcnn.ingest.exposures import gaussian_psf
 from lsst.meas.maskrcnn.ingest.repo import SEED_CONFIG, PatchGeometry, register_patches
 from lsst.meas.maskrcnn.metrics.average_precision import ap_statistic, pooled_ap
 from lsst.meas.maskrcnn.metrics.evaluation_metrics import outcomes_from_table
-from lsst.meas.maskrcnn.scenes.stamps import Stamp
+from lsst.meas.maskrcnn.scenes.light import Stamp
 from lsst.meas.maskrcnn.tasks.evaluate import (
     EvaluationInputError,
     MaskRcnnEvaluateConfig,

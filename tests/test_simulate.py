@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from lsst.meas.maskrcnn.scenes import populations
-from lsst.meas.maskrcnn.scenes.light import BandPsf, Painter, Stamp
+from lsst.meas.maskrcnn.scenes.light import BandPsf, Painter
 from lsst.meas.maskrcnn.scenes.simulate import (
     MASK_BITS,
     ArtefactConfig,
@@ -31,7 +31,6 @@ from lsst.meas.maskrcnn.scenes.simulate import (
     simulate_scene,
     truth_selection,
 )
-from lsst.meas.maskrcnn.scenes.stamps import StampStore
 
 CONDITIONS = (
     BandConditions("g", 0.77, 2.5, 60.0, 1.5e4),
@@ -377,55 +376,6 @@ def test_models_sum_to_the_light(preset, shape):
     assert lean.models is None
     np.testing.assert_array_equal(lean.images, scene.images)
     np.testing.assert_array_equal(lean.sources, scene.sources)
-
-
-@pytest.mark.parametrize("keep_models", [True, False])
-def test_memory_for_stamps_changes_nothing(keep_models):
-    config = preset_config("hsc-wide", shape=(120, 150), keep_models=keep_models)
-    population = np.concatenate([star(9.0 * k, 7.0 * k, 18.0 + 0.4 * k) for k in range(15)])
-    scenes = [
-        draw_scene(config, population, np.random.default_rng(4), stamp_memory=memory)
-        for memory in (150_000_000, 200_000, 0)
-    ]
-    for scene in scenes[1:]:
-        for name in ("images", "light", "variance", "mask", "sources", "origins"):
-            np.testing.assert_array_equal(getattr(scene, name), getattr(scenes[0], name))
-    if keep_models:
-        assert scenes[0].models.spooled == 0
-        total = sum(model.pixels.nbytes for model in scenes[0].models)
-        assert total - 200_000 <= scenes[1].models.spooled < total
-        assert scenes[2].models.spooled == total
-        for whole, part, spooled in zip(*(scene.models for scene in scenes)):
-            assert (whole.y0, whole.x0) == (part.y0, part.x0) == (spooled.y0, spooled.x0)
-            np.testing.assert_array_equal(whole.pixels, part.pixels)
-            np.testing.assert_array_equal(whole.pixels, spooled.pixels)
-
-
-def test_stamp_store():
-    store = StampStore(memory=100)
-    stamps = [Stamp(np.full((2, 3, 3), k, np.float32), k, -k) for k in range(4)]
-    stamps.insert(2, Stamp(np.zeros((2, 0, 5), np.float32), 7, 8))
-    for stamp in stamps:
-        store.append(stamp)
-    assert len(store) == 5
-    assert store.spooled == 3 * 72
-    for read, stamp in zip(store, stamps, strict=True):
-        assert (read.y0, read.x0) == (stamp.y0, stamp.x0)
-        np.testing.assert_array_equal(read.pixels, stamp.pixels)
-    # The store goes on after it was read from, and can be read in any order.
-    store.append(stamps[0])
-    np.testing.assert_array_equal(store[-1].pixels, stamps[0].pixels)
-    assert [stamp.y0 for stamp in store[3:0:-1]] == [2, 7, 1]
-    # What comes out is a copy of what went in.
-    stamps[0].pixels[:] = 9.0
-    assert (store[0].pixels == 0.0).all()
-    for index in (6, -7):
-        with pytest.raises(IndexError):
-            store[index]
-    with pytest.raises(ValueError, match="band, y, x"):
-        store.append(Stamp(np.zeros((3, 3), np.float32), 0, 0))
-    with pytest.raises(ValueError, match="-1 bytes"):
-        StampStore(-1)
 
 
 @pytest.mark.parametrize("kind", ["isophote", "fluxFraction"])

@@ -40,7 +40,6 @@ from ..images.units import AB_ZERO_POINT
 from ..scenes.artefacts import BAD, NO_DATA
 from ..scenes.config import MaskRule
 from ..scenes.light import Stamp
-from ..scenes.stamps import StampStore
 from ..scenes.truth import flag_sources, measure_neighbors, source_mask, tight
 from .fits_files import FITS_SUFFIXES, BandFiles, FitsImageError, find_fits
 from .fits_images import FitsOptions, read_field
@@ -328,7 +327,7 @@ def _add_truth(scene: ImportedScene, path: Path, calibration: float, options: As
     index = scene.bands.index(options.mask_band)
     rule = scene.config.mask_rule
     sigma = float(scene.sky_sigma[index])
-    stamps = StampStore()
+    stamps: list[Stamp] = []
     scene.models, scene.model_bands = stamps, (options.mask_band,)
     rows = []
     origins = []

@@ -54,14 +54,10 @@ from .config import (
 from .light import BandPsf, Painter, Stamp
 from .populations import draw_population, sersic_indices, source_fluxes
 from .presets import PRESETS, preset_config, random_scene_config
-from .stamps import StampStore
 from .truth import flag_sources, measure_neighbors, source_dtype, source_mask, tight, truth_selection
 
 _STRAY_LIGHT_RADIUS = (3.0, 15.0)
 """Radii of masked regions with stray light, arcsec."""
-
-_STAMP_MEMORY = 150_000_000
-"""Bytes of stamps that stay in memory."""
 
 
 @dataclass
@@ -122,8 +118,7 @@ class Scene:
         Shift (y, x) of each band's pixels against the common WCS, px; the
         first band's is 0.
     models : `~collections.abc.Sequence` [`Stamp`] or `None`
-        Each source's own light on the image, with ``keep_models``. Stamps
-        beyond some memory are read from a temporary file when asked for.
+        Each source's own light on the image, with ``keep_models``.
     """
 
     config: SceneConfig
@@ -154,9 +149,7 @@ class Scene:
         return np.array([c.electrons_per_njy for c in conditions]) * self.config.exposure_factor
 
 
-def simulate_scene(
-    config: SceneConfig, rng: np.random.Generator, *, stamp_memory: int = _STAMP_MEMORY
-) -> Scene:
+def simulate_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
     """Draw sources at random and make a scene of them.
 
     Parameters
@@ -164,10 +157,7 @@ def simulate_scene(
     config : `SceneConfig`
         The kind of scene.
     rng : `numpy.random.Generator`
-        The only source of chance: the same state gives the same scene.
-    stamp_memory : `int`
-        Bytes of the sources' own pixels that stay in memory; the rest is put
-        into a temporary file. The scene is the same whatever it is.
+        The same state gives the same scene.
 
     Returns
     -------
@@ -175,16 +165,10 @@ def simulate_scene(
         Images, noise and truth.
     """
     population = draw_population(config.population, config.shape, config.pixel_scale, rng)
-    return draw_scene(config, population, rng, stamp_memory=stamp_memory)
+    return draw_scene(config, population, rng)
 
 
-def draw_scene(
-    config: SceneConfig,
-    population: np.ndarray,
-    rng: np.random.Generator,
-    *,
-    stamp_memory: int = _STAMP_MEMORY,
-) -> Scene:
+def draw_scene(config: SceneConfig, population: np.ndarray, rng: np.random.Generator) -> Scene:
     """Make a scene of given sources.
 
     Parameters
@@ -194,10 +178,7 @@ def draw_scene(
     population : `numpy.ndarray`, (N,), `POPULATION_DTYPE`
         The sources.
     rng : `numpy.random.Generator`
-        Chance for PSF, shifts, structure, artefacts and noise.
-    stamp_memory : `int`
-        Bytes of the sources' own pixels that stay in memory; the rest is put
-        into a temporary file.
+        For PSF, shifts, structure, artefacts and noise.
 
     Returns
     -------
@@ -212,10 +193,8 @@ def draw_scene(
     )
     fluxes = source_fluxes(population, config.bands)
     sources = _source_table(population, fluxes[0] + fluxes[1], config.bands)
-    stamps = StampStore(stamp_memory)
-    total, masks, origins = _draw_sources(
-        config, population, fluxes, psfs, shifts, sky_sigma, sources, stamps, rng
-    )
+    painter = _ScenePainter(config, population, fluxes, psfs, shifts, sky_sigma, rng)
+    total, stamps, masks, origins = _draw_sources(config, painter, sources)
     rule_band = _rule_band(config)
     _measure_blending(sources, stamps, total[rule_band], rule_band if config.keep_models else 0)
     sources["neighbor_distance"], sources["neighbor_flux_ratio"] = measure_neighbors(
@@ -250,99 +229,37 @@ def _rule_band(config: SceneConfig) -> int:
 
 
 def _draw_sources(
-    config: SceneConfig,
-    population: np.ndarray,
-    fluxes: tuple[np.ndarray, np.ndarray],
-    psfs: list[BandPsf],
-    shifts: np.ndarray,
-    sky_sigma: np.ndarray,
-    sources: np.ndarray,
-    stamps: StampStore,
-    rng: np.random.Generator,
-) -> tuple[np.ndarray, list[np.ndarray], np.ndarray]:
+    config: SceneConfig, painter: _ScenePainter, sources: np.ndarray
+) -> tuple[np.ndarray, list[Stamp], list[np.ndarray], np.ndarray]:
     """Draw all the sources and fill the columns that come from single ones.
 
-    Returns the sum of their light in double precision, the masks and their
-    origins. Stamps hold all bands with ``keep_models``, else the mask rule's.
+    Returns the sum of their light in double precision, stamps, masks and
+    their origins. Stamps hold all bands with ``keep_models``, else the mask
+    rule's.
     """
     height, width = config.shape
     rule_band = _rule_band(config)
-    # 0.9 in z to 1.5 in u
-    boost = np.array([1.5 - 0.12 * ALL_BANDS.index(b) for b in config.bands])
-    # Where there is no noise to hide them, a stamp's edges must be fainter.
-    tolerance = 0.02 if config.noise else 0.005
-    drawn_psfs: list[BandPsf] = list(psfs)
-    if shifts.any():
-        # Each band is drawn with a PSF that is off its centre.
-        offsets = shifts * config.pixel_scale
-        drawn_psfs = [_ShiftedPsf(**vars(p), offset_x=o[1], offset_y=o[0]) for p, o in zip(psfs, offsets)]
-    painter = Painter(drawn_psfs, config.pixel_scale, sky_sigma, tolerance, boost)
-    disc_flux, bulge_flux = fluxes
-    flux = disc_flux + bulge_flux
-    disc_sersic, bulge_sersic = sersic_indices(population)
-    sizes = np.where(
-        population["is_star"],
-        painter.star_stamp_sizes(flux),
-        painter.galaxy_stamp_sizes(
-            disc_flux,
-            bulge_flux,
-            np.maximum(population["disc_radius"], 1e-3),
-            np.maximum(population["bulge_radius"], 1e-3),
-            population["disc_axis_ratio"],
-            population["bulge_axis_ratio"],
-            disc_sersic,
-            bulge_sersic,
-        ),
-    )
-    structure_radius = config.population.structure_size * psfs[0].fwhm
-    wings = _bright_stars(config, population, flux, psfs)
-    spike_angle = rng.uniform(0.0, 0.5 * math.pi)
-
+    kept = slice(None) if config.keep_models else slice(rule_band, rule_band + 1)
     total = np.zeros((len(config.bands), height, width))
-    masks: list[np.ndarray] = []
-    origins = np.zeros((population.size, 2), np.int32)
-    power = np.zeros((population.size, len(config.bands)))
-    peaks = np.zeros((population.size, len(config.bands)))
-    for i, source in enumerate(population):
-        if source["is_star"]:
-            if wings[i]:
-                stamp = _draw_bright_star(
-                    config, painter, source["x"], source["y"], flux[i], sizes[i], shifts, spike_angle
-                )
-            else:
-                stamp = painter.draw_star(source["x"], source["y"], flux[i], sizes[i])
-        else:
-            # A galaxy's structure takes one number from the scene's stream,
-            # however much chance it needs itself.
-            structured = source["disc_radius"] > structure_radius and not source["is_red"]
-            stamp = painter.draw_galaxy(
-                source["x"],
-                source["y"],
-                disc_flux[i],
-                bulge_flux[i],
-                (source["disc_radius"], source["disc_axis_ratio"]),
-                (source["bulge_radius"], source["bulge_axis_ratio"]),
-                source["position_angle"],
-                sizes[i],
-                np.random.default_rng(rng.integers(2**63)) if structured else None,
-                float(disc_sersic[i]),
-                float(bulge_sersic[i]),
-                bool(source["is_irregular"]),
-            )
+    stamps, masks = [], []
+    origins = np.zeros((len(sources), 2), np.int32)
+    power = np.zeros((len(sources), len(config.bands)))
+    peaks = np.zeros_like(power)
+    for i, source in enumerate(sources):
+        stamp = painter.draw(i)
         mask, y0, x0 = source_mask(
             stamp.pixels[rule_band],
             config.mask_rule,
             bool(source["is_star"]),
-            float(sky_sigma[rule_band]),
-            float(flux[i, rule_band]),
+            float(painter.sky_sigma[rule_band]),
+            float(painter.flux[i, rule_band]),
         )
         full_area = int(np.count_nonzero(mask))
         mask, y0, x0 = _crop_mask(mask, y0 + stamp.y0, x0 + stamp.x0, height, width)
         masks.append(mask)
         origins[i] = y0, x0
-        area = int(np.count_nonzero(mask))
-        sources["area"][i] = area
-        sources["visible"][i] = area / max(full_area, 1)
+        source["area"] = np.count_nonzero(mask)
+        source["visible"] = source["area"] / max(full_area, 1)
         stamp = _crop_stamp(stamp, height, width)
         pixels = stamp.pixels
         if pixels.size:
@@ -350,13 +267,117 @@ def _draw_sources(
             total[:, stamp.y0 : stamp.y0 + h, stamp.x0 : stamp.x0 + w] += pixels
             power[i] = np.einsum("bij,bij->b", pixels, pixels)
             peaks[i] = pixels.max(axis=(1, 2))
-        stamps.append(
-            stamp if config.keep_models else Stamp(pixels[rule_band : rule_band + 1], stamp.y0, stamp.x0)
-        )
+        # A copy: a part would keep the whole in memory.
+        stamps.append(Stamp(np.array(pixels[kept], np.float32), stamp.y0, stamp.x0))
     for band, name in enumerate(config.bands):
-        sources[f"snr_{name}"] = np.sqrt(power[:, band]) / sky_sigma[band]
-        sources[f"peak_snr_{name}"] = peaks[:, band] / sky_sigma[band]
-    return total, masks, origins
+        sources[f"snr_{name}"] = np.sqrt(power[:, band]) / painter.sky_sigma[band]
+        sources[f"peak_snr_{name}"] = peaks[:, band] / painter.sky_sigma[band]
+    return total, stamps, masks, origins
+
+
+class _ScenePainter:
+    """Draws the sources of a scene, one after the other."""
+
+    def __init__(
+        self,
+        config: SceneConfig,
+        population: np.ndarray,
+        fluxes: tuple[np.ndarray, np.ndarray],
+        psfs: list[BandPsf],
+        shifts: np.ndarray,
+        sky_sigma: np.ndarray,
+        rng: np.random.Generator,
+    ) -> None:
+        self.sky_sigma = sky_sigma
+        self.flux = fluxes[0] + fluxes[1]
+        self._config, self._population, self._shifts, self._rng = config, population, shifts, rng
+        self._disc_flux, self._bulge_flux = fluxes
+        # 0.9 in z to 1.5 in u
+        boost = np.array([1.5 - 0.12 * ALL_BANDS.index(b) for b in config.bands])
+        # Where there is no noise to hide them, a stamp's edges must be fainter.
+        tolerance = 0.02 if config.noise else 0.005
+        drawn_psfs: list[BandPsf] = list(psfs)
+        if shifts.any():
+            # Each band is drawn with a PSF that is off its centre.
+            offsets = shifts * config.pixel_scale
+            drawn_psfs = [
+                _ShiftedPsf(**vars(p), offset_x=o[1], offset_y=o[0]) for p, o in zip(psfs, offsets)
+            ]
+        self._painter = Painter(drawn_psfs, config.pixel_scale, sky_sigma, tolerance, boost)
+        self._disc_sersic, self._bulge_sersic = sersic_indices(population)
+        self._sizes = np.where(
+            population["is_star"],
+            self._painter.star_stamp_sizes(self.flux),
+            self._painter.galaxy_stamp_sizes(
+                *fluxes,
+                np.maximum(population["disc_radius"], 1e-3),
+                np.maximum(population["bulge_radius"], 1e-3),
+                population["disc_axis_ratio"],
+                population["bulge_axis_ratio"],
+                self._disc_sersic,
+                self._bulge_sersic,
+            ),
+        )
+        self._structure_radius = config.population.structure_size * psfs[0].fwhm
+        self._has_wings = np.zeros(population.size, bool)
+        if config.artefacts.spikes > 0 or config.artefacts.halo > 0:
+            # Stars near saturation.
+            peak = np.array([p.surface_brightness(np.zeros(1))[0] for p in psfs]) * config.pixel_scale**2
+            level = np.array([c.saturation for c in config.band_conditions()])
+            self._has_wings = population["is_star"] & (self.flux * peak > 0.5 * level).any(axis=1)
+        self._spike_angle = rng.uniform(0.0, 0.5 * math.pi)
+
+    def draw(self, i: int) -> Stamp:
+        """Draw the source of a number; numbers must be asked for in their order."""
+        source = self._population[i]
+        if self._has_wings[i]:
+            return self._draw_bright_star(i)
+        if source["is_star"]:
+            return self._painter.draw_star(source["x"], source["y"], self.flux[i], self._sizes[i])
+        # A galaxy's structure takes one number from the scene's stream, however many it needs itself.
+        structured = source["disc_radius"] > self._structure_radius and not source["is_red"]
+        return self._painter.draw_galaxy(
+            source["x"],
+            source["y"],
+            self._disc_flux[i],
+            self._bulge_flux[i],
+            (source["disc_radius"], source["disc_axis_ratio"]),
+            (source["bulge_radius"], source["bulge_axis_ratio"]),
+            source["position_angle"],
+            self._sizes[i],
+            np.random.default_rng(self._rng.integers(2**63)) if structured else None,
+            float(self._disc_sersic[i]),
+            float(self._bulge_sersic[i]),
+            bool(source["is_irregular"]),
+        )
+
+    def _draw_bright_star(self, i: int) -> Stamp:
+        """Draw a star with spikes and aureole, these as far as they are on the image."""
+        config, flux = self._config, self.flux[i]
+        x, y = self._population["x"][i], self._population["y"][i]
+        spikes, halo = config.artefacts.spikes, config.artefacts.halo
+        core = self._painter.draw_star(x, y, flux * (1.0 - spikes - halo), self._sizes[i])
+        fwhm = [p.fwhm / config.pixel_scale for p in self._painter.psfs]
+        reaches = [
+            art.wings_reach(f, spikes, halo, w, 0.05 * sigma, float(max(config.shape)))
+            for f, w, sigma in zip(flux, fwhm, self.sky_sigma)
+        ]
+        reach = math.ceil(max(max(r) for r in reaches)) + 1
+        h, w = core.pixels.shape[1:]
+        y_low = min(core.y0, max(math.floor(y) - reach, 0))
+        x_low = min(core.x0, max(math.floor(x) - reach, 0))
+        y_high = max(core.y0 + h, min(math.ceil(y) + reach, config.shape[0]))
+        x_high = max(core.x0 + w, min(math.ceil(x) + reach, config.shape[1]))
+        pixels = np.zeros((len(flux), y_high - y_low, x_high - x_low), np.float32)
+        dx, dy = np.arange(x_low, x_high) - x, np.arange(y_low, y_high) - y
+        for band, (shift_y, shift_x) in enumerate(self._shifts):
+            wings = art.bright_star_wings(
+                dx - shift_x, dy - shift_y, spikes, halo, self._spike_angle, fwhm[band], reaches[band]
+            )
+            pixels[band] = flux[band] * wings
+        rows = slice(core.y0 - y_low, core.y0 - y_low + h)
+        pixels[:, rows, core.x0 - x_low : core.x0 - x_low + w] += core.pixels
+        return Stamp(pixels, y_low, x_low)
 
 
 @dataclass(frozen=True)
@@ -372,53 +393,6 @@ class _ShiftedPsf(BandPsf):
     def transform(self, kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
         phase = np.exp(-1j * self.offset_x * kx) * np.exp(-1j * self.offset_y * ky)
         return super().transform(kx, ky) * phase
-
-
-def _bright_stars(
-    config: SceneConfig, population: np.ndarray, flux: np.ndarray, psfs: list[BandPsf]
-) -> np.ndarray:
-    """Say which sources are stars near saturation, which have spikes and aureoles."""
-    if config.artefacts.spikes == 0 and config.artefacts.halo == 0:
-        return np.zeros(population.size, bool)
-    peak = np.array([float(p.surface_brightness(np.zeros(1))[0]) for p in psfs]) * config.pixel_scale**2
-    level = np.array([c.saturation for c in config.band_conditions()])
-    return population["is_star"] & (flux * peak > 0.5 * level).any(axis=1)
-
-
-def _draw_bright_star(
-    config: SceneConfig,
-    painter: Painter,
-    x: float,
-    y: float,
-    flux: np.ndarray,
-    size: int,
-    shifts: np.ndarray,
-    angle: float,
-) -> Stamp:
-    """Draw a star with spikes and aureole, these as far as they are on the image."""
-    spikes, halo = config.artefacts.spikes, config.artefacts.halo
-    core = painter.draw_star(x, y, flux * (1.0 - spikes - halo), size)
-    fwhm = [p.fwhm / config.pixel_scale for p in painter.psfs]
-    reaches = [
-        art.wings_reach(f, spikes, halo, w, 0.05 * sigma, float(max(config.shape)))
-        for f, w, sigma in zip(flux, fwhm, painter.sky_sigma)
-    ]
-    reach = math.ceil(max(max(r) for r in reaches)) + 1
-    h, w = core.pixels.shape[1:]
-    y_low = min(core.y0, max(math.floor(y) - reach, 0))
-    x_low = min(core.x0, max(math.floor(x) - reach, 0))
-    y_high = max(core.y0 + h, min(math.ceil(y) + reach, config.shape[0]))
-    x_high = max(core.x0 + w, min(math.ceil(x) + reach, config.shape[1]))
-    pixels = np.zeros((len(flux), y_high - y_low, x_high - x_low), np.float32)
-    dx, dy = np.arange(x_low, x_high) - x, np.arange(y_low, y_high) - y
-    for band, (shift_y, shift_x) in enumerate(shifts):
-        wings = art.bright_star_wings(
-            dx - shift_x, dy - shift_y, spikes, halo, angle, fwhm[band], reaches[band]
-        )
-        pixels[band] = flux[band] * wings
-    rows = slice(core.y0 - y_low, core.y0 - y_low + h)
-    pixels[:, rows, core.x0 - x_low : core.x0 - x_low + w] += core.pixels
-    return Stamp(pixels, y_low, x_low)
 
 
 def _draw_psfs(config: SceneConfig, rng: np.random.Generator) -> list[BandPsf]:
@@ -471,7 +445,7 @@ def _crop_mask(mask: np.ndarray, y0: int, x0: int, height: int, width: int) -> t
     return part, stamp.y0 + dy, stamp.x0 + dx
 
 
-def _measure_blending(sources: np.ndarray, stamps: StampStore, total: np.ndarray, band: int) -> None:
+def _measure_blending(sources: np.ndarray, stamps: list[Stamp], total: np.ndarray, band: int) -> None:
     """Fill ``peak_share`` and ``blendedness``, from one band of the stamps."""
     for i, stamp in enumerate(stamps):
         model = stamp.pixels[band]
