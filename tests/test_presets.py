@@ -19,22 +19,21 @@ import numpy as np
 import pytest
 from surveycodex import get_survey
 
-from lsst.meas.maskrcnn.scenes import presets
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.config import ArtefactConfig, BandConditions, PsfConfig, SceneConfig
 from lsst.meas.maskrcnn.scenes.populations import draw_population
 from lsst.meas.maskrcnn.scenes.presets import (
     PRESETS,
     expected_sources,
-    point_source_depth,
     preset_config,
-    preset_exposure_times,
-    presets_table,
     random_scene_config,
     survey_conditions,
     survey_pixel_scale,
 )
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
+
+sys.path.append(str(Path(__file__).parent))
+from preset_numbers import point_source_depth, preset_exposure_times, presets_table
 
 DOC = Path(__file__).parents[1] / "doc" / "lsst.meas.maskrcnn" / "simulated-scenes.rst"
 SURVEYS = {"hsc": "HSC", "dec": "DES", "lss": "LSST", "cro": "HSC", "clu": "HSC"}
@@ -69,8 +68,6 @@ def test_names():
         PRESETS["hsc_wide"]
     with pytest.raises(ValueError, match="no preset 'hsc_wide'; choose one of .*'hsc-wide'"):
         preset_config("hsc_wide")
-    with pytest.raises(ValueError, match="no preset 'deep'"):
-        preset_exposure_times("deep")
     for name in NAMES:
         config = PRESETS[name]
         assert config.name == name
@@ -201,7 +198,7 @@ def test_noiseless_presets_are_clean():
 )
 def test_documented_table():
     text = DOC.read_text(encoding="utf-8")
-    assert presets_table() in text, f"Put what 'python -m {presets.__name__}' prints into {DOC.name}."
+    assert presets_table() in text, f"Put what 'python tests/preset_numbers.py' prints into {DOC.name}."
     # The comparison with published depths repeats those of the table.
     for name in ("hsc-wide", "hsc-deep", "decam-120s", "lsst-10yr"):
         here = ", ".join(f"{depths(name)[band]:.1f}" for band in "zrg")

@@ -6,27 +6,17 @@
 
 Pixel scales, seeing, zero points and the brightness of the sky are those of
 ``surveycodex``; read noise, saturation and the length of an exposure are the
-cameras' published ones. The documentation of the package lists the numbers;
-`presets_table` writes that list.
-
-Run as a module, it prints the list::
-
-    python -m lsst.meas.maskrcnn.scenes.presets
+cameras' published ones. The documentation of the package lists the numbers.
 """
 
 from __future__ import annotations
 
 __all__ = [
-    "CAMERA",
     "PRESETS",
     "expected_sources",
-    "point_source_depth",
     "preset_config",
-    "preset_exposure_times",
-    "presets_table",
     "random_scene_config",
     "survey_conditions",
-    "survey_exposure_times",
     "survey_pixel_scale",
 ]
 
@@ -40,13 +30,13 @@ import numpy as np
 from ..images.units import AB_ZERO_POINT
 from .config import ArtefactConfig, BandConditions, PopulationConfig, PsfConfig, SceneConfig
 
-CAMERA = ArtefactConfig(
+_CAMERA = ArtefactConfig(
     saturation=True, bleed=True, bleed_level=0.3, spikes=0.015, halo=0.015, gradient=0.1, correlation=0.4
 )
 """Artefacts of an ordinary coadd."""
 
 _SINGLE = replace(
-    CAMERA,
+    _CAMERA,
     correlation=0.0,
     bleed_level=1.0,
     cosmic_rays=0.5,
@@ -159,7 +149,7 @@ def survey_conditions(
 
     description = get_survey(survey)
     pixel_area = survey_pixel_scale(survey) ** 2
-    times = survey_exposure_times(survey) | dict(exposure_times or {})
+    times = _survey_exposure_times(survey) | dict(exposure_times or {})
     result = []
     for name in description.available_filters:
         band = name.lower()
@@ -184,14 +174,8 @@ def survey_conditions(
     return tuple(result)
 
 
-def survey_exposure_times(survey: str) -> dict[str, float]:
-    """Return a survey's exposure time per band, s.
-
-    Parameters
-    ----------
-    survey : `str`
-        A survey's name in surveycodex.
-    """
+def _survey_exposure_times(survey: str) -> dict[str, float]:
+    """Return a survey's exposure time per band, s."""
     from surveycodex import get_survey
 
     filters = [get_survey(survey).get_filter(name) for name in get_survey(survey).available_filters]
@@ -199,7 +183,7 @@ def survey_exposure_times(survey: str) -> dict[str, float]:
 
 
 def _times(observed: _Observed) -> dict[str, float]:
-    whole = survey_exposure_times(observed.survey) | dict(observed.times or {})
+    whole = _survey_exposure_times(observed.survey) | dict(observed.times or {})
     return {band: observed.share * time for band, time in whole.items()}
 
 
@@ -244,7 +228,7 @@ def _hsc_wide() -> SceneConfig:
         pixel_scale=survey_pixel_scale("HSC"),
         conditions=_conditions("hsc-wide"),
         population=_TO_25_5,
-        artefacts=CAMERA,
+        artefacts=_CAMERA,
         misregistration=0.05,
         name="hsc-wide",
     )
@@ -288,7 +272,7 @@ def _lsst_10yr() -> SceneConfig:
         conditions=_conditions("lsst-10yr"),
         psf=PsfConfig(profile="kolmogorov", seeing_scatter=0.05),
         population=_TO_26_5,
-        artefacts=CAMERA,
+        artefacts=_CAMERA,
         misregistration=0.05,
         name="lsst-10yr",
     )
@@ -382,55 +366,6 @@ def preset_config(name: str, **changes: Any) -> SceneConfig:
     return replace(PRESETS[name], **changes)
 
 
-def preset_exposure_times(name: str) -> dict[str, float]:
-    """Return the total exposure time of each band of a preset, s.
-
-    Parameters
-    ----------
-    name : `str`
-        A key of `PRESETS`.
-
-    Raises
-    ------
-    ValueError
-        If there is no preset of that name.
-    """
-    if name not in PRESETS:
-        raise ValueError(f"There is no preset {name!r}; choose one of {sorted(PRESETS)}.")
-    # Others are hsc-wide with other sources.
-    return _times(_OBSERVED.get(name.removesuffix("-noiseless"), _OBSERVED["hsc-wide"]))
-
-
-def _psf_area(fwhm: float, psf: PsfConfig) -> float:
-    """Return the noise-equivalent area of a PSF, 1 / integral p^2, arcsec^2."""
-    if psf.profile == "moffat":
-        beta = 0.5 * (psf.beta[0] + psf.beta[1])
-        scale = 0.5 * fwhm / math.sqrt(2.0 ** (1.0 / beta) - 1.0)
-        return math.pi * scale**2 * (2.0 * beta - 1.0) / (beta - 1.0) ** 2
-    # The transform is exp(-(k / k0)^(5/3)); GalSim has k0 FWHM = 2.92.
-    k0 = 2.992934 * 0.975865 / fwhm
-    return 2.0 * math.pi / (0.6 * math.gamma(1.2) * 2.0**-1.2 * k0**2)
-
-
-def point_source_depth(conditions: BandConditions, pixel_scale: float, psf: PsfConfig) -> float:
-    """Return the AB magnitude of a star that stands out by 5 sigma.
-
-    For PSF photometry of faint stars on the noise of an empty sky, in the
-    median seeing.
-
-    Parameters
-    ----------
-    conditions : `BandConditions`
-        Noise and seeing.
-    pixel_scale : `float`
-        Pixel size, arcsec.
-    psf : `PsfConfig`
-        Shape of the PSF.
-    """
-    pixels = _psf_area(conditions.fwhm, psf) / pixel_scale**2
-    return AB_ZERO_POINT - 2.5 * math.log10(5.0 * conditions.noise_sigma * math.sqrt(pixels))
-
-
 def expected_sources(config: SceneConfig) -> float:
     """Return the expected number of sources on the image of a scene.
 
@@ -450,53 +385,6 @@ def expected_sources(config: SceneConfig) -> float:
         + population.bright_star_density
     )
     return density * area + population.cluster_probability * 0.5 * sum(population.cluster_richness)
-
-
-def presets_table(bands: tuple[str, ...] = ("z", "r", "g")) -> str:
-    """Return the numbers of all presets as a table in reStructuredText.
-
-    Parameters
-    ----------
-    bands : `tuple` [`str`, ...]
-        Whose numbers to list, in this order.
-    """
-    label = ", ".join(bands)
-    rows = [
-        (
-            "preset",
-            "pixel",
-            f"exposure {label}",
-            f"seeing {label}",
-            f"noise per pixel {label}",
-            f"depth {label}",
-            "galaxies",
-            "stars",
-            "sources",
-        ),
-        ("", "arcsec", "s", "arcsec", "nJy", "AB mag", "per arcmin^2", "per arcmin^2", "per scene"),
-    ]
-    for name in PRESETS:
-        config = replace(PRESETS[name], bands=bands)
-        conditions = config.band_conditions()
-        depths = [point_source_depth(c, config.pixel_scale, config.psf) for c in conditions]
-        population = config.population
-        rows.append(
-            (
-                f"``{name}``",
-                f"{config.pixel_scale:g}",
-                ", ".join(f"{preset_exposure_times(name)[band]:.0f}" for band in bands),
-                ", ".join(f"{c.fwhm:.2f}" for c in conditions),
-                ", ".join(f"{c.noise_sigma:.3g}" for c in conditions),
-                ", ".join(f"{depth:.1f}" for depth in depths),
-                f"{population.galaxy_density:g} to {population.mag_limit:g}",
-                f"{population.star_density:g} to {population.star_mag_range[1]:g}",
-                f"{expected_sources(config):.0f}",
-            )
-        )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    rule = " ".join("=" * width for width in widths)
-    lines = [" ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join([rule, *lines[:2], rule, *lines[2:], rule])
 
 
 _MIXTURE = {
@@ -527,7 +415,7 @@ def random_scene_config(
     Parameters
     ----------
     rng : `numpy.random.Generator`
-        Source of chance.
+        Random numbers.
     shape : `tuple` [`int`, `int`]
         Height and width, px.
     bands : `tuple` [`str`, ...]
@@ -570,27 +458,6 @@ def random_scene_config(
         )
     elif name != "crowded":
         population = replace(population, cluster_probability=0.25)
-    artefacts = ArtefactConfig()
-    if base.noise or rng.random() < 0.4:
-        artefacts = replace(
-            CAMERA if name != "decam-120s" else _SINGLE,
-            bleed=bool(rng.random() < 0.5),
-            bleed_axis="x" if rng.integers(2) == 0 else "y",
-            bleed_level=float(10.0 ** rng.uniform(-2.5, 0.0)),
-            saturation_fill=float(rng.choice([1.0, rng.uniform(0.0, 1.0)])),
-            spikes=float(rng.uniform(0.0, 0.03)),
-            halo=float(rng.uniform(0.0, 0.03)),
-            gradient=float(rng.exponential(0.1)) if base.noise else 0.0,
-            correlation=float(rng.choice([0.0, rng.uniform(0.35, 0.7)])),
-        )
-        if base.noise:
-            artefacts = replace(
-                artefacts,
-                chip_gaps=float(rng.choice([0.0, 0.5], p=(0.8, 0.2))),
-                chip_gap_width=(2.0, 12.0),
-                chip_gap_depth=float(rng.choice([1.0, rng.uniform(0.1, 0.7)])),
-                masked_regions=float(rng.choice([0.0, 0.3], p=(0.8, 0.2))),
-            )
     return replace(
         base,
         shape=shape,
@@ -598,10 +465,32 @@ def random_scene_config(
         exposure_factor=factor,
         conditions=tuple(replace(c, fwhm=c.fwhm * seeing) for c in base.conditions),
         population=population,
-        artefacts=artefacts,
+        artefacts=_random_artefacts(base, rng),
         misregistration=float(rng.uniform(0.0, 0.15)) if base.noise else 0.0,
     )
 
 
-if __name__ == "__main__":
-    print(presets_table())
+def _random_artefacts(base: SceneConfig, rng: np.random.Generator) -> ArtefactConfig:
+    """Draw the artefacts of scenes that are like those of a preset."""
+    if not base.noise and rng.random() >= 0.4:
+        return ArtefactConfig()
+    artefacts = replace(
+        _CAMERA if base.name != "decam-120s" else _SINGLE,
+        bleed=bool(rng.random() < 0.5),
+        bleed_axis="x" if rng.integers(2) == 0 else "y",
+        bleed_level=float(10.0 ** rng.uniform(-2.5, 0.0)),
+        saturation_fill=float(rng.choice([1.0, rng.uniform(0.0, 1.0)])),
+        spikes=float(rng.uniform(0.0, 0.03)),
+        halo=float(rng.uniform(0.0, 0.03)),
+        gradient=float(rng.exponential(0.1)) if base.noise else 0.0,
+        correlation=float(rng.choice([0.0, rng.uniform(0.35, 0.7)])),
+    )
+    if base.noise:
+        artefacts = replace(
+            artefacts,
+            chip_gaps=float(rng.choice([0.0, 0.5], p=(0.8, 0.2))),
+            chip_gap_width=(2.0, 12.0),
+            chip_gap_depth=float(rng.choice([1.0, rng.uniform(0.1, 0.7)])),
+            masked_regions=float(rng.choice([0.0, 0.3], p=(0.8, 0.2))),
+        )
+    return artefacts
