@@ -22,7 +22,7 @@ PsfFunction = Callable[[int, float, float], "npt.NDArray[np.floating[Any]] | Non
 """Takes the number of a band and a position (y, x), px; gives an image of the PSF."""
 
 
-@dataclasses.dataclass(eq=False)
+@dataclasses.dataclass(eq=False, repr=False)
 class MultibandImage:
     """Images of one piece of sky in several bands, on one pixel grid.
 
@@ -100,6 +100,9 @@ class MultibandImage:
         for name in ("usable", "saturated", "bad"):
             setattr(self, name, self._check_mask(name))
         self._check_psf()
+
+    def __repr__(self) -> str:
+        return f"<MultibandImage {'x'.join(map(str, self.shape))} px, bands {', '.join(self.bands)}>"
 
     def _check_mask(self, name: str) -> BoolArray:
         given = getattr(self, name)

@@ -27,7 +27,7 @@ _MAG_PER_RATIO = 2.5 / np.log(10.0)
 """Magnitudes of a small relative change of the flux."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SourceList:
     """N sources of an image, deblended.
 
@@ -73,6 +73,10 @@ class SourceList:
 
     def __len__(self) -> int:
         return len(self.detections)
+
+    def __repr__(self) -> str:
+        stars = int(np.count_nonzero(self.is_star))
+        return f"<SourceList of {stars} stars and {len(self) - stars} galaxies in {self.image!r}>"
 
     @property
     def scores(self) -> npt.NDArray[np.float32]:

@@ -1,0 +1,349 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The engine: the same sources by every door, its input and its output."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+import pytest
+from astropy.table import QTable
+from astropy.wcs import WCS
+
+from lsst.afw.image import ExposureF
+from lsst.afw.table import SourceCatalog
+from lsst.meas.maskrcnn import MultibandImage, find_sources, load_model, read_images
+from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
+from lsst.meas.maskrcnn.cli import demo
+from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings
+from lsst.meas.maskrcnn.deblend.image import gaussian_fwhm
+from lsst.meas.maskrcnn.deblend.sources import SourceList
+from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
+from lsst.meas.maskrcnn.network.inference import DetectionSettings
+from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel
+from lsst.meas.maskrcnn.scenes.simulate import Scene, preset_config, simulate_scene
+from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
+
+BANDS = ("g", "r", "z")
+FLOAT32 = DeblendSettings(detection=DetectionSettings(precision="float32"))
+
+
+@pytest.fixture(scope="module")
+def model() -> MaskRcnnModel:
+    return load_model("lite")
+
+
+@pytest.fixture(scope="module")
+def scene() -> Scene:
+    return simulate_scene(preset_config("hsc-wide", shape=(180, 210)), np.random.default_rng(2))
+
+
+@pytest.fixture(scope="module")
+def exposures(scene: Scene) -> dict[str, ExposureF]:
+    made = scene_to_exposures(scene)
+    return {band: made[band] for band in BANDS}
+
+
+@pytest.fixture(scope="module")
+def image(exposures: dict[str, ExposureF]) -> MultibandImage:
+    return to_multiband_image(exposures)
+
+
+@pytest.fixture(scope="module")
+def sources(image: MultibandImage, model: MaskRcnnModel) -> SourceList:
+    found = find_sources(image, model, FLOAT32)
+    assert len(found) > 10
+    assert 0 < found.is_star.sum() < len(found)
+    assert 0 < found.is_isolated.sum() < len(found)
+    return found
+
+
+# --- doors
+
+
+def check_catalog(catalog: SourceCatalog, bands: dict[str, SourceCatalog], sources: SourceList) -> None:
+    """Sources of a catalogue are those of the engine, to the bit."""
+    rows = np.flatnonzero(np.asarray(catalog["deblend_nChild"]) == 0)
+    assert len(rows) == len(sources)
+    # The catalogue's order is that of parents and children.
+    key = np.asarray(catalog["maskrcnn_score"])[rows]
+    rows = rows[np.argsort(-key, kind="stable")]
+    np.testing.assert_array_equal(np.asarray(catalog["maskrcnn_score"])[rows], sources.scores)
+    np.testing.assert_array_equal(np.asarray(catalog["maskrcnn_pStar"])[rows], sources.p_star)
+    np.testing.assert_array_equal(np.asarray(catalog["maskrcnn_area"])[rows], sources.measured.area)
+    for number, band in enumerate(sources.image.bands):
+        pixels = [bands[band][int(row)].getFootprint().getImageArray() for row in rows]
+        for own, share in zip(pixels, sources.shares, strict=True):
+            expected = share.pixels(sources.image.flux)[number][share.footprint]
+            np.testing.assert_array_equal(own, expected)
+
+
+def test_the_task_and_files_give_what_the_engine_gives(
+    exposures: dict[str, ExposureF], model: MaskRcnnModel, sources: SourceList, tmp_path: Path
+) -> None:
+    config = MaskRcnnDeblendConfig()
+    config.doMeasure = False
+    config.detection.precision = "float32"
+    found = MaskRcnnDeblendTask(config=config).run(exposures=exposures, model=model)
+    check_catalog(found.catalog, found.bandCatalogs, sources)
+
+    files = {}
+    for band, exposure in exposures.items():
+        files[band] = tmp_path / f"{band}.fits"
+        exposure.writeFits(str(files[band]))
+    again = find_sources(read_images(files), model, FLOAT32)
+    np.testing.assert_array_equal(again.scores, sources.scores)
+    np.testing.assert_array_equal(again.fluxes, sources.fluxes)
+
+    status = demo.main(
+        [
+            *("--fits", *map(str, files.values())),
+            *("--out", str(tmp_path / "demo")),
+            *("--config", "maskRcnnDeblend:detection.precision=float32"),
+        ]
+    )
+    assert status == 0
+    catalog = SourceCatalog.readFits(str(tmp_path / "demo" / "catalog.fits"))
+    leaf = np.asarray(catalog["deblend_nChild"]) == 0
+    # Another number of threads adds up in another order.
+    np.testing.assert_allclose(
+        np.sort(np.asarray(catalog["maskrcnn_score"])[leaf]), np.sort(sources.scores), rtol=1e-5
+    )
+
+
+def test_the_blending_toolkit_gives_what_the_engine_gives(model: MaskRcnnModel) -> None:
+    pytest.importorskip("btk", reason="the Blending ToolKit is not installed")
+    from test_btk import draw_batch
+
+    from lsst.meas.maskrcnn.compare.btk import MaskRcnnDeblender, batch_image
+
+    batch = draw_batch("HSC", 2)
+    deblender = MaskRcnnDeblender(30, model, settings=FLOAT32)
+    for number in range(2):
+        example = deblender.deblend(number, batch)
+        expected = find_sources(batch_image(batch, number), model, FLOAT32)
+        np.testing.assert_array_equal(example.catalog["score"], expected.scores)
+        np.testing.assert_array_equal(example.catalog["x_peak"], expected.peaks[:, 1])
+
+
+def test_arrays_need_no_lsst_package(tmp_path: Path) -> None:
+    """Nor matplotlib, nor GalSim."""
+    code = """
+import sys
+class Refuse:
+    def find_spec(self, name, path=None, target=None):
+        parts = name.split(".")
+        if parts[0] == "lsst" and parts[:3] != ["lsst", "meas", "maskrcnn"][:len(parts[:3])]:
+            raise ImportError("refused: " + name)
+sys.meta_path.insert(0, Refuse())
+import numpy as np
+from lsst.meas.maskrcnn import MultibandImage, find_sources, load_model
+y, x = np.mgrid[:64, :80]
+light = 500 * np.exp(-((y - 30) ** 2 + (x - 40) ** 2) / (2 * 1.7**2))
+noise = np.random.default_rng(1).normal(size=(3, 64, 80))
+image = MultibandImage(light + noise, bands="grz", pixel_scale=0.168, psf_fwhm=[4, 4, 4])
+table = find_sources(image, load_model("lite")).to_table()
+assert not {"matplotlib", "galsim"} & set(sys.modules)
+print(len(table), round(float(table["x"][0].value)), round(float(table["y"][0].value)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["1", "40", "30"]
+
+
+def test_the_order_of_the_bands_does_not_matter(
+    image: MultibandImage, model: MaskRcnnModel, sources: SourceList
+) -> None:
+    turned = find_sources(image.select(["z", "g", "r"]), model, FLOAT32)
+    np.testing.assert_array_equal(turned.scores, sources.scores)
+    np.testing.assert_allclose(turned.fluxes[:, [1, 2, 0]], sources.fluxes, rtol=1e-4, atol=1e-2)
+
+
+def test_further_bands_share_flux(image: MultibandImage, model: MaskRcnnModel, sources: SourceList) -> None:
+    """The network is not given them; here, a band that is twice another one."""
+    extra = MultibandImage(
+        np.concatenate([image.flux, 2.0 * image.flux[:1]]),
+        [*image.bands, "y"],
+        image.pixel_scale,
+        np.concatenate([image.variance, 4.0 * image.variance[:1]]),
+        psf=lambda band, y, x: image.psf_image(band % 3, y, x),
+        psf_fwhm=[*image.psf_fwhm, image.psf_fwhm[0]],
+    )
+    found = find_sources(extra, model, FLOAT32)
+    np.testing.assert_array_equal(found.scores, sources.scores)
+    np.testing.assert_allclose(found.fluxes[:, 3], 2.0 * found.fluxes[:, 0], rtol=1e-5)
+    assert np.isnan(found.noise[3]) and np.isfinite(found.noise[:3]).all()
+
+
+def test_no_source_below_the_threshold(image: MultibandImage, model: MaskRcnnModel) -> None:
+    """At any binning; and a lower threshold finds those of a higher one again."""
+    previous: set[float] = set()
+    for threshold in (0.95, 0.8, 0.5, 0.2):
+        settings = DeblendSettings(
+            detection=DetectionSettings(score_threshold=threshold, precision="float32")
+        )
+        scores = find_sources(image, model, settings).scores
+        assert (scores >= threshold).all()
+        found = {score for score in scores.tolist() if score >= 0.95}
+        assert previous <= found
+        previous = found
+
+
+def test_missing_bands_and_other_pixel_scales(
+    image: MultibandImage, model: MaskRcnnModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(ValueError, match="needs the bands z, r, g, but the image has g, r: z is missing"):
+        find_sources(image.select(["g", "r"]), model)
+    coarse = MultibandImage(image.flux, image.bands, 0.4, image.variance)
+    with caplog.at_level(logging.WARNING):
+        find_sources(coarse, model)
+    assert "Pixels are 0.400 arcsec" in caplog.text
+
+
+def test_nothing_to_see(model: MaskRcnnModel) -> None:
+    for flux in (np.full((3, 40, 50), np.nan), np.zeros((3, 40, 50))):
+        found = find_sources(MultibandImage(flux, "grz", 0.168), model)
+        assert len(found) == 0
+        assert found.n_valid_pixels == (0 if np.isnan(flux).any() else 2000)
+        table = found.to_table()
+        assert len(table) == 0 and "flux_r" in table.colnames
+        assert not found.segmentation().any()
+
+
+# --- image
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flux": np.zeros((5, 8))}, r"flux has shape \(5, 8\), wanted \(band, y, x\)"),
+        ({"bands": ["g"]}, r"bands are \['g'\] for flux of shape \(2, 5, 8\)"),
+        ({"bands": ["g", "g"]}, "no name twice"),
+        ({"pixel_scale": 0.0}, "pixel_scale is 0.0 arcsec"),
+        ({"pixel_scale": np.nan}, "pixel_scale is nan arcsec"),
+        ({"variance": np.zeros((5, 8))}, r"variance has shape \(5, 8\), but flux has \(2, 5, 8\)"),
+        ({"usable": np.zeros((5, 9))}, r"usable has shape \(5, 9\), wanted \(2, 5, 8\) or \(5, 8\)"),
+        ({"psf": [np.ones((3, 3))]}, "psf has 1 images for 2 bands"),
+        ({"psf_fwhm": [4.0]}, r"psf_fwhm has shape \(1,\), wanted one width for 2 bands"),
+    ],
+)
+def test_images_are_checked_at_once(changes: dict[str, Any], message: str) -> None:
+    fields = {"flux": np.zeros((2, 5, 8)), "bands": ["g", "r"], "pixel_scale": 0.2} | changes
+    with pytest.raises(ValueError, match=message):
+        MultibandImage(**fields)
+
+
+def test_width_of_a_psf() -> None:
+    """That of a Gaussian is its own, wherever its centre is within the pixel."""
+    y, x = np.mgrid[-15:16, -15:16]
+    for sigma, ratio, shift in ((1.2, 1.0, 0.0), (2.0, 0.8, 0.3), (3.0, 1.0, 0.0)):
+        psf = np.exp(-0.5 * ((y - shift) ** 2 * ratio + (x**2) / ratio) / sigma**2)
+        assert gaussian_fwhm(psf) == pytest.approx(2.3548 * sigma, rel=2e-3)
+    assert np.isnan(gaussian_fwhm(np.zeros((9, 9))))
+    image = MultibandImage(np.zeros((2, 5, 8)), "gr", 0.2, psf=[np.exp(-(y**2 + x**2) / 8.0)] * 2)
+    np.testing.assert_allclose(image.psf_fwhm, 2.3548 * 2.0, rtol=2e-3)
+    assert np.isnan(MultibandImage(np.zeros((2, 5, 8)), "gr", 0.2).fwhm)
+
+
+def test_bands_are_selected_whole() -> None:
+    flux = np.arange(3 * 4 * 5, dtype=np.float32).reshape(3, 4, 5)
+    image = MultibandImage(
+        flux, "grz", 0.2, flux + 1.0, bad=flux > 30.0, psf=lambda band, y, x: np.full((3, 3), band + 1.0)
+    )
+    turned = image.select(["z", "g"])
+    np.testing.assert_array_equal(turned.flux, flux[[2, 0]])
+    np.testing.assert_array_equal(turned.variance, flux[[2, 0]] + 1.0)
+    np.testing.assert_array_equal(turned.bad, flux[[2, 0]] > 30.0)
+    assert [turned.psf_image(band, 0.0, 0.0)[0, 0] for band in (0, 1)] == [3.0, 1.0]
+    with pytest.raises(ValueError, match="no band y; the image has g, r, z"):
+        image.select(["y"])
+
+
+# --- sources
+
+
+def test_children_add_up_to_the_image(sources: SourceList) -> None:
+    image = sources.image
+    total = sources.residual()
+    for index in range(len(sources)):
+        for number in range(3):
+            total[number] += sources.child_image(index, number)
+    np.testing.assert_allclose(total, image.flux, rtol=1e-4, atol=1e-3)
+    # Inside the parents nothing is left, outside nothing is taken.
+    inside = np.zeros(image.shape, dtype=bool)
+    for parent in sources.parents:
+        inside[parent.box] |= parent.pixels
+    np.testing.assert_array_equal(sources.residual()[:, ~inside], image.flux[:, ~inside])
+    assert np.abs(sources.residual()[:, inside]).max() < 1e-3
+
+
+def test_neighbors_are_removed(sources: SourceList) -> None:
+    index = int(np.flatnonzero(~sources.is_isolated)[0])
+    alone = sources.neighbors_removed(index)
+    np.testing.assert_allclose(
+        alone - sources.residual(),
+        np.stack([sources.child_image(index, band) for band in BANDS]),
+        atol=1e-3,
+    )
+    with pytest.raises(ValueError, match="no band 'y'"):
+        sources.child_image(index, "y")
+
+
+def test_labels_are_rows(sources: SourceList) -> None:
+    labels = sources.segmentation()
+    union = np.zeros(sources.image.shape, dtype=bool)
+    for index, (mask, (y0, x0)) in enumerate(
+        zip(sources.detections.masks, sources.detections.origins.tolist(), strict=True)
+    ):
+        window = slice(y0, y0 + mask.shape[0]), slice(x0, x0 + mask.shape[1])
+        union[window] |= mask
+        own = labels[window] == index + 1
+        assert not (own & ~mask).any()
+        if sources.is_isolated[index]:
+            assert (own == mask).all()
+    np.testing.assert_array_equal(labels > 0, union)
+
+
+def test_table(sources: SourceList, scene: Scene, tmp_path: Path) -> None:
+    """Units, and positions and fluxes near those that were drawn; it can be written and read."""
+    table = sources.to_table()
+    assert all(table[name].info.description for name in table.colnames)
+    assert str(table["flux_r"].unit) == "nJy" and str(table["ra"].unit) == "deg"
+    truth = scene.sources
+    distance = np.hypot(
+        table["x"].value[:, None] - truth["x"], table["y"].value[:, None] - truth["y"]
+    )
+    assert np.median(distance.min(axis=1)) < 0.5
+    magnitude = table["mag_r"].value
+    flux = table["flux_r"].value
+    np.testing.assert_allclose(magnitude[flux > 0], 31.4 - 2.5 * np.log10(flux[flux > 0]), rtol=1e-6)
+    table.write(tmp_path / "sources.parquet")
+    stored = parquet.read_table(tmp_path / "sources.parquet")
+    assert stored.column_names == table.colnames
+    np.testing.assert_array_equal(stored["flux_r"].to_numpy(), flux)
+    table.write(tmp_path / "sources.ecsv")
+    assert QTable.read(tmp_path / "sources.ecsv")["flux_r"].unit == table["flux_r"].unit
+
+
+def test_any_wcs(image: MultibandImage) -> None:
+    """One of astropy and that of an exposure agree."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.crpix, wcs.wcs.cdelt = [96.0, 76.0], [-0.168 / 3600, 0.168 / 3600]
+    wcs.wcs.crval, wcs.wcs.ctype = [150.0, 2.0], ["RA---TAN", "DEC--TAN"]
+    plain = MultibandImage(np.zeros((1, 150, 190)), "r", 0.168, wcs=wcs)
+    ra, dec = plain.to_sky([95.0], [75.0])
+    np.testing.assert_allclose([ra[0], dec[0]], [150.0, 2.0], atol=1e-9)
+    x = np.array([0.0, 100.0])
+    first, second = image.to_sky(x, x)
+    assert np.hypot((first[0] - first[1]) * np.cos(np.radians(second[0])), second[0] - second[1]) * 3600 == (
+        pytest.approx(np.hypot(100, 100) * image.pixel_scale, rel=1e-4)
+    )
+    assert np.isnan(MultibandImage(np.zeros((1, 5, 5)), "r", 0.168).to_sky(x, x)).all()
