@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The engine: the same sources by every door, its input and its output."""
+"""The engine: its input, its output, and the same sources by every door; the BTK's is in test_btk."""
 
 from __future__ import annotations
 
@@ -117,21 +117,6 @@ def test_the_task_and_files_give_what_the_engine_gives(
     np.testing.assert_allclose(
         np.sort(np.asarray(catalog["maskrcnn_score"])[leaf]), np.sort(sources.scores), rtol=1e-5
     )
-
-
-def test_the_blending_toolkit_gives_what_the_engine_gives(model: MaskRcnnModel) -> None:
-    pytest.importorskip("btk", reason="the Blending ToolKit is not installed")
-    from test_btk import draw_batch
-
-    from lsst.meas.maskrcnn.compare.btk import MaskRcnnDeblender, batch_image
-
-    batch = draw_batch("HSC", 2)
-    deblender = MaskRcnnDeblender(30, model, settings=FLOAT32)
-    for number in range(2):
-        example = deblender.deblend(number, batch)
-        expected = find_sources(batch_image(batch, number), model, FLOAT32)
-        np.testing.assert_array_equal(example.catalog["score"], expected.scores)
-        np.testing.assert_array_equal(example.catalog["x_peak"], expected.peaks[:, 1])
 
 
 def test_arrays_need_no_lsst_package(tmp_path: Path) -> None:
@@ -318,9 +303,7 @@ def test_table(sources: SourceList, scene: Scene, tmp_path: Path) -> None:
     assert all(table[name].info.description for name in table.colnames)
     assert str(table["flux_r"].unit) == "nJy" and str(table["ra"].unit) == "deg"
     truth = scene.sources
-    distance = np.hypot(
-        table["x"].value[:, None] - truth["x"], table["y"].value[:, None] - truth["y"]
-    )
+    distance = np.hypot(table["x"].value[:, None] - truth["x"], table["y"].value[:, None] - truth["y"])
     assert np.median(distance.min(axis=1)) < 0.5
     magnitude = table["mag_r"].value
     flux = table["flux_r"].value
