@@ -14,27 +14,22 @@ import torch
 from pydantic import ValidationError
 
 from lsst.meas.maskrcnn.cli import calibrate as command
-from lsst.meas.maskrcnn.metrics.calibration import (
-    CalibrationCases,
-    calibration_cases,
-    cross_calibrate,
-    log_loss,
-    reliability,
-)
+from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
+from lsst.meas.maskrcnn.deblend.image import MultibandImage
+from lsst.meas.maskrcnn.metrics.calibration import log_loss, reliability
 from lsst.meas.maskrcnn.network.calibration import (
     Calibration,
     CalibrationCurve,
-    calibrate,
     calibrate_p_star,
     calibrate_scores,
     fit_curve,
-    raw_settings,
 )
-from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings, detect
+from lsst.meas.maskrcnn.network.detections import Detections
+from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_metadata, read_model
 from lsst.meas.maskrcnn.report.calibration_figure import plot_calibrated
+from lsst.meas.maskrcnn.train.calibrate import CalibrationCases, calibration_cases, cross_calibrate
 from lsst.meas.maskrcnn.train.training_scene import TrainingScene, write_scene
-from lsst.meas.maskrcnn.train.validation import ValidationImage
 
 
 def overconfident(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -131,22 +126,12 @@ def make_detections(scores: list[float], p_star: list[float]) -> Detections:
     )
 
 
-def test_applied_to_detections():
-    metadata = read_metadata(default_model_path()).model_copy(update={"calibration": SIMPLE})
-    found = make_detections([1.0, 0.5, 0.25], [1.0, 0.5, 0.0])
-    result = calibrate(found, metadata)
-    np.testing.assert_allclose(result.scores, [0.9, 0.3, 0.2])
-    np.testing.assert_allclose(result.p_star, [0.8, 0.5, 0.2])
-    assert result.scores.dtype == result.p_star.dtype == np.float32
-    assert result.masks is found.masks and found.scores[0] == 1.0
+def test_applied_to_arrays():
+    np.testing.assert_allclose(calibrate_scores([1.0, 0.5, 0.25], SIMPLE), [0.9, 0.3, 0.2])
+    np.testing.assert_allclose(calibrate_p_star([1.0, 0.5, 0.0], SIMPLE), [0.8, 0.5, 0.2])
     # Without a calibration nothing happens.
-    plain = metadata.model_copy(update={"calibration": None})
-    assert calibrate(found, plain) is found
     assert calibrate_scores([0.25], None).tolist() == [0.25]
     assert calibrate_p_star([[0.5]], None).tolist() == [[0.5]]
-    settings = InferenceSettings(score_threshold=0.3, tile_size=177)
-    assert raw_settings(settings, plain) is settings
-    assert raw_settings(settings, metadata) == InferenceSettings(score_threshold=0.5, tile_size=177)
 
 
 def test_probabilities_are_in_the_order_of_the_scores():
@@ -157,36 +142,40 @@ def test_probabilities_are_in_the_order_of_the_scores():
         assert (np.diff(probability.ravel()[given.argsort(axis=None)]) > 0).all()
 
 
-def square_truth(places: list[tuple[int, int]], labels: list[int], asked: list[bool]) -> ValidationImage:
+def square_scene(places: list[tuple[int, int]], labels: list[int], peaks: list[float]) -> TrainingScene:
     """Squares of 4 x 4 px at (y, x) on an image of 40 x 70 px."""
     valid = np.ones((40, 70), bool)
     valid[30:] = False
-    return ValidationImage(
-        image=np.zeros((3, 40, 70), np.float32),
+    return TrainingScene(
+        noiseless=np.zeros((3, 40, 70), np.float32),
+        variance=np.ones((3, 40, 70), np.float32),
         valid=valid,
         labels=np.array(labels, dtype=np.int64),
+        peak_flux=np.array([[0.5 * peak, peak, peak] for peak in peaks], np.float32).reshape(-1, 3),
         masks=[np.ones((4, 4), bool) for _ in places],
         origins=np.array(places, np.int32).reshape(-1, 2),
-        asked=np.array(asked, dtype=bool),
     )
 
 
 def test_cases_of_an_image():
     found = make_detections([0.9, 0.8, 0.7, 0.6, 0.5], [0.9, 0.1, 0.2, 0.3, 0.4])
     found.origins[4] = (34, 50)
-    # One right; one on a truth that is not asked for; one shifted by 2 px (IoU 1/3); one false; one on bad
+    # One right; one on a truth that does not count; one shifted by 2 px (IoU 1/3); one false; one on bad
     # pixels.
-    image = square_truth([(3, 0), (3, 8), (5, 16)], [1, 2, 1], [True, False, True])
-    cases = calibration_cases(found, image, number=4, depth=2.5, peak_snr=[30.0, 1.0, 6.0])
+    scene = square_scene([(3, 0), (3, 8), (5, 16)], [1, 2, 1], [75.0, 2.5, 15.0])
+    noise = np.array([1.5, 2.5, 2.5])
+    cases = calibration_cases(found, scene, np.array([True, False, True]), noise, number=4)
     np.testing.assert_allclose(cases.score, [0.9, 0.7, 0.6])
     np.testing.assert_array_equal(cases.true, [True, False, False])
     np.testing.assert_array_equal(cases.counts, [True, True, True])
     np.testing.assert_array_equal(cases.on_source, [True, True, False])
     np.testing.assert_array_equal(cases.is_star, [True, True, False])
-    np.testing.assert_array_equal(cases.peak_snr, [30.0, 6.0, np.nan])
+    np.testing.assert_allclose(cases.peak_snr, [30.0, 6.0, np.nan])
     assert (cases.image == 4).all() and (cases.depth == 2.5).all()
     np.testing.assert_allclose(cases.classes()[0], [0.9, 0.2])
-    nothing = calibration_cases(make_detections([], []), square_truth([], [], []))
+    nothing = calibration_cases(
+        make_detections([], []), square_scene([], [], []), np.zeros(0, bool), np.ones(3)
+    )
     assert len(nothing) == 0
     assert len(CalibrationCases.concatenate([nothing, cases])) == 3
 
@@ -207,7 +196,7 @@ def make_cases(rng: np.random.Generator, n: int = 20_000, images: int = 20) -> C
     )
 
 
-def test_cross_calibration_has_not_seen_the_image(rng):
+def test_cross_calibration_is_not_fitted_to_the_image(rng):
     cases = make_cases(rng)
     after = cross_calibrate(cases, n_folds=4)
     for before, now in ((cases.scores(), after.scores()), (cases.classes(), after.classes())):
@@ -285,11 +274,30 @@ def test_command_from_scenes_to_model(tmp_path, capsys):
     arguments[0] = str(output)
     assert command.main(arguments) == 0
     assert output.read_bytes() == again
-    image = np.zeros((3, 64, 96), np.float32)
-    image[:, 30:34, 50:54] = 0.5
-    settings = raw_settings(InferenceSettings(score_threshold=0.3), new.metadata)
-    found = calibrate(detect(new.build(), image, None, settings, psf_fwhm=[4.0] * 3), new.metadata)
-    assert (found.scores >= 0.3 - 1e-6).all()
+
+
+def test_command_detects_as_the_deblender_does(rng, monkeypatch):
+    """At all binnings and with the settings of the model, but with the scores of the network."""
+    model = read_model(default_model_path())
+    y, x = np.mgrid[:160, :220]
+    galaxy = 60.0 * np.exp(-np.hypot(y - 80, (x - 100) / 1.3) / 15.0)
+    star = 80.0 * np.exp(-0.5 * ((y - 30) ** 2 + (x - 180) ** 2) / 1.7**2)
+    flux = (galaxy + star + rng.normal(size=(3, 160, 220))).astype(np.float32)
+    image = MultibandImage(flux, model.metadata.bands, 0.168, np.ones_like(flux), psf_fwhm=[4.0] * 3)
+    asked: list[DetectionSettings] = []
+
+    def spy(image, model, settings):
+        asked.append(settings.detection)
+        return find_sources(image, model, settings)
+
+    monkeypatch.setattr(command, "find_sources", spy)
+    found = command.detector(model)(image)
+    wanted = DetectionSettings(score_threshold=asked[0].score_threshold)
+    assert asked == [wanted] and wanted.binnings == (1, 2, 4) and wanted.nms_threshold is None
+    probability = calibrate_scores(found.scores, model.metadata.calibration)
+    assert (probability < found.scores - 0.005).any()
+    settings = DeblendSettings(detection=DetectionSettings(score_threshold=float(probability.min())))
+    np.testing.assert_array_equal(find_sources(image, model, settings).scores, probability)
 
 
 @pytest.mark.slow

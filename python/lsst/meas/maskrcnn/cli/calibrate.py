@@ -8,14 +8,15 @@ it into the model file.
 
 from __future__ import annotations
 
-__all__ = ["CalibrateError", "collect_cases", "main"]
+__all__ = ["CalibrateError", "detector", "main"]
 
 import argparse
 import math
 import multiprocessing
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,38 +25,25 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from ..deblend.detection import detect
+from ..deblend.deblend import DeblendSettings, find_sources
+from ..deblend.image import MultibandImage
+from ..deblend.shares import ShareSettings
 from ..images.files import write_atomically
-from ..metrics.calibration import (
-    CalibrationCases,
-    calibration_cases,
-    cross_calibrate,
-    fit_calibration,
-    log_loss,
-    reliability,
-)
+from ..metrics.calibration import log_loss, reliability
+from ..network.detections import Detections
 from ..network.inference import DetectionSettings, select_device
-from ..network.model_file import (
-    MaskRcnnModel,
-    ModelFileError,
-    model_from_bytes,
-    replace_metadata,
-)
-from ..network.runtime import prepare_network
+from ..network.model_file import MaskRcnnModel, ModelFileError, model_from_bytes, replace_metadata
 from ..report.calibration_figure import plot_calibrated
 from ..scenes.presets import PRESETS, preset_config, random_scene_config
 from ..scenes.simulate import simulate_scene
+from ..train.calibrate import CalibrationCases, collect_cases, cross_calibrate, fit_calibration
 from ..train.training_scene import SceneFiles, TrainingScene
 from ..train.training_set import to_training_scene
-from ..train.validation import validation_image
 
 _SHAPE = (512, 512)
 _COUNT = 200
 _FEWEST = 10
-_NOISE_SEED = 770
 _LOWEST_SCORE = 0.02
-_DETECTIONS = 1000
-"""No detection of a tile is lost for being one of many."""
 
 
 class CalibrateError(RuntimeError):
@@ -152,9 +140,9 @@ def _run(arguments: argparse.Namespace) -> None:
     count, described, scenes = _open_scenes(arguments, model.metadata.bands)
     with closing(scenes):
         cases = collect_cases(
-            model,
+            detector(model, arguments.device),
             tqdm(scenes, total=count, unit="scene", disable=None),
-            device=arguments.device,
+            model.metadata,
             iou=arguments.iou,
             min_area=arguments.min_area,
             min_peak_snr=arguments.min_peak_snr,
@@ -269,72 +257,30 @@ def _simulate(number: int, seed: int, presets: tuple[str, ...], bands: tuple[str
     return to_training_scene(simulate_scene(config, rng))
 
 
-def collect_cases(
-    model: MaskRcnnModel,
-    scenes: Iterable[TrainingScene],
-    *,
-    device: str = "auto",
-    iou: float = 0.5,
-    min_area: int = 12,
-    min_peak_snr: float = 3.0,
-) -> CalibrationCases:
-    """Run a model on scenes, and say which of its detections are true.
+def detector(model: MaskRcnnModel, device: str = "auto") -> Callable[[MultibandImage], Detections]:
+    """Return a function that finds sources as the deblender does, but not calibrated.
 
     Parameters
     ----------
     model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
-        The model.
-    scenes : `~collections.abc.Iterable` \
-            [`~lsst.meas.maskrcnn.train.training_scene.TrainingScene`]
-        The scenes, at least one, in the model's bands.
+        The model, whose own detection settings are taken, but for a lower
+        threshold of the score.
     device : `str`
         Where to compute.
-    iou : `float`
-        Smallest IoU of a detection's mask with that of its source.
-    min_area : `int`
-        Sources of fewer pixels are neither right nor wrong (px).
-    min_peak_snr : `float`
-        Nor are those whose peak is fainter, in units of the noise.
 
     Returns
     -------
-    cases : `~lsst.meas.maskrcnn.metrics.calibration.CalibrationCases`
-        The detections, with the scores as the network gives them.
-
-    Raises
-    ------
-    CalibrateError
-        Raised if a scene has not the model's bands.
+    find : callable
+        Takes a `~lsst.meas.maskrcnn.deblend.image.MultibandImage`, gives
+        `~lsst.meas.maskrcnn.network.detections.Detections`.
     """
-    network = prepare_network(model.build(select_device(device)))
-    settings = DetectionSettings(score_threshold=_LOWEST_SCORE)
-    parts = []
-    for number, scene in enumerate(scenes):
-        if len(scene.variance) != len(model.metadata.bands):
-            raise CalibrateError(
-                f"Scene {number} has {len(scene.variance)} bands, the model wants {model.metadata.bands}; "
-                "give scenes in these bands."
-            )
-        image = validation_image(
-            scene,
-            model.metadata.normalization,
-            np.random.default_rng([_NOISE_SEED, number]),
-            min_area=min_area,
-            min_peak_snr=min_peak_snr,
-        )
-        found = detect(network, image.image, image.valid, settings, psf_fwhm=image.psf_fwhm)
-        noise = np.sqrt(np.median(scene.variance, axis=(1, 2)))
-        parts.append(
-            calibration_cases(
-                found,
-                image,
-                number=number,
-                depth=float(np.median(noise)) if scene.noisy else 0.0,
-                peak_snr=(scene.peak_flux / noise).max(axis=1) if len(scene.labels) else None,
-                threshold=iou,
-            )
-        )
-    return CalibrationCases.concatenate(parts)
+    plain = replace(model, metadata=model.metadata.model_copy(update={"calibration": None}))
+    settings = DeblendSettings(
+        detection=DetectionSettings(score_threshold=_LOWEST_SCORE, device=device),
+        # Masks are all that is compared.
+        shares=ShareSettings(template="mask"),
+    )
+    return lambda image: find_sources(image, plain, settings).detections
 
 
 def _figures(cases: CalibrationCases) -> dict[str, dict[str, Any]]:

@@ -2,47 +2,25 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Whether scores and probabilities mean what they say."""
+"""Reliability of probabilities: how often what was given a probability is true."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..network.calibration import (
-    Calibration,
-    CalibrationMethod,
-    calibrate_p_star,
-    calibrate_scores,
-    fit_curve,
-)
 from .binned import ONE_SIGMA, BinnedFraction, binned_fraction
 from .match_table import MatchTable, detection_rows, matched_rows
-from .matching import ImagePairs, match
-from .spans import SpanMasks
-
-if TYPE_CHECKING:
-    from ..network.detections import Detections
-    from ..train.validation import ValidationImage
 
 __all__ = [
-    "CalibrationCases",
     "Reliability",
-    "calibration_cases",
-    "cross_calibrate",
-    "fit_calibration",
     "log_loss",
     "p_star_reliability",
     "reliability",
     "score_reliability",
 ]
-
-_MASKED = 0.5
-"""Detections with more of their mask on unusable pixels are left out."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +72,8 @@ def reliability(
         Number of bins.
     equal_counts : `bool`
         Bins of about equal numbers of cases instead of equal widths.
-        Detections crowd near 1, where bins of equal width see little.
+        Most detections have a score near 1, where bins of equal width are
+        coarse.
     level : `float`
         Confidence level of the intervals.
     method : `str`
@@ -229,256 +208,8 @@ def p_star_reliability(
     return reliability(p_star, is_star, n_bins=n_bins, equal_counts=equal_counts, level=level)
 
 
-@dataclass(frozen=True, eq=False)
-class CalibrationCases:
-    """Detections with what is true of them.
-
-    Parameters
-    ----------
-    score : `numpy.ndarray`
-        Score, float64, (case,).
-    counts : `numpy.ndarray`
-        Whether it is right or wrong, and not neither, bool, (case,).
-    true : `numpy.ndarray`
-        Whether it is right, bool, (case,).
-    p_star : `numpy.ndarray`
-        P(star), float64, (case,).
-    on_source : `numpy.ndarray`
-        Whether it lies on a source, though perhaps not well enough to be
-        right, bool, (case,).
-    is_star : `numpy.ndarray`
-        Whether that source is a star, bool, (case,); `False` without one.
-    peak_snr : `numpy.ndarray`
-        S/N of the source's brightest pixel in its best band, float64,
-        (case,); NaN where there is no source or it is not known.
-    depth : `numpy.ndarray`
-        Noise of a pixel in the image, float64, (case,), nJy; 0 in an image
-        without noise.
-    image : `numpy.ndarray`
-        Number of the image, int64, (case,).
-    """
-
-    score: NDArray[np.float64]
-    counts: NDArray[np.bool_]
-    true: NDArray[np.bool_]
-    p_star: NDArray[np.float64]
-    on_source: NDArray[np.bool_]
-    is_star: NDArray[np.bool_]
-    peak_snr: NDArray[np.float64]
-    depth: NDArray[np.float64]
-    image: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.score)
-
-    def select(self, chosen: ArrayLike) -> CalibrationCases:
-        """Take some of the cases.
-
-        Parameters
-        ----------
-        chosen : array_like
-            Their indices, or a bool for each.
-
-        Returns
-        -------
-        cases : `CalibrationCases`
-            These.
-        """
-        index: Any = np.asarray(chosen)
-        return CalibrationCases(*(getattr(self, part.name)[index] for part in fields(self)))
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[CalibrationCases]) -> CalibrationCases:
-        """Put the cases of images together.
-
-        Parameters
-        ----------
-        parts : `~collections.abc.Sequence` [`CalibrationCases`]
-            At least one.
-
-        Returns
-        -------
-        cases : `CalibrationCases`
-            All of them.
-        """
-        return cls(*(np.concatenate([getattr(one, part.name) for one in parts]) for part in fields(cls)))
-
-    def scores(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Return the scores that can be compared with the truth.
-
-        Returns
-        -------
-        score : `numpy.ndarray`
-            Scores of what counts, float64, (N,).
-        true : `numpy.ndarray`
-            Whether each is right, bool, (N,).
-        """
-        return self.score[self.counts], self.true[self.counts]
-
-    def classes(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Return the star probabilities that can be compared with the truth.
-
-        Returns
-        -------
-        p_star : `numpy.ndarray`
-            P(star) of what lies on a source, float64, (N,).
-        is_star : `numpy.ndarray`
-            Whether each is a star, bool, (N,).
-        """
-        return self.p_star[self.on_source], self.is_star[self.on_source]
-
-
-def calibration_cases(
-    found: Detections,
-    image: ValidationImage,
-    *,
-    number: int = 0,
-    depth: float = 0.0,
-    peak_snr: ArrayLike | None = None,
-    threshold: float = 0.5,
-    class_threshold: float = 0.25,
-) -> CalibrationCases:
-    """Say of the detections of an image which are true.
-
-    Parameters
-    ----------
-    found : `~lsst.meas.maskrcnn.network.inference.Detections`
-        With the scores as the network gives them.
-    image : `~.validation.ValidationImage`
-        The image and its truth. What matches a source that is not asked for
-        is neither right nor wrong, and is left out.
-    number : `int`
-        Of the image.
-    depth : `float`
-        Noise of a pixel, nJy; 0 in an image without noise.
-    peak_snr : array_like, optional
-        S/N of the truths' brightest pixels, (truth,).
-    threshold : `float`
-        Smallest IoU of the masks of a detection and its truth for it to be
-        right. Classes need not agree: that they do is what P(star) is about.
-    class_threshold : `float`
-        Smallest IoU for the detection to lie on the truth.
-
-    Returns
-    -------
-    cases : `CalibrationCases`
-        The detections that are right or wrong, or lie on a source.
-
-    Notes
-    -----
-    The network draws the mask of the class that it holds for more likely. A
-    star with the mask of a galaxy often has an IoU below 0.5; were it left
-    out, stars would seem never to be called galaxies.
-    """
-    masks = SpanMasks.from_masks(found.masks, found.origins)
-    pairs = ImagePairs.from_spans(
-        masks,
-        found.scores,
-        np.where(found.p_star > 0.5, 1, 2),
-        SpanMasks.from_masks(image.masks, image.origins),
-        image.labels,
-        ignored=masks.share_in(~image.valid) > _MASKED,
-        truth_ignored=~image.asked,
-    )
-    matches = match(pairs, [threshold, class_threshold])
-    truth, on_source = matches.truth[1], matches.hit[1]
-    counts = ~matches.ignored[0]
-    snr = np.full(len(image.labels), np.nan) if peak_snr is None else np.asarray(peak_snr, dtype=np.float64)
-    # A truth of -1 reads the last element here, which does not count then.
-    cases = CalibrationCases(
-        score=np.asarray(found.scores, dtype=np.float64),
-        counts=counts,
-        true=matches.hit[0],
-        p_star=np.asarray(found.p_star, dtype=np.float64),
-        on_source=on_source,
-        is_star=on_source & (np.append(image.labels, 0)[truth] == 1),
-        peak_snr=np.where(on_source, np.append(snr, np.nan)[truth], np.nan),
-        depth=np.full(len(found), depth),
-        image=np.full(len(found), number, dtype=np.int64),
-    )
-    return cases.select(counts | on_source)
-
-
-def fit_calibration(
-    cases: CalibrationCases,
-    method: CalibrationMethod = "isotonic",
-    *,
-    n_points: int = 28,
-    provenance: dict[str, Any] | None = None,
-) -> Calibration:
-    """Fit what the scores of a model mean.
-
-    Parameters
-    ----------
-    cases : `CalibrationCases`
-        Detections on images that the model has not learnt from.
-    method : `str`
-        See `~lsst.meas.maskrcnn.network.calibration.fit_curve`.
-    n_points : `int`
-        Largest number of points of a curve.
-    provenance : `dict`, optional
-        To be kept with it.
-
-    Returns
-    -------
-    calibration : `~lsst.meas.maskrcnn.network.calibration.Calibration`
-        That of the score is fitted to what is right or wrong, that of P(star)
-        to what lies on a source.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are too few cases.
-    """
-    return Calibration(
-        score=fit_curve(*cases.scores(), method, n_points=n_points),
-        p_star=fit_curve(*cases.classes(), method, n_points=n_points),
-        provenance=provenance or {},
-    )
-
-
-def cross_calibrate(
-    cases: CalibrationCases, method: CalibrationMethod = "isotonic", *, n_folds: int = 5, n_points: int = 28
-) -> CalibrationCases:
-    """Calibrate each case by a fit to the other images.
-
-    Parameters
-    ----------
-    cases : `CalibrationCases`
-        Cases of several images.
-    method : `str`
-        See `~lsst.meas.maskrcnn.network.calibration.fit_curve`.
-    n_folds : `int`
-        Number of fits; each leaves out as many images.
-    n_points : `int`
-        Largest number of points of a curve.
-
-    Returns
-    -------
-    cases : `CalibrationCases`
-        The same, with ``score`` and ``p_star`` as a calibration makes them
-        that has not seen them. What these say holds for new images.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are fewer images than fits, or too few cases.
-    """
-    images = np.unique(cases.image)
-    if not 2 <= n_folds <= len(images):
-        raise ValueError(f"{len(images)} images cannot be divided by {n_folds} fits; give more images.")
-    fold = np.searchsorted(images, cases.image) % n_folds
-    score, p_star = np.empty(len(cases)), np.empty(len(cases))
-    for number in range(n_folds):
-        out = fold == number
-        fitted = fit_calibration(cases.select(~out), method, n_points=n_points)
-        score[out] = calibrate_scores(cases.score[out], fitted)
-        p_star[out] = calibrate_p_star(cases.p_star[out], fitted)
-    return replace(cases, score=score, p_star=p_star)
-
-
 def log_loss(probability: ArrayLike, true: ArrayLike) -> float:
-    """Compute the mean of the negative logarithm of what was given to the truth.
+    """Compute the mean of -log(p), p the probability given to what is true.
 
     Parameters
     ----------

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..metrics.calibration import CalibrationCases, Reliability, reliability
+from ..metrics.calibration import Reliability, reliability
+from ..train.calibrate import CalibrationCases
 from .plot_style import (
     CLASS_STYLES,
     DOUBLE_COLUMN,
@@ -43,11 +44,11 @@ def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure
 
     Parameters
     ----------
-    before : `~.calibration.CalibrationCases`
+    before : `~lsst.meas.maskrcnn.train.calibrate.CalibrationCases`
         With scores as the network gives them.
-    after : `~.calibration.CalibrationCases`
-        The same cases in the same order, calibrated; best by fits that have
-        not seen them, see `~.calibration.cross_calibrate`.
+    after : `~lsst.meas.maskrcnn.train.calibrate.CalibrationCases`
+        The same cases in the same order, calibrated by fits to other images,
+        see `~lsst.meas.maskrcnn.train.calibrate.cross_calibrate`.
 
     Returns
     -------

@@ -24,7 +24,15 @@ from ..network.inference import DetectionSettings
 from .augment import AugmentSettings, draw_realization, realize
 from .training_scene import SceneSource, TrainingScene
 
-__all__ = ["LOWEST_SCORE", "SceneValidator", "ValidationImage", "validation_image", "validation_precision"]
+__all__ = [
+    "LOWEST_SCORE",
+    "SceneValidator",
+    "ValidationImage",
+    "asked_sources",
+    "realize_scene",
+    "validation_image",
+    "validation_precision",
+]
 
 LOWEST_SCORE = 0.05
 """Detections of lower scores do not count; they change the area under the
@@ -171,26 +179,70 @@ def validation_image(
         The normalised scene. Sources that the scene ignores are not asked
         for.
     """
-    known = scene.valid if scene.valid.any() else np.ones_like(scene.valid)
-    sky_sigma = np.sqrt([float(np.median(plane[known])) for plane in scene.variance])
-    realization = draw_realization(AugmentSettings(), rng, scene)
-    whole = (0, 0, *scene.valid.shape)
-    flux, variance = realize(scene, sky_sigma, realization, whole, rng)
+    flux, variance, sky_sigma = realize_scene(scene, rng)
     result = normalize(normalization, flux, variance, scene.valid, overwrite=True)
-    asked = np.array([np.count_nonzero(mask) >= min_area for mask in scene.masks], dtype=bool)
-    if scene.noisy and len(asked):
-        asked &= (scene.peak_flux >= min_peak_snr * sky_sigma).any(axis=1)
-    if scene.ignore is not None:
-        asked &= ~scene.ignore
     return ValidationImage(
         image=result.image,
         valid=result.valid,
         labels=scene.labels,
         masks=scene.masks,
         origins=scene.origins,
-        asked=asked,
+        asked=asked_sources(scene, sky_sigma, min_area, min_peak_snr),
         psf_fwhm=scene.psf_fwhm,
     )
+
+
+def realize_scene(
+    scene: TrainingScene, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+    """Make the pixels of a scene as it is, without any augmentation.
+
+    Parameters
+    ----------
+    scene : `~lsst.meas.maskrcnn.train.training_scene.TrainingScene`
+        The scene.
+    rng : `numpy.random.Generator`
+        Random numbers for the noise of a scene that does not hold its own.
+
+    Returns
+    -------
+    flux, variance : `numpy.ndarray`
+        Float32, (band, y, x), nJy and nJy^2.
+    sky_sigma : `numpy.ndarray`
+        Noise of an empty pixel, float64, (band,), nJy.
+    """
+    known = scene.valid if scene.valid.any() else np.ones_like(scene.valid)
+    sky_sigma = np.sqrt([float(np.median(plane[known])) for plane in scene.variance])
+    realization = draw_realization(AugmentSettings(), rng, scene)
+    flux, variance = realize(scene, sky_sigma, realization, (0, 0, *scene.valid.shape), rng)
+    return flux, variance, sky_sigma
+
+
+def asked_sources(
+    scene: TrainingScene, sky_sigma: npt.NDArray[np.float64], min_area: int, min_peak_snr: float
+) -> npt.NDArray[np.bool_]:
+    """Choose the sources of a scene that must be found.
+
+    Parameters
+    ----------
+    scene : `~lsst.meas.maskrcnn.train.training_scene.TrainingScene`
+        The scene.
+    sky_sigma : `numpy.ndarray`
+        Noise of an empty pixel, (band,), nJy.
+    min_area, min_peak_snr : `int`, `float`
+        As in `validation_image`.
+
+    Returns
+    -------
+    asked : `numpy.ndarray`
+        Bool, (source,).
+    """
+    asked = np.array([np.count_nonzero(mask) >= min_area for mask in scene.masks], dtype=bool)
+    if scene.noisy and len(asked):
+        asked &= (scene.peak_flux >= min_peak_snr * sky_sigma).any(axis=1)
+    if scene.ignore is not None:
+        asked &= ~scene.ignore
+    return asked
 
 
 class SceneValidator:

@@ -1,0 +1,328 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Fit of a model's calibration to simulated scenes whose truth is known."""
+
+from __future__ import annotations
+
+__all__ = ["CalibrationCases", "calibration_cases", "collect_cases", "cross_calibrate", "fit_calibration"]
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..deblend.image import MultibandImage
+from ..images.classes import GALAXY, STAR
+from ..metrics.matching import ImagePairs, match
+from ..metrics.spans import SpanMasks
+from ..network.calibration import (
+    Calibration,
+    CalibrationMethod,
+    calibrate_p_star,
+    calibrate_scores,
+    fit_curve,
+)
+from ..network.detections import Detections
+from ..network.model_file import ModelMetadata
+from .training_scene import TrainingScene
+from .validation import asked_sources, realize_scene
+
+_MASKED = 0.5
+"""Detections with more of their mask on unusable pixels are left out."""
+
+_CLASS_IOU = 0.25
+"""Smallest IoU for a detection to lie on a source. The network draws the mask
+of the class that it holds for more likely. A star with the mask of a galaxy
+often has an IoU below 0.5; if it were left out, the calibration of P(star)
+would not count stars that are classified as galaxies."""
+
+_NOISE_SEED = 770
+
+
+@dataclass(frozen=True, eq=False)
+class CalibrationCases:
+    """Detections with what is true of them.
+
+    Parameters
+    ----------
+    score, p_star : `numpy.ndarray`
+        Score and P(star), float64, (case,).
+    counts : `numpy.ndarray`
+        Whether it is right or wrong, and not ignored, bool, (case,).
+    true : `numpy.ndarray`
+        Whether it is right, bool, (case,).
+    on_source : `numpy.ndarray`
+        Whether it lies on a source, though perhaps not well enough to be
+        right, bool, (case,).
+    is_star : `numpy.ndarray`
+        Whether that source is a star, bool, (case,); `False` without one.
+    peak_snr : `numpy.ndarray`
+        S/N of the source's brightest pixel in its best band, float64,
+        (case,); NaN without a source.
+    depth : `numpy.ndarray`
+        Noise of a pixel in the image, float64, (case,), nJy; 0 in an image
+        without noise.
+    image : `numpy.ndarray`
+        Number of the image, int64, (case,).
+    """
+
+    score: NDArray[np.float64]
+    p_star: NDArray[np.float64]
+    counts: NDArray[np.bool_]
+    true: NDArray[np.bool_]
+    on_source: NDArray[np.bool_]
+    is_star: NDArray[np.bool_]
+    peak_snr: NDArray[np.float64]
+    depth: NDArray[np.float64]
+    image: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.score)
+
+    def select(self, chosen: ArrayLike) -> CalibrationCases:
+        """Take some of the cases.
+
+        Parameters
+        ----------
+        chosen : array_like
+            Their indices, or a bool for each.
+
+        Returns
+        -------
+        cases : `CalibrationCases`
+            These.
+        """
+        index: Any = np.asarray(chosen)
+        return CalibrationCases(*(getattr(self, part.name)[index] for part in fields(self)))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[CalibrationCases]) -> CalibrationCases:
+        """Put the cases of images together.
+
+        Parameters
+        ----------
+        parts : `~collections.abc.Sequence` [`CalibrationCases`]
+            At least one.
+
+        Returns
+        -------
+        cases : `CalibrationCases`
+            All of them.
+        """
+        return cls(*(np.concatenate([getattr(one, part.name) for one in parts]) for part in fields(cls)))
+
+    def scores(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the scores that can be compared with the truth.
+
+        Returns
+        -------
+        score, true : `numpy.ndarray`
+            Scores of what counts, float64, and whether each is right, bool,
+            (N,).
+        """
+        return self.score[self.counts], self.true[self.counts]
+
+    def classes(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return the star probabilities that can be compared with the truth.
+
+        Returns
+        -------
+        p_star, is_star : `numpy.ndarray`
+            P(star) of what lies on a source, float64, and whether each is a
+            star, bool, (N,).
+        """
+        return self.p_star[self.on_source], self.is_star[self.on_source]
+
+
+def collect_cases(
+    find: Callable[[MultibandImage], Detections],
+    scenes: Iterable[TrainingScene],
+    metadata: ModelMetadata,
+    *,
+    iou: float = 0.5,
+    min_area: int = 12,
+    min_peak_snr: float = 3.0,
+) -> CalibrationCases:
+    """Detect sources in scenes, and compare the detections with the truth.
+
+    Parameters
+    ----------
+    find : callable
+        Finds the sources of an image, with the scores of the network.
+    scenes : `~collections.abc.Iterable` [`~.training_scene.TrainingScene`]
+        The scenes, at least one, in the model's bands.
+    metadata : `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
+        Header of the model.
+    iou : `float`
+        Smallest IoU of a detection's mask with that of its source.
+    min_area : `int`
+        Sources of fewer pixels are ignored (px).
+    min_peak_snr : `float`
+        So are those whose peak is fainter, in units of the noise.
+
+    Returns
+    -------
+    cases : `CalibrationCases`
+        The detections that are right or wrong, or lie on a source.
+
+    Raises
+    ------
+    ValueError
+        Raised if a scene has not the model's bands.
+    """
+    parts = []
+    for number, scene in enumerate(scenes):
+        if len(scene.variance) != len(metadata.bands):
+            raise ValueError(
+                f"Scene {number} has {len(scene.variance)} bands, the model wants {metadata.bands}; give "
+                "scenes in these bands."
+            )
+        flux, variance, sky_sigma = realize_scene(scene, np.random.default_rng([_NOISE_SEED, number]))
+        image = MultibandImage(
+            flux,
+            metadata.bands,
+            metadata.pixel_scale,
+            variance,
+            usable=scene.valid,
+            psf_fwhm=scene.psf_fwhm,
+        )
+        asked = asked_sources(scene, sky_sigma, min_area, min_peak_snr)
+        parts.append(calibration_cases(find(image), scene, asked, sky_sigma, iou, number))
+    return CalibrationCases.concatenate(parts)
+
+
+def calibration_cases(
+    found: Detections,
+    scene: TrainingScene,
+    asked: NDArray[np.bool_],
+    sky_sigma: NDArray[np.float64],
+    iou: float = 0.5,
+    number: int = 0,
+) -> CalibrationCases:
+    """Compare the detections of a scene with its truth.
+
+    Parameters
+    ----------
+    found : `~lsst.meas.maskrcnn.network.detections.Detections`
+        With the scores as the network gives them.
+    scene : `~.training_scene.TrainingScene`
+        The scene.
+    asked : `numpy.ndarray`
+        Sources that count, bool, (source,). What matches one of the others is
+        ignored.
+    sky_sigma : `numpy.ndarray`
+        Noise of an empty pixel, (band,), nJy.
+    iou : `float`
+        Smallest IoU of the masks of a detection and its truth for it to be
+        right. Classes need not agree: P(star) tells how likely they do.
+    number : `int`
+        Of the image.
+
+    Returns
+    -------
+    cases : `CalibrationCases`
+        The detections that are right or wrong, or lie on a source.
+    """
+    masks = SpanMasks.from_masks(found.masks, found.origins)
+    pairs = ImagePairs.from_spans(
+        masks,
+        found.scores,
+        np.where(found.p_star > 0.5, STAR, GALAXY),
+        SpanMasks.from_masks(scene.masks, scene.origins),
+        scene.labels,
+        ignored=masks.share_in(~scene.valid) > _MASKED,
+        truth_ignored=~asked,
+    )
+    matches = match(pairs, [iou, _CLASS_IOU])
+    truth, on_source = matches.truth[1], matches.hit[1]
+    counts = ~matches.ignored[0]
+    snr = (scene.peak_flux / sky_sigma).max(axis=1) if len(scene.labels) else np.zeros(0)
+    # A truth of -1 reads the last element here, which does not count then.
+    cases = CalibrationCases(
+        score=np.asarray(found.scores, dtype=np.float64),
+        p_star=np.asarray(found.p_star, dtype=np.float64),
+        counts=counts,
+        true=matches.hit[0],
+        on_source=on_source,
+        is_star=on_source & (np.append(scene.labels, 0)[truth] == STAR),
+        peak_snr=np.where(on_source, np.append(snr, np.nan)[truth], np.nan),
+        depth=np.full(len(found), float(np.median(sky_sigma)) if scene.noisy else 0.0),
+        image=np.full(len(found), number, dtype=np.int64),
+    )
+    return cases.select(counts | on_source)
+
+
+def fit_calibration(
+    cases: CalibrationCases,
+    method: CalibrationMethod = "isotonic",
+    provenance: dict[str, Any] | None = None,
+) -> Calibration:
+    """Fit the curves from scores and P(star) to probabilities.
+
+    Parameters
+    ----------
+    cases : `CalibrationCases`
+        Detections on images that the model was not trained on.
+    method : `str`
+        See `~lsst.meas.maskrcnn.network.calibration.fit_curve`.
+    provenance : `dict`, optional
+        To be kept with it.
+
+    Returns
+    -------
+    calibration : `~lsst.meas.maskrcnn.network.calibration.Calibration`
+        That of the score is fitted to what is right or wrong, that of P(star)
+        to what lies on a source.
+
+    Raises
+    ------
+    ValueError
+        Raised if there are too few cases.
+    """
+    return Calibration(
+        score=fit_curve(*cases.scores(), method),
+        p_star=fit_curve(*cases.classes(), method),
+        provenance=provenance or {},
+    )
+
+
+def cross_calibrate(
+    cases: CalibrationCases, method: CalibrationMethod = "isotonic", n_folds: int = 5
+) -> CalibrationCases:
+    """Calibrate each case by a fit to the other images.
+
+    Parameters
+    ----------
+    cases : `CalibrationCases`
+        Cases of several images.
+    method : `str`
+        See `~lsst.meas.maskrcnn.network.calibration.fit_curve`.
+    n_folds : `int`
+        Number of fits; each leaves out as many images.
+
+    Returns
+    -------
+    cases : `CalibrationCases`
+        The same, with ``score`` and ``p_star`` as a calibration makes them
+        that was not fitted to them; their reliability is that on new images.
+
+    Raises
+    ------
+    ValueError
+        Raised if there are fewer images than fits, or too few cases.
+    """
+    images = np.unique(cases.image)
+    if not 2 <= n_folds <= len(images):
+        raise ValueError(f"{len(images)} images cannot be divided by {n_folds} fits; give more images.")
+    fold = np.searchsorted(images, cases.image) % n_folds
+    score, p_star = np.empty(len(cases)), np.empty(len(cases))
+    for number in range(n_folds):
+        out = fold == number
+        fitted = fit_calibration(cases.select(~out), method)
+        score[out] = calibrate_scores(cases.score[out], fitted)
+        p_star[out] = calibrate_p_star(cases.p_star[out], fitted)
+    return replace(cases, score=score, p_star=p_star)
