@@ -24,9 +24,9 @@ from lsst.meas.maskrcnn.compare.baselines import (
     BASELINES,
     PhotutilsDeblender,
     SepDeblender,
-    segments_to_spans,
+    _spans_of_segments,
 )
-from lsst.meas.maskrcnn.compare.readers import CatalogReader, ScarletReader, TruthReader, field_images
+from lsst.meas.maskrcnn.compare.readers import CatalogReader, TruthReader, field_images
 from lsst.meas.maskrcnn.compare.scarlet2 import Scarlet2Deblender
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
@@ -184,7 +184,7 @@ def test_parents_of_their_own(inverted: bool) -> None:
     parents[1]["deblend_blendConvergenceFailedFlag"] = inverted
     parents[4]["deblend_blendConvergenceFailedFlag"] = not inverted
     images = field_images({"g": make_exposure("g")})
-    reader = ScarletReader(catalog, parent_catalog=parents, convergence_inverted=inverted)
+    reader = CatalogReader("scarlet", catalog, parent_catalog=parents, convergence_inverted=inverted)
     field = reader.deblend(images)
     assert field.ids.tolist() == [1, 10, 11, 12, 13] and field.n_without_mask == 4
     assert field.x.tolist() == [12041.0, 12010.0, 12011.0, 12012.0, 12013.0]
@@ -194,7 +194,7 @@ def test_parents_of_their_own(inverted: bool) -> None:
     assert field.parents["failed"].tolist() == [False, False, False, True, False]
     assert field.parents["not_converged"].tolist() == [False, False, False, False, True]
     assert field.parent_spans.areas.tolist() == [20, 84, 180, 81, 84]
-    without = ScarletReader(catalog).deblend(images)
+    without = CatalogReader("scarlet", catalog).deblend(images)
     assert without.parents["id"].tolist() == [1, 2, 5]
     assert without.parents["n_child"].tolist() == [0, 2, 2]
 
@@ -204,7 +204,7 @@ def test_truth() -> None:
     scene = simulate_scene(config, np.random.default_rng(4))
     catalog = make_truth_catalog(scene, WCS, BOX.getMin())
     flux = {"r": make_truth_flux(scene, "r", BOX.getMin())}
-    field = TruthReader(catalog, flux, ["faint"]).deblend()
+    field = TruthReader(catalog, flux, ["faint"]).deblend(field_images({"r": make_exposure("r")}))
     assert len(field) == len(scene.sources) > 5
     np.testing.assert_allclose(field.x, scene.sources["x"] + 12000)
     np.testing.assert_allclose(field.flux["r"], scene.sources["flux_r"])
@@ -243,12 +243,12 @@ def test_segments_to_spans() -> None:
     segments = np.zeros((4, 6), dtype=np.int32)
     segments[0, :2], segments[1, 4:], segments[2] = 3, 7, [0, 3, 3, 7, 0, 3]
     segments[3, 5] = 9
-    masks, origins = segments_to_spans(segments, (10, 20)).to_masks()
+    masks, origins = _spans_of_segments(segments, (10, 20)).to_masks()
     for label, mask, (y0, x0) in zip((3, 7, 9), masks, origins.tolist(), strict=True):
         again = np.zeros(segments.shape, dtype=bool)
         again[y0 - 10 : y0 - 10 + mask.shape[0], x0 - 20 : x0 - 20 + mask.shape[1]] = mask
         np.testing.assert_array_equal(again, segments == label)
-    assert len(segments_to_spans(np.zeros((3, 5), dtype=int), (0, 0))) == 0
+    assert len(_spans_of_segments(np.zeros((3, 5), dtype=int), (0, 0))) == 0
 
 
 @pytest.mark.parametrize("name", ["sep", "photutils"])

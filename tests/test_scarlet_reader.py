@@ -24,7 +24,7 @@ from lsst.afw.detection import Footprint, GaussianPsf
 from lsst.afw.geom import SpanSet
 from lsst.daf.butler import Butler, DatasetRef, DatasetType, FileDataset
 from lsst.meas.extensions.scarlet.io.utils import read_scarlet_model
-from lsst.meas.maskrcnn.compare.scarlet import attach_scarlet, difference_kernel, render_blend
+from lsst.meas.maskrcnn.compare.scarlet import _difference_kernel, attach_scarlet, render_blend
 from lsst.meas.maskrcnn.compare.scarlet_models import ScarletModelError, read_scarlet_models
 
 BANDS = ("g", "r")
@@ -229,13 +229,13 @@ def test_render_is_a_convolution(
 
 def test_difference_of_gaussians() -> None:
     """From a Gaussian of sigma 1 to one of 2.5 takes one of sqrt(2.5^2 - 1)."""
-    kernel = difference_kernel(
+    kernel = _difference_kernel(
         np.array([gaussian(35, 2.5)], dtype=np.float32), gaussian(15, 1.0).astype(np.float32)
     )
     assert kernel.shape == (1, 35, 35)
     assert np.allclose(kernel[0], gaussian(35, np.sqrt(2.5**2 - 1)), atol=2e-6)
     with pytest.raises(ScarletModelError, match="odd sides"):
-        difference_kernel(np.ones((1, 4, 5), dtype=np.float32), np.ones((3, 3), dtype=np.float32))
+        _difference_kernel(np.ones((1, 4, 5), dtype=np.float32), np.ones((3, 3), dtype=np.float32))
 
 
 def test_redistribute_conserves_flux(

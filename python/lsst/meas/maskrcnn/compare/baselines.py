@@ -21,7 +21,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import scipy.ndimage
@@ -34,41 +34,23 @@ from .scarlet2 import Scarlet2Deblender
 
 
 @dataclass(frozen=True)
-class _ContourDeblender(abc.ABC):
+class _ContourDeblender(Deblender):
     """A deblender that divides an image at its contours; see `PhotutilsDeblender`."""
 
     threshold: float = 5.0
     min_area: int = 5
     smoothing: float = 1.5
     contrast: float = 0.005
-    name: ClassVar[str]
 
     @abc.abstractmethod
     def _segment(self, image: np.ndarray, unusable: np.ndarray) -> np.ndarray:
         """Label of the source of each pixel, 0 for none, int, (y, x)."""
 
-    def deblend(self, images: FieldImages) -> DeblendedField:
-        """Find and deblend the sources of the images.
-
-        Parameters
-        ----------
-        images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
-            Images without background.
-
-        Returns
-        -------
-        field : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`
-            The sources, without classes.
-
-        Raises
-        ------
-        ImportError
-            Raised if the package that does the work is not installed.
-        """
+    def _get_sources(self, images: FieldImages) -> DeblendedField:
         start = time.perf_counter()
         detection = _detection_image(images, self.smoothing)
         segments = np.asarray(self._segment(detection, ~images.usable))
-        spans = segments_to_spans(segments, images.origin)
+        spans = _spans_of_segments(segments, images.origin)
         ids = np.arange(1, len(spans) + 1, dtype=np.int64)
         # Segments that touch had been one.
         islands, _ = scipy.ndimage.label(segments > 0, structure=np.ones((3, 3)))
@@ -111,6 +93,8 @@ class SepDeblender(_ContourDeblender):
     n_levels : `int`
         Levels between the threshold and the peak at which contours are
         compared.
+    name : `str`
+        Name of the deblender.
 
     Notes
     -----
@@ -119,7 +103,7 @@ class SepDeblender(_ContourDeblender):
     """
 
     n_levels: int = 32
-    name: ClassVar[str] = "sep"
+    name: str = "sep"
 
     def _segment(self, image: np.ndarray, unusable: np.ndarray) -> np.ndarray:
         _, segments = _import("sep").extract(
@@ -150,6 +134,8 @@ class PhotutilsDeblender(_ContourDeblender):
         Standard deviation of the Gaussian that smooths (px).
     contrast : `float`
         Share of a parent's flux that a branch must hold to be a source.
+    name : `str`
+        Name of the deblender.
 
     Notes
     -----
@@ -157,7 +143,7 @@ class PhotutilsDeblender(_ContourDeblender):
     et al., Astropy's photutils).
     """
 
-    name: ClassVar[str] = "photutils"
+    name: str = "photutils"
 
     def _segment(self, image: np.ndarray, unusable: np.ndarray) -> np.ndarray:
         segmentation = _import("photutils.segmentation")
@@ -182,21 +168,8 @@ BASELINES: dict[str, Callable[[], Deblender]] = {
 """Deblenders that run on images, by name."""
 
 
-def segments_to_spans(segments: np.ndarray, origin: tuple[int, int]) -> SpanMasks:
-    """Take masks out of an image of labels.
-
-    Parameters
-    ----------
-    segments : `numpy.ndarray`, (y, x), int
-        Label of each pixel; 0 for none.
-    origin : `tuple` [`int`, `int`]
-        (y0, x0) of its first pixel.
-
-    Returns
-    -------
-    spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
-        Masks of the labels that occur, in ascending order.
-    """
+def _spans_of_segments(segments: np.ndarray, origin: tuple[int, int]) -> SpanMasks:
+    """Masks of the labels of an image, (y, x), in ascending order; 0 is none."""
     masks, origins = [], []
     for number, box in enumerate(scipy.ndimage.find_objects(segments), 1):
         if box is not None:

@@ -133,7 +133,7 @@ class _SourceRows:
 def compare_fields(
     first: DeblendedField,
     second: DeblendedField,
-    images: FieldImages | None = None,
+    images: FieldImages,
     settings: ComparisonSettings | None = None,
 ) -> FieldComparison:
     """Compare the sources of two deblenders.
@@ -142,9 +142,8 @@ def compare_fields(
     ----------
     first, second : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`
         The two; their names must differ.
-    images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`, optional
-        The images; without them there are no residuals and no signal to
-        noise ratios.
+    images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
+        The images.
     settings : `ComparisonSettings`, optional
         Bands and distances.
 
@@ -188,7 +187,7 @@ def compare_fields(
     sources["x"] = rows.either(first.x, second.x)
     sources["y"] = rows.either(first.y, second.y)
     sources["separation"] = rows.of(0, separation, np.nan)
-    sources["iou"] = rows.of(0, matched_iou(first.spans, second.spans, match), np.nan)
+    sources["iou"] = rows.of(0, _matched_iou(first.spans, second.spans, match), np.nan)
     sources |= _friends(first, second, rows, how.friend_radius) | _fluxes(first, second, rows)
     alone = [index < 0 for index in rows.index]
     sources["significance"] = _significance(sources, fields, noise, alone, how.band)
@@ -203,7 +202,7 @@ def compare_fields(
 def compare_with_truth(
     comparison: FieldComparison,
     truth: DeblendedField,
-    images: FieldImages | None = None,
+    images: FieldImages,
     settings: ComparisonSettings | None = None,
 ) -> tuple[FieldComparison, Columns]:
     """Find which true sources either deblender found, and how well.
@@ -214,7 +213,7 @@ def compare_with_truth(
         Both deblenders.
     truth : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`
         The truth, T sources.
-    images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`, optional
+    images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
         The images, for signal to noise ratios.
     settings : `ComparisonSettings`, optional
         Bands and distances.
@@ -240,10 +239,7 @@ def compare_with_truth(
         "neighbor_distance": _nearest(truth.positions),
     }
     measured = _measure(truth, images, how.band)
-    wanted = ["blendedness", "flux_overlap_fraction"]
-    if images is not None and how.band in truth.flux and how.band in images.bands:
-        wanted.append("snr")
-    table |= {name: measured[name] for name in wanted}
+    table |= {name: measured[name] for name in ("blendedness", "flux_overlap_fraction", "snr")}
     table |= {f"flux_{band}": flux for band, flux in truth.flux.items()}
     table |= truth.columns
     unit = np.full(len(truth), -1, dtype=np.int64)
@@ -255,7 +251,7 @@ def compare_with_truth(
         table[f"found_{field.name}"] = found
         table[f"id_{field.name}"] = np.append(field.ids, -1)[match]
         table[f"separation_{field.name}"] = separation
-        table[f"iou_{field.name}"] = matched_iou(truth.spans, field.spans, match)
+        table[f"iou_{field.name}"] = _matched_iou(truth.spans, field.spans, match)
         for band, flux in truth.flux.items():
             own = np.append(field.flux.get(band, np.full(len(field), np.nan)), np.nan)[match]
             table[f"flux_{band}_{field.name}"] = own
@@ -326,22 +322,8 @@ def match_positions(
     return match, separation
 
 
-def matched_iou(first: SpanMasks, second: SpanMasks, match: IntArray) -> FloatArray:
-    """Compute the overlap of matched masks.
-
-    Parameters
-    ----------
-    first, second : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
-        Masks of the sources.
-    match : `numpy.ndarray`
-        Index of the second for each of the first, or -1, (first,).
-
-    Returns
-    -------
-    iou : `numpy.ndarray`
-        Intersection over union; NaN without match or where one has no mask,
-        float64, (first,).
-    """
+def _matched_iou(first: SpanMasks, second: SpanMasks, match: IntArray) -> FloatArray:
+    """Intersection over union of matched masks; NaN without match or where one has no mask."""
     both = (match >= 0) & (first.areas > 0)
     both[both] = second.areas[match[both]] > 0
     iou = np.where(both, 0.0, np.nan)
@@ -351,31 +333,15 @@ def matched_iou(first: SpanMasks, second: SpanMasks, match: IntArray) -> FloatAr
     return iou
 
 
-def blend_measures(
+def _blend_measures(
     models: PixelModels, spans: SpanMasks, parent: IntArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Measure how much the light of neighbours overlaps with each source.
+    """Measure how much the light of neighbours, children of the same parent, overlaps with each source.
 
-    Parameters
-    ----------
-    models : `~lsst.meas.maskrcnn.compare.deblender.PixelModels`
-        Light of N sources.
-    spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
-        Masks within which overlap is counted.
-    parent : `numpy.ndarray`
-        Parent of each source; only children of one parent are neighbours,
-        int64, (N,).
-
-    Returns
-    -------
-    blendedness : `numpy.ndarray`
-        1 - sum(m^2) / sum(B m), m the model of the source and B the sum of
-        the models of its blend (Bosch et al. 2018, PASJ 70, S5, as scarlet
-        has it); NaN without light, float64, (N,).
-    flux_overlap : `numpy.ndarray`
-        Light of neighbours within the mask, (N,).
-    flux_overlap_fraction : `numpy.ndarray`
-        The same over the light of the source, (N,).
+    Returns the blendedness, 1 - sum(m^2) / sum(B m), m the model of the source
+    and B the sum of the models of its blend (Bosch et al. 2018, PASJ 70, S5,
+    as scarlet has it), NaN without light; the light of neighbours within the
+    mask; and the same over the light of the source.
     """
     owner, y, x = (np.append(a, b) for a, b in zip(models.spans.pixels(), spans.pixels()))
     number, n_model = len(models), len(models.values)
@@ -401,29 +367,10 @@ def blend_measures(
     return blendedness, overlap, _divide(overlap, models.sums)
 
 
-def reduced_chi2(
+def _reduced_chi2(
     field: DeblendedField, regions: SpanMasks, images: FieldImages, usable: npt.NDArray[np.bool_]
 ) -> dict[str, FloatArray]:
-    """Compute the residuals of a deblender's templates in regions.
-
-    Parameters
-    ----------
-    field : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`
-        The deblender.
-    regions : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
-        R regions.
-    images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
-        The images.
-    usable : `numpy.ndarray`
-        Pixels that count, bool, (y, x).
-
-    Returns
-    -------
-    chi2 : `dict` [`str`, `numpy.ndarray`]
-        Mean of (image - templates)^2 / variance over the pixels that count,
-        by band, float64, (R,); NaN without pixels. Bands without templates
-        are missing.
-    """
+    """Mean of (image - templates)^2 / variance over the usable pixels of regions, by band with templates."""
     n_pixels = sum_in_spans(usable, regions, images.origin)
     chi2 = {}
     for band in images.bands:
@@ -474,16 +421,16 @@ def _region_at(regions: SpanMasks, x: FloatArray, y: FloatArray) -> IntArray:
     return found
 
 
-def _measure(field: DeblendedField, images: FieldImages | None, band: str) -> Columns:
+def _measure(field: DeblendedField, images: FieldImages, band: str) -> Columns:
     """Noise within the masks, signal to noise ratios and blendedness; NaN where not known."""
     nothing = np.full(len(field), np.nan)
     noise = nothing
-    if images is not None and band in images.bands:
+    if band in images.bands:
         noise = np.sqrt(sum_in_spans(images.variances[band], field.spans, images.origin))
         noise = np.where(noise > 0, noise, np.nan)
     measures = (nothing,) * 3
     if band in field.models:
-        measures = blend_measures(field.models[band], field.spans, field.parent)
+        measures = _blend_measures(field.models[band], field.spans, field.parent)
     names = ("blendedness", "flux_overlap", "flux_overlap_fraction")
     snr = field.flux.get(band, nothing) / noise
     return {"noise": noise, "snr": snr} | dict(zip(names, measures))
@@ -538,16 +485,14 @@ def _blend_columns(
     parents: BlendGroups,
     groups: tuple[IntArray, IntArray],
     regions: SpanMasks,
-    images: FieldImages | None,
+    images: FieldImages,
 ) -> Columns:
     number = len(regions)
     table: Columns = {"group": np.arange(number)}
     table |= dict(zip(("x0", "y0", "x1", "y1"), regions.boxes.T))
     table["n_pixels"] = regions.areas
-    usable = None
-    if images is not None:
-        # Both are compared on the same pixels.
-        usable = images.usable & ~np.any([_without_template(field, images) for field in fields], axis=0)
+    # Both are compared on the same pixels.
+    usable = images.usable & ~np.any([_without_template(field, images) for field in fields], axis=0)
     for field, parent_group, group in zip(fields, (parents.truth_group, parents.detection_group), groups):
         name = field.name
         table[f"n_parents_{name}"] = np.bincount(parent_group, minlength=number)
@@ -555,19 +500,17 @@ def _blend_columns(
         for what in ("skipped", "failed", "not_converged"):
             table[f"n_{what}_{name}"] = np.bincount(parent_group[field.parents[what]], minlength=number)
         runtime, chi2 = field.parents["runtime_ms"], field.parents["chi2"]
+
+        def total(values: Numbers, known: Numbers, of: IntArray = parent_group) -> Numbers:
+            return np.bincount(of[known], weights=values[known], minlength=number)
+
         known = np.isfinite(runtime)
-        time = np.bincount(parent_group[known], weights=runtime[known], minlength=number)
         table[f"runtime_ms_{name}"] = np.where(
-            np.bincount(parent_group[known], minlength=number) > 0, time, np.nan
+            total(np.ones(len(known)), known) > 0, total(runtime, known), np.nan
         )
-        known = np.isfinite(chi2)
-        area = field.parent_spans.areas[known].astype(np.float64)
-        total = np.bincount(parent_group[known], weights=area * chi2[known], minlength=number)
-        table[f"chi2_reported_{name}"] = _divide(
-            total, np.bincount(parent_group[known], weights=area, minlength=number)
-        )
-        if images is not None and usable is not None:
-            table |= _residuals(field, regions, images, usable)
+        known, area = np.isfinite(chi2), field.parent_spans.areas.astype(np.float64)
+        table[f"chi2_reported_{name}"] = _divide(total(area * chi2, known), total(area, known))
+        table |= _residuals(field, regions, images, usable)
     return table
 
 
@@ -588,7 +531,7 @@ def _residuals(
 ) -> Columns:
     """Residuals of the templates, and the share of the light that no source was given."""
     name = field.name
-    chi2 = reduced_chi2(field, regions, images, usable)
+    chi2 = _reduced_chi2(field, regions, images, usable)
     columns: Columns = {f"chi2_{band}_{name}": values for band, values in chi2.items()}
     columns[f"chi2_{name}"] = np.mean(list(chi2.values()), axis=0) if chi2 else np.full(len(regions), np.nan)
     for band in images.bands:

@@ -11,9 +11,10 @@ frame, fluxes are nJy.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +109,7 @@ class PixelModels:
             The image within each mask. A pixel of several masks is in the
             model of each.
         """
-        _, place, inside = _places(spans, image.shape, origin)
+        place, inside = _places(spans, image.shape, origin)
         values = np.zeros(len(inside), dtype=np.float32)
         values[inside] = image.ravel()[place]
         return cls(spans, np.where(np.isfinite(values), values, np.float32(0)))
@@ -155,7 +156,7 @@ class PixelModels:
         image : `numpy.ndarray`
             Their sum (nJy), float64, (y, x), without pixels off the image.
         """
-        _, place, inside = _places(self.spans, shape, origin)
+        place, inside = _places(self.spans, shape, origin)
         total = np.bincount(place, weights=self.values[inside], minlength=shape[0] * shape[1])
         return total.astype(np.float64).reshape(shape)
 
@@ -229,7 +230,7 @@ class FieldImages:
             Bool, (y, x).
         """
         pixels = np.zeros(self.usable.size, dtype=bool)
-        pixels[_places(spans, self.shape, self.origin)[1]] = True
+        pixels[_places(spans, self.shape, self.origin)[0]] = True
         return pixels.reshape(self.shape)
 
 
@@ -339,13 +340,11 @@ class DeblendedField:
         return (self.parents["n_child"] > 1) | (self.parents["n_peak"] > 1) | self.parents["skipped"]
 
 
-class Deblender(Protocol):
+class Deblender(abc.ABC):
     """A program that deblends images, or a reader of its results."""
 
-    @property
-    def name(self) -> str:
-        """Name of the deblender; a part of column names (`str`)."""
-        ...
+    name: str
+    """Name of the deblender; a part of column names."""
 
     def deblend(self, images: FieldImages) -> DeblendedField:
         """Deblend the images, or read what was made of them.
@@ -353,7 +352,7 @@ class Deblender(Protocol):
         Parameters
         ----------
         images : `FieldImages`
-            The images.
+            The images, without background.
 
         Returns
         -------
@@ -362,11 +361,26 @@ class Deblender(Protocol):
 
         Raises
         ------
+        ImportError
+            Raised if a package that the deblender needs is not installed.
         ValueError
             Raised if the images lack something that is needed, or do not fit
             what was stored.
         """
-        ...
+        field = self._get_sources(images)
+        (y0, x0), (height, width) = images.origin, images.shape
+        x_inside = (field.x >= x0 - 1) & (field.x <= x0 + width)
+        if len(field) and not (x_inside & (field.y >= y0 - 1) & (field.y <= y0 + height)).any():
+            raise ValueError(
+                f"None of the {len(field)} sources of {self.name} lies on the exposures, which begin at "
+                f"(x, y) = ({x0}, {y0}) and are {width} x {height} pixels; the first source is at "
+                f"({field.x[0]:.0f}, {field.y[0]:.0f}). Give both of one patch."
+            )
+        return field
+
+    @abc.abstractmethod
+    def _get_sources(self, images: FieldImages) -> DeblendedField:
+        """The sources without children."""
 
 
 def make_parents(
@@ -399,9 +413,9 @@ def make_parents(
 
 def _places(
     spans: SpanMasks, shape: tuple[int, ...], origin: tuple[int, int]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-    """Owner and flat index of each pixel on an image, and which pixels of the masks these are."""
-    owner, rows, columns = spans.pixels()
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Flat index of each pixel of the masks that is on an image, and which pixels of the masks these are."""
+    _, rows, columns = spans.pixels()
     rows, columns = rows - origin[0], columns - origin[1]
     inside = (rows >= 0) & (rows < shape[0]) & (columns >= 0) & (columns < shape[1])
-    return owner[inside], rows[inside] * shape[1] + columns[inside], inside
+    return rows[inside] * shape[1] + columns[inside], inside

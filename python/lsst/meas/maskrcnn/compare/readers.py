@@ -11,7 +11,7 @@ as with this package, or in one of their own, as with scarlet.
 
 from __future__ import annotations
 
-__all__ = ["CatalogReader", "ScarletReader", "TruthReader", "field_images"]
+__all__ = ["CatalogReader", "TruthReader", "field_images"]
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +30,7 @@ from ..catalogs.footprints import footprints_to_masks
 from ..catalogs.truth import read_truth
 from ..images.classes import GALAXY, STAR
 from ..metrics.spans import SpanMasks
-from .deblender import PARENT_DTYPE, DeblendedField, FieldImages, PixelModels, make_parents
+from .deblender import PARENT_DTYPE, DeblendedField, Deblender, FieldImages, PixelModels, make_parents
 from .scarlet import attach_scarlet
 from .scarlet_models import ScarletModels
 
@@ -83,8 +83,12 @@ def field_images(
 
 
 @dataclass(frozen=True, eq=False)
-class CatalogReader:
-    """Reader of any catalogue with parents.
+class CatalogReader(Deblender):
+    """Reader of any catalogue with parents, such as this package's or scarlet's.
+
+    Sources have their deblended pixels, or else the pixels of the image in
+    their mask. Without models, scarlet's children have neither: they have
+    positions only.
 
     Parameters
     ----------
@@ -92,17 +96,20 @@ class CatalogReader:
         Name of the deblender.
     catalog : `lsst.afw.table.SourceCatalog`
         Children and isolated sources, and parents if they are not in a
-        catalogue of their own. Without ``parent`` all are isolated.
+        catalogue of their own, such as ``object_deblend``. Without ``parent``
+        all are isolated.
     band_catalogs : `~collections.abc.Mapping` [`str`, \
             `lsst.afw.table.SourceCatalog`], optional
         By band, catalogues with HeavyFootprints of the deblended pixels, for
         some or all of the same ids.
-    template_catalogs : `~collections.abc.Mapping` [`str`, \
-            `lsst.afw.table.SourceCatalog`], optional
-        The same of the models from which those pixels were made.
+    scarlet_models : `~lsst.meas.maskrcnn.compare.scarlet_models.\
+ScarletModels`, optional
+        Scarlet's models, from which the deblended pixels are made instead.
     parent_catalog : `lsst.afw.table.SourceCatalog`, optional
-        Catalogue of parents. Records that have a parent themselves are pieces
-        in which scarlet works, and not used.
+        Catalogue of parents, such as ``object_parent_patch``. Records that have
+        a parent themselves are pieces in which scarlet works, and not used.
+        Without it, parents that are not in the catalogue are the union of their
+        children.
     parent_statistics : `astropy.table.Table`, optional
         Residuals ``<band>_chi2`` of parents by ``id``, as the task of this
         package stores them.
@@ -116,48 +123,32 @@ class CatalogReader:
     name: str
     catalog: SourceCatalog
     band_catalogs: Mapping[str, SourceCatalog] = field(default_factory=dict)
-    template_catalogs: Mapping[str, SourceCatalog] = field(default_factory=dict)
+    scarlet_models: ScarletModels | None = None
     parent_catalog: SourceCatalog | None = None
     parent_statistics: Table | None = None
     convergence_inverted: bool = False
     seconds: float = float("nan")
 
-    def deblend(self, images: FieldImages) -> DeblendedField:
-        """Read the sources without children, in the catalogue's order.
-
-        Parameters
-        ----------
-        images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
-            Images. A source with a mask but without HeavyFootprint has the
-            pixels of the image in its mask.
-
-        Returns
-        -------
-        field : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`
-            The sources.
-
-        Raises
-        ------
-        ValueError
-            Raised if a band of HeavyFootprints has no image.
-        """
+    def _get_sources(self, images: FieldImages) -> DeblendedField:
         catalog = _contiguous(self.catalog)
         keep = np.flatnonzero(_is_source(catalog))
         ids, parent = _column(catalog, "id")[keep], _column(catalog, "parent")[keep]
         parent_ids = np.where(parent == 0, ids, parent)
         footprints = [record.getFootprint() for record in catalog]
-        heavy = {band: _footprints_by_id(one, ids) for band, one in self.band_catalogs.items()}
+        deblended = self._attach(images, redistribute=True) or self.band_catalogs
+        heavy = {band: _footprints_by_id(one, ids) for band, one in deblended.items()}
         chosen = [footprints[i] for i in keep.tolist()]
         for found in heavy.values():
             # The footprint of a child that is not in the catalogue is that of its pixels.
             chosen = [own if _filled(own) else other for own, other in zip(chosen, found, strict=True)]
         spans = _spans(chosen)
-        templates = {band: _footprints_by_id(one, ids) for band, one in self.template_catalogs.items()}
+        models = self._attach(images, redistribute=False)
+        templates = {band: _footprints_by_id(one, ids) for band, one in models.items()}
         stored = _read_models(heavy, _calibrations(heavy, images))
-        models = {}
+        pixels = {}
         for band in images.bands:
             within = PixelModels.from_image(spans, images.images[band], images.origin)
-            models[band] = stored[band].filled(within) if band in stored else within
+            pixels[band] = stored[band].filled(within) if band in stored else within
         fields = DetectionFields()
         x, y = catalog_positions(catalog, fields, footprints)
         parents, parent_spans = self._read_parents(catalog, ids, parent_ids, spans)
@@ -171,13 +162,25 @@ class CatalogReader:
             y=y[keep],
             labels=catalog_labels(catalog, fields)[0][keep],
             spans=spans,
-            flux={band: one.sums for band, one in models.items()},
+            flux={band: one.sums for band, one in pixels.items()},
             parents=parents,
             parent_spans=parent_spans,
-            models=models,
+            models=pixels,
             templates=_read_models(templates, _calibrations(templates, images)),
             seconds=self.seconds,
         )
+
+    def _attach(self, images: FieldImages, redistribute: bool) -> dict[str, SourceCatalog]:
+        """The catalogue with HeavyFootprints in each band, if there are models."""
+        models = self.scarlet_models
+        if models is None:
+            return {}
+        return {
+            band: attach_scarlet(
+                self.catalog, models, images.exposures, band, redistribute, allow_missing=True
+            )
+            for band in images.bands
+        }
 
     def _read_parents(
         self, catalog: SourceCatalog, ids: np.ndarray, parent_ids: np.ndarray, spans: SpanMasks
@@ -205,75 +208,10 @@ class CatalogReader:
 
 
 @dataclass(frozen=True, eq=False)
-class ScarletReader:
-    """Reader of what scarlet left in a Butler.
-
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        ``deepCoadd_deblendedCatalog``, in newer names ``object_deblend``.
-    models : `~lsst.meas.maskrcnn.compare.scarlet_models.ScarletModels`, \
-            optional
-        Its models. Without them children have positions only: no mask, no
-        flux.
-    parent_catalog : `lsst.afw.table.SourceCatalog`, optional
-        ``object_parent_patch``. Without it parents are the union of their
-        children, and times and failures are not known.
-    name : `str`
-        Name of the deblender.
-    convergence_inverted : `bool`
-        As in `CatalogReader`.
-    """
-
-    catalog: SourceCatalog
-    models: ScarletModels | None = None
-    parent_catalog: SourceCatalog | None = None
-    name: str = "scarlet"
-    convergence_inverted: bool = True
-
-    def deblend(self, images: FieldImages) -> DeblendedField:
-        """Read the sources.
-
-        Parameters
-        ----------
-        images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
-            Images, with their exposures.
-
-        Returns
-        -------
-        field : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`
-            The sources.
-
-        Raises
-        ------
-        ValueError
-            Raised if the models do not fit the catalogue or the images.
-        """
-        reader = CatalogReader(
-            self.name,
-            self.catalog,
-            self._attach(images, redistribute=True),
-            self._attach(images, redistribute=False),
-            self.parent_catalog,
-            convergence_inverted=self.convergence_inverted,
-        )
-        return reader.deblend(images)
-
-    def _attach(self, images: FieldImages, redistribute: bool) -> dict[str, SourceCatalog]:
-        """The catalogue with HeavyFootprints in each band, if there are models."""
-        if self.models is None:
-            return {}
-        return {
-            band: attach_scarlet(
-                self.catalog, self.models, images.exposures, band, redistribute, allow_missing=True
-            )
-            for band in images.bands
-        }
-
-
-@dataclass(frozen=True, eq=False)
-class TruthReader:
+class TruthReader(Deblender):
     """Reader of the truth, as if a perfect deblender had made it.
+
+    Fluxes are total ones. The truth says which sources are blended.
 
     Parameters
     ----------
@@ -294,20 +232,7 @@ class TruthReader:
     ignore_flags: Sequence[str] = ()
     name: str = "truth"
 
-    def deblend(self, images: FieldImages | None = None) -> DeblendedField:
-        """Read the true sources.
-
-        Parameters
-        ----------
-        images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`, optional
-            Not used.
-
-        Returns
-        -------
-        field : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`
-            The true sources with their total fluxes, in one parent where the
-            truth says that they are blended.
-        """
+    def _get_sources(self, images: FieldImages) -> DeblendedField:
         truth = read_truth(self.catalog, Box2I(Point2I(0, 0), Extent2I(1, 1)))
         # The parent of a group is the first of its members.
         group = np.asarray(truth.columns["group"], dtype=np.int64)

@@ -65,28 +65,9 @@ class RenderedSource(NamedTuple):
     pixels: np.ndarray
 
 
-def difference_kernel(psf: np.ndarray, model_psf: np.ndarray) -> np.ndarray:
-    """Make the kernels that take the model PSF to the observed one.
+def _difference_kernel(psf: np.ndarray, model_psf: np.ndarray) -> np.ndarray:
+    """Kernels, (band, y, x), that take the model PSF, (y, x), to the observed PSFs, (band, y, x).
 
-    Parameters
-    ----------
-    psf : `numpy.ndarray`, (band, y, x), float32
-        Observed PSFs, centred, with odd sides.
-    model_psf : `numpy.ndarray`, (y, x), float32
-        PSF of the models, centred, with odd sides.
-
-    Returns
-    -------
-    kernels : `numpy.ndarray`, (band, y, x), float32
-        Kernels, as large as the observed PSFs.
-
-    Raises
-    ------
-    ScarletModelError
-        Raised if a PSF has no central pixel.
-
-    Notes
-    -----
     As ``match_kernel`` of ``lsst.scarlet.lite.fft``: the quotient of the
     transforms of both, padded with zeros. With numpy 2, as upstream, the
     transforms are in single precision, which shows in the last digits.
@@ -103,14 +84,14 @@ def difference_kernel(psf: np.ndarray, model_psf: np.ndarray) -> np.ndarray:
 
     def transform(images: np.ndarray) -> np.ndarray:
         padded = np.zeros((len(images), *sides), dtype=np.float32)
-        padded[centered(images.shape[1:], sides)] = images
+        padded[_centered(images.shape[1:], sides)] = images
         return np.fft.rfftn(np.fft.ifftshift(padded, axes=(1, 2)), axes=(1, 2))
 
     numerator, denominator = transform(psf), transform(model_psf[None])
     quotient = np.zeros_like(numerator)
     np.divide(numerator, denominator, out=quotient, where=denominator != 0)
     kernels = np.fft.fftshift(np.fft.irfftn(quotient, s=sides, axes=(1, 2)), axes=(1, 2))
-    return np.ascontiguousarray(kernels[centered(psf.shape[1:], sides)], dtype=np.float32)
+    return np.ascontiguousarray(kernels[_centered(psf.shape[1:], sides)], dtype=np.float32)
 
 
 def render_blend(
@@ -152,20 +133,18 @@ def render_blend(
     bands = blend.bands if bands is None else tuple(bands)
     indices = [_band_index(blend.bands, band, f"blend {blend.id}") for band in bands]
     psf = _observed_psf(blend, bands, exposures) if blend.psf is None else blend.psf[indices]
-    kernels = difference_kernel(psf, blend.model_psf)
-    images = _images(blend, bands, exposures) if redistribute else None
-    total = None
-    if images is not None:
+    kernels = _difference_kernel(psf, blend.model_psf)
+    images = total = None
+    if redistribute:
+        images = _images(blend, bands, exposures)
         scene = np.zeros_like(images)
         for source in blend.sources:
-            for component in source.components:
-                _add(scene, blend.origin, component.pixels(indices), component.origin)
-        total = _within(blend, _convolve(scene, kernels), kernels)
-        np.maximum(total, 0, out=total)
-    rendered = {}
-    for source in blend.sources:
-        rendered[source.id] = _render_source(blend, source, indices, kernels, images, total)
-    return rendered
+            _paint(source, indices, scene, blend.origin)
+        reach = np.array(kernels.shape[1:]) // 2
+        total = np.maximum(_convolve(scene, kernels)[_window(-reach, (0, 0), blend.shape)], 0)
+    return {
+        source.id: _render_source(blend, source, indices, kernels, images, total) for source in blend.sources
+    }
 
 
 def attach_scarlet(
@@ -272,23 +251,12 @@ def _observed_psf(
     sides = np.max([stamp.shape for stamp in stamps], axis=0)
     psf = np.zeros((len(stamps), *sides), dtype=np.float32)
     for plane, stamp in zip(psf, stamps, strict=True):
-        plane[centered(stamp.shape, sides)] = stamp
+        plane[_centered(stamp.shape, sides)] = stamp
     return psf
 
 
-def centered(shape: Sequence[int], sides: Sequence[int]) -> tuple[Any, ...]:
-    """Find where an image lies in a larger one with the same centre.
-
-    Parameters
-    ----------
-    shape, sides : `~collections.abc.Sequence` [`int`]
-        Sides of the image and of the larger one, all odd.
-
-    Returns
-    -------
-    place : `tuple` [`slice`]
-        Index of the last axes of the larger one.
-    """
+def _centered(shape: Sequence[int], sides: Sequence[int]) -> tuple[Any, ...]:
+    """Index of an image in a larger one with the same centre, by the lengths of their last axes."""
     low = [(side - n + 1) // 2 for side, n in zip(sides, shape, strict=True)]
     return (..., *(slice(a, a + n) for a, n in zip(low, shape, strict=True)))
 
@@ -311,17 +279,23 @@ def _images(
     return images
 
 
-def _box(origin: tuple[int, int], shape: tuple[int, int]) -> geom.Box2I:
+def _box(origin: Sequence[int], shape: Sequence[int]) -> geom.Box2I:
     return geom.Box2I(geom.Point2I(origin[1], origin[0]), geom.Extent2I(shape[1], shape[0]))
 
 
-def _add(target: np.ndarray, origin: tuple[int, int], pixels: np.ndarray, at: tuple[int, int]) -> None:
-    """Add pixels whose first one lies at ``at`` to a cube that starts at ``origin``, cut at its edge."""
-    y, x = at[0] - origin[0], at[1] - origin[1]
-    top, left = max(y, 0), max(x, 0)
-    bottom, right = min(y + pixels.shape[1], target.shape[1]), min(x + pixels.shape[2], target.shape[2])
-    if bottom > top and right > left:
-        target[:, top:bottom, left:right] += pixels[:, top - y : bottom - y, left - x : right - x]
+def _window(origin: Any, low: Any, high: Any) -> tuple[Any, ...]:
+    """Index of the pixels from ``low`` to ``high`` of an array whose first pixel is ``origin``."""
+    return (..., *(slice(a - o, b - o) for o, a, b in zip(origin, low, high, strict=True)))
+
+
+def _paint(source: ScarletSource, indices: Sequence[int], target: np.ndarray, origin: Any) -> None:
+    """Add the model of a source to a cube that starts at ``origin``, cut at its edge."""
+    for component in source.components:
+        pixels = component.pixels(indices)
+        low = np.maximum(component.origin, origin)
+        high = np.minimum(np.add(component.origin, pixels.shape[1:]), np.add(origin, target.shape[1:]))
+        if (high > low).all():
+            target[_window(origin, low, high)] += pixels[_window(component.origin, low, high)]
 
 
 def _convolve(images: np.ndarray, kernels: np.ndarray) -> np.ndarray:
@@ -347,12 +321,6 @@ def _convolve(images: np.ndarray, kernels: np.ndarray) -> np.ndarray:
     return result
 
 
-def _within(blend: ScarletBlend, convolved: np.ndarray, kernels: np.ndarray) -> np.ndarray:
-    """Part of a convolved scene that lies on the parent's box."""
-    y, x = kernels.shape[1] // 2, kernels.shape[2] // 2
-    return convolved[:, y : y + blend.shape[0], x : x + blend.shape[1]].copy()
-
-
 def _render_source(
     blend: ScarletBlend,
     source: ScarletSource,
@@ -361,38 +329,26 @@ def _render_source(
     images: np.ndarray | None,
     total: np.ndarray | None,
 ) -> RenderedSource:
-    y_end, x_end = blend.origin[0] + blend.shape[0], blend.origin[1] + blend.shape[1]
+    first, last = np.array(blend.origin), np.add(blend.origin, blend.shape)
     # Light of the model outside the parent's box is lost, as upstream.
-    y0, x0 = max(source.box[0], blend.origin[0]), max(source.box[1], blend.origin[1])
-    y1, x1 = min(source.box[2], y_end), min(source.box[3], x_end)
-    if y1 <= y0 or x1 <= x0:
+    low, high = np.maximum(source.box[:2], first), np.minimum(source.box[2:], last)
+    if (high <= low).any():
         return RenderedSource(geom.Box2I(), np.zeros((len(indices), 0, 0), dtype=np.float32))
-    model = np.zeros((len(indices), y1 - y0, x1 - x0), dtype=np.float32)
-    for component in source.components:
-        _add(model, (y0, x0), component.pixels(indices), component.origin)
-    half_y, half_x = kernels.shape[1] // 2, kernels.shape[2] // 2
-    convolved = _convolve(model, kernels)
-    top, left = max(y0 - half_y, blend.origin[0]), max(x0 - half_x, blend.origin[1])
-    bottom, right = min(y1 + half_y, y_end), min(x1 + half_x, x_end)
+    model = np.zeros((len(indices), *(high - low)), dtype=np.float32)
+    _paint(source, indices, model, low)
+    reach = np.array(kernels.shape[1:]) // 2
+    corner, end = np.maximum(low - reach, first), np.minimum(high + reach, last)
     # A copy, so that the larger array can go.
-    pixels = convolved[
-        :,
-        top - (y0 - half_y) : bottom - (y0 - half_y),
-        left - (x0 - half_x) : right - (x0 - half_x),
-    ].copy()
+    pixels = _convolve(model, kernels)[_window(low - reach, corner, end)].copy()
     if images is not None and total is not None:
-        here = (
-            slice(None),
-            slice(top - blend.origin[0], bottom - blend.origin[0]),
-            slice(left - blend.origin[1], right - blend.origin[1]),
-        )
+        here = _window(first, corner, end)
         np.maximum(pixels, 0, out=pixels)
         share = np.zeros_like(pixels)
         np.divide(pixels, total[here], out=share, where=total[here] != 0)
         # Rounding can leave a share a little above one.
         np.minimum(share, 1, out=share)
         pixels = share * images[here]
-    return RenderedSource(_box((top, left), (bottom - top, right - left)), pixels)
+    return RenderedSource(_box(corner.tolist(), (end - corner).tolist()), pixels)
 
 
 def _check_children(catalog: SourceCatalog, models: ScarletModels) -> None:

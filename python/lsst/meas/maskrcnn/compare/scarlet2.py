@@ -14,10 +14,10 @@ __all__ = ["Scarlet2Deblender"]
 import importlib
 import importlib.util
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -25,15 +25,19 @@ from lsst.geom import Point2D
 
 from ..metrics.spans import SpanMasks
 from .deblender import DeblendedField, Deblender, FieldImages, PixelModels
-from .scarlet import centered
 
 _MIN_SHARE = 1e-3
 """Share of a pixel from which it belongs to a source."""
 
 
 @dataclass(frozen=True)
-class Scarlet2Deblender:
+class Scarlet2Deblender(Deblender):
     """Model the sources of each parent with scarlet2.
+
+    The sources are those of another deblender. The flux of each pixel of a
+    parent is shared in proportion to the models. Isolated sources, and parents
+    that cannot be modelled, are as they were, and such parents have ``failed``
+    or ``skipped`` set.
 
     Parameters
     ----------
@@ -50,6 +54,8 @@ class Scarlet2Deblender:
         modelled with it.
     max_sources : `int`
         Parents of more sources are left as they were.
+    name : `str`
+        Name of the deblender.
 
     Notes
     -----
@@ -64,31 +70,9 @@ class Scarlet2Deblender:
     size: float = 1.5
     margin: int = 10
     max_sources: int = 30
-    name: ClassVar[str] = "scarlet2"
+    name: str = "scarlet2"
 
-    def deblend(self, images: FieldImages) -> DeblendedField:
-        """Model the parents of the images.
-
-        Parameters
-        ----------
-        images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
-            Images without background, with their exposures.
-
-        Returns
-        -------
-        field : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`
-            The sources of the other deblender. The flux of each pixel of a
-            parent is shared in proportion to the models. Isolated sources,
-            and parents that cannot be modelled, are as they were, and such
-            parents have ``failed`` or ``skipped`` set.
-
-        Raises
-        ------
-        ImportError
-            Raised if ``scarlet2`` is not installed.
-        ValueError
-            Raised if an exposure has no PSF.
-        """
+    def _get_sources(self, images: FieldImages) -> DeblendedField:
         if importlib.util.find_spec("scarlet2") is None:
             raise ImportError(
                 "This deblender needs the package 'scarlet2', which is not installed; install it with "
@@ -103,8 +87,9 @@ class Scarlet2Deblender:
         masks, origins = field.spans.to_masks()
         shared: dict[int, np.ndarray] = {}
         parents = field.parents.copy()
-        parent_masks, parent_origins = field.parent_spans.to_masks()
-        for row, (pixels, corner) in enumerate(zip(parent_masks, parent_origins, strict=True)):
+        # Boxes (y0, x0, y1, x1) in the images.
+        boxes = field.parent_spans.boxes[:, [1, 0, 3, 2]] - np.tile(images.origin, 2)
+        for row, box in enumerate(boxes):
             members = np.flatnonzero(field.parent_ids == parents["id"][row])
             if len(members) < 2:
                 continue
@@ -112,29 +97,31 @@ class Scarlet2Deblender:
                 parents["skipped"][row] = True
                 continue
             begun = time.perf_counter()
-            box = _Box.around(pixels.shape, corner, images, self.margin)
+            low = np.maximum(box[:2] - self.margin, 0)
+            high = np.minimum(box[2:] + self.margin, images.shape)
+            here = slice(low[0], high[0]), slice(low[1], high[1])
+            corner = low + images.origin
             sides = [2 * (max(masks[member].shape) // 2 + self.margin) + 1 for member in members.tolist()]
-            centers = np.stack([field.y[members], field.x[members]], axis=1)
+            centers = np.stack([field.y[members], field.x[members]], axis=1) - corner
             try:
-                models = self._fit(images, box, centers, sides)
+                models = self._fit(images, here, centers, sides)
             except (ArithmeticError, AssertionError, RuntimeError, ValueError):
                 parents["failed"][row] = True
                 continue
             parents["runtime_ms"][row] = 1000.0 * (time.perf_counter() - begun)
-            total = np.where(box.place(pixels, corner), models.sum(axis=0), 0.0)
+            inside = images.paint_masks(field.parent_spans.select([row]))[here]
+            total = np.where(inside, models.sum(axis=0), 0.0)
             share = np.divide(models, total, out=np.zeros_like(models), where=total > 0)
-            for number, member in enumerate(members.tolist()):
-                mask = (share[number] > _MIN_SHARE).any(axis=0)
+            for member, own in zip(members.tolist(), share, strict=True):
+                mask = (own > _MIN_SHARE).any(axis=0)
                 if mask.any():
-                    masks[member], origins[member] = mask, box.origin
-                    shared[member] = (share[number] * data[box.window])[:, mask]
+                    masks[member], origins[member] = mask, corner
+                    shared[member] = (own * data[:, here[0], here[1]])[:, mask]
         spans = SpanMasks.from_masks(masks, origins)
-        models_by_band = {}
-        for index, band in enumerate(images.bands):
-            whole = PixelModels.from_image(field.spans, data[index], images.origin)
-            parts = np.split(whole.values, np.cumsum(field.spans.areas)[:-1])
-            parts = [shared[k][index] if k in shared else part for k, part in enumerate(parts)]
-            models_by_band[band] = PixelModels.from_parts(spans, parts)
+        models_by_band = {
+            band: _replace_pixels(field.spans, data[index], images.origin, spans, index, shared)
+            for index, band in enumerate(images.bands)
+        }
         return replace(
             field,
             name=self.name,
@@ -145,14 +132,16 @@ class Scarlet2Deblender:
             seconds=time.perf_counter() - clock,
         )
 
-    def _fit(self, images: FieldImages, box: _Box, centers: np.ndarray, sides: Sequence[int]) -> np.ndarray:
+    def _fit(
+        self, images: FieldImages, here: tuple[slice, slice], centers: np.ndarray, sides: list[int]
+    ) -> np.ndarray:
         """Models of the sources of a box in the seeing of the images, (source, band, y, x)."""
         scarlet2: Any = importlib.import_module("scarlet2")
         # Its validation prints what is right, too.
         importlib.import_module("scarlet2.validation_utils").set_validation(False)
         constraints: Any = importlib.import_module("numpyro.distributions").constraints
         jnp: Any = importlib.import_module("jax.numpy")
-        data, weights, psf = _observe(images, box)
+        data, weights, psf = _observe(images, here)
         # Numbers of order 1, which single precision likes.
         unit = float(np.median(1.0 / np.sqrt(weights[weights > 0])))
         observation = scarlet2.Observation(
@@ -161,7 +150,7 @@ class Scarlet2Deblender:
         frame = scarlet2.Frame.from_observations(observation)
         observation.match(frame)
         with scarlet2.Scene(frame) as scene:
-            for center, side in zip(centers - box.origin, sides, strict=True):
+            for center, side in zip(centers, sides, strict=True):
                 spectrum, morphology = _start_of_source(data / unit, psf, center, side, self.size)
                 scarlet2.Source(
                     jnp.asarray(center),
@@ -193,51 +182,37 @@ class Scarlet2Deblender:
         return result
 
 
-@dataclass(frozen=True)
-class _Box:
-    """The part of the images that is modelled with a parent."""
-
-    origin: np.ndarray
-    """(y, x) of the first pixel in the parent frame."""
-    window: tuple[slice, ...]
-    """The same in the images, (band, y, x)."""
-
-    @classmethod
-    def around(cls, shape: tuple[int, ...], corner: np.ndarray, images: FieldImages, margin: int) -> _Box:
-        low = np.maximum(corner - images.origin - margin, 0)
-        high = np.minimum(corner - images.origin + shape + margin, images.shape)
-        return cls(low + images.origin, (slice(None), *(slice(a, b) for a, b in zip(low, high))))
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """Height and width."""
-        _, y, x = self.window
-        return y.stop - y.start, x.stop - x.start
-
-    def place(self, mask: np.ndarray, corner: np.ndarray) -> np.ndarray:
-        """Pixels of a mask in the box, bool, (y, x)."""
-        placed = np.zeros(self.shape, dtype=bool)
-        y, x = corner - self.origin
-        placed[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
-        return placed
+def _replace_pixels(
+    before: SpanMasks,
+    image: np.ndarray,
+    origin: tuple[int, int],
+    after: SpanMasks,
+    index: int,
+    shared: Mapping[int, np.ndarray],
+) -> PixelModels:
+    """The shared pixels of a band where there are some, else those of the image in the masks from before."""
+    whole = PixelModels.from_image(before, image, origin)
+    parts = np.split(whole.values, np.cumsum(before.areas)[:-1])
+    return PixelModels.from_parts(
+        after, [shared[k][index] if k in shared else part for k, part in enumerate(parts)]
+    )
 
 
-def _observe(images: FieldImages, box: _Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Flux, inverse variance and PSF of a box, (band, y, x)."""
-    window = box.window[1:]
-    usable = images.usable[window]
-    data = np.stack([np.where(usable, images.images[band][window], 0.0) for band in images.bands])
-    weights = np.stack([np.where(usable, 1.0 / images.variances[band][window], 0.0) for band in images.bands])
-    y, x = box.origin + 0.5 * (np.array(box.shape) - 1)
+def _observe(images: FieldImages, here: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Flux, inverse variance and PSF of a part of the images, (band, y, x)."""
+    usable = images.usable[here]
+    data = np.stack([np.where(usable, images.images[band][here], 0.0) for band in images.bands])
+    weights = np.stack([np.where(usable, 1.0 / images.variances[band][here], 0.0) for band in images.bands])
+    y, x = (o + 0.5 * (part.start + part.stop - 1) for o, part in zip(images.origin, here))
     kernels = [
         images.exposures[band].getPsf().computeKernelImage(Point2D(x, y)).array for band in images.bands
     ]
     # PSFs of different odd sides in one array.
     side = max(max(kernel.shape) for kernel in kernels)
-    psf = np.zeros((len(kernels), side, side))
-    for plane, kernel in zip(psf, kernels, strict=True):
-        plane[centered(kernel.shape, plane.shape)] = kernel / kernel.sum()
-    return data, weights, psf
+    psf = [
+        np.pad(kernel / kernel.sum(), [((side - n) // 2,) * 2 for n in kernel.shape]) for kernel in kernels
+    ]
+    return data, weights, np.stack(psf)
 
 
 def _start_of_source(

@@ -42,13 +42,9 @@ from typing import Any
 
 import numpy as np
 
-_UNVERSIONED = "0.0.0"
-_KNOWN_VERSIONS = {
-    "model": (_UNVERSIONED, "1.0.0", "1.0.1"),
-    "blend": (_UNVERSIONED, "1.0.0"),
-    "source": (_UNVERSIONED, "1.0.0"),
-    "component": (_UNVERSIONED, "1.0.0"),
-}
+_KNOWN_VERSIONS = ("0.0.0", "1.0.0", "1.0.1")
+"""Of models, blends, sources and components; 0.0.0 stands for files without versions."""
+
 _SPECIAL_MEMBERS = ("metadata", "version", "psf", "psf_shape")
 _OTHER_WAY = "Read it with lsst.meas.extensions.scarlet and pass the object that it gives"
 
@@ -272,10 +268,10 @@ class _Node:
 
     def check_kind(self, kind: str, default: str, known: tuple[str, ...]) -> str:
         """Check version and type of a document; objects in memory may be of a newer version."""
-        version, versions = self.get("version", _UNVERSIONED), _KNOWN_VERSIONS[kind]
-        if isinstance(self.stored, Mapping) and version not in versions:
+        version = self.get("version", _KNOWN_VERSIONS[0])
+        if isinstance(self.stored, Mapping) and version not in _KNOWN_VERSIONS:
             raise self.error(
-                f"schema version {version!r} of a {kind}; this reader knows {', '.join(versions)}. "
+                f"schema version {version!r} of a {kind}; this reader knows {', '.join(_KNOWN_VERSIONS)}. "
                 f"{_OTHER_WAY}, or update meas_maskrcnn."
             )
         found = self.get(f"{kind}_type", default)

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..metrics.binned import binned_fraction, binned_statistics, robust_statistics
-from ..metrics.bootstrap import ImageStatistic, paired_bootstrap, ratio_statistic
+from ..metrics.bootstrap import ImageStatistic, PairedResult, paired_bootstrap, ratio_statistic
 from ..metrics.evaluation_metrics import MetricValue
 from ..metrics.summary import median_statistic
 from .comparison import Columns, FieldComparison
@@ -122,48 +122,34 @@ def truth_values(
     if not n_units:
         return []
     units = tuple(str(number) for number in range(n_units))
+    values: list[MetricValue] = []
 
-    def share(hit: npt.NDArray[np.bool_], of: npt.NDArray[np.bool_], where: Any) -> ImageStatistic:
-        sums = (np.bincount(where[chosen], minlength=n_units) for chosen in (hit & of, of))
-        return ratio_statistic(units, *sums)
-
-    def medians(values: FloatArray, known: npt.NDArray[np.bool_]) -> ImageStatistic:
-        if not known.any():
-            return ratio_statistic(units, np.zeros((n_units, 3)), np.zeros((n_units, 3)))
-        return median_statistic(units, unit[known], values[known])
-
-    def compare(names: Sequence[str], pair: list[ImageStatistic], n: list[int], band: str = "") -> None:
+    def compare(names: Sequence[str], pair: list[ImageStatistic], n: Sequence[int], band: str = "") -> None:
         # The second, then the first: the result is of the latter minus the former.
         result = paired_bootstrap(pair[1], pair[0], rng, n_samples, level)
-        difference = result.difference
         for k, name in enumerate(names):
-            for who, value, number in zip(comparison.names, (result.second, result.first), n):
-                values.append(_value(name, value[k], n=number, definition=who, band=band))
-            errors = {key: float(getattr(difference, key)[k]) for key in ("error", "low", "high")}
-            more: dict[str, Any] = {"n": min(n), "definition": DIFFERENCE, "band": band}
-            values.append(_value(name, difference.value[k], **errors, **more))
-            values.append(_value(f"{name}_p_value", result.p_value[k], **more))
+            values.extend(_paired_values(name, band, comparison.names, n, result, k))
 
-    values: list[MetricValue] = []
     found = [truths[f"found_{name}"].astype(bool) for name in comparison.names]
-    compare(["completeness"], [share(one, counted, unit) for one in found], [int(counted.sum())] * 2)
+    compare(["completeness"], [_share(units, unit, one, counted) for one in found], [int(counted.sum())] * 2)
     of_truth = [sources[f"truth_{name}"] for name in comparison.names]
     judged = [
         (sources[f"id_{name}"] >= 0) & (number != -2) for name, number in zip(comparison.names, of_truth)
     ]
-    pure = [share(number >= 0, one, sources["group"]) for number, one in zip(of_truth, judged)]
+    pure = [_share(units, sources["group"], number >= 0, one) for number, one in zip(of_truth, judged)]
     compare(["purity"], pure, [int(one.sum()) for one in judged])
     both = counted & found[0] & found[1]
     for band in bands:
         keys = [f"flux_residual_{band}_{name}" for name in comparison.names]
         if set(keys) <= set(truths):
             known = both & np.isfinite([truths[key] for key in keys]).all(axis=0)
-            pair = [medians(truths[key], known) for key in keys]
+            pair = [_medians(units, unit, truths[key], known) for key in keys]
             compare(["flux_residual", "flux_scatter"], pair, [int(known.sum())] * 2, band)
     overlap = [truths[f"iou_{name}"] for name in comparison.names]
     known = both & np.isfinite(overlap).all(axis=0)
     if known.any():
-        compare(["iou_truth"], [medians(one, known) for one in overlap], [int(known.sum())] * 2)
+        pair = [_medians(units, unit, one, known) for one in overlap]
+        compare(["iou_truth"], pair, [int(known.sum())] * 2)
     return values
 
 
@@ -205,6 +191,37 @@ def truth_tables(truths: Columns, names: Sequence[str], band: str) -> dict[str, 
                 columns = {key: np.asarray(values, np.float64) for key, values in one.columns().items()}
                 tables[f"{what}/{column}/{name}"] = {key: part.tolist() for key, part in columns.items()}
     return tables
+
+
+def _share(
+    units: tuple[str, ...], unit: npt.NDArray[Any], hit: npt.NDArray[Any], of: npt.NDArray[Any]
+) -> ImageStatistic:
+    sums = (np.bincount(unit[chosen], minlength=len(units)) for chosen in (hit & of, of))
+    return ratio_statistic(units, *sums)
+
+
+def _medians(
+    units: tuple[str, ...], unit: npt.NDArray[Any], values: FloatArray, known: npt.NDArray[np.bool_]
+) -> ImageStatistic:
+    """Median and scatter, NaN without values."""
+    if known.any():
+        return median_statistic(units, unit[known], values[known])
+    return ratio_statistic(units, np.zeros((len(units), 2)), np.zeros((len(units), 2)))
+
+
+def _paired_values(
+    name: str, band: str, deblenders: Sequence[str], n: Sequence[int], result: PairedResult, k: int
+) -> list[MetricValue]:
+    """A figure of both deblenders, its difference, and how often chance makes one as large."""
+    difference = result.difference
+    errors = {key: float(getattr(difference, key)[k]) for key in ("error", "low", "high")}
+    of: dict[str, Any] = {"n": min(n), "definition": DIFFERENCE, "band": band}
+    return [
+        _value(name, result.second[k], n=n[0], definition=deblenders[0], band=band),
+        _value(name, result.first[k], n=n[1], definition=deblenders[1], band=band),
+        _value(name, difference.value[k], **errors, **of),
+        _value(f"{name}_p_value", result.p_value[k], **of),
+    ]
 
 
 def _own_values(field: DeblendedField, comparison: FieldComparison) -> list[MetricValue]:

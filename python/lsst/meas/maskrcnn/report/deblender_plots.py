@@ -56,8 +56,6 @@ class _Panel:
     peaks: list[npt.NDArray[np.float64]]
     """Positions (x, y) of the sources of each in the picture, (source, 2)."""
     caption: str
-    corner: tuple[int, int]
-    """(x0, y0) of the picture in the parent frame."""
     size: int
     """Side of the picture (px)."""
 
@@ -254,7 +252,7 @@ def _cut_disagreements(
         ]
         counts = " / ".join(str(blends[f"n_children_{name}"][group]) for name in comparison.names)
         caption = f"{counts} sources\n{significance[group]:.1f} sigma"
-        panels.append(_Panel(pictures, peaks, caption, (left, bottom), size))
+        panels.append(_Panel(pictures, peaks, caption, size))
     return panels
 
 

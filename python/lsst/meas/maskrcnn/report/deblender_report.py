@@ -18,23 +18,11 @@ from .report_page import Paragraph, Part, Table, Value
 
 __all__ = ["deblender_parts"]
 
-_SUMS = (
-    "sources",
-    "parents",
-    "parents_blended",
-    "only_here",
-    "without_mask",
-    "skipped",
-    "failed",
-    "not_converged",
-    "seconds",
-    "matched",
-    "blends",
-    "blends_split_same",
-    "blends_split_more",
-    "blends_split_less",
+_COUNTS = frozenset(
+    "sources parents parents_blended only_here without_mask skipped failed not_converged matched blends "
+    "blends_split_same blends_split_more blends_split_less".split()
 )
-_COUNTS = frozenset(_SUMS) - {"seconds"}
+_SUMS = _COUNTS | {"seconds"}
 
 
 def deblender_parts(comparisons: Sequence[EvaluationMetrics], n_samples: int = 1000) -> list[Part]:

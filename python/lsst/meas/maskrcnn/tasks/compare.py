@@ -36,7 +36,7 @@ from ..compare.comparison import (
     comparison_table,
 )
 from ..compare.deblender import DeblendedField, Deblender, FieldImages
-from ..compare.readers import CatalogReader, ScarletReader, TruthReader, field_images
+from ..compare.readers import CatalogReader, TruthReader, field_images
 from ..compare.scarlet_models import ScarletModels, read_scarlet_models
 from ..compare.summary import comparison_values, truth_tables, truth_values
 from ..metrics.evaluation_metrics import EvaluationMetrics, PatchSummary, software_versions
@@ -57,8 +57,6 @@ _NEWER = {
 }
 _BLUE_TO_RED = "ugrizy"
 _PATCH = ("skymap", "tract", "patch")
-_PATCH_AND_BAND = (*_PATCH, "band")
-_OPTIONAL: dict[str, Any] = {"deferLoad": True, "deferGraphConstraint": True, "minimum": 0}
 
 
 class DeblenderInputError(pipeBase.AlgorithmError):
@@ -74,6 +72,20 @@ class DeblenderInputError(pipeBase.AlgorithmError):
     def metadata(self) -> dict[str, str]:
         """What failed, for the task's metadata (`dict`)."""
         return {"message": str(self)}
+
+
+def _input(doc: str, name: str, storage: str, *, by_band: bool = False, optional: bool = True) -> cT.Input:
+    """An input that is loaded when it is wanted; an optional one may be missing."""
+    return cT.Input(
+        doc=doc,
+        name=name,
+        storageClass=storage,
+        dimensions=(*_PATCH, "band") if by_band else _PATCH,
+        multiple=by_band,
+        deferLoad=True,
+        deferGraphConstraint=optional,
+        minimum=0 if optional else 1,
+    )
 
 
 def _output(doc: str, name: str, storage: str = "ArrowAstropy") -> cT.Output:
@@ -97,78 +109,51 @@ class CompareDeblendersConnections(
         Configuration of the task; inputs that it does not want are left out.
     """
 
-    catalog = cT.Input(
-        doc="Catalogue of the first deblender, with footprints.",
-        name="{coaddName}Coadd_maskRcnnCatalog",
-        storageClass="SourceCatalog",
-        dimensions=_PATCH,
-        deferLoad=True,
+    catalog = _input(
+        "Catalogue of the first deblender, with footprints.",
+        "{coaddName}Coadd_maskRcnnCatalog",
+        "SourceCatalog",
+        optional=False,
     )
-    bandCatalogs = cT.Input(
-        doc="Deblended pixels of the first, by band, as HeavyFootprints.",
-        name="{coaddName}Coadd_maskRcnnDeblended",
-        storageClass="SourceCatalog",
-        dimensions=_PATCH_AND_BAND,
-        multiple=True,
-        **_OPTIONAL,
+    bandCatalogs = _input(
+        "Deblended pixels of the first, by band, as HeavyFootprints.",
+        "{coaddName}Coadd_maskRcnnDeblended",
+        "SourceCatalog",
+        by_band=True,
     )
-    blendStatistics = cT.Input(
-        doc="Residuals of the first by parent.",
-        name="{coaddName}Coadd_maskRcnnBlends",
-        storageClass="ArrowAstropy",
-        dimensions=_PATCH,
-        **_OPTIONAL,
+    blendStatistics = _input(
+        "Residuals of the first by parent.", "{coaddName}Coadd_maskRcnnBlends", "ArrowAstropy"
     )
-    otherCatalog = cT.Input(
-        doc="Catalogue of the second deblender: children and isolated sources.",
-        name=_OLDER["otherCatalog"],
-        storageClass="SourceCatalog",
-        dimensions=_PATCH,
-        deferLoad=True,
+    otherCatalog = _input(
+        "Catalogue of the second deblender: children and isolated sources.",
+        _OLDER["otherCatalog"],
+        "SourceCatalog",
+        optional=False,
     )
-    otherParents = cT.Input(
-        doc="Parents of the second deblender.",
-        name="object_parent_patch",
-        storageClass="SourceCatalog",
-        dimensions=_PATCH,
-        **_OPTIONAL,
+    otherParents = _input("Parents of the second deblender.", "object_parent_patch", "SourceCatalog")
+    otherModels = _input(
+        "Models of the second deblender, from which its children get masks and fluxes.",
+        _OLDER["otherModels"],
+        "LsstScarletModelData",
     )
-    otherModels = cT.Input(
-        doc="Models of the second deblender, from which its children get masks and fluxes.",
-        name=_OLDER["otherModels"],
-        storageClass="LsstScarletModelData",
-        dimensions=_PATCH,
-        **_OPTIONAL,
+    exposures = _input(
+        "Coadds that both deblenders worked on.",
+        _OLDER["exposures"],
+        "ExposureF",
+        by_band=True,
+        optional=False,
     )
-    exposures = cT.Input(
-        doc="Coadds that both deblenders worked on.",
-        name=_OLDER["exposures"],
-        storageClass="ExposureF",
-        dimensions=_PATCH_AND_BAND,
-        multiple=True,
-        deferLoad=True,
+    truth = _input("The true sources.", "maskRcnn_truth", "SourceCatalog")
+    truthFlux = _input(
+        "Each true source's own pixels without noise, as HeavyFootprints.",
+        "maskRcnn_truthFlux",
+        "SourceCatalog",
+        by_band=True,
     )
-    truth = cT.Input(
-        doc="The true sources.",
-        name="maskRcnn_truth",
-        storageClass="SourceCatalog",
-        dimensions=_PATCH,
-        **_OPTIONAL,
-    )
-    truthFlux = cT.Input(
-        doc="Each true source's own pixels without noise, as HeavyFootprints.",
-        name="maskRcnn_truthFlux",
-        storageClass="SourceCatalog",
-        dimensions=_PATCH_AND_BAND,
-        multiple=True,
-        **_OPTIONAL,
-    )
-    taskMetadata = cT.Input(
-        doc="Metadata of the task that made the first catalogue, for the time it took.",
-        name="{deblendLabel}_metadata",
-        storageClass="TaskMetadata",
-        dimensions=_PATCH,
-        **_OPTIONAL,
+    taskMetadata = _input(
+        "Metadata of the task that made the first catalogue, for the time it took.",
+        "{deblendLabel}_metadata",
+        "TaskMetadata",
     )
     metrics = _output("Figures of both deblenders and their differences.", "metrics", "MaskRcnnMetrics")
     sources = _output("One row for each source of either, both in one row where they match.", "sources")
@@ -389,28 +374,14 @@ ScarletModels`, optional
         DeblenderInputError
             Raised if the inputs cannot be read or do not fit each other.
         """
-        first: Deblender = CatalogReader(
+        first = CatalogReader(
             self.config.name,
             catalog,
             bandCatalogs or {},
             parent_statistics=blendStatistics,
             seconds=seconds,
         )
-        second: Deblender
-        if self.config.baseline is not None:
-            second = BASELINES[self.config.baseline]()
-        elif otherCatalog is not None:
-            second = ScarletReader(
-                otherCatalog,
-                otherModels,
-                otherParents,
-                self.config.other_name,
-                self.config.convergence_inverted,
-            )
-        else:
-            raise DeblenderInputError(
-                "There is no catalogue of a second deblender; give one, or set config.baseline."
-            )
+        second = self._choose_other(otherCatalog, otherParents, otherModels)
         try:
             images = field_images(exposures, list(self.config.bad_mask_planes))
             inputs = pipeBase.Struct(
@@ -466,60 +437,15 @@ evaluation_metrics.EvaluationMetrics`).
                 truth.
             ``plotFlux``, ``plotResidual``, ``plotGallery``
                 Plots, if they are asked for (`matplotlib.figure.Figure`).
-
-        Raises
-        ------
-        DeblenderInputError
-            Raised if a deblender's sources are not on the images.
         """
-        for field in (first, second):
-            _check_frame(field, images)
         settings = self.config.comparison.settings()
-        bootstrap = self.config.bootstrap
         comparison = compare_fields(first, second, images, settings)
         self._log_gaps(comparison)
-        values = comparison_values(comparison)
-        tables: dict[str, dict[str, list[float]]] = {}
         truths: dict[str, np.ndarray] | None = None
         if truth is not None and len(truth):
             comparison, truths = compare_with_truth(comparison, truth, images, settings)
-            values += truth_values(
-                truths,
-                comparison,
-                np.random.default_rng(bootstrap.seed),
-                bands=images.bands,
-                n_samples=bootstrap.nSamples,
-                level=bootstrap.level,
-            )
-            tables = truth_tables(truths, comparison.names, settings.band)
-        counted = 0 if truths is None else int(truths["counted"].sum())
-        versions = software_versions()
-        metrics = EvaluationMetrics(
-            package_version=versions["lsst-meas-maskrcnn"],
-            software=versions,
-            name=self.config.connections.outputName,
-            catalog=",".join(comparison.names),
-            runs=list(runs),
-            config=self.config.toDict(),
-            skymap=skymap,
-            patches=[
-                PatchSummary(
-                    tract=tract,
-                    patch=patch,
-                    n_truth=counted,
-                    n_truth_ignored=0 if truths is None else len(truths["id"]) - counted,
-                    n_detections=len(first),
-                    seconds=first.seconds,
-                    megapixels=images.usable.size / 1e6,
-                )
-            ],
-            level=bootstrap.level,
-            n_samples=bootstrap.nSamples,
-            values=values,
-            tables=tables,
-        )
         outputs = pipeBase.Struct(
-            metrics=metrics,
+            metrics=self._summarize(comparison, truths, images, tract, patch, skymap, runs),
             sources=comparison_table(comparison.sources),
             blends=comparison_table(comparison.blends),
             truths=comparison_table(truths or {"id": np.zeros(0, dtype=np.int64)}),
@@ -538,6 +464,74 @@ evaluation_metrics.EvaluationMetrics`).
             "%s has %d sources, %s %d; %d match.", first.name, len(first), second.name, len(second), n_matched
         )
         return outputs
+
+    def _summarize(
+        self,
+        comparison: FieldComparison,
+        truths: dict[str, np.ndarray] | None,
+        images: FieldImages,
+        tract: int,
+        patch: int,
+        skymap: str,
+        runs: Sequence[str],
+    ) -> EvaluationMetrics:
+        """The figures of a comparison and where they come from."""
+        bootstrap = self.config.bootstrap
+        values = comparison_values(comparison)
+        tables: dict[str, dict[str, list[float]]] = {}
+        n_counted = n_truth = 0
+        if truths is not None:
+            n_counted, n_truth = int(truths["counted"].sum()), len(truths["id"])
+            values += truth_values(
+                truths,
+                comparison,
+                np.random.default_rng(bootstrap.seed),
+                bands=images.bands,
+                n_samples=bootstrap.nSamples,
+                level=bootstrap.level,
+            )
+            tables = truth_tables(truths, comparison.names, self.config.comparison.band)
+        first = comparison.fields[0]
+        summary = PatchSummary(
+            tract=tract,
+            patch=patch,
+            n_truth=n_counted,
+            n_truth_ignored=n_truth - n_counted,
+            n_detections=len(first),
+            seconds=first.seconds,
+            megapixels=images.usable.size / 1e6,
+        )
+        versions = software_versions()
+        return EvaluationMetrics(
+            package_version=versions["lsst-meas-maskrcnn"],
+            software=versions,
+            name=self.config.connections.outputName,
+            catalog=",".join(comparison.names),
+            runs=list(runs),
+            config=self.config.toDict(),
+            skymap=skymap,
+            patches=[summary],
+            level=bootstrap.level,
+            n_samples=bootstrap.nSamples,
+            values=values,
+            tables=tables,
+        )
+
+    def _choose_other(self, catalog: Any, parents: Any, models: ScarletModels | None) -> Deblender:
+        """The second deblender."""
+        if self.config.baseline is not None:
+            return BASELINES[self.config.baseline]()
+        if catalog is None:
+            raise DeblenderInputError(
+                "There is no catalogue of a second deblender; give one, or set config.baseline."
+            )
+        return CatalogReader(
+            self.config.other_name,
+            catalog,
+            scarlet_models=models,
+            parent_catalog=parents,
+            convergence_inverted=self.config.convergence_inverted,
+        )
 
     def _choose_bands(self, found: Mapping[str, Any]) -> list[str]:
         """Bands to compare, from blue to red."""
@@ -572,20 +566,6 @@ evaluation_metrics.EvaluationMetrics`).
                 "are compared.",
                 *comparison.names,
             )
-
-
-def _check_frame(field: DeblendedField, images: FieldImages) -> None:
-    """Refuse a catalogue of another patch."""
-    if not len(field):
-        return
-    (y0, x0), (height, width) = images.origin, images.shape
-    on = (field.x >= x0 - 1) & (field.x <= x0 + width) & (field.y >= y0 - 1) & (field.y <= y0 + height)
-    if not on.any():
-        raise DeblenderInputError(
-            f"None of the {len(field)} sources of {field.name} lies on the exposures, which begin at "
-            f"(x, y) = ({x0}, {y0}) and are {width} x {height} pixels; the first source is at "
-            f"({field.x[0]:.0f}, {field.y[0]:.0f}). Give both of one patch."
-        )
 
 
 def _read_models(handle: DeferredDatasetHandle) -> ScarletModels:
