@@ -6,49 +6,63 @@
 
 Images are compared with `ImagePairs.from_spans`, one at a time; what became of
 their detections is gathered by `collect_outcomes`, for a class or for all
-classes as one; `per_image_ap`, `pooled_ap` and `coco_ap` make figures and
-curves of that, and `ap_statistic` gives them their errors by way of
+classes as one; `compute_ap` makes figures and curves of that, and
+`ap_statistic` gives them their errors by way of
 `~lsst.meas.maskrcnn.metrics.bootstrap.bootstrap`.
+
+The definitions are
+
+- ``perImage``, that of Astro R-CNN (Burke et al. 2019, MNRAS 490, 3952) and of
+  what follows it: the unweighted mean over images of their all-point AP, from
+  detections of a score of at least `MIN_SCORE`. An image without truths of the
+  class is left out, where the published definition makes a NaN of it;
+- ``pooled``: all-point interpolated AP of the detections of all images
+  together: precision at a recall is the largest one at that recall or beyond
+  (Everingham et al. 2010, IJCV 88, 303, section 4.2, with every recall instead
+  of eleven);
+- ``coco``: the mean of the interpolated precision at `COCO_RECALLS`, as
+  ``pycocotools`` and ``faster-coco-eval`` compute it, without their limit on
+  the number of detections of an image.
+
+Detections of equal score enter together. There is no AP (NaN) without truths;
+without detections it is 0.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from .bootstrap import ImageStatistic
-from .matching import IOU_THRESHOLDS, AreaRange, ImagePairs, Method, greedy_match, match
-from .spans import MaskPairs, mask_pairs
+from .matching import IOU_THRESHOLDS, AreaRange, ImagePairs, match
 
 __all__ = [
-    "COCO_RECALLS",
     "AveragePrecision",
     "Definition",
-    "MaskPairs",
-    "NoTruth",
     "Outcomes",
     "PrecisionRecall",
     "ap_statistic",
     "average_precision",
-    "coco_ap",
     "collect_outcomes",
     "compute_ap",
-    "greedy_match",
-    "mask_pairs",
-    "per_image_ap",
-    "pooled_ap",
 ]
 
 Definition = Literal["perImage", "pooled", "coco"]
-NoTruth = Literal["skip", "zero"]
 FloatArray = npt.NDArray[np.float64]
 
 COCO_RECALLS = np.linspace(0.0, 1.0, 101)
 """Recalls at which the definition ``coco`` reads the precision."""
+
+MIN_SCORE = 0.5
+"""Lowest score that ``perImage`` takes in, as it was published."""
+
+# More steps than this in a curve are thinned for the bootstrap, which bounds its time; limits shift by about
+# one part in this number.
+_MAX_STEPS = 5000
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,26 +169,6 @@ class PrecisionRecall:
     interpolated: FloatArray
     scores: FloatArray
 
-    def thinned(self, number: int = 1000) -> PrecisionRecall:
-        """Take fewer points, the first and the last among them.
-
-        Parameters
-        ----------
-        number : `int`
-            Largest number of points, at least 2.
-
-        Returns
-        -------
-        curve : `PrecisionRecall`
-            Points at even steps.
-        """
-        if len(self.recall) <= number:
-            return self
-        kept = np.linspace(0, len(self.recall) - 1, number).round().astype(np.int64)
-        return PrecisionRecall(
-            self.recall[kept], self.precision[kept], self.interpolated[kept], self.scores[kept]
-        )
-
 
 @dataclass(frozen=True, eq=False)
 class AveragePrecision:
@@ -204,9 +198,6 @@ class AveragePrecision:
         One for each threshold. Those of ``coco`` and ``perImage`` are given at
         `COCO_RECALLS`; that of ``perImage`` is the mean of the images'
         interpolated ones.
-    image_ap : `numpy.ndarray`, optional
-        Of each image, float64, (T, image), NaN for those left out; only of
-        ``perImage``.
     """
 
     definition: Definition
@@ -219,7 +210,6 @@ class AveragePrecision:
     n_truth: int
     n_detections: npt.NDArray[np.int64]
     curves: tuple[PrecisionRecall, ...]
-    image_ap: FloatArray | None = None
 
     @property
     def mean(self) -> float:
@@ -255,8 +245,6 @@ def collect_outcomes(
     label: int | None = None,
     thresholds: Sequence[float] = IOU_THRESHOLDS,
     area: AreaRange | None = None,
-    method: Method = "greedy",
-    max_detections: int | None = None,
 ) -> Outcomes:
     """Match the detections of images, and gather what became of them.
 
@@ -271,10 +259,6 @@ def collect_outcomes(
         Smallest IoU of a match.
     area : `AreaRange`, optional
         The sizes that count; by default all.
-    method : `str`
-        ``"greedy"`` or ``"optimal"``, see `match`.
-    max_detections : `int`, optional
-        Only so many detections of an image, those of the highest scores.
 
     Returns
     -------
@@ -290,12 +274,12 @@ def collect_outcomes(
     >>> truths = SpanMasks.from_masks(masks, origins)
     >>> found = SpanMasks.from_masks(masks, origins + [[0, 0], [30, 0]])
     >>> image = ImagePairs.from_spans(found, [0.9, 0.8], [1, 1], truths, [1, 1])
-    >>> float(pooled_ap(collect_outcomes([image], label=1)).at(0.5))
+    >>> compute_ap(collect_outcomes([image], label=1), "pooled").at(0.5)
     0.5
     """
     parts = []
     for image in images:
-        matches = match(image, thresholds, label, area, method, max_detections)
+        matches = match(image, thresholds, label, area)
         # What is ignored at every threshold says nothing.
         kept = np.flatnonzero(~matches.ignored.all(axis=0))
         parts.append(
@@ -315,7 +299,7 @@ def collect_outcomes(
 
 
 def average_precision(scores: npt.ArrayLike, hit: npt.ArrayLike, n_truth: int) -> float:
-    """Compute the area under the interpolated precision-recall curve.
+    """Compute the all-point interpolated average precision.
 
     Parameters
     ----------
@@ -330,129 +314,13 @@ def average_precision(scores: npt.ArrayLike, hit: npt.ArrayLike, n_truth: int) -
     -------
     ap : `float`
         Between 0 and 1; NaN without truths.
-
-    Notes
-    -----
-    All-point interpolation: precision at a recall is the largest one at that
-    recall or beyond (Everingham et al. 2010, IJCV 88, 303, section 4.2, with
-    every recall instead of eleven). Detections of equal score enter together.
     """
     hits = np.asarray(hit, dtype=bool)
     return _area(_curve(np.asarray(scores, dtype=np.float64), hits, ~hits, n_truth), n_truth)
 
 
-def pooled_ap(outcomes: Outcomes) -> AveragePrecision:
-    """Compute the average precision of the detections of all images together.
-
-    Parameters
-    ----------
-    outcomes : `Outcomes`
-        What became of the detections.
-
-    Returns
-    -------
-    ap : `AveragePrecision`
-        All-point interpolated, see `average_precision`. 0 without detections,
-        NaN without truths.
-    """
-    n_truth = int(outcomes.n_truth.sum())
-    curves = [
-        _curve(outcomes.scores, hit, false, n_truth) for hit, false in zip(outcomes.hit, outcomes.false)
-    ]
-    return _result("pooled", outcomes, np.array([_area(curve, n_truth) for curve in curves]), curves)
-
-
-def coco_ap(outcomes: Outcomes) -> AveragePrecision:
-    """Compute the average precision as COCO does.
-
-    Parameters
-    ----------
-    outcomes : `Outcomes`
-        What became of the detections.
-
-    Returns
-    -------
-    ap : `AveragePrecision`
-        The mean of the interpolated precision at `COCO_RECALLS`. 0 without
-        detections, NaN (there: -1) without truths.
-
-    Notes
-    -----
-    As ``pycocotools`` and ``faster-coco-eval``, but that detections of equal
-    score enter together where those take them in the order of the input. Nor
-    is the number of detections of an image limited, unless `collect_outcomes`
-    was asked to.
-    """
-    n_truth = int(outcomes.n_truth.sum())
-    curves = []
-    for hit, false in zip(outcomes.hit, outcomes.false):
-        curve = _curve(outcomes.scores, hit, false, n_truth)
-        curves.append(_at_recalls(curve))
-    ap = np.array([curve.interpolated.mean() if n_truth else np.nan for curve in curves])
-    return _result("coco", outcomes, ap, curves)
-
-
-def per_image_ap(outcomes: Outcomes, min_score: float = 0.5, no_truth: NoTruth = "skip") -> AveragePrecision:
-    """Compute the unweighted mean over images of their average precision.
-
-    Parameters
-    ----------
-    outcomes : `Outcomes`
-        What became of the detections.
-    min_score : `float`
-        Detections of a lower score are not looked at; 0.5 was published.
-    no_truth : `str`
-        What an image with detections but without truths of the class does, of
-        which the published definition makes a NaN: ``"skip"`` leaves it out,
-        ``"zero"`` counts it as 0, so that false detections on such an image
-        cost something. An image with neither is left out.
-
-    Returns
-    -------
-    ap : `AveragePrecision`
-        The definition of Astro R-CNN (Burke et al. 2019, MNRAS 490, 3952) and
-        of what follows it; NaN if all images are left out.
-    """
-    image_ap, counts = _image_ap(outcomes, min_score, no_truth)
-    number = np.isfinite(image_ap).sum(axis=1)
-    ap = _ratio(np.nansum(image_ap, axis=1), number)
-    kept = outcomes.scores >= min_score
-    n_truth = int(outcomes.n_truth.sum())
-    curves = []
-    for t in range(len(outcomes.thresholds)):
-        grids = []
-        for i, chosen in enumerate(_by_image(outcomes, kept)):
-            if np.isfinite(image_ap[t, i]):
-                curve = _curve(
-                    outcomes.scores[chosen],
-                    outcomes.hit[t, chosen],
-                    outcomes.false[t, chosen],
-                    int(outcomes.n_truth[i]),
-                )
-                grids.append(_at_recalls(curve).interpolated)
-        mean = np.mean(grids, axis=0) if grids else np.full(len(COCO_RECALLS), np.nan)
-        curves.append(PrecisionRecall(COCO_RECALLS, mean, mean, np.full(len(COCO_RECALLS), np.nan)))
-    hits = outcomes.hit[:, kept].sum(axis=1)
-    recall = hits / n_truth if n_truth else np.full(len(hits), np.nan)
-    return AveragePrecision(
-        "perImage",
-        outcomes.label,
-        outcomes.area,
-        outcomes.thresholds,
-        ap,
-        recall,
-        len(outcomes),
-        n_truth,
-        counts,
-        tuple(curves),
-        image_ap,
-    )
-
-
-def compute_ap(
-    outcomes: Outcomes, definition: Definition, min_score: float = 0.5, no_truth: NoTruth = "skip"
-) -> AveragePrecision:
-    """Compute the average precision by the name of its definition.
+def compute_ap(outcomes: Outcomes, definition: Definition) -> AveragePrecision:
+    """Compute the average precision.
 
     Parameters
     ----------
@@ -460,35 +328,46 @@ def compute_ap(
         What became of the detections.
     definition : `str`
         ``"perImage"``, ``"pooled"`` or ``"coco"``.
-    min_score, no_truth : `float`, `str`
-        See `per_image_ap`; the others do not look at them.
 
     Returns
     -------
     ap : `AveragePrecision`
-        See `per_image_ap`, `pooled_ap` and `coco_ap`.
+        At each threshold.
 
     Raises
     ------
     ValueError
         Raised if there is no such definition.
     """
+    _check(definition)
+    n_truth = int(outcomes.n_truth.sum())
+    hits, false = outcomes.hit, outcomes.false
     if definition == "perImage":
-        return per_image_ap(outcomes, min_score, no_truth)
-    if definition == "pooled":
-        return pooled_ap(outcomes)
-    if definition == "coco":
-        return coco_ap(outcomes)
-    raise ValueError(f"definition is {definition!r}; it must be 'perImage', 'pooled' or 'coco'.")
+        kept = outcomes.scores >= MIN_SCORE
+        hits, false = hits[:, kept], false[:, kept]
+        ap, curves = _mean_of_images(outcomes)
+    else:
+        curves = [_curve(outcomes.scores, *one, n_truth) for one in zip(hits, false)]
+        ap = np.array([_area(curve, n_truth) for curve in curves])
+        if definition == "coco":
+            curves = [_at_recalls(curve) for curve in curves]
+            ap = np.array([curve.interpolated.mean() if n_truth else np.nan for curve in curves])
+    found = hits.sum(axis=1)
+    return AveragePrecision(
+        definition,
+        outcomes.label,
+        outcomes.area,
+        outcomes.thresholds,
+        ap,
+        found / n_truth if n_truth else np.full(len(found), np.nan),
+        len(outcomes),
+        n_truth,
+        found + false.sum(axis=1),
+        tuple(curves),
+    )
 
 
-def ap_statistic(
-    outcomes: Outcomes,
-    definition: Definition = "pooled",
-    min_score: float = 0.5,
-    no_truth: NoTruth = "skip",
-    max_steps: int = 5000,
-) -> ImageStatistic:
+def ap_statistic(outcomes: Outcomes, definition: Definition = "pooled") -> ImageStatistic:
     """Make the average precision a function of how often each image counts.
 
     Parameters
@@ -497,20 +376,15 @@ def ap_statistic(
         What became of the detections; nothing is matched again.
     definition : `str`
         ``"perImage"``, ``"pooled"`` or ``"coco"``.
-    min_score, no_truth : `float`, `str`
-        See `per_image_ap`.
-    max_steps : `int`
-        With more hits of different score than this, scores next to each other
-        enter together, as many at each step. It bounds the time; values and
-        limits shift by about one part in ``max_steps``, errors by far less.
 
     Returns
     -------
     statistic : `ImageStatistic`
         Average precision at each threshold, (B, T).
     """
+    _check(definition)
     if definition == "perImage":
-        image_ap, _ = _image_ap(outcomes, min_score, no_truth)
+        image_ap = np.array([[_area(*curve) for curve in curves] for curves in _image_curves(outcomes)])
         known = np.isfinite(image_ap)
         values = np.where(known, image_ap, 0.0)
 
@@ -518,8 +392,6 @@ def ap_statistic(
             return _ratio(weights @ values.T, weights @ known.T.astype(np.float64))
 
         return ImageStatistic(outcomes.names, per_image)
-    if definition not in ("pooled", "coco"):
-        raise ValueError(f"definition is {definition!r}; it must be 'perImage', 'pooled' or 'coco'.")
 
     order = np.argsort(-outcomes.scores, kind="stable")
     scores, image = outcomes.scores[order], outcomes.image[order]
@@ -529,7 +401,7 @@ def ap_statistic(
         n_truth = weights @ outcomes.n_truth.astype(np.float64)
         ap = np.empty((len(weights), len(hits)))
         for t in range(len(hits)):
-            table = _step_table(scores, image, hits[t], false[t], len(outcomes), max_steps)
+            table = _step_table(scores, image, hits[t], false[t], len(outcomes))
             rows = max(1, 4_000_000 // max(table.shape[-1], 1))
             for start in range(0, len(weights), rows):
                 part = slice(start, start + rows)
@@ -537,6 +409,11 @@ def ap_statistic(
         return ap
 
     return ImageStatistic(outcomes.names, pooled)
+
+
+def _check(definition: str) -> None:
+    if definition not in get_args(Definition):
+        raise ValueError(f"definition is {definition!r}; it must be 'perImage', 'pooled' or 'coco'.")
 
 
 def _curve(
@@ -568,51 +445,32 @@ def _at_recalls(curve: PrecisionRecall) -> PrecisionRecall:
     return PrecisionRecall(COCO_RECALLS, precision, precision, scores)
 
 
-def _result(
-    definition: Definition, outcomes: Outcomes, ap: FloatArray, curves: Sequence[PrecisionRecall]
-) -> AveragePrecision:
-    n_truth = int(outcomes.n_truth.sum())
-    hits = outcomes.hit.sum(axis=1)
-    return AveragePrecision(
-        definition,
-        outcomes.label,
-        outcomes.area,
-        outcomes.thresholds,
-        ap,
-        hits / n_truth if n_truth else np.full(len(hits), np.nan),
-        len(outcomes),
-        n_truth,
-        hits + outcomes.false.sum(axis=1),
-        tuple(curves),
-    )
-
-
-def _by_image(outcomes: Outcomes, kept: npt.NDArray[np.bool_]) -> Iterator[npt.NDArray[np.int64]]:
-    """Give the detections of each image, of those that are kept."""
-    indices = np.flatnonzero(kept)
+def _image_curves(outcomes: Outcomes) -> list[list[tuple[PrecisionRecall, int]]]:
+    """Curve and number of truths of each image at each threshold, from scores of at least `MIN_SCORE`."""
+    indices = np.flatnonzero(outcomes.scores >= MIN_SCORE)
     indices = indices[np.argsort(outcomes.image[indices], kind="stable")]
     ends = np.cumsum(np.bincount(outcomes.image[indices], minlength=len(outcomes)))
-    for start, end in zip(np.append(0, ends[:-1]), ends):
-        yield indices[start:end]
+    parts = np.split(indices, ends[:-1])
+    return [
+        [
+            (_curve(outcomes.scores[part], hit[part], false[part], int(n)), int(n))
+            for part, n in zip(parts, outcomes.n_truth)
+        ]
+        for hit, false in zip(outcomes.hit, outcomes.false)
+    ]
 
 
-def _image_ap(
-    outcomes: Outcomes, min_score: float, no_truth: NoTruth
-) -> tuple[FloatArray, npt.NDArray[np.int64]]:
-    """Average precision of each image, (T, image), and the number of detections, (T,)."""
-    if no_truth not in ("skip", "zero"):
-        raise ValueError(f"no_truth is {no_truth!r}; it must be 'skip' or 'zero'.")
-    kept = outcomes.scores >= min_score
-    image_ap = np.full((len(outcomes.thresholds), len(outcomes)), np.nan)
-    for i, chosen in enumerate(_by_image(outcomes, kept)):
-        n_truth = int(outcomes.n_truth[i])
-        for t in range(len(image_ap)):
-            hit, false = outcomes.hit[t, chosen], outcomes.false[t, chosen]
-            if n_truth:
-                image_ap[t, i] = _area(_curve(outcomes.scores[chosen], hit, false, n_truth), n_truth)
-            elif no_truth == "zero" and false.any():
-                image_ap[t, i] = 0.0
-    return image_ap, (outcomes.hit | outcomes.false)[:, kept].sum(axis=1)
+def _mean_of_images(outcomes: Outcomes) -> tuple[FloatArray, list[PrecisionRecall]]:
+    """Mean AP over the images with truths, (T,), and mean curves."""
+    ap, curves = [], []
+    nothing = np.full(len(COCO_RECALLS), np.nan)
+    for of_images in _image_curves(outcomes):
+        known = [(curve, n) for curve, n in of_images if n]
+        ap.append(np.mean([_area(curve, n) for curve, n in known]) if known else np.nan)
+        grids = [_at_recalls(curve).interpolated for curve, _ in known]
+        mean = np.mean(grids, axis=0) if grids else nothing
+        curves.append(PrecisionRecall(COCO_RECALLS, mean, mean, nothing))
+    return np.array(ap), curves
 
 
 def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> FloatArray:
@@ -627,7 +485,6 @@ def _step_table(
     hit: npt.NDArray[np.bool_],
     false: npt.NDArray[np.bool_],
     n_images: int,
-    max_steps: int,
 ) -> FloatArray:
     """Count hits and detections of each image between the scores at which there is a hit.
 
@@ -638,8 +495,8 @@ def _step_table(
     last = np.flatnonzero(np.append(scores[1:] != scores[:-1], True)) if len(scores) else image[:0]
     tie = np.searchsorted(last, np.arange(len(scores)))
     steps = np.unique(tie[hit])
-    if len(steps) > max_steps:
-        steps = steps[np.linspace(0, len(steps) - 1, max_steps).round().astype(np.int64)]
+    if len(steps) > _MAX_STEPS:
+        steps = steps[np.linspace(0, len(steps) - 1, _MAX_STEPS).round().astype(np.int64)]
     step = np.searchsorted(steps, tie)
     table = np.zeros((2, n_images, len(steps)))
     for k, chosen in enumerate((hit, hit | false)):

@@ -9,11 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.special
 from numpy.typing import ArrayLike, NDArray
 
 __all__ = [
-    "ONE_SIGMA",
+    "MAD_TO_SIGMA",
+    "OUTLIER_SIGMA",
     "BinnedFraction",
     "BinnedStatistics",
     "Fraction",
@@ -25,13 +25,14 @@ __all__ = [
     "fraction",
     "log_edges",
     "robust_statistics",
+    "weighted_median",
 ]
 
-ONE_SIGMA = 0.6826894921370859
-"""Probability within one standard deviation of a normal distribution."""
-
-_MAD_TO_SIGMA = 1.482602218505602
+MAD_TO_SIGMA = 1.482602218505602
 """Standard deviation over median absolute deviation of a normal distribution."""
+
+OUTLIER_SIGMA = 3.0
+"""Values further from the median than this many scatters are outliers."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,7 @@ class RobustStatistics:
         1.4826 times the median absolute deviation from the median: the
         standard deviation of a normal distribution.
     outliers : `Fraction`
-        Values further from the median than the chosen number of scatters.
+        Values further from the median than `OUTLIER_SIGMA` scatters.
     """
 
     n: int
@@ -145,7 +146,7 @@ class BinnedStatistics:
     median, median_error, scatter : `numpy.ndarray`
         As in `RobustStatistics`; NaN in an empty bin, (bin,).
     outliers : `BinnedFraction`
-        Values further from their bin's median than the chosen number of the
+        Values further from their bin's median than `OUTLIER_SIGMA` of the
         bin's scatters.
     """
 
@@ -179,21 +180,13 @@ class BinnedStatistics:
         }
 
 
-def binomial_interval(
-    hits: ArrayLike, total: ArrayLike, *, level: float = ONE_SIGMA, method: str = "wilson"
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute confidence limits of a share.
+def binomial_interval(hits: ArrayLike, total: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Compute the limits of a share at one standard deviation.
 
     Parameters
     ----------
     hits, total : array_like
         Number that count and number of all, any shape, 0 <= hits <= total.
-    level : `float`
-        Confidence level, between 0 and 1.
-    method : `str`
-        ``wilson``: the score interval (Wilson 1927, JASA 22, 209);
-        ``jeffreys``: equal tails of the Beta posterior with Jeffreys' prior,
-        with the limit 0 for no hits and 1 for nothing but hits.
 
     Returns
     -------
@@ -203,13 +196,13 @@ def binomial_interval(
     Raises
     ------
     ValueError
-        Raised if a number is negative, more hits than all are given, the
-        level is not between 0 and 1 or the method is unknown.
+        Raised if a number is negative or there are more hits than all.
 
     Notes
     -----
-    Both hold their level on average near 0 and 1, where the normal
-    approximation does not (Brown, Cai & DasGupta 2001, Stat. Sci. 16, 101).
+    The score interval (Wilson 1927, JASA 22, 209). It holds its level on
+    average near 0 and 1 too, where the normal approximation does not (Brown,
+    Cai & DasGupta 2001, Stat. Sci. 16, 101).
 
     Examples
     --------
@@ -218,60 +211,37 @@ def binomial_interval(
     (0.0, 0.091)
     """
     hits, total = np.broadcast_arrays(np.asarray(hits, dtype=float), np.asarray(total, dtype=float))
-    if not 0.0 < level < 1.0:
-        raise ValueError(f"The confidence level must lie between 0 and 1; given was {level}.")
     if np.any(hits < 0) or np.any(hits > total):
         raise ValueError("Hits must lie between 0 and the total in every bin.")
-    empty = total == 0
-    n = np.where(empty, 1.0, total)
-    if method == "wilson":
-        z2 = float(scipy.special.ndtri(0.5 + 0.5 * level)) ** 2
-        share = hits / n
-        middle = (share + 0.5 * z2 / n) / (1.0 + z2 / n)
-        half = np.sqrt(z2 * (share * (1.0 - share) / n + 0.25 * z2 / n**2)) / (1.0 + z2 / n)
-        # The sums cancel to rounding there; a limit of 1e-17 instead of 0 reads as a detection.
-        low = np.where(hits == 0, 0.0, middle - half)
-        high = np.where(hits == n, 1.0, middle + half)
-    elif method == "jeffreys":
-        tail = 0.5 - 0.5 * level
-        misses = np.where(empty, 1.0, total - hits)
-        low = np.where(hits == 0, 0.0, scipy.special.betaincinv(hits + 0.5, misses + 0.5, tail))
-        high = np.where(misses == 0, 1.0, scipy.special.betaincinv(hits + 0.5, misses + 0.5, 1.0 - tail))
-    else:
-        raise ValueError(f"The method must be 'wilson' or 'jeffreys'; given was {method!r}.")
-    return np.where(empty, np.nan, low), np.where(empty, np.nan, high)
+    # With z = 1.
+    n = np.where(total == 0, np.nan, total)
+    share = hits / n
+    middle = (share + 0.5 / n) / (1.0 + 1.0 / n)
+    half = np.sqrt(share * (1.0 - share) / n + 0.25 / n**2) / (1.0 + 1.0 / n)
+    # The sums cancel to rounding there; a limit of 1e-17 instead of 0 reads as a detection.
+    low = np.where(hits == 0, 0.0 * n, middle - half)
+    return low, np.where(hits == n, 1.0, middle + half)
 
 
-def fraction(hits: int, total: int, *, level: float = ONE_SIGMA, method: str = "wilson") -> Fraction:
+def fraction(hits: int, total: int) -> Fraction:
     """Compute one share and its confidence interval.
 
     Parameters
     ----------
     hits, total : `int`
         Number that count and number of all.
-    level : `float`
-        Confidence level.
-    method : `str`
-        See `binomial_interval`.
 
     Returns
     -------
     fraction : `Fraction`
         The share; NaN without sources.
     """
-    low, high = binomial_interval(hits, total, level=level, method=method)
+    low, high = binomial_interval(hits, total)
     value = float(hits) / float(total) if total else float("nan")
     return Fraction(int(hits), int(total), value, float(low), float(high))
 
 
-def binned_fraction(
-    values: ArrayLike,
-    hit: ArrayLike,
-    edges: ArrayLike,
-    *,
-    level: float = ONE_SIGMA,
-    method: str = "wilson",
-) -> BinnedFraction:
+def binned_fraction(values: ArrayLike, hit: ArrayLike, edges: ArrayLike) -> BinnedFraction:
     """Compute a share in bins.
 
     Parameters
@@ -284,10 +254,6 @@ def binned_fraction(
     edges : array_like
         Limits of the bins, ascending; may be infinite, (bin + 1,). A bin
         holds its lower limit, the last one both.
-    level : `float`
-        Confidence level.
-    method : `str`
-        See `binomial_interval`.
 
     Returns
     -------
@@ -307,24 +273,18 @@ def binned_fraction(
     inside = index >= 0
     total = np.bincount(index[inside], minlength=n_bins)
     hits = np.bincount(index[inside & hit], minlength=n_bins)
-    low, high = binomial_interval(hits, total, level=level, method=method)
+    low, high = binomial_interval(hits, total)
     share = np.divide(hits, total, out=np.full(n_bins, np.nan), where=total > 0)
     return BinnedFraction(edges, _centers(values, index, edges), hits, total, share, low, high)
 
 
-def robust_statistics(
-    values: ArrayLike, *, n_sigma: float = 3.0, level: float = ONE_SIGMA
-) -> RobustStatistics:
+def robust_statistics(values: ArrayLike) -> RobustStatistics:
     """Compute the median, the scatter and the share of outliers.
 
     Parameters
     ----------
     values : array_like
         The sample; values that are not finite are left out.
-    n_sigma : `float`
-        An outlier is further from the median than this many scatters.
-    level : `float`
-        Confidence level of the share of outliers.
 
     Returns
     -------
@@ -345,19 +305,16 @@ def robust_statistics(
         return RobustStatistics(0, nan, nan, nan, fraction(0, 0))
     median = float(np.median(sample))
     deviation = np.abs(sample - median)
-    scatter = _MAD_TO_SIGMA * float(np.median(deviation))
-    outliers = int(np.count_nonzero(deviation > n_sigma * scatter))
+    scatter = MAD_TO_SIGMA * float(np.median(deviation))
+    outliers = int(np.count_nonzero(deviation > OUTLIER_SIGMA * scatter))
     error = float(np.sqrt(0.5 * np.pi / n)) * scatter
-    return RobustStatistics(n, median, error, scatter, fraction(outliers, n, level=level))
+    return RobustStatistics(n, median, error, scatter, fraction(outliers, n))
 
 
 def binned_statistics(
     x: ArrayLike,
     values: ArrayLike,
     edges: ArrayLike,
-    *,
-    n_sigma: float = 3.0,
-    level: float = ONE_SIGMA,
 ) -> BinnedStatistics:
     """Compute robust statistics of a quantity in bins of another.
 
@@ -370,11 +327,6 @@ def binned_statistics(
         is NaN are left out.
     edges : array_like
         Limits of the bins, as for `binned_fraction`, (bin + 1,).
-    n_sigma : `float`
-        An outlier is further from its bin's median than this many of its
-        scatters.
-    level : `float`
-        Confidence level of the shares of outliers.
 
     Returns
     -------
@@ -391,7 +343,7 @@ def binned_statistics(
     if values.shape != x.shape:
         raise ValueError(f"Both quantities must be of one shape; given were {x.shape} and {values.shape}.")
     index = np.where(np.isfinite(values), index, -1)
-    parts = [robust_statistics(part, n_sigma=n_sigma, level=level) for part in _split(values, index, edges)]
+    parts = [robust_statistics(part) for part in _split(values, index, edges)]
     center = _centers(x, index, edges)
     n = np.array([part.n for part in parts], dtype=np.int64)
     hits = np.array([part.outliers.hits for part in parts], dtype=np.int64)
@@ -407,6 +359,39 @@ def binned_statistics(
         np.array([part.scatter for part in parts]),
         BinnedFraction(edges, center, hits, n, share, low, high),
     )
+
+
+def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Compute medians of values that count several times.
+
+    Parameters
+    ----------
+    values : `numpy.ndarray`
+        The values, (N,), or (B, N) if they differ between the medians.
+    weights : `numpy.ndarray`
+        How often each counts, (B, N).
+
+    Returns
+    -------
+    medians : `numpy.ndarray`
+        The middle value, or the mean of the two in the middle, (B,); NaN
+        where all weights are 0.
+
+    Examples
+    --------
+    >>> weighted_median(np.array([3.0, 1.0, 2.0]), np.array([[1.0, 1.0, 1.0], [2.0, 1.0, 1.0]]))
+    array([2. , 2.5])
+    """
+    if not values.shape[-1]:
+        return np.full(len(weights), np.nan)
+    order = np.argsort(values, axis=-1, kind="stable")
+    ordered = np.broadcast_to(np.take_along_axis(values, order, axis=-1), weights.shape)
+    total = np.cumsum(np.take_along_axis(weights, np.broadcast_to(order, weights.shape), axis=1), axis=1)
+    half = 0.5 * total[:, -1:]
+    rows = np.arange(len(weights))
+    median = 0.5 * (ordered[rows, np.argmax(total >= half, axis=1)])
+    median += 0.5 * ordered[rows, np.argmax(total > half, axis=1)]
+    return np.where(half[:, 0] > 0, median, np.nan)
 
 
 def even_edges(values: ArrayLike, width: float = 0.5) -> NDArray[np.float64]:

@@ -15,7 +15,6 @@ et al. 2025, arXiv:2503.16680; SITCOMTN-128 of the Rubin Observatory).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,33 +23,31 @@ import scipy.sparse.csgraph
 import scipy.spatial
 from numpy.typing import ArrayLike, NDArray
 
-from .binned import ONE_SIGMA, Fraction, fraction
-
 __all__ = [
+    "BLEND_DTYPE",
+    "BLEND_KINDS",
     "GROUP_KINDS",
+    "BlendCutout",
     "BlendGroups",
-    "BlendSummary",
     "classify_groups",
-    "containment",
     "friends_of_friends",
+    "group_boxes",
     "group_quality",
     "overlap_links",
     "peak_links",
     "source_outcomes",
-    "summarize_blends",
 ]
 
-GROUP_KINDS = (
-    "isolated",
-    "recognized",
-    "unrecognized",
-    "shredded",
-    "mismatched",
-    "missed",
-    "spurious",
-    "ignored",
+BLEND_KINDS = ("recognized", "unrecognized", "shredded", "mismatched", "missed")
+"""How a group of two truths or more can end; see `classify_groups`."""
+
+GROUP_KINDS = ("isolated", *BLEND_KINDS, "spurious")
+"""How any group of truths and detections can end."""
+
+BLEND_DTYPE = np.dtype(
+    [("image", "i8"), ("kind", "U12"), ("n_truth", "i8"), ("n_detection", "i8"), ("quality", "f8")]
 )
-"""How a group of truths and detections can end; see `classify_groups`."""
+"""One row per group of truths and detections of several images."""
 
 
 @dataclass(frozen=True)
@@ -80,72 +77,42 @@ class BlendGroups:
         return len(self.n_truth)
 
 
-@dataclass(frozen=True)
-class BlendSummary:
-    """How groups ended, in numbers.
+@dataclass(frozen=True, eq=False)
+class BlendCutout:
+    """A blend cut out of an image, to be drawn.
 
     Parameters
     ----------
-    groups, truths, detections : `dict` [`str`, `int`]
-        Number of groups of each of `GROUP_KINDS`, and of the truths and
-        detections in them.
-    of_truths : `dict` [`str`, `Fraction`]
-        Share of all truths that are in groups of each kind; these add up to
-        one.
-    of_blends : `dict` [`str`, `Fraction`]
-        Share of all blends, the groups of two truths or more, that are
-        ``recognized``, ``unrecognized``, ``shredded``, ``mismatched`` and
-        ``missed``; these add up to one.
-    shredded_truths : `Fraction`
-        Truths in groups of more detections than truths, of all.
-    spurious_detections : `Fraction`
-        Detections in groups without truth, of all. One minus the purity is
-        larger: pieces of a source, and masks that fit it badly, match nothing
-        but are in its group.
-    missed_truths : `Fraction`
-        Truths in groups without detection, of all.
+    image : `numpy.ndarray`
+        Flux per pixel in three bands, the reddest first, (band, size, size);
+        NaN off the image.
+    noise : `numpy.ndarray` or `None`
+        Sky noise per band, (band,).
+    residual : `numpy.ndarray` or `None`
+        Image minus model in units of the noise, (size, size).
+    corner : `tuple` [`int`, `int`]
+        (x0, y0) of the first pixel in the frame of the tract.
+    truth_masks, detection_masks : `list` [`numpy.ndarray`]
+        Masks that reach into the cut-out, bool, (y, x) each.
+    truth_origins, detection_origins : `numpy.ndarray`
+        (y0, x0) of these masks in the cut-out, int64, (mask, 2).
+    truth_is_star, detection_is_star : `numpy.ndarray`
+        Their classes, bool, (mask,).
+    caption : `str`
+        What to write under it, one or two short lines.
     """
 
-    groups: dict[str, int]
-    truths: dict[str, int]
-    detections: dict[str, int]
-    of_truths: dict[str, Fraction]
-    of_blends: dict[str, Fraction]
-    shredded_truths: Fraction
-    spurious_detections: Fraction
-    missed_truths: Fraction
-
-
-def containment(iou: ArrayLike, first_area: ArrayLike, second_area: ArrayLike) -> NDArray[np.float64]:
-    """Compute which share of the smaller of two masks the other holds.
-
-    Parameters
-    ----------
-    iou : array_like
-        Intersection over union, (pair,).
-    first_area, second_area : array_like
-        Areas of the two masks (px), (pair,).
-
-    Returns
-    -------
-    containment : `numpy.ndarray`
-        Intersection over the smaller area; 0 for an empty mask, (pair,).
-
-    Notes
-    -----
-    With I the intersection, IoU = I / (A + B - I), so
-    I = IoU (A + B) / (1 + IoU).
-
-    Examples
-    --------
-    >>> float(containment(0.25, 4, 16))
-    1.0
-    """
-    iou = np.asarray(iou, dtype=float)
-    a, b = np.asarray(first_area, dtype=float), np.asarray(second_area, dtype=float)
-    shared = iou * (a + b) / (1.0 + iou)
-    smaller = np.minimum(a, b)
-    return np.divide(shared, smaller, out=np.zeros(np.broadcast(shared, smaller).shape), where=smaller > 0)
+    image: NDArray[np.floating]
+    noise: NDArray[np.float64] | None
+    residual: NDArray[np.floating] | None
+    corner: tuple[int, int]
+    truth_masks: list[NDArray[np.bool_]]
+    truth_origins: NDArray[np.int64]
+    truth_is_star: NDArray[np.bool_]
+    detection_masks: list[NDArray[np.bool_]]
+    detection_origins: NDArray[np.int64]
+    detection_is_star: NDArray[np.bool_]
+    caption: str = ""
 
 
 def overlap_links(
@@ -181,8 +148,10 @@ def overlap_links(
     """
     first, second = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
     iou = np.asarray(iou, dtype=float)
-    held = containment(iou, np.asarray(first_area)[first], np.asarray(second_area)[second])
-    linked = (iou >= min_iou) | (held >= min_containment)
+    a, b = np.asarray(first_area)[first], np.asarray(second_area)[second]
+    # IoU = I / (A + B - I), so that the intersection I = IoU (A + B) / (1 + IoU).
+    shared = iou * (a + b) / (1.0 + iou)
+    linked = (iou >= min_iou) | (shared >= min_containment * np.minimum(a, b))
     return np.stack([first[linked], second[linked]], axis=1)
 
 
@@ -304,7 +273,7 @@ def friends_of_friends(
 
 
 def classify_groups(groups: BlendGroups, match: ArrayLike) -> NDArray[np.str_]:
-    """Tell how each group ended.
+    """Classify how each group ended.
 
     Parameters
     ----------
@@ -324,8 +293,8 @@ def classify_groups(groups: BlendGroups, match: ArrayLike) -> NDArray[np.str_]:
 
     - ``isolated``: t = d = 1 and they match;
     - ``recognized``: t = d > 1 and each truth has its match;
-    - ``unrecognized``: 0 < d < t: several sources passed for fewer;
-    - ``shredded``: d > t > 0: a source was torn to pieces;
+    - ``unrecognized``: 0 < d < t: several sources were taken for fewer;
+    - ``shredded``: d > t > 0: a source was split into several;
     - ``mismatched``: t = d, but not all match: the number is right, the
       masks are not;
     - ``missed``: d = 0;
@@ -346,7 +315,7 @@ def classify_groups(groups: BlendGroups, match: ArrayLike) -> NDArray[np.str_]:
 
 
 def source_outcomes(groups: BlendGroups, match: ArrayLike) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
-    """Tell how each truth and each detection ended.
+    """Classify how each truth and each detection ended.
 
     Parameters
     ----------
@@ -375,52 +344,6 @@ def source_outcomes(groups: BlendGroups, match: ArrayLike) -> tuple[NDArray[np.s
     truth[matched_truth & (truth != "ignored")] = "matched"
     detection[(match >= 0) & (detection != "ignored")] = "matched"
     return truth, detection
-
-
-def summarize_blends(
-    groups: Sequence[BlendGroups], kinds: Sequence[NDArray[np.str_]], *, level: float = ONE_SIGMA
-) -> BlendSummary:
-    """Count how the groups of several images ended.
-
-    Parameters
-    ----------
-    groups : `~collections.abc.Sequence` [`BlendGroups`]
-        The groups of each image.
-    kinds : `~collections.abc.Sequence` [`numpy.ndarray`]
-        Their kinds, from `classify_groups`.
-    level : `float`
-        Confidence level of the intervals.
-
-    Returns
-    -------
-    summary : `BlendSummary`
-        Numbers and shares; shares of nothing are NaN.
-    """
-    names = [name for name in GROUP_KINDS if name != "ignored"]
-    t = np.concatenate([np.zeros(0, dtype=np.int64), *(part.n_truth for part in groups)])
-    d = np.concatenate([np.zeros(0, dtype=np.int64), *(part.n_detection for part in groups)])
-    kind = np.concatenate([np.zeros(0, dtype="U12"), *kinds])
-    if len(kind) != len(t):
-        raise ValueError(f"One kind per group is needed; given were {len(kind)} for {len(t)} groups.")
-    of = {name: kind == name for name in names}
-    truths = {name: int(t[of[name]].sum()) for name in names}
-    detections = {name: int(d[of[name]].sum()) for name in names}
-    n_truth, n_detection = int(t.sum()), int(d.sum())
-    blended = t > 1
-    n_blends = int(blended.sum())
-    return BlendSummary(
-        {name: int(of[name].sum()) for name in names},
-        truths,
-        detections,
-        {name: fraction(truths[name], n_truth, level=level) for name in names if name != "spurious"},
-        {
-            name: fraction(int((of[name] & blended).sum()), n_blends, level=level)
-            for name in ("recognized", "unrecognized", "shredded", "mismatched", "missed")
-        },
-        fraction(truths["shredded"], n_truth, level=level),
-        fraction(detections["spurious"], n_detection, level=level),
-        fraction(truths["missed"], n_truth, level=level),
-    )
 
 
 def group_quality(groups: BlendGroups, match: ArrayLike, iou: ArrayLike) -> NDArray[np.float64]:
@@ -453,6 +376,33 @@ def group_quality(groups: BlendGroups, match: ArrayLike, iou: ArrayLike) -> NDAr
     )
     # Pairs + (t - pairs) / 2 + (d - pairs) / 2.
     return total / (0.5 * (groups.n_truth + groups.n_detection))
+
+
+def group_boxes(groups: BlendGroups, truth_boxes: ArrayLike, detection_boxes: ArrayLike) -> NDArray[np.int64]:
+    """Compute the bounding boxes of groups.
+
+    Parameters
+    ----------
+    groups : `BlendGroups`
+        The groups.
+    truth_boxes, detection_boxes : array_like
+        Boxes [x0, y0, x1, y1] of the masks, half open (px), (truth, 4) and
+        (detection, 4).
+
+    Returns
+    -------
+    boxes : `numpy.ndarray`
+        Boxes of the groups, int64, (group, 4).
+    """
+    truth, found = np.asarray(truth_boxes).reshape(-1, 4), np.asarray(detection_boxes).reshape(-1, 4)
+    group = np.concatenate([groups.truth_group, groups.detection_group])
+    boxes = np.concatenate([truth, found]).astype(np.int64)
+    boxes, group = boxes[group >= 0], group[group >= 0]
+    result = np.empty((groups.n_groups, 4), dtype=np.int64)
+    result[:, :2], result[:, 2:] = np.iinfo(np.int64).max, np.iinfo(np.int64).min
+    np.minimum.at(result[:, :2], group, boxes[:, :2])
+    np.maximum.at(result[:, 2:], group, boxes[:, 2:])
+    return result
 
 
 def _check_links(links: ArrayLike, n_first: int, n_second: int) -> NDArray[np.int64]:

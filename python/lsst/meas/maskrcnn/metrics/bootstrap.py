@@ -26,6 +26,7 @@ __all__ = [
     "bootstrap",
     "combine",
     "paired_bootstrap",
+    "paired_result",
     "ratio_statistic",
 ]
 
@@ -98,7 +99,7 @@ class PairedResult:
         Of the second minus the first.
     p_value : `numpy.ndarray`
         How often resampling alone makes a difference as large, of either sign,
-        float64, (K,); NaN where there is no difference to speak of.
+        float64, (K,); NaN where the difference has no error.
     """
 
     first: FloatArray
@@ -162,19 +163,12 @@ def paired_bootstrap(
     Returns
     -------
     result : `PairedResult`
-        The difference, its error and its significance.
+        The difference, its error and its significance; see `paired_result`.
 
     Raises
     ------
     ValueError
         Raised if the runs are not of the same images in the same order.
-
-    Notes
-    -----
-    The samples of the difference are moved to a mean of no difference before
-    they are compared with the difference found (Hall and Wilson 1991,
-    Biometrics 47, 757). The smallest possible value is 1 / (``n_samples`` + 1).
-    With few images it is too small: below some ten, take it as a hint.
     """
     if first.names != second.names:
         only = sorted(set(first.names) ^ set(second.names))
@@ -183,18 +177,42 @@ def paired_bootstrap(
             + (f"only one of them has {', '.join(only[:5])}." if only else "their order differs.")
             + " Give both the same images in the same order."
         )
-    both = combine(lambda a, b: np.stack([a, b], axis=-1), first, second)
-    values = both.value
-    samples = _resample(both, rng, n_samples)
-    difference = values[:, 1] - values[:, 0]
-    spread = samples[..., 1] - samples[..., 0]
-    result = _summarize(difference, spread, len(first.names), level)
+    seed = int(rng.integers(2**63))
+    return paired_result(
+        *(bootstrap(one, np.random.default_rng(seed), n_samples, level) for one in (first, second))
+    )
+
+
+def paired_result(first: BootstrapResult, second: BootstrapResult) -> PairedResult:
+    """Compare two runs that were resampled in the same way.
+
+    Parameters
+    ----------
+    first, second : `BootstrapResult`
+        The same figures of both runs, of as many images, from generators of
+        the same seed.
+
+    Returns
+    -------
+    result : `PairedResult`
+        The difference, its error and its significance.
+
+    Notes
+    -----
+    The samples of the difference are moved to a mean of no difference before
+    they are compared with the difference found (Hall and Wilson 1991,
+    Biometrics 47, 757). The smallest possible value is 1 / (``n_samples`` + 1).
+    With few images it is too small: below some ten, take it as a hint.
+    """
+    difference, spread = second.value - first.value, second.samples - first.samples
+    with_error = np.isfinite(first.error) & np.isfinite(second.error)
+    result = _summarize(difference, np.where(with_error, spread, np.nan), 2, first.level)
     known = np.isfinite(spread)
     # Differences that are equal but for rounding are equal.
     larger = known & (np.abs(spread - difference) >= np.abs(difference) - 1e-12)
     p_value = (1.0 + larger.sum(axis=0)) / (1.0 + known.sum(axis=0))
     p_value[~np.isfinite(result.error)] = np.nan
-    return PairedResult(values[:, 0], values[:, 1], result, p_value)
+    return PairedResult(first.value, second.value, result, p_value)
 
 
 def combine(function: Callable[..., FloatArray], *statistics: ImageStatistic) -> ImageStatistic:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .binned import ONE_SIGMA, BinnedFraction, binned_fraction
+from .binned import BinnedFraction, binned_fraction
 from .match_table import MatchTable, detection_rows, matched_rows
 
 __all__ = [
@@ -57,8 +57,6 @@ def reliability(
     *,
     n_bins: int = 10,
     equal_counts: bool = False,
-    level: float = ONE_SIGMA,
-    method: str = "wilson",
 ) -> Reliability:
     """Compare probabilities with how often they came true.
 
@@ -74,10 +72,6 @@ def reliability(
         Bins of about equal numbers of cases instead of equal widths.
         Most detections have a score near 1, where bins of equal width are
         coarse.
-    level : `float`
-        Confidence level of the intervals.
-    method : `str`
-        See `binned.binomial_interval`.
 
     Returns
     -------
@@ -116,7 +110,7 @@ def reliability(
         # Many equal scores make fewer bins.
         inner = np.unique(np.quantile(given, edges[1:-1]))
         edges = np.concatenate([[0.0], inner[(inner > 0.0) & (inner < 1.0)], [1.0]])
-    bins = binned_fraction(given, outcome, edges, level=level, method=method)
+    bins = binned_fraction(given, outcome, edges)
     index = np.minimum(np.searchsorted(edges, given, side="right") - 1, len(edges) - 2)
     total = np.bincount(index, weights=given, minlength=len(edges) - 1)
     filled = bins.total > 0
@@ -143,7 +137,6 @@ def score_reliability(
     same_class: bool = True,
     n_bins: int = 10,
     equal_counts: bool = False,
-    level: float = ONE_SIGMA,
 ) -> Reliability:
     """Compare the scores of detections with how many of them are true.
 
@@ -160,8 +153,6 @@ def score_reliability(
         Number of bins.
     equal_counts : `bool`
         See `reliability`.
-    level : `float`
-        Confidence level of the intervals.
 
     Returns
     -------
@@ -171,7 +162,7 @@ def score_reliability(
     rows = detection_rows(table, is_star)
     true = matched_rows(table, same_class=same_class)[rows]
     score = np.asarray(table["score"], dtype=float)[rows]
-    return reliability(score, true, n_bins=n_bins, equal_counts=equal_counts, level=level)
+    return reliability(score, true, n_bins=n_bins, equal_counts=equal_counts)
 
 
 def p_star_reliability(
@@ -180,7 +171,6 @@ def p_star_reliability(
     n_bins: int = 10,
     equal_counts: bool = False,
     min_score: float | None = None,
-    level: float = ONE_SIGMA,
 ) -> Reliability:
     """Compare the star probabilities of matched sources with their classes.
 
@@ -194,8 +184,6 @@ def p_star_reliability(
         See `reliability`.
     min_score : `float`, optional
         Only detections of at least this score.
-    level : `float`
-        Confidence level of the intervals.
 
     Returns
     -------
@@ -205,7 +193,7 @@ def p_star_reliability(
     rows = matched_rows(table, min_score=min_score)
     p_star = np.asarray(table["p_star"], dtype=float)[rows]
     is_star = np.asarray(table["truth_is_star"], dtype=bool)[rows]
-    return reliability(p_star, is_star, n_bins=n_bins, equal_counts=equal_counts, level=level)
+    return reliability(p_star, is_star, n_bins=n_bins, equal_counts=equal_counts)
 
 
 def log_loss(probability: ArrayLike, true: ArrayLike) -> float:

@@ -2,47 +2,35 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The figures of an evaluation as one file, with what is needed to judge them."""
+"""The stored forms of an evaluation: figures, pictures and outcomes."""
 
 from __future__ import annotations
 
-import base64
 import importlib.metadata
-import io
 import math
-import os
 import platform
 import tomllib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-import matplotlib
-import matplotlib.image
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
 
 from ..images.classes import GALAXY, STAR
-from ..report.gallery import GalleryPanel
 from .average_precision import Outcomes
-from .matching import AreaRange
 
 __all__ = [
     "CLASS_LABELS",
-    "FORMAT_VERSION",
     "EvaluationGallery",
     "EvaluationMetrics",
-    "EvaluationMetricsError",
     "GalleryEntry",
     "MetricValue",
     "PatchSummary",
-    "make_gallery_entry",
     "outcomes_from_table",
     "outcomes_table",
-    "read_metrics",
     "software_versions",
-    "write_metrics",
 ]
 
 FORMAT_VERSION = 1
@@ -62,10 +50,6 @@ _DISTRIBUTIONS = (
 
 CLASS_LABELS: dict[str, int | None] = {"all": None, "star": STAR, "galaxy": GALAXY}
 """Labels of the classes by the names that figures have (`dict`)."""
-
-
-class EvaluationMetricsError(ValueError):
-    """A file of metrics cannot be used."""
 
 
 def _from_json(value: Any) -> Any:
@@ -130,7 +114,7 @@ class MetricValue(_Model):
 
     @property
     def key(self) -> tuple[str, str, str, str, float | None, str]:
-        """What tells this figure from all others of a run (`tuple`)."""
+        """What distinguishes this figure from all others of a run (`tuple`)."""
         return (self.name, self.object_class, self.definition, self.area, self.iou, self.band)
 
 
@@ -148,11 +132,11 @@ class PatchSummary(_Model):
     n_detections : `int`
         Detections with a footprint.
     n_skipped : `int`
-        Records left out: parents, and those without a footprint.
+        Records left out: parents, and those without a footprint or a score.
     seconds : `float`
         Time that the detection took; NaN where it is not known.
     megapixels : `float`
-        Pixels of the patch, in millions; NaN where they are not known.
+        Pixels of the patch, in millions; NaN where it is not known.
     """
 
     tract: int
@@ -178,7 +162,7 @@ class EvaluationMetrics(_Model):
     format_version : `int`
         Version of the format.
     package_version : `str`
-        Version of this package that computed the figures.
+        Version of this package.
     software : `dict` [`str`, `str`]
         Versions of Python and of the packages that matter.
     name : `str`
@@ -356,64 +340,6 @@ class EvaluationGallery(_Model):
         return fields
 
 
-def make_gallery_entry(
-    panel: GalleryPanel,
-    *,
-    kind: str,
-    tract: int,
-    patch: int,
-    quality: float,
-    corner: tuple[int, int],
-    residual_range: float = 10.0,
-) -> GalleryEntry:
-    """Put a panel of the gallery into a form that JSON can hold.
-
-    Parameters
-    ----------
-    panel : `GalleryPanel`
-        The panel.
-    kind : `str`
-        ``best`` or ``worst``.
-    tract, patch : `int`
-        Where the blend is.
-    quality : `float`
-        Quality of the blend.
-    corner : `tuple` [`int`, `int`]
-        (x0, y0) of the cut-out in the frame of the tract.
-    residual_range : `float`
-        Residual at the ends of the colour scale.
-
-    Returns
-    -------
-    entry : `GalleryEntry`
-        The same for a file.
-    """
-
-    def lines(outlines: list[list[NDArray[np.float64]]]) -> list[list[list[tuple[float, float]]]]:
-        return [[[(float(x), float(y)) for x, y in line] for line in source] for source in outlines]
-
-    residual = ""
-    if panel.residual is not None:
-        scaled = np.nan_to_num(panel.residual / (2.0 * residual_range) + 0.5, nan=0.5)
-        residual = _png(matplotlib.colormaps["RdBu_r"](np.clip(scaled, 0.0, 1.0))[..., :3])
-    return GalleryEntry(
-        kind=kind,
-        tract=tract,
-        patch=patch,
-        caption=panel.caption,
-        quality=quality,
-        size=panel.rgb.shape[0],
-        x0=corner[0],
-        y0=corner[1],
-        image=_png(panel.rgb),
-        residual=residual,
-        truth_outlines=lines(panel.truth_outlines),
-        detection_outlines=lines(panel.detection_outlines),
-        truth_is_star=panel.truth_is_star.tolist(),
-        detection_is_star=panel.detection_is_star.tolist(),
-    )
-
-
 def outcomes_table(outcomes: Iterable[Outcomes]) -> NDArray[np.void]:
     """Put the outcomes of several classes into one table.
 
@@ -438,7 +364,9 @@ def outcomes_table(outcomes: Iterable[Outcomes]) -> NDArray[np.void]:
     parts = [np.zeros(0, dtype=dtype)]
     for one in outcomes:
         if len(one.thresholds) > 31:
-            raise ValueError(f"{len(one.thresholds)} thresholds do not fit into the 31 bits of the table.")
+            raise ValueError(
+                f"{len(one.thresholds)} thresholds do not fit into the 31 bits of the table; give fewer."
+            )
         bits = np.left_shift(1, np.arange(len(one.thresholds)), dtype=np.int32)
         part = np.zeros(len(one.scores), dtype=dtype)
         part["label"] = -1 if one.label is None else one.label
@@ -470,7 +398,7 @@ def outcomes_from_table(
     Raises
     ------
     ValueError
-        Raised if the evaluation did not tell classes apart.
+        Raised if the evaluation did not separate classes.
     """
     if object_class not in metrics.n_truth:
         raise ValueError(
@@ -483,10 +411,9 @@ def outcomes_from_table(
     def unpack(name: str) -> NDArray[np.bool_]:
         return (np.asarray(table[name])[rows].astype(np.int64) >> shift & 1).astype(bool)
 
-    area: AreaRange | None = None
     return Outcomes(
         label,
-        area,
+        None,
         np.asarray(metrics.iou_thresholds, dtype=np.float64),
         metrics.names,
         np.asarray(metrics.n_truth[object_class], dtype=np.int64),
@@ -495,45 +422,6 @@ def outcomes_from_table(
         unpack("hit"),
         unpack("false"),
     )
-
-
-def write_metrics(metrics: EvaluationMetrics, path: str | os.PathLike[str]) -> None:
-    """Write the figures to a file.
-
-    Parameters
-    ----------
-    metrics : `EvaluationMetrics`
-        The figures.
-    path : `str` or `os.PathLike`
-        Where to, usually ``*.json``.
-    """
-    Path(path).write_text(metrics.model_dump_json(indent=1) + "\n", encoding="utf-8")
-
-
-def read_metrics(path: str | os.PathLike[str]) -> EvaluationMetrics:
-    """Read the figures from a file.
-
-    Parameters
-    ----------
-    path : `str` or `os.PathLike`
-        A file of `write_metrics`, or of a Butler.
-
-    Returns
-    -------
-    metrics : `EvaluationMetrics`
-        The figures.
-
-    Raises
-    ------
-    EvaluationMetricsError
-        Raised if the file does not hold metrics or was written by a newer
-        version.
-    """
-    try:
-        return EvaluationMetrics.model_validate_json(Path(path).read_bytes())
-    except ValidationError as error:
-        details = "; ".join(str(item["msg"]) for item in error.errors()[:3])
-        raise EvaluationMetricsError(f"{os.fspath(path)} cannot be read as metrics: {details}") from error
 
 
 def software_versions() -> dict[str, str]:
@@ -573,10 +461,3 @@ def _check_format(fields: Any, what: str) -> None:
                 f"The {what} have format version {version}, but this code reads up to {FORMAT_VERSION}; "
                 "update meas_maskrcnn."
             )
-
-
-def _png(pixels: Sequence[Any] | NDArray[Any]) -> str:
-    buffer = io.BytesIO()
-    # Images of the sky have their first row at the bottom, files at the top.
-    matplotlib.image.imsave(buffer, np.ascontiguousarray(np.asarray(pixels)[::-1]), format="png")
-    return base64.b64encode(buffer.getvalue()).decode("ascii")

@@ -4,8 +4,8 @@
 
 """The match table: one row per true source and per detection without one.
 
-Everything that is said of an evaluation beside average precision is read from
-it: completeness and purity, classes, blends, residuals, calibration.
+All figures of an evaluation but average precision and blends are computed from
+it: completeness and purity, classes, residuals, calibration.
 """
 
 from __future__ import annotations
@@ -16,23 +16,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..images.units import AB_ZERO_POINT
+
 __all__ = [
-    "AB_ZERO_POINT",
     "OUTCOMES",
     "MatchTable",
     "ab_magnitude",
     "detection_rows",
     "make_match_table",
-    "match_table_dtype",
     "matched_rows",
     "truth_rows",
 ]
 
-AB_ZERO_POINT = 31.4
-"""AB magnitude of 1 nJy, to 7e-5 mag (3631 Jy is magnitude 0)."""
-
 OUTCOMES = ("matched", "missed", "unrecognized", "shredded", "mismatched", "spurious", "ignored")
-"""How a source can end; `blends.source_outcomes` tells them apart."""
+"""How a source can end, see `blends.source_outcomes`."""
 
 MatchTable = NDArray[np.void] | Mapping[str, Any]
 """A structured array, or anything that gives its columns by name."""
@@ -63,49 +60,8 @@ _COLUMNS: tuple[tuple[str, str], ...] = (
     ("outcome", "U12"),
 )
 
-_TRUTH_OPTIONAL = ("mag", "snr", "blendedness", "neighbor_distance")
-
-
-def match_table_dtype(bands: Sequence[str] = ()) -> np.dtype:
-    """Give the columns of a match table.
-
-    Parameters
-    ----------
-    bands : `~collections.abc.Sequence` [`str`]
-        Bands of which the fluxes are kept one by one, for colours.
-
-    Returns
-    -------
-    dtype : `numpy.dtype`
-        The type of a row.
-
-    Notes
-    -----
-    Quantities of a source that a row lacks are NaN, the missing id is -1 and
-    the missing class `False`; use `truth_rows` and `detection_rows`.
-
-    - ``image``: number of the image or patch;
-    - ``truth_id``, ``detection_id``: ids, -1 for none;
-    - ``x``, ``y``: position of the truth, or of the detection where there is
-      no truth (px);
-    - ``iou``: intersection over union of the two masks;
-    - ``truth_is_star``, ``detected_is_star``: classes;
-    - ``score``: of the detection; ``p_star``: its probability of being a
-      star;
-    - ``mag``, ``mag_detected``: magnitudes (AB) of truth and detection;
-    - ``snr``: signal-to-noise ratio of the truth;
-    - ``flux_truth``, ``flux_detected``: fluxes in the reference band (nJy);
-      ``flux_truth_<band>``, ``flux_detected_<band>`` likewise per band;
-    - ``offset_x``, ``offset_y``: detection minus truth (px);
-      ``separation``, ``separation_arcsec``: its length (px, arcsec);
-    - ``blendedness``: 1 - sum m^2 / sum B m of the truth;
-    - ``neighbor_distance``: from the truth to the nearest other (arcsec);
-    - ``ignored``: neither hit nor miss: the truth is too faint, too small or
-      masked, or the detection lies on such a one;
-    - ``outcome``: one of `OUTCOMES`.
-    """
-    per_band = [(f"flux_{kind}_{band}", "f8") for band in bands for kind in ("truth", "detected")]
-    return np.dtype([*_COLUMNS, *per_band])
+# Quantities of the truth that may be unknown.
+_OPTIONAL = ("mag", "snr", "blendedness", "neighbor_distance")
 
 
 def make_match_table(
@@ -133,8 +89,7 @@ def make_match_table(
         ``score``, and where known ``p_star``, ``flux``, ``ignored`` and
         ``flux_<band>``.
     match : array_like
-        Index of the truth of each detection, or -1, (detection,). Only an
-        ignored truth may have more than one.
+        Index of the truth of each detection, or -1, (detection,).
     iou : array_like, optional
         Intersection over union of each detection with its truth,
         (detection,).
@@ -151,16 +106,38 @@ def make_match_table(
     Returns
     -------
     table : `numpy.ndarray`
-        Structured array of `match_table_dtype`: first the truths in their
-        order, then the detections without one. Tables of several images are
-        joined by `numpy.concatenate`.
+        Structured array: first the truths in their order, then the detections
+        without one. Tables of several images are joined by
+        `numpy.concatenate`. Its columns are
+
+        - ``image``: number of the image or patch;
+        - ``truth_id``, ``detection_id``: ids, -1 for none;
+        - ``x``, ``y``: position of the truth, or of the detection where there
+          is no truth (px);
+        - ``iou``: intersection over union of the two masks;
+        - ``truth_is_star``, ``detected_is_star``: classes;
+        - ``score``: of the detection; ``p_star``: its probability of being a
+          star;
+        - ``mag``, ``mag_detected``: magnitudes (AB) of truth and detection;
+        - ``snr``: signal-to-noise ratio of the truth;
+        - ``flux_truth``, ``flux_detected``: fluxes in the reference band
+          (nJy); ``flux_truth_<band>``, ``flux_detected_<band>`` likewise;
+        - ``offset_x``, ``offset_y``: detection minus truth (px);
+          ``separation``, ``separation_arcsec``: its length (px, arcsec);
+        - ``blendedness``: 1 - sum m^2 / sum B m of the truth;
+        - ``neighbor_distance``: from the truth to the nearest other (arcsec);
+        - ``ignored``: neither hit nor miss: the truth is too faint, too small
+          or masked, or the detection lies on such a one;
+        - ``outcome``: one of `OUTCOMES`.
+
+        Quantities of a source that a row lacks are NaN and the missing class
+        is `False`; use `truth_rows` and `detection_rows`.
 
     Raises
     ------
     ValueError
         Raised if a needed column is missing, lengths differ, an id is
-        negative, a match points nowhere, or a truth that counts is matched
-        twice.
+        negative, a match points nowhere, or a truth is matched twice.
 
     Examples
     --------
@@ -172,38 +149,20 @@ def make_match_table(
     """
     n_truth = _check_columns(truth, ("id", "x", "y", "is_star"), "truth")
     n_found = _check_columns(detections, ("id", "x", "y", "is_star", "score"), "detections")
-    match = np.asarray(match, dtype=np.int64).reshape(-1)
-    if len(match) != n_found:
-        raise ValueError(f"One match per detection is needed: {len(match)} for {n_found} detections.")
-    if np.any(match < -1) or np.any(match >= n_truth):
-        raise ValueError(f"Matches must lie between -1 and {n_truth - 1}, the last truth.")
-    match, in_crowd = _one_to_one(match, truth.get("ignored"))
+    match = _check_match(match, n_truth, n_found)
     found, alone = np.flatnonzero(match >= 0), np.flatnonzero(match < 0)
-
-    table = np.zeros(n_truth + len(alone), dtype=match_table_dtype(bands))
-    for name in table.dtype.names or ():
-        if table.dtype[name].kind == "f":
-            table[name] = np.nan
+    table = _empty_table(n_truth + len(alone), bands)
     table["image"] = image
-    table["truth_id"] = table["detection_id"] = -1
     of_truth = slice(0, n_truth)
     # The row of each detection.
-    row = np.empty(n_found, dtype=np.int64)
-    row[found] = match[found]
+    row = np.where(match >= 0, match, 0)
     row[alone] = n_truth + np.arange(len(alone))
 
-    table["truth_id"][of_truth] = truth["id"]
-    table["truth_is_star"][of_truth] = truth["is_star"]
-    for name in ("x", "y"):
-        table[name][row[alone]] = np.asarray(detections[name], dtype=float)[alone]
-        table[name][of_truth] = truth[name]
-        offset = np.asarray(detections[name], dtype=float)[found] - table[name][row[found]]
-        table[f"offset_{name}"][row[found]] = offset
-    for name in _TRUTH_OPTIONAL:
+    table["truth_id"][of_truth], table["truth_is_star"][of_truth] = truth["id"], truth["is_star"]
+    for name in _OPTIONAL:
         if name in truth:
             table[name][of_truth] = truth[name]
-    table["detection_id"][row] = detections["id"]
-    table["detected_is_star"][row] = detections["is_star"]
+    table["detection_id"][row], table["detected_is_star"][row] = detections["id"], detections["is_star"]
     table["score"][row] = detections["score"]
     if "p_star" in detections:
         table["p_star"][row] = detections["p_star"]
@@ -215,29 +174,35 @@ def make_match_table(
     if "mag" not in truth:
         table["mag"] = ab_magnitude(table["flux_truth"])
     table["mag_detected"] = ab_magnitude(table["flux_detected"])
-    if iou is not None:
-        given = np.asarray(iou, dtype=float).reshape(-1)
-        if len(given) != n_found:
-            raise ValueError(f"One IoU per detection is needed: {len(given)} for {n_found} detections.")
-        table["iou"][row[found]] = given[found]
+
+    for name in ("x", "y"):
+        position = np.asarray(detections[name], dtype=float)
+        table[name][row[alone]] = position[alone]
+        table[name][of_truth] = truth[name]
+        table[f"offset_{name}"][row[found]] = position[found] - table[name][row[found]]
     table["separation"] = np.hypot(table["offset_x"], table["offset_y"])
     if pixel_scale is not None:
         table["separation_arcsec"] = pixel_scale * table["separation"]
+    if iou is not None:
+        table["iou"][row[found]] = _of_length(iou, n_found, "IoU per detection")[found]
 
     if "ignored" in detections:
         table["ignored"][row] = detections["ignored"]
-    table["ignored"][row[in_crowd]] = True
-    if "ignored" in truth:
-        # What is found of an ignored truth is neither right nor wrong; what is found of a counted one counts.
-        table["ignored"][of_truth] = truth["ignored"]
-    else:
-        table["ignored"][of_truth] = False
-    _set_outcomes(table, n_truth, row, truth_outcome, detection_outcome)
+    # What is found of an ignored truth is neither right nor wrong; what is found of a counted one counts.
+    table["ignored"][of_truth] = truth.get("ignored", False)
+    table["outcome"][row] = "spurious"
+    table["outcome"][of_truth] = "missed"
+    table["outcome"][row[found]] = "matched"
+    if detection_outcome is not None:
+        table["outcome"][row[alone]] = _of_length(detection_outcome, n_found, "outcome per detection")[alone]
+    if truth_outcome is not None:
+        table["outcome"][of_truth] = _of_length(truth_outcome, n_truth, "outcome per truth")
+    table["outcome"][table["ignored"]] = "ignored"
     return table
 
 
 def truth_rows(table: MatchTable, is_star: bool | None = None) -> NDArray[np.bool_]:
-    """Tell which rows have a truth that counts.
+    """Select the rows that have a truth that counts.
 
     Parameters
     ----------
@@ -260,7 +225,7 @@ def truth_rows(table: MatchTable, is_star: bool | None = None) -> NDArray[np.boo
 def detection_rows(
     table: MatchTable, is_star: bool | None = None, *, min_score: float | None = None
 ) -> NDArray[np.bool_]:
-    """Tell which rows have a detection that counts.
+    """Select the rows that have a detection that counts.
 
     Parameters
     ----------
@@ -291,7 +256,7 @@ def matched_rows(
     same_class: bool = False,
     min_score: float | None = None,
 ) -> NDArray[np.bool_]:
-    """Tell which rows have a truth and its detection.
+    """Select the rows that have a truth and its detection.
 
     Parameters
     ----------
@@ -351,42 +316,27 @@ def _check_columns(columns: Mapping[str, ArrayLike], needed: tuple[str, ...], wh
     return lengths["id"]
 
 
-def _one_to_one(
-    match: NDArray[np.int64], truth_ignored: ArrayLike | None
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    # A row holds one detection; further ones of an ignored truth, such as a crowd, get rows of their own.
-    found = np.flatnonzero(match >= 0)
-    further = np.ones(len(match), dtype=bool)
-    further[found[np.unique(match[found], return_index=True)[1]]] = False
-    in_crowd = np.flatnonzero(further & (match >= 0))
-    if len(in_crowd) and (truth_ignored is None or not np.asarray(truth_ignored)[match[in_crowd]].all()):
-        raise ValueError("A truth that counts has more than one detection; matches must be one to one.")
-    single = match.copy()
-    single[in_crowd] = -1
-    return single, in_crowd
+def _check_match(match: ArrayLike, n_truth: int, n_found: int) -> NDArray[np.int64]:
+    checked = _of_length(match, n_found, "match per detection").astype(np.int64)
+    if np.any(checked < -1) or np.any(checked >= n_truth):
+        raise ValueError(f"Matches must lie between -1 and {n_truth - 1}, the last truth.")
+    if np.any(np.bincount(checked[checked >= 0]) > 1):
+        raise ValueError("A truth has more than one detection; matches must be one to one.")
+    return checked
 
 
-def _set_outcomes(
-    table: NDArray[np.void],
-    n_truth: int,
-    row: NDArray[np.int64],
-    truth_outcome: ArrayLike | None,
-    detection_outcome: ArrayLike | None,
-) -> None:
-    has_truth, has_found = table["truth_id"] >= 0, table["detection_id"] >= 0
-    table["outcome"] = np.where(has_truth, np.where(has_found, "matched", "missed"), "spurious")
-    if detection_outcome is not None:
-        given = np.asarray(detection_outcome)
-        if given.shape != row.shape:
-            raise ValueError(f"One outcome per detection is needed: {given.shape} for {row.shape}.")
-        alone = row >= n_truth
-        table["outcome"][row[alone]] = given[alone]
-    if truth_outcome is not None:
-        given = np.asarray(truth_outcome)
-        if given.shape != (n_truth,):
-            raise ValueError(f"One outcome per truth is needed: {given.shape} for {n_truth} truths.")
-        table["outcome"][:n_truth] = given
-    table["outcome"][table["ignored"]] = "ignored"
-    unknown = set(np.unique(table["outcome"]).tolist()) - set(OUTCOMES)
-    if unknown:
-        raise ValueError(f"Outcomes must be among {OUTCOMES}; given were also {sorted(unknown)}.")
+def _empty_table(length: int, bands: Sequence[str]) -> NDArray[np.void]:
+    per_band = [(f"flux_{kind}_{band}", "f8") for band in bands for kind in ("truth", "detected")]
+    table = np.zeros(length, dtype=np.dtype([*_COLUMNS, *per_band]))
+    for name in table.dtype.names or ():
+        if table.dtype[name].kind == "f":
+            table[name] = np.nan
+    table["truth_id"] = table["detection_id"] = -1
+    return table
+
+
+def _of_length(values: ArrayLike, length: int, what: str) -> NDArray[Any]:
+    given = np.asarray(values).reshape(-1)
+    if len(given) != length:
+        raise ValueError(f"One {what} is needed, {length} in all; given were {len(given)}.")
+    return given

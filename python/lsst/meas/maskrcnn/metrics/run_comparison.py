@@ -10,29 +10,24 @@ patches that all runs have, so that all runs are resampled in the same way.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..images.classes import IS_STAR
-from .average_precision import Definition, NoTruth, ap_statistic
-from .bootstrap import ImageStatistic, bootstrap, combine, paired_bootstrap, ratio_statistic
-from .evaluation_metrics import EvaluationMetrics, outcomes_from_table
-from .match_table import detection_rows, matched_rows, truth_rows
-from .residuals import flux_residual
-from .summary import median_statistic
+from .average_precision import Definition, compute_ap
+from .bootstrap import ImageStatistic, paired_result
+from .evaluation_metrics import EvaluationMetrics, MetricValue, outcomes_from_table
+from .summary import FigureGroup, MatchedSources, ap_figures
 
 __all__ = [
     "ComparedFigure",
     "EvaluatedRun",
-    "Figure",
     "RunComparison",
     "RunComparisonError",
-    "common_patches",
     "compare_runs",
     "run_setting",
     "settings_that_differ",
@@ -41,17 +36,14 @@ __all__ = [
 FloatArray = NDArray[np.float64]
 
 _DEFINITIONS: tuple[Definition, ...] = ("perImage", "pooled")
-_SHOWN_IOU = (0.5, 0.75)
+_SHOWN_IOU = (0.5, 0.75, None)
+# Figures beside average precision that are compared, those after the first line of all classes as one.
+_COMPARED = ("completeness", "purity")
+_COMPARED_OF_ALL = ("class_accuracy", "lost_shredded", "lost_unrecognized", "lost_missed", "flux_median")
+_COMPARED_OF_ALL += ("flux_scatter", "centroid_separation_median", "centroid_separation_scatter")
+_COMPARED_OF_ALL += ("iou_median", "iou_scatter")
 # What makes figures of two evaluations mean different things.
-_SETTINGS = (
-    "band",
-    "ignoreFlags",
-    "matching",
-    "matchIou",
-    "scoreThreshold",
-    "ap.minScore",
-    "ap.noTruth",
-)
+_SETTINGS = ("band", "ignore_flags", "min_snr", "min_peak_snr", "match_iou", "score_threshold")
 
 
 class RunComparisonError(ValueError):
@@ -81,45 +73,14 @@ class EvaluatedRun:
     outcomes: NDArray[np.void]
 
 
-@dataclass(frozen=True)
-class Figure:
-    """What a figure is.
-
-    Parameters
-    ----------
-    name : `str`
-        Name, as in `EvaluationMetrics`.
-    object_class : `str`
-        ``all``, ``star`` or ``galaxy``.
-    definition : `str`
-        Definition of an average precision, else empty.
-    iou : `float` or `None`
-        Smallest IoU of a match; `None` for the mean over thresholds, or where
-        there is none.
-    unit : `str`
-        Unit; empty for shares.
-    """
-
-    name: str
-    object_class: str = "all"
-    definition: str = ""
-    iou: float | None = None
-    unit: str = ""
-
-    @property
-    def key(self) -> tuple[str, str, str, str, float | None, str]:
-        """The key of this figure in `EvaluationMetrics` (`tuple`)."""
-        return (self.name, self.object_class, self.definition, "all", self.iou, "")
-
-
 @dataclass(frozen=True, eq=False)
 class ComparedFigure:
     """A figure of several runs.
 
     Parameters
     ----------
-    figure : `Figure`
-        What it is.
+    figure : `MetricValue`
+        What it is; the value is that of the reference.
     value, error : `numpy.ndarray`
         Of each run, on the common patches, float64, (run,).
     difference, difference_error : `numpy.ndarray`
@@ -130,7 +91,7 @@ class ComparedFigure:
         (run,); NaN for the reference itself.
     """
 
-    figure: Figure
+    figure: MetricValue
     value: FloatArray
     error: FloatArray
     difference: FloatArray
@@ -172,7 +133,7 @@ def run_setting(metrics: EvaluationMetrics, name: str, default: Any = None) -> A
         Its figures.
     name : `str`
         Name of a field of its configuration, with dots, such as
-        ``ap.minScore``.
+        ``fields.score``.
     default : `object`
         What to return if it was not recorded.
 
@@ -189,24 +150,8 @@ def run_setting(metrics: EvaluationMetrics, name: str, default: Any = None) -> A
     return value
 
 
-def common_patches(runs: Sequence[EvaluatedRun]) -> tuple[str, ...]:
-    """Find the patches that all runs have.
-
-    Parameters
-    ----------
-    runs : `~collections.abc.Sequence` [`EvaluatedRun`]
-        The runs, at least one.
-
-    Returns
-    -------
-    patches : `tuple` [`str`]
-        Names of the patches, in the order of the first run.
-
-    Raises
-    ------
-    RunComparisonError
-        Raised if there is none, or the runs are of different sky maps.
-    """
+def _common_patches(runs: Sequence[EvaluatedRun]) -> tuple[str, ...]:
+    """Find the patches that all runs have, in the order of the first run."""
     skymaps = {run.metrics.skymap for run in runs}
     if len(skymaps) > 1:
         raise RunComparisonError(
@@ -245,7 +190,7 @@ def settings_that_differ(runs: Sequence[EvaluatedRun], patches: Sequence[str]) -
         if any(value != values[0] for value in values[1:]):
             listed = ", ".join(f"{value} in {run.name}" for run, value in zip(runs, values))
             sentences.append(f"The runs were evaluated with different {name}: {listed}.")
-    # One of them may not tell classes apart.
+    # One of them may not separate classes.
     classes = sorted(set.intersection(*(set(run.metrics.n_truth) for run in runs)))
     counts = [_truths(run.metrics, patches, classes) for run in runs]
     for run, count in zip(runs[1:], counts[1:]):
@@ -278,10 +223,10 @@ def compare_runs(
     n_samples : `int`
         Resamplings of the bootstrap.
     seed : `int`
-        Source of chance.
+        Random seed.
     progress : `~collections.abc.Callable`
-        Is told the name of each step, how many are done, and how many there
-        are.
+        Called with the name of each step, how many are done, and how many
+        there are.
 
     Returns
     -------
@@ -293,7 +238,7 @@ def compare_runs(
     RunComparisonError
         Raised if the runs have no patch or no IoU threshold in common.
     """
-    patches = common_patches(runs)
+    patches = _common_patches(runs)
     thresholds = runs[reference].metrics.iou_thresholds
     for run in runs:
         if not np.array_equal(run.metrics.iou_thresholds, thresholds):
@@ -301,124 +246,56 @@ def compare_runs(
                 f"{run.name} was evaluated at other IoU thresholds than {runs[reference].name} "
                 f"({run.metrics.iou_thresholds} and {thresholds}); evaluate both in the same way."
             )
-    statistics = [_statistics(run, patches) for run in runs]
-    steps = [step for step in statistics[reference] if all(step in of_run for of_run in statistics)]
+    groups = [{group.step: group for group in _compared_groups(run)} for run in runs]
+    steps = [step for step in groups[reference] if all(step in of_run for of_run in groups)]
     figures: list[ComparedFigure] = []
     for done, step in enumerate(steps):
         progress(step, done, len(steps))
-        shown, base = statistics[reference][step]
-        shape = (len(runs), len(shown))
-        value, error, difference, spread, chance = (np.full(shape, np.nan) for _ in range(5))
-        for i, of_run in enumerate(statistics):
-            statistic = of_run[step][1]
-            own = bootstrap(statistic, np.random.default_rng(seed), n_samples)
-            value[i], error[i] = own.value, own.error
-            if i != reference:
-                pair = paired_bootstrap(base, statistic, np.random.default_rng(seed), n_samples)
-                difference[i], spread[i] = pair.difference.value, pair.difference.error
-                chance[i] = pair.p_value
-        figures += [
-            ComparedFigure(figure, value[:, k], error[:, k], difference[:, k], spread[:, k], chance[:, k])
-            for k, figure in enumerate(shown)
-        ]
+        results = [_on_patches(of_run[step], patches).resample(n_samples, seed) for of_run in groups]
+        pairs = [paired_result(results[reference], result) for result in results]
+        for k, figure in enumerate(groups[reference][step].figures):
+            value, error = ([float(getattr(one, name)[k]) for one in results] for name in ("value", "error"))
+            difference = np.array(
+                [(one.difference.value[k], one.difference.error[k], one.p_value[k]) for one in pairs]
+            )
+            difference[reference] = np.nan
+            figures.append(ComparedFigure(figure, np.array(value), np.array(error), *difference.T))
     return RunComparison(tuple(run.name for run in runs), reference, patches, figures, n_samples)
 
 
-def _statistics(
-    run: EvaluatedRun, patches: tuple[str, ...]
-) -> dict[str, tuple[list[Figure], ImageStatistic]]:
-    """Figures and their statistic, by the name of the step that computes them."""
-    classes = [name for name in IS_STAR if name in run.metrics.n_truth]
-    result: dict[str, tuple[list[Figure], ImageStatistic]] = {}
+def _compared_groups(run: EvaluatedRun) -> Iterator[FigureGroup]:
+    """Compute the figures of a run that are compared, each under a name of its own."""
+    metrics = run.metrics
+    classes = tuple(name for name in IS_STAR if name in metrics.n_truth)
     for definition in _DEFINITIONS:
         for name in classes:
-            outcomes = outcomes_from_table(run.outcomes, run.metrics, name)
-            statistic = ap_statistic(
-                outcomes,
-                definition,
-                float(run_setting(run.metrics, "ap.minScore", 0.5)),
-                cast(NoTruth, run_setting(run.metrics, "ap.noTruth", "skip")),
-            )
-            near = [np.flatnonzero(np.abs(outcomes.thresholds - iou) < 1e-3) for iou in _SHOWN_IOU]
-            chosen = [int(index[0]) for index in near if len(index)]
-            figures = [Figure("ap", name, definition, float(outcomes.thresholds[k])) for k in chosen]
-            figures.append(Figure("ap", name, definition))
-            result[f"{definition} AP of class {name}"] = (figures, _chosen(statistic, chosen))
-    table, names = run.matches, run.metrics.names
-    score = run_setting(run.metrics, "scoreThreshold")
-    matched = matched_rows(table)
-    for name in classes:
-        star = IS_STAR[name]
-        truths, found = truth_rows(table, star), matched_rows(table, star, min_score=score)
-        detections = detection_rows(table, star, min_score=score)
-        for what, above, below in (
-            ("completeness", found, truths),
-            ("purity", detections & matched, detections),
-        ):
-            result[f"{what} of class {name}"] = (
-                [Figure(what, name)],
-                _share(table, names, above, below),
-            )
-    both = matched_rows(table, min_score=score)
-    if len(classes) > 1:
-        right = both & (np.asarray(table["truth_is_star"]) == np.asarray(table["detected_is_star"]))
-        result["classes"] = ([Figure("class_accuracy")], _share(table, names, right, both))
-    truths = truth_rows(table)
-    for what in ("shredded", "unrecognized", "missed"):
-        ended = truths & (np.asarray(table["outcome"]).astype(str) == what)
-        result[f"{what} truths"] = ([Figure(f"lost_{what}")], _share(table, names, ended, truths))
-    residual = flux_residual(table["flux_detected"], table["flux_truth"])
-    for what, column, unit in (
-        ("flux", residual, ""),
-        ("centroid_separation", np.asarray(table["separation_arcsec"], dtype=float), "arcsec"),
-        ("iou", np.asarray(table["iou"], dtype=float), ""),
-    ):
-        rows = both & np.isfinite(column)
-        if rows.any():
-            spread = median_statistic(names, np.asarray(table["image"])[rows], column[rows])
-            result[what] = (
-                [Figure(f"{what}_median", unit=unit), Figure(f"{what}_scatter", unit=unit)],
-                combine(lambda values: values[:, :2], spread),
-            )
-    return {step: (figures, _remembering(_on(one, patches))) for step, (figures, one) in result.items()}
+            outcomes = outcomes_from_table(run.outcomes, metrics, name)
+            group = ap_figures(outcomes, compute_ap(outcomes, definition), name)
+            yield group.choose([k for k, one in enumerate(group.figures) if _is_shown(one.iou)])
+    sources = MatchedSources(run.matches, metrics.names, classes, run_setting(metrics, "score_threshold"))
+    for group in sources.figures():
+        chosen = [k for k, one in enumerate(group.figures) if _is_compared(one)]
+        if chosen:
+            first = group.figures[chosen[0]]
+            step = f"{first.name.replace('_', ' ')} of class {first.object_class}"
+            yield replace(group.choose(chosen), step=step)
 
 
-def _remembering(statistic: ImageStatistic) -> ImageStatistic:
-    """Compute the values of a set of weights once: for a run's own error and for its differences."""
-    known: dict[bytes, FloatArray] = {}
-
-    def function(weights: FloatArray) -> FloatArray:
-        key = hashlib.sha256(np.ascontiguousarray(weights).tobytes()).digest()
-        if key not in known:
-            known[key] = statistic.function(weights)
-        return known[key]
-
-    return ImageStatistic(statistic.names, function)
+def _is_shown(iou: float | None) -> bool:
+    return iou is None or any(shown is not None and abs(iou - shown) < 1e-3 for shown in _SHOWN_IOU)
 
 
-def _chosen(statistic: ImageStatistic, chosen: list[int]) -> ImageStatistic:
-    """Some of the values, and the mean of all."""
-
-    def function(weights: FloatArray) -> FloatArray:
-        values = statistic.function(weights)
-        return np.concatenate([values[:, chosen], values.mean(axis=1, keepdims=True)], axis=1)
-
-    return ImageStatistic(statistic.names, function)
+def _is_compared(figure: MetricValue) -> bool:
+    if figure.band:
+        return False
+    return figure.name in _COMPARED or (figure.name in _COMPARED_OF_ALL and figure.object_class == "all")
 
 
-def _share(
-    table: NDArray[np.void], names: tuple[str, ...], above: NDArray[np.bool_], below: NDArray[np.bool_]
-) -> ImageStatistic:
-    image = np.asarray(table["image"])
-    return ratio_statistic(
-        names, *(np.bincount(image[rows], minlength=len(names)) for rows in (above, below))
-    )
-
-
-def _on(statistic: ImageStatistic, patches: tuple[str, ...]) -> ImageStatistic:
+def _on_patches(group: FigureGroup, patches: tuple[str, ...]) -> FigureGroup:
     """Count only some of the images, in a given order."""
+    statistic = group.statistic
     if statistic.names == patches:
-        return statistic
+        return group
     places = [statistic.names.index(name) for name in patches]
 
     def function(weights: FloatArray) -> FloatArray:
@@ -426,7 +303,7 @@ def _on(statistic: ImageStatistic, patches: tuple[str, ...]) -> ImageStatistic:
         whole[:, places] = weights
         return statistic.function(whole)
 
-    return ImageStatistic(patches, function)
+    return FigureGroup(group.step, group.figures, ImageStatistic(patches, function))
 
 
 def _truths(

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MaskPairs", "Masks", "SpanMasks", "mask_iou", "mask_pairs"]
+__all__ = ["MaskPairs", "SpanMasks", "mask_iou", "mask_pairs"]
 
 Masks = Sequence[npt.NDArray[np.bool_]]
 IntArray = npt.NDArray[np.integer[Any]]
@@ -239,21 +239,6 @@ class SpanMasks:
         middle = 0.5 * (self.x0.astype(np.float64) + self.x1 - 1)
         return np.stack([self._sum(length * self.y), self._sum(length * middle)], axis=1) / areas[:, None]
 
-    def shift(self, dy: int, dx: int) -> SpanMasks:
-        """Move all the masks.
-
-        Parameters
-        ----------
-        dy, dx : `int`
-            Rows and columns to move by.
-
-        Returns
-        -------
-        spans : `SpanMasks`
-            The moved masks.
-        """
-        return SpanMasks(self.offsets, self.y + np.int32(dy), self.x0 + np.int32(dx), self.x1 + np.int32(dx))
-
     def select(self, chosen: npt.ArrayLike) -> SpanMasks:
         """Take some of the masks.
 
@@ -296,7 +281,7 @@ class SpanMasks:
     def share_in(
         self, image: npt.NDArray[np.bool_], origin: tuple[int, int] = (0, 0)
     ) -> npt.NDArray[np.float64]:
-        """Say which part of each mask lies on pixels that are set.
+        """Compute which part of each mask lies on pixels that are set.
 
         Parameters
         ----------
@@ -311,20 +296,48 @@ class SpanMasks:
             Between 0 and 1, float64, (N,); pixels outside the image are not
             set. NaN for an empty mask.
         """
-        image = np.asarray(image, dtype=bool)
-        height, width = image.shape
-        before = np.zeros((height, width + 1), dtype=np.int32)
-        np.cumsum(image, axis=1, dtype=np.int32, out=before[:, 1:])
-        row = self.y - origin[0]
-        inside = (row >= 0) & (row < height) & (width > 0)
-        row = np.where(inside, row, 0)
-        left = np.clip(self.x0 - origin[1], 0, width)
-        right = np.clip(self.x1 - origin[1], 0, width)
-        number = np.zeros(len(row), dtype=np.int64)
-        number[inside] = before[row[inside], right[inside]] - before[row[inside], left[inside]]
         areas = self.areas.astype(np.float64)
         areas[areas == 0] = np.nan
-        return self._sum(number) / areas
+        return self.sum_over(np.asarray(image, dtype=bool), origin) / areas
+
+    def sum_over(self, image: npt.NDArray[Any], origin: tuple[int, int] = (0, 0)) -> npt.NDArray[np.float64]:
+        """Sum an image over each mask.
+
+        Parameters
+        ----------
+        image : `numpy.ndarray`
+            The image, (y, x); pixels that are not finite count as 0.
+        origin : `tuple` [`int`]
+            (y0, x0) of the first pixel of the image.
+
+        Returns
+        -------
+        sums : `numpy.ndarray`
+            The sums, float64, (N,); pixels outside the image count as 0.
+        """
+        height, width = image.shape
+        sums = np.zeros(len(self))
+        if not len(self.y) or not height or not width:
+            return sums
+        row = self.y.astype(np.int64) - origin[0]
+        left = np.clip(self.x0.astype(np.int64) - origin[1], 0, width)
+        right = np.clip(self.x1.astype(np.int64) - origin[1], 0, width)
+        inside = np.flatnonzero((row >= 0) & (row < height) & (right > left))
+        # One block of rows at a time: the sums of a whole coadd in double precision would be large.
+        order = inside[np.argsort(row[inside], kind="stable")]
+        owner = self.owner
+        block = max(1, _CELLS // width)
+        for start in range(0, height, block):
+            part = order[slice(*np.searchsorted(row[order], (start, start + block)))]
+            if not len(part):
+                continue
+            pixels = np.asarray(image[start : start + block], dtype=np.float64)
+            before = np.zeros((len(pixels), width + 1))
+            np.cumsum(np.where(np.isfinite(pixels), pixels, 0.0), axis=1, out=before[:, 1:])
+            line = row[part] - start
+            values = before[line, right[part]] - before[line, left[part]]
+            sums += np.bincount(owner[part], weights=values, minlength=len(self))
+        return sums
 
     def order(self) -> npt.NDArray[np.int64]:
         """Give the place of each mask in an order of its own.
@@ -401,15 +414,13 @@ class MaskPairs:
         return MaskPairs(self.first[chosen], self.second[chosen], self.intersection[chosen], self.iou[chosen])
 
 
-def mask_iou(first: SpanMasks, second: SpanMasks, min_iou: float = 0.0) -> MaskPairs:
+def mask_iou(first: SpanMasks, second: SpanMasks) -> MaskPairs:
     """Find which masks of two sets overlap, and by how much.
 
     Parameters
     ----------
     first, second : `SpanMasks`
         The two sets, in pixels of the same image.
-    min_iou : `float`
-        Smallest IoU of a pair to keep.
 
     Returns
     -------
@@ -424,7 +435,8 @@ def mask_iou(first: SpanMasks, second: SpanMasks, min_iou: float = 0.0) -> MaskP
     and the time goes with the number of overlapping spans.
     """
     if not len(first.y) or not len(second.y):
-        return _no_pairs()
+        none = np.zeros(0, dtype=np.int64)
+        return MaskPairs(none, none, none, np.zeros(0))
     low = int(min(first.x0.min(), second.x0.min()))
     width = int(max(first.x1.max(), second.x1.max())) - low + 1
     top = int(min(first.y.min(), second.y.min()))
@@ -445,8 +457,7 @@ def mask_iou(first: SpanMasks, second: SpanMasks, min_iou: float = 0.0) -> MaskP
     code, intersection = _add_up(_joined(codes), _joined(sums))
     i, j = code // n, code % n
     iou = intersection / (first.areas[i] + second.areas[j] - intersection)
-    pairs = MaskPairs(i, j, intersection, iou)
-    return pairs.select(iou >= min_iou) if min_iou > 0 else pairs
+    return MaskPairs(i, j, intersection, iou)
 
 
 def mask_pairs(
@@ -469,11 +480,6 @@ def mask_pairs(
         Only pairs that share at least a pixel, by first, then second index.
     """
     return mask_iou(SpanMasks.from_masks(first, first_origins), SpanMasks.from_masks(second, second_origins))
-
-
-def _no_pairs() -> MaskPairs:
-    none = np.zeros(0, dtype=np.int64)
-    return MaskPairs(none, none, none, np.zeros(0))
 
 
 def _joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Reliability diagrams of a model before and after its calibration."""
+"""Reliability diagrams."""
 
 from __future__ import annotations
 
@@ -21,22 +21,27 @@ from .plot_style import (
     LABEL_SIZE,
     LINE_WIDTH,
     OKABE_ITO,
+    SINGLE_COLUMN,
     CurveStyle,
     add_legend,
+    add_minor_ticks,
+    curve_style,
+    draw_band,
     family_styles,
+    log_counts,
     make_figure,
+    marker_size,
 )
 
-__all__ = ["plot_calibrated"]
+__all__ = ["plot_calibrated", "plot_calibration"]
 
 _BEFORE = CurveStyle(OKABE_ITO["orange"], (0, (5, 1.5)), "^")
 _AFTER = CurveStyle(OKABE_ITO["blue"], "-", "o")
 _FAINT = CurveStyle(OKABE_ITO["purple"], (0, (1, 1.2)), "v")
 _STRONG = CurveStyle(OKABE_ITO["green"], (0, (5, 1.5, 1, 1.5)), "D")
 _BRIGHT = 20.0
-_N_BINS = 10
 
-Curves = Mapping[str, tuple[CurveStyle, NDArray[np.float64], NDArray[np.bool_]]]
+_Curves = Mapping[str, tuple[CurveStyle, NDArray[np.float64], NDArray[np.bool_]]]
 
 
 def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure:
@@ -73,7 +78,7 @@ def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure
     classes = [("star", CLASS_STYLES["star"], star), ("galaxy", CLASS_STYLES["galaxy"], ~star)]
     brightness = [(f"< {_BRIGHT:.0f}", _FAINT, ~bright), (f"≥ {_BRIGHT:.0f}", _STRONG, bright)]
     depths = _by_depth(after)
-    rows: list[tuple[str, str, list[Curves]]] = [
+    rows: list[tuple[str, str, list[_Curves]]] = [
         (
             "Score",
             "Share of detections that are sources",
@@ -97,7 +102,11 @@ def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure
     for row, (x_label, y_label, panels) in enumerate(rows):
         for column, curves in enumerate(panels):
             top, bottom = axes[6 * row + column], axes[6 * row + 3 + column]
-            _draw(top, bottom, curves)
+            results = {
+                name: (style, reliability(given, true)) for name, (style, given, true) in curves.items()
+            }
+            _draw_curves(top, bottom, results)
+            add_legend(top, loc="lower right", handlelength=2.2)
             top.set_title(f"{x_label}: {titles[row][column]}", fontsize=LABEL_SIZE)
             bottom.set_xlabel(x_label)
         axes[6 * row].set_ylabel(y_label)
@@ -125,35 +134,59 @@ def _by_depth(cases: CalibrationCases) -> list[tuple[str, CurveStyle, NDArray[np
     ]
 
 
-def _draw(top: Axes, bottom: Axes, curves: Curves) -> None:
+def plot_calibration(curves: Mapping[str, Reliability], *, x_label: str, y_label: str) -> Figure:
+    """Draw reliability diagrams over the distribution of the probabilities.
+
+    Parameters
+    ----------
+    curves : `~collections.abc.Mapping` [`str`, `Reliability`]
+        The curves by name.
+    x_label, y_label : `str`
+        Names of the axes.
+
+    Returns
+    -------
+    figure : `matplotlib.figure.Figure`
+        The figure; the expected calibration errors are in the legend.
+    """
+    figure, (top, bottom) = make_figure(SINGLE_COLUMN, 1.2 * SINGLE_COLUMN, 2, 1, height_ratios=(3.4, 1.0))
+    _draw_curves(
+        top,
+        bottom,
+        {name: (curve_style(name, i), curve) for i, (name, curve) in enumerate(curves.items())},
+        "ECE ",
+    )
+    top.set_ylabel(y_label)
+    bottom.set_xlabel(x_label)
+    bottom.set_ylabel("Number")
+    add_legend(
+        top, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.1, ncols=2, columnspacing=0.9
+    )
+    return figure
+
+
+def _draw_curves(
+    top: Axes, bottom: Axes, curves: Mapping[str, tuple[CurveStyle, Reliability]], word: str = ""
+) -> None:
     """Draw a diagram and the distributions under it."""
     top.plot([0.0, 1.0], [0.0, 1.0], color="0.5", lw=0.8, ls=":")
-    for name, (style, given, true) in curves.items():
-        result = reliability(given, true, n_bins=_N_BINS)
-        _draw_curve(top, name, style, result)
+    for name, (style, result) in curves.items():
+        error = f"{result.expected_error:.3f}" if np.isfinite(result.expected_error) else "none"
+        draw_band(top, result.mean_probability, result.bins.low, result.bins.high, style.color)
+        top.plot(
+            result.mean_probability,
+            result.bins.fraction,
+            color=style.color,
+            ls=style.line,
+            lw=LINE_WIDTH,
+            marker=style.marker,
+            ms=marker_size(style.marker),
+            label=f"{name}: {word}{error}",
+        )
         bottom.stairs(result.bins.total, result.bins.edges, color=style.color, ls=style.line, lw=LINE_WIDTH)
     for axes in (top, bottom):
         axes.set_xlim(-0.02, 1.02)
     top.set_ylim(-0.03, 1.05)
     top.tick_params(labelbottom=False)
-    bottom.set_yscale("log")
-    bottom.set_ylim(bottom=0.7)
-    add_legend(top, loc="lower right", handlelength=2.2)
-
-
-def _draw_curve(axes: Axes, name: str, style: CurveStyle, result: Reliability) -> None:
-    error = f"{result.expected_error:.3f}" if np.isfinite(result.expected_error) else "none"
-    filled = result.bins.total > 0
-    x, share = result.mean_probability[filled], result.bins.fraction[filled]
-    low, high = result.bins.low[filled], result.bins.high[filled]
-    axes.fill_between(x, low, high, color=style.color, alpha=0.18, lw=0)
-    axes.plot(
-        x,
-        share,
-        color=style.color,
-        ls=style.line,
-        lw=LINE_WIDTH,
-        marker=style.marker,
-        ms=5.0 if style.marker == "*" else 3.2,
-        label=f"{name} ({error})",
-    )
+    add_minor_ticks(top)
+    log_counts(bottom, [result.bins.total for _, result in curves.values()])

@@ -13,36 +13,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..images.classes import IS_STAR
-from ..metrics.binned import Fraction, even_edges
-from ..metrics.blends import BlendSummary
-from ..metrics.calibration import p_star_reliability, score_reliability
-from ..metrics.classification import binned_confusion, binned_roc, confusion, star_roc
+from ..metrics.average_precision import MIN_SCORE
+from ..metrics.binned import even_edges
+from ..metrics.binned_figures import BinnedShares, reliability_curves
 from ..metrics.completeness import binned_completeness, completeness_limit
 from ..metrics.evaluation_metrics import EvaluationGallery, EvaluationMetrics, GalleryEntry, MetricValue
-from ..metrics.match_table import detection_rows, matched_rows
-from ..metrics.residuals import binned_centroid_residual, binned_flux_residual, flux_residual
-from ..metrics.run_comparison import (
-    ComparedFigure,
-    EvaluatedRun,
-    RunComparison,
-    run_setting,
-    settings_that_differ,
-)
-from .plots import (
-    FractionPanel,
-    PrecisionRecallCurve,
-    ResidualPanel,
-    completeness_panels,
-    plot_blends,
-    plot_calibration,
-    plot_fractions,
-    plot_precision_recall,
-    plot_residuals,
-    plot_roc,
-)
+from ..metrics.match_table import matched_rows
+from ..metrics.run_comparison import EvaluatedRun, RunComparison, run_setting, settings_that_differ
+from .comparison_table import DEFINITIONS, comparison_table, figure_label, format_p_value, run_letters
+from .evaluation_figures import CLASS_WORDS, EvaluationFigures, blend_shares
+from .plots import column_label, plot_blends, plot_shares
 from .report_page import (
     Card,
     Cell,
@@ -50,7 +34,6 @@ from .report_page import (
     Gallery,
     GalleryItem,
     Headline,
-    Matrix,
     Page,
     Paragraph,
     Part,
@@ -61,45 +44,10 @@ from .report_page import (
     format_value,
 )
 
-__all__ = ["ReportContext", "comparison_table", "evaluation_page", "figure_label", "format_p_value"]
+__all__ = ["ReportContext", "evaluation_page"]
 
 _UNBROKEN = "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}"
 _Key = tuple[str, str, str, str, float | None, str]
-
-_CLASS_LABELS = {"all": "all", "star": "stars", "galaxy": "galaxies"}
-_DEFINITIONS = {
-    "perImage": "mean of images",
-    "pooled": "pooled",
-    "coco": "COCO",
-}
-_LABELS = {
-    "ap": "AP",
-    "recall": "recall",
-    "class_accuracy": "class accuracy",
-    "roc_area": "area under the ROC curve",
-    "completeness_limit_50": "magnitude at 50 % completeness",
-    "score_ece": "expected calibration error of the score",
-    "score_brier": "Brier score of the score",
-    "p_star_ece": "expected calibration error of pStar",
-    "p_star_brier": "Brier score of pStar",
-    "completeness_same_class": "completeness, class right too",
-    "purity_same_class": "purity, class right too",
-    "class_completeness": "share of the true class classed rightly",
-    "class_purity": "share of the class given that is right",
-    "lost_shredded": "true sources lost to shredding",
-    "lost_unrecognized": "true sources lost in unrecognized blends",
-    "lost_missed": "true sources of which nothing was found",
-    "blends_recognized": "blends recognized",
-    "flux_median": "flux residual, median",
-    "flux_scatter": "flux residual, scatter",
-    "flux_outliers": "flux residual, outliers",
-    "iou_median": "IoU of matches, median",
-    "iou_scatter": "IoU of matches, scatter",
-    "iou_outliers": "IoU of matches, outliers",
-    "blend_quality": "panoptic quality of blends",
-}
-_BLEND_KINDS = ("recognized", "unrecognized", "shredded", "mismatched", "missed")
-_BLENDEDNESS_EDGES = np.array([0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
 
 
 @dataclass(frozen=True)
@@ -158,7 +106,7 @@ def evaluation_page(
         The evaluation.
     curves : `numpy.ndarray`, optional
         Precision-recall curves, structured array of
-        `summary.PRECISION_RECALL_DTYPE`.
+        `binned_figures.PRECISION_RECALL_DTYPE`.
     gallery : `EvaluationGallery`, optional
         Pictures of blends.
     others : `~collections.abc.Sequence` [`EvaluatedRun`]
@@ -175,15 +123,14 @@ def evaluation_page(
     page : `Page`
         The page.
     """
-    metrics = run.metrics
-    classes = [name for name in IS_STAR if name in metrics.n_truth] or ["all"]
+    metrics, draw = run.metrics, EvaluationFigures(run, curves)
     sections = [
         Section("comparison", "Comparison", _comparison_parts(run, others, comparison)),
-        Section("precision", "Average precision", _precision_parts(metrics, curves)),
-        Section("completeness", "Completeness and purity", _completeness_parts(run, classes)),
-        Section("classes", "Stars and galaxies", _class_parts(run, classes)),
-        Section("calibration", "Calibration", _calibration_parts(run, classes)),
-        Section("residuals", "Residuals", _residual_parts(run, classes)),
+        Section("precision", "Average precision", _precision_parts(draw)),
+        Section("completeness", "Completeness and purity", _completeness_parts(draw)),
+        Section("classes", "Stars and galaxies", _class_parts(draw)),
+        Section("calibration", "Calibration", _calibration_parts(draw)),
+        Section("residuals", "Residuals", _residual_parts(draw)),
         Section("blends", "Blends", _blend_parts(run, others)),
         Section("gallery", "Gallery", _gallery_parts(gallery, n_gallery)),
         Section("patches", "Patches and throughput", _patch_parts(metrics)),
@@ -196,127 +143,24 @@ def evaluation_page(
         f"{len(metrics.patches)} patches of {metrics.skymap or 'one sky map'}, {truths:,} true sources "
         "that count" + (f"; catalogue {metrics.catalog}" if metrics.catalog else "")
     )
-    return Page(context.title, subtitle, _headlines(metrics, classes, comparison), sections, context.footer)
-
-
-def figure_label(figure: ComparedFigure | MetricValue) -> str:
-    """Name a figure in words.
-
-    Parameters
-    ----------
-    figure : `ComparedFigure` or `MetricValue`
-        The figure.
-
-    Returns
-    -------
-    label : `str`
-        Its name, with the IoU and unit where it has any.
-    """
-    about = figure.figure if isinstance(figure, ComparedFigure) else figure
-    label = _LABELS.get(about.name, about.name.replace("_", " "))
-    label = label[0].upper() + label[1:]
-    if about.name in ("ap", "recall"):
-        label += " [.5:.95]" if about.iou is None else f" at IoU {about.iou:.2f}"
-    if about.unit:
-        label += f" ({about.unit})"
-    return label
-
-
-def format_p_value(p_value: float, n_samples: int) -> str:
-    """Write a significance.
-
-    Parameters
-    ----------
-    p_value : `float`
-        Probability; NaN where there is none.
-    n_samples : `int`
-        Number of resamplings, which limits how small it can be.
-
-    Returns
-    -------
-    text : `str`
-        Such as ``p = 0.013``; empty where there is none.
-    """
-    if not math.isfinite(p_value):
-        return ""
-    smallest = 1.0 / (n_samples + 1.0)
-    if p_value <= 1.001 * smallest:
-        return f"p < {max(2.0 * smallest, 0.001):.1g}"
-    return f"p = {p_value:.2g}" if p_value < 0.1 else f"p = {p_value:.2f}"
-
-
-def comparison_table(comparison: RunComparison, caption: str) -> Table:
-    """Put a comparison into a table of a page.
-
-    Parameters
-    ----------
-    comparison : `RunComparison`
-        The comparison.
-    caption : `str`
-        Title of the table.
-
-    Returns
-    -------
-    table : `Table`
-        One row per figure, with two columns for each run beside the
-        reference.
-    """
-    order = [comparison.reference, *(i for i in range(len(comparison.names)) if i != comparison.reference)]
-    letters = dict(zip(order, _letters(len(order))))
-    columns = ["Figure", "Class", "Definition"]
-    for i in order:
-        columns.append(letters[i])
-        if i != comparison.reference:
-            columns += [f"{letters[i]} \N{MINUS SIGN} {letters[comparison.reference]}", "p"]
-    rows = []
-    for one in comparison.figures:
-        digits = 3
-        row: list[Cell] = [
-            figure_label(one),
-            _CLASS_LABELS[one.figure.object_class],
-            _DEFINITIONS.get(one.figure.definition, one.figure.definition),
-        ]
-        for i in order:
-            row.append(Value(one.value[i], one.error[i], digits))
-            if i != comparison.reference:
-                row.append(Value(one.difference[i], one.difference_error[i], digits, signed=True))
-                row.append(Value(one.p_value[i], digits=3))
-        rows.append(row)
-    legend = "; ".join(
-        f"{letters[i]}: {comparison.names[i]}" + (" (reference)" if i == comparison.reference else "")
-        for i in order
-    )
-    return Table(
-        caption,
-        columns,
-        rows,
-        f"{legend}. On the {len(comparison.patches)} patches that all runs have. p: how often resampling the "
-        f"patches {comparison.n_samples} times makes a difference as large by chance"
-        + ("; with so few patches it is a hint at best." if len(comparison.patches) < 10 else "."),
-    )
-
-
-def _letters(number: int) -> list[str]:
-    return [chr(ord("A") + i) if i < 26 else f"R{i}" for i in range(number)]
+    return Page(context.title, subtitle, _headlines(metrics, comparison), sections, context.footer)
 
 
 def _value(value: MetricValue, digits: int = 3) -> Value:
     return Value(value.value, value.error, digits)
 
 
-def _headlines(
-    metrics: EvaluationMetrics, classes: Sequence[str], comparison: RunComparison | None
-) -> list[Headline]:
+def _headlines(metrics: EvaluationMetrics, comparison: RunComparison | None) -> list[Headline]:
     wanted: list[tuple[str, _Key, str]] = [
         (
-            f"AP50 of {_CLASS_LABELS[name]}",
+            f"AP50 of {CLASS_WORDS[name]}",
             ("ap", name, definition, "all", 0.5, ""),
-            f"{_DEFINITIONS[definition]}",
+            f"{DEFINITIONS[definition]}",
         )
         for definition, name in (("perImage", "star"), ("perImage", "galaxy"), ("pooled", "all"))
     ]
     wanted += [
-        ("AP[.5:.95], all", ("ap", "all", "pooled", "all", None, ""), "pooled"),
+        (f"{_mean_ap(metrics)}, all", ("ap", "all", "pooled", "all", None, ""), "pooled"),
         ("Completeness", ("completeness", "all", "", "all", None, ""), "of true sources that count"),
         ("Purity", ("purity", "all", "", "all", None, ""), "of detections"),
         ("Class accuracy", ("class_accuracy", "all", "", "all", None, ""), "of matched sources"),
@@ -353,26 +197,33 @@ def _comparison_parts(
     parts.append(
         comparison_table(comparison, "Differences to this run, from the paired bootstrap over patches")
     )
-    runs = dict(zip(_letters(1 + len(others)), [run, *others]))
+    runs = dict(zip(run_letters(1 + len(others)), [run, *others]))
     figures = []
     everything = np.concatenate([one.matches["mag"] for one in runs.values()])
     if np.isfinite(everything).any():
         edges = even_edges(everything, 0.5)
         for name in ("star", "galaxy") if "star" in run.metrics.n_truth else ("all",):
             curves = {
-                letter: binned_completeness(one.matches, "mag", edges, IS_STAR[name], min_score=_score(one))
+                letter: binned_completeness(
+                    one.matches,
+                    "mag",
+                    edges,
+                    IS_STAR[name],
+                    min_score=run_setting(one.metrics, "score_threshold"),
+                )
                 for letter, one in runs.items()
             }
             limits = {letter: completeness_limit(curve) for letter, curve in curves.items()}
-            label = f"Completeness, {_CLASS_LABELS[name]}"
-            panel = FractionPanel("True magnitude (AB)", label, curves, limits=limits)
-            figures.append((plot_fractions([panel]), f"{label}, of each run against true magnitude."))
+            label = f"Completeness, {CLASS_WORDS[name]}"
+            figure = plot_shares([BinnedShares("completeness", "mag", curves, limits)], y_label=label)
+            figures.append((figure, f"{label}, of each run against true magnitude."))
     if figures:
         parts.append(Plots(figures, "Completeness of the runs with 68 % intervals; all patches of each run."))
     return parts
 
 
-def _precision_parts(metrics: EvaluationMetrics, curves: NDArray[np.void] | None) -> list[Part]:
+def _precision_parts(draw: EvaluationFigures) -> list[Part]:
+    metrics = draw.metrics
     values = [value for value in metrics.select(name="ap") if value.area == "all"]
     by_key = {(value.definition, value.object_class, value.iou): value for value in values}
     recall = {
@@ -380,7 +231,7 @@ def _precision_parts(metrics: EvaluationMetrics, curves: NDArray[np.void] | None
     }
     rows: list[list[Cell]] = []
     for definition, name in dict.fromkeys((value.definition, value.object_class) for value in values):
-        row: list[Cell] = [_DEFINITIONS.get(definition, definition), _CLASS_LABELS[name]]
+        row: list[Cell] = [DEFINITIONS.get(definition, definition), CLASS_WORDS[name]]
         for iou in (0.5, 0.75, None):
             value = by_key.get((definition, name, iou))
             row.append(_value(value) if value is not None else Value(math.nan))
@@ -397,7 +248,7 @@ def _precision_parts(metrics: EvaluationMetrics, curves: NDArray[np.void] | None
             "Three definitions of average precision. Mean of images: all-point AP of each image and class, "
             "for "
             "scores of "
-            f"{_min_score(metrics):g} and more, then the unweighted mean over images, as Astro R-CNN "
+            f"{MIN_SCORE:g} and more, then the unweighted mean over images, as Astro R-CNN "
             "published it. "
             "Pooled: all-point AP of the detections of all images together. COCO: the same at 101 recalls. "
             "Masks match from the IoU given; errors are standard errors from "
@@ -405,19 +256,19 @@ def _precision_parts(metrics: EvaluationMetrics, curves: NDArray[np.void] | None
         ),
         Table(
             "Average precision",
-            ["Definition", "Class", "AP50", "AP75", "AP[.5:.95]", "Recall at IoU 0.5", "Truths"],
+            ["Definition", "Class", "AP50", "AP75", _mean_ap(metrics), "Recall at IoU 0.5", "Truths"],
             rows,
         ),
     ]
-    figures = _precision_figures(metrics, curves)
+    figures = _precision_figures(draw)
     if figures:
         parts.append(
             Plots(figures, "Interpolated precision against recall, pooled over patches; a line for each IoU.")
         )
     long: list[list[Cell]] = [
         [
-            _DEFINITIONS.get(value.definition, value.definition),
-            _CLASS_LABELS[value.object_class],
+            DEFINITIONS.get(value.definition, value.definition),
+            CLASS_WORDS[value.object_class],
             value.area,
             "mean" if value.iou is None else f"{value.iou:.2f}",
             _value(value, 4),
@@ -439,47 +290,31 @@ def _precision_parts(metrics: EvaluationMetrics, curves: NDArray[np.void] | None
     return parts
 
 
-def _min_score(metrics: EvaluationMetrics) -> float:
-    return float(run_setting(metrics, "ap.minScore", 0.5))
+def _mean_ap(metrics: EvaluationMetrics) -> str:
+    """Name the mean of the average precision over thresholds."""
+    thresholds = metrics.iou_thresholds or [0.5, 0.95]
+    low, high = (f"{limit:.2f}".strip("0") for limit in (thresholds[0], thresholds[-1]))
+    return f"AP[{low}:{high}]"
 
 
-def _score(run: EvaluatedRun) -> float | None:
-    score = run_setting(run.metrics, "scoreThreshold")
-    return None if score is None else float(score)
-
-
-def _precision_figures(metrics: EvaluationMetrics, curves: NDArray[np.void] | None) -> list:
-    if curves is None or not len(curves):
+def _precision_figures(draw: EvaluationFigures) -> list[tuple[Figure, str]]:
+    if draw.curves is None or not len(draw.curves):
         return []
-    definitions = list(dict.fromkeys(np.asarray(curves["definition"]).astype(str).tolist()))
-    definition = "pooled" if "pooled" in definitions else definitions[0]
     figures = []
-    for name in _CLASS_LABELS:
-        family = []
-        for value in metrics.select(name="ap", object_class=name, definition=definition, area="all"):
-            if value.iou is None:
-                continue
-            points = curves[
-                (curves["definition"] == definition)
-                & (curves["object_class"] == name)
-                & (np.abs(curves["iou"] - value.iou) < 1e-3)
-            ]
-            recall, precision = np.asarray(points["recall"]), np.asarray(points["interpolated"])
-            family.append(
-                PrecisionRecallCurve(_CLASS_LABELS[name], value.iou, recall, precision, value.value)
-            )
+    for name in draw.classes:
+        values = draw.metrics.select(name="ap", object_class=name, definition="pooled", area="all")
+        family = [value for value in values if value.iou is not None]
         if family:
-            best = family[0]
+            first, last = family[0], family[-1]
             about = (
-                f"Precision against recall, {_CLASS_LABELS[name]}; AP from {best.ap:.3f} at IoU "
-                f"{best.iou:.2f} "
-                f"to {family[-1].ap:.3f} at {family[-1].iou:.2f}."
+                f"Precision against recall, {CLASS_WORDS[name]}; AP from {first.value:.3f} at IoU "
+                f"{first.iou:.2f} to {last.value:.3f} at {last.iou:.2f}."
             )
-            figures.append((plot_precision_recall(family), about))
+            figures.append((draw.precision_recall([name]), about))
     return figures
 
 
-def _completeness_parts(run: EvaluatedRun, classes: Sequence[str]) -> list[Part]:
+def _completeness_parts(draw: EvaluationFigures) -> list[Part]:
     parts: list[Part] = []
     shares = (
         "completeness",
@@ -488,22 +323,15 @@ def _completeness_parts(run: EvaluatedRun, classes: Sequence[str]) -> list[Part]
         "purity_same_class",
         "completeness_limit_50",
     )
-    parts += _value_table(run.metrics, "Completeness and purity", lambda value: value.name in shares)
-    panels = [
-        FractionPanel(
-            panel.x_label,
-            panel.y_label,
-            {name: curve for name, curve in panel.curves.items() if name in classes},
-            panel.log_x,
-            {name: limit for name, limit in panel.limits.items() if name in classes},
-            panel.level,
-        )
-        for panel in completeness_panels(run.matches)
+    parts += _value_table(draw.metrics, "Completeness and purity", lambda value: value.name in shares)
+    figures = [
+        (draw.completeness([one]), f"{one.measure.capitalize()} against {column_label(one.column)}.")
+        for one in draw.shares()
     ]
-    if panels:
+    if figures:
         parts.append(
             Plots(
-                [(plot_fractions([panel]), f"{panel.y_label} against {panel.x_label}.") for panel in panels],
+                figures,
                 "Completeness of true sources by what is true of them, and purity of detections by what was "
                 "measured. Bands are 68 % Wilson intervals; vertical lines are magnitudes of 50 % "
                 "completeness.",
@@ -512,75 +340,36 @@ def _completeness_parts(run: EvaluatedRun, classes: Sequence[str]) -> list[Part]
     return parts
 
 
-def _class_parts(run: EvaluatedRun, classes: Sequence[str]) -> list[Part]:
-    if len(classes) < 2:
+def _class_parts(draw: EvaluationFigures) -> list[Part]:
+    if len(draw.classes) < 2:
         return []
-    table, score = run.matches, _score(run)
-    rows = matched_rows(table, min_score=score)
-    parts: list[Part] = [
-        Matrix(
-            "Matched sources by true class and class given",
-            "True class",
-            "Class given",
-            ["star", "galaxy"],
-            confusion(table, min_score=score).counts,
+    names = ("class_accuracy", "class_completeness", "class_purity", "roc_area")
+    parts = _value_table(draw.metrics, "Classes of matched sources", lambda value: value.name in names)
+    figures = [
+        (
+            draw.confusion(),
+            "Matched sources by true class and class given, and by magnitude the share of each.",
         )
     ]
-    names = ("class_accuracy", "class_completeness", "class_purity", "roc_area")
-    parts += _value_table(run.metrics, "Classes of matched sources", lambda value: value.name in names)
-    figures = []
-    mags = np.asarray(table["mag"])[rows & np.isfinite(table["mag"])]
-    if len(mags):
-        binned = binned_confusion(table, even_edges(mags, 1.0), min_score=score)
-        panel = FractionPanel(
-            "True magnitude (AB)",
-            "Share of the true class classed rightly",
-            {"star": binned.star_completeness, "galaxy": binned.galaxy_completeness},
-        )
-        figures.append(
-            (plot_fractions([panel]), "Share of stars and galaxies classed rightly, by magnitude.")
-        )
-    if (rows & np.isfinite(table["p_star"])).any():
-        curves = {"all": star_roc(table, min_score=score)}
-        if len(mags) >= 30:
-            thirds = np.unique(np.quantile(mags, [0.0, 1 / 3, 2 / 3, 1.0]))
-            for low, high, curve in zip(thirds[:-1], thirds[1:], binned_roc(table, thirds, min_score=score)):
-                curves[f"{low:.1f} to {high:.1f} mag"] = curve
-        about = f"Receiver operating characteristic of pStar; area {curves['all'].area:.3f}."
-        figures.append((plot_roc(curves), about))
-    if figures:
-        parts.append(Plots(figures, "By magnitude; bands are 68 % Wilson intervals."))
-    return parts
+    if np.isfinite(draw.table["p_star"][matched_rows(draw.table, min_score=draw.min_score)]).any():
+        area = draw.metrics.get("roc_area").value
+        about = f"Receiver operating characteristic of pStar; area {area:.3f}."
+        figures.append((draw.roc(), about))
+    return [*parts, Plots(figures, "Bands are 68 % Wilson intervals.")]
 
 
-def _calibration_parts(run: EvaluatedRun, classes: Sequence[str]) -> list[Part]:
-    table = run.matches
-    figures = []
-    scores = np.asarray(table["score"], dtype=float)[detection_rows(table)]
-    # The score of another detector need not be a probability.
-    if len(scores) and ((scores >= 0.0) & (scores <= 1.0)).all():
-        curves = {
-            name: score_reliability(table, IS_STAR[name], same_class=len(classes) > 1)
-            for name in classes
-            if name != "all" or len(classes) == 1
-        }
-        figures.append(
-            (plot_calibration(curves), "Share of detections that are true against their score, by class.")
-        )
-    p_star = np.asarray(table["p_star"], dtype=float)[matched_rows(table)]
-    if len(classes) > 1 and np.isfinite(p_star).any():
-        figures.append(
-            (
-                plot_calibration(
-                    {"pStar": p_star_reliability(table)},
-                    x_label="pStar",
-                    y_label="Share of sources that are stars",
-                ),
-                "Share of matched sources that are stars against pStar.",
-            )
-        )
+def _calibration_parts(draw: EvaluationFigures) -> list[Part]:
     names = ("score_ece", "score_brier", "p_star_ece", "p_star_brier")
-    parts = _value_table(run.metrics, "Calibration", lambda value: value.name in names)
+    parts = _value_table(draw.metrics, "Calibration", lambda value: value.name in names)
+    curves = reliability_curves(draw.table, draw.classes, min_score=draw.min_score)
+    figures = []
+    # The score of another detector need not be a probability.
+    if "score/all" in curves:
+        about = "Share of detections that are true against their score, by class."
+        figures.append((draw.calibration(), about))
+    if "p_star" in curves:
+        about = "Share of matched sources that are stars against pStar."
+        figures.append((draw.calibration("p_star"), about))
     if figures:
         parts.append(
             Plots(figures, "Reliability with 68 % intervals; ECE is the expected calibration error.")
@@ -588,66 +377,35 @@ def _calibration_parts(run: EvaluatedRun, classes: Sequence[str]) -> list[Part]:
     return parts
 
 
-def _residual_parts(run: EvaluatedRun, classes: Sequence[str]) -> list[Part]:
-    table, score = run.matches, _score(run)
+def _residual_parts(draw: EvaluationFigures) -> list[Part]:
     parts: list[Part] = []
-    residual = flux_residual(table["flux_detected"], table["flux_truth"])
-    blendedness = np.asarray(table["blendedness"], dtype=float)
-    column, x_label, edges = "blendedness", "Blendedness", _BLENDEDNESS_EDGES
-    if not np.isfinite(blendedness).any():
-        mags = np.asarray(table["mag"], dtype=float)
-        if not np.isfinite(mags).any():
-            return parts
-        column, x_label, edges = "mag", "True magnitude (AB)", even_edges(mags, 0.5)
-    x = np.asarray(table[column], dtype=float)
-    fluxes, offsets = [], []
-    for name in classes:
-        if name == "all" and len(classes) > 1:
-            continue
-        rows = matched_rows(table, IS_STAR[name], min_score=score)
-        label = _CLASS_LABELS[name]
-        if np.isfinite(residual[rows]).any():
-            binned = binned_flux_residual(table, edges, column, IS_STAR[name], min_score=score)
-            panel = ResidualPanel(label, x[rows], residual[rows], binned)
-            fluxes.append(
-                (
-                    plot_residuals([panel], x_label=x_label),
-                    f"Flux residual of {label} against {x_label.lower()}.",
-                )
-            )
-        separation = np.asarray(table["separation_arcsec"], dtype=float)
-        if np.isfinite(separation[rows]).any():
-            binned = binned_centroid_residual(
-                table,
-                edges,
-                column,
-                IS_STAR[name],
-                component="separation_arcsec",
-                min_score=score,
-            )
-            panel = ResidualPanel(label, x[rows], separation[rows], binned)
-            offsets.append(
-                (
-                    plot_residuals([panel], x_label=x_label, y_label="Centroid offset (arcsec)"),
-                    f"Offset of centroids of {label} against {x_label.lower()}.",
-                )
-            )
     note = "Medians with their scatter (bars) and error (band); points or shading are sources."
-    parts += [Plots(figures, note) for figures in (fluxes, offsets) if figures]
+    for what, column, function in (
+        ("Flux residual", "flux_detected", draw.flux_residual),
+        ("Offset of centroids", "separation_arcsec", draw.centroid_offset),
+    ):
+        figures = []
+        for name in draw.classes[1:] or draw.classes:
+            rows = matched_rows(draw.table, IS_STAR[name], min_score=draw.min_score)
+            if np.isfinite(draw.table[column][rows]).any():
+                about = f"{what} of {CLASS_WORDS[name]} against {draw.residual_label.lower()}."
+                figures.append((function([name]), about))
+        if figures:
+            parts.append(Plots(figures, note))
     starts = ("flux_", "color_", "centroid_", "iou_")
     parts += _value_table(
-        run.metrics, "Residuals of matched sources", lambda value: value.name.startswith(starts), tall=True
+        draw.metrics, "Residuals of matched sources", lambda value: value.name.startswith(starts), tall=True
     )
     return parts
 
 
 def _blend_parts(run: EvaluatedRun, others: Sequence[EvaluatedRun]) -> list[Part]:
-    summaries = {}
-    for letter, one in zip(_letters(1 + len(others)), [run, *others]):
-        summary = _blend_summary(one.metrics)
-        if summary is not None:
-            summaries[letter if others else "this run"] = summary
-    if not summaries:
+    shares = {
+        (letter if others else "this run"): blend_shares(one.metrics)
+        for letter, one in zip(run_letters(1 + len(others)), [run, *others])
+    }
+    shares = {name: one for name, one in shares.items() if one["recognized"].total}
+    if not shares:
         return []
     parts: list[Part] = [
         Paragraph(
@@ -657,38 +415,14 @@ def _blend_parts(run: EvaluatedRun, others: Sequence[EvaluatedRun]) -> list[Part
             "shredded if more were found, mismatched if they do not fit, missed if none was found. "
             "Spurious are detections that touch no true source; pieces of one are impure, but not spurious."
         ),
-        Plots([(plot_blends(summaries), "Shares of blends by how they ended.")]),
+        Plots([(plot_blends(shares), "Shares of blends by how they ended.")]),
     ]
     parts += _value_table(
         run.metrics,
         "Groups of sources",
-        lambda value: value.name.startswith(("blends_", "truths_", "detections_", "blend_")),
+        lambda value: value.name.startswith(("blends_", "truths_", "detections_", "blend_", "lost_")),
     )
     return parts
-
-
-def _blend_summary(metrics: EvaluationMetrics) -> BlendSummary | None:
-    by_name = {value.name: value for value in metrics.values}
-
-    def share(name: str) -> Fraction:
-        value = by_name.get(name)
-        if value is None or not math.isfinite(value.value):
-            return Fraction(0, 0, math.nan, math.nan, math.nan)
-        return Fraction(round(value.value * value.n), value.n, value.value, value.low, value.high)
-
-    of_blends = {kind: share(f"blends_{kind}") for kind in _BLEND_KINDS}
-    if not any(math.isfinite(one.value) for one in of_blends.values()):
-        return None
-    return BlendSummary(
-        {},
-        {},
-        {},
-        {},
-        of_blends,
-        share("truths_shredded"),
-        share("detections_spurious"),
-        share("truths_missed"),
-    )
 
 
 def _gallery_parts(gallery: EvaluationGallery | None, number: int) -> list[Part]:
@@ -758,8 +492,7 @@ def _patch_parts(metrics: EvaluationMetrics) -> list[Part]:
             columns,
             rows,
             "Ignored truths are too faint, too small or masked; neither hit nor miss. Left out are parents "
-            "and "
-            "records without a footprint.",
+            "and records without a footprint or a score.",
             tall=len(rows) > 15,
         )
     )
@@ -811,14 +544,14 @@ def _provenance_parts(metrics: EvaluationMetrics, context: ReportContext) -> lis
 
 
 def _all_figures(metrics: EvaluationMetrics, others: Sequence[EvaluatedRun]) -> list[Part]:
-    letters = _letters(1 + len(others))
+    letters = run_letters(1 + len(others))
     elsewhere = [{value.key: value for value in other.metrics.values} for other in others]
     rows: list[list[Cell]] = []
     for value in metrics.values:
         row: list[Cell] = [
             figure_label(value),
-            _CLASS_LABELS.get(value.object_class, value.object_class),
-            _DEFINITIONS.get(value.definition, value.definition),
+            CLASS_WORDS.get(value.object_class, value.object_class),
+            DEFINITIONS.get(value.definition, value.definition),
             "" if value.area == "all" else value.area,
             value.band,
             _value(value, 4),
@@ -843,7 +576,7 @@ def _value_table(
     values = [value for value in metrics.values if wanted(value)]
     if not values:
         return []
-    # Columns that say the same in each row say nothing.
+    # A column with one value in all rows is left out.
     with_class = any(value.object_class != "all" for value in values)
     with_band = any(value.band for value in values)
     rows: list[list[Cell]] = []
@@ -851,7 +584,7 @@ def _value_table(
         digits = 2 if value.unit == "mag" and value.name.startswith("completeness") else 3
         row: list[Cell] = [figure_label(value)]
         if with_class:
-            row.append(_CLASS_LABELS.get(value.object_class, value.object_class))
+            row.append(CLASS_WORDS.get(value.object_class, value.object_class))
         if with_band:
             row.append(value.band)
         rows.append([*row, _value(value, digits), value.n])

@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 __all__ = [
     "GALAXY_COLOR",
     "STAR_COLOR",
+    "draw_outlines",
     "draw_scale_bar",
     "lupton_rgb",
     "mask_outlines",
-    "plot_overlay",
     "save_overlay",
     "write_regions",
 ]
@@ -44,6 +44,8 @@ GALAXY_COLOR = "#56D3F2"
 
 _MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_BOTTOM, _MARGIN_TOP = 1.0, 0.2, 0.65, 0.45  # inch
 _DPI = 100.0
+# Scores are written beside so many sources at most.
+_MAX_LABELS = 150
 
 
 def lupton_rgb(
@@ -107,16 +109,7 @@ def lupton_rgb(
     weights = np.asarray(balance, dtype=np.float32)
     scaled = np.where(finite, image, 0.0).astype(np.float32) * weights[:, None, None]
 
-    sky = np.zeros(3, dtype=np.float32)
-    sigma = np.ones(3, dtype=np.float32)
-    if finite.any():
-        # Some ten thousand pixels tell the sky as well as all of them.
-        step = max(1, int(np.sqrt(finite.sum() / 40_000)))
-        sample = scaled[:, ::step, ::step][:, finite[::step, ::step]]
-        if not sample.size:
-            sample = scaled[:, finite]
-        sky = np.median(sample, axis=1)
-        sigma = 1.4826 * np.median(np.abs(sample - sky[:, None]), axis=1)
+    sky, sigma = _sky(scaled, finite)
     if noise is not None:
         sigma = np.asarray(noise, dtype=np.float32) * weights
     mean_sigma = float(np.sqrt(np.mean(sigma**2)))
@@ -141,6 +134,21 @@ def lupton_rgb(
     rgb = np.rint(np.moveaxis(scaled, 0, -1) * 255.0).astype(np.uint8)
     rgb[~finite] = 40
     return rgb
+
+
+def _sky(
+    image: NDArray[np.float32], finite: NDArray[np.bool_]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Estimate level and noise of the sky in each band, from the pixels (y, x) that are finite."""
+    if not finite.any():
+        return np.zeros(len(image), dtype=np.float32), np.ones(len(image), dtype=np.float32)
+    # Some ten thousand pixels give the sky as well as all of them.
+    step = max(1, int(np.sqrt(finite.sum() / 40_000)))
+    sample = image[:, ::step, ::step][:, finite[::step, ::step]]
+    if not sample.size:
+        sample = image[:, finite]
+    level = np.median(sample, axis=1)
+    return level, 1.4826 * np.median(np.abs(sample - level[:, None]), axis=1)
 
 
 def mask_outlines(
@@ -175,109 +183,32 @@ def mask_outlines(
     return outlines
 
 
-def plot_overlay(
-    figure: Figure,
-    rgb: NDArray[np.uint8],
-    masks: Sequence[NDArray[np.bool_]],
-    origins: NDArray[np.integer],
-    is_star: NDArray[np.bool_],
-    scores: NDArray[np.floating],
-    *,
-    wcs: WCS | None = None,
-    pixel_scale: float | None = None,
-    title: str = "",
-    max_labels: int = 150,
-) -> Axes:
-    """Draw a picture and the outlines of what was found in it.
+def draw_outlines(
+    axes: Axes,
+    outlines: Sequence[Sequence[Any]],
+    is_star: Sequence[bool] | NDArray[np.bool_],
+    line_width: float,
+    **style: Any,
+) -> None:
+    """Draw the outlines of sources in the colours of their classes.
 
     Parameters
     ----------
-    figure : `matplotlib.figure.Figure`
-        Where to draw; its size should have the image's proportions.
-    rgb : `numpy.ndarray`
-        Picture, (y, x, 3), first row at the bottom.
-    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
-        One array (y, x) of `bool` per source.
-    origins : `numpy.ndarray`
-        Position (y0, x0) of the first pixel of each mask, (mask, 2).
-    is_star : `numpy.ndarray`
-        Class of each source, `bool`, (mask,).
-    scores : `numpy.ndarray`
-        Score of each source, (mask,).
-    wcs : `astropy.wcs.WCS`, optional
-        World coordinates of the picture's pixels; the axes then show right
-        ascension and declination.
-    pixel_scale : `float`, optional
-        Pixel scale (arcsec), for the scale bar.
-    title : `str`
-        Title.
-    max_labels : `int`
-        Scores are written beside the sources only up to this number, the
-        largest sources first, and only where there is room.
-
-    Returns
-    -------
     axes : `matplotlib.axes.Axes`
-        The axes that were drawn.
-
-    Raises
-    ------
-    ValueError
-        Raised if masks, origins, classes and scores differ in number.
+        Where to; the centre of the first pixel is (0, 0).
+    outlines : `~collections.abc.Sequence`
+        Lines of each source in pixels, as `mask_outlines` makes them.
+    is_star : `~collections.abc.Sequence` [`bool`]
+        Class of each source.
+    line_width : `float`
+        Width of the lines, points.
+    **style
+        Passed on to `matplotlib.collections.LineCollection`.
     """
-    numbers = {len(masks), len(origins), len(is_star), len(scores)}
-    if len(numbers) != 1:
-        raise ValueError(
-            "Masks, origins, classes and scores must be of one number; given were "
-            f"{len(masks)}, {len(origins)}, {len(is_star)}, {len(scores)}."
-        )
-    height, width = rgb.shape[:2]
-    fig_width, fig_height = figure.get_size_inches()
-    box = (
-        _MARGIN_LEFT / fig_width,
-        _MARGIN_BOTTOM / fig_height,
-        1.0 - (_MARGIN_LEFT + _MARGIN_RIGHT) / fig_width,
-        1.0 - (_MARGIN_BOTTOM + _MARGIN_TOP) / fig_height,
-    )
-    axes = figure.add_axes(box, projection=wcs) if wcs is not None else figure.add_axes(box)
-    axes.imshow(rgb, origin="lower", interpolation="nearest")
-
-    inch_per_pixel = fig_width * box[2] / width
-    # Lines of about one and a half image pixels, within what the eye still sees and what hides no source.
-    line_width = float(np.clip(1.1 * inch_per_pixel * 72.0, 0.5, 1.3))
-    font_size = float(np.clip(9.0 * inch_per_pixel * 72.0, 5.0, 7.5))
-    outlines = mask_outlines(masks, origins)
-    is_star = np.asarray(is_star, dtype=bool)
-    for selected, color in ((~is_star, GALAXY_COLOR), (is_star, STAR_COLOR)):
-        lines = [line for index in np.flatnonzero(selected) for line in outlines[index]]
-        axes.add_collection(
-            LineCollection(lines, colors=color, linewidths=line_width, alpha=0.9), autolim=False
-        )
-    _label_scores(axes, outlines, is_star, scores, font_size, inch_per_pixel, (height, width), max_labels)
-    axes.set_xlim(-0.5, width - 0.5)
-    axes.set_ylim(-0.5, height - 0.5)
-
-    _draw_axes_labels(axes, wcs)
-    if pixel_scale is not None:
-        draw_scale_bar(axes, pixel_scale, (height, width), inch_per_pixel)
-    n_star = int(is_star.sum())
-    handles = [
-        Line2D([], [], color=STAR_COLOR, lw=2.0, label=f"star ({n_star})"),
-        Line2D([], [], color=GALAXY_COLOR, lw=2.0, label=f"galaxy ({len(is_star) - n_star})"),
-    ]
-    legend = axes.legend(
-        handles=handles,
-        loc="upper right",
-        fontsize=9,
-        facecolor="black",
-        edgecolor="0.5",
-        framealpha=0.65,
-        labelcolor="white",
-    )
-    legend.set_zorder(10)
-    if title:
-        axes.set_title(title, fontsize=11, loc="left", pad=8)
-    return axes
+    for star, color in ((False, GALAXY_COLOR), (True, STAR_COLOR)):
+        lines = [line for source, one in zip(outlines, is_star) if bool(one) == star for line in source]
+        drawn = LineCollection(lines, colors=color, linewidths=line_width, **style)
+        axes.add_collection(drawn, autolim=False)
 
 
 def save_overlay(
@@ -323,25 +254,61 @@ def save_overlay(
     ValueError
         Raised if the arrays do not fit each other.
     """
+    numbers = {len(masks), len(origins), len(is_star), len(scores)}
+    if len(numbers) != 1:
+        raise ValueError(
+            "Masks, origins, classes and scores must be of one number; given were "
+            f"{len(masks)}, {len(origins)}, {len(is_star)}, {len(scores)}."
+        )
     rgb = lupton_rgb(image, noise)
     height, width = rgb.shape[:2]
     # Small images are enlarged to about a thousand points, large ones shrunk to about two thousand.
     magnification = float(np.clip(1000.0 / max(height, width), 0.6, 8.0))
     if magnification > 1.0:
         magnification = float(np.round(magnification * 2.0) / 2.0)
-    size = np.array([width, height]) * magnification / _DPI
-    figure = Figure(
-        figsize=(
-            max(size[0], 3.5) + _MARGIN_LEFT + _MARGIN_RIGHT,
-            max(size[1], 2.0) + _MARGIN_BOTTOM + _MARGIN_TOP,
-        ),
-        dpi=_DPI,
-        facecolor="white",
+    figure, axes = _make_axes((height, width), magnification, wcs)
+    axes.imshow(rgb, origin="lower", interpolation="nearest")
+    inch_per_pixel = axes.get_position().width * figure.get_figwidth() / width
+    # Lines of about one and a half image pixels, within what the eye still sees and what hides no source.
+    line_width = float(np.clip(1.1 * inch_per_pixel * 72.0, 0.5, 1.3))
+    outlines = mask_outlines(masks, origins)
+    is_star = np.asarray(is_star, dtype=bool)
+    draw_outlines(axes, outlines, is_star, line_width, alpha=0.9)
+    _label_scores(axes, outlines, is_star, scores, inch_per_pixel, (height, width))
+    axes.set_xlim(-0.5, width - 0.5)
+    axes.set_ylim(-0.5, height - 0.5)
+    _draw_axes_labels(axes, wcs)
+    if pixel_scale is not None:
+        draw_scale_bar(axes, pixel_scale, (height, width), inch_per_pixel)
+    n_star = int(is_star.sum())
+    handles = [
+        Line2D([], [], color=STAR_COLOR, lw=2.0, label=f"star ({n_star})"),
+        Line2D([], [], color=GALAXY_COLOR, lw=2.0, label=f"galaxy ({len(is_star) - n_star})"),
+    ]
+    legend = axes.legend(
+        handles=handles,
+        loc="upper right",
+        fontsize=9,
+        facecolor="black",
+        edgecolor="0.5",
+        framealpha=0.65,
+        labelcolor="white",
     )
-    # Not pyplot: it keeps figures in a global list and may want a display.
-    FigureCanvasAgg(figure)
-    plot_overlay(figure, rgb, masks, origins, is_star, scores, wcs=wcs, pixel_scale=pixel_scale, title=title)
+    legend.set_zorder(10)
+    if title:
+        axes.set_title(title, fontsize=11, loc="left", pad=8)
     figure.savefig(path, dpi=1.5 * _DPI if max(height, width) * magnification <= 1300 else _DPI)
+
+
+def _make_axes(shape: tuple[int, int], magnification: float, wcs: WCS | None) -> tuple[Figure, Any]:
+    """Make a figure with room for a picture of a shape (y, x) and its axes."""
+    width, height = (max(shape[i] * magnification / _DPI, least) for i, least in ((1, 3.5), (0, 2.0)))
+    outer = width + _MARGIN_LEFT + _MARGIN_RIGHT, height + _MARGIN_BOTTOM + _MARGIN_TOP
+    # Not pyplot: it keeps figures in a global list and may want a display.
+    figure = Figure(figsize=outer, dpi=_DPI, facecolor="white")
+    FigureCanvasAgg(figure)
+    box = (_MARGIN_LEFT / outer[0], _MARGIN_BOTTOM / outer[1], width / outer[0], height / outer[1])
+    return figure, figure.add_axes(box, projection=wcs) if wcs is not None else figure.add_axes(box)
 
 
 def _label_scores(
@@ -349,42 +316,16 @@ def _label_scores(
     outlines: Sequence[Sequence[NDArray[np.float64]]],
     is_star: NDArray[np.bool_],
     scores: NDArray[np.floating],
-    font_size: float,
     inch_per_pixel: float,
     shape: tuple[int, int],
-    max_labels: int,
 ) -> None:
-    """Write scores above the sources where they cover nothing else.
-
-    Parameters
-    ----------
-    axes : `matplotlib.axes.Axes`
-        Where to.
-    outlines : `~collections.abc.Sequence`
-        From `mask_outlines`.
-    is_star : `numpy.ndarray`
-        Class of each source.
-    scores : `numpy.ndarray`
-        Score of each source.
-    font_size : `float`
-        Size of the letters (points).
-    inch_per_pixel : `float`
-        Size of an image pixel.
-    shape : `tuple` [`int`, `int`]
-        Height and width of the image.
-    max_labels : `int`
-        Most labels to write.
-    """
-    boxes = np.array(
-        [
-            (*np.concatenate(lines).min(axis=0), *np.concatenate(lines).max(axis=0))
-            if lines
-            else (np.nan,) * 4
-            for lines in outlines
-        ]
-    ).reshape(-1, 4)
-    if not len(boxes):
+    """Write scores above the largest sources, where they cover nothing else."""
+    font_size = float(np.clip(9.0 * inch_per_pixel * 72.0, 5.0, 7.5))
+    if not len(outlines):
         return
+    nothing = np.full((1, 2), np.nan)
+    points = [np.concatenate(lines) if lines else nothing for lines in outlines]
+    boxes = np.array([(*one.min(axis=0), *one.max(axis=0)) for one in points])
     # Extent of a label ".98" in image pixels.
     label_height = 0.95 * font_size / 72.0 / inch_per_pixel
     label_width = 1.6 * font_size / 72.0 / inch_per_pixel
@@ -400,7 +341,7 @@ def _label_scores(
     effect = [matplotlib.patheffects.withStroke(linewidth=1.4, foreground="black", alpha=0.75)]
     for index in np.argsort(-area, kind="stable"):
         x0, y0, x1, y1 = boxes[index]
-        if not np.isfinite(area[index]) or len(occupied) >= max_labels + len(reserved):
+        if not np.isfinite(area[index]) or len(occupied) >= _MAX_LABELS + len(reserved):
             break
         x, y = 0.5 * (x0 + x1), y1 + 0.1 * label_height
         if y + label_height > height - 0.5:
@@ -431,15 +372,7 @@ def _label_scores(
 
 
 def _draw_axes_labels(axes: Any, wcs: WCS | None) -> None:
-    """Name the axes.
-
-    Parameters
-    ----------
-    axes : `matplotlib.axes.Axes`
-        The axes.
-    wcs : `astropy.wcs.WCS` or `None`
-        World coordinates.
-    """
+    """Name the axes."""
     if wcs is None:
         axes.set_xlabel("x (pixels)")
         axes.set_ylabel("y (pixels)")
@@ -551,18 +484,7 @@ def write_regions(
 
 
 def _simplify(line: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Drop the last point of a closed line and those on straight parts.
-
-    Parameters
-    ----------
-    line : `numpy.ndarray`
-        Closed line, (point, 2), first point repeated at the end.
-
-    Returns
-    -------
-    line : `numpy.ndarray`
-        Its corners, (point, 2).
-    """
+    """Drop the last point of a closed line, (point, 2), and those on straight parts."""
     points = line[:-1]
     before = points - np.roll(points, 1, axis=0)
     after = np.roll(points, -1, axis=0) - points

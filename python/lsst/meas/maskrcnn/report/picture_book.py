@@ -8,7 +8,7 @@ sources side by side, for a person to judge.
 
 from __future__ import annotations
 
-__all__ = ["PageField", "draw_outlines", "save_page"]
+__all__ = ["PageField", "save_page"]
 
 import os
 import textwrap
@@ -18,12 +18,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
-from .overlay import GALAXY_COLOR, STAR_COLOR, draw_scale_bar, mask_outlines
+from .overlay import GALAXY_COLOR, STAR_COLOR, draw_outlines, draw_scale_bar, mask_outlines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -97,51 +96,6 @@ class PageField:
             )
 
 
-def draw_outlines(
-    axes: Axes,
-    masks: Sequence[NDArray[np.bool_]],
-    origins: NDArray[np.integer],
-    is_star: NDArray[np.bool_],
-    flagged: NDArray[np.bool_],
-    *,
-    line_width: float = 1.0,
-) -> None:
-    """Draw outlines by class, those of flagged sources thin and dashed.
-
-    Parameters
-    ----------
-    axes : `matplotlib.axes.Axes`
-        Where to; the centre of the first pixel is (0, 0).
-    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
-        One array (y, x) of `bool` per source.
-    origins : `numpy.ndarray`, (N, 2)
-        Position (y0, x0) of the first pixel of each mask.
-    is_star : `numpy.ndarray`, (N,), bool
-        Class of each source.
-    flagged : `numpy.ndarray`, (N,), bool
-        Flag of each source.
-    line_width : `float`
-        Width of the lines, points; those of flagged sources have half of it.
-    """
-    outlines = mask_outlines(masks, origins)
-    is_star, flagged = np.asarray(is_star, bool), np.asarray(flagged, bool)
-    # The dashed ones first: they matter less.
-    for dashed in (True, False):
-        for star, color in ((False, GALAXY_COLOR), (True, STAR_COLOR)):
-            selected = np.flatnonzero((is_star == star) & (flagged == dashed))
-            lines = [line for index in selected for line in outlines[index]]
-            axes.add_collection(
-                LineCollection(
-                    lines,
-                    colors=color,
-                    linewidths=0.5 * line_width if dashed else line_width,
-                    linestyles=[_DASHES] if dashed else "solid",
-                    alpha=0.8 if dashed else 0.95,
-                ),
-                autolim=False,
-            )
-
-
 def save_page(
     path: str | os.PathLike[str],
     fields: Sequence[PageField],
@@ -150,7 +104,6 @@ def save_page(
     subtitle: str = "",
     outlines: bool = True,
     panel: int = 512,
-    columns: int | None = None,
     colors: int | None = None,
 ) -> None:
     """Write a page of fields to a PNG file.
@@ -166,11 +119,9 @@ def save_page(
         Two lines at the top.
     outlines : `bool`
         Put a second picture with the outlines beside each, if any field has
-        a truth.
+        a truth. There are two fields in a row then, else three.
     panel : `int`
         Longest side of a picture on the page, px.
-    columns : `int`, optional
-        Fields beside each other; by default at most 2 with outlines, else 3.
     colors : `int`, optional
         Reduce the page to so many colours, 2 to 256, for a small file.
 
@@ -186,9 +137,7 @@ def save_page(
     if colors is not None and not 2 <= colors <= 256:
         raise ValueError(f"A palette of {colors} colours is not possible; it must have 2 to 256.")
     two = outlines and any(entry.has_truth for entry in fields)
-    columns = min(len(fields), (2 if two else 3) if columns is None else columns)
-    if columns < 1:
-        raise ValueError(f"{columns} columns are not possible; there must be at least 1.")
+    columns = min(len(fields), 2 if two else 3)
     rows = -(-len(fields) // columns)
     # All places have the size that the largest needs.
     sizes = np.array([_panel_size(entry.rgb.shape[:2], panel) for entry in fields])
@@ -212,31 +161,9 @@ def save_page(
         x = _MARGIN + column * (cell_width + 3 * _GAP)
         top = _HEADER + row * (height + caption_height)
         for number in range(2 if two and entry.has_truth else 1):
-            box = (
-                (x + number * (width + _GAP)) / page_width,
-                1.0 - (top + h) / page_height,
-                w / page_width,
-                h / page_height,
-            )
-            axes = figure.add_axes(box)
-            axes.imshow(entry.rgb, origin="lower", interpolation="antialiased", aspect="auto")
-            if number == 1:
-                # Lines of about one and a half image pixels, within what can be seen and what hides nothing.
-                points = 72.0 / _DPI * w / entry.rgb.shape[1]
-                draw_outlines(
-                    axes,
-                    entry.masks,
-                    entry.origins,
-                    entry.is_star,
-                    entry.flagged,
-                    line_width=float(np.clip(1.5 * points, 0.7, 1.4)),
-                )
-            axes.set_xlim(-0.5, entry.rgb.shape[1] - 0.5)
-            axes.set_ylim(-0.5, entry.rgb.shape[0] - 0.5)
-            if number == 0:
-                inch_per_pixel = w / _DPI / entry.rgb.shape[1]
-                draw_scale_bar(axes, entry.pixel_scale, entry.rgb.shape[:2], inch_per_pixel)
-            axes.set_axis_off()
+            left, bottom = (x + number * (width + _GAP)) / page_width, 1.0 - (top + h) / page_height
+            axes = figure.add_axes((left, bottom, w / page_width, h / page_height))
+            _draw_field(axes, entry, w, outlines=number == 1)
         figure.text(
             x / page_width,
             1.0 - (top + height + 4.0) / page_height,
@@ -253,6 +180,28 @@ def save_page(
         palette = page.quantize(colors, method=Image.Quantize.MAXCOVERAGE)
         page = page.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
     _write(page, path)
+
+
+def _draw_field(axes: Axes, entry: PageField, width: int, *, outlines: bool) -> None:
+    """Draw a field as a picture of some width (px), with outlines or with a scale bar."""
+    axes.imshow(entry.rgb, origin="lower", interpolation="antialiased", aspect="auto")
+    inch_per_pixel = width / _DPI / entry.rgb.shape[1]
+    if outlines:
+        # Lines of about one and a half image pixels, within what can be seen and what hides nothing.
+        line_width = float(np.clip(1.5 * 72.0 * inch_per_pixel, 0.7, 1.4))
+        lines = mask_outlines(entry.masks, entry.origins)
+        # Flagged sources are thin and dashed, and come first: they matter less.
+        for chosen, style in (
+            (np.flatnonzero(entry.flagged), {"linestyles": [_DASHES], "alpha": 0.8}),
+            (np.flatnonzero(~entry.flagged), {"alpha": 0.95}),
+        ):
+            part = 0.5 * line_width if "linestyles" in style else line_width
+            draw_outlines(axes, [lines[i] for i in chosen], entry.is_star[chosen], part, **style)
+    axes.set_xlim(-0.5, entry.rgb.shape[1] - 0.5)
+    axes.set_ylim(-0.5, entry.rgb.shape[0] - 0.5)
+    if not outlines:
+        draw_scale_bar(axes, entry.pixel_scale, entry.rgb.shape[:2], inch_per_pixel)
+    axes.set_axis_off()
 
 
 def _panel_size(shape: tuple[int, ...], panel: int) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The look that all plots share: colours, lines, letters, widths of columns."""
+"""What all plots share: colours, lines, letters, widths of columns."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import AutoMinorLocator, LogLocator, NullFormatter
+from numpy.typing import NDArray
 
 __all__ = [
     "CLASS_STYLES",
@@ -23,9 +25,13 @@ __all__ = [
     "SINGLE_COLUMN",
     "CurveStyle",
     "add_legend",
+    "add_minor_ticks",
     "curve_style",
+    "draw_band",
     "family_styles",
+    "log_counts",
     "make_figure",
+    "marker_size",
     "style_axes",
 ]
 
@@ -219,3 +225,75 @@ def add_legend(axes: Axes, **settings: Any) -> None:
         "labelspacing": 0.3,
     }
     axes.legend(**{**choice, **settings}).set_zorder(6)
+
+
+def draw_band(
+    axes: Axes, x: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], color: str
+) -> None:
+    """Shade the interval of a curve.
+
+    Parameters
+    ----------
+    axes : `matplotlib.axes.Axes`
+        The panel.
+    x, low, high : `numpy.ndarray`
+        Places and limits, NaN where there are none, (point,).
+    color : `str`
+        Colour of the curve.
+    """
+    axes.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
+    # A band has no width at a bin between empty ones.
+    filled = np.isfinite(low)
+    neighbour = np.append(filled[1:], False) | np.insert(filled[:-1], 0, False)
+    alone = filled & ~neighbour
+    if alone.any():
+        axes.vlines(x[alone], low[alone], high[alone], color=color, alpha=0.5, lw=0.9)
+
+
+def log_counts(axes: Axes, counts: Sequence[NDArray[np.int64]]) -> None:
+    """Set the y axis of numbers, logarithmic unless all are small.
+
+    Parameters
+    ----------
+    axes : `matplotlib.axes.Axes`
+        The panel.
+    counts : `~collections.abc.Sequence` [`numpy.ndarray`]
+        What is drawn in it.
+    """
+    # Few against many can only be seen in the logarithm.
+    if max((int(count.max(initial=0)) for count in counts), default=0) <= 20:
+        axes.set_ylim(bottom=0.0)
+        return
+    axes.set_yscale("log")
+    axes.set_ylim(bottom=0.7)
+    axes.yaxis.set_major_locator(LogLocator(numticks=4))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
+def add_minor_ticks(axes: Axes) -> None:
+    """Add minor ticks to the linear axes of a panel.
+
+    Parameters
+    ----------
+    axes : `matplotlib.axes.Axes`
+        The panel.
+    """
+    for one, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
+        if scale == "linear":
+            one.set_minor_locator(AutoMinorLocator())
+
+
+def marker_size(marker: str) -> float:
+    """Choose the size of a marker, so that all look alike.
+
+    Parameters
+    ----------
+    marker : `str`
+        Marker of matplotlib.
+
+    Returns
+    -------
+    size : `float`
+        In points.
+    """
+    return 5.5 if marker == "*" else 3.2

@@ -32,7 +32,6 @@ __all__ = [
     "Gallery",
     "GalleryItem",
     "Headline",
-    "Matrix",
     "Page",
     "Paragraph",
     "Plots",
@@ -131,29 +130,6 @@ class Plots:
 
 
 @dataclass(frozen=True)
-class Matrix:
-    """Counts of two classes against each other, shaded by share of the row.
-
-    Parameters
-    ----------
-    caption : `str`
-        Its title.
-    row_title, column_title : `str`
-        What the rows and columns are.
-    names : `~collections.abc.Sequence` [`str`]
-        The classes.
-    counts : `numpy.ndarray`
-        Counts, (row, column).
-    """
-
-    caption: str
-    row_title: str
-    column_title: str
-    names: Sequence[str]
-    counts: NDArray[np.int64]
-
-
-@dataclass(frozen=True)
 class Card:
     """Names and what they stand for.
 
@@ -235,7 +211,7 @@ class Gallery:
     note: str = ""
 
 
-Part = Paragraph | Table | Plots | Matrix | Card | Details | Gallery
+Part = Paragraph | Table | Plots | Card | Details | Gallery
 
 
 @dataclass(frozen=True)
@@ -396,8 +372,6 @@ class _Writer:
             return f"{start}{_text(part.text)}</p>"
         if isinstance(part, Table):
             return _table(part)
-        if isinstance(part, Matrix):
-            return _matrix(part)
         if isinstance(part, Card):
             entries = "".join(
                 f"<div><dt>{_text(key)}</dt><dd>{_text(value)}</dd></div>" for key, value in part.entries
@@ -513,30 +487,6 @@ def _cell(cell: Cell) -> str:
     )
     note = f' <span class="mark">{_text(cell.note)}</span>' if cell.note else ""
     return f'<td class="number"{key}>{_text(number)}{error}{note}</td>'
-
-
-def _matrix(matrix: Matrix) -> str:
-    heads = "".join(f'<th scope="col">{_text(name)}</th>' for name in matrix.names)
-    rows = []
-    for name, counts in zip(matrix.names, matrix.counts):
-        total = int(counts.sum())
-        cells = []
-        for count in counts.tolist():
-            share = count / total if total else math.nan
-            percent = f"{100 * share:.1f} %" if total else "–"
-            cells.append(
-                f'<td style="--share: {share if total else 0:.3f}"><span>{percent}</span>'
-                f"<small>{count:d}</small></td>"
-            )
-        rows.append(f'<tr><th scope="row">{_text(name)}</th>{"".join(cells)}</tr>')
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{_text(matrix.caption)}">'
-        f'<table class="matrix"><caption>{_text(matrix.caption)}</caption><thead>'
-        '<tr><td></td><th scope="colgroup" '
-        f'colspan="{len(matrix.names)}">{_text(matrix.column_title)}</th></tr>'
-        f'<tr><th scope="col">{_text(matrix.row_title)}</th>{heads}</tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
 
 
 def _tile(item: GalleryItem) -> str:

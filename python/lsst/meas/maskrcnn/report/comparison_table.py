@@ -1,0 +1,158 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The figures of several runs in one table, and the names of figures in words."""
+
+from __future__ import annotations
+
+import math
+
+from ..metrics.evaluation_metrics import MetricValue
+from ..metrics.run_comparison import RunComparison
+from .evaluation_figures import CLASS_WORDS
+from .report_page import Cell, Table, Value
+
+__all__ = ["DEFINITIONS", "comparison_table", "figure_label", "format_p_value", "run_letters"]
+
+DEFINITIONS = {"perImage": "mean of images", "pooled": "pooled", "coco": "COCO"}
+"""Names of the definitions of average precision."""
+
+_LABELS = {
+    "ap": "AP",
+    "recall": "recall",
+    "class_accuracy": "class accuracy",
+    "roc_area": "area under the ROC curve",
+    "completeness_limit_50": "magnitude at 50 % completeness",
+    "score_ece": "expected calibration error of the score",
+    "score_brier": "Brier score of the score",
+    "p_star_ece": "expected calibration error of pStar",
+    "p_star_brier": "Brier score of pStar",
+    "completeness_same_class": "completeness, class right too",
+    "purity_same_class": "purity, class right too",
+    "class_completeness": "share of the true class classed rightly",
+    "class_purity": "share of the class given that is right",
+    "lost_shredded": "true sources lost to shredding",
+    "lost_unrecognized": "true sources lost in unrecognized blends",
+    "lost_missed": "true sources of which nothing was found",
+    "blends_recognized": "blends recognized",
+    "flux_median": "flux residual, median",
+    "flux_scatter": "flux residual, scatter",
+    "flux_outliers": "flux residual, outliers",
+    "iou_median": "IoU of matches, median",
+    "iou_scatter": "IoU of matches, scatter",
+    "iou_outliers": "IoU of matches, outliers",
+    "blend_quality": "panoptic quality of blends",
+}
+
+
+def figure_label(figure: MetricValue) -> str:
+    """Name a figure in words.
+
+    Parameters
+    ----------
+    figure : `MetricValue`
+        The figure.
+
+    Returns
+    -------
+    label : `str`
+        Its name, with the IoU and unit where it has any.
+    """
+    label = _LABELS.get(figure.name, figure.name.replace("_", " "))
+    label = label[0].upper() + label[1:]
+    if figure.name in ("ap", "recall"):
+        label += ", mean over IoU" if figure.iou is None else f" at IoU {figure.iou:.2f}"
+    if figure.unit:
+        label += f" ({figure.unit})"
+    return label
+
+
+def format_p_value(p_value: float, n_samples: int) -> str:
+    """Write a significance.
+
+    Parameters
+    ----------
+    p_value : `float`
+        Probability; NaN where there is none.
+    n_samples : `int`
+        Number of resamplings, which limits how small it can be.
+
+    Returns
+    -------
+    text : `str`
+        Such as ``p = 0.013``; empty where there is none.
+    """
+    if not math.isfinite(p_value):
+        return ""
+    smallest = 1.0 / (n_samples + 1.0)
+    if p_value <= 1.001 * smallest:
+        return f"p < {max(2.0 * smallest, 0.001):.1g}"
+    return f"p = {p_value:.2g}" if p_value < 0.1 else f"p = {p_value:.2f}"
+
+
+def comparison_table(comparison: RunComparison, caption: str) -> Table:
+    """Put a comparison into a table of a page.
+
+    Parameters
+    ----------
+    comparison : `RunComparison`
+        The comparison.
+    caption : `str`
+        Title of the table.
+
+    Returns
+    -------
+    table : `Table`
+        One row per figure, with two columns for each run beside the
+        reference.
+    """
+    order = [comparison.reference, *(i for i in range(len(comparison.names)) if i != comparison.reference)]
+    letters = dict(zip(order, run_letters(len(order))))
+    columns = ["Figure", "Class", "Definition"]
+    for i in order:
+        columns.append(letters[i])
+        if i != comparison.reference:
+            columns += [f"{letters[i]} \N{MINUS SIGN} {letters[comparison.reference]}", "p"]
+    rows = []
+    for one in comparison.figures:
+        digits = 3
+        row: list[Cell] = [
+            figure_label(one.figure),
+            CLASS_WORDS[one.figure.object_class],
+            DEFINITIONS.get(one.figure.definition, one.figure.definition),
+        ]
+        for i in order:
+            row.append(Value(one.value[i], one.error[i], digits))
+            if i != comparison.reference:
+                row.append(Value(one.difference[i], one.difference_error[i], digits, signed=True))
+                row.append(Value(one.p_value[i], digits=3))
+        rows.append(row)
+    legend = "; ".join(
+        f"{letters[i]}: {comparison.names[i]}" + (" (reference)" if i == comparison.reference else "")
+        for i in order
+    )
+    return Table(
+        caption,
+        columns,
+        rows,
+        f"{legend}. On the {len(comparison.patches)} patches that all runs have. p: how often resampling the "
+        f"patches {comparison.n_samples} times makes a difference as large by chance"
+        + ("; with so few patches it is a hint at best." if len(comparison.patches) < 10 else "."),
+    )
+
+
+def run_letters(number: int) -> list[str]:
+    """Name runs by letters.
+
+    Parameters
+    ----------
+    number : `int`
+        Number of runs.
+
+    Returns
+    -------
+    letters : `list` [`str`]
+        One for each.
+    """
+    return [chr(ord("A") + i) if i < 26 else f"R{i}" for i in range(number)]

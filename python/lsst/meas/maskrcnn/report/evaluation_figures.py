@@ -1,0 +1,264 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The figures of an evaluation, drawn alike for the task's plots and for the page."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+
+from ..images.classes import IS_STAR
+from ..metrics.binned import Fraction, binomial_interval
+from ..metrics.binned_figures import (
+    BinnedShares,
+    binned_residual,
+    binned_shares,
+    class_shares,
+    reliability_curves,
+    residual_bins,
+)
+from ..metrics.blends import BLEND_KINDS
+from ..metrics.classification import confusion_matrix, magnitude_rocs
+from ..metrics.evaluation_metrics import EvaluationMetrics
+from ..metrics.match_table import matched_rows
+from ..metrics.residuals import flux_residual
+from ..metrics.run_comparison import EvaluatedRun, run_setting
+from .calibration_figure import plot_calibration
+from .plots import (
+    PrecisionRecallCurve,
+    ResidualPanel,
+    column_label,
+    plot_blends,
+    plot_confusion,
+    plot_precision_recall,
+    plot_residuals,
+    plot_roc,
+    plot_shares,
+)
+
+__all__ = ["CLASS_WORDS", "EvaluationFigures", "blend_shares"]
+
+CLASS_WORDS = {"all": "all", "star": "stars", "galaxy": "galaxies"}
+"""The classes in the plural, for titles."""
+
+
+class EvaluationFigures:
+    """Draws the figures of an evaluation.
+
+    Parameters
+    ----------
+    run : `EvaluatedRun`
+        The evaluation.
+    curves : `numpy.ndarray`, optional
+        Its precision-recall curves, structured array of
+        `binned_figures.PRECISION_RECALL_DTYPE`.
+    """
+
+    def __init__(self, run: EvaluatedRun, curves: NDArray[np.void] | None = None) -> None:
+        self.metrics, self.table, self.curves = run.metrics, run.matches, curves
+        self.classes = tuple(name for name in IS_STAR if name in run.metrics.n_truth) or ("all",)
+        self.band = str(run_setting(run.metrics, "band") or "")
+        score = run_setting(run.metrics, "score_threshold")
+        self.min_score = None if score is None else float(score)
+
+    def task_plots(self) -> dict[str, Figure]:
+        """Draw the plots that the task stores.
+
+        Returns
+        -------
+        plots : `dict` [`str`, `matplotlib.figure.Figure`]
+            ``precisionRecall``, ``completeness``, ``confusion``, ``roc``,
+            ``fluxResidual``, ``calibration`` and ``blends``.
+        """
+        separate = self.classes[1:] or self.classes
+        return {
+            "precisionRecall": self.precision_recall(self.classes),
+            "completeness": self.completeness(self.shares()),
+            "confusion": self.confusion(),
+            "roc": self.roc(),
+            "fluxResidual": self.flux_residual(separate),
+            "calibration": self.calibration(),
+            "blends": plot_blends({"": blend_shares(self.metrics)}),
+        }
+
+    def precision_recall(self, names: Sequence[str]) -> Figure:
+        """Draw precision against recall of the pooled detections.
+
+        Parameters
+        ----------
+        names : `~collections.abc.Sequence` [`str`]
+            Classes, a panel each.
+
+        Returns
+        -------
+        figure : `matplotlib.figure.Figure`
+            A curve for each IoU.
+        """
+        families = []
+        for name in names:
+            for value in self.metrics.select(name="ap", object_class=name, definition="pooled", area="all"):
+                if value.iou is None or self.curves is None:
+                    continue
+                points = self.curves[
+                    (self.curves["definition"] == "pooled")
+                    & (self.curves["object_class"] == name)
+                    & (np.abs(self.curves["iou"] - value.iou) < 1e-3)
+                ]
+                recall, precision = np.asarray(points["recall"]), np.asarray(points["interpolated"])
+                families.append(
+                    PrecisionRecallCurve(CLASS_WORDS[name], value.iou, recall, precision, value.value)
+                )
+        return plot_precision_recall(families)
+
+    def shares(self) -> list[BinnedShares]:
+        """Compute completeness and purity.
+
+        Returns
+        -------
+        shares : `list` [`BinnedShares`]
+            Those that the match table allows.
+        """
+        return binned_shares(self.table, self.classes, min_score=self.min_score)
+
+    def completeness(self, families: Sequence[BinnedShares]) -> Figure:
+        """Draw completeness and purity.
+
+        Parameters
+        ----------
+        families : `~collections.abc.Sequence` [`BinnedShares`]
+            From `shares`, a panel each.
+
+        Returns
+        -------
+        figure : `matplotlib.figure.Figure`
+            The figure.
+        """
+        return plot_shares(families, band=self.band)
+
+    def confusion(self) -> Figure:
+        """Draw the confusion of stars and galaxies.
+
+        Returns
+        -------
+        figure : `matplotlib.figure.Figure`
+            The figure.
+        """
+        counts = confusion_matrix(self.table, min_score=self.min_score)
+        return plot_confusion(counts, class_shares(self.table, min_score=self.min_score), band=self.band)
+
+    def roc(self) -> Figure:
+        """Draw the receiver operating characteristic of ``p_star``.
+
+        Returns
+        -------
+        figure : `matplotlib.figure.Figure`
+            The figure.
+        """
+        return plot_roc(magnitude_rocs(self.table, min_score=self.min_score))
+
+    def flux_residual(self, names: Sequence[str]) -> Figure:
+        """Draw the residuals of fluxes.
+
+        Parameters
+        ----------
+        names : `~collections.abc.Sequence` [`str`]
+            Classes, a panel each.
+
+        Returns
+        -------
+        figure : `matplotlib.figure.Figure`
+            The figure.
+        """
+        residual = flux_residual(self.table["flux_detected"], self.table["flux_truth"])
+        return self._residuals(residual, names, "Detected flux / true flux - 1")
+
+    def centroid_offset(self, names: Sequence[str]) -> Figure:
+        """Draw the offsets of positions.
+
+        Parameters
+        ----------
+        names : `~collections.abc.Sequence` [`str`]
+            Classes, a panel each.
+
+        Returns
+        -------
+        figure : `matplotlib.figure.Figure`
+            The figure.
+        """
+        offset = np.asarray(self.table["separation_arcsec"], dtype=float)
+        return self._residuals(offset, names, "Centroid offset (arcsec)")
+
+    @property
+    def residual_label(self) -> str:
+        """What residuals are drawn against (`str`)."""
+        return column_label(residual_bins(self.table)[0], self.band)
+
+    def _residuals(self, values: NDArray[np.float64], names: Sequence[str], label: str) -> Figure:
+        column, _ = residual_bins(self.table)
+        panels = []
+        for name in names:
+            rows = matched_rows(self.table, IS_STAR[name], min_score=self.min_score)
+            binned = binned_residual(self.table, values, IS_STAR[name], min_score=self.min_score)
+            x = np.asarray(self.table[column], dtype=float)[rows]
+            panels.append(ResidualPanel(CLASS_WORDS[name], x, values[rows], binned))
+        return plot_residuals(panels, x_label=self.residual_label, y_label=label)
+
+    def calibration(self, of: str = "score") -> Figure:
+        """Draw how often scores or ``p_star`` came true.
+
+        Parameters
+        ----------
+        of : `str`
+            ``score`` or ``p_star``.
+
+        Returns
+        -------
+        figure : `matplotlib.figure.Figure`
+            The figure; of scores, a curve for each class.
+        """
+        curves = reliability_curves(self.table, self.classes, min_score=self.min_score)
+        if of == "p_star":
+            label = "Share of matched sources that are stars"
+            shown = {"pStar": curves["p_star"]} if "p_star" in curves else {}
+            return plot_calibration(shown, x_label="pStar", y_label=label)
+        label = "Share of detections that are true"
+        if len(self.classes) > 1:
+            label += ", class right too"
+        shown = {
+            name.removeprefix("score/"): curve for name, curve in curves.items() if name.startswith("score/")
+        }
+        return plot_calibration(shown, x_label="Score", y_label=label)
+
+
+def blend_shares(metrics: EvaluationMetrics) -> Mapping[str, Fraction]:
+    """Take the shares of blends that ended in each way from the figures.
+
+    Parameters
+    ----------
+    metrics : `EvaluationMetrics`
+        The figures.
+
+    Returns
+    -------
+    shares : `dict` [`str`, `Fraction`]
+        By kind, with the interval of the bootstrap, or the binomial one of a
+        single patch; NaN where there is no blend.
+    """
+    by_name = {value.name: value for value in metrics.values}
+    shares = {}
+    for kind in BLEND_KINDS:
+        value = by_name.get(f"blends_{kind}")
+        if value is None or not math.isfinite(value.value):
+            shares[kind] = Fraction(0, 0, math.nan, math.nan, math.nan)
+            continue
+        hits, low, high = round(value.value * value.n), value.low, value.high
+        if not math.isfinite(low):
+            low, high = (float(limit) for limit in binomial_interval(hits, value.n))
+        shares[kind] = Fraction(hits, value.n, value.value, low, high)
+    return shares
