@@ -11,26 +11,21 @@ from typing import NamedTuple
 import numpy as np
 
 from lsst.meas.maskrcnn.metrics import blends
+from lsst.meas.maskrcnn.metrics.binned_figures import precision_recall_table
 from lsst.meas.maskrcnn.metrics.evaluation_metrics import (
     EvaluationGallery,
     EvaluationMetrics,
     PatchSummary,
-    make_gallery_entry,
     outcomes_table,
 )
 from lsst.meas.maskrcnn.metrics.match_table import make_match_table
 from lsst.meas.maskrcnn.metrics.matching import ImagePairs, match
 from lsst.meas.maskrcnn.metrics.run_comparison import EvaluatedRun
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
-from lsst.meas.maskrcnn.metrics.summary import (
-    BLEND_DTYPE,
-    SummarySettings,
-    ap_summary,
-    precision_recall_table,
-    table_values,
-)
-from lsst.meas.maskrcnn.report.gallery import cut_panel
+from lsst.meas.maskrcnn.metrics.summary import MatchedSources, blend_figures, summarize_precision
+from lsst.meas.maskrcnn.report.gallery import draw_entry
 
+N_SAMPLES = 60
 PIXEL_SCALE = 0.168
 
 
@@ -53,7 +48,7 @@ def make_sample(
     config: dict | None = None,
 ) -> Sample:
     """Evaluate discs that are found with some probability."""
-    settings = SummarySettings(n_samples=60, bands=("g", "r"), band="r")
+    bands = ("g", "r")
     images, tables, groups, patches, entries = [], [], [], [], []
     for k in range(n_patches):
         number = first_patch + k
@@ -96,12 +91,12 @@ def make_sample(
                 iou=iou,
                 image=k,
                 pixel_scale=PIXEL_SCALE,
-                bands=settings.bands,
+                bands=bands,
                 truth_outcome=truth_outcome,
                 detection_outcome=outcome,
             )
         )
-        rows = np.zeros(group.n_groups, dtype=BLEND_DTYPE)
+        rows = np.zeros(group.n_groups, dtype=blends.BLEND_DTYPE)
         rows["image"], rows["kind"] = k, kinds
         rows["n_truth"], rows["n_detection"] = group.n_truth, group.n_detection
         rows["quality"] = blends.group_quality(group, partner, np.nan_to_num(iou))
@@ -122,30 +117,29 @@ def make_sample(
             pixels = sky.normal(size=(3, 160, 220)).astype(np.float32) * 3.0
             for mask, (y0, x0) in zip(masks, origins):
                 pixels[:, y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] += 40.0 * mask
-            panel = cut_panel(
-                pixels,
-                (60, 40, 110, 90),
-                masks,
-                origins,
-                truth["is_star"],
-                found_masks,
-                found_origins,
-                found["is_star"],
-                noise=(3.0, 3.0, 3.0),
-                residual=pixels[1] / 3.0 if k else None,
+            # A square of 66 px at (52, 32), all of which is on the image.
+            cutout = blends.BlendCutout(
+                image=pixels[:, 32:98, 52:118],
+                noise=np.full(3, 3.0),
+                residual=pixels[1, 32:98, 52:118] / 3.0 if k else None,
+                corner=(52, 32),
+                truth_masks=masks,
+                truth_origins=origins - (32, 52),
+                truth_is_star=truth["is_star"],
+                detection_masks=found_masks,
+                detection_origins=found_origins - (32, 52),
+                detection_is_star=found["is_star"],
                 caption="2 true\n1 found <b>",
             )
-            for kind in ("worst", "best"):
-                entries.append(
-                    make_gallery_entry(panel, kind=kind, tract=0, patch=number, quality=0.25, corner=(52, 32))
-                )
+            entries += [
+                draw_entry(cutout, kind=kind, patch=(0, number), quality=0.25) for kind in ("worst", "best")
+            ]
     classes = ("all", "star", "galaxy")
-    summary = ap_summary(images, classes, settings)
+    precision = summarize_precision(images, classes)
     names = tuple(image.name for image in images)
     table = np.concatenate(tables)
-    values = summary.values + table_values(
-        table, np.concatenate(groups), names, classes, settings, pixel_scale=PIXEL_SCALE
-    )
+    sources = MatchedSources(table, names, classes, None, "r", bands)
+    figures = [*precision.groups, *sources.figures(), *blend_figures(np.concatenate(groups), names)]
     metrics = EvaluationMetrics(
         package_version="0.1.0",
         software={"python": "3.11", "numpy": np.__version__},
@@ -153,18 +147,18 @@ def make_sample(
         catalog="deepCoadd_maskRcnnCatalog",
         runs=[f"{name}/run"],
         models=["lite"],
-        config=config or {"ap": {"minScore": 0.5}},
+        config=config or {"band": "r"},
         skymap=skymap,
         patches=patches,
-        n_truth={key: summary.outcomes[key].n_truth.tolist() for key in classes},
-        iou_thresholds=list(settings.iou_thresholds),
-        level=settings.level,
-        n_samples=settings.n_samples,
-        values=values,
+        n_truth={key: precision.outcomes[key].n_truth.tolist() for key in classes},
+        iou_thresholds=precision.outcomes["all"].thresholds.tolist(),
+        level=0.6827,
+        n_samples=N_SAMPLES,
+        values=[value for group in figures for value in group.with_errors(N_SAMPLES, 1)],
     )
     gallery = EvaluationGallery(bands=["z", "r", "g"], pixel_scale=PIXEL_SCALE, entries=entries)
-    run = EvaluatedRun(name, metrics, table, outcomes_table(summary.outcomes.values()))
-    return Sample(run, precision_recall_table(summary.results), gallery)
+    run = EvaluatedRun(name, metrics, table, outcomes_table(precision.outcomes.values()))
+    return Sample(run, precision_recall_table(precision.results), gallery)
 
 
 def _disc(radius: int) -> np.ndarray:

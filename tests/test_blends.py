@@ -9,13 +9,12 @@ import pytest
 
 from lsst.meas.maskrcnn.metrics.blends import (
     classify_groups,
-    containment,
     friends_of_friends,
+    group_boxes,
     group_quality,
     overlap_links,
     peak_links,
     source_outcomes,
-    summarize_blends,
 )
 from lsst.meas.maskrcnn.metrics.match_table import OUTCOMES
 
@@ -74,28 +73,10 @@ def test_outcomes(groups):
     assert truth[5] == "shredded" and found[4:7].tolist() == ["shredded"] * 3
 
 
-def test_summary(groups):
-    kinds = classify_groups(groups, MATCH)
-    summary = summarize_blends([groups, groups], [kinds, kinds])
-    assert sum(summary.groups.values()) == 14 and sum(summary.truths.values()) == 16
-    assert sum(summary.detections.values()) == 18
-    assert sum(share.hits for share in summary.of_truths.values()) == 16
-    assert sum(share.value for share in summary.of_truths.values()) == pytest.approx(1.0)
-    assert (summary.of_blends["recognized"].hits, summary.of_blends["recognized"].total) == (2, 4)
-    assert sum(share.hits for share in summary.of_blends.values()) == 4
-    assert summary.shredded_truths.value == pytest.approx(1 / 8)
-    assert summary.spurious_detections.value == pytest.approx(1 / 9)
-    assert summary.missed_truths.value == pytest.approx(1 / 8)
-    with pytest.raises(ValueError, match="One kind per group"):
-        summarize_blends([groups], [kinds[:2]])
-
-
 def test_nothing():
     groups = friends_of_friends(0, 0, [])
     assert groups.n_groups == 0 and len(classify_groups(groups, [])) == 0
     assert [len(part) for part in source_outcomes(groups, [])] == [0, 0]
-    summary = summarize_blends([], [])
-    assert np.isnan(summary.missed_truths.value) and summary.groups["missed"] == 0
     only_truth = friends_of_friends(2, 0, [])
     assert classify_groups(only_truth, []).tolist() == ["missed", "missed"]
     only_found = friends_of_friends(0, 2, [])
@@ -159,11 +140,9 @@ def test_friends_of_friends_against_a_plain_search(rng):
     assert np.all(np.diff(np.unique(groups.truth_group, return_index=True)[1]) > 0)
 
 
-def test_containment_and_overlap_links():
+def test_overlap_links():
     # A mask of 100 px holds one of 10 px: IoU 0.1; 40 of 100 and 100 px shared: IoU 1/4; 60: 3/7.
     iou = np.array([0.1, 0.25, 3 / 7])
-    np.testing.assert_allclose(containment(iou, 100, [10, 100, 100]), [1.0, 0.4, 0.6])
-    assert containment([0.0], [0], [5]).tolist() == [0.0]
     areas = [100, 100, 100]
     links = overlap_links([0, 1, 2], [0, 1, 2], iou, areas, [10, 100, 100])
     np.testing.assert_array_equal(links, [[0, 0], [2, 2]])
@@ -178,6 +157,14 @@ def test_peak_links():
     np.testing.assert_array_equal(peak_links(first, second, 5.0), [[0, 0], [1, 1], [1, 2]])
     np.testing.assert_array_equal(peak_links(first, second, 0.6), [[1, 2]])
     assert peak_links(np.zeros((0, 2)), second, 1.0).shape == (0, 2)
+
+
+def test_boxes():
+    pair = friends_of_friends(2, 1, [[0, 0], [1, 0]])
+    boxes = group_boxes(pair, [[8, 5, 17, 13], [14, 8, 21, 14]], [[7, 6, 15, 16]])
+    assert boxes.tolist() == [[7, 5, 21, 16]]
+    lonely = friends_of_friends(1, 1, [], ignored_detection=[True])
+    assert group_boxes(lonely, [[1, 2, 3, 4]], [[0, 0, 9, 9]]).tolist() == [[1, 2, 3, 4]]
 
 
 def test_quality(groups):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import lsst.meas.maskrcnn.metrics.bootstrap as bootstrap_module
-from lsst.meas.maskrcnn.metrics.average_precision import ap_statistic, collect_outcomes, pooled_ap
+from lsst.meas.maskrcnn.metrics.average_precision import ap_statistic, collect_outcomes, compute_ap
 from lsst.meas.maskrcnn.metrics.bootstrap import bootstrap, combine, paired_bootstrap, ratio_statistic
 from lsst.meas.maskrcnn.metrics.matching import ImagePairs
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
@@ -151,7 +151,7 @@ def test_the_error_of_average_precision():
             images.append(image(str(k), scores, good, n_truth))
         return collect_outcomes(images, thresholds=(0.5,))
 
-    scatter = np.std([pooled_ap(outcomes(40)).at(0.5) for _ in range(40)])
+    scatter = np.std([compute_ap(outcomes(40), "pooled").at(0.5) for _ in range(40)])
     errors = [bootstrap(ap_statistic(outcomes(40)), rng, n_samples=200).error[0] for _ in range(10)]
     assert np.mean(errors) == pytest.approx(scatter, rel=0.3)
 
@@ -167,5 +167,5 @@ def test_a_better_run_is_seen():
     result = paired_bootstrap(first, second, rng, n_samples=500)
     assert (result.difference.value > 0.05).all() and (result.p_value < 0.01).all()
     np.testing.assert_allclose(
-        result.difference.value, pooled_ap(collect_outcomes(runs[1])).at(0.5) - result.first[0]
+        result.difference.value, compute_ap(collect_outcomes(runs[1]), "pooled").at(0.5) - result.first[0]
     )

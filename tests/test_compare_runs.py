@@ -23,7 +23,6 @@ from lsst.meas.maskrcnn.metrics.run_comparison import (
     EvaluatedRun,
     RunComparison,
     RunComparisonError,
-    common_patches,
     compare_runs,
     run_setting,
     settings_that_differ,
@@ -75,6 +74,10 @@ def repo(tmp_path_factory: pytest.TempPathFactory, runs: list[EvaluatedRun]) -> 
         for part, dataset in parts.items():
             butler.put(dataset, f"maskRcnnEvaluation_{part}", skymap="maskRcnnSim-test", run=run.name)
     yield path
+
+
+def common_patches(runs: list[EvaluatedRun]) -> tuple[str, ...]:
+    return compare_runs(runs, n_samples=2).patches
 
 
 def _by_key(comparison: RunComparison) -> dict:
@@ -164,11 +167,11 @@ def test_what_cannot_be_compared(sample: ModuleType, runs: list[EvaluatedRun]) -
 
 def test_settings_that_differ(sample: ModuleType, runs: list[EvaluatedRun]) -> None:
     assert settings_that_differ(runs[:2], common_patches(runs[:2])) == []
-    changed = sample.make_sample("u/changed", 6, config={"ap": {"minScore": 0.3}}, with_gallery=False).run
+    changed = sample.make_sample(
+        "u/changed", 6, config={"band": "i", "fields": {"score": "x"}}, with_gallery=False
+    ).run
     sentences = settings_that_differ([runs[0], changed], common_patches([runs[0], changed]))
-    assert sentences == [
-        "The runs were evaluated with different ap.minScore: 0.5 in u/good, 0.3 in u/changed."
-    ]
+    assert sentences == ["The runs were evaluated with different band: r in u/good, i in u/changed."]
     counts = {name: [*numbers[:-1], numbers[-1] + 1] for name, numbers in runs[1].metrics.n_truth.items()}
     metrics = runs[1].metrics.model_copy(update={"n_truth": counts})
     other = EvaluatedRun("u/truths", metrics, runs[1].matches, runs[1].outcomes)
@@ -179,9 +182,9 @@ def test_settings_that_differ(sample: ModuleType, runs: list[EvaluatedRun]) -> N
     assert {one.figure.object_class for one in compare_runs([runs[0], plain], n_samples=5).figures} == {"all"}
     (sentence,) = settings_that_differ([runs[0], other], common_patches([runs[0], other]))
     assert "count different truths in 1 of 6 patches" in sentence
-    assert run_setting(changed.metrics, "ap.minScore") == 0.3
+    assert run_setting(changed.metrics, "fields.score") == "x"
     assert run_setting(changed.metrics, "ap.nothing", 7) == 7
-    assert run_setting(changed.metrics, "ap.minScore.deeper") is None
+    assert run_setting(changed.metrics, "fields.score.deeper") is None
 
 
 def test_command_prints_a_table(repo: Path, capsys) -> None:

@@ -17,14 +17,13 @@ from lsst.afw.detection import Footprint, HeavyFootprintF
 from lsst.afw.geom import SpanSet
 from lsst.afw.image import ExposureF, PhotoCalib
 from lsst.afw.table import SourceCatalog, SourceTable
-from lsst.meas.maskrcnn.catalogs.compare import CompareSettings, EvaluationPatch, compare_patch
 from lsst.meas.maskrcnn.catalogs.detections import (
     DetectionFields,
     catalog_pixel_scale,
     photo_calibs,
     read_detections,
-    sum_in_spans,
 )
+from lsst.meas.maskrcnn.catalogs.evaluation import EvaluationPatch, EvaluationSettings, compare_patch
 from lsst.meas.maskrcnn.catalogs.evaluation_io import task_timing
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_schema
 from lsst.meas.maskrcnn.images.classes import GALAXY, STAR, UNKNOWN
@@ -142,13 +141,13 @@ def test_heavy() -> None:
     assert photo_calibs(exposures)["g"].getCalibrationMean() == 3.0
 
 
-def test_sum_in_spans(rng: np.random.Generator) -> None:
+def test_sum_over_spans(rng: np.random.Generator) -> None:
     image = rng.normal(size=(40, 70)).astype(np.float32)
     image[3, 4] = np.nan
     masks = [rng.random((int(h), int(w))) < 0.6 for h, w in rng.integers(1, 12, (30, 2))]
     origins = rng.integers(-5, 75, (30, 2)) + (500, 1000)
     spans = SpanMasks.from_masks([*masks, np.zeros((0, 0), bool)], [*origins, (0, 0)])
-    sums = sum_in_spans(image, spans, (500, 1000))
+    sums = spans.sum_over(image, (500, 1000))
     for i, (mask, (y0, x0)) in enumerate(zip(masks, origins - (500, 1000))):
         painted = np.zeros((200, 200), bool)
         painted[y0 + 20 : y0 + 20 + mask.shape[0], x0 + 20 : x0 + 20 + mask.shape[1]] = mask
@@ -209,9 +208,7 @@ def test_scarlet(shared_data: Path, name: str) -> None:
             calibration = exposure.getPhotoCalib().getCalibrationMean() if band == "r" else 1.0
             record[f"truth_{band}_flux"] = row[f"flux_{band}"] * calibration
     heavy = name == "deblended_r"
-    settings = CompareSettings(
-        fields=DetectionFields(heavy_band="r" if heavy else None), match_iou=0.2, link_truth=False
-    )
+    settings = EvaluationSettings(fields=DetectionFields(heavy_band="r" if heavy else None), match_iou=0.2)
     patch = EvaluationPatch(0, 0, truth, catalog, exposures={"r": exposure})
     comparison = compare_patch(patch, settings)
     found = comparison.detections
@@ -224,7 +221,7 @@ def test_scarlet(shared_data: Path, name: str) -> None:
     # Each is one of the sources, where it says.
     distance = np.hypot(found.x[:, None] - true["x"], found.y[:, None] - true["y"])
     assert np.mean(distance.min(axis=1) < 2.0) > 0.95
-    matched = comparison.table[comparison.table["outcome"] == "matched"]
+    matched = comparison.result.table[comparison.result.table["outcome"] == "matched"]
     assert len(matched) >= 0.95 * len(found)
     assert np.median(matched["separation"]) < 1.0
     if name != "mergeDet":
@@ -233,4 +230,4 @@ def test_scarlet(shared_data: Path, name: str) -> None:
         assert np.median(matched["flux_detected"] / matched["flux_truth"]) == pytest.approx(1.0, abs=0.1)
     if name == "mergeDet":
         # Parents only: blends remain blends.
-        assert (comparison.table["outcome"] == "unrecognized").any()
+        assert (comparison.result.table["outcome"] == "unrecognized").any()

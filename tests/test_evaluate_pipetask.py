@@ -27,7 +27,7 @@ from lsst.meas.maskrcnn.catalogs.schema import make_schema
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog, make_truth_flux
 from lsst.meas.maskrcnn.ingest.exposures import gaussian_psf
 from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, put_exposures, register_patches
-from lsst.meas.maskrcnn.metrics.average_precision import pooled_ap
+from lsst.meas.maskrcnn.metrics.average_precision import compute_ap
 from lsst.meas.maskrcnn.metrics.evaluation_metrics import outcomes_from_table
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene
@@ -123,7 +123,7 @@ def pipetask(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
                 "-d",
                 "skymap='sky'",
                 "-c",
-                "maskRcnnEvaluate:bootstrap.nSamples=20",
+                "maskRcnnEvaluate:n_samples=20",
             ),
             *arguments,
         ],
@@ -154,7 +154,7 @@ def test_pipetask(tmp_path: Path) -> None:
     done = pipetask(
         root,
         *("-o", "u/test/evaluation", "-c", "maskRcnnEvaluate:missing=empty"),
-        *("-c", "maskRcnnEvaluate:doBlendFlux=True"),
+        *("-c", "maskRcnnEvaluate:do_blend_flux=True"),
     )
     assert done.returncode == 0, done.stderr
     butler = Butler.from_config(str(root), collections="u/test/evaluation", skymap="sky")
@@ -175,7 +175,7 @@ def test_pipetask(tmp_path: Path) -> None:
     assert str(matches["flux_truth"].unit) == "nJy"
     assert matches["outcome"].tolist().count("missed") == counts[2]
     outcomes = butler.get("maskRcnnEvaluation_outcomes")
-    again = pooled_ap(outcomes_from_table(outcomes, metrics, "galaxy"))
+    again = compute_ap(outcomes_from_table(outcomes, metrics, "galaxy"), "pooled")
     assert again.mean == metrics.get("ap", definition="pooled", object_class="galaxy").value
     assert len(butler.get("maskRcnnEvaluation_precisionRecall")) > 0
     assert butler.get("maskRcnnEvaluation_gallery").bands == ["z", "r", "g"]

@@ -6,13 +6,9 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import json
 import math
-from pathlib import Path
 
-import matplotlib.image
 import numpy as np
 import pytest
 from pydantic import ValidationError
@@ -23,18 +19,14 @@ from lsst.meas.maskrcnn.metrics.evaluation_metrics import (
     FORMAT_VERSION,
     EvaluationGallery,
     EvaluationMetrics,
-    EvaluationMetricsError,
     MetricValue,
     PatchSummary,
-    make_gallery_entry,
     outcomes_from_table,
     outcomes_table,
-    read_metrics,
     software_versions,
-    write_metrics,
 )
-from lsst.meas.maskrcnn.metrics.summary import SummarySettings, median_statistic, throughput_values
-from lsst.meas.maskrcnn.report.gallery import GalleryPanel
+from lsst.meas.maskrcnn.metrics.resampled import median_statistic
+from lsst.meas.maskrcnn.metrics.summary import throughput_figures
 
 
 def test_versions_of_what_computed_the_figures() -> None:
@@ -49,7 +41,7 @@ def make_metrics() -> EvaluationMetrics:
         package_version="1.2",
         software=software_versions(),
         name="maskRcnnEvaluation",
-        config={"band": "r", "ap": {"minScore": 0.5}},
+        config={"band": "r"},
         patches=[
             PatchSummary(tract=3, patch=4, n_truth=2, n_detections=1),
             PatchSummary(tract=3, patch=10, n_truth=0, n_detections=1, seconds=1.5),
@@ -67,18 +59,17 @@ def make_metrics() -> EvaluationMetrics:
     )
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_round_trip() -> None:
     metrics = make_metrics()
-    path = tmp_path / "metrics.json"
-    write_metrics(metrics, path)
-    again = read_metrics(path)
+    text = metrics.model_dump_json()
+    again = EvaluationMetrics.model_validate_json(text)
     assert again.model_dump_json() == metrics.model_dump_json()
     assert again.get("ap", definition="pooled", iou=0.5).error == 0.1
     assert math.isnan(again.get("ap", definition="coco").value)
     assert math.isnan(again.tables["completeness/mag/all"]["fraction"][1])
     assert again.names == ("3,4", "3,10")
     # Other programs read it too: JSON has no NaN.
-    plain = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(name))
+    plain = json.loads(text, parse_constant=lambda name: pytest.fail(name))
     assert plain["format_version"] == FORMAT_VERSION
     assert plain["values"][2]["value"] is None
 
@@ -94,22 +85,12 @@ def test_get() -> None:
     assert len({value.key for value in metrics.values}) == 3
 
 
-def test_other_files(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.json"
+def test_newer_files() -> None:
     newer = json.loads(make_metrics().model_dump_json())
     newer["format_version"] = FORMAT_VERSION + 1
     newer["what is new"] = 1
-    path.write_text(json.dumps(newer))
-    with pytest.raises(EvaluationMetricsError, match=f"version {FORMAT_VERSION + 1}.*update meas_maskrcnn"):
-        read_metrics(path)
-    path.write_text("{}")
-    with pytest.raises(EvaluationMetricsError, match=r"metrics.json cannot be read"):
-        read_metrics(path)
-    path.write_text("no JSON")
-    with pytest.raises(EvaluationMetricsError, match=r"metrics.json cannot be read"):
-        read_metrics(path)
-    with pytest.raises(FileNotFoundError):
-        read_metrics(tmp_path / "none.json")
+    with pytest.raises(ValidationError, match=f"version {FORMAT_VERSION + 1}.*update meas_maskrcnn"):
+        EvaluationMetrics.model_validate(newer)
     with pytest.raises(ValidationError, match="gallery have format version 99"):
         EvaluationGallery.model_validate({"format_version": 99})
 
@@ -145,24 +126,6 @@ def test_outcomes() -> None:
     assert len(outcomes_table([])) == 0
 
 
-def test_gallery_entry() -> None:
-    rgb = np.zeros((5, 5, 3), np.uint8)
-    rgb[0, 1] = 255
-    line = np.array([[0.5, 1.5], [2.5, 1.5], [0.5, 1.5]])
-    panel = GalleryPanel(rgb, [[line]], [], np.array([True]), np.zeros(0, bool), "one", np.full((5, 5), 20.0))
-    entry = make_gallery_entry(panel, kind="best", tract=1, patch=2, quality=0.5, corner=(10, 20))
-    again = EvaluationGallery.model_validate_json(EvaluationGallery(entries=[entry]).model_dump_json())
-    assert math.isnan(again.pixel_scale)
-    assert again.entries[0] == entry
-    picture = matplotlib.image.imread(io.BytesIO(base64.b64decode(entry.image)), format="png")
-    # The first row of the sky is the last of the file.
-    assert picture[4, 1, :3].tolist() == [1.0, 1.0, 1.0]
-    assert picture[..., :3].sum() == 3.0
-    left_over = matplotlib.image.imread(io.BytesIO(base64.b64decode(entry.residual)), format="png")
-    assert (left_over[..., 0] > left_over[..., 2]).all()
-    assert entry.truth_outlines[0][0][1] == (2.5, 1.5)
-
-
 def test_median_statistic() -> None:
     """Weights are repetitions: the same as the statistics of a sample with them."""
     rng = np.random.default_rng(5)
@@ -184,10 +147,11 @@ def test_median_statistic() -> None:
 
 
 def test_throughput() -> None:
-    settings = SummarySettings(n_samples=10)
-    values = throughput_values([2.0, 4.0, np.nan], [1.0, np.nan, 5.0], ("a", "b", "c"), settings)
+    groups = throughput_figures([2.0, 4.0, np.nan], [1.0, np.nan, 5.0], ("a", "b", "c"))
+    values = [value for group in groups for value in group.with_errors(10, 1)]
     assert [(value.name, value.value, value.n) for value in values] == [
         ("seconds_per_patch", 3.0, 2),
         ("megapixels_per_second", 0.5, 1),
     ]
-    assert throughput_values([np.nan], [1.0], ("a",), settings) == []
+    assert all(value.error > 0 for value in values[:1])
+    assert list(throughput_figures([np.nan], [1.0], ("a",))) == []

@@ -4,13 +4,10 @@
 
 """Matching of detections with truths, on cases worked out by hand and against plain loops."""
 
-import itertools
-
 import numpy as np
 import pytest
 
 from lsst.meas.maskrcnn.metrics.matching import (
-    ANY_CLASS,
     IOU_THRESHOLDS,
     AreaRange,
     ImagePairs,
@@ -50,7 +47,6 @@ def random_image(rng, n_found=60, n_truth=50, levels=6, **options):
         rng.choice([STAR, GALAXY], n_truth),
         ignored=rng.random(n_found) < 0.2,
         truth_ignored=rng.random(n_truth) < 0.2,
-        truth_crowd=rng.random(n_truth) < 0.1,
         **options,
     )
 
@@ -58,7 +54,7 @@ def random_image(rng, n_found=60, n_truth=50, levels=6, **options):
 def plain_greedy(image, threshold, label, area):
     """Do what `match` does, one pair at a time."""
     pairs = image.pairs
-    real = ~image.truth_ignored & ~image.truth_crowd & area.holds(image.truth_areas)
+    real = ~image.truth_ignored & area.holds(image.truth_areas)
     ranked = sorted(
         (-image.class_scores[i], not real[j], -iou, image.order[i], image.truth_order[j], i, j)
         for i, j, iou in zip(pairs.first, pairs.second, pairs.iou)
@@ -69,8 +65,7 @@ def plain_greedy(image, threshold, label, area):
     for *_, i, j in ranked:
         if truth[i] < 0 and j not in taken:
             truth[i] = j
-            if not image.truth_crowd[j]:
-                taken.add(j)
+            taken.add(j)
     status = []
     for i in range(len(image)):
         outside = image.ignored[i] or not area.low <= image.areas[i] <= area.high
@@ -96,9 +91,8 @@ def test_all_at_once_is_one_by_one(seed):
     assert seen == {"hit", "false", "ignored"}
 
 
-@pytest.mark.parametrize("method", ["greedy", "optimal"])
 @pytest.mark.parametrize("label", [None, GALAXY])
-def test_the_order_of_the_input_does_not_matter(method, label):
+def test_the_order_of_the_input_does_not_matter(label):
     rng = np.random.default_rng(7)
     found = rows(*[(int(y), int(x), int(x) + 4) for y, x in rng.integers(0, [3, 40], (60, 2))])
     truths = rows(*[(int(y), int(x), int(x) + 4) for y, x in rng.integers(0, [3, 40], (50, 2))])
@@ -109,13 +103,14 @@ def test_the_order_of_the_input_does_not_matter(method, label):
         image = compare(
             found.select(i), scores[i], truths.select(j), labels[i], truth_labels[j], truth_ignored=faint[j]
         )
-        matches = match(image, (0.3, 0.6), label, method=method, max_detections=25)
+        matches = match(image, (0.3, 0.6), label)
         # What each mask, by its pixels, class and score, has come to.
         state = np.where(matches.hit, 2, np.where(matches.false, 1, 0))
         seen = [(*found.boxes[k], scores[k], labels[k], *state[:, n]) for n, k in enumerate(i)]
-        hit_truths = [
-            (*truths.boxes[k], truth_labels[k], *(matches.detection[:, n] >= 0)) for n, k in enumerate(j)
-        ]
+        hit = np.zeros((2, len(j)), dtype=bool)
+        for step in range(2):
+            hit[step, matches.truth[step][matches.hit[step]]] = True
+        hit_truths = [(*truths.boxes[k], truth_labels[k], *hit[:, n]) for n, k in enumerate(j)]
         return sorted(map(str, seen)), sorted(map(str, hit_truths))
 
     expected = run(np.arange(60), np.arange(50))
@@ -128,7 +123,6 @@ def test_a_duplicate_is_false():
     matches = match(image, (0.5,))
     assert matches.truth.tolist() == [[-1, 0]]
     assert matches.hit.tolist() == [[False, True]] and matches.false.tolist() == [[True, False]]
-    assert matches.detection.tolist() == [[1]]
 
 
 def test_nested_masks():
@@ -139,75 +133,32 @@ def test_nested_masks():
     assert match(image, (0.2,)).truth.tolist() == [[1, 0]]  # greedy takes the larger IoU
 
 
-def test_greedy_goes_by_score_and_optimal_by_number():
+def test_greedy_goes_by_score():
     # The stronger detection lies best on truth 0 (5/7), but also on 1 (1/2); the weaker only on 0 (1/3).
     found, truths = rows((0, 0, 6), (0, 4, 10)), rows((0, 1, 7), (0, -2, 4))
     image = compare(found, [0.9, 0.5], truths)
     pairs = {(i, j): iou for i, j, iou in zip(image.pairs.first, image.pairs.second, image.pairs.iou)}
     assert pairs == {(0, 0): 5 / 7, (0, 1): 0.5, (1, 0): 1 / 3}
     assert match(image, (0.3,)).truth.tolist() == [[0, -1]]
-    assert match(image, (0.3,), method="optimal").truth.tolist() == [[1, 0]]
-    assert match(image, (0.4,), method="optimal").truth.tolist() == [[0, -1]]  # of one match, the better
 
 
-def test_two_matches_are_better_than_one_that_is_good():
-    # 0.95 alone, or 10/28 twice.
-    image = compare(rows((0, 0, 19), (0, -8, 10)), [0.9, 0.8], rows((0, 0, 20), (0, 9, 28)))
-    assert match(image, (0.3, 0.5)).truth.tolist() == [[0, -1], [0, -1]]
-    assert match(image, (0.3, 0.5), method="optimal").truth.tolist() == [[1, 0], [0, -1]]
-
-
-@pytest.mark.parametrize("method", ["greedy", "optimal"])
-def test_of_two_crowds_the_one_that_holds_more(method):
-    found = rows((0, 0, 10), (1, 0, 10))
-    truths = rows((0, 0, 9), (0, 4, 60), (1, 4, 60), (1, -9, 9))
-    image = compare(found, [0.9, 0.9], truths, truth_crowd=[True] * 4)
-    assert match(image, (0.5,), method=method).truth.tolist() == [[0, 3]]
-
-
-@pytest.mark.parametrize("seed", range(4))
-def test_optimal_is_the_best_of_all(seed):
-    rng = np.random.default_rng(seed)
-    image = random_image(rng, 7, 6)
-    matches = match(image, (0.2,), method="optimal")
-    real = ~image.truth_ignored & ~image.truth_crowd
-    gain = {
-        (i, j): iou
-        for i, j, iou in zip(image.pairs.first, image.pairs.second, image.pairs.iou)
-        if real[j] and iou >= 0.2
-    }
-    best = (0, 0.0)
-    for choice in itertools.product([-1, *np.flatnonzero(real)], repeat=len(image)):
-        used = [j for j in choice if j >= 0]
-        if len(used) == len(set(used)) and all((i, j) in gain for i, j in enumerate(choice) if j >= 0):
-            best = max(best, (len(used), sum(gain[i, j] for i, j in enumerate(choice) if j >= 0)))
-    ours = [gain[i, matches.truth[0, i]] for i in np.flatnonzero(matches.hit[0])]
-    assert (len(ours), pytest.approx(sum(ours))) == best
-
-
-@pytest.mark.parametrize("method", ["greedy", "optimal"])
-def test_a_truth_that_counts_goes_before_an_ignored_one(method):
+def test_a_truth_that_counts_goes_before_an_ignored_one():
     # The detection overlaps the ignored truth better (0.8) than the one that counts (0.6).
     found, truths = rows((0, 0, 10)), rows((0, 0, 8), (0, 4, 10))
     image = compare(found, [0.9], truths, truth_ignored=[True, False])
     assert image.pairs.iou.tolist() == [0.8, 0.6]
-    matches = match(image, (0.5, 0.7), method=method)
+    matches = match(image, (0.5, 0.7))
     assert matches.truth.tolist() == [[1], [0]]
     assert matches.hit.tolist() == [[True], [False]]
     assert matches.false.tolist() == [[False], [False]]
     assert matches.counted.tolist() == [False, True]
 
 
-@pytest.mark.parametrize("method", ["greedy", "optimal"])
-def test_an_ignored_truth_takes_one_detection_and_a_crowd_any_number(method):
-    found = rows((0, 0, 10), (0, 1, 10), (3, 0, 4), (3, 6, 9))
-    truths = rows((0, 0, 10), (3, 0, 40))
-    image = compare(
-        found, [0.9, 0.8, 0.7, 0.6], truths, truth_ignored=[True, False], truth_crowd=[False, True]
-    )
-    matches = match(image, (0.5,), method=method)
-    assert matches.truth.tolist() == [[0, -1, 1, 1]]  # 4 of 40 px are all of the detection
-    assert matches.false.tolist() == [[False, True, False, False]]
+def test_an_ignored_truth_takes_one_detection():
+    image = compare(rows((0, 0, 10), (0, 1, 10)), [0.9, 0.8], rows((0, 0, 10)), truth_ignored=[True])
+    matches = match(image, (0.5,))
+    assert matches.truth.tolist() == [[0, -1]]
+    assert matches.false.tolist() == [[False, True]]
     assert not matches.hit.any() and not matches.counted.any()
 
 
@@ -224,15 +175,6 @@ def test_classes():
     for label in (STAR, GALAXY):
         matches = match(image, (0.5,), label)
         assert matches.false.sum() == 1 and matches.counted.sum() == 1 and not matches.hit.any()
-
-
-def test_an_ignored_truth_of_no_class_takes_any():
-    image = compare(rows((0, 0, 5)), [0.9], rows((0, 0, 5)), [GALAXY], [ANY_CLASS], truth_ignored=[True])
-    for label in (None, STAR, GALAXY):
-        matches = match(image, (0.5,), label)
-        assert matches.ignored.all() and not matches.counted.any()
-    with pytest.raises(ValueError, match="1 truths of image 'p' have no class"):
-        compare(rows((0, 0, 5)), [0.9], rows((0, 0, 5)), [GALAXY], [ANY_CLASS], name="p")
 
 
 def test_areas_have_the_unit_of_the_pixel_area():
@@ -255,23 +197,13 @@ def test_classes_are_ranked_by_their_own_scores():
     assert match(image, (0.5,), STAR).scores.tolist() == [0.5, 0.8]
 
 
-def test_the_cap_keeps_the_highest_scores_of_the_class():
-    found = rows((0, 0, 5), (1, 0, 5), (2, 0, 5), (3, 0, 5))
-    image = compare(found, [0.6, 0.9, 0.8, 0.7], found, [STAR, GALAXY, STAR, STAR], [STAR] * 4)
-    matches = match(image, (0.5,), STAR, max_detections=2)
-    assert matches.hit.tolist() == [[False, False, True, True]]
-    assert matches.counted.sum() == 4 and matches.ignored.tolist() == [[True, True, False, False]]
-
-
-@pytest.mark.parametrize("method", ["greedy", "optimal"])
-def test_nothing_to_match(method):
+def test_nothing_to_match():
     none, some = rows(), rows((0, 0, 5), (2, 0, 5))
-    matches = match(compare(none, [], some), method=method)
+    matches = match(compare(none, [], some))
     assert matches.hit.shape == (10, 0) and matches.counted.sum() == 2
-    assert (matches.detection == -1).all() and matches.detection.shape == (10, 2)
-    matches = match(compare(some, [0.9, 0.8], none), method=method)
+    matches = match(compare(some, [0.9, 0.8], none))
     assert matches.false.all() and matches.counted.shape == (0,)
-    assert match(compare(none, [], none), method=method).hit.shape == (10, 0)
+    assert match(compare(none, [], none)).hit.shape == (10, 0)
 
 
 def test_a_threshold_that_is_just_reached_is_enough():
@@ -280,16 +212,6 @@ def test_a_threshold_that_is_just_reached_is_enough():
     truths = rows(*[(k, 0, 20) for k in range(10)])
     hits = match(compare(found, np.linspace(0.9, 0.8, 10), truths)).hit
     np.testing.assert_array_equal(hits, np.arange(10) >= np.arange(len(IOU_THRESHOLDS))[:, None])
-
-
-def test_forgetting_weak_pairs_changes_nothing_above():
-    rng = np.random.default_rng(3)
-    found = rows(*[(0, int(x), int(x) + 5) for x in rng.integers(0, 50, 40)])
-    truths = rows(*[(0, int(x), int(x) + 5) for x in rng.integers(0, 50, 40)])
-    scores = rng.random(40)
-    whole, part = compare(found, scores, truths), compare(found, scores, truths, min_iou=0.5)
-    assert len(part.pairs) < len(whole.pairs)
-    np.testing.assert_array_equal(match(part).truth, match(whole).truth)
 
 
 def test_greedy_match_of_equal_scores_takes_the_better_pair_whatever_the_order():
@@ -330,9 +252,5 @@ def test_bad_options_are_refused():
     image = compare(rows((0, 0, 5)), [0.9], rows((0, 0, 5)))
     with pytest.raises(ValueError, match="must be above 0"):
         match(image, (0.0, 0.5))
-    with pytest.raises(ValueError, match="must be 'greedy' or 'optimal'"):
-        match(image, method="best")
-    with pytest.raises(ValueError, match="max_detections is 0"):
-        match(image, max_detections=0)
     with pytest.raises(ValueError, match="from 3 down to 2"):
         AreaRange("none", 3, 2)

@@ -11,7 +11,8 @@ from pydantic import ValidationError
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings, normalize
-from lsst.meas.maskrcnn.metrics.average_precision import greedy_match, mask_pairs
+from lsst.meas.maskrcnn.metrics.matching import greedy_match
+from lsst.meas.maskrcnn.metrics.spans import mask_pairs
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.inference import (
     Detections,

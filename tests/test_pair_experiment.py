@@ -7,11 +7,14 @@
 from __future__ import annotations
 
 import io
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.report.pair_experiment import (
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+from pair_experiment import (
     PairErrors,
     PairExample,
     draw_errors,

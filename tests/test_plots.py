@@ -4,23 +4,30 @@
 
 """The plots hold what they were given."""
 
+import base64
+import io
 import sys
 
 import matplotlib
+import matplotlib.image
 import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import to_rgb
 
-from lsst.meas.maskrcnn.metrics import gallery, plots
-from lsst.meas.maskrcnn.metrics.average_precision import pooled_ap
-from lsst.meas.maskrcnn.metrics.binned import binned_fraction, binned_statistics, even_edges
-from lsst.meas.maskrcnn.metrics.blends import classify_groups, friends_of_friends, summarize_blends
+from lsst.meas.maskrcnn.metrics.binned import binned_fraction, binned_statistics, fraction
+from lsst.meas.maskrcnn.metrics.binned_figures import BinnedShares, binned_shares, class_shares
+from lsst.meas.maskrcnn.metrics.blends import BLEND_KINDS, BlendCutout
 from lsst.meas.maskrcnn.metrics.calibration import reliability
-from lsst.meas.maskrcnn.metrics.classification import binned_confusion, binned_roc, confusion, roc_curve
+from lsst.meas.maskrcnn.metrics.classification import confusion_matrix, magnitude_rocs, roc_curve
 from lsst.meas.maskrcnn.metrics.completeness import CompletenessLimit
-from lsst.meas.maskrcnn.metrics.match_table import make_match_table, match_table_dtype
-from lsst.meas.maskrcnn.report.plot_style import CLASS_STYLES, OKABE_ITO, family_styles
+from lsst.meas.maskrcnn.metrics.evaluation_metrics import EvaluationGallery
+from lsst.meas.maskrcnn.metrics.match_table import make_match_table
+from lsst.meas.maskrcnn.report import gallery, plots
+from lsst.meas.maskrcnn.report.calibration_figure import plot_calibration
+from lsst.meas.maskrcnn.report.plot_style import CLASS_STYLES, OKABE_ITO, curve_style, family_styles
+
+CLASSES = ("all", "star", "galaxy")
 
 
 @pytest.fixture
@@ -64,13 +71,13 @@ def line_of(axis, label):
 def test_no_global_state(table):
     before = dict(matplotlib.rcParams)
     loaded = "matplotlib.pyplot" in sys.modules
-    plots.plot_fractions(plots.completeness_panels(table)[:1]).canvas.draw()
+    plots.plot_shares(binned_shares(table, CLASSES)[:1]).canvas.draw()
     assert dict(matplotlib.rcParams) == before
     assert ("matplotlib.pyplot" in sys.modules) == loaded
 
 
 def test_curves_differ_without_colour():
-    for styles in (list(CLASS_STYLES.values()), [plots.curve_style("", i) for i in range(6)]):
+    for styles in (list(CLASS_STYLES.values()), [curve_style("", i) for i in range(6)]):
         assert len({(str(style.line), style.marker) for style in styles}) == len(styles)
         assert len({style.color for style in styles}) == len(styles)
         assert {style.color for style in styles} <= set(OKABE_ITO.values())
@@ -84,9 +91,7 @@ def test_curves_differ_without_colour():
 def test_precision_recall():
     recall, precision = np.array([0.25, 0.5, 0.75]), np.array([1.0, 0.8, 0.6])
     curves = [
-        plots.PrecisionRecallCurve(
-            name, iou, recall, precision - iou / 10, 0.6 - iou / 2, precision - 0.2, precision
-        )
+        plots.PrecisionRecallCurve(name, iou, recall, precision - iou / 10, 0.6 - iou / 2)
         for name in ("star", "galaxy")
         for iou in (0.75, 0.5)
     ]
@@ -100,25 +105,7 @@ def test_precision_recall():
         texts = [text.get_text() for text in axis.get_legend().get_texts()]
         assert texts == ["0.50: 0.350", "0.75: 0.225"]
         assert axis.get_xlabel() == "Recall"
-        assert sum(isinstance(part, PolyCollection) for part in axis.collections) == 2
     figure.canvas.draw()
-
-
-def test_curves_of_average_precisions_have_its_area():
-    from lsst.meas.maskrcnn.metrics.average_precision import collect_outcomes
-    from lsst.meas.maskrcnn.metrics.matching import ImagePairs
-    from lsst.meas.maskrcnn.metrics.spans import SpanMasks
-
-    square = np.ones((4, 5), dtype=bool)
-    truths = SpanMasks.from_masks([square] * 3, [[0, 0], [0, 10], [0, 20]])
-    found = SpanMasks.from_masks([square, square[:3], square], [[0, 0], [0, 10], [9, 9]])
-    image = ImagePairs.from_spans(found, [0.9, 0.7, 0.8], [1, 1, 1], truths, [1, 1, 1])
-    result = pooled_ap(collect_outcomes([image]))
-    curves = plots.precision_recall_curves({"all": result})
-    assert [curve.iou for curve in curves] == result.thresholds.tolist()
-    for curve, ap in zip(curves, result.ap):
-        assert curve.ap == ap
-        assert np.sum(np.diff(curve.recall, prepend=0.0) * curve.precision) == pytest.approx(ap)
 
 
 def test_fractions_and_their_limits():
@@ -126,11 +113,11 @@ def test_fractions_and_their_limits():
     found = np.arange(40) % 10 < np.repeat([10, 8, 6, 2], 10)
     curve = binned_fraction(mag, found, np.arange(20.0, 26.0))
     limit = CompletenessLimit(23.75, 23.6, 23.9)
-    panels = [
-        plots.FractionPanel("Magnitude (AB)", "Completeness", {"star": curve}, limits={"star": limit}),
-        plots.FractionPanel("S/N", "Completeness", {"star": curve}, log_x=True),
+    families = [
+        BinnedShares("completeness", "mag", {"star": curve}, {"star": limit}),
+        BinnedShares("completeness", "snr", {"star": curve}),
     ]
-    figure = plots.plot_fractions(panels)
+    figure = plots.plot_shares(families, band="i")
     left, right = figure.axes
     line = line_of(left, "star")
     assert line.get_label() == "star: 23.75"
@@ -145,14 +132,14 @@ def test_fractions_and_their_limits():
     assert len(band.get_paths()) == 2
     assert corners[:, 1].min() == pytest.approx(curve.low[-1])
     assert corners[:, 1].max() == pytest.approx(curve.high[0])
-    assert (left.get_xlabel(), left.get_ylabel()) == ("Magnitude (AB)", "Completeness")
+    assert (left.get_xlabel(), left.get_ylabel()) == ("True i magnitude (AB)", "Completeness")
     assert right.get_xscale() == "log"
     figure.canvas.draw()
 
 
 def test_a_single_bin_shows_its_interval():
     curve = binned_fraction([0.5, 2.5], [True, False], [0.0, 1.0, 2.0, 3.0])
-    axis = plots.plot_fractions([plots.FractionPanel("x", "y", {"all": curve})]).axes[0]
+    axis = plots.plot_shares([BinnedShares("purity", "score", {"all": curve})]).axes[0]
     (bars,) = [part for part in axis.collections if isinstance(part, LineCollection)]
     ends = np.array(bars.get_segments())
     np.testing.assert_allclose(ends[:, 0, 1], curve.low[[0, 2]])
@@ -160,40 +147,43 @@ def test_a_single_bin_shows_its_interval():
 
 
 def test_panels_of_a_table(table):
-    panels = plots.completeness_panels(table, magnitude_label="True r (AB)")
-    assert [panel.x_label for panel in panels] == [
-        "True r (AB)",
-        "True S/N",
-        "Blendedness",
-        "Nearest neighbour (arcsec)",
-        "Score",
-        "Measured magnitude (AB)",
+    families = binned_shares(table, CLASSES)
+    assert [(one.measure, one.column) for one in families] == [
+        ("completeness", "mag"),
+        ("completeness", "snr"),
+        ("completeness", "blendedness"),
+        ("completeness", "neighbor_distance"),
+        ("purity", "score"),
+        ("purity", "mag_detected"),
     ]
-    assert [panel.y_label for panel in panels] == ["Completeness"] * 4 + ["Purity"] * 2
-    for panel in panels[:3]:
-        assert panel.curves["all"].total.sum() == 200
-        assert panel.curves["star"].total.sum() + panel.curves["galaxy"].total.sum() == 200
-    assert panels[4].curves["all"].hits.sum() == np.count_nonzero(table["outcome"] == "matched")
-    assert 22.0 < panels[0].limits["all"].value < 26.0
+    for one in families[:3]:
+        assert one.curves["all"].total.sum() == 200
+        assert one.curves["star"].total.sum() + one.curves["galaxy"].total.sum() == 200
+    assert families[4].curves["all"].hits.sum() == np.count_nonzero(table["outcome"] == "matched")
+    assert 22.0 < families[0].limits["all"].value < 26.0
     without = table.copy()
     without["snr"] = np.nan
-    assert len(plots.completeness_panels(without)) == 5
-    figure = plots.plot_fractions(panels)
+    assert len(binned_shares(without, ("all",))) == 5
+    figure = plots.plot_shares(families)
     assert len(figure.axes) == 6
+    # Detections of a lower score are left out, of completeness and of purity.
+    strict = binned_shares(table, ("all",), min_score=0.5)
+    assert strict[0].curves["all"].hits.sum() < families[0].curves["all"].hits.sum()
+    assert strict[-1].curves["all"].total.sum() == np.count_nonzero(table["score"] >= 0.5)
 
 
 def test_confusion(table):
-    matrix, binned = confusion(table), binned_confusion(table, np.arange(20.0, 27.0))
-    figure = plots.plot_confusion(matrix, binned, x_label="True r (AB)")
+    counts, shares = confusion_matrix(table), class_shares(table)
+    figure = plots.plot_confusion(counts, shares, band="r")
     left, right, lower = figure.axes
-    share = matrix.counts / matrix.counts.sum(axis=1, keepdims=True)
+    share = counts / counts.sum(axis=1, keepdims=True)
     np.testing.assert_allclose(left.images[0].get_array(), share)
     texts = [text.get_text() for text in left.texts]
-    assert texts == [f"{100 * s:.1f} %\n({n})" for s, n in zip(share.ravel(), matrix.counts.ravel())]
-    for name, curve in (("star", binned.star_completeness), ("galaxy", binned.galaxy_completeness)):
+    assert texts == [f"{100 * s:.1f} %\n({n})" for s, n in zip(share.ravel(), counts.ravel())]
+    for name, curve in shares.curves.items():
         np.testing.assert_allclose(line_of(right, name).get_ydata(), curve.fraction)
-    np.testing.assert_array_equal(lower.patches[0].get_data().values, binned.star_completeness.total)
-    assert lower.get_xlabel() == "True r (AB)"
+    np.testing.assert_array_equal(lower.patches[0].get_data().values, shares.curves["star"].total)
+    assert lower.get_xlabel() == "True r magnitude (AB)"
     figure.canvas.draw()
 
 
@@ -205,36 +195,35 @@ def test_roc(table):
     np.testing.assert_allclose(line.get_xdata(), curves["all"].false_positive)
     np.testing.assert_allclose(line.get_ydata(), curves["all"].true_positive)
     assert line_of(axis, "none").get_label() == "none: one class only"
-    plots.plot_roc(dict(zip("ab", binned_roc(table, [20.0, 23.0, 26.0])))).canvas.draw()
+    assert len(plots.plot_roc(magnitude_rocs(table)).axes[0].lines) == 5
 
 
 def test_residuals_as_points(rng):
     x, y = rng.random(100), rng.normal(0.0, 0.1, 100)
-    y[:3] = [np.nan, 50.0, -50.0]
+    y[:3] = [np.nan, 5.0, -5.0]
     binned = binned_statistics(x, y, [0.0, 0.5, 1.0])
-    figure = plots.plot_residuals([plots.ResidualPanel("stars", x, y, binned)], y_range=(-1.0, 1.0))
+    figure = plots.plot_residuals([plots.ResidualPanel("stars", x, y, binned)])
     (axis,) = figure.axes
     points = axis.lines[0]
-    assert len(points.get_xdata()) == 97
-    np.testing.assert_allclose(np.sort(points.get_ydata()), np.sort(y[3:]))
+    low, high = axis.get_ylim()
+    inside = y[(y > low) & (y < high)]
+    assert 85 <= len(inside) < 98
+    np.testing.assert_allclose(np.sort(points.get_ydata()), np.sort(inside))
     medians = axis.containers[0].lines[0]
     np.testing.assert_allclose(medians.get_xdata(), binned.center)
     np.testing.assert_allclose(medians.get_ydata(), binned.median)
     bars = np.array(axis.containers[0].lines[2][0].get_segments())
     np.testing.assert_allclose(bars[:, 1, 1] - bars[:, 0, 1], 2.0 * binned.scatter)
-    assert axis.texts[0].get_text() == "99 sources, 2 beyond the axis"
+    assert axis.texts[0].get_text() == f"99 sources, {99 - len(inside)} beyond the axis"
     assert axis.get_title() == "stars"
 
 
 def test_residuals_as_shading(rng):
-    x, y = 10.0 ** rng.uniform(0.0, 3.0, 2000), rng.normal(0.0, 0.1, 2000)
-    x[0] = -1.0
-    panel = plots.ResidualPanel("all", x, y, binned_statistics(x, y, [1.0, 10.0, 100.0, 1000.0]))
-    figure = plots.plot_residuals([panel, panel], log_x=True, x_label="S/N", y_range=(-2.0, 2.0))
+    x, y = rng.uniform(0.0, 1.0, 2000), rng.uniform(-0.1, 0.1, 2000)
+    panel = plots.ResidualPanel("all", x, y, binned_statistics(x, y, np.linspace(0.0, 1.0, 6)))
+    figure = plots.plot_residuals([panel, panel], x_label="Blendedness")
     for axis in figure.axes:
-        hexagons = axis.collections[0]
-        assert hexagons.get_array().sum() == 1999
-        assert axis.get_xscale() == "log"
+        assert axis.collections[0].get_array().sum() == 2000
     assert figure.axes[0].get_ylabel() == "Detected flux / true flux - 1"
     figure.canvas.draw()
 
@@ -253,7 +242,7 @@ def test_few_sources_have_no_scatter():
 def test_calibration(rng):
     probability = rng.random(500)
     result = reliability(probability, rng.random(500) < probability)
-    figure = plots.plot_calibration({"star": result}, x_label="p(star)", y_label="Share of stars")
+    figure = plot_calibration({"star": result}, x_label="p(star)", y_label="Share of stars")
     top, bottom = figure.axes
     line = line_of(top, "star")
     assert line.get_label() == f"star: ECE {result.expected_error:.3f}"
@@ -265,9 +254,8 @@ def test_calibration(rng):
 
 
 def test_blends():
-    groups = friends_of_friends(5, 4, [[0, 0], [1, 0], [1, 1], [2, 2], [3, 2]])
-    summary = summarize_blends([groups], [classify_groups(groups, [0, 1, 2, -1])])
-    figure = plots.plot_blends({"ours": summary, "theirs": summary})
+    shares = {kind: fraction(hits, 2) for kind, hits in zip(BLEND_KINDS, (1, 1, 0, 0, 0))}
+    figure = plots.plot_blends({"ours": shares, "theirs": shares})
     (axis,) = figure.axes
     heights = [bar.get_height() for bar in axis.containers[1]]
     assert heights == [0.5, 0.5, 0.0, 0.0, 0.0]
@@ -278,108 +266,110 @@ def test_blends():
     figure.canvas.draw()
 
 
-def test_empty_input_draws(tmp_path):
-    empty = np.zeros(0, dtype=match_table_dtype())
-    edges = even_edges([])
-    nothing = binned_statistics([], [], edges)
+def test_empty_input_draws(tmp_path, table):
+    empty = table[:0]
+    nothing = binned_statistics([], [], [0.0, 0.5])
     figures = {
-        "fractions": plots.plot_fractions(plots.completeness_panels(empty)),
-        "confusion": plots.plot_confusion(confusion(empty), binned_confusion(empty, edges)),
+        "shares": plots.plot_shares(binned_shares(empty, CLASSES)),
+        "confusion": plots.plot_confusion(confusion_matrix(empty), class_shares(empty)),
         "curves": plots.plot_precision_recall([]),
         "roc": plots.plot_roc({}),
         "residuals": plots.plot_residuals([plots.ResidualPanel("", np.zeros(0), np.zeros(0), nothing)]),
-        "calibration": plots.plot_calibration({"all": reliability([], [])}),
-        "blends": plots.plot_blends({"none": summarize_blends([], [])}),
-        "gallery": gallery.plot_gallery([], []),
+        "calibration": plot_calibration({"all": reliability([], [])}, x_label="x", y_label="y"),
+        "blends": plots.plot_blends({"none": {kind: fraction(0, 0) for kind in BLEND_KINDS}}),
+        "gallery": gallery.plot_gallery(EvaluationGallery()),
     }
     for name, figure in figures.items():
         figure.savefig(tmp_path / f"{name}.png", dpi=50)
         assert (tmp_path / f"{name}.png").stat().st_size > 500
 
 
-def scene():
-    """An image of 30 x 50 px: two truths that overlap, one of which was found, and one far away."""
-    image = np.zeros((3, 30, 50), dtype=np.float32)
+def make_cutout(residual: bool = True) -> BlendCutout:
+    """Two truths that overlap, one of which was found; the two lowest rows are off the image."""
+    image = np.zeros((3, 40, 40), dtype=np.float32)
+    image[:, :2] = np.nan
     image[:, 5:15, 8:25] = 100.0
-    masks = [np.ones((8, 9), dtype=bool), np.ones((6, 7), dtype=bool), np.ones((3, 3), dtype=bool)]
-    origins = np.array([[5, 8], [8, 14], [26, 46]])
-    return image, masks, origins
-
-
-def test_ranks_and_boxes():
-    groups = friends_of_friends(9, 4, [[0, 0], [1, 0], [2, 1], [3, 1], [4, 2], [5, 2], [6, 2], [7, 3]])
-    best, worst = gallery.rank_groups(groups, [0.2, 0.9, 0.2, 0.99, 0.0], 2)
-    # Groups of one are no blends; of the equal the larger is the more extreme; none is in both.
-    assert best.tolist() == [1, 2] and worst.tolist() == [0]
-    best, worst = gallery.rank_groups(groups, [0.2, 0.9, 0.2, 0.99, 0.0], 1)
-    assert best.tolist() == [1] and worst.tolist() == [2]
-    pair = friends_of_friends(2, 1, [[0, 0], [1, 0]])
-    boxes = gallery.group_boxes(pair, [[8, 5, 17, 13], [14, 8, 21, 14]], [[7, 6, 15, 16]])
-    assert boxes.tolist() == [[7, 5, 21, 16]]
-    lonely = friends_of_friends(1, 1, [], ignored_detection=[True])
-    assert gallery.group_boxes(lonely, [[1, 2, 3, 4]], [[0, 0, 9, 9]]).tolist() == [[1, 2, 3, 4]]
-
-
-def test_cut_out_keeps_positions():
-    image, masks, origins = scene()
-    panel = gallery.cut_panel(
-        image,
-        [8, 5, 21, 14],
-        masks,
-        origins,
-        [False, True, True],
-        masks[:1],
-        origins[:1],
-        [False],
-        residual=image[0],
-        margin=2,
-        min_size=20,
-        caption="a",
+    masks = [np.ones((8, 9), dtype=bool), np.ones((6, 7), dtype=bool)]
+    origins = np.array([[5, 8], [8, 14]])
+    left_over = np.where(np.isfinite(image[0]), np.linspace(-20.0, 20.0, 40), np.nan)
+    return BlendCutout(
+        image=image,
+        noise=None,
+        residual=left_over if residual else None,
+        corner=(100, 200),
+        truth_masks=masks,
+        truth_origins=origins,
+        truth_is_star=np.array([False, True]),
+        detection_masks=masks[:1],
+        detection_origins=origins[:1],
+        detection_is_star=np.array([False]),
+        caption="2 true, 1 found",
     )
-    # 20 px about (14.5, 9.5): x from 4, y from -1, so that one row is off the image.
-    assert panel.rgb.shape == (20, 20, 3) and panel.residual.shape == (20, 20)
-    assert np.isnan(panel.residual[0]).all() and np.isfinite(panel.residual[1:]).all()
-    np.testing.assert_array_equal(panel.residual[6:16, 4:16], 100.0)
-    assert panel.rgb[6:16, 4:16].min() > panel.rgb[17:, 2:].max()
-    # The third truth is outside.
-    assert panel.truth_is_star.tolist() == [False, True]
-    (line,) = panel.truth_outlines[1]
-    np.testing.assert_allclose(line.min(axis=0), [14 - 4 - 0.5, 8 + 1 - 0.5])
-    np.testing.assert_allclose(line.max(axis=0), [14 - 4 + 6.5, 8 + 1 + 5.5])
+
+
+def read_png(text: str) -> np.ndarray:
+    """A stored picture, its first row at the bottom."""
+    return matplotlib.image.imread(io.BytesIO(base64.b64decode(text)), format="png")[::-1, :, :3]
+
+
+def test_a_blend_is_drawn_where_it_is():
+    entry = gallery.draw_entry(make_cutout(), kind="best", patch=(3, 4), quality=0.5)
+    assert (entry.size, entry.x0, entry.y0, entry.tract, entry.patch) == (40, 100, 200, 3, 4)
+    picture = read_png(entry.image)
+    assert picture[6:14, 9:24].min() > picture[20:, 30:].max()
+    assert np.ptp(picture[:2]) == 0.0 and picture[0, 0, 0] == pytest.approx(40 / 255)
+    residual = read_png(entry.residual)
+    # Blue where too much was taken away, red where something is left, grey off the image.
+    assert (residual[5:, 0, 2] > residual[5:, 0, 0]).all() and (
+        residual[5:, -1, 0] > residual[5:, -1, 2]
+    ).all()
+    np.testing.assert_allclose(residual[:2], 40 / 255, atol=0.01)
+    assert entry.truth_is_star == [False, True] and len(entry.detection_outlines) == 1
+    line = np.array(entry.truth_outlines[1][0])
+    np.testing.assert_allclose(line.min(axis=0), [14 - 0.5, 8 - 0.5])
+    np.testing.assert_allclose(line.max(axis=0), [14 + 6.5, 8 + 5.5])
+    again = EvaluationGallery.model_validate_json(EvaluationGallery(entries=[entry]).model_dump_json())
+    assert again.entries == [entry]
+    assert gallery.draw_entry(make_cutout(False), kind="best", patch=(3, 4), quality=0.5).residual == ""
+
+
+def test_gallery_keeps_the_best_and_the_worst():
+    chosen = gallery.BlendGallery(2, ["z", "r", "g"])
+    cut = []
+
+    def take(group: int) -> BlendCutout:
+        cut.append(group)
+        return make_cutout(False)
+
+    # Groups of one are no blends; of the equal the larger is the more extreme; none is in both.
+    chosen.add((1, 1), np.array([2, 2, 3, 1]), np.array([0.2, 0.9, 0.2, 0.0]), take)
+    chosen.add((1, 2), np.array([2, 2]), np.array([0.5, 0.95]), take)
+    kept = [(entry.kind, entry.patch, entry.quality) for entry in chosen.entries()]
+    assert kept == [("best", 2, 0.95), ("best", 1, 0.9), ("worst", 1, 0.2), ("worst", 1, 0.2)]
+    assert 3 not in cut
+    alone = gallery.BlendGallery(2, ["z", "r", "g"])
+    alone.add((1, 1), np.array([2]), np.array([0.5]), take)
+    assert [entry.kind for entry in alone.entries()] == ["best"]
 
 
 def test_gallery_shows_image_truth_and_found():
-    image, masks, origins = scene()
-    arguments = (image, [8, 5, 21, 14], masks, origins, [False, True, True], masks[:1], origins[:1], [False])
-    with_residual = gallery.cut_panel(*arguments, residual=image[0] - 90.0, caption="2 true, 1 found")
-    without = gallery.cut_panel(*arguments)
-    figure = gallery.plot_gallery([with_residual], [without, without], pixel_scale=0.2)
+    entries = [
+        gallery.draw_entry(make_cutout(residual), kind=kind, patch=(3, 4), quality=0.5)
+        for kind, residual in (("best", True), ("worst", False), ("worst", False))
+    ]
+    figure = gallery.plot_gallery(EvaluationGallery(pixel_scale=0.2, entries=entries))
     # Three columns of four, and the scale of the residuals.
     assert len(figure.axes) == 13
     first = figure.axes[:4]
-    np.testing.assert_array_equal(first[0].images[0].get_array(), with_residual.rgb)
+    np.testing.assert_allclose(first[0].images[0].get_array()[..., :3], read_png(entries[0].image))
     assert [axis.get_ylabel() for axis in first] == ["image", "truth", "found", "residual"]
     assert first[3].get_xlabel() == "2 true, 1 found"
-    np.testing.assert_array_equal(first[3].images[0].get_array(), with_residual.residual)
     lines = [[segment for part in axis.collections for segment in part.get_segments()] for axis in first]
     assert [len(part) for part in lines] == [0, 2, 1, 0]
-    np.testing.assert_allclose(lines[2][0], with_residual.detection_outlines[0][0])
+    np.testing.assert_allclose(lines[2][0], entries[0].detection_outlines[0][0])
     # A bar of 2 arcsec is 10 of 40 px.
     (bar,) = first[0].lines
     np.testing.assert_allclose(np.diff(bar.get_xdata()), 0.25)
     assert first[0].texts[0].get_text() == '2"'
     assert [text.get_text() for text in figure.texts] == ["best", "worst"]
-    assert len(gallery.plot_gallery([without], []).axes) == 3
-    # Neighbours of the blend are dotted.
-    member = gallery.cut_panel(*arguments, truth_is_member=[True, False, False])
-    figure = gallery.plot_gallery([member], [])
-    solid, dotted = (
-        sum(
-            len(part.get_segments())
-            for part in figure.axes[1].collections
-            if (part.get_linewidth()[0] > 0.8) == s
-        )
-        for s in (True, False)
-    )
-    assert (solid, dotted) == (1, 1)
-    assert [text.get_text() for text in figure.legends[0].get_texts()][-1] == "not of this blend"
+    assert len(gallery.plot_gallery(EvaluationGallery(entries=entries[1:2])).axes) == 3

@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -25,11 +27,13 @@ from lsst.meas.maskrcnn.deblend.suppression import (
 from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
-from lsst.meas.maskrcnn.report.pair_recall import PairOutcomes, match_pairs, plot_pair_recall
 from lsst.meas.maskrcnn.scenes.config import ArtefactConfig
 from lsst.meas.maskrcnn.scenes.populations import POPULATION_DTYPE
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import draw_scene
+
+sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
+from pair_recall import PairOutcomes, match_pairs, plot_pair_recall
 
 
 def squares(centers: list[tuple[float, float]], side: float = 16.0) -> np.ndarray:

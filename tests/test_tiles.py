@@ -13,7 +13,8 @@ import pytest
 
 from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.images.tiles import Tile, make_tiles, seam_keep
-from lsst.meas.maskrcnn.metrics.average_precision import greedy_match, mask_pairs
+from lsst.meas.maskrcnn.metrics.matching import greedy_match
+from lsst.meas.maskrcnn.metrics.spans import mask_pairs
 from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings, detect
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS

@@ -70,7 +70,6 @@ def precision(
                 name=str(number),
                 class_scores=found.scores * np.where(star, found.p_star, 1.0 - found.p_star),
                 truth_ignored=~item.asked,
-                min_iou=0.3,
             )
         )
     result = {}

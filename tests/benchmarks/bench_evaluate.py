@@ -26,7 +26,7 @@ from lsst.afw.detection import Footprint
 from lsst.afw.geom import SpanSet
 from lsst.afw.image import ExposureF, MaskX, PhotoCalib
 from lsst.afw.table import SourceCatalog
-from lsst.meas.maskrcnn.catalogs.compare import EvaluationPatch
+from lsst.meas.maskrcnn.catalogs.evaluation import EvaluationPatch
 from lsst.meas.maskrcnn.catalogs.schema import make_schema
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_schema
 from lsst.meas.maskrcnn.ingest.exposures import gaussian_psf
@@ -119,9 +119,9 @@ def main() -> None:
             yield patch
 
     task = MaskRcnnEvaluateTask()
-    task.config.bootstrap.nSamples = arguments.samples
+    task.config.n_samples = arguments.samples
     # A mask may leave the image.
-    task.config.skipWithoutFootprint = True
+    task.config.skip_without_footprint = True
     started = time.perf_counter()
     outputs = task.run(patches=patches(), n_patches=arguments.patches)
     seconds = time.perf_counter() - started - spent

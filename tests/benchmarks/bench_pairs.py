@@ -27,6 +27,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from pair_experiment import (
+    PairErrors,
+    PairExample,
+    draw_errors,
+    draw_examples,
+    format_table,
+    median_error,
+)
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from lsst.meas.maskrcnn.deblend.peaks import find_peaks, mask_centers
@@ -35,14 +43,6 @@ from lsst.meas.maskrcnn.deblend.suppression import SUPPRESSIONS
 from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
-from lsst.meas.maskrcnn.report.pair_experiment import (
-    PairErrors,
-    PairExample,
-    draw_errors,
-    draw_examples,
-    format_table,
-    median_error,
-)
 from lsst.meas.maskrcnn.scenes.config import ArtefactConfig, PsfConfig
 from lsst.meas.maskrcnn.scenes.populations import POPULATION_DTYPE
 from lsst.meas.maskrcnn.scenes.presets import preset_config

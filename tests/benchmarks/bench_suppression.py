@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from pair_recall import PairOutcomes, match_pairs, plot_pair_recall
 
 from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
 from lsst.meas.maskrcnn.network.runtime import prepare_network
-from lsst.meas.maskrcnn.report.pair_recall import PairOutcomes, match_pairs, plot_pair_recall
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.config import ArtefactConfig
 from lsst.meas.maskrcnn.scenes.populations import POPULATION_DTYPE

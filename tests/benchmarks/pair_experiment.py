@@ -15,7 +15,14 @@ import numpy.typing as npt
 from matplotlib.colors import SymLogNorm
 from matplotlib.figure import Figure
 
-from .plot_style import DOUBLE_COLUMN, LEGEND_SIZE, NOTE_SIZE, OKABE_ITO, CurveStyle, make_figure
+from lsst.meas.maskrcnn.report.plot_style import (
+    DOUBLE_COLUMN,
+    LEGEND_SIZE,
+    NOTE_SIZE,
+    OKABE_ITO,
+    CurveStyle,
+    make_figure,
+)
 
 __all__ = ["PairErrors", "PairExample", "draw_errors", "draw_examples", "format_table", "median_error"]
 

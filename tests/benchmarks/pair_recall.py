@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FormatStrFormatter, NullFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from ..metrics.binned import Fraction, fraction
-from .plot_style import (
+from lsst.meas.maskrcnn.metrics.binned import Fraction, fraction
+from lsst.meas.maskrcnn.report.plot_style import (
     DOUBLE_COLUMN,
     LABEL_SIZE,
     LINE_WIDTH,

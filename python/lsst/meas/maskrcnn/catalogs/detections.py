@@ -16,62 +16,74 @@ __all__ = [
     "catalog_labels",
     "catalog_pixel_scale",
     "catalog_positions",
+    "no_detections",
     "photo_calibs",
     "read_detections",
-    "sum_in_spans",
 ]
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field
 
 import lsst.afw.table as afwTable
 from lsst.afw.detection import Footprint, HeavyFootprintF
 from lsst.afw.image import ExposureF, PhotoCalib
 
 from ..images.classes import GALAXY, STAR, UNKNOWN
+from ..images.settings import settings
 from ..metrics.spans import SpanMasks
 from .footprints import footprints_to_masks
 
 
-@dataclasses.dataclass(frozen=True)
+@settings
 class DetectionFields:
-    """Which fields of a catalogue say what.
+    """Names of the fields of a catalogue.
 
     A field that is `None` is looked for under the names that this package and
     the Science Pipelines use; one that is given must be there.
-
-    Parameters
-    ----------
-    star : `str`, optional
-        Flag that is set for stars; by default ``maskrcnn_star``.
-    extendedness : `str`, optional
-        Number that is below 0.5 for stars, used where there is no flag; by
-        default ``base_ClassificationExtendedness_value``.
-    score : `str`, optional
-        Score; by default ``maskrcnn_score``, or 1 for every source.
-    p_star : `str`, optional
-        Probability of being a star; by default ``maskrcnn_pStar``.
-    centroid : `str`, optional
-        First part of the names of the position, before ``_x`` and ``_y``; by
-        default the slot ``Centroid``, or ``deblend_peak_center``, or else the
-        first peak of the footprint.
-    flux : `~collections.abc.Mapping` [`str`, `str`]
-        Fields of the fluxes by band. Those with the unit nJy are taken as
-        they are, others are instrumental.
-    heavy_band : `str`, optional
-        Band of which heavy footprints hold the pixels; their sum is the flux.
     """
 
-    star: str | None = None
-    extendedness: str | None = None
-    score: str | None = None
-    p_star: str | None = None
-    centroid: str | None = None
-    flux: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    heavy_band: str | None = None
+    star: Annotated[
+        str | None,
+        Field(description="Flag that is set for stars; None takes maskrcnn_star where it is there."),
+    ] = None
+    extendedness: Annotated[
+        str | None,
+        Field(
+            description="Number that is below 0.5 for stars, used where there is no flag; None takes "
+            "base_ClassificationExtendedness_value where it is there. Without either, there are no classes."
+        ),
+    ] = None
+    score: Annotated[
+        str | None, Field(description="Score of a detection; None takes maskrcnn_score, or else 1 for all.")
+    ] = None
+    p_star: Annotated[
+        str | None,
+        Field(description="Probability of being a star; None takes maskrcnn_pStar where it is there."),
+    ] = None
+    centroid: Annotated[
+        str | None,
+        Field(
+            description="Name of the position, without _x and _y; None takes the slot Centroid, "
+            "deblend_peak_center, or the first peak of the footprint."
+        ),
+    ] = None
+    flux: Annotated[
+        dict[str, str],
+        Field(
+            description="Field of the flux for a band; in nJy, or else instrumental with the PhotoCalib of "
+            "the exposure. In bands without one, the flux is the sum of the exposure within the footprint."
+        ),
+    ] = dataclasses.field(default_factory=dict)
+    heavy_band: Annotated[
+        str | None,
+        Field(
+            description="Band of which heavy footprints hold the pixels, whose sum is the flux; None if none."
+        ),
+    ] = None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,7 +109,7 @@ class DetectionArrays:
     footprints : `list` [`lsst.afw.detection.Footprint`]
         Footprints.
     has_class : `bool`
-        Whether the catalogue tells stars from galaxies.
+        Whether the catalogue separates stars from galaxies.
     n_parents : `int`
         Records left out since they have children.
     n_without_footprint : `int`
@@ -213,46 +225,17 @@ def read_detections(
     )
 
 
-def sum_in_spans(image: np.ndarray, spans: SpanMasks, origin: tuple[int, int]) -> np.ndarray:
-    """Sum an image over each mask.
-
-    Parameters
-    ----------
-    image : `numpy.ndarray`, (y, x), float
-        The image; pixels that are not finite count as 0.
-    spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
-        N masks; pixels outside the image count as 0.
-    origin : `tuple` [`int`, `int`]
-        (y0, x0) of the image's first pixel in the frame of the masks.
+def no_detections() -> DetectionArrays:
+    """Make the arrays of a catalogue without sources.
 
     Returns
     -------
-    sums : `numpy.ndarray`, (N,), float64
-        The sums.
+    detections : `DetectionArrays`
+        None; with classes, since none is missing.
     """
-    height, width = image.shape
-    sums = np.zeros(len(spans))
-    if not len(spans.y) or not height or not width:
-        return sums
-    row = spans.y.astype(np.int64) - origin[0]
-    left = np.clip(spans.x0.astype(np.int64) - origin[1], 0, width)
-    right = np.clip(spans.x1.astype(np.int64) - origin[1], 0, width)
-    inside = np.flatnonzero((row >= 0) & (row < height) & (right > left))
-    # Rows are summed up one block at a time: the sums of a whole coadd in double precision would be large.
-    order = inside[np.argsort(row[inside], kind="stable")]
-    owner = spans.owner
-    block = max(1, 4_000_000 // width)
-    for start in range(0, height, block):
-        part = order[slice(*np.searchsorted(row[order], (start, start + block)))]
-        if not len(part):
-            continue
-        pixels = np.asarray(image[start : start + block], dtype=np.float64)
-        before = np.zeros((len(pixels), width + 1))
-        np.cumsum(np.where(np.isfinite(pixels), pixels, 0.0), axis=1, out=before[:, 1:])
-        line = row[part] - start
-        values = before[line, right[part]] - before[line, left[part]]
-        sums += np.bincount(owner[part], weights=values, minlength=len(spans))
-    return sums
+    nothing, number = np.zeros(0), np.zeros(0, dtype=np.int64)
+    spans = SpanMasks.from_masks([], np.zeros((0, 2), dtype=np.int64))
+    return DetectionArrays(number, nothing, nothing, number, nothing, nothing, spans, {}, [], True)
 
 
 def catalog_pixel_scale(catalog: afwTable.SourceCatalog, x: np.ndarray, y: np.ndarray) -> float:

@@ -14,7 +14,7 @@ __all__ = ["TruthArrays", "make_truth_catalog", "make_truth_flux", "make_truth_s
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -25,10 +25,12 @@ from lsst.afw.geom import SkyWcs, SpanSet
 from lsst.afw.image import MaskX
 
 from ..deblend.masks import measure_masks
-from ..images.units import AB_ZERO_POINT
-from ..scenes.light import Stamp
+from ..metrics.match_table import ab_magnitude
 from ..scenes.truth import FLAGS, tight
 from .footprints import footprints_to_masks, masks_to_footprints
+
+if TYPE_CHECKING:
+    from ..scenes.light import Stamp
 
 PREFIX = "truth"
 """First part of the name of every field of a truth catalogue (`str`)."""
@@ -282,7 +284,7 @@ def make_truth_catalog(
             if f"{column}_{band}" in names:
                 catalog[f"{PREFIX}_{band}_{name}"] = sources[f"{column}_{band}"].astype(np.float64)
         if f"flux_{band}" in names:
-            catalog[f"{PREFIX}_{band}_mag"] = _magnitudes(sources[f"flux_{band}"])
+            catalog[f"{PREFIX}_{band}_mag"] = ab_magnitude(sources[f"flux_{band}"])
     for record, footprint in zip(catalog, _mask_footprints(scene, xy0), strict=True):
         record.setFootprint(footprint)
     _number_peaks(catalog)
@@ -447,12 +449,6 @@ def _sources(scene: _Scene) -> np.ndarray:
 def _bounding_box(scene: _Scene, xy0: geom.Point2I) -> geom.Box2I:
     height, width = scene.images.shape[1:]
     return geom.Box2I(xy0, geom.Extent2I(width, height))
-
-
-def _magnitudes(flux: np.ndarray) -> np.ndarray:
-    result = np.full(len(flux), np.nan)
-    np.log10(flux, out=result, where=flux > 0)
-    return AB_ZERO_POINT - 2.5 * result
 
 
 def _mask_footprints(scene: _Scene, xy0: geom.Point2I) -> list[Footprint]:

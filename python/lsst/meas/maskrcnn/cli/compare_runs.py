@@ -20,7 +20,7 @@ from astropy.table import Table
 
 from ..images.files import write_atomically
 from ..metrics.run_comparison import RunComparison, RunComparisonError, compare_runs, settings_that_differ
-from ..report.evaluation_report import comparison_table, figure_label
+from ..report.comparison_table import comparison_table, figure_label
 from ..report.report_page import Page, Paragraph, Section, Value, format_value, render_page
 from .evaluation_runs import RunLookupError, add_run_options, find_run, open_butler, progress_bar
 
@@ -172,7 +172,7 @@ def _long_table(comparison: RunComparison) -> Table:
         for i, run in enumerate(comparison.names):
             row = (
                 about.name,
-                figure_label(one),
+                figure_label(one.figure),
                 about.object_class,
                 about.definition,
                 np.nan if about.iou is None else about.iou,

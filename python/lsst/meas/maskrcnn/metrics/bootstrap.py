@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 __all__ = [
+    "LEVEL",
     "BootstrapResult",
     "ImageStatistic",
     "PairedResult",
@@ -29,6 +30,9 @@ __all__ = [
     "paired_result",
     "ratio_statistic",
 ]
+
+LEVEL = 0.6827
+"""Probability within one standard deviation of a normal distribution."""
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -112,7 +116,7 @@ def bootstrap(
     statistic: ImageStatistic,
     rng: np.random.Generator,
     n_samples: int = 1000,
-    level: float = 0.6827,
+    level: float = LEVEL,
 ) -> BootstrapResult:
     """Give figures their errors.
 
@@ -145,7 +149,7 @@ def paired_bootstrap(
     second: ImageStatistic,
     rng: np.random.Generator,
     n_samples: int = 1000,
-    level: float = 0.6827,
+    level: float = LEVEL,
 ) -> PairedResult:
     """Compare two runs on the same images.
 

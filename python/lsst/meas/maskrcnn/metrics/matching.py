@@ -238,11 +238,11 @@ class ImagePairs:
             scores=score,
             class_scores=class_score,
             labels=label,
-            areas=detections.areas * pixel_area,
+            areas=detections.areas.astype(np.float64) * pixel_area,
             ignored=spared,
             order=_order(detections, label, score, class_score, spared),
             truth_labels=truth_label,
-            truth_areas=truths.areas * pixel_area,
+            truth_areas=truths.areas.astype(np.float64) * pixel_area,
             truth_ignored=faint,
             truth_order=_order(truths, truth_label, faint),
         )

@@ -37,11 +37,20 @@ FloatArray = NDArray[np.float64]
 
 _DEFINITIONS: tuple[Definition, ...] = ("perImage", "pooled")
 _SHOWN_IOU = (0.5, 0.75, None)
-# Figures beside average precision that are compared, those after the first line of all classes as one.
+# Figures beside average precision that are compared: of each class, and of all classes as one.
 _COMPARED = ("completeness", "purity")
-_COMPARED_OF_ALL = ("class_accuracy", "lost_shredded", "lost_unrecognized", "lost_missed", "flux_median")
-_COMPARED_OF_ALL += ("flux_scatter", "centroid_separation_median", "centroid_separation_scatter")
-_COMPARED_OF_ALL += ("iou_median", "iou_scatter")
+_COMPARED_OF_ALL = (
+    "class_accuracy",
+    "lost_shredded",
+    "lost_unrecognized",
+    "lost_missed",
+    "flux_median",
+    "flux_scatter",
+    "centroid_separation_median",
+    "centroid_separation_scatter",
+    "iou_median",
+    "iou_scatter",
+)
 # What makes figures of two evaluations mean different things.
 _SETTINGS = ("band", "ignore_flags", "min_snr", "min_peak_snr", "match_iou", "score_threshold")
 

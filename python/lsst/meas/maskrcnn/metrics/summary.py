@@ -11,32 +11,42 @@ resamplings serves all of them and differences of runs can be judged too
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..images.classes import IS_STAR
-from .average_precision import MIN_SCORE, AveragePrecision, Outcomes, ap_statistic
+from .average_precision import (
+    MIN_SCORE,
+    AveragePrecision,
+    Definition,
+    Outcomes,
+    ap_statistic,
+    collect_outcomes,
+    compute_ap,
+)
 from .binned import even_edges, robust_statistics
 from .blends import BLEND_KINDS, GROUP_KINDS
 from .bootstrap import BootstrapResult, ImageStatistic, bootstrap, combine, ratio_statistic
 from .calibration import reliability
 from .classification import roc_curve
 from .completeness import binned_completeness, completeness_limit, last_crossing
-from .evaluation_metrics import MetricValue
+from .evaluation_metrics import CLASS_LABELS, MetricValue
 from .match_table import detection_rows, matched_rows, truth_rows
+from .matching import IOU_THRESHOLDS, AreaRange, ImagePairs
 from .resampled import count_by_image, median_statistic, reliability_statistic, roc_area_statistic
 from .residuals import color_residuals, flux_residual
 
 __all__ = [
     "FigureGroup",
     "MatchedSources",
+    "PrecisionSummary",
     "ap_figures",
     "blend_figures",
-    "recall_figures",
+    "summarize_precision",
     "throughput_figures",
 ]
 
@@ -156,19 +166,64 @@ def ap_figures(outcomes: Outcomes, result: AveragePrecision, object_class: str) 
     return FigureGroup(f"{result.definition} AP of class {object_class}", figures, statistic)
 
 
-def recall_figures(outcomes: Outcomes, result: AveragePrecision, object_class: str) -> FigureGroup:
-    """Collect the recall of all detections that an average precision takes in.
+@dataclass(frozen=True, eq=False)
+class PrecisionSummary:
+    """Average precision in all definitions and classes.
 
     Parameters
     ----------
-    outcomes, result, object_class
-        As for `ap_figures`.
+    groups : `list` [`FigureGroup`]
+        The figures ``ap`` and ``recall``.
+    results : `dict` [`tuple`, `AveragePrecision`]
+        By definition and class; all areas.
+    outcomes : `dict` [`str`, `Outcomes`]
+        By class; all areas.
+    """
+
+    groups: list[FigureGroup]
+    results: dict[tuple[str, str], AveragePrecision]
+    outcomes: dict[str, Outcomes]
+
+
+def summarize_precision(
+    images: Sequence[ImagePairs],
+    classes: Iterable[str],
+    thresholds: Sequence[float] = IOU_THRESHOLDS,
+    areas: Sequence[AreaRange] = (),
+) -> PrecisionSummary:
+    """Compute the average precision in all definitions.
+
+    Parameters
+    ----------
+    images : `~collections.abc.Sequence` [`ImagePairs`]
+        The patches.
+    classes : `~collections.abc.Iterable` [`str`]
+        Names of the classes, among `CLASS_LABELS`.
+    thresholds : `~collections.abc.Sequence` [`float`]
+        Smallest IoU of a match, ascending.
+    areas : `~collections.abc.Sequence` [`AreaRange`]
+        Ranges of areas, for the definition ``coco``.
 
     Returns
     -------
-    group : `FigureGroup`
-        ``recall`` at each threshold, and its mean over them.
+    summary : `PrecisionSummary`
+        The figures.
     """
+    summary = PrecisionSummary([], {}, {})
+    for name in classes:
+        summary.outcomes[name] = outcomes = collect_outcomes(images, CLASS_LABELS[name], thresholds)
+        for definition in get_args(Definition):
+            summary.results[definition, name] = result = compute_ap(outcomes, definition)
+            summary.groups.append(_recall_figures(outcomes, result, name))
+            summary.groups.append(ap_figures(outcomes, result, name))
+        for area in areas:
+            outcomes = collect_outcomes(images, CLASS_LABELS[name], thresholds, area)
+            summary.groups.append(ap_figures(outcomes, compute_ap(outcomes, "coco"), name))
+    return summary
+
+
+def _recall_figures(outcomes: Outcomes, result: AveragePrecision, object_class: str) -> FigureGroup:
+    """Collect the recall of all detections that an average precision takes in."""
     kept = outcomes.scores >= (MIN_SCORE if result.definition == "perImage" else -np.inf)
     hits = np.stack(
         [np.bincount(outcomes.image[kept & hit], minlength=len(outcomes)) for hit in outcomes.hit], axis=1

@@ -434,13 +434,7 @@ def _gallery_parts(gallery: EvaluationGallery | None, number: int) -> list[Part]
             GalleryItem(
                 f"Tract {entry.tract}, patch {entry.patch}",
                 _gallery_details(entry, gallery.pixel_scale),
-                entry.size,
-                entry.image,
-                entry.truth_outlines,
-                entry.detection_outlines,
-                entry.truth_is_star,
-                entry.detection_is_star,
-                entry.residual,
+                entry,
             )
             for entry in gallery.entries
             if entry.kind == kind

@@ -22,8 +22,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from ..metrics.evaluation_metrics import GalleryEntry
 from .themed_svg import ThemedSvg
 
 __all__ = [
@@ -168,28 +168,13 @@ class GalleryItem:
         What it is called.
     details : `str`
         What was found, in a line or two.
-    size : `int`
-        Side of the square picture (px).
-    image : `str`
-        The picture, PNG in base64, first row at the top.
-    truth_outlines, detection_outlines : `~collections.abc.Sequence`
-        For each source its closed lines, each a sequence of (x, y) in pixels
-        of the picture, the first at the bottom left; its centre is (0, 0).
-    truth_is_star, detection_is_star : `~collections.abc.Sequence` [`bool`]
-        Their classes.
-    residual : `str`
-        Picture of the residual, likewise, or empty.
+    entry : `GalleryEntry`
+        The pictures and outlines.
     """
 
     title: str
     details: str
-    size: int
-    image: str
-    truth_outlines: Sequence[Sequence[Line]]
-    detection_outlines: Sequence[Sequence[Line]]
-    truth_is_star: Sequence[bool]
-    detection_is_star: Sequence[bool]
-    residual: str = ""
+    entry: GalleryEntry
 
 
 @dataclass(frozen=True)
@@ -395,7 +380,7 @@ class _Writer:
         self._galleries += 1
         name = f"layer-{self._galleries}"
         items = [item for _, group in gallery.groups for item in group]
-        has_residual = any(item.residual for item in items)
+        has_residual = any(item.entry.residual for item in items)
         choices = [("image", "Image"), ("truth", "Truth"), ("found", "Detections"), ("both", "Both")]
         if has_residual:
             choices.append(("residual", "Residual"))
@@ -490,21 +475,22 @@ def _cell(cell: Cell) -> str:
 
 
 def _tile(item: GalleryItem) -> str:
-    size = int(item.size)
-    layers = [_picture("base", item.image, size)]
-    if item.residual:
-        layers.append(_picture("residual", item.residual, size))
+    entry = item.entry
+    size = int(entry.size)
+    layers = [_picture("base", entry.image, size)]
+    if entry.residual:
+        layers.append(_picture("residual", entry.residual, size))
     for kind, outlines, is_star in (
-        ("truth", item.truth_outlines, item.truth_is_star),
-        ("found", item.detection_outlines, item.detection_is_star),
+        ("truth", entry.truth_outlines, entry.truth_is_star),
+        ("found", entry.detection_outlines, entry.detection_is_star),
     ):
         layers.append(
             f'<svg class="lines {kind}" viewBox="0 0 {size} {size}" aria-hidden="true">'
             f"{_paths(outlines, is_star, size)}</svg>"
         )
-    n_truth, n_found = len(item.truth_outlines), len(item.detection_outlines)
+    n_truth, n_found = len(entry.truth_outlines), len(entry.detection_outlines)
     about = f"{item.title}. {item.details}. In the picture: {n_truth} true sources, {n_found} detections."
-    has_residual = "true" if item.residual else "false"
+    has_residual = "true" if entry.residual else "false"
     return (
         f'<li><button type="button" class="picture" data-residual="{has_residual}" '
         f'aria-label="{_text(about)} Press for the next view.">{"".join(layers)}'

@@ -111,6 +111,8 @@ def _plain(value: Any) -> Any:
     """Value of a field as the dataclass takes it."""
     if isinstance(value, pexConfig.Config):
         return value.settings()  # type: ignore[attr-defined]
+    if isinstance(value, pexConfig.dictField.Dict):
+        return dict(value)
     return tuple(value) if isinstance(value, pexConfig.listField.List) else value
 
 
@@ -134,6 +136,8 @@ def _make_field(source: Any, field: dataclasses.Field[Any], hint: Any, unset: st
     if origin is typing.Literal:
         docs: Any = info.json_schema_extra or {}
         return pexConfig.ChoiceField(dtype=str, allowed={o: docs.get(o, o) for o in options}, **common)
+    if origin is dict:
+        return pexConfig.DictField(keytype=options[0], itemtype=options[1], **(common | {"default": {}}))
     if origin is tuple:
         return pexConfig.ListField(dtype=options[0], **common)
     limits: dict[str, Any] = {}

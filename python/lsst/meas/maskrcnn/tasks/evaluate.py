@@ -2,22 +2,21 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""How good a catalogue is, judged by the truth of simulated patches."""
+"""Evaluation of a catalogue by the truth of simulated patches."""
 
 from __future__ import annotations
 
 __all__ = [
-    "AveragePrecisionConfig",
-    "BootstrapConfig",
-    "DetectionFieldsConfig",
     "EvaluationInputError",
     "MaskRcnnEvaluateConfig",
     "MaskRcnnEvaluateConnections",
     "MaskRcnnEvaluateTask",
 ]
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, cast
+import functools
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from astropy.table import Table
@@ -27,40 +26,34 @@ import lsst.pipe.base as pipeBase
 import lsst.pipe.base.connectionTypes as cT
 from lsst.utils.logging import PeriodicLogger
 
-from ..catalogs.blend_gallery import BlendGallery
-from ..catalogs.compare import (
-    CompareSettings,
+from ..catalogs.blend_cutout import cut_group
+from ..catalogs.evaluation import (
     EvaluationPatch,
+    EvaluationSettings,
     MismatchedPatchError,
     PatchComparison,
+    PatchResult,
     compare_patch,
 )
-from ..catalogs.detections import DetectionFields
 from ..catalogs.evaluation_io import match_output, task_timing
-from ..metrics.average_precision import Definition, NoTruth
-from ..metrics.blends import BlendGroups, BlendSummary, summarize_blends
+from ..metrics.binned_figures import binned_tables, precision_recall_table
+from ..metrics.bootstrap import LEVEL
 from ..metrics.evaluation_metrics import (
     EvaluationGallery,
     EvaluationMetrics,
-    MetricValue,
-    PatchSummary,
     outcomes_table,
     software_versions,
 )
-from ..metrics.matching import IOU_THRESHOLDS, PSF_AREA_RANGES, AreaRange, ImagePairs, Method
-from ..metrics.summary import (
-    SummarySettings,
-    ap_summary,
-    binned_tables,
-    evaluation_plots,
-    precision_recall_table,
-    table_values,
-    throughput_values,
-)
-from ..report.gallery import plot_gallery
+from ..metrics.matching import PSF_AREA_RANGES, AreaRange
+from ..metrics.run_comparison import EvaluatedRun
+from ..metrics.summary import MatchedSources, blend_figures, summarize_precision, throughput_figures
+from .config_fields import make_config
 
-# More pictures side by side are too small in the width of a page.
-_PLOTTED = 4
+if TYPE_CHECKING:
+    from ..report.gallery import BlendGallery
+
+_GALLERY_SIZE = 8
+"""Number of the best blends, and of the worst, that are stored for the report."""
 
 
 class EvaluationInputError(pipeBase.AlgorithmError):
@@ -82,6 +75,10 @@ class EvaluationInputError(pipeBase.AlgorithmError):
     def metadata(self) -> dict[str, str]:
         """What failed, for the task's metadata (`dict`)."""
         return {"patch": self.patch, "message": str(self)}
+
+
+def _plot(name: str, doc: str) -> Any:
+    return cT.Output(doc=doc, name=f"{{outputName}}_plot_{name}", storageClass="Plot", dimensions=("skymap",))
 
 
 class MaskRcnnEvaluateConnections(
@@ -106,7 +103,7 @@ class MaskRcnnEvaluateConnections(
     """
 
     catalogs = cT.Input(
-        doc="Catalogues to judge, with footprints.",
+        doc="Catalogues to evaluate, with footprints.",
         name="{catalogName}",
         storageClass="SourceCatalog",
         dimensions=("skymap", "tract", "patch"),
@@ -183,225 +180,56 @@ class MaskRcnnEvaluateConnections(
         storageClass="MaskRcnnGallery",
         dimensions=("skymap",),
     )
-    plotPrecisionRecall = cT.Output(
-        doc="Precision against recall by class and IoU.",
-        name="{outputName}_plot_precisionRecall",
-        storageClass="Plot",
-        dimensions=("skymap",),
-    )
-    plotCompleteness = cT.Output(
-        doc="Completeness and purity.",
-        name="{outputName}_plot_completeness",
-        storageClass="Plot",
-        dimensions=("skymap",),
-    )
-    plotConfusion = cT.Output(
-        doc="Confusion of stars and galaxies, by magnitude.",
-        name="{outputName}_plot_confusion",
-        storageClass="Plot",
-        dimensions=("skymap",),
-    )
-    plotRoc = cT.Output(
-        doc="Stars kept against galaxies let through.",
-        name="{outputName}_plot_roc",
-        storageClass="Plot",
-        dimensions=("skymap",),
-    )
-    plotFluxResidual = cT.Output(
-        doc="Flux residuals by blendedness.",
-        name="{outputName}_plot_fluxResidual",
-        storageClass="Plot",
-        dimensions=("skymap",),
-    )
-    plotCalibration = cT.Output(
-        doc="Scores against the share of detections that are true.",
-        name="{outputName}_plot_calibration",
-        storageClass="Plot",
-        dimensions=("skymap",),
-    )
-    plotBlends = cT.Output(
-        doc="How blends ended.",
-        name="{outputName}_plot_blends",
-        storageClass="Plot",
-        dimensions=("skymap",),
-    )
-    plotGallery = cT.Output(
-        doc="The best and the worst blends.",
-        name="{outputName}_plot_gallery",
-        storageClass="Plot",
-        dimensions=("skymap",),
-    )
+    plotPrecisionRecall = _plot("precisionRecall", "Precision against recall by class and IoU.")
+    plotCompleteness = _plot("completeness", "Completeness and purity.")
+    plotConfusion = _plot("confusion", "Confusion of stars and galaxies, by magnitude.")
+    plotRoc = _plot("roc", "Stars kept against galaxies let through.")
+    plotFluxResidual = _plot("fluxResidual", "Flux residuals by blendedness.")
+    plotCalibration = _plot("calibration", "Scores against the share of detections that are true.")
+    plotBlends = _plot("blends", "How blends ended.")
+    plotGallery = _plot("gallery", "The best and the worst blends.")
 
     def __init__(self, *, config: MaskRcnnEvaluateConfig) -> None:
         super().__init__(config=config)
-        if not config.doBlendFlux:
+        if not config.do_blend_flux:
             del self.truthFlux
-        if not config.doExposures:
+        if not config.do_exposures:
             del self.exposures
-        if not config.doThroughput:
+        if not config.do_throughput:
             del self.taskMetadata
-        if not config.doGallery:
+        if not config.do_gallery:
             del self.gallery
             del self.plotGallery
-        if not config.doPlots:
+        if not config.do_plots:
             for name in sorted(self.outputs):
                 if name.startswith("plot"):
                     delattr(self, name)
 
 
-class DetectionFieldsConfig(pexConfig.Config):
-    """Which fields of the catalogue say what."""
-
-    star = pexConfig.Field[str](
-        doc="Flag that is set for stars; None takes maskrcnn_star where it is there.",
-        default=None,
-        optional=True,
-    )
-    extendedness = pexConfig.Field[str](
-        doc="Number that is below 0.5 for stars, used where there is no flag; None takes "
-        "base_ClassificationExtendedness_value where it is there. Without either, classes are not judged.",
-        default=None,
-        optional=True,
-    )
-    score = pexConfig.Field[str](
-        doc="Score of a detection; None takes maskrcnn_score, or else 1 for all.",
-        default=None,
-        optional=True,
-    )
-    pStar = pexConfig.Field[str](
-        doc="Probability of being a star; None takes maskrcnn_pStar where it is there.",
-        default=None,
-        optional=True,
-    )
-    centroid = pexConfig.Field[str](
-        doc="Name of the position, without _x and _y; None takes the slot Centroid, deblend_peak_center, "
-        "or the peak of the footprint.",
-        default=None,
-        optional=True,
-    )
-    flux = pexConfig.DictField[str, str](
-        doc="Field of the flux for a band; in nJy, or else instrumental with the PhotoCalib of the exposure.",
-        default={},
-    )
-    heavyBand = pexConfig.Field[str](
-        doc="Band of which heavy footprints hold the pixels; None if they are not to be used.",
-        default=None,
-        optional=True,
-    )
-
-    def settings(self) -> DetectionFields:
-        """Put the settings together for the reader.
-
-        Returns
-        -------
-        fields : `~lsst.meas.maskrcnn.catalogs.detections.DetectionFields`
-            The same.
-        """
-        return DetectionFields(
-            self.star,
-            self.extendedness,
-            self.score,
-            self.pStar,
-            self.centroid,
-            dict(self.flux),
-            self.heavyBand,
-        )
-
-
-class AveragePrecisionConfig(pexConfig.Config):
-    """How average precision is computed."""
-
-    iouThresholds = pexConfig.ListField[float](
-        doc="Smallest intersection over union of a match, ascending.",
-        default=list(IOU_THRESHOLDS),
-        minLength=1,
-        maxLength=31,
-        itemCheck=lambda value: 0.0 < value <= 1.0,
-    )
-    definitions = pexConfig.ListField[str](
-        doc="Definitions: perImage (published for Astro R-CNN), pooled (all points), coco (101 points).",
-        default=["perImage", "pooled", "coco"],
-        minLength=1,
-        itemCheck=lambda value: value in ("perImage", "pooled", "coco"),
-    )
-    minScore = pexConfig.Field[float](
-        doc="Lowest score that the definition perImage looks at.",
-        default=0.5,
-    )
-    noTruth = pexConfig.ChoiceField[str](
-        doc="What an image does in the definition perImage that has detections of a class but no truth.",
-        default="skip",
-        allowed={"skip": "it is left out", "zero": "it counts as 0"},
-    )
-    areaEdges = pexConfig.ListField[float](
-        doc="Limits between ranges of areas, in units of the disc with the FWHM of the PSF as its diameter; "
-        "for the definition coco.",
-        default=[8.0, 32.0],
-        itemCheck=lambda value: value > 0.0,
-    )
-
-    def areas(self) -> tuple[AreaRange, ...]:
-        """Put the ranges of areas together.
-
-        Returns
-        -------
-        areas : `tuple` [`AreaRange`]
-            From the smallest to the largest; none without limits.
-        """
-        edges = list(self.areaEdges)
-        if edges == [8.0, 32.0]:
-            return PSF_AREA_RANGES
-        limits = [0.0, *edges, float("inf")]
-        pairs = zip(limits[:-1], limits[1:]) if edges else ()
-        return tuple(AreaRange(f"{low:g}-{high:g}", low, high) for low, high in pairs)
-
-
 class BootstrapConfig(pexConfig.Config):
-    """How errors are found by resampling patches."""
+    """How errors are found by resampling."""
 
     nSamples = pexConfig.RangeField(doc="Number of resamplings.", dtype=int, default=1000, min=2)
     level = pexConfig.RangeField(
-        doc="Probability between the limits.",
-        dtype=float,
-        default=0.6827,
-        min=0.0,
-        max=1.0,
-        inclusiveMin=False,
-        inclusiveMax=False,
+        doc="Probability between the limits.", dtype=float, default=LEVEL, min=0.0, max=1.0
     )
-    seed = pexConfig.RangeField(doc="Source of chance.", dtype=int, default=1, min=0)
+    seed = pexConfig.RangeField(doc="Random seed.", dtype=int, default=1, min=0)
 
 
-class MaskRcnnEvaluateConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskRcnnEvaluateConnections):
-    """Configuration of `MaskRcnnEvaluateTask`."""
+_SettingsConfig: Any = make_config(EvaluationSettings, "EvaluationSettingsConfig")
 
-    band = pexConfig.Field[str](
-        doc="Reference band: magnitudes, signal to noise ratios and fluxes are those in it.",
-        default="r",
-    )
-    bands = pexConfig.ListField[str](
-        doc="Bands of which fluxes are compared, from blue to red; None takes all of the truth.",
-        default=None,
-        optional=True,
-    )
-    ignoreFlags = pexConfig.ListField[str](
-        doc="Flags of the truth (truth_flag_...) that make a source neither hit nor miss.",
-        default=["empty", "small", "faint", "masked"],
-        itemCheck=lambda value: value in ("empty", "small", "faint", "masked", "edge"),
-    )
-    minSnr = pexConfig.RangeField(
-        doc="Truths with a lower signal to noise ratio in every band are neither hit nor miss.",
-        dtype=float,
-        default=0.0,
-        min=0.0,
-    )
-    minPeakSnr = pexConfig.RangeField(
-        doc="Truths of which the brightest pixel has a lower signal to noise ratio in every band are neither "
-        "hit nor miss.",
-        dtype=float,
-        default=0.0,
-        min=0.0,
-    )
+
+class MaskRcnnEvaluateConfig(
+    pipeBase.PipelineTaskConfig, _SettingsConfig, pipelineConnections=MaskRcnnEvaluateConnections
+):
+    """Configuration of `MaskRcnnEvaluateTask`.
+
+    Notes
+    -----
+    The fields of `~lsst.meas.maskrcnn.catalogs.evaluation.EvaluationSettings`
+    are fields of it.
+    """
+
     missing = pexConfig.ChoiceField[str](
         doc="What to do about a patch that has a truth but no catalogue, or the reverse.",
         default="fail",
@@ -411,197 +239,44 @@ class MaskRcnnEvaluateConfig(pipeBase.PipelineTaskConfig, pipelineConnections=Ma
             "empty": "count a missing catalogue as one without sources; without truth, leave the patch out",
         },
     )
-    skipWithoutFootprint = pexConfig.Field[bool](
+    skip_without_footprint = pexConfig.Field[bool](
         doc="Leave out sources of the catalogue that have no pixel in their footprint, in place of failing?",
         default=False,
     )
-    matchIou = pexConfig.RangeField(
-        doc="Smallest intersection over union of a match of the match table.",
-        dtype=float,
-        default=0.5,
-        min=0.0,
-        max=1.0,
-        inclusiveMin=False,
-        inclusiveMax=True,
-    )
-    matching = pexConfig.ChoiceField[str](
-        doc="How detections and truths are matched.",
-        default="greedy",
-        allowed={
-            "greedy": "each detection, by descending score, takes the best truth that is left",
-            "optimal": "as many as can be, with the largest sum of overlaps",
-        },
-    )
-    scoreThreshold = pexConfig.Field[float](
-        doc="Lowest score of the detections that completeness, purity, classes, blends and residuals are of; "
-        "None takes all. Average precision and calibration are of all detections in any case.",
-        default=None,
-        optional=True,
-    )
-    linkIou = pexConfig.RangeField(
-        doc="Intersection over union from which two masks are friends; friends of friends make a blend.",
-        dtype=float,
-        default=0.3,
-        min=0.0,
-        max=1.0,
-    )
-    linkContainment = pexConfig.RangeField(
-        doc="Share of the smaller of two masks in the other from which they are friends.",
-        dtype=float,
-        default=0.5,
-        min=0.0,
-        max=1.0,
-    )
-    linkTruth = pexConfig.Field[bool](
-        doc="Can two truths be friends, so that what is a blend does not depend on what was found? Otherwise "
-        "only a truth and a detection can.",
-        default=True,
-    )
-    fields = pexConfig.ConfigField[DetectionFieldsConfig](doc="Which fields of the catalogue say what.")
-    ap = pexConfig.ConfigField[AveragePrecisionConfig](doc="How average precision is computed.")
-    bootstrap = pexConfig.ConfigField[BootstrapConfig](doc="How errors are found.")
-    doExposures = pexConfig.Field[bool](
+    do_exposures = pexConfig.Field[bool](
         doc="Read the exposures? They are needed for pictures, fluxes within footprints, bad pixels, the "
         "width of the PSF, and the calibration of instrumental fluxes.",
         default=True,
     )
-    doImageFlux = pexConfig.Field[bool](
-        doc="Take the sum of the exposure within the footprint as flux, in bands without a field for it?",
-        default=True,
-    )
-    doBlendFlux = pexConfig.Field[bool](
+    do_blend_flux = pexConfig.Field[bool](
         doc="Compare fluxes with the source's own light within the detection's footprint, in place of all of "
         "it? What is left of the residual is light of neighbours.",
         default=False,
     )
-    badMaskPlanes = pexConfig.ListField[str](
-        doc="Mask planes of pixels in which a detection without truth is not counted as false.",
-        default=["BAD", "NO_DATA"],
-    )
-    maxBadFraction = pexConfig.RangeField(
-        doc="Largest share of such pixels of a detection that can be false.",
-        dtype=float,
-        default=0.5,
-        min=0.0,
-        max=1.0,
-        inclusiveMax=True,
-    )
-    psfFwhm = pexConfig.RangeField(
-        doc="Full width at half maximum of the PSF (pixels), for ranges of areas; None takes that of the "
-        "exposure in the reference band.",
-        dtype=float,
-        default=None,
-        optional=True,
-        min=0.0,
-        inclusiveMin=False,
-    )
-    doThroughput = pexConfig.Field[bool](
+    do_throughput = pexConfig.Field[bool](
         doc="Read how long the catalogues took from the metadata of the task that made them?",
         default=True,
     )
-    doPlots = pexConfig.Field[bool](doc="Draw plots?", default=True)
-    doGallery = pexConfig.Field[bool](doc="Make pictures of the best and the worst blends?", default=True)
-    galleryBands = pexConfig.ListField[str](
+    do_plots = pexConfig.Field[bool](doc="Draw plots?", default=True)
+    do_gallery = pexConfig.Field[bool](doc="Make pictures of the best and the worst blends?", default=True)
+    gallery_bands = pexConfig.ListField[str](
         doc="Bands of the pictures: red, green and blue.", default=["z", "r", "g"], length=3
-    )
-    gallerySize = pexConfig.RangeField(
-        doc="Number of the best blends, and of the worst, that are stored for the report; the plot shows "
-        "up to four of each.",
-        dtype=int,
-        default=8,
-        min=1,
-    )
-    residualColumn = pexConfig.ChoiceField[str](
-        doc="Against what flux residuals are drawn.",
-        default="blendedness",
-        allowed={"blendedness": "blendedness", "mag": "magnitude"},
     )
 
     def validate(self) -> None:
-        """Check that what needs exposures has them."""
+        """Check that the settings fit each other."""
         super().validate()
-        if self.doGallery and not self.doExposures:
+        _SettingsConfig.validate(self)
+        if self.do_gallery and not self.do_exposures:
             raise pexConfig.FieldValidationError(
-                self.__class__.doGallery,
+                self.__class__.do_gallery,
                 self,
-                "doGallery = True needs the exposures, but doExposures = False; switch either.",
+                "do_gallery = True needs the exposures, but do_exposures = False; switch either.",
             )
-        thresholds = list(self.ap.iouThresholds)
-        if sorted(set(thresholds)) != thresholds:
-            raise pexConfig.FieldValidationError(
-                AveragePrecisionConfig.iouThresholds,
-                self.ap,
-                f"iouThresholds must ascend; given were {thresholds}.",
-            )
-        if sorted(set(self.ap.areaEdges)) != list(self.ap.areaEdges):
-            raise pexConfig.FieldValidationError(
-                AveragePrecisionConfig.areaEdges,
-                self.ap,
-                f"areaEdges must ascend; given were {list(self.ap.areaEdges)}.",
-            )
-
-    def compare_settings(self) -> CompareSettings:
-        """Put the settings for one patch together.
-
-        Returns
-        -------
-        settings : `~lsst.meas.maskrcnn.catalogs.compare.CompareSettings`
-            The same.
-        """
-        return CompareSettings(
-            fields=self.fields.settings(),
-            band=self.band,
-            bands=None if self.bands is None else tuple(self.bands),
-            ignore_flags=tuple(self.ignoreFlags),
-            min_snr=self.minSnr,
-            min_peak_snr=self.minPeakSnr,
-            match_iou=self.matchIou,
-            iou_thresholds=tuple(self.ap.iouThresholds),
-            method=cast(Method, self.matching),
-            score_threshold=self.scoreThreshold,
-            link_iou=self.linkIou,
-            link_containment=self.linkContainment,
-            link_truth=self.linkTruth,
-            bad_planes=tuple(self.badMaskPlanes),
-            max_bad_fraction=self.maxBadFraction,
-            image_flux=self.doImageFlux,
-            psf_fwhm=self.psfFwhm,
-        )
-
-    def summary_settings(self, bands: tuple[str, ...], areas: tuple[AreaRange, ...]) -> SummarySettings:
-        """Put the settings for all patches together.
-
-        Parameters
-        ----------
-        bands : `tuple` [`str`]
-            Bands of the match table.
-        areas : `tuple` [`AreaRange`]
-            Ranges of areas.
-
-        Returns
-        -------
-        settings : `~lsst.meas.maskrcnn.metrics.summary.SummarySettings`
-            The same.
-        """
-        return SummarySettings(
-            iou_thresholds=tuple(self.ap.iouThresholds),
-            definitions=cast(tuple[Definition, ...], tuple(self.ap.definitions)),
-            areas=areas,
-            min_score=self.ap.minScore,
-            no_truth=cast(NoTruth, self.ap.noTruth),
-            method=cast(Method, self.matching),
-            score_threshold=self.scoreThreshold,
-            n_samples=self.bootstrap.nSamples,
-            level=self.bootstrap.level,
-            seed=self.bootstrap.seed,
-            band=self.band,
-            bands=bands,
-            residual_column=self.residualColumn,
-        )
 
 
 class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
-    """Judge a catalogue by the truth of the patches that it was made of.
+    """Evaluate a catalogue by the truth of the patches that it was made of.
 
     Any catalogue with footprints will do, whatever made it.
 
@@ -664,7 +339,9 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
                     exposures = banded("exposures", key, self._wanted_bands())
                 if truth is not None and catalog is not None:
                     truth_flux = banded("truthFlux", key, None)
-                yield self._patch(key, truth, catalog, truth_flux, exposures, one("taskMetadata", key))
+                label = self.config.connections.deblendLabel
+                seconds, megapixels, model = task_timing(one("taskMetadata", key), label)
+                yield EvaluationPatch(*key, truth, catalog, truth_flux, exposures, seconds, megapixels, model)
 
         data_id = butlerQC.quantum.dataId
         outputs = self.run(
@@ -688,7 +365,7 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
         Parameters
         ----------
         patches : `~collections.abc.Iterable` [ \
-                `~lsst.meas.maskrcnn.catalogs.compare.EvaluationPatch`]
+                `~lsst.meas.maskrcnn.catalogs.evaluation.EvaluationPatch`]
             The patches; a generator keeps one of them in memory at a time.
         runs : `~collections.abc.Sequence` [`str`]
             Collections that the catalogues came from, for the record.
@@ -723,107 +400,93 @@ EvaluationGallery`).
             ``config.missing`` is ``fail``, or the inputs of a patch do not
             fit each other.
         """
-        settings = self.config.compare_settings()
+        settings = self.config.settings()
         logger = PeriodicLogger(self.log)
         of_patches = "" if n_patches is None else f" of {n_patches}"
-        gallery = BlendGallery(self.config.gallerySize, self.config.galleryBands)
-        images: list[ImagePairs] = []
-        summaries: list[PatchSummary] = []
-        tables: list[np.ndarray] = []
-        row_groups: list[np.ndarray] = []
-        group_tables: list[np.ndarray] = []
-        kinds: list[np.ndarray] = []
-        scales: list[float] = []
-        fwhms: list[float] = []
-        groups: list[BlendGroups] = []
+        gallery = self._make_gallery()
+        results: list[PatchResult] = []
         models: set[str] = set()
-        bands: tuple[str, ...] | None = None
-        has_class = True
         for patch in self._usable(patches):
             try:
-                comparison = compare_patch(patch, settings, image=len(images))
+                comparison = compare_patch(patch, settings, image=len(results))
             except MismatchedPatchError as error:
                 raise EvaluationInputError(str(error), patch.name) from error
-            if bands is not None and comparison.bands != bands:
+            result = comparison.result
+            if results and result.bands != results[0].bands:
                 raise EvaluationInputError(
-                    f"{patch.name}: the truth has fluxes in {list(comparison.bands)}, that of the patches "
-                    f"before in {list(bands)}; name those that all have with config.bands.",
+                    f"{patch.name}: the truth has fluxes in {list(result.bands)}, that of the patches "
+                    f"before in {list(results[0].bands)}; name those that all have with config.bands.",
                     patch.name,
                 )
-            bands = comparison.bands
-            has_class &= comparison.detections.has_class
-            images.append(comparison.pairs)
-            summaries.append(comparison.summary)
-            tables.append(comparison.table)
-            row_groups.append(comparison.row_group)
-            group_tables.append(comparison.group_table(len(group_tables)))
-            groups.append(comparison.groups)
-            kinds.append(comparison.kinds)
-            scales.append(comparison.pixel_scale)
-            fwhms.append(comparison.psf_fwhm)
+            results.append(result)
             models |= {patch.model} - {""}
-            if self.config.doGallery:
-                gallery.add(patch, comparison)
+            if gallery is not None and set(gallery.bands) <= set(patch.exposures):
+                gallery.add(
+                    (patch.tract, patch.patch),
+                    result.groups["n_truth"],
+                    result.groups["quality"],
+                    functools.partial(cut_group, patch, comparison, bands=gallery.bands),
+                )
             self._check_left_out(patch, comparison)
-            logger.log("Compared %d%s patches.", len(images), of_patches)
-        if not images:
+            logger.log("Compared %d%s patches.", len(results), of_patches)
+        if not results:
             raise EvaluationInputError(
                 "There is no patch to evaluate: no patch has both a truth and a catalogue. Check the input "
                 "collections and the data query, or simulate patches with SimulateScenesTask."
             )
-        pixel_scale = _median(scales)
-        if np.isfinite(fwhms).all():
-            areas = self.config.ap.areas()
-        else:
-            areas = ()
-            self.log.info("No ranges of areas: the width of the PSF is not known without exposures.")
-        classes = ("all", "star", "galaxy") if has_class else ("all",)
-        summary_settings = self.config.summary_settings(bands or (), areas)
-        return self._summarize(
-            images,
-            summaries,
-            np.concatenate(tables),
-            np.concatenate(group_tables),
-            np.concatenate(row_groups),
-            summarize_blends(groups, kinds),
-            gallery,
-            classes,
-            summary_settings,
-            pixel_scale=pixel_scale if np.isfinite(pixel_scale) else None,
-            provenance={"runs": list(runs), "skymap": skymap, "models": sorted(models)},
-        )
+        outputs = self._summarize(results, settings, runs=list(runs), skymap=skymap, models=sorted(models))
+        if gallery is not None:
+            scales = np.array([result.pixel_scale for result in results])
+            known = scales[np.isfinite(scales)]
+            outputs.gallery = EvaluationGallery(
+                bands=gallery.bands,
+                pixel_scale=float(np.median(known)) if len(known) else float("nan"),
+                entries=gallery.entries(),
+            )
+        if self.config.do_plots:
+            self._draw(outputs)
+        self._report(outputs.metrics)
+        return outputs
+
+    def _make_gallery(self) -> BlendGallery | None:
+        if not self.config.do_gallery:
+            return None
+        # Drawing needs matplotlib, which evaluations without pictures do not import.
+        from ..report.gallery import BlendGallery
+
+        return BlendGallery(_GALLERY_SIZE, self.config.gallery_bands)
 
     def _summarize(
-        self,
-        images: list[ImagePairs],
-        summaries: list[PatchSummary],
-        table: np.ndarray,
-        group_table: np.ndarray,
-        row_group: np.ndarray,
-        blends: BlendSummary,
-        gallery: BlendGallery,
-        classes: tuple[str, ...],
-        settings: SummarySettings,
-        *,
-        pixel_scale: float | None,
-        provenance: Mapping[str, Any],
+        self, results: Sequence[PatchResult], settings: EvaluationSettings, **provenance: Any
     ) -> pipeBase.Struct:
-        """Make figures, tables and plots of all patches."""
+        """Compute figures and tables of all patches."""
         logger = PeriodicLogger(self.log)
-        names = tuple(image.name for image in images)
-
-        def progress(step: str) -> None:
-            logger.log("Computing %s.", step)
-
-        ap = ap_summary(images, classes, settings, progress)
-        values: list[MetricValue] = list(ap.values)
-        values += table_values(
-            table, group_table, names, classes, settings, pixel_scale=pixel_scale, progress=progress
+        names = tuple(result.pairs.name for result in results)
+        has_class = all(result.has_class for result in results)
+        classes = ("all", "star", "galaxy") if has_class else ("all",)
+        table = np.concatenate([result.table for result in results])
+        groups = np.concatenate([result.groups for result in results])
+        summaries = [result.summary for result in results]
+        sources = MatchedSources(
+            table, names, classes, settings.score_threshold, settings.band, results[0].bands
         )
-        values += throughput_values(
-            [one.seconds for one in summaries], [one.megapixels for one in summaries], names, settings
+        areas: Sequence[AreaRange] = PSF_AREA_RANGES
+        if not np.isfinite([result.psf_fwhm for result in results]).all():
+            areas = ()
+            self.log.info("No ranges of areas: the width of the PSF is not known without exposures.")
+        precision = summarize_precision(
+            [result.pairs for result in results], classes, settings.iou_thresholds, areas
         )
-        binned, panels = binned_tables(table, classes, settings)
+        seconds, megapixels = [one.seconds for one in summaries], [one.megapixels for one in summaries]
+        values = []
+        for group in itertools.chain(
+            precision.groups,
+            sources.figures(),
+            blend_figures(groups, names),
+            throughput_figures(seconds, megapixels, names),
+        ):
+            logger.log("Resampling: %s.", group.step)
+            values += group.with_errors(settings.n_samples, settings.seed)
         versions = software_versions()
         metrics = EvaluationMetrics(
             package_version=versions["lsst-meas-maskrcnn"],
@@ -832,70 +495,66 @@ EvaluationGallery`).
             catalog=self.config.connections.catalogName,
             config=self.config.toDict(),
             patches=summaries,
-            n_truth={name: one.n_truth.tolist() for name, one in ap.outcomes.items()},
+            n_truth={name: one.n_truth.tolist() for name, one in precision.outcomes.items()},
             iou_thresholds=list(settings.iou_thresholds),
-            level=settings.level,
+            level=LEVEL,
             n_samples=settings.n_samples,
             values=values,
-            tables=binned,
+            tables=binned_tables(table, classes, min_score=settings.score_threshold),
             **provenance,
         )
-        outputs = pipeBase.Struct(
+        row_group = np.concatenate([result.row_group for result in results])
+        return pipeBase.Struct(
             metrics=metrics,
-            matches=match_output(table, row_group, group_table, metrics),
-            precisionRecall=Table(precision_recall_table(ap.results)),
-            outcomes=Table(outcomes_table(ap.outcomes.values())),
+            matches=match_output(table, row_group, groups, metrics),
+            precisionRecall=Table(precision_recall_table(precision.results)),
+            outcomes=Table(outcomes_table(precision.outcomes.values())),
         )
-        if self.config.doGallery:
-            outputs.gallery = EvaluationGallery(
-                bands=gallery.bands,
-                pixel_scale=float("nan") if pixel_scale is None else pixel_scale,
-                entries=gallery.entries(),
-            )
-        if self.config.doPlots:
-            plots = evaluation_plots(table, blends, ap.results, panels, classes, settings)
-            for name, figure in plots.items():
-                setattr(outputs, f"plot{name[0].upper()}{name[1:]}", figure)
-            if self.config.doGallery:
-                outputs.plotGallery = plot_gallery(
-                    gallery.panels("best")[:_PLOTTED],
-                    gallery.panels("worst")[:_PLOTTED],
-                    pixel_scale=pixel_scale,
-                )
-        self._report(metrics, classes)
-        return outputs
 
-    def _report(self, metrics: EvaluationMetrics, classes: Sequence[str]) -> None:
+    def _draw(self, outputs: pipeBase.Struct) -> None:
+        """Add the plots."""
+        from ..report.evaluation_figures import EvaluationFigures
+        from ..report.gallery import plot_gallery
+
+        matches, curves, outcomes = (
+            np.asarray(table.as_array())
+            for table in (outputs.matches, outputs.precisionRecall, outputs.outcomes)
+        )
+        run = EvaluatedRun(outputs.metrics.name, outputs.metrics, matches, outcomes)
+        for name, figure in EvaluationFigures(run, curves).task_plots().items():
+            setattr(outputs, f"plot{name[0].upper()}{name[1:]}", figure)
+        if self.config.do_gallery:
+            outputs.plotGallery = plot_gallery(outputs.gallery)
+
+    def _report(self, metrics: EvaluationMetrics) -> None:
         """Put the most important figures into the metadata and the log."""
-        definition = self.config.ap.definitions[0]
         self.metadata["n_patches"] = len(metrics.patches)
         self.metadata["n_truth"] = sum(patch.n_truth for patch in metrics.patches)
         self.metadata["n_detections"] = sum(patch.n_detections for patch in metrics.patches)
         words = []
-        for name in classes:
+        for name in metrics.n_truth:
             for what in ("completeness", "purity"):
-                value = metrics.get(what, object_class=name)
-                self.metadata[f"{what}_{name}"] = value.value
+                self.metadata[f"{what}_{name}"] = metrics.get(what, object_class=name).value
             for one in metrics.select(name="ap", object_class=name, area="all"):
                 if one.iou is None or one.iou == metrics.iou_thresholds[0]:
                     at = "mean" if one.iou is None else f"{100 * one.iou:.0f}"
                     self.metadata[f"ap_{one.definition}_{at}_{name}"] = one.value
-                    if one.definition == definition and one.iou is not None:
+                    if one.definition == "perImage" and one.iou is not None:
                         words.append(f"{name} {one.value:.3f} +- {one.error:.3f}")
         self.log.info(
-            "%d patches, %d truths, %d detections: completeness %.3f, purity %.3f, AP (%s, IoU %.2f): %s.",
+            "%d patches, %d truths, %d detections: completeness %.3f, purity %.3f, "
+            "AP (perImage, IoU %.2f): %s.",
             self.metadata["n_patches"],
             self.metadata["n_truth"],
             self.metadata["n_detections"],
             metrics.get("completeness").value,
             metrics.get("purity").value,
-            definition,
             metrics.iou_thresholds[0],
             ", ".join(words),
         )
 
     def _usable(self, patches: Iterable[EvaluationPatch]) -> Iterator[EvaluationPatch]:
-        """Pass on the patches that can be compared."""
+        """Take the patches that can be compared."""
         for patch in patches:
             if patch.truth is not None and patch.catalog is not None:
                 yield patch
@@ -914,14 +573,14 @@ EvaluationGallery`).
                 self.log.warning("%s has no %s; it is left out.", patch.name, what)
 
     def _check_left_out(self, patch: EvaluationPatch, comparison: PatchComparison) -> None:
-        """Do not let records vanish in silence."""
+        """Warn of sources that were left out, or refuse to leave them out."""
         found = comparison.detections
-        if found.n_without_footprint and not self.config.skipWithoutFootprint:
+        if found.n_without_footprint and not self.config.skip_without_footprint:
             raise EvaluationInputError(
                 f"{patch.name}: {found.n_without_footprint} of {found.n_without_footprint + len(found)} "
                 "sources of the catalogue have no pixel in their footprint, and would count as missed. The "
                 "children of scarlet's catalogue get theirs from its models; else set "
-                "config.skipWithoutFootprint.",
+                "config.skip_without_footprint.",
                 patch.name,
             )
         skipped = found.n_without_footprint + found.n_without_score
@@ -937,24 +596,4 @@ EvaluationGallery`).
         if self.config.bands is None:
             return None
         wanted = {self.config.band, *self.config.bands}
-        return wanted | set(self.config.galleryBands) if self.config.doGallery else wanted
-
-    def _patch(
-        self,
-        key: tuple[int, int],
-        truth: Any,
-        catalog: Any,
-        truth_flux: Mapping[str, Any],
-        exposures: Mapping[str, Any],
-        metadata: Any,
-    ) -> EvaluationPatch:
-        """Put the inputs of one patch together."""
-        label = self.config.connections.deblendLabel
-        seconds, megapixels, model = task_timing(metadata, label)
-        return EvaluationPatch(*key, truth, catalog, truth_flux, exposures, seconds, megapixels, model)
-
-
-def _median(values: Sequence[float]) -> float:
-    known = np.asarray(values, dtype=np.float64)
-    known = known[np.isfinite(known)]
-    return float(np.median(known)) if len(known) else float("nan")
+        return wanted | set(self.config.gallery_bands) if self.config.do_gallery else wanted

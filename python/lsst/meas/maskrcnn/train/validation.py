@@ -18,7 +18,9 @@ from torchvision.models.detection import MaskRCNN
 from ..deblend.detection import detect
 from ..images.classes import CLASS_NAMES
 from ..images.normalize import LuptonSettings, ZScoreSettings, normalize
-from ..metrics.average_precision import average_precision, greedy_match, mask_pairs
+from ..metrics.average_precision import average_precision
+from ..metrics.matching import greedy_match
+from ..metrics.spans import mask_pairs
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings
 from .augment import AugmentSettings, draw_realization, realize
