@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import subprocess
+import sys
 import unittest
 from collections.abc import Iterable
 from pathlib import Path
@@ -553,6 +555,18 @@ def test_any_catalog() -> None:
         metrics.get("class_accuracy")
     for name in ("plotConfusion", "plotRoc", "plotCalibration"):
         getattr(outputs, name).canvas.draw()
+
+
+def test_no_simulator_and_no_drawing_is_imported() -> None:
+    """What evaluates a catalogue needs neither GalSim nor, without plots, matplotlib."""
+    code = """
+import sys
+import lsst.meas.maskrcnn.tasks.evaluate
+found = sorted({"galsim", "matplotlib", "torch"} & set(sys.modules))
+assert not found, found
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_connections() -> None:

@@ -104,8 +104,6 @@ def test_grid_of_fields(tmp_path):
     assert len(boxes) == 5
     assert len({y.start for y, _ in boxes[:3]}) == 1 and boxes[3][0].start > boxes[0][0].stop
     assert len(find_panels(write(tmp_path / "page.png", fields, panel=160, outlines=False))) == 4
-    boxes = find_panels(write(tmp_path / "page.png", fields, panel=160, columns=1, outlines=False))
-    assert len({x.start for _, x in boxes}) == 1
 
 
 def test_palette_and_text(tmp_path):
@@ -130,8 +128,6 @@ def test_refuses(tmp_path):
         save_page(tmp_path / "page.png", [make_field()], panel=3)
     with pytest.raises(ValueError, match="palette of 300"):
         save_page(tmp_path / "page.png", [make_field()], colors=300)
-    with pytest.raises(ValueError, match="0 columns"):
-        save_page(tmp_path / "page.png", [make_field()], columns=0)
     with pytest.raises(ValueError, match="given were 1, 1, 0, 1"):
         make_field(boxes=[(1, 1, 2, 2)], is_star=[], flagged=[False])
     with pytest.raises(ValueError, match=r"given was \(4, 5\), float64"):

@@ -201,12 +201,14 @@ class ImagePairs:
 
         Parameters
         ----------
-        detections, truths : `SpanMasks`
-            Masks, in the same pixels.
-        scores : `numpy.ndarray`
-            Score of each detection, (detection,).
-        labels, truth_labels : `numpy.ndarray`
-            Classes, integers, (detection,) and (truth,).
+        detections : `SpanMasks`
+            Masks of the detections.
+        scores, labels : `numpy.ndarray`
+            Score of each and class, an integer, (detection,).
+        truths : `SpanMasks`
+            Masks of the truths, in the same pixels.
+        truth_labels : `numpy.ndarray`
+            Class of each, an integer, (truth,).
         name : `str`
             Of the image or patch.
         class_scores : `numpy.ndarray`, optional
