@@ -26,7 +26,6 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 
-from ..catalogs.detections import sum_in_spans
 from ..images.classes import UNKNOWN
 from ..metrics.spans import SpanMasks
 from .deblender import DeblendedField, Deblender, FieldImages, PixelModels, make_parents
@@ -193,11 +192,11 @@ def _weighted_centers(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Centres (x, y) of the masks, each pixel weighted by the image where it is positive."""
     weight = np.maximum(image, 0.0).astype(np.float64)
-    total = sum_in_spans(weight, spans, origin)
+    total = spans.sum_over(weight, origin)
     centers = []
     for axis in (1, 0):
         position = np.arange(image.shape[axis]).reshape((1, -1) if axis else (-1, 1))
-        moment = sum_in_spans(weight * position, spans, origin)
+        moment = spans.sum_over(weight * position, origin)
         mean = np.divide(moment, total, out=np.zeros(len(spans)), where=total > 0) + origin[axis]
         centers.append(np.where(total > 0, mean, spans.centroids[:, axis]))
     return centers[0], centers[1]

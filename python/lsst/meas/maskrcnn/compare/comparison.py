@@ -23,7 +23,6 @@ import scipy.spatial
 from astropy.table import Table
 from pydantic import Field
 
-from ..catalogs.detections import sum_in_spans
 from ..images.classes import CLASS_NAMES
 from ..images.settings import settings
 from ..metrics.blends import BlendGroups, friends_of_friends, overlap_links, peak_links
@@ -371,14 +370,14 @@ def _reduced_chi2(
     field: DeblendedField, regions: SpanMasks, images: FieldImages, usable: npt.NDArray[np.bool_]
 ) -> dict[str, FloatArray]:
     """Mean of (image - templates)^2 / variance over the usable pixels of regions, by band with templates."""
-    n_pixels = sum_in_spans(usable, regions, images.origin)
+    n_pixels = regions.sum_over(usable, images.origin)
     chi2 = {}
     for band in images.bands:
         if band in field.templates:
             residual = images.images[band] - field.templates[band].paint(images.shape, images.origin)
             square = np.zeros(images.shape)
             np.divide(residual**2, images.variances[band], out=square, where=usable)
-            chi2[band] = _divide(sum_in_spans(square, regions, images.origin), n_pixels)
+            chi2[band] = _divide(regions.sum_over(square, images.origin), n_pixels)
     return chi2
 
 
@@ -426,7 +425,7 @@ def _measure(field: DeblendedField, images: FieldImages, band: str) -> Columns:
     nothing = np.full(len(field), np.nan)
     noise = nothing
     if band in images.bands:
-        noise = np.sqrt(sum_in_spans(images.variances[band], field.spans, images.origin))
+        noise = np.sqrt(field.spans.sum_over(images.variances[band], images.origin))
         noise = np.where(noise > 0, noise, np.nan)
     measures = (nothing,) * 3
     if band in field.models:
@@ -539,8 +538,8 @@ def _residuals(
             continue
         image = np.where(images.usable, images.images[band], 0.0)
         given = np.where(images.usable, field.models[band].paint(images.shape, images.origin), 0.0)
-        total = sum_in_spans(image, regions, images.origin)
+        total = regions.sum_over(image, images.origin)
         columns[f"unassigned_{band}_{name}"] = _divide(
-            total - sum_in_spans(given, regions, images.origin), total
+            total - regions.sum_over(given, images.origin), total
         )
     return columns
