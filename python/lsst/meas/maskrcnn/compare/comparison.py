@@ -539,7 +539,5 @@ def _residuals(
         image = np.where(images.usable, images.images[band], 0.0)
         given = np.where(images.usable, field.models[band].paint(images.shape, images.origin), 0.0)
         total = regions.sum_over(image, images.origin)
-        columns[f"unassigned_{band}_{name}"] = _divide(
-            total - regions.sum_over(given, images.origin), total
-        )
+        columns[f"unassigned_{band}_{name}"] = _divide(total - regions.sum_over(given, images.origin), total)
     return columns
