@@ -202,13 +202,6 @@ def test_weights_that_are_not_finite(model):
         MaskRcnnModel(model.metadata, state).build()
 
 
-def test_bands_are_checked_in_order(model):
-    model.check_bands(["r", "g"])
-    for wrong in (["g", "r"], ["r"], ["r", "g", "i"]):
-        with pytest.raises(ModelFileError, match="trained on bands"):
-            model.check_bands(wrong)
-
-
 def test_failed_write_leaves_the_old_file_and_nothing_else(model, tmp_path, monkeypatch):
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"old")

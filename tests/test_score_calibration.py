@@ -51,17 +51,13 @@ def test_known_distortion_is_undone(rng, method):
 
 
 @pytest.mark.parametrize("method", ["isotonic", "temperature"])
-def test_curve_keeps_the_order_and_inverts(rng, method):
+def test_curve_keeps_the_order(rng, method):
     curve = fit_curve(*overconfident(rng, 3000), method)
     assert len(curve.given) <= 30
     x = np.linspace(0.0, 1.0, 5001)
     value = np.interp(x, curve.given, curve.probability)
     assert (np.diff(value) > 0.0).all()
-    inside = [p for p in (0.05, 0.3, 0.5, 0.9) if curve.probability[0] < p < curve.probability[-1]]
-    assert len(inside) == 4
-    for p in inside:
-        assert curve.apply(curve.invert(p)) == pytest.approx(p, abs=1e-6)
-    assert curve.invert(0.0) == 0.0 and curve.invert(1.0) == 1.0
+    np.testing.assert_allclose(curve.apply(x), value, rtol=1e-6)
     assert np.isnan(curve.apply([np.nan])).all()
 
 
@@ -81,7 +77,7 @@ def test_what_cannot_be_fitted(rng):
         fit_curve(rng.random(100), np.ones(100, bool))
     x = rng.random(2000)
     for method in ("isotonic", "temperature"):
-        with pytest.raises(ValueError, match="nothing to do with"):
+        with pytest.raises(ValueError, match="do not rise with"):
             fit_curve(x, rng.random(2000) > x, method)
     with pytest.raises(ValueError, match="between 0 and 1"):
         fit_curve(x * 2, x > 0.5)

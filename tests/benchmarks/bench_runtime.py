@@ -4,9 +4,9 @@
 
 """Time per tile and what is found, for each way to compute.
 
-    python tests/benchmarks/bench_runtime.py [MODEL] [--repeats 5] [--compile] [--presets NAME ...]
+    python tests/benchmarks/bench_runtime.py [MODEL] [--repeats 5] [--presets NAME ...]
 
-Every way takes its turn in every round, so that what else the machine does
+Every way takes its turn in WAYS round, so that what else the machine does
 hits all alike; the times are the best of the rounds. "cpu" is the time of the
 process in all threads, "wall" that of the clock, both in ms for a tile of
 512 x 512 px; "gain" is the first way's cpu time over this one's. Found and
@@ -18,24 +18,24 @@ from __future__ import annotations
 
 import argparse
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
 from torchvision.models.detection import MaskRCNN
 
+from lsst.meas.maskrcnn.deblend.detection import detect
 from lsst.meas.maskrcnn.metrics.matching import ImagePairs, match
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
-from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings, detect
+from lsst.meas.maskrcnn.network import runtime
+from lsst.meas.maskrcnn.network.detections import Detections
+from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
-from lsst.meas.maskrcnn.network.runtime import RuntimeSettings, prepare_network, torch_threads
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 from lsst.meas.maskrcnn.train.training_set import to_training_scene
 from lsst.meas.maskrcnn.train.validation import ValidationImage, validation_image
-
-PLAIN = RuntimeSettings(fuse_norms=False, min_objectness=0.0, proposals=0)
 
 
 @dataclass
@@ -43,35 +43,37 @@ class Way:
     """A way to compute, and what came of it."""
 
     name: str
-    runtime: RuntimeSettings
-    precision: str = "float32"
+    prepared: bool = True
+    precision: str = "bfloat16"
     batch_size: int = 1
+    min_objectness: float = runtime._MIN_OBJECTNESS
+    proposals: int = runtime._PROPOSALS
     network: MaskRCNN | None = None
     started: float = 0.0
     cpu: list[float] = field(default_factory=list)
     wall: list[float] = field(default_factory=list)
 
+    def build(self, model: MaskRcnnModel) -> None:
+        """Build the network, with other constants than those of the package."""
+        clock = time.perf_counter()
+        network = model.build()
+        if self.prepared:
+            runtime._MIN_OBJECTNESS, runtime._PROPOSALS = self.min_objectness, self.proposals
+            network = runtime.prepare_network(network)
+        self.network, self.started = network, time.perf_counter() - clock
 
-def ways(with_compile: bool) -> list[Way]:
-    """One change after the other, then those beside the default."""
-    fused = replace(PLAIN, fuse_norms=True)
-    default = RuntimeSettings()
-    result = [
-        Way("plain, float32", PLAIN),
-        Way("+ fused norms", fused),
-        Way("+ bfloat16", fused, "bfloat16"),
-        Way("+ objectness 0.05", replace(fused, min_objectness=0.05), "bfloat16"),
-        Way("+ 4000 proposals (default)", default, "bfloat16"),
-        Way("default, 1000 proposals", replace(default, proposals=1000), "bfloat16"),
-        Way("default, 2000 proposals", replace(default, proposals=2000), "bfloat16"),
-        Way("default, 8000 proposals", replace(default, proposals=8000), "bfloat16"),
-        Way("default, objectness 0.3", replace(default, min_objectness=0.3), "bfloat16"),
-        Way("default, batches of 2", default, "bfloat16", 2),
-        Way("default, batches of 4", default, "bfloat16", 4),
-    ]
-    if with_compile:
-        result.append(Way("default, compiled", replace(default, compile=True), "bfloat16"))
-    return result
+
+WAYS = [
+    Way("plain, float32", False, "float32"),
+    Way("plain, bfloat16", False),
+    Way("default, float32", precision="float32"),
+    Way("default"),
+    Way("default, 1000 proposals", proposals=1000),
+    Way("default, 2000 proposals", proposals=2000),
+    Way("default, 8000 proposals", proposals=8000),
+    Way("default, objectness 0.3", min_objectness=0.3),
+    Way("default, batches of 4", batch_size=4),
+]
 
 
 def make_images(
@@ -97,18 +99,16 @@ def make_images(
     return images, joined
 
 
-def look(way: Way, image: ValidationImage, score: float = 0.5) -> Detections:
+def find(way: Way, image: ValidationImage, score: float = 0.5) -> Detections:
     """Run a network on the tiles of an image."""
-    settings = InferenceSettings(
+    settings = DetectionSettings(
         tile_overlap=0,
         batch_size=way.batch_size,
         precision=way.precision,  # type: ignore[arg-type]
         score_threshold=score,
-        max_detections_per_tile=2000,
     )
     assert way.network is not None
-    with torch_threads(way.runtime.threads):
-        return detect(way.network, image.image, image.valid, settings, psf_fwhm=image.psf_fwhm)
+    return detect(way.network, image.image, image.valid, settings, psf_fwhm=image.psf_fwhm)
 
 
 def judge(found: Detections, image: ValidationImage) -> tuple[int, int]:
@@ -126,9 +126,9 @@ def judge(found: Detections, image: ValidationImage) -> tuple[int, int]:
 
 
 def timed(way: Way, image: ValidationImage, tiles: int) -> None:
-    """Add the times of a look."""
+    """Add the times of one run."""
     wall, cpu = time.perf_counter(), time.process_time()
-    look(way, image)
+    find(way, image)
     way.cpu.append(1e3 * (time.process_time() - cpu) / tiles)
     way.wall.append(1e3 * (time.perf_counter() - wall) / tiles)
 
@@ -144,23 +144,17 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
     parser.add_argument("--threads", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=900, help="default: %(default)s")
-    parser.add_argument("--compile", action="store_true", help="try torch.compile too, which takes a minute")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model = read_model(arguments.model)
-    every = ways(arguments.compile)
-    for way in every:
-        clock = time.perf_counter()
-        way.network = prepare_network(model.build(), way.runtime)
-        if way.runtime.compile:
-            look(way, make_images(model, "hsc-wide", 1, 1)[1])
-        way.started = time.perf_counter() - clock
+    for way in WAYS:
+        way.build(model)
     for preset in arguments.presets:
         image = make_images(model, preset, arguments.tiles, arguments.seed)[1]
-        for way in every:
+        for way in WAYS:
             way.cpu, way.wall = [], []
         for repeat in range(arguments.repeats + 1):
-            for way in every:
+            for way in WAYS:
                 timed(way, image, arguments.tiles)
                 if not repeat:
                     # The first round warms up.
@@ -168,16 +162,16 @@ def main() -> None:
         total = int(image.asked.sum())
         print(f"\n{preset}: {total} sources in {arguments.tiles} tiles, {arguments.threads} thread(s)")
         print(f"{'':28s} {'cpu':>6s} {'wall':>6s} {'gain':>5s} {'found':>6s} {'false':>6s} {'faint':>6s}")
-        for way in every:
-            hits, false = judge(look(way, image), image)
-            faint, _ = judge(look(way, image, 0.05), image)
+        for way in WAYS:
+            hits, false = judge(find(way, image), image)
+            faint, _ = judge(find(way, image, 0.05), image)
             cpu, wall = min(way.cpu), min(way.wall)
             print(
-                f"{way.name:28s} {cpu:6.0f} {wall:6.0f} {min(every[0].cpu) / cpu:5.2f} "
+                f"{way.name:28s} {cpu:6.0f} {wall:6.0f} {min(WAYS[0].cpu) / cpu:5.2f} "
                 f"{hits / max(total, 1):6.3f} {false:6d} {faint / max(total, 1):6.3f}",
                 flush=True,
             )
-    print("\nSeconds to get ready: " + ", ".join(f"{way.name}: {way.started:.1f}" for way in every[-2:]))
+    print("\nSeconds to get ready: " + ", ".join(f"{way.name}: {way.started:.1f}" for way in WAYS[-2:]))
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""``bin/calibrate_model``: find out what the scores of a model mean, and write
-it into the model file.
+"""``bin/calibrate_model``: calibrate the scores of a model, and write the
+calibration into the model file.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ class CalibrateError(RuntimeError):
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="calibrate_model",
-        description="Run a model on scenes that it has not learnt from, compare its scores and star "
-        "probabilities with the truth, and write a copy of the model file that tells what they mean. The "
-        "weights stay as they are. What is printed as 'after' is of scenes that the fit has not seen.",
+        description="Find sources in scenes that the model was not trained on, compare their scores and star "
+        "probabilities with the truth, and write a copy of the model file with a calibration. Weights stay "
+        "as they are. What is printed as 'after' is for scenes that were not used in the fit.",
     )
     parser.add_argument("model", type=Path, help="model file")
     parser.add_argument("output", type=Path, help="model file to write; may be the same")
@@ -186,7 +186,7 @@ def _run(arguments: argparse.Namespace) -> None:
                 f"{name:8s}{when:7s}{row['expected_error']:19.4f} {row['brier']:7.4f} {row['log_loss']:9.4f} "
                 f"{row['number']:8d} {row['purity']:7.3f} {row['completeness']:13.3f}"
             )
-    half = calibration.score.invert(0.5)
+    half = np.interp(0.5, calibration.score.probability, calibration.score.given)
     print(f"A probability of 0.5 is a score of {half:.3f}. Written to {arguments.output}.")
 
 
@@ -284,9 +284,9 @@ def detector(model: MaskRcnnModel, device: str = "auto") -> Callable[[MultibandI
 
 
 def _figures(cases: CalibrationCases) -> dict[str, dict[str, Any]]:
-    """Say how far from the truth probabilities are, and what is over one half.
+    """Errors of probabilities, and what has one of at least 0.5.
 
-    Complete is what has everything of the cases, not of the sky.
+    Completeness is that among the cases, not that on the sky.
     """
     figures = {}
     for name, (given, true) in (("score", cases.scores()), ("p_star", cases.classes())):

@@ -24,7 +24,7 @@ from lsst.daf.butler import (
     MissingDatasetTypeError,
 )
 
-from ..network.model_file import read_model
+from ..network.model_file import ModelFileError, read_model
 from .repo import SEED_CONFIG
 
 DATASET_TYPE = "maskRcnnModel"
@@ -88,8 +88,11 @@ def ingest_model(
     if path.is_dir():
         raise IngestModelError(f"{path} is a folder; give the model file itself (.safetensors).")
     model = read_model(path)
-    if bands is not None:
-        model.check_bands(bands)
+    if bands is not None and tuple(bands) != model.metadata.bands:
+        raise ModelFileError(
+            f"Model '{model.metadata.name}' was trained on bands {model.metadata.bands} in this order, given "
+            f"were {tuple(bands)}. Give these bands, or a model that was trained on yours."
+        )
     model.build()
     if path.suffix != ".safetensors":
         raise IngestModelError(

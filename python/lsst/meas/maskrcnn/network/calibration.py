@@ -2,12 +2,12 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""From what a network says to probabilities.
+"""Calibration of a network's scores to probabilities.
 
-Scores of a network are not probabilities, only in the same order. A
-`Calibration` holds, for the scores and for P(star), a rising curve from one
-to the other. It is fitted on scenes that the network has not learnt from and
-lives in the header of the model file.
+Scores of a network are in the right order, but are no probabilities. A
+`Calibration` holds, for the scores and for P(star), a rising curve from one to
+the other. It is fitted on scenes that the network was not trained on and is
+part of the header of the model file.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ class CalibrationCurve(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     given: tuple[_Probability, ...]
-    """What the network says, ascending from 0 to 1."""
+    """Values of the network, ascending from 0 to 1."""
 
     probability: tuple[_Probability, ...]
-    """What it means, ascending; one per ``given``."""
+    """Probabilities, ascending; one per ``given``."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -65,7 +65,7 @@ class CalibrationCurve(BaseModel):
         return self
 
     def apply(self, given: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Turn what the network says into probabilities.
+        """Turn values of the network into probabilities.
 
         Parameters
         ----------
@@ -80,24 +80,9 @@ class CalibrationCurve(BaseModel):
         values = np.interp(np.asarray(given, dtype=np.float64), self.given, self.probability)
         return np.asarray(values, dtype=np.float32)
 
-    def invert(self, probability: float) -> float:
-        """Return what the network says where it means some probability.
-
-        Parameters
-        ----------
-        probability : `float`
-            Between 0 and 1.
-
-        Returns
-        -------
-        given : `float`
-            0 or 1 if the curve does not go so low or so high.
-        """
-        return float(np.interp(probability, self.probability, self.given))
-
 
 class Calibration(BaseModel):
-    """What the scores of a model mean."""
+    """From the scores and P(star) of a model to probabilities."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -155,14 +140,14 @@ def calibrate_p_star(p_star: npt.ArrayLike, calibration: Calibration | None) -> 
 def fit_curve(
     given: npt.ArrayLike, true: npt.ArrayLike, method: CalibrationMethod = "isotonic", *, n_points: int = 28
 ) -> CalibrationCurve:
-    """Fit a curve from what a network says to how often it is so.
+    """Fit a curve from a value of the network to how often it is true.
 
     Parameters
     ----------
     given : array_like
-        What the network says, between 0 and 1, (case,).
+        Values of the network, between 0 and 1, (case,).
     true : array_like
-        Whether it is so, bool, (case,).
+        Whether each is true, bool, (case,).
     method : `str`
         ``isotonic``: any rising curve; ``temperature``: a straight line
         between the logits of both, with two parameters, for few cases.
@@ -201,7 +186,7 @@ def fit_curve(
     if x.ndim != 1 or x.shape != outcome.shape:
         raise ValueError(f"One outcome per case is needed; given were {x.shape} and {outcome.shape}.")
     if not ((x >= 0.0) & (x <= 1.0)).all():
-        raise ValueError("What the network says must lie between 0 and 1.")
+        raise ValueError("Values to calibrate must lie between 0 and 1.")
     if len(x) < _MIN_CASES or outcome.all() or not outcome.any():
         raise ValueError(
             f"Of {len(x)} cases {int(outcome.sum())} are true; a calibration needs {_MIN_CASES} cases, of "
@@ -228,7 +213,7 @@ def _make_curve(points: npt.NDArray[np.float64], values: npt.NDArray[np.float64]
     points, values = points[kept], values[kept]
     if len(points) < 2:
         raise ValueError(
-            "What the network says has nothing to do with what is true; it cannot be calibrated."
+            "The values to calibrate do not rise with the share that is true; they cannot be calibrated."
         )
     low = float((1.0 - _RISE) * values[0])
     high = float(values[-1] + _RISE * (1.0 - values[-1]))
@@ -289,7 +274,7 @@ def _fit_logits(
             break
     if line[0] <= 0.0:
         raise ValueError(
-            "What the network says has nothing to do with what is true; it cannot be calibrated."
+            "The values to calibrate do not rise with the share that is true; they cannot be calibrated."
         )
     points = np.linspace(-12.0, 12.0, n_points)
     return 1.0 / (1.0 + np.exp(-points)), 1.0 / (1.0 + np.exp(-(line[0] * points + line[1])))

@@ -13,13 +13,13 @@ are read back as float32.
 from __future__ import annotations
 
 import importlib.resources
+import io
 import json
 import os
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import safetensors
 import safetensors.torch
@@ -36,7 +36,6 @@ from .calibration import Calibration
 from .spec import NetworkSpec
 
 __all__ = [
-    "FORMAT_VERSION",
     "MaskRcnnModel",
     "ModelFileError",
     "ModelMetadata",
@@ -179,26 +178,6 @@ class MaskRcnnModel:
             ) from error
         return network.to(device).eval()
 
-    def check_bands(self, bands: Iterable[str]) -> None:
-        """Check that the model takes these bands.
-
-        Parameters
-        ----------
-        bands : `~collections.abc.Iterable` [`str`]
-            Bands in the order in which they will be given.
-
-        Raises
-        ------
-        ModelFileError
-            Raised if they are not the model's, or in another order.
-        """
-        given = tuple(bands)
-        if given != self.metadata.bands:
-            raise ModelFileError(
-                f"Model '{self.metadata.name}' was trained on bands {self.metadata.bands} in this order, "
-                f"given were {given}. Give these bands, or a model that was trained on yours."
-            )
-
 
 def load_model(model: str | os.PathLike[str] = "lite") -> MaskRcnnModel:
     """Read a model that comes with this package, or a model file.
@@ -218,8 +197,8 @@ def load_model(model: str | os.PathLike[str] = "lite") -> MaskRcnnModel:
     FileNotFoundError
         Raised if there is neither such a model nor such a file.
     ModelFileError
-        Raised if the file is not a model file, is truncated, or is newer
-        than this code.
+        Raised if the file is not a model file, is truncated, or has another
+        version of the layout.
     """
     folder = default_model_path().parent
     names = sorted(path.stem for path in folder.glob("*.safetensors"))
@@ -299,8 +278,7 @@ def replace_metadata(data: bytes, metadata: ModelMetadata, name: str = "<bytes>"
     ModelFileError
         Raised if this is not a model file, or the architecture is another.
     """
-    length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
-    before = _parse_header(data[8 : 8 + min(length, _MAX_HEADER)], length, len(data), name)
+    length, before = _read_header(io.BytesIO(data), len(data), name)
     if before.architecture != metadata.architecture:
         raise ModelFileError(f"The new header of {name} has another architecture than its weights.")
     content = json.loads(data[8 : 8 + length])
@@ -349,16 +327,13 @@ def read_metadata(path: str | os.PathLike[str]) -> ModelMetadata:
     FileNotFoundError
         Raised if there is no such file.
     ModelFileError
-        Raised if the file is not a model file, is truncated, or has
-        another version of the layout.
+        Raised if the file is not a model file, is truncated, or has another
+        version of the layout.
     """
     path = Path(path)
     size = path.stat().st_size
     with path.open("rb") as stream:
-        start = stream.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-        raw = stream.read(min(length, _MAX_HEADER))
-    return _parse_header(raw, length, size, str(path))
+        return _read_header(stream, size, str(path))[1]
 
 
 def read_model(path: str | os.PathLike[str]) -> MaskRcnnModel:
@@ -379,8 +354,8 @@ def read_model(path: str | os.PathLike[str]) -> MaskRcnnModel:
     FileNotFoundError
         Raised if there is no such file.
     ModelFileError
-        Raised if the file is not a model file, is truncated, or has
-        another version of the layout.
+        Raised if the file is not a model file, is truncated, or has another
+        version of the layout.
     """
     return model_from_bytes(Path(path).read_bytes(), name=str(path))
 
@@ -406,8 +381,7 @@ def model_from_bytes(data: bytes, name: str = "<bytes>") -> MaskRcnnModel:
         Raised if this is not a model file, is truncated, or has another
         version of the layout.
     """
-    length = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
-    metadata = _parse_header(data[8 : 8 + min(length, _MAX_HEADER)], length, len(data), name)
+    metadata = _read_header(io.BytesIO(data), len(data), name)[1]
     try:
         state = safetensors.torch.load(data)
     except safetensors.SafetensorError as error:
@@ -415,20 +389,11 @@ def model_from_bytes(data: bytes, name: str = "<bytes>") -> MaskRcnnModel:
     return MaskRcnnModel(metadata, {k: v.float() if v.is_floating_point() else v for k, v in state.items()})
 
 
-def _parse_header(raw: bytes, length: int, size: int, name: str) -> ModelMetadata:
-    """Validate the safetensors header.
-
-    Parameters
-    ----------
-    raw : `bytes`
-        The header's JSON, as far as there is any.
-    length : `int`
-        Its length as the first eight bytes give it.
-    size : `int`
-        Size of the whole file (bytes).
-    name : `str`
-        What to call the file.
-    """
+def _read_header(stream: BinaryIO, size: int, name: str) -> tuple[int, ModelMetadata]:
+    """Read and check the header of a file of some size (bytes); give its length as well."""
+    start = stream.read(8)
+    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
+    raw = stream.read(min(length, _MAX_HEADER))
     foreign = (
         f"{name} is not a model file of this package (a safetensors file with '{_HEADER_KEY}' in its header)"
     )
@@ -460,7 +425,7 @@ def _parse_header(raw: bytes, length: int, size: int, name: str) -> ModelMetadat
             "of meas_maskrcnn that wrote it, or a model that this one wrote."
         )
     try:
-        return ModelMetadata.model_validate_json(header)
+        return length, ModelMetadata.model_validate_json(header)
     except ValidationError as error:
         problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
         raise ModelFileError(f"The header of {name} is not valid: {problems}.") from error
