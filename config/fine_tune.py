@@ -7,12 +7,13 @@
 #   pipetask run ... -C maskRcnnTrain:$MEAS_MASKRCNN_DIR/config/fine_tune.py
 
 from lsst.meas.maskrcnn.tasks.train_config import StageConfig
+from lsst.meas.maskrcnn.train.augment import AugmentSettings
 
 # Architecture, bands and normalisation are those of this model.
-config.initialModelUri = "resource://lsst.meas.maskrcnn/models/lite.safetensors"
+config.initial_model_uri = "resource://lsst.meas.maskrcnn/models/lite.safetensors"
 
 # The heads first, so that their large gradients do not spoil the features;
-# then everything, gently. Few images are soon learnt by heart: the rates are
+# then everything, gently. Few images are soon overfitted: the rates are
 # low, and the whole is short.
 config.stages["adaptHeads"] = StageConfig()
 stage = config.stages["adaptHeads"]
@@ -31,7 +32,10 @@ stage.learning_rate = 1e-3
 stage.warmup_steps = 50
 stage.decay = "cosine"
 
-config.stageOrder = ["adaptHeads", "adaptAll"]
+config.stage_order = ["adaptHeads", "adaptAll"]
 
-# A third of the patches tells whether it helps.
+# A third of the patches for validation, to find out whether it helps.
 config.validation.fraction = 0.3
+
+# No noise is added to what the survey has.
+config.augment.set_from(AugmentSettings())

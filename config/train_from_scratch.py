@@ -2,10 +2,11 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-# Training from random weights, with nothing seen before. Use as
+# Training from random weights. Use as
 #   pipetask run ... -C maskRcnnTrain:$MEAS_MASKRCNN_DIR/config/train_from_scratch.py
 
 from lsst.meas.maskrcnn.tasks.train_config import scratch_stage
+from lsst.meas.maskrcnn.train.augment import AugmentSettings
 
 # The published schedule starts from weights trained on photographs, and its
 # small steps would leave random ones where they are. One stage of all layers
@@ -13,4 +14,5 @@ from lsst.meas.maskrcnn.tasks.train_config import scratch_stage
 # rate of 0.02 that falls to zero like a cosine, and augmentations for images
 # of varied depth and seeing.
 config.stages["scratch"] = scratch_stage()
-config.stageOrder = ["scratch"]
+config.stage_order = ["scratch"]
+config.augment.set_from(AugmentSettings.mixture())

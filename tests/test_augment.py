@@ -274,8 +274,7 @@ def test_a_mask_that_does_not_grow():
         {"blur_range": (2.0, 1.0)},
         {"noise_range": (0.0, 1.0)},
         {"band_flux_scatter": -0.1},
-        {"correlation_range": (0.5, 1.5)},
-        {"background_offset": math.nan},
+        {"blur_probability": math.nan},
     ],
 )
 def test_settings_are_checked(wrong):

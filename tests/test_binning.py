@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from lsst.meas.maskrcnn.images.binning import bin_image, bin_psf_fwhm, sum_squares
-from lsst.meas.maskrcnn.train.training_scene import TrainingScene, bin_scene
+from lsst.meas.maskrcnn.train.scene_cuts import bin_scene
+from lsst.meas.maskrcnn.train.training_scene import TrainingScene
 
 
 def observed(shape: tuple[int, int], seed: int = 3) -> tuple[np.ndarray, np.ndarray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import sys
 import threading
 from pathlib import Path
 
@@ -16,22 +17,19 @@ import numpy as np
 import pytest
 import torch
 
+from lsst.meas.maskrcnn.images.binning import bin_psf_fwhm
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings, ZScoreSettings, normalize
 from lsst.meas.maskrcnn.network.psf import PSF_UNIT
 from lsst.meas.maskrcnn.train import dataset as dataset_module
 from lsst.meas.maskrcnn.train.augment import AugmentSettings
-from lsst.meas.maskrcnn.train.dataset import BatchSource, CropSettings, CropSource, boxes_of
-from lsst.meas.maskrcnn.train.training_scene import (
-    SceneFiles,
-    SceneList,
-    TrainingScene,
-    bin_psf_fwhm,
-    bin_scene,
-    masked_boxes,
-    read_scene,
-    split_scene,
-    write_scene,
-)
+from lsst.meas.maskrcnn.train.dataset import BatchSource, CropSettings, CropSource
+from lsst.meas.maskrcnn.train.scene_cuts import bin_scene, split_scene
+from lsst.meas.maskrcnn.train.scene_sources import SceneFiles, SceneList
+from lsst.meas.maskrcnn.train.targets import make_target
+from lsst.meas.maskrcnn.train.training_scene import TrainingScene, masked_boxes, read_scene, write_scene
+
+sys.path.append(str(Path(__file__).parent))
+from toy_training import boxes_of
 
 SHAPE = (150, 210)
 
@@ -128,30 +126,9 @@ def test_a_scene_without_sources_or_extras(tmp_path: Path) -> None:
     assert back.masks == []
     assert not back.noisy
     assert back.psf_fwhm is back.positions is back.mask_levels is back.image is back.ignore is None
-    ((image,), (target,)) = make_source([back]).batch(0, 1)
+    ((image,), (target,)) = make_source([back]).crops(range(1))
     assert target["masks"].shape == (0, *image.shape[1:])
     assert target["boxes"].shape == target["ignore_boxes"].shape == (0, 4)
-
-
-def test_scenes_of_older_versions_are_read(tmp_path: Path) -> None:
-    """All in single precision, without what came later."""
-    scene = make_scene()
-    np.savez(
-        tmp_path / "a.npz",
-        noiseless=scene.noiseless,
-        variance=scene.variance,
-        valid=np.packbits(scene.valid),
-        labels=scene.labels,
-        peak_flux=scene.peak_flux,
-        origins=scene.origins,
-        shapes=np.array([mask.shape for mask in scene.masks], np.int32),
-        bits=np.packbits(np.concatenate([mask.ravel() for mask in scene.masks])),
-        noisy=np.array(True),
-        psf_fwhm=np.zeros(0, np.float32),
-    )
-    back = read_scene(tmp_path / "a.npz")
-    np.testing.assert_array_equal(back.noiseless, scene.noiseless)
-    assert back.psf_fwhm is None
 
 
 @pytest.mark.parametrize("factor", [2, 3])
@@ -272,20 +249,21 @@ def test_a_crop_depends_on_seed_and_number_only(augment: AugmentSettings) -> Non
     scenes = [make_scene(), make_scene(((50, 50), (90, 150)))]
     source = make_source(scenes, augment=augment, psf_channels=True)
     assert isinstance(source, BatchSource)
-    batch = source.batch(3, 4)
+    batch = source.crops(range(12, 16))
     # Alone, in another order, from a source that keeps nothing, and from a copy such as a process gets.
-    fresh = make_source(scenes, augment=augment, psf_channels=True, cache_mb=0.0)
+    uncached = CropSettings(size=64, cache_mb=0.0)
+    fresh = make_source(scenes, augment=augment, psf_channels=True, settings=uncached)
     for k in (2, 0, 3, 1):
         assert same(fresh.crops([12 + k]), ([batch[0][k]], [batch[1][k]]))
     assert same(copy.deepcopy(source).crops(range(12, 16)), batch)
-    other = make_source(scenes, augment=augment, psf_channels=True, seed=2).batch(3, 4)
+    other = make_source(scenes, augment=augment, psf_channels=True, seed=2).crops(range(12, 16))
     assert not any(torch.equal(a, b) for a, b in zip(batch[0], other[0], strict=True))
-    assert not any(torch.equal(a, b) for a, b in zip(batch[0], source.batch(4, 4)[0], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(batch[0], source.crops(range(16, 20))[0], strict=True))
 
 
 def test_threads_get_the_same() -> None:
-    source = make_source(augment=AugmentSettings.mixture(), cache_mb=1.0)
-    expected = source.batch(0, 12)
+    source = make_source(augment=AugmentSettings.mixture(), settings=CropSettings(size=64, cache_mb=1.0))
+    expected = source.crops(range(12))
     found = {}
 
     def work(k: int) -> None:
@@ -300,9 +278,10 @@ def test_threads_get_the_same() -> None:
         assert same(found[k], ([expected[0][k]], [expected[1][k]]))
 
 
-def test_every_scene_comes_once_in_an_epoch() -> None:
+def test_every_scene_comes_once_in_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_module, "_SCENES_AT_ONCE", 3)
     scenes = [make_scene(((40, 40),) * (k + 1)) for k in range(7)]
-    settings = CropSettings(size=512, crops_per_scene=2, scenes_at_once=3)
+    settings = CropSettings(size=512, crops_per_scene=2)
     source = make_source(scenes, settings=settings)
     assert source.n_images == 14
     counts = np.array([len(target["labels"]) for target in source.crops(range(42))[1]]).reshape(3, 14)
@@ -326,8 +305,6 @@ def test_images_are_normalised_once_if_nothing_changes_pixels(monkeypatch: pytes
     source = make_source([make_scene(), make_scene(((20, 20),))])
     source.crops(range(40))
     assert calls == [(2, *SHAPE)] * 2
-    source.with_augmentations(AugmentSettings(flips=False)).crops(range(20))
-    assert len(calls) == 2
 
 
 def test_describe() -> None:
@@ -336,9 +313,30 @@ def test_describe() -> None:
     plain = json.loads(json.dumps(source.describe()))
     assert plain["crops"]["size"] == 64
     assert plain["scenes"]["count"] == 1
-    augmented = source.with_augmentations(AugmentSettings.published()).describe()
+    augmented = make_source(augment=AugmentSettings.published()).describe()
     assert {key for key in plain if plain[key] != json.loads(json.dumps(augmented))[key]} == {"augment"}
     assert make_source([make_scene(((20, 20),))]).describe()["scenes"] != plain["scenes"]
+
+
+def test_scenes_are_identified_by_their_contents(tmp_path: Path) -> None:
+    """Other pixels of the same shape are other scenes; files of the same contents are the same."""
+    scene = make_scene()
+    folders = [tmp_path / name for name in ("one", "same", "other", "mask")]
+    for folder in folders:
+        folder.mkdir()
+    write_scene(scene, folders[0] / "a.npz")
+    write_scene(scene, folders[1] / "a.npz")
+    scene.noiseless[0, 3, 4] += 10.0
+    write_scene(scene, folders[2] / "a.npz")
+    scene.noiseless[0, 3, 4] -= 10.0
+    scene.masks[0] = ~scene.masks[0]
+    write_scene(scene, folders[3] / "a.npz")
+    sizes = {(folder / "a.npz").stat().st_size for folder in folders}
+    assert len(sizes) == 1
+    for make in (SceneFiles, lambda paths: SceneList([read_scene(path) for path in paths])):
+        one, same_one, other, mask = (make([folder / "a.npz"]).describe() for folder in folders)
+        assert one == same_one
+        assert len({item["digest"] for item in (one, other, mask)}) == 3
 
 
 # ---- pixels
@@ -347,7 +345,7 @@ def test_describe() -> None:
 def test_unaugmented_crops_are_cut_from_the_normalised_image() -> None:
     scene = make_scene(noisy=False)
     settings = CropSettings(size=64)
-    source = make_source([scene], settings=settings, augment=AugmentSettings(flips=False, turns=False))
+    source = make_source([scene], settings=settings, augment=AugmentSettings(turns=False))
     whole = normalize(LuptonSettings(), scene.noiseless, scene.variance, scene.valid).image
     windows = np.lib.stride_tricks.sliding_window_view(whole[0], (64, 64))
     for image in source.crops(range(4))[0]:
@@ -368,28 +366,28 @@ def test_an_image_of_its_own_is_taken_as_it_is() -> None:
         np.float32
     )
     settings = CropSettings(size=512)
-    plain = AugmentSettings(flips=False, turns=False)
+    plain = AugmentSettings(turns=False)
     for noiseless in (scene.noiseless, None):
         kept = dataclasses.replace(scene, image=image, noiseless=noiseless)
-        ((crop,), _) = make_source([kept], settings=settings, augment=plain).batch(0, 1)
+        ((crop,), _) = make_source([kept], settings=settings, augment=plain).crops(range(1))
         expected = normalize(LuptonSettings(), image, scene.variance, scene.valid).image
         np.testing.assert_allclose(crop.numpy(), expected, rtol=1e-3, atol=1e-5)
 
 
 def quiet(**changes) -> AugmentSettings:
     """Augmentations that leave pixels alone but for one noise-free change."""
-    return AugmentSettings(flips=False, turns=False, noiseless_probability=1.0, **changes)
+    return AugmentSettings(turns=False, noiseless_probability=1.0, **changes)
 
 
 def test_parts_are_normalised_as_the_whole_would_be() -> None:
     """Up to the error of the sky level that comes from a sample."""
     scene = make_scene()
     expected = normalize(LuptonSettings(), scene.noiseless, scene.variance, scene.valid).image
-    ((crop,), _) = make_source([scene], settings=CropSettings(size=512), augment=quiet()).batch(0, 1)
+    ((crop,), _) = make_source([scene], settings=CropSettings(size=512), augment=quiet()).crops(range(1))
     np.testing.assert_allclose(crop.numpy(), expected, rtol=0.01, atol=2e-3)
     # Pixels that are not usable are zero there as well.
     scene.valid[40:50, 60:90] = False
-    ((crop,), _) = make_source([scene], settings=CropSettings(size=512), augment=quiet()).batch(0, 1)
+    ((crop,), _) = make_source([scene], settings=CropSettings(size=512), augment=quiet()).crops(range(1))
     assert not crop[:, 40:50, 60:90].any()
     assert crop[:, 30:40, 60:90].any()
 
@@ -403,7 +401,7 @@ def test_parts_are_normalised_as_the_whole_would_be() -> None:
         LuptonSettings(noise_source="pixels"),
     ],
 )
-def test_other_normalisations_see_the_whole_scene(how: LuptonSettings | ZScoreSettings) -> None:
+def test_other_normalisations_use_the_whole_scene(how: LuptonSettings | ZScoreSettings) -> None:
     scene = make_scene()
     expected = normalize(how, scene.noiseless.copy(), scene.variance, scene.valid).image
     source = CropSource([scene], how, CropSettings(size=64), 1, augment=quiet())
@@ -414,13 +412,14 @@ def test_other_normalisations_see_the_whole_scene(how: LuptonSettings | ZScoreSe
 
 @pytest.mark.parametrize("how", [LuptonSettings(), ZScoreSettings()])
 def test_a_lost_band_is_zero_and_the_others_are_normalised_alone(
-    how: LuptonSettings | ZScoreSettings,
+    how: LuptonSettings | ZScoreSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(dataset_module, "_PSF_KNOWN", 1.0)
     scene = make_scene()
     source = CropSource(
         [scene],
         how,
-        CropSettings(size=512, psf_known_fraction=1.0),
+        CropSettings(size=512),
         1,
         True,
         quiet(drop_probability=1.0),
@@ -439,7 +438,7 @@ def test_a_lost_band_is_zero_and_the_others_are_normalised_alone(
 
 
 def test_noise_differs_from_crop_to_crop_and_its_depth_from_group_to_group() -> None:
-    augment = AugmentSettings(flips=False, turns=False, depth_probability=1.0, depth_range=(0.2, 5.0))
+    augment = AugmentSettings(turns=False, depth_probability=1.0, depth_range=(0.2, 5.0))
     source = make_source(settings=CropSettings(size=512), augment=augment)
     images = source.crops(range(8))[0]
     for one, other in zip(images[::2], images[1::2], strict=True):
@@ -452,10 +451,12 @@ def test_noise_differs_from_crop_to_crop_and_its_depth_from_group_to_group() -> 
     assert max(peaks) > 1.3 * min(peaks)
 
 
-def test_the_network_is_told_the_blurred_psf() -> None:
+def test_the_network_gets_the_width_of_the_blurred_psf(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dataset_module, "_PSF_KNOWN", 1.0)
+    monkeypatch.setattr(dataset_module, "_PSF_JITTER", 0.0)
     augment = AugmentSettings(blur_probability=1.0, blur_range=(1.5, 1.5))
-    settings = CropSettings(size=64, psf_jitter=0.0, psf_known_fraction=1.0)
-    ((image,), _) = make_source(settings=settings, augment=augment, psf_channels=True).batch(0, 1)
+    settings = CropSettings(size=64)
+    ((image,), _) = make_source(settings=settings, augment=augment, psf_channels=True).crops(range(1))
     width = float(image[2, 0, 0]) * PSF_UNIT
     np.testing.assert_allclose(width, np.sqrt(4.7**2 + (2.3548 * 1.5) ** 2), rtol=0.005)
 
@@ -489,7 +490,8 @@ def test_truth_lies_on_its_sources(augment: AugmentSettings) -> None:
 
 def test_crops_are_turned_and_flipped_in_all_ways() -> None:
     source = make_source([make_scene(noisy=False)], settings=CropSettings(size=512))
-    plain = source.with_augmentations(AugmentSettings(flips=False, turns=False)).batch(0, 1)[0][0].numpy()
+    still = dict(settings=CropSettings(size=512), augment=AugmentSettings(turns=False))
+    plain = make_source([make_scene(noisy=False)], **still).crops(range(1))[0][0].numpy()
     kinds = {
         (k, flip): np.rot90(plain, k, (1, 2))[..., :: -1 if flip else 1] for k in range(4) for flip in (0, 1)
     }
@@ -516,13 +518,13 @@ def cut_target(position: tuple[float, float], shape: tuple[int, int] = (20, 10),
         "masks": [mask],
         "positions": np.array([position], np.float32),
     }
-    settings = changes.pop("settings", CropSettings(size=32, min_visible=0.3, min_peak_snr=5.0))
+    settings = changes.pop("settings", CropSettings(size=32, min_peak_snr=5.0))
     scene = TrainingScene(**{**values, **changes})
-    source = CropSource(
-        [scene], LuptonSettings(), settings, 1, augment=AugmentSettings(flips=False, turns=False)
+    source = CropSource([scene], LuptonSettings(), settings, 1, augment=AugmentSettings(turns=False))
+    realized = source._realized(0)
+    return make_target(
+        realized.truth, realized.wanted, realized.growth, (0, 0, 32, 32), 0, False, settings.min_area
     )
-    view = source._view(0)
-    return source._target(view, (0, 0, 32, 32), 0, False)
 
 
 def test_sources_at_the_edge_of_a_crop() -> None:
@@ -574,22 +576,24 @@ def test_the_limit_follows_the_noise() -> None:
         augment = AugmentSettings(depth_probability=1.0, depth_range=(depth, depth))
         _, (target,) = make_source(
             [scene], settings=CropSettings(size=512, min_peak_snr=5.0), augment=augment
-        ).batch(0, 1)
+        ).crops(range(1))
         assert len(target["boxes"]) == expected
         assert len(target["ignore_boxes"]) == 1 - expected
     # Fainter by half, twice the limit.
     augment = AugmentSettings(flux_probability=1.0, flux_range=(0.4, 0.4), band_flux_scatter=0.0)
     _, (target,) = make_source(
         [scene], settings=CropSettings(size=512, min_peak_snr=5.0), augment=augment
-    ).batch(0, 1)
+    ).crops(range(1))
     assert len(target["boxes"]) == 0
 
 
 def test_masks_grow_with_the_blur() -> None:
-    augment = AugmentSettings(flips=False, turns=False, blur_probability=1.0, blur_range=(1.2, 1.2))
+    augment = AugmentSettings(turns=False, blur_probability=1.0, blur_range=(1.2, 1.2))
     source = make_source(settings=CropSettings(size=512), augment=augment)
-    _, (target,) = source.batch(0, 1)
-    _, (plain,) = source.with_augmentations(AugmentSettings(flips=False, turns=False)).batch(0, 1)
+    _, (target,) = source.crops(range(1))
+    _, (plain,) = make_source(
+        settings=CropSettings(size=512), augment=AugmentSettings(turns=False)
+    ).crops(range(1))
     scene = make_scene()
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     for k, ((y0, x0), label) in enumerate(zip(scene.positions, scene.labels, strict=True)):
@@ -615,7 +619,7 @@ def test_no_scenes() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"size": 0}, {"crops_per_scene": 0}, {"min_visible": 1.5}, {"min_peak_snr": -1.0}]
+    "wrong", [{"size": 0}, {"crops_per_scene": 0}, {"cache_mb": -1.0}, {"min_peak_snr": -1.0}]
 )
 def test_crop_settings_are_checked(wrong) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

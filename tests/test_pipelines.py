@@ -72,9 +72,9 @@ TRAINED = {"maskRcnnModel", "maskRcnnTraining_steps", "maskRcnnTraining_epochs"}
         ({}, {"deepCoadd_calexp", "maskRcnn_truth"}, TRAINED | {"maskRcnnTraining_plot"}),
         (
             {
-                "maskRcnnTrain:useTruthImages": "True",
-                "maskRcnnTrain:useInitialModel": "True",
-                "maskRcnnTrain:doPlot": "False",
+                "maskRcnnTrain:use_truth_images": "True",
+                "maskRcnnTrain:use_initial_model": "True",
+                "maskRcnnTrain:do_plot": "False",
             },
             {"deepCoadd_calexp", "maskRcnn_truth", "maskRcnn_truthImage", "maskRcnnInitialModel"},
             TRAINED,

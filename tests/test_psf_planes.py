@@ -19,7 +19,9 @@ from lsst.meas.maskrcnn.network.psf import PSF_UNIT, add_psf_planes, widen_input
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
-from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource, read_scene, write_scene
+from lsst.meas.maskrcnn.train import dataset
+from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
+from lsst.meas.maskrcnn.train.training_scene import read_scene, write_scene
 from lsst.meas.maskrcnn.train.training_set import to_training_scene
 
 
@@ -54,7 +56,7 @@ def test_widened_network_gives_the_same_answers():
         widen_input(state, 1)
 
 
-def test_detect_tells_the_network(monkeypatch):
+def test_detect_gives_the_widths_to_the_network(monkeypatch):
     """A network that takes PSF planes gets them, in every tile."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(4)
@@ -74,7 +76,7 @@ def test_detect_tells_the_network(monkeypatch):
         detect(network, np.zeros((4, 64, 96), np.float32))
 
 
-def test_crops_carry_the_width_of_their_scene(tmp_path):
+def test_crops_carry_the_width_of_their_scene(tmp_path, monkeypatch):
     scene = simulate_scene(preset_config("decam-120s", shape=(96, 120)), np.random.default_rng(5))
     kept = to_training_scene(scene)
     # Wings make the moments' width a little larger than the FWHM itself.
@@ -82,13 +84,15 @@ def test_crops_carry_the_width_of_their_scene(tmp_path):
     assert ((ratio > 1.0) & (ratio < 1.25)).all()
     write_scene(kept, tmp_path / "a.npz")
     np.testing.assert_array_equal(read_scene(tmp_path / "a.npz").psf_fwhm, kept.psf_fwhm)
-    settings = CropSettings(size=64, psf_known_fraction=0.5, psf_jitter=0.01)
+    monkeypatch.setattr(dataset, "_PSF_KNOWN", 0.5)
+    monkeypatch.setattr(dataset, "_PSF_JITTER", 0.01)
+    settings = CropSettings(size=64)
     source = CropSource([tmp_path / "a.npz"], LuptonSettings(), settings, 3, psf_channels=True)
-    images, _ = source.batch(0, 40)
-    told = np.array([image[3:, 5, 5].numpy() for image in images]) * PSF_UNIT
-    known = told.any(axis=1)
+    images, _ = source.crops(range(40))
+    given = np.array([image[3:, 5, 5].numpy() for image in images]) * PSF_UNIT
+    known = given.any(axis=1)
     assert 8 < known.sum() < 32
-    np.testing.assert_allclose(np.median(told[known], axis=0), kept.psf_fwhm, rtol=0.01)
+    np.testing.assert_allclose(np.median(given[known], axis=0), kept.psf_fwhm, rtol=0.01)
     assert images[0].shape == (6, 64, 64)
 
     write_scene(dataclasses.replace(kept, psf_fwhm=None), tmp_path / "b.npz")

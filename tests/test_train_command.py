@@ -75,7 +75,7 @@ def test_fresh_scenes(tmp_path: Path) -> None:
 
 def test_repository(repo: Path, tmp_path: Path) -> None:
     options = ("-i", "simulated/hsc-500s", "-d", f"skymap='{SKY}' AND patch > 6")
-    changes = ("-c", "maskRcnnTrain:stages['scratch'].momentum=0.5", "-c", "useTruthImages=True")
+    changes = ("-c", "maskRcnnTrain:stages['scratch'].decay=step", "-c", "use_truth_images=True")
     states = tmp_path / "states"
     arguments = (*options, *changes, *SHORT, "--schedule", "scratch", "--checkpoints", str(states))
     assert run(repo, "-o", "trained/one", *arguments, "--name", "one") == 0
@@ -84,7 +84,7 @@ def test_repository(repo: Path, tmp_path: Path) -> None:
     assert model.metadata.name == "one"
     assert model.metadata.training["patches"] == 2
     assert model.metadata.training["validation_patches"] == 1
-    assert model.metadata.training["schedule"]["stages"][0]["momentum"] == 0.5
+    assert model.metadata.training["schedule"]["stages"][0]["decay"] == "step"
     assert list(butler.get("maskRcnnTraining_steps", skymap=SKY)["step"]) == [1]
     assert butler.exists("maskRcnnTraining_epochs", skymap=SKY)
     assert butler.exists("maskRcnnTraining_plot", skymap=SKY)
@@ -139,7 +139,7 @@ def test_refusals(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         (("--initial", str(tmp_path / "broken.safetensors")), "not a model file"),
         (("-c", "crops.sise=3"), "sise"),
         (("-c", "crops.size"), "write it like"),
-        (("-c", "stages['heads'].momentum=2"), "momentum"),
+        (("-c", "stages['heads'].learning_rate=-2"), "learning_rate"),
         (("-C", str(tmp_path / "none.py")), "none.py"),
         (("--schedule", "published", "--steps", "3"), "stages['heads'].steps=3"),
         (("--input", "here"), "--input is for a training in a repository"),

@@ -19,9 +19,9 @@ import pytest
 import safetensors.torch
 import torch
 
-from lsst.meas.maskrcnn.network import checkpoint as checkpoint_module
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, read_model
+from lsst.meas.maskrcnn.train import checkpoint as checkpoint_module
 from lsst.meas.maskrcnn.train.checkpoint import (
     CheckpointMismatch,
     TrainingState,
@@ -30,7 +30,8 @@ from lsst.meas.maskrcnn.train.checkpoint import (
     remove_checkpoint,
     write_checkpoint,
 )
-from lsst.meas.maskrcnn.train.loop import TrainSettings, train
+from lsst.meas.maskrcnn.train.loop import train
+from lsst.meas.maskrcnn.train.stages import TrainSettings
 
 sys.path.append(str(Path(__file__).parent))
 import toy_training

@@ -18,6 +18,7 @@ import torch
 import lsst.afw.image as afwImage
 import lsst.geom as geom
 from lsst.afw.table import SourceCatalog, SourceTable
+from lsst.meas.maskrcnn.catalogs.exposures import IncompatibleExposuresError, UncalibratedExposureError
 from lsst.meas.maskrcnn.catalogs.training_data import make_training_scene
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
@@ -28,7 +29,8 @@ from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene
 from lsst.meas.maskrcnn.train import training_set
 from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
-from lsst.meas.maskrcnn.train.training_scene import SceneSource, TrainingScene, read_scene
+from lsst.meas.maskrcnn.train.scene_sources import SceneSource
+from lsst.meas.maskrcnn.train.training_scene import TrainingScene, read_scene
 from lsst.meas.maskrcnn.train.training_set import (
     MIN_PEAK_SHARE,
     SimulatedSource,
@@ -133,13 +135,13 @@ def quick_simulator(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def test_scenes_never_come_again(quick_simulator: list[int]) -> None:
     with SimulatedSource(3, jobs=0, epoch=5) as scenes:
-        settings = CropSettings(size=32, crops_per_scene=2, scenes_at_once=1)
+        settings = CropSettings(size=32, crops_per_scene=2)
         source = CropSource(scenes, LuptonSettings(), settings, 1)
         assert isinstance(scenes, SceneSource)
         assert source.n_images == 10
         source.crops(range(24))
-    assert quick_simulator == list(range(12))
-    assert source.names([3]) == ["mixture 1 of seed 3"]
+    assert quick_simulator == list(range(15))
+    assert source.names([3]) == ["mixture 3 of seed 3"]
     assert source.describe()["scenes"]["presets"] == "mixture"
 
 
@@ -242,7 +244,7 @@ def test_without_truth_images_there_is_the_image_alone(exposures, truth: SourceC
     assert kept.noiseless is None
     assert kept.image.shape == (3, *SHAPE)
     source = CropSource([kept], LuptonSettings(), CropSettings(size=96), 1, True)
-    images, targets = source.batch(0, 4)
+    images, targets = source.crops(range(4))
     assert all(bool(torch.isfinite(image).all()) for image in images)
     assert sum(len(target["boxes"]) for target in targets) > 0
     assert sum(len(target["ignore_boxes"]) for target in targets) > 0
@@ -257,7 +259,6 @@ def test_noise_is_seen(name: str) -> None:
     assert kept.noisy == small.config.noise
     assert (kept.noiseless is None) == small.config.noise
     assert (kept.image is None) != small.config.noise
-    assert make_training_scene(made, catalog, noisy=True).noiseless is None
 
 
 def test_truth_in_one_band_only(scene: Scene, exposures, truth: SourceCatalog) -> None:
@@ -297,6 +298,16 @@ def _truth_stays(request: pytest.FixtureRequest) -> Iterator[None]:
         catalog[name][:] = values
 
 
+def test_pixels_without_a_variance_are_not_usable(exposures, truth: SourceCatalog) -> None:
+    altered = {band: exposure.clone() for band, exposure in exposures.items()}
+    altered["r"].variance.array[20, 30:33] = np.nan, 0.0, -1.0
+    before, after = (make_training_scene(item, truth) for item in (exposures, altered))
+    changed = np.argwhere(before.valid != after.valid)
+    np.testing.assert_array_equal(changed, [[20, 30], [20, 31], [20, 32]])
+    assert not after.valid[20, 30:33].any()
+    assert (after.variance > 0).all()
+
+
 def test_no_psf(exposures, truth: SourceCatalog) -> None:
     bare = {band: exposure.clone() for band, exposure in exposures.items()}
     bare["z"].setPsf(None)
@@ -314,13 +325,13 @@ def test_refusals(exposures, truth: SourceCatalog) -> None:
     part = exposures["r"].Factory(
         exposures["r"], geom.Box2I(geom.Point2I(*XY0), geom.Extent2I(50, 60)), afwImage.PARENT
     )
-    with pytest.raises(ValueError, match="band 'r' covers"):
+    with pytest.raises(IncompatibleExposuresError, match="bounding box"):
         make_training_scene({**exposures, "r": part}, truth)
     with pytest.raises(ValueError, match="truth image in band 'r' covers"):
         make_training_scene(exposures, truth, truth_images={**exposures, "r": part})
     bare = exposures["r"].clone()
     bare.setPhotoCalib(None)
-    with pytest.raises(ValueError, match="band 'r' has no PhotoCalib"):
+    with pytest.raises(UncalibratedExposureError, match="band 'r' has no PhotoCalib"):
         make_training_scene({**exposures, "r": bare}, truth)
     with pytest.raises(ValueError, match="no field truth_isStar"):
         make_training_scene(exposures, SourceCatalog(SourceTable.makeMinimalSchema()))

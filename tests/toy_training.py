@@ -5,12 +5,14 @@
 """A small network and endless small images, for the tests of the training.
 
 Run as ``python tests/toy_training.py OUTPUT PRECISION [STEP]`` it trains in a
-process of its own, or under ``torchrun`` in several, and prints every step; at
-the step given it waits to be killed.
+process of its own, or under ``torchrun`` in several (with frozen statistics of
+the batch normalisation, which processes on CPUs do not share), and prints every
+step; at the step given it waits to be killed.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -25,8 +27,8 @@ from torch import Tensor
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.network.model_file import ModelMetadata
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
-from lsst.meas.maskrcnn.train.loop import TrainSettings, train
-from lsst.meas.maskrcnn.train.stages import StageSettings
+from lsst.meas.maskrcnn.train.loop import train
+from lsst.meas.maskrcnn.train.stages import StageSettings, TrainSettings
 
 SPEC = NetworkSpec(
     in_channels=1,
@@ -61,23 +63,16 @@ STAGES = (
 class ToySource:
     """Bright squares, small ones of class 1 and large ones of class 2."""
 
-    def __init__(self, n_images: int = 12, seed: int = 3, broken: Sequence[int] = (), flux: float = 1.0):
+    def __init__(self, n_images: int = 12, seed: int = 3, broken: Sequence[int] = ()):
         self.n_images = n_images
         self.seed = seed
         self.broken = tuple(broken)
-        self.flux = flux
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "toy", "seed": self.seed}
 
     def names(self, numbers: Sequence[int]) -> list[str]:
         return [f"image{number % self.n_images}" for number in numbers]
-
-    def with_augmentations(self, settings: float) -> ToySource:
-        return ToySource(self.n_images, self.seed, self.broken, settings)
-
-    def batch(self, number: int, size: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-        return self.crops(range(number * size, (number + 1) * size))
 
     def crops(self, numbers: Sequence[int]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         images, targets = zip(*(self._crop(number) for number in numbers), strict=True)
@@ -93,7 +88,7 @@ class ToySource:
             y, x = int(rng.integers(height - side)), int(rng.integers(width - side))
             mask = np.zeros((height, width), np.uint8)
             mask[y : y + side, x : x + side] = 1
-            image[0] += self.flux * mask
+            image[0] += mask
             masks.append(mask)
             boxes.append([x, y, x + side, y + side])
             labels.append(1 if side < 14 else 2)
@@ -128,14 +123,31 @@ class Recorder:
         return {"ap50_star": 0.25}
 
 
-def main(output: str, precision: str, last: str = "") -> None:
+def boxes_of(masks: np.ndarray) -> np.ndarray:
+    """Boxes around masks, (source, y, x), none of them empty: [x0, y0, x1, y1], half open, float32."""
+    boxes = np.zeros((len(masks), 4), np.float32)
+    for mask, box in zip(masks, boxes, strict=True):
+        y, x = np.nonzero(mask)
+        box[:] = x.min(), y.min(), x.max() + 1, y.max() + 1
+    return boxes
+
+
+def main(output: str, precision: str, last: str = "", freeze_norm_after: float = 0.6) -> None:
     def report(step: int, steps: int, row: Mapping[str, Any]) -> None:
         print(f"{row['kind']} {step} of {steps}", flush=True)
         if str(step) == last:
             time.sleep(60.0)
 
     torch.set_num_threads(1)
-    settings = TrainSettings(stages=STAGES, precision=precision, checkpoint_minutes=0.0, log_every=1)
+    if "LOCAL_WORLD_SIZE" in os.environ:
+        freeze_norm_after = 0.0
+    settings = TrainSettings(
+        stages=STAGES,
+        precision=precision,
+        checkpoint_minutes=0.0,
+        log_every=1,
+        freeze_norm_after=freeze_norm_after,
+    )
     recorder = Recorder(Path(output).with_suffix(".float32"))
     train(ToySource(), METADATA, settings, output, device="cpu", validate=recorder, progress=report)
 

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Patches of a Butler repository that a network learns from, or is judged by."""
+"""Patches of a Butler repository to train on, or for validation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ __all__ = [
     "PatchCropSource",
     "PatchDatasets",
     "SceneSummary",
+    "TrainingDataError",
     "TrainingPatch",
+    "check_scenes",
+    "file_name",
     "group_datasets",
     "split_patches",
     "write_patch",
@@ -19,20 +22,46 @@ __all__ = [
 import dataclasses
 import fnmatch
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+import lsst.pipe.base as pipeBase
+from lsst.afw.table import SourceCatalog
 from lsst.daf.butler import DatasetRef
+from lsst.geom import Box2D
 
 from ..train.dataset import CropSource
-from ..train.training_scene import TrainingScene, split_scene, write_scene
+from ..train.scene_cuts import split_scene
+from ..train.training_scene import write_scene
+from .training_data import make_training_scene
 
-PIECE_SIZE = 1024
-"""Longest side of what the training reads at once (px); patches are cut into
-pieces of it (`int`)."""
+_PIECE_SIZE = 1024
+"""Longest side of what the training reads at once (px)."""
+
+
+class TrainingDataError(pipeBase.AlgorithmError):
+    """There is nothing to train on, or something about it is missing.
+
+    Parameters
+    ----------
+    message : `str`
+        What was given, what was wanted and what to do.
+    patches : `~collections.abc.Iterable` [`str`], optional
+        The patches that it is about.
+    """
+
+    def __init__(self, message: str, patches: Iterable[str] = ()) -> None:
+        self.patches = list(patches)
+        super().__init__(message)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What failed, for the task's metadata (`dict`)."""
+        return {"message": str(self), "patches": " ".join(self.patches)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +111,25 @@ class PatchDatasets:
     truth: Any
     truth_images: dict[str, Any]
 
+    def load(self, get: Callable[[Any], Any]) -> TrainingPatch:
+        """Get the datasets, or handles that load them later.
+
+        Parameters
+        ----------
+        get : callable
+            Called with each reference.
+
+        Returns
+        -------
+        patch : `TrainingPatch`
+        """
+        return TrainingPatch(
+            self.name,
+            {band: get(ref) for band, ref in self.exposures.items()},
+            get(self.truth),
+            {band: get(ref) for band, ref in self.truth_images.items()} or None,
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class SceneSummary:
@@ -98,7 +146,7 @@ class SceneSummary:
     n_sources : `int`
         Number of sources that are not to be ignored.
     pixel_scale : `float`
-        Size of a pixel (arcsec); NaN if it is not known.
+        Size of a pixel (arcsec).
     """
 
     name: str
@@ -109,38 +157,103 @@ class SceneSummary:
 
 
 def write_patch(
-    scene: TrainingScene, name: str, path: Path, pixel_scale: float, size: int = PIECE_SIZE
+    patch: TrainingPatch, folder: Path, bands: Sequence[str], bad_mask_planes: Sequence[str]
 ) -> list[SceneSummary]:
     """Write a patch as the training reads it.
 
     Parameters
     ----------
-    scene : `~lsst.meas.maskrcnn.train.training_scene.TrainingScene`
+    patch : `TrainingPatch`
         The patch.
-    name : `str`
-        Its name.
-    path : `pathlib.Path`
-        File to write, ``.npz``. A patch that is larger than ``size`` gets
-        several, with ``.1``, ``.2``, ... before the extension.
-    pixel_scale : `float`
-        Size of a pixel (arcsec).
-    size : `int`
-        Longest side of a piece (px). A crop is cut from one piece, and costs
-        reading it.
+    folder : `pathlib.Path`
+        Where to write; a patch that is larger than 1024 px gets several
+        files, because a crop is cut from one piece, and costs reading it.
+    bands : `~collections.abc.Sequence` [`str`]
+        Bands in the order of the network's input.
+    bad_mask_planes : `~collections.abc.Sequence` [`str`]
+        Mask planes of pixels that are not usable.
 
     Returns
     -------
     summaries : `list` [`SceneSummary`]
         One for each file.
+
+    Raises
+    ------
+    ValueError, UncalibratedExposureError, IncompatibleExposuresError
+        Raised as by `~.training_data.make_training_scene`.
     """
-    pieces = split_scene(scene, size)
+    exposures = {band: _load(patch.exposures[band]) for band in bands}
+    light = patch.truth_images
+    scene = make_training_scene(
+        exposures,
+        _load(patch.truth),
+        bands,
+        truth_images=None if light is None else {band: _load(light[band]) for band in bands},
+        bad_mask_planes=bad_mask_planes,
+    )
+    first = exposures[bands[0]]
+    pixel_scale = first.getWcs().getPixelScale(Box2D(first.getBBox()).getCenter()).asArcseconds()
+    pieces = split_scene(scene, _PIECE_SIZE)
     summaries = []
     for number, piece in enumerate(pieces, 1):
-        file = path if len(pieces) == 1 else path.with_suffix(f".{number}{path.suffix}")
-        write_scene(piece, file)
+        path = folder / f"{file_name(patch.name)}{f'.{number}' if len(pieces) > 1 else ''}.npz"
+        write_scene(piece, path)
         n_sources = len(piece.labels) if piece.ignore is None else np.count_nonzero(~piece.ignore)
-        summaries.append(SceneSummary(name, str(file), piece.valid.size, int(n_sources), pixel_scale))
+        summaries.append(
+            SceneSummary(patch.name, str(path), piece.valid.size, int(n_sources), float(pixel_scale))
+        )
     return summaries
+
+
+def check_scenes(training: Sequence[SceneSummary], bands: Sequence[str]) -> None:
+    """Refuse patches on which nothing can be trained.
+
+    Parameters
+    ----------
+    training : `~collections.abc.Sequence` [`SceneSummary`]
+        What was written of the patches.
+    bands : `~collections.abc.Sequence` [`str`]
+        Bands of the network.
+
+    Raises
+    ------
+    TrainingDataError
+        Raised if there is no patch, or no source in any.
+    """
+    if not training:
+        raise TrainingDataError(
+            "There are no patches to train on; give patches with coadds in the bands "
+            f"{', '.join(bands)} and with a truth."
+        )
+    names = list(dict.fromkeys(item.name for item in training))
+    if not any(item.n_sources for item in training):
+        raise TrainingDataError(
+            f"There is no true source in any of the {len(names)} patches to train on, of those that "
+            "are not flagged; check the truth catalogues.",
+            names,
+        )
+
+
+def _load(item: Any) -> Any:
+    """Load an item unless it is loaded already."""
+    return item.get() if hasattr(item, "get") and not isinstance(item, SourceCatalog) else item
+
+
+def file_name(name: str) -> str:
+    """Make a name that files can have.
+
+    Parameters
+    ----------
+    name : `str`
+        Any name.
+
+    Returns
+    -------
+    name : `str`
+        The same with underscores for unusual characters.
+    """
+    return re.sub(r"[^\w.+-]+", "_", name)
 
 
 def _dataset(ref: Any) -> DatasetRef:
@@ -195,7 +308,6 @@ def split_patches(
     validation_runs: Sequence[str] = (),
     excluded_runs: Sequence[str] = (),
     fraction: float = 0.0,
-    seed: int = 0,
     max_validation: int | None = None,
 ) -> tuple[list[PatchDatasets], list[PatchDatasets]]:
     """Choose which patches are for training and which for validation.
@@ -211,8 +323,6 @@ def split_patches(
         Those of collections that are not used.
     fraction : `float`
         Share of the patches that is for validation if no collection is.
-    seed : `int`
-        Chooses other patches.
     max_validation : `int`, optional
         Most patches for validation; the rest of them is not used.
 
@@ -230,26 +340,26 @@ def split_patches(
     patches = [patch for patch in patches if not matches(patch, excluded_runs)]
     validation = [patch for patch in patches if matches(patch, validation_runs)]
     if not validation and fraction > 0 and len(patches) > 1:
-        shares = {patch.name: _share(patch.name, seed) for patch in patches}
+        shares = {patch.name: _place_of_name(patch.name) for patch in patches}
         validation = [patch for patch in patches if shares[patch.name] < fraction]
         if not validation or len(validation) == len(patches):
             validation = [min(patches, key=lambda patch: shares[patch.name])]
     chosen = {patch.name for patch in validation}
     training = [patch for patch in patches if patch.name not in chosen]
     if max_validation is not None and len(validation) > max_validation:
-        validation = sorted(validation, key=lambda patch: _share(patch.name, seed))
+        validation = sorted(validation, key=lambda patch: _place_of_name(patch.name))
         validation = sorted(validation[:max_validation], key=lambda patch: patch.name)
     return training, validation
 
 
-def _share(name: str, seed: int) -> float:
-    """A number from 0 to 1 that belongs to a name."""
-    digest = hashlib.sha1(f"{seed}:{name}".encode(), usedforsecurity=False).digest()
+def _place_of_name(name: str) -> float:
+    """Return a number from 0 to 1 that depends on a name alone."""
+    digest = hashlib.sha1(f"0:{name}".encode(), usedforsecurity=False).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
 
 
 class PatchCropSource(CropSource):
-    """A source of crops in whose epochs every part of a patch is seen.
+    """A source of crops in whose epochs every part of a patch is used.
 
     Parameters
     ----------
@@ -263,6 +373,8 @@ class PatchCropSource(CropSource):
     def __init__(self, n_pixels: float, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.n_pixels = n_pixels
+        if self.settings.crops_per_scene is None:
+            self.crops_per_scene = max(2, round(n_pixels / (16 * self.settings.size**2)))
 
     @property
     def n_images(self) -> int:

@@ -37,7 +37,8 @@ from ..report.calibration_figure import plot_calibrated
 from ..scenes.presets import PRESETS, preset_config, random_scene_config
 from ..scenes.simulate import simulate_scene
 from ..train.calibrate import CalibrationCases, collect_cases, cross_calibrate, fit_calibration
-from ..train.training_scene import SceneFiles, TrainingScene
+from ..train.scene_sources import SceneFiles
+from ..train.training_scene import TrainingScene
 from ..train.training_set import to_training_scene
 
 _SHAPE = (512, 512)

@@ -11,9 +11,6 @@ from __future__ import annotations
 __all__ = ["TrainError", "main"]
 
 import argparse
-import dataclasses
-import datetime
-import json
 import logging
 import os
 import sys
@@ -23,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed
 from tqdm import tqdm
 
 from lsst.daf.butler import (
@@ -39,17 +35,13 @@ from lsst.daf.butler import (
 from lsst.pipe.base import InvalidQuantumError, Struct
 from lsst.pipe.base.configOverrides import ConfigOverrides
 
-from ..catalogs.training_patches import PatchDatasets, SceneSummary, TrainingPatch, group_datasets
+from ..catalogs.training_patches import PatchDatasets, TrainingDataError, group_datasets
 from ..network.inference import select_device
-from ..tasks.train import (
-    MaskRcnnTrainConfig,
-    MaskRcnnTrainConnections,
-    MaskRcnnTrainTask,
-    TrainingDataError,
-    TrainingDivergedError,
-)
-from ..tasks.train_config import scratch_stage
-from ..train.training_scene import SceneFiles, SceneSource
+from ..tasks.train import MaskRcnnTrainTask, TrainingDivergedError
+from ..tasks.train_config import MaskRcnnTrainConfig, MaskRcnnTrainConnections, scratch_stage
+from ..train.augment import AugmentSettings
+from ..train.distributed import on_first_process
+from ..train.scene_sources import SceneFiles, SceneSource
 from ..train.training_set import SimulatedSource, make_training_set
 from .paths import package_dir
 
@@ -85,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("-i", "--input", action="append", metavar="COLLECTION", help="where the patches are")
     data.add_argument("-o", "--output", metavar="COLLECTION", help="RUN collection for the model")
     data.add_argument("-d", "--data-query", default="", metavar="WHERE", help="patches to use (default: all)")
-    data.add_argument("--checkpoints", type=Path, metavar="FOLDER", help="for the state while it runs")
+    data.add_argument("--checkpoints", type=Path, metavar="FOLDER", help="for the state of the training")
     simulated = parser.add_argument_group("training on simulated scenes")
     simulated.add_argument("--scenes", type=Path, metavar="FOLDER", help="folder for the scenes")
     simulated.add_argument("--count", type=int, default=600, help="number of scenes (default: %(default)s)")
@@ -93,7 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         "--presets", nargs="+", default=[], metavar="NAME", help="kinds of scenes (default: a mixture)"
     )
     simulated.add_argument(
-        "--validate", type=int, default=0, metavar="N", help="scenes more to judge by (default: %(default)s)"
+        "--validate", type=int, default=0, metavar="N", help="scenes more for validation (default: 0)"
     )
     simulated.add_argument(
         "--fresh", action="store_true", help="never use a scene twice; --count is then the length of an epoch"
@@ -112,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--initial", metavar="MODEL", help="path or URI of a model file to start from")
     common.add_argument("--name", help="name of the model")
     common.add_argument("--minutes", type=float, help="end after this wall time at the latest")
-    common.add_argument("--seed", type=int, help="source of chance (default: 1)")
+    common.add_argument("--seed", type=int, help="random seed (default: 1)")
     common.add_argument("--jobs", type=int, default=2, help="processes and threads (default: %(default)s)")
     common.add_argument("--device", help="auto, cpu or cuda (default: auto)")
     common.add_argument("--steps", type=int, help="steps of the stage, where there is one")
@@ -140,13 +132,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _check(arguments)
         task = MaskRcnnTrainTask(config=_make_config(arguments))
         torch.set_num_threads(arguments.jobs)
-        team = _Team()
-        # One of many is enough to say how it goes.
-        task.log.setLevel(logging.WARNING if team.rank else logging.INFO)
-        if arguments.scenes is not None:
-            _train_on_scenes(arguments, task, team)
-        else:
-            _train_in_repo(arguments, task, team)
+        first = int(os.environ.get("RANK", 0)) == 0
+        task.log.setLevel(logging.INFO if first else logging.WARNING)
+        (_train_in_repo if arguments.scenes is None else _train_on_scenes)(arguments, task, first)
     except (
         TrainError,
         TrainingDataError,
@@ -166,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """Refuse what would fail after hours."""
+    """Refuse at once what would fail only after hours."""
     for name in ("count", "steps", "batch_size", "jobs"):
         value = getattr(arguments, name)
         if value is not None and value < 1:
@@ -198,7 +186,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _make_config(arguments: argparse.Namespace) -> MaskRcnnTrainConfig:
-    """Return the configuration that the options describe."""
+    """Make the configuration that the options describe."""
     config = MaskRcnnTrainConfig()
     schedule = arguments.schedule or ("published" if arguments.scenes is None else "scratch")
     if arguments.scenes is not None:
@@ -207,7 +195,8 @@ def _make_config(arguments: argparse.Namespace) -> MaskRcnnTrainConfig:
     overrides = ConfigOverrides()
     if schedule == "scratch":
         config.stages["scratch"] = scratch_stage()
-        config.stageOrder = ["scratch"]
+        config.stage_order = ["scratch"]
+        config.augment.set_from(AugmentSettings.mixture())
     elif schedule == "fine-tune":
         overrides.addFileOverride(str(package_dir() / "config" / "fine_tune.py"))
     for name in arguments.config_file:
@@ -232,14 +221,14 @@ def _make_config(arguments: argparse.Namespace) -> MaskRcnnTrainConfig:
 
 
 def _apply_options(arguments: argparse.Namespace, config: MaskRcnnTrainConfig) -> None:
-    """Take over what has an option of its own."""
+    """Set the fields that have an option of their own."""
     for option, target, field in (
-        ("initial", config, "initialModelUri"),
+        ("initial", config, "initial_model_uri"),
         ("name", config, "name"),
         ("minutes", config.engine, "minutes"),
         ("seed", config.engine, "seed"),
         ("device", config.engine, "device"),
-        ("checkpoints", config, "checkpointDir"),
+        ("checkpoints", config, "checkpoint_dir"),
     ):
         value = getattr(arguments, option)
         if value is not None:
@@ -248,55 +237,26 @@ def _apply_options(arguments: argparse.Namespace, config: MaskRcnnTrainConfig) -
         value = getattr(arguments, option)
         if value is None:
             continue
-        if len(config.stageOrder) != 1:
+        if len(config.stage_order) != 1:
             raise TrainError(
                 f"--{option.replace('_', '-')} is for a schedule of one stage, but this one has "
-                f"{list(config.stageOrder)}; write -c \"stages['{config.stageOrder[0]}'].{option}={value}\"."
+                f"{list(config.stage_order)}; give -c \"stages['{config.stage_order[0]}'].{option}={value}\"."
             )
-        stage = config.stages[config.stageOrder[0]]
+        stage = config.stages[config.stage_order[0]]
         setattr(stage, option, value)
         stage.warmup_steps = min(stage.warmup_steps, stage.steps or stage.warmup_steps)
 
 
 def _one_line(error: BaseException) -> str:
-    """Say what an error is in one line."""
+    """Return the first line of an error."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
 
 
-class _Team:
-    """The processes of torchrun, or this one alone.
-
-    They must agree before the engine starts, which has means of its own.
-    """
-
-    def __init__(self) -> None:
-        self.rank, self.size = 0, 1
-        self._store: Any = None
-        self._meetings = 0
-        if torch.distributed.is_torchelastic_launched():
-            self._store, self.rank, self.size = next(torch.distributed.rendezvous("env://"))
-            restart = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-            self._store = torch.distributed.PrefixStore(f"maskrcnn-{restart}", self._store)
-            self._store.set_timeout(datetime.timedelta(days=2))
-
-    def gather(self, value: Any) -> list[Any]:
-        """Exchange plain values; returns those of all, by rank."""
-        if self.size == 1:
-            return [value]
-        self._meetings += 1
-        self._store.set(f"{self._meetings}-{self.rank}", json.dumps(value))
-        return [json.loads(self._store.get(f"{self._meetings}-{rank}")) for rank in range(self.size)]
-
-    def share(self, items: Sequence[Any]) -> list[Any]:
-        """Return the items that this process has to do."""
-        return list(items[self.rank :: self.size])
-
-
 @contextmanager
-def _progress_bar(team: _Team) -> Iterator[Any]:
-    """Give a function that shows how far a training is."""
-    with tqdm(desc="training", unit="step", disable=team.rank > 0) as bar:
+def _progress_bar(first: bool) -> Iterator[Any]:
+    """Give a function that shows how far a training is, in the first process."""
+    with tqdm(desc="training", unit="step", disable=not first) as bar:
 
         def report(step: int, steps: int, row: Mapping[str, Any]) -> None:
             bar.total = steps
@@ -307,117 +267,83 @@ def _progress_bar(team: _Team) -> Iterator[Any]:
         yield report
 
 
-def _train_on_scenes(arguments: argparse.Namespace, task: MaskRcnnTrainTask, team: _Team) -> None:
+def _train_on_scenes(arguments: argparse.Namespace, task: MaskRcnnTrainTask, first: bool) -> None:
     """Simulate scenes, train on them, and write a file."""
     output = Path(arguments.target).absolute()
     initial = task.initial_model()
     bands = task.bands(initial)
     seed = int(task.config.engine.seed)
+    n_train = 0 if arguments.fresh else arguments.count
+
+    def make_scenes() -> list[Path]:
+        count = n_train + arguments.validate
+        if not count:
+            return []
+        options: dict[str, Any] = {"presets": arguments.presets, "shape": _SHAPE, "bands": bands}
+        made = make_training_set(arguments.scenes, count, seed, arguments.jobs, **options)
+        return list(tqdm(made, total=count, desc="scenes", unit="scene"))
+
+    paths = on_first_process(make_scenes, task.config.engine.device)
     with ExitStack() as stack:
         scenes: SceneSource
         if arguments.fresh:
-            # Another seed than that of the scenes to judge by.
-            source = SimulatedSource(
-                seed + 1_000_000, arguments.presets, _SHAPE, bands, arguments.jobs, epoch=arguments.count
+            # Another seed than that of the scenes for validation.
+            scenes = stack.enter_context(
+                SimulatedSource(
+                    seed + 1_000_000, arguments.presets, _SHAPE, bands, arguments.jobs, epoch=arguments.count
+                )
             )
-            scenes = stack.enter_context(source)
-            validation = _make_scenes(arguments, bands, seed, arguments.validate, team)
         else:
-            paths = _make_scenes(arguments, bands, seed, arguments.count + arguments.validate, team)
-            scenes, validation = SceneFiles(paths[: arguments.count]), paths[arguments.count :]
-        report = stack.enter_context(_progress_bar(team))
+            scenes = SceneFiles(paths[:n_train])
         results = task.train(
             scenes,
-            SceneFiles(validation) if validation else None,
-            metadata=task.make_metadata(
-                bands,
-                _PIXEL_SCALE,
-                initial,
-                {
-                    "data": "simulated scenes of this package",
-                    "presets": list(arguments.presets) or "mixture",
-                    "seed": seed,
-                },
-            ),
+            SceneFiles(paths[n_train:]) if arguments.validate else None,
+            bands=bands,
+            pixel_scale=_PIXEL_SCALE,
             n_pixels=float(_SHAPE[0] * _SHAPE[1]),
             initialModel=initial,
+            provenance={
+                "data": "simulated scenes of this package",
+                "presets": list(arguments.presets) or "mixture",
+                "seed": seed,
+            },
             output=output,
-            progress=report,
+            progress=stack.enter_context(_progress_bar(first)),
         )
-    if team.rank == 0:
+    if first:
         if results.plot is not None:
             results.plot.savefig(output.with_name(f"{output.name}.history.png"))
         print(f"The model is in {output}, its history beside it.")
 
 
-def _make_scenes(
-    arguments: argparse.Namespace, bands: tuple[str, ...], seed: int, count: int, team: _Team
-) -> list[Path]:
-    """Simulate what is not there; the first process for all."""
-    paths: list[str] = []
-    if team.rank == 0 and count:
-        made = make_training_set(
-            arguments.scenes,
-            count,
-            seed,
-            arguments.jobs,
-            presets=arguments.presets,
-            shape=_SHAPE,
-            bands=bands,
-        )
-        paths = [str(path) for path in tqdm(made, total=count, desc="scenes", unit="scene")]
-    return [Path(path) for path in team.gather(paths)[0]]
-
-
-def _train_in_repo(arguments: argparse.Namespace, task: MaskRcnnTrainTask, team: _Team) -> None:
+def _train_in_repo(arguments: argparse.Namespace, task: MaskRcnnTrainTask, first: bool) -> None:
     """Train on patches, and put the model into the repository."""
     config = task.config
     connections = MaskRcnnTrainConnections(config=config)
-    butler = Butler.from_config(arguments.target, writeable=team.rank == 0)
+    butler = Butler.from_config(arguments.target, writeable=first)
     inputs = [name for text in arguments.input for name in text.split(",")]
-    if team.rank == 0:
+    if first:
         _check_output(butler, arguments.output, connections.model.name)
     initial = None
-    if config.useInitialModel:
+    if config.use_initial_model:
         initial = butler.get(connections.initialModel.name, collections=inputs)
     initial = task.initial_model(initial)
-    bands = task.bands(initial)
-    datasets = _find_datasets(butler, connections, inputs, bands, arguments.data_query)
+    datasets = _find_datasets(butler, connections, inputs, task.bands(initial), arguments.data_query)
     training, validation = task.select(datasets)
-    with ExitStack() as stack:
-        folder = Path(team.gather(str(stack.enter_context(_shared_folder(task, team, arguments.output))))[0])
-        written = []
-        for name, items in (("training", training), ("validation", validation)):
-            patches = [_handles(butler, item) for item in team.share(items)]
-            mine = task.write_scenes(patches, folder / name, bands)
-            rows = team.gather([dataclasses.asdict(item) for item in mine])
-            written.append([SceneSummary(**row) for part in rows for row in part])
-        with _progress_bar(team) as report:
-            results = task.train_patches(
-                *[sorted(part, key=lambda item: item.name) for part in written],
-                bands=bands,
-                initialModel=initial,
-                folder=folder,
-                label=arguments.output,
-                progress=report,
-            )
-        # Nobody's folder goes while others read from it.
-        team.gather(None)
-    if team.rank == 0:
+    with _progress_bar(first) as report:
+        results = task.run(
+            patches=[item.load(butler.getDeferred) for item in training],
+            validation=[item.load(butler.getDeferred) for item in validation],
+            initialModel=initial,
+            label=arguments.output,
+            progress=report,
+        )
+    if first:
         _put(butler, connections, task, results, arguments.output, datasets)
+        task.remove_state(arguments.output)
         print(
             f"The model is {connections.model.name} in collection {arguments.output!r} of {arguments.target}"
         )
-
-
-@contextmanager
-def _shared_folder(task: MaskRcnnTrainTask, team: _Team, label: str) -> Iterator[str]:
-    """Give the first process a folder for all."""
-    if team.rank:
-        yield ""
-        return
-    with task.workspace(label) as folder:
-        yield str(folder)
 
 
 def _check_output(butler: Butler, collection: str, model: str) -> None:
@@ -462,19 +388,10 @@ def _find_datasets(
         of_bands = f"({where}) AND band IN ({names})" if where else f"band IN ({names})"
         exposures = _find(butler, connections.exposures.name, inputs, of_bands)
         light = getattr(connections, "truthImages", None)
-        images = [] if light is None else _find(butler, light.name, inputs, of_bands)
+        truth_images = [] if light is None else _find(butler, light.name, inputs, of_bands)
     except MissingCollectionError as error:
         raise TrainError(f"{_one_line(error).rstrip('.')}; see `butler query-collections`.") from error
-    return group_datasets(exposures, truth, images)
-
-
-def _handles(butler: Butler, item: PatchDatasets) -> TrainingPatch:
-    return TrainingPatch(
-        item.name,
-        {band: butler.getDeferred(ref) for band, ref in item.exposures.items()},
-        butler.getDeferred(item.truth),
-        {band: butler.getDeferred(ref) for band, ref in item.truth_images.items()} or None,
-    )
+    return group_datasets(exposures, truth, truth_images)
 
 
 def _put(

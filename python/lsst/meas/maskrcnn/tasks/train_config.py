@@ -2,10 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Parts of the configuration of a training.
-
-Fields that are handed on to the engine have the names that they have there.
-"""
+"""Connections and configuration of the training task."""
 
 from __future__ import annotations
 
@@ -13,6 +10,8 @@ __all__ = [
     "AugmentConfig",
     "CropConfig",
     "EngineConfig",
+    "MaskRcnnTrainConfig",
+    "MaskRcnnTrainConnections",
     "NetworkConfig",
     "StageConfig",
     "ValidationConfig",
@@ -20,110 +19,49 @@ __all__ = [
     "scratch_stage",
 ]
 
-import dataclasses
+import re
 from typing import Any
 
-from pydantic import ValidationError
-
 import lsst.pex.config as pexConfig
+import lsst.pipe.base as pipeBase
+import lsst.pipe.base.connectionTypes as cT
 
+from ..catalogs.training_data import BAD_MASK_PLANES
 from ..network.spec import NetworkSpec
 from ..train.augment import AugmentSettings
 from ..train.dataset import CropSettings
-from ..train.loop import TrainSettings
-from ..train.stages import StageSettings, scratch_stages
-from ..train.stages import published_stages as stages_of_engine
-from .mirrored_config import settings_config
+from ..train.stages import StageSettings, TrainSettings, scratch_stages
+from ..train.stages import published_stages as published_settings
+from .config_fields import make_config
+from .normalize import normalizeRegistry
+
+# An item of a field, as in stages['heads'].
+_ITEM = re.compile(r"""(?P<field>\w+)\[(?P<quote>['"])(?P<key>.+)(?P=quote)\]""")
+
+# Settings that decide how the training works inside, and not what a user can choose.
+_INTERNAL = ("average_decay", "freeze_norm_after", "log_every")
+
+_Augment: Any = make_config(AugmentSettings, "_Augment")
+_Crop: Any = make_config(CropSettings, "_Crop")
+_Engine: Any = make_config(TrainSettings, "_Engine", ("stages", "validation_every", *_INTERNAL))
+_Stage: Any = make_config(StageSettings, "_Stage", ("name",))
 
 
-def _mirror(source: Any, name: str, doc: str, leave_out: tuple[str, ...] = ()) -> Any:
-    """Make a configuration with the fields and defaults of a dataclass."""
-    return settings_config(source, name, doc, __name__, leave_out)
-
-
-AugmentConfig: Any = _mirror(
-    AugmentSettings,
-    "AugmentConfig",
+class AugmentConfig(_Augment):
     """Changes of the images from one use to the next.
 
-    The fields are those of
-    `~lsst.meas.maskrcnn.train.augment.AugmentSettings`; ``set_from`` takes
-    those of a whole set, such as ``AugmentSettings.mixture()``.
-    """,
-)
-
-
-_CropFields: Any = _mirror(
-    CropSettings,
-    "_CropFields",
-    "Fields of `~lsst.meas.maskrcnn.train.dataset.CropSettings`.",
-    leave_out=("crops_per_scene",),
-)
-
-
-class CropConfig(_CropFields):
-    """How crops are cut from the patches, and which sources are asked for.
-
-    The fields are those of
-    `~lsst.meas.maskrcnn.train.dataset.CropSettings`, and ``cache_mb``.
+    ``set_from`` takes the values of a whole set, such as
+    ``AugmentSettings.mixture()``.
     """
 
-    crops_per_scene = pexConfig.RangeField(
-        doc="Crops in a row that come from one patch, with one realisation of what the augmentations change. "
-        "The fewer, the more a batch has to tell; the more, the less often patches are read. None takes two, "
-        "or a sixteenth of the patch where that is more.",
-        dtype=int,
-        default=None,
-        optional=True,
-        min=1,
-    )
-    cache_mb = pexConfig.RangeField(
-        doc="Memory for patches that were read or normalised (MB).", dtype=float, default=1024.0, min=0.0
-    )
 
-    def crop_settings(self, n_pixels: float) -> CropSettings:
-        """Put the settings together for the engine.
-
-        Parameters
-        ----------
-        n_pixels : `float`
-            Number of pixels of a patch.
-
-        Returns
-        -------
-        settings : `~lsst.meas.maskrcnn.train.dataset.CropSettings`
-            The same for torch-only code.
-        """
-        crops = self.crops_per_scene
-        if crops is None:
-            crops = max(2, round(n_pixels / (16 * self.size**2)))
-        return CropSettings(**self.values(), crops_per_scene=crops)
+class CropConfig(_Crop):
+    """How crops are cut from the patches, and which sources the network should find."""
 
 
-_EngineFields: Any = _mirror(
-    TrainSettings,
-    "_EngineFields",
-    "Fields of `~lsst.meas.maskrcnn.train.loop.TrainSettings`.",
-    leave_out=("stages", "validation_every", "num_nodes"),
-)
+class EngineConfig(_Engine):
+    """How the steps are computed."""
 
-
-class EngineConfig(_EngineFields):
-    """How the steps are computed.
-
-    The fields are those of
-    `~lsst.meas.maskrcnn.train.loop.TrainSettings`, and ``device``.
-    """
-
-    precision = pexConfig.ChoiceField[str](
-        doc="Arithmetic of the network.",
-        default="auto",
-        allowed={
-            "auto": "bfloat16 where the device has it in hardware, else float32.",
-            "float32": "Single precision.",
-            "bfloat16": "Mixed precision.",
-        },
-    )
     device = pexConfig.ChoiceField[str](
         doc="Where the network learns.",
         default="auto",
@@ -135,100 +73,33 @@ class EngineConfig(_EngineFields):
     )
 
 
-class NetworkConfig(pexConfig.Config):
-    """The architecture: one of those that have a name, and changes to it.
+class StageConfig(_Stage):
+    """One stage of the schedule; stochastic gradient descent with momentum."""
 
-    The fields have the names of those of
-    `~lsst.meas.maskrcnn.network.spec.NetworkSpec`; None takes the value that
-    goes with ``preset``.
-    """
+
+class NetworkConfig(pexConfig.Config):
+    """The architecture of a network."""
 
     preset = pexConfig.ChoiceField[str](
-        doc="Architecture before the changes that the other fields make.",
+        doc="Architecture.",
         default="light",
         allowed={
             "light": "ResNet-18 with a pyramid of 64 channels, which trains and runs on a CPU.",
             "published": "That of Astro R-CNN: ResNet-50 with a pyramid of 256 channels.",
         },
     )
-    psf_channels = pexConfig.Field[bool](
-        doc="Tell the network the width of the PSF in each band?",
-        default=True,
-    )
     backbone = pexConfig.ChoiceField[str](
-        doc="Residual network under the pyramid.",
+        doc="Residual network under the pyramid; None takes that of the preset.",
         default=None,
         optional=True,
         allowed={name: "A residual network." for name in ("resnet18", "resnet34", "resnet50", "resnet101")},
     )
-    returned_layers = pexConfig.ListField[int](
-        doc="Residual stages that feed the pyramid, from 1 on; stage k has a stride of 2^(k+1) pixels.",
-        default=None,
-        optional=True,
-    )
-    fpn_channels = pexConfig.Field[int](
-        doc="Channels of every level of the pyramid.", default=None, optional=True
-    )
-    anchor_sizes = pexConfig.ListField[float](
-        doc="Size of the anchors on each level of the pyramid (pixels); there is one level more than there "
-        "are returned_layers.",
-        default=None,
-        optional=True,
-    )
-    anchor_ratios = pexConfig.ListField[float](
-        doc="Height over width of the anchors.", default=None, optional=True
-    )
-    rpn_batch = pexConfig.Field[int](
-        doc="Anchors per image in the loss of the proposals.", default=None, optional=True
-    )
-    rpn_nms = pexConfig.Field[float](
-        doc="IoU of boxes over which the weaker of two proposals is dropped.", default=None, optional=True
-    )
-    proposals_train = pexConfig.Field[int](
-        doc="Proposals kept per image in training.", default=None, optional=True
-    )
-    proposals_test = pexConfig.Field[int](
-        doc="Proposals kept per image in inference.", default=None, optional=True
-    )
-    roi_batch = pexConfig.Field[int](
-        doc="Proposals per image in the losses of the heads.", default=None, optional=True
-    )
-    roi_positive = pexConfig.Field[float](
-        doc="Largest share of those that match a true source.", default=None, optional=True
-    )
-    roi_sampling = pexConfig.Field[int](
-        doc="Points per side of a cell at which features are sampled for the heads.",
-        default=None,
-        optional=True,
-    )
-    box_features = pexConfig.Field[int](
-        doc="Width of the hidden layers of the box head.", default=None, optional=True
-    )
-    box_pool = pexConfig.Field[int](
-        doc="Side of the pooled features of the box head.", default=None, optional=True
-    )
-    mask_channels = pexConfig.ListField[int](
-        doc="Channels of the convolutions of the mask head, one per convolution.", default=None, optional=True
-    )
-    mask_pool = pexConfig.Field[int](
-        doc="Side of the pooled features of the mask head; masks have twice that.",
-        default=None,
-        optional=True,
-    )
-    detection_score = pexConfig.Field[float](
-        doc="Smallest score that the model reports unless told otherwise.", default=None, optional=True
-    )
-    detection_nms = pexConfig.Field[float](
-        doc="IoU of boxes over which the weaker of two detections is dropped unless told otherwise.",
-        default=None,
-        optional=True,
-    )
-    detections_per_image = pexConfig.Field[int](
-        doc="Most detections in a tile unless told otherwise.", default=None, optional=True
+    psf_channels = pexConfig.Field[bool](
+        doc="Give the network the width of the PSF in each band?", default=True
     )
 
     def spec(self, n_bands: int) -> NetworkSpec:
-        """Put the architecture together.
+        """Make the architecture.
 
         Parameters
         ----------
@@ -239,127 +110,40 @@ class NetworkConfig(pexConfig.Config):
         -------
         spec : `~lsst.meas.maskrcnn.network.spec.NetworkSpec`
             The architecture.
-
-        Raises
-        ------
-        ValueError
-            Raised if the settings do not fit each other.
         """
-        make = NetworkSpec.light if self.preset == "light" else NetworkSpec.published
-        values = make(n_bands).model_dump()
-        for name in NetworkSpec.model_fields:
-            given = getattr(self, name, None)
-            if name == "anchor_sizes" and given is not None:
-                given = [(size,) for size in given]
-            if given is not None:
-                values[name] = tuple(given) if isinstance(given, pexConfig.listField.List | list) else given
-        try:
-            return NetworkSpec.model_validate(values)
-        except ValidationError as error:
-            problems = "; ".join(
-                ": ".join([*[".".join(map(str, e["loc"]))] * bool(e["loc"]), e["msg"]])
-                for e in error.errors()
-            )
-            raise ValueError(f"The architecture is not possible: {problems}") from error
-
-    def validate(self) -> None:
-        """Check that the settings fit each other."""
-        super().validate()
-        try:
-            # Nothing that can be wrong depends on the number of bands.
-            self.spec(1)
-        except ValueError as error:
-            raise pexConfig.FieldValidationError(type(self).preset, self, str(error)) from error
+        spec = NetworkSpec.light(n_bands) if self.preset == "light" else NetworkSpec.published(n_bands)
+        changes = {"psf_channels": self.psf_channels, "backbone": self.backbone or spec.backbone}
+        return spec.model_copy(update=changes)
 
 
-class StageConfig(pexConfig.Config):
-    """One stage of the schedule; stochastic gradient descent with momentum.
+class ValidationConfig(pexConfig.Config):
+    """Which patches are for validation, and how often they are used."""
 
-    With gradient g a step is z <- momentum z + g, theta <- theta -
-    learning_rate z; every stage starts with z = 0. The fields have the names
-    of those of `~lsst.meas.maskrcnn.train.stages.StageSettings`.
-    """
-
-    trainable = pexConfig.Field[str](
-        doc="Layers that learn: 'all', 'heads' (all but the residual network), or a regular expression that "
-        "is searched in the names of the parameters, such as '^rpn|^roi_heads|layer3'.",
-        default="all",
+    runs = pexConfig.ListField[str](
+        doc="Patterns of RUN collections, as the shell has them; their patches are for validation alone.",
+        default=["*/validation"],
     )
-    epochs = pexConfig.RangeField(
-        doc="Length of the stage in epochs, in each of which as many crops are seen as have the area of all "
-        "patches.",
-        dtype=int,
-        default=10,
-        min=1,
+    excluded_runs = pexConfig.ListField[str](
+        doc="Patterns of RUN collections whose patches are not used at all.",
+        default=["*/test"],
     )
-    steps = pexConfig.RangeField(
-        doc="Length of the stage in steps; None goes by epochs.",
+    fraction = pexConfig.RangeField(
+        doc="Share of the patches that is set aside for validation if no collection matches 'runs'. Which "
+        "ones depends on their names alone.",
+        dtype=float,
+        default=0.1,
+        min=0.0,
+        max=1.0,
+        inclusiveMax=False,
+    )
+    max_patches = pexConfig.RangeField(
+        doc="Most patches that are used for validation; None takes all.",
         dtype=int,
-        default=None,
+        default=20,
         optional=True,
         min=1,
     )
-    learning_rate = pexConfig.RangeField(
-        doc="Largest learning rate of the stage.", dtype=float, default=1e-3, min=0.0, inclusiveMin=False
-    )
-    warmup_steps = pexConfig.RangeField(
-        doc="Steps over which the learning rate rises linearly from zero.", dtype=int, default=0, min=0
-    )
-    decay = pexConfig.ChoiceField[str](
-        doc="Shape of the learning rate within the stage.",
-        default="constant",
-        allowed={
-            "constant": "It stays.",
-            "cosine": "It falls to zero at the end of the stage like a cosine.",
-            "step": "A tenth of it after two thirds of the stage, a hundredth after eight ninths.",
-        },
-    )
-    momentum = pexConfig.RangeField(
-        doc="Momentum.", dtype=float, default=0.9, min=0.0, max=1.0, inclusiveMax=False
-    )
-    weight_decay = pexConfig.RangeField(
-        doc="Weight decay, on every parameter that learns.", dtype=float, default=1e-4, min=0.0
-    )
-    gradient_clip = pexConfig.RangeField(
-        doc="Largest norm of the gradient.", dtype=float, default=5.0, min=0.0, inclusiveMin=False
-    )
-    batch_size = pexConfig.RangeField(
-        doc="Crops per step, all processes and parts together.", dtype=int, default=16, min=1
-    )
-    accumulate = pexConfig.RangeField(
-        doc="Parts in which the crops of a step are computed one after another, to need less memory.",
-        dtype=int,
-        default=1,
-        min=1,
-    )
-    augment: Any = pexConfig.ConfigField(doc="How the crops of this stage are changed.", dtype=AugmentConfig)
-
-    def settings(self, name: str) -> StageSettings:
-        """Put the settings together for the engine.
-
-        Parameters
-        ----------
-        name : `str`
-            Name of the stage.
-
-        Returns
-        -------
-        settings : `~lsst.meas.maskrcnn.train.stages.StageSettings`
-            The same for torch-only code.
-
-        Raises
-        ------
-        ValueError
-            Raised if the settings do not fit each other.
-        """
-        values = {
-            field.name: getattr(self, field.name)
-            for field in dataclasses.fields(StageSettings)
-            if field.name not in ("name", "augment")
-        }
-        if self.steps is not None:
-            values["epochs"] = None
-        return StageSettings(name, **values, augment=self.augment.settings())
+    every = pexConfig.RangeField(doc="Validate after every so many epochs.", dtype=int, default=1, min=1)
 
 
 def published_stages() -> dict[str, StageConfig]:
@@ -369,12 +153,9 @@ def published_stages() -> dict[str, StageConfig]:
     -------
     stages : `dict` [`str`, `StageConfig`]
         The stages of
-        `~lsst.meas.maskrcnn.train.stages.published_stages`, in their order,
-        with the augmentations that were published.
+        `~lsst.meas.maskrcnn.train.stages.published_stages`, in their order.
     """
-    return {
-        settings.name: _stage_config(settings, AugmentSettings.published()) for settings in stages_of_engine()
-    }
+    return {settings.name: _stage_config(settings) for settings in published_settings()}
 
 
 def scratch_stage() -> StageConfig:
@@ -383,75 +164,234 @@ def scratch_stage() -> StageConfig:
     Returns
     -------
     stage : `StageConfig`
-        That of `~lsst.meas.maskrcnn.train.stages.scratch_stages`, with
-        augmentations for varied data.
+        That of `~lsst.meas.maskrcnn.train.stages.scratch_stages`.
     """
-    (settings,) = scratch_stages()
-    return _stage_config(settings, AugmentSettings.mixture())
+    return _stage_config(*scratch_stages())
 
 
-def _stage_config(settings: StageSettings, augment: AugmentSettings) -> StageConfig:
+def _stage_config(settings: StageSettings) -> StageConfig:
     config = StageConfig()
-    for field in dataclasses.fields(settings):
-        value = getattr(settings, field.name)
-        if field.name not in ("name", "augment") and value is not None:
-            setattr(config, field.name, value)
-    config.augment.set_from(augment)
+    config.set_from(settings)
     return config
 
 
-class ValidationConfig(pexConfig.Config):
-    """Which patches tell how good the network is, and when."""
+class MaskRcnnTrainConnections(
+    pipeBase.PipelineTaskConnections,
+    dimensions=("skymap",),
+    defaultTemplates={"coaddName": "deep", "outputName": "maskRcnnTraining"},
+):
+    """Inputs and outputs of `MaskRcnnTrainTask`.
 
-    runs = pexConfig.ListField[str](
-        doc="Patterns of RUN collections, as the shell has them; their patches are for validation alone.",
-        default=["*/validation"],
+    The model has no dimensions, so that a pipeline that finds sources takes it
+    from the collection where this one has put it. The model to start from is
+    a dataset of another name, as a pipeline cannot make what it needs before.
+
+    Parameters
+    ----------
+    config : `MaskRcnnTrainConfig`
+        Configuration of the task; inputs that it does not want are left out.
+    """
+
+    exposures = cT.Input(
+        doc="Coadds of all patches, in the bands of the model; other bands are not read.",
+        name="{coaddName}Coadd_calexp",
+        storageClass="ExposureF",
+        dimensions=("skymap", "tract", "patch", "band"),
+        multiple=True,
+        deferLoad=True,
     )
-    excludedRuns = pexConfig.ListField[str](
-        doc="Patterns of RUN collections whose patches are not used at all.",
-        default=["*/test"],
+    truth = cT.Input(
+        doc="The sources of the patches: classes, fluxes, and masks as footprints.",
+        name="maskRcnn_truth",
+        storageClass="SourceCatalog",
+        dimensions=("skymap", "tract", "patch"),
+        multiple=True,
+        deferLoad=True,
     )
-    fraction = pexConfig.RangeField(
-        doc="Share of the patches that is set aside for validation if no collection matches 'runs'. Which "
-        "ones depends on their names and 'seed'.",
-        dtype=float,
-        default=0.1,
-        min=0.0,
-        max=1.0,
-        inclusiveMax=False,
+    truthImages = cT.Input(
+        doc="The light of the sources alone, without noise.",
+        name="maskRcnn_truthImage",
+        storageClass="ExposureF",
+        dimensions=("skymap", "tract", "patch", "band"),
+        multiple=True,
+        deferLoad=True,
     )
-    seed = pexConfig.Field[int](doc="Chooses other patches for validation.", default=0)
-    maxPatches = pexConfig.RangeField(
-        doc="Most patches that are used for validation; None takes all.",
-        dtype=int,
-        default=20,
+    initialModel = cT.PrerequisiteInput(
+        doc="Model to start from.",
+        name="maskRcnnInitialModel",
+        storageClass="MaskRcnnModel",
+        dimensions=(),
+    )
+    model = cT.Output(
+        doc="The trained network and how to use it.",
+        name="maskRcnnModel",
+        storageClass="MaskRcnnModel",
+        dimensions=(),
+    )
+    steps = cT.Output(
+        doc="Losses and learning rate of the steps.",
+        name="{outputName}_steps",
+        storageClass="ArrowAstropy",
+        dimensions=("skymap",),
+    )
+    epochs = cT.Output(
+        doc="Means of the losses over epochs, and the average precision on the validation patches.",
+        name="{outputName}_epochs",
+        storageClass="ArrowAstropy",
+        dimensions=("skymap",),
+    )
+    plot = cT.Output(
+        doc="Losses, learning rate and average precision against the step.",
+        name="{outputName}_plot",
+        storageClass="Plot",
+        dimensions=("skymap",),
+    )
+
+    def __init__(self, *, config: MaskRcnnTrainConfig) -> None:
+        super().__init__(config=config)
+        if not config.use_truth_images:
+            del self.truthImages
+        if not config.use_initial_model:
+            del self.initialModel
+        if not config.do_plot:
+            del self.plot
+
+
+class MaskRcnnTrainConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskRcnnTrainConnections):
+    """Configuration of `MaskRcnnTrainTask`.
+
+    Stages can be named with brackets where fields are, as in
+    ``-c maskRcnnTrain:stages['heads'].learning_rate=1e-4``.
+    """
+
+    name = pexConfig.Field[str](doc="Short name of the model.", default="maskRcnn")
+    description = pexConfig.Field[str](doc="What the model is for, in a sentence.", default="")
+    bands = pexConfig.ListField[str](
+        doc="Bands in the order of the network's input. None takes those of the model to start from, or z, "
+        "r, g.",
+        default=None,
         optional=True,
-        min=1,
     )
-    every = pexConfig.RangeField(doc="Validate after every so many epochs.", dtype=int, default=1, min=1)
-    minArea = pexConfig.RangeField(
-        doc="Sources with fewer pixels in their mask need not be found.", dtype=int, default=12, min=1
+    use_truth_images = pexConfig.Field[bool](
+        doc="Read the light of the sources without noise? With it, augmentations can draw noise at any "
+        "depth; otherwise they can only add to what there is.",
+        default=False,
     )
-    minPeakSnr = pexConfig.RangeField(
-        doc="Nor need those whose peak is fainter in every band, in units of the noise of a pixel, where "
-        "there is noise.",
-        dtype=float,
-        default=5.0,
-        min=0.0,
+    skip_incomplete = pexConfig.Field[bool](
+        doc="Skip patches in which a band is missing, in place of failing?", default=False
     )
-    tileSize = pexConfig.RangeField(
-        doc="Side of the tiles in which the network sees the image (pixels).", dtype=int, default=512, min=64
+    use_initial_model = pexConfig.Field[bool](
+        doc="Start from the dataset maskRcnnInitialModel in the input collections?", default=False
     )
-    tileOverlap = pexConfig.RangeField(
-        doc="Pixels that neighbouring tiles share.", dtype=int, default=128, min=0
+    initial_model_uri = pexConfig.Field[str](
+        doc="Path or URI of a model file (resource:// included) to start from; None starts from the dataset, "
+        "if that is wanted, or from random weights.",
+        default=None,
+        optional=True,
     )
+    architecture = pexConfig.ConfigField[NetworkConfig](
+        doc="The network; that of the model to start from, if there is one, is used instead."
+    )
+    normalize = normalizeRegistry.makeField(
+        doc="Normalisation of the images, which is stored in the model; that of the model to start from, if "
+        "there is one, is used instead.",
+        default="lupton",
+    )
+    unusable_planes = pexConfig.ListField[str](
+        doc="Mask planes of pixels that are not used; those that an exposure does not define are ignored. "
+        "SAT is not among them, so that stars with a saturated core are learnt; nor are CR and INTRP, whose "
+        "pixels hold interpolated values.",
+        default=list(BAD_MASK_PLANES),
+    )
+    stages: Any = pexConfig.ConfigDictField(
+        doc="Stages of the training by name; the default ones are those of Astro R-CNN.",
+        keytype=str,
+        itemtype=StageConfig,
+        default=published_stages(),
+    )
+    stage_order = pexConfig.ListField[str](
+        doc="Names of the stages in the order in which they come; those not named here are left out.",
+        default=list(published_stages()),
+        minLength=1,
+    )
+    augment: Any = pexConfig.ConfigField(doc="How the crops are changed.", dtype=AugmentConfig)
+    crops: Any = pexConfig.ConfigField(
+        doc="How crops are cut, and which sources the network should find.", dtype=CropConfig
+    )
+    engine: Any = pexConfig.ConfigField(doc="How the steps are computed.", dtype=EngineConfig)
+    validation = pexConfig.ConfigField[ValidationConfig](
+        doc="Which patches are for validation, and how often they are used."
+    )
+    checkpoint_dir = pexConfig.Field[str](
+        doc="Folder for the state of unfinished trainings, from which the same command goes on, and for "
+        "patches as the training reads them. None keeps no state: an interrupted training begins anew.",
+        default=None,
+        optional=True,
+    )
+    do_plot = pexConfig.Field[bool](doc="Draw losses and average precision?", default=True)
+
+    def setDefaults(self) -> None:
+        """Take the augmentations of Astro R-CNN, as the schedule is."""
+        super().setDefaults()
+        self.augment.set_from(AugmentSettings.published())
+
+    def __getattr__(self, name: str) -> Any:
+        # Overrides from the command line look up every part between two dots as an attribute.
+        item = _ITEM.fullmatch(name)
+        if item is None:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        items = getattr(self, item["field"])
+        if item["key"] not in items:
+            raise AttributeError(
+                f"{item['field']} has no {item['key']!r}, but {', '.join(map(repr, items))}; a new one is "
+                "made in a file of overrides (-C)."
+            )
+        return items[item["key"]]
 
     def validate(self) -> None:
-        """Check that tiles are larger than their overlap."""
+        """Check that settings of different parts fit each other."""
         super().validate()
-        if self.tileOverlap >= self.tileSize:
-            raise pexConfig.FieldValidationError(
-                type(self).tileOverlap,
-                self,
-                f"tileOverlap ({self.tileOverlap}) must be less than tileSize ({self.tileSize}).",
+        cls = type(self)
+
+        def refuse(field: pexConfig.Field[Any], problem: str) -> None:
+            raise pexConfig.FieldValidationError(field, self, problem)
+
+        if self.use_initial_model and self.initial_model_uri is not None:
+            refuse(
+                cls.initial_model_uri,
+                f"use_initial_model is True and initial_model_uri is {self.initial_model_uri!r}; the "
+                "training can start from one model only.",
             )
+        if self.use_initial_model and self.connections.initialModel == self.connections.model:
+            refuse(
+                cls.use_initial_model,
+                f"connections.initialModel and connections.model are both {self.connections.model!r}, but a "
+                "pipeline cannot make what it needs before; give one of them another name.",
+            )
+        for field, names in ((cls.bands, self.bands or ()), (cls.stage_order, self.stage_order)):
+            if len(set(names)) != len(names):
+                refuse(field, f"{list(names)} has a name twice.")
+        if self.bands is not None and not len(self.bands):
+            refuse(cls.bands, "There are no bands; give at least one.")
+        unknown = [name for name in self.stage_order if name not in self.stages]
+        if unknown:
+            refuse(cls.stage_order, f"There are no stages {unknown}; there are {list(self.stages)}.")
+
+    def settings(self) -> TrainSettings:
+        """Put the schedule together for the engine.
+
+        Returns
+        -------
+        settings : `~lsst.meas.maskrcnn.train.stages.TrainSettings`
+            The same for torch-only code.
+
+        Raises
+        ------
+        ValueError
+            Raised if settings do not fit each other.
+        """
+        return TrainSettings(
+            stages=tuple(self.stages[name].settings(name=name) for name in self.stage_order),
+            validation_every=self.validation.every,
+            **self.engine.values(),
+        )

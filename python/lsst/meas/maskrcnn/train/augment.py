@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
+from ..images.settings import settings
 from ..images.units import FWHM_PER_SIGMA
 
 if TYPE_CHECKING:
@@ -42,98 +44,99 @@ _WINGS = 1.4
 """Growth of masks of sources with wings, over that of a Gaussian."""
 
 
-@dataclass(frozen=True)
+_CORRELATION = (0.1, 0.5)
+"""Range of the weight of each neighbour on an axis in correlated noise: about
+that of images resampled with a bilinear or Lanczos kernel."""
+
+_BACKGROUND_OFFSET, _BACKGROUND_GRADIENT = 0.1, 0.2
+"""Standard deviations of the level of a background that subtraction has left,
+and of its change from one side of the image to the other along each axis, in
+units of the noise of an empty pixel: faint enough that no pixel shows it."""
+
+
+@settings
 class AugmentSettings:
-    """Which changes are made, how often, and how large they are.
+    """Which changes are made to training images, how often, and how large.
 
     Probabilities are those of one realisation of an image. All changes of
     pixel values are off by default.
     """
 
-    flips: bool = True
-    """Mirror half of the crops."""
-
-    turns: bool = True
-    """Turn crops by a random number of quarters."""
-
-    flux_probability: float = 0.0
-    """Chance that the sources get brighter or fainter."""
-
-    flux_range: tuple[float, float] = (0.5, 2.0)
-    """Range of the factor that all bands share, uniform in the logarithm."""
-
-    band_flux_scatter: float = 0.1
-    """Scatter (natural logarithm) of a factor on each band's flux on top of
-    that: other colours."""
-
-    depth_probability: float = 0.0
-    """Chance that an image with noise is given another depth."""
-
-    depth_range: tuple[float, float] = (1.0, 2.0)
-    """Range of the factor on the standard deviation of its noise, uniform in
-    the logarithm. Where no noise-free image is known, noise can only be
-    added, and factors below 1 count as 1."""
-
-    noiseless_probability: float = 0.0
-    """Chance that an image of which the noise-free one is known, and which
-    belongs to a noisy scene, is shown without noise."""
-
-    noise_probability: float = 0.0
-    """Chance that a scene without noise is given some."""
-
-    noise_range: tuple[float, float] = (0.1, 1.0)
-    """Range of its standard deviation in units of that which the variance
-    plane tells, uniform in the logarithm."""
-
-    correlated_probability: float = 0.0
-    """Chance that the noise drawn is correlated between neighbours, as in a
-    resampled image."""
-
-    correlation_range: tuple[float, float] = (0.1, 0.5)
-    """Range of the weight of each neighbour on an axis."""
-
-    blur_probability: float = 0.0
-    """Chance of a worse seeing."""
-
-    blur_range: tuple[float, float] = (0.4, 1.2)
-    """Range of the standard deviation of the Gaussian that the image is
-    convolved with, px."""
-
-    background_probability: float = 0.0
-    """Chance of a background that subtraction has left."""
-
-    background_offset: float = 0.1
-    """Standard deviation of its level in each band, in units of the noise of
-    an empty pixel."""
-
-    background_gradient: float = 0.2
-    """Standard deviation of its change from one side of the image to the other
-    along each axis, in these units."""
-
-    drop_probability: float = 0.0
-    """Chance that one band is lost: its plane is 0, and so is its PSF plane.
-    The image is normalised by the other bands alone."""
+    turns: Annotated[bool, Field(description="Mirror crops and turn them by quarters at random?")] = True
+    flux_probability: Annotated[
+        float, Field(ge=0, le=1, description="Chance that the sources get brighter or fainter.")
+    ] = 0.0
+    flux_range: Annotated[
+        tuple[float, float],
+        Field(description="Range of the factor that all bands share, uniform in the logarithm."),
+    ] = (0.5, 2.0)
+    band_flux_scatter: Annotated[
+        float,
+        Field(ge=0, description="Scatter (natural logarithm) of a further factor on each band (colours)."),
+    ] = 0.1
+    depth_probability: Annotated[
+        float, Field(ge=0, le=1, description="Chance that an image with noise is given another depth.")
+    ] = 0.0
+    depth_range: Annotated[
+        tuple[float, float],
+        Field(
+            description="Range of the factor on the standard deviation of its noise, uniform in the "
+            "logarithm. Where no noise-free image is known, noise can only be added, and factors below 1 "
+            "count as 1."
+        ),
+    ] = (1.0, 2.0)
+    noiseless_probability: Annotated[
+        float,
+        Field(ge=0, le=1, description="Chance that a noisy scene is used without noise, if known."),
+    ] = 0.0
+    noise_probability: Annotated[
+        float, Field(ge=0, le=1, description="Chance that a scene without noise is given some.")
+    ] = 0.0
+    noise_range: Annotated[
+        tuple[float, float],
+        Field(
+            description="Range of its standard deviation in units of that of the variance plane, uniform in "
+            "the logarithm."
+        ),
+    ] = (0.1, 1.0)
+    correlated_probability: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Chance that the noise drawn is correlated between neighbours, as in a resampled "
+            "image.",
+        ),
+    ] = 0.0
+    blur_probability: Annotated[float, Field(ge=0, le=1, description="Chance of a worse seeing.")] = 0.0
+    blur_range: Annotated[
+        tuple[float, float],
+        Field(description="Range of the standard deviation of the Gaussian of the blur (px)."),
+    ] = (0.4, 1.2)
+    background_probability: Annotated[
+        float, Field(ge=0, le=1, description="Chance of a background that subtraction has left.")
+    ] = 0.0
+    drop_probability: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Chance that one band is lost: its plane is 0, and so is its PSF plane. The image is "
+            "normalised by the other bands alone.",
+        ),
+    ] = 0.0
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if field.name.endswith("_probability") and not 0.0 <= value <= 1.0:
-                raise ValueError(f"{field.name} is {value}, wanted a number from 0 to 1")
-            if field.name.endswith("_range"):
-                low, high = value
-                if not 0.0 < low <= high < math.inf:
-                    raise ValueError(
-                        f"{field.name} is {value}, wanted two numbers above 0, the lower one first"
-                    )
-        for name in ("band_flux_scatter", "background_offset", "background_gradient"):
-            if not 0.0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"{name} is {getattr(self, name)}, wanted a number not below 0")
-        if self.correlation_range[1] > 1.0:
-            raise ValueError(f"correlation_range is {self.correlation_range}, wanted weights up to 1")
+        for name in ("flux_range", "depth_range", "noise_range", "blur_range"):
+            low, high = getattr(self, name)
+            if not 0.0 < low <= high:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, wanted two numbers above 0, the lower one first"
+                )
 
     @property
     def changes_pixels(self) -> bool:
-        """Whether an image may look different each time (`bool`)."""
+        """Whether pixel values may differ between realisations (`bool`)."""
         return any(
             getattr(self, field.name) > 0 for field in fields(self) if field.name.endswith("_probability")
         )
@@ -266,7 +269,7 @@ def draw_realization(
     settings : `AugmentSettings`
         Chances and ranges.
     rng : `numpy.random.Generator`
-        Source of chance.
+        Random numbers.
     scene : `TrainingScene`
         The image.
 
@@ -303,12 +306,12 @@ def draw_realization(
     correlated = happens(settings.correlated_probability)
     background = nothing
     if happens(settings.background_probability):
-        scale = [settings.background_offset, settings.background_gradient, settings.background_gradient]
+        scale = [_BACKGROUND_OFFSET, _BACKGROUND_GRADIENT, _BACKGROUND_GRADIENT]
         background = (rng.standard_normal((bands, 3)) * scale).astype(np.float32)
     return Realization(
         gain=gain,
         noise=noise,
-        correlation=float(rng.uniform(*settings.correlation_range)) if correlated else 0.0,
+        correlation=float(rng.uniform(*_CORRELATION)) if correlated else 0.0,
         blur=float(rng.uniform(*settings.blur_range)) if happens(settings.blur_probability) else 0.0,
         background=background,
         dropped=int(rng.integers(bands)) if bands > 1 and happens(settings.drop_probability) else None,
@@ -338,7 +341,7 @@ def realize(
     window : `Window`
         The part.
     rng : `numpy.random.Generator`
-        Source of the noise.
+        Random numbers for the noise.
     step : `int`
         Take only every ``step``-th pixel of each axis, for statistics. These
         pixels are not blurred; their variance is that of blurred ones.

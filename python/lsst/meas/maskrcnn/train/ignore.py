@@ -2,31 +2,22 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Regions of a training image that are neither positive nor negative.
+"""Regions of a training image that are ignored in the loss.
 
 What lies under masked pixels or below the limits of the truth is not known to
-be a source, nor to be none. A network must not be told either.
+be a source, nor to be none, so it is neither a positive nor a negative.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchvision.models.detection import MaskRCNN
-from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork
 
-__all__ = [
-    "IGNORED_SHARE",
-    "IgnoringProposals",
-    "IgnoringRoIHeads",
-    "ignored_share",
-    "respect_ignored_regions",
-]
+__all__ = ["IGNORED_SHARE", "exclude_ignored", "ignored_share"]
 
 IGNORED_SHARE = 0.5
-"""Share of a box that must lie in ignored regions for the box not to count
-(`float`)."""
+"""Share of a box above which, if it lies in ignored regions, the box is no
+negative (`float`)."""
 
 
 @torch.no_grad()
@@ -82,173 +73,32 @@ def ignored_share(boxes: Tensor, ignore_boxes: Tensor) -> Tensor:
     return torch.where(area > 0, inside / area.clamp_min(1e-6), torch.zeros_like(area)).clamp(0.0, 1.0)
 
 
-def _without_ignored(labels: Tensor, boxes: Tensor, target: dict[str, Tensor], threshold: float) -> Tensor:
-    """Take negatives that lie in ignored regions out of the loss (label -1)."""
+def exclude_ignored(labels: Tensor, boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
+    """Take negatives that lie in ignored regions out of the loss.
+
+    Parameters
+    ----------
+    labels : `torch.Tensor`
+        Of each box, (box,): above 0 for a source, 0 for none, -1 for neither.
+    boxes : `torch.Tensor`
+        Anchors or proposals, (box, 4).
+    target : `dict` [`str`, `torch.Tensor`]
+        Target of the image, perhaps with ``ignore_boxes``, (region, 4).
+
+    Returns
+    -------
+    labels : `torch.Tensor`
+        With -1 for negatives that lie mostly in the ignored regions.
+    """
     regions = target.get("ignore_boxes")
     if regions is None or not len(regions):
         return labels
     share = ignored_share(boxes, regions)
     negative = labels == 0
-    kept = torch.where(negative & (share > threshold), -torch.ones_like(labels), labels)
+    kept = torch.where(negative & (share > IGNORED_SHARE), -torch.ones_like(labels), labels)
     if bool((kept >= 0).any()):
         return kept
     # A mean over nothing is not a number: the least covered box stays in.
     least = torch.where(negative, share, torch.full_like(share, 2.0)).argmin()
     kept[least] = labels[least]
     return kept
-
-
-class IgnoringProposals(RegionProposalNetwork):
-    """Region proposals that are not held against ignored regions.
-
-    Targets may have ``ignore_boxes``, float32, (region, 4). An anchor that
-    matches no source and lies mostly in their union is not sampled for the
-    loss.
-
-    Parameters
-    ----------
-    network : `torchvision.models.detection.rpn.RegionProposalNetwork`
-        Whose place it takes: its modules and settings.
-    threshold : `float`
-        Share of an anchor that is mostly.
-    """
-
-    def __init__(self, network: RegionProposalNetwork, threshold: float = IGNORED_SHARE):
-        super().__init__(
-            network.anchor_generator,
-            network.head,
-            network.proposal_matcher.high_threshold,
-            network.proposal_matcher.low_threshold,
-            network.fg_bg_sampler.batch_size_per_image,
-            network.fg_bg_sampler.positive_fraction,
-            network._pre_nms_top_n,
-            network._post_nms_top_n,
-            network.nms_thresh,
-            network.score_thresh,
-        )
-        self.ignored_share = threshold
-
-    def assign_targets_to_anchors(
-        self, anchors: list[Tensor], targets: list[dict[str, Tensor]]
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        """Match anchors and sources.
-
-        Parameters
-        ----------
-        anchors : `list` [`torch.Tensor`]
-            Of each image, (anchor, 4).
-        targets : `list` [`dict`]
-            Of each image.
-
-        Returns
-        -------
-        labels : `list` [`torch.Tensor`]
-            Of each anchor: 1 for a source, 0 for none, -1 for neither.
-        matched : `list` [`torch.Tensor`]
-            Box of the source that each anchor matches best.
-        """
-        labels, matched = super().assign_targets_to_anchors(anchors, targets)
-        labels = [
-            _without_ignored(label, boxes, target, self.ignored_share)
-            for label, boxes, target in zip(labels, anchors, targets, strict=True)
-        ]
-        return labels, matched
-
-
-class IgnoringRoIHeads(RoIHeads):
-    """Heads whose classifier is not held against ignored regions.
-
-    Parameters
-    ----------
-    heads : `torchvision.models.detection.roi_heads.RoIHeads`
-        Whose place it takes: its modules and settings.
-    threshold : `float`
-        Share of a proposal that is mostly.
-    """
-
-    def __init__(self, heads: RoIHeads, threshold: float = IGNORED_SHARE):
-        super().__init__(
-            heads.box_roi_pool,
-            heads.box_head,
-            heads.box_predictor,
-            heads.proposal_matcher.high_threshold,
-            heads.proposal_matcher.low_threshold,
-            heads.fg_bg_sampler.batch_size_per_image,
-            heads.fg_bg_sampler.positive_fraction,
-            heads.box_coder.weights,
-            heads.score_thresh,
-            heads.nms_thresh,
-            heads.detections_per_img,
-            heads.mask_roi_pool,
-            heads.mask_head,
-            heads.mask_predictor,
-        )
-        self.ignored_share = threshold
-
-    def select_training_samples(
-        self, proposals: list[Tensor], targets: list[dict[str, Tensor]] | None
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
-        """Choose the proposals for the losses.
-
-        Parameters
-        ----------
-        proposals : `list` [`torch.Tensor`]
-            Of each image, (proposal, 4).
-        targets : `list` [`dict`]
-            Of each image.
-
-        Returns
-        -------
-        proposals, matched, labels, regression_targets : `list`
-            As torchvision has them.
-
-        Raises
-        ------
-        ValueError
-            Raised if there are no targets.
-        """
-        self.check_targets(targets)
-        if targets is None:
-            raise ValueError("targets should not be None")
-        dtype = proposals[0].dtype
-        sources = [target["boxes"].to(dtype) for target in targets]
-        proposals = self.add_gt_proposals(proposals, sources)
-        matched, labels = self.assign_targets_to_proposals(
-            proposals, sources, [target["labels"] for target in targets]
-        )
-        labels = [
-            _without_ignored(label, boxes, target, self.ignored_share)
-            for label, boxes, target in zip(labels, proposals, targets, strict=True)
-        ]
-        chosen = self.subsample(labels)
-        proposals = [boxes[index] for boxes, index in zip(proposals, chosen, strict=True)]
-        labels = [label[index] for label, index in zip(labels, chosen, strict=True)]
-        matched = [match[index] for match, index in zip(matched, chosen, strict=True)]
-        boxes_of_matches = [
-            boxes[match] if len(boxes) else torch.zeros((len(match), 4), dtype=dtype, device=match.device)
-            for boxes, match in zip(sources, matched, strict=True)
-        ]
-        return proposals, matched, labels, self.box_coder.encode(boxes_of_matches, proposals)
-
-
-def respect_ignored_regions(network: MaskRCNN, threshold: float = IGNORED_SHARE) -> None:
-    """Let a network take ``ignore_boxes`` in its targets.
-
-    Parameters
-    ----------
-    network : `torchvision.models.detection.MaskRCNN`
-        The network. Its weights, their names and what it infers stay as they
-        are; without ``ignore_boxes``, its losses too.
-    threshold : `float`
-        Share of an anchor or proposal in ignored regions above which it is
-        no negative.
-
-    Raises
-    ------
-    ValueError
-        Raised if the threshold is no share.
-    """
-    if not 0.0 <= threshold < 1.0:
-        raise ValueError(f"threshold is {threshold}, wanted a share from 0 to below 1")
-    network.rpn = IgnoringProposals(network.rpn, threshold)
-    network.roi_heads = IgnoringRoIHeads(network.roi_heads, threshold)

@@ -14,42 +14,28 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import json
 import logging
 import math
 import os
-import platform
-import queue
-import threading
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 import torch.distributed
-import torch.multiprocessing
-import torch.utils.data
-import torchvision
 from lightning_fabric import Fabric
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
 from ..images.files import write_atomically
 from ..network.build import build_network
-from ..network.model_file import (
-    MaskRcnnModel,
-    ModelMetadata,
-    model_from_bytes,
-    model_to_bytes,
-    read_model,
-)
+from ..network.model_file import MaskRcnnModel, ModelMetadata, model_from_bytes, model_to_bytes
 from ..network.psf import widen_input
+from .batches import StageCrops, crop_numbers, make_batches
 from .checkpoint import (
-    CheckpointMismatch,
     TrainingState,
     differences,
     read_checkpoint,
@@ -57,18 +43,25 @@ from .checkpoint import (
     write_checkpoint,
 )
 from .dataset import BatchSource
-from .distributed import make_fabric, share_norm
+from .distributed import make_fabric
 from .losses import LOSS_NAMES, Crops, LossNetwork
-from .stages import StageSettings, learning_rate, published_stages, set_trainable
+from .provenance import describe_result, describe_run
+from .stages import (
+    GRADIENT_CLIP,
+    MOMENTUM,
+    WEIGHT_DECAY,
+    StageSettings,
+    TrainSettings,
+    learning_rate,
+    set_trainable,
+)
 
-__all__ = ["TrainResult", "TrainSettings", "TrainingDiverged", "train"]
+__all__ = ["TrainResult", "TrainingDiverged", "output_files", "train"]
 
 _LOG = logging.getLogger(__name__)
 
 # A checkpoint at the end of an epoch must not come sooner than this many times the time it takes.
 _WRITE_SHARE = 20.0
-
-_AHEAD = 3
 
 Progress = Callable[[int, int, Mapping[str, Any]], None]
 Validate = Callable[[MaskRCNN], Mapping[str, float]]
@@ -113,104 +106,6 @@ class TrainingDiverged(RuntimeError):
         self.checkpoint = checkpoint
 
 
-@dataclass(frozen=True)
-class TrainSettings:
-    """A training by stochastic gradient descent in stages.
-
-    Raises
-    ------
-    ValueError
-        Raised if a setting is out of range.
-    """
-
-    stages: tuple[StageSettings, ...] = published_stages()
-    """The stages in their order."""
-
-    seed: int = 1
-    """Seed of the initial weights and of what is sampled in a crop."""
-
-    precision: str = "auto"
-    """``float32``, ``bfloat16`` or ``auto`` (what the device does fast)."""
-
-    average_decay: float = 0.998
-    """Largest decay per step of the running average of the weights that is
-    saved; in the first n steps of a run it reaches over the last tenth of
-    them. 0 saves the weights of the last step."""
-
-    freeze_norm_after: float = 0.6
-    """Part of the schedule after which the statistics of the batch
-    normalisation stay as they are. Before, every batch is normalised by its own
-    statistics, which a network must not come to rely on: those of a noise-free
-    and of a noisy image differ."""
-
-    steps_per_epoch: int | None = None
-    """Steps in an epoch; by default as many as it takes to see as many crops as
-    the source has images."""
-
-    minutes: float | None = None
-    """Wall time after which to end at the latest. Where it is nearer than the
-    last step, the schedule is pressed together to fit, so that it is the speed
-    of the machine that decides the learning rates."""
-
-    checkpoint_minutes: float = 5.0
-    """Time between checkpoints. There is one at the end of each epoch too, unless
-    writing takes more than a twentieth of the time."""
-
-    validation_every: int = 1
-    """Epochs from one validation to the next; 0 for none."""
-
-    log_every: int = 20
-    """Steps that make a row of the history."""
-
-    devices: int = 1
-    """Processes per node, with a device each; under ``torchrun`` its own number
-    holds instead."""
-
-    num_nodes: int = 1
-    """Nodes, likewise."""
-
-    workers: int = 0
-    """Processes that make crops, per device, started anew for each stage; with 0
-    a thread does, which is enough for a CPU."""
-
-    def __post_init__(self) -> None:
-        if not self.stages:
-            raise ValueError("stages is empty; give at least one")
-        names = [stage.name for stage in self.stages]
-        if len(set(names)) != len(names):
-            raise ValueError(f"stages have the names {names}; give each its own")
-        if not 0.0 <= self.average_decay < 1.0:
-            raise ValueError(f"average_decay must be at least 0 and below 1, given {self.average_decay}")
-        if self.minutes is not None and not self.minutes > 0.0:
-            raise ValueError(f"minutes must be positive, given {self.minutes}")
-        for name in ("steps_per_epoch", "log_every", "devices", "num_nodes"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, given {value}")
-        for name in ("seed", "checkpoint_minutes", "validation_every", "workers"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(f"{name} must not be negative, given {getattr(self, name)}")
-
-    def stage_steps(self, n_images: int) -> list[int]:
-        """Count the steps of each stage.
-
-        Parameters
-        ----------
-        n_images : `int`
-            Images in an epoch.
-
-        Returns
-        -------
-        steps : `list` [`int`]
-        """
-        return [
-            stage.steps
-            if stage.steps is not None
-            else cast(int, stage.epochs) * (self.steps_per_epoch or stage.steps_per_epoch(n_images))
-            for stage in self.stages
-        ]
-
-
 @dataclass
 class TrainResult:
     """What a training made.
@@ -241,6 +136,22 @@ class TrainResult:
     elapsed: float
 
 
+def output_files(output: Path) -> list[Path]:
+    """Return the files that a training writes.
+
+    Parameters
+    ----------
+    output : `pathlib.Path`
+        The model file.
+
+    Returns
+    -------
+    paths : `list` [`pathlib.Path`]
+        Model, history, and checkpoint.
+    """
+    return [output, *(output.with_name(output.name + end) for end in (".history.json", ".checkpoint"))]
+
+
 def train(
     source: BatchSource,
     metadata: ModelMetadata,
@@ -251,6 +162,7 @@ def train(
     device: torch.device | str = "auto",
     validate: Validate | None = None,
     progress: Progress | None = None,
+    keep_checkpoint: bool = False,
 ) -> TrainResult:
     """Train a network, or go on with an interrupted training.
 
@@ -265,7 +177,7 @@ def train(
         The schedule.
     output : `str` or `os.PathLike`
         Model file to write. ``<output>.checkpoint`` beside it holds the state
-        of an unfinished run and is removed at the end;
+        of an unfinished run and is removed at the end by default;
         ``<output>.history.json`` holds the history. All nodes must see the
         folder.
     initial : `MaskRcnnModel`, optional
@@ -280,6 +192,9 @@ def train(
         Called with the number of steps done, that of all steps, and the row of
         the history that was just made; it has the key ``kind``, ``step`` or
         ``epoch``.
+    keep_checkpoint : `bool`
+        Keep the state of the finished run, from which the same call returns
+        at once with the same result.
 
     Returns
     -------
@@ -296,121 +211,64 @@ def train(
     FileNotFoundError
         Raised if there is no folder for the output.
     ValueError
-        Raised if a batch cannot be spread evenly over the processes, no
+        Raised if a batch cannot be divided evenly among the processes, no
         layer is to learn, the initial model does not fit, or the device is
         not there.
 
     Notes
     -----
-    With ``devices`` or ``num_nodes`` above 1 and outside of ``torchrun`` and
-    SLURM, the processes are started from here: then the source and
-    ``validate`` must be objects that can be sent to another process.
-
-    Batches are cut into equal parts, one for each process, every image has its
-    own mean of the losses, and batch normalisation uses the statistics of all
-    processes; so a step does not depend on the number of processes but for
-    rounding.
+    Under ``torchrun`` batches are cut into equal parts, one for each process,
+    and every image has its own mean of the losses. On GPUs the batch
+    normalisation uses the statistics of all processes, so that a step does not
+    depend on their number but for rounding; on CPUs each process uses those of
+    its own part, until the statistics are frozen.
     """
     output = Path(output)
     if not output.absolute().parent.is_dir():
         raise FileNotFoundError(
             f"There is no folder {output.absolute().parent} for the model; make it first."
         )
-    fabric = make_fabric(str(device), settings.precision, settings.devices, settings.num_nodes)
-    work = _Work(source, metadata, settings, output, initial, validate, progress)
-    parts = fabric.world_size
+    fabric = make_fabric(str(device), settings.precision)
     for stage in settings.stages:
-        if stage.batch_size % (parts * stage.accumulate):
+        if stage.batch_size % (fabric.world_size * stage.accumulate):
             raise ValueError(
-                f"batch_size {stage.batch_size} of stage '{stage.name}' is no multiple of {parts} processes "
-                f"x {stage.accumulate} parts to accumulate; change one of them"
+                f"batch_size {stage.batch_size} of stage '{stage.name}' is no multiple of "
+                f"{fabric.world_size} processes x {stage.accumulate} parts to accumulate; change one of them"
             )
-    if getattr(fabric.strategy, "_start_method", None) == "spawn":
-        return _launch(fabric, work)
-    before = torch.distributed.is_available() and torch.distributed.is_initialized()
     fabric.launch()
-    result = _Run(fabric, work).run()
-    if not before and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.destroy_process_group()
-    return result
-
-
-# No dataclass, because Lightning Fabric would look into it, and refuses what is frozen.
-class _Work:
-    """Arguments of `train`, as they go to another process."""
-
-    def __init__(
-        self,
-        source: BatchSource,
-        metadata: ModelMetadata,
-        settings: TrainSettings,
-        output: Path,
-        initial: MaskRcnnModel | None,
-        validate: Validate | None,
-        progress: Progress | None,
-    ):
-        self.source = source
-        self.metadata = metadata
-        self.settings = settings
-        self.output = output
-        self.initial = initial
-        self.validate = validate
-        self.progress = progress
-        self.rows: Any = None
-
-
-def _launch(fabric: Fabric, work: _Work) -> TrainResult:
-    """Train in processes started from here."""
-    report = work.progress
-    work.progress = None
-    work.rows = torch.multiprocessing.get_context("spawn").SimpleQueue()
-
-    def relay() -> None:
-        while (row := work.rows.get()) is not None:
-            if report is not None:
-                report(*row)
-
-    thread = threading.Thread(target=relay, name="maskrcnn-progress", daemon=True)
-    thread.start()
-    try:
-        answer = fabric.launch(cast(Any, _run_spawned), work)
-    finally:
-        work.rows.put(None)
-        thread.join()
-    if isinstance(answer, BaseException):
-        raise answer
-    history = json.loads(_history_path(work.output).read_text())
-    return TrainResult(read_model(work.output), **history)
-
-
-def _run_spawned(fabric: Fabric, work: _Work) -> BaseException | None:
-    if fabric.global_rank == 0:
-        work.progress = lambda *row: work.rows.put(row)
-    try:
-        _Run(fabric, work).run()
-    except (TrainingDiverged, CheckpointMismatch) as error:  # in all processes, and to be raised by the first
-        return error
-    finally:
-        torch.distributed.destroy_process_group()
-    return None
+    run = _Run(fabric, source, metadata, settings, output, initial)
+    run.validate, run.progress, run.keep_checkpoint = validate, progress, keep_checkpoint
+    return run.run()
 
 
 class _Run:
     """One process of a training."""
 
-    def __init__(self, fabric: Fabric, work: _Work):
+    validate: Validate | None = None
+    progress: Progress | None = None
+    keep_checkpoint = False
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        source: BatchSource,
+        metadata: ModelMetadata,
+        settings: TrainSettings,
+        output: Path,
+        initial: MaskRcnnModel | None,
+    ):
         self.fabric = fabric
-        self.source = work.source
-        self.metadata = work.metadata
-        self.settings = settings = work.settings
-        self.output = work.output
-        self.checkpoint = work.output.with_name(work.output.name + ".checkpoint")
-        self.validate = work.validate
-        self.progress = work.progress
-        self.lengths = settings.stage_steps(self.source.n_images)
+        self.source = source
+        self.metadata = metadata
+        self.settings = settings
+        self.output = output
+        _, self.history_file, self.checkpoint = output_files(output)
+        self.lengths = settings.stage_steps(source.n_images)
         self.total = sum(self.lengths)
         # Here, so that what JSON cannot hold is found before the first checkpoint.
-        self.description: dict[str, Any] = json.loads(json.dumps(_describe_run(work)))
+        self.description: dict[str, Any] = json.loads(
+            json.dumps(describe_run(source, metadata, settings, initial))
+        )
         self.state = TrainingState()
         self.saved = self.started = time.monotonic()
         self.write_time = 0.0
@@ -419,11 +277,11 @@ class _Run:
         # torch's initialisers know no generator but the global one: lend it, and put it back as it was.
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(settings.seed)
-            network = build_network(self.metadata.architecture)
-        if work.initial is not None:
-            _load_initial(network, work.initial, self.metadata)
-        if fabric.world_size > 1:
-            share_norm(network)
+            network = build_network(metadata.architecture)
+        if initial is not None:
+            _load_initial(network, initial, metadata)
+        if fabric.world_size > 1 and fabric.device.type == "cuda":
+            network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network = network.to(fabric.device)
         self.losses = LossNetwork(network, settings.seed)
         self.average = {name: value.clone() for name, value in network.state_dict().items()}
@@ -459,23 +317,14 @@ class _Run:
         start, length = sum(self.lengths[:index]), self.lengths[index]
         per_epoch = settings.steps_per_epoch or stage.steps_per_epoch(self.source.n_images)
         frozen = self._position() >= settings.freeze_norm_after * self.total
-        names = set_trainable(self.network, stage.trainable, frozen)
-        # The wrapper of several processes must be made anew, because it looks at what learns only once.
-        network = self.fabric.setup_module(self.losses)
-        parameters = dict(self.network.named_parameters())
-        self.learning = {name: parameters[name] for name in names}
-        self.optimizer = torch.optim.SGD(
-            self.learning.values(),
-            lr=stage.learning_rate,
-            momentum=stage.momentum,
-            weight_decay=stage.weight_decay,
+        network = self._prepare_stage(stage, momenta, frozen)
+        optimizer = cast(torch.optim.SGD, self.optimizer)
+        fabric = self.fabric
+        crops = StageCrops(
+            self.source, state.crops, length - state.stage_step, stage, fabric.global_rank, fabric.world_size
         )
-        for name, value in momenta.items():
-            parameter = self.learning[name]
-            self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value)
-        source = self.source if stage.augment is None else self.source.with_augmentations(stage.augment)
-        shares = _Shares(source, state.crops, length - state.stage_step, stage, self.fabric)
-        with contextlib.closing(self._batches(shares)) as batches:
+        pin = fabric.device.type == "cuda"
+        with contextlib.closing(make_batches(crops, settings.workers, pin)) as batches:
             for batch in batches:
                 began = time.monotonic()
                 position = self._position()
@@ -486,7 +335,7 @@ class _Run:
                     frozen = True
                     set_trainable(self.network, stage.trainable, frozen)
                 rate = learning_rate(stage, state.stage_step, fraction)
-                for group in self.optimizer.param_groups:
+                for group in optimizer.param_groups:
                     group["lr"] = rate
                 row = self._step(network, stage, batch.crops)
                 state.crops += stage.batch_size
@@ -503,14 +352,29 @@ class _Run:
                     due = time.monotonic() - self.saved > _WRITE_SHARE * self.write_time
                 if due or time.monotonic() - self.saved > 60.0 * settings.checkpoint_minutes:
                     self._save()
-        rate = self.optimizer.param_groups[0]["lr"]
+        rate = optimizer.param_groups[0]["lr"]
         if state.sums.get("step"):
             self._end_row("step", stage, rate)
         if state.sums.get("epoch"):
             self._end_epoch(stage, rate)
 
+    def _prepare_stage(self, stage: StageSettings, momenta: Mapping[str, Tensor], frozen: bool) -> Any:
+        """Choose what learns, and make the optimiser; returns the network to compute losses with."""
+        names = set_trainable(self.network, stage.trainable, frozen)
+        # The wrapper of several processes must be made anew, because it looks only once at what learns.
+        network = self.fabric.setup_module(self.losses)
+        parameters = dict(self.network.named_parameters())
+        self.learning = {name: parameters[name] for name in names}
+        self.optimizer = torch.optim.SGD(
+            self.learning.values(), lr=stage.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
+        )
+        for name, value in momenta.items():
+            parameter = self.learning[name]
+            self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value)
+        return network
+
     def _position(self) -> float:
-        """Tell how far the schedule is, in steps of it."""
+        """Return how far the schedule is, in steps of it."""
         minutes = self.settings.minutes
         if minutes is None:
             return float(self.state.step)
@@ -534,7 +398,7 @@ class _Run:
                 table = torch.stack([losses[name] for name in LOSS_NAMES])
                 fabric.backward(table.sum(dim=0).mean() / len(parts))
             tables.append(table.detach())
-        norm = torch.nn.utils.clip_grad_norm_(self.learning.values(), stage.gradient_clip)
+        norm = torch.nn.utils.clip_grad_norm_(self.learning.values(), GRADIENT_CLIP)
         table = torch.cat(tables, dim=1)
         if fabric.world_size > 1:
             gathered = [torch.empty_like(table) for _ in range(fabric.world_size)]
@@ -549,10 +413,10 @@ class _Run:
         return {"loss": sum(row.values()), **row, "gradient_norm": length}
 
     def _diverged(self, stage: StageSettings, values: Tensor, norm: float) -> TrainingDiverged:
-        """Say which images broke the loss."""
+        """Make the error that names the images whose loss is not finite."""
         world = self.fabric.world_size
-        share = _share(self.state.crops, stage.batch_size, stage.accumulate, world)
-        numbers = [number for rank in range(world) for number in share(rank)]
+        first = self.state.crops
+        numbers = [number for rank in range(world) for number in crop_numbers(first, stage, rank, world)]
         broken = [
             n for n, good in zip(numbers, values.isfinite().all(dim=0).tolist(), strict=True) if not good
         ]
@@ -564,10 +428,11 @@ class _Run:
             f"{name} {value:g}" for name, value in zip(LOSS_NAMES, values.mean(dim=1).tolist(), strict=True)
         )
         good = str(self.checkpoint) if self.checkpoint.exists() else None
+        places = _shorten(crops) + (f" of {_shorten(images)}" if images else "")
         return TrainingDiverged(
-            f"{what} is not finite at step {self.state.step} (stage '{stage.name}') in crops {_some(crops)}"
-            f"{f' of {_some(images)}' if images else ''} ({means}, norm of the gradient {norm:g}). Look at "
-            f"these images, or lower the learning rate ({stage.learning_rate}); "
+            f"{what} is not finite at step {self.state.step} (stage '{stage.name}') in crops {places} "
+            f"({means}, norm of the gradient {norm:g}). Look at these images, or lower the learning "
+            f"rate ({stage.learning_rate}); "
             + (f"the last good state is in {good}." if good else "there is no checkpoint yet."),
             step=self.state.step,
             stage=stage.name,
@@ -630,18 +495,6 @@ class _Run:
             self.state.elapsed = time.monotonic() - self.started
         self._end_row("epoch", stage, rate, figures)
 
-    def _batches(self, shares: _Shares) -> Generator[_Batch, None, None]:
-        """Give the crops of this process, step by step, made ahead."""
-        if self.settings.workers:
-            made = _made_by_processes(shares, self.settings.workers, self.fabric.device.type == "cuda")
-        else:
-            made = _made_by_thread(shares, self.fabric.device.type == "cuda")
-        with contextlib.closing(made):
-            for k in range(len(shares)):
-                began = time.monotonic()
-                images, targets = next(made)
-                yield _Batch(Crops(images, targets, shares.numbers(k)), time.monotonic() - began)
-
     def _save(self) -> None:
         """Write a checkpoint."""
         if self.fabric.global_rank == 0:
@@ -670,37 +523,16 @@ class _Run:
         return kinds["momentum"]
 
     def _finish(self) -> TrainResult:
-        """Write the model and its history, and remove the checkpoint."""
+        """Write the model and its history; the checkpoint goes unless it is to be kept."""
         state, settings = self.state, self.settings
+        if self.keep_checkpoint:
+            self._save()
         if not state.step:
             _LOG.warning(
                 "The %s minutes were over before the first step: nothing was learned", settings.minutes
             )
-        made = self.metadata.model_copy(
-            update={
-                "training": {
-                    **self.metadata.training,
-                    "schedule": json.loads(json.dumps(asdict(settings))),
-                    "source": self.source.describe(),
-                    "initial": self.description["initial"],
-                    "steps": state.step,
-                    "epochs": state.epoch,
-                    "crops": state.crops,
-                    "wall_time_s": round(state.elapsed, 1),
-                    "last_epoch": state.epochs[-1] if state.epochs else {},
-                    "machine": {
-                        "device": _device_name(self.fabric.device),
-                        "processes": self.fabric.world_size,
-                        "threads": torch.get_num_threads(),
-                    },
-                    "software": {
-                        "python": platform.python_version(),
-                        "torch": torch.__version__,
-                        "torchvision": torchvision.__version__,
-                        "numpy": np.__version__,
-                    },
-                }
-            }
+        made = describe_result(
+            self.metadata, settings, self.source, state, self.fabric, self.description["initial"]
         )
         self.network.load_state_dict(self.average)
         data = model_to_bytes(MaskRcnnModel.from_network(self.network, made), half=True)
@@ -712,101 +544,11 @@ class _Run:
         }
         if self.fabric.global_rank == 0:
             write_atomically(self.output, data)
-            write_atomically(_history_path(self.output), json.dumps(history, indent=1).encode())
-            remove_checkpoint(self.checkpoint)
+            write_atomically(self.history_file, json.dumps(history, indent=1).encode())
+            if not self.keep_checkpoint:
+                remove_checkpoint(self.checkpoint)
         self.fabric.barrier()
         return TrainResult(model_from_bytes(data, str(self.output)), **history)
-
-
-@dataclass
-class _Batch:
-    """What this process computes in a step, and how long it waited (s)."""
-
-    crops: Crops
-    waited: float
-
-
-def _share(first: int, size: int, accumulate: int, world: int) -> Callable[[int], list[int]]:
-    """Spread a batch over the processes.
-
-    The parts that are computed at the same time are neighbours in the batch, so
-    that they are the same for any number of processes.
-    """
-    part = size // (accumulate * world)
-
-    def numbers(rank: int) -> list[int]:
-        starts = [first + (k * world + rank) * part for k in range(accumulate)]
-        return [start + i for start in starts for i in range(part)]
-
-    return numbers
-
-
-class _Shares(torch.utils.data.Dataset[Any]):
-    """The crops of this process by step."""
-
-    def __init__(self, source: BatchSource, first: int, count: int, stage: StageSettings, fabric: Fabric):
-        self.source = source
-        self.first = first
-        self.count = count
-        self.size = stage.batch_size
-        self.accumulate = stage.accumulate
-        self.world = fabric.world_size
-        self.rank = fabric.global_rank
-
-    def __len__(self) -> int:
-        return self.count
-
-    def numbers(self, step: int) -> list[int]:
-        return _share(self.first + step * self.size, self.size, self.accumulate, self.world)(self.rank)
-
-    def __getitem__(self, step: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-        return self.source.crops(self.numbers(step))
-
-
-def _made_by_processes(shares: _Shares, workers: int, pin: bool) -> Generator[Any, None, None]:
-    loader = torch.utils.data.DataLoader(
-        shares,
-        batch_size=None,
-        num_workers=workers,
-        pin_memory=pin,
-        generator=torch.Generator(),  # else the global one is drawn from
-    )
-    yield from loader
-
-
-def _made_by_thread(shares: _Shares, pin: bool) -> Generator[Any, None, None]:
-    ready: queue.Queue[Any] = queue.Queue(maxsize=_AHEAD)
-    stop = threading.Event()
-
-    def work() -> None:
-        try:
-            for step in range(len(shares)):
-                images, targets = shares[step]
-                if pin:
-                    images = [image.pin_memory() for image in images]
-                    targets = [{k: v.pin_memory() for k, v in target.items()} for target in targets]
-                while not stop.is_set():
-                    try:
-                        ready.put((images, targets), timeout=0.1)
-                        break
-                    except queue.Full:
-                        continue
-                if stop.is_set():
-                    return
-        except BaseException as error:  # handed over to the consumer, who raises it
-            ready.put(error)
-
-    thread = threading.Thread(target=work, name="maskrcnn-batches", daemon=True)
-    thread.start()
-    try:
-        for _ in range(len(shares)):
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
-    finally:
-        stop.set()
-        thread.join(timeout=10.0)
 
 
 def _load_initial(network: MaskRCNN, initial: MaskRcnnModel, metadata: ModelMetadata) -> None:
@@ -822,39 +564,6 @@ def _load_initial(network: MaskRCNN, initial: MaskRcnnModel, metadata: ModelMeta
         ) from error
 
 
-def _describe_run(work: _Work) -> dict[str, Any]:
-    """Say what decides a run, so that no other one goes on from its state."""
-    settings = asdict(work.settings)
-    for name in ("checkpoint_minutes", "validation_every", "log_every", "devices", "num_nodes", "workers"):
-        del settings[name]
-    return {
-        **settings,
-        "source": work.source.describe(),
-        "architecture": work.metadata.architecture.model_dump(mode="json"),
-        "normalization": asdict(work.metadata.normalization),
-        "bands": list(work.metadata.bands),
-        "initial": None if work.initial is None else _describe_model(work.initial),
-    }
-
-
-def _describe_model(model: MaskRcnnModel) -> dict[str, str]:
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state.items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
-    return {"name": model.metadata.name, "sha256": digest.hexdigest()}
-
-
-def _device_name(device: torch.device) -> str:
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"{platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()})"
-
-
-def _history_path(output: Path) -> Path:
-    return output.with_name(output.name + ".history.json")
-
-
-def _some(items: Sequence[Any], limit: int = 8) -> str:
+def _shorten(items: Sequence[Any], limit: int = 8) -> str:
     shown = ", ".join(str(item) for item in items[:limit])
     return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"

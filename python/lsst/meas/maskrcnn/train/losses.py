@@ -26,7 +26,7 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.models.detection.rpn import concat_box_prediction_layers
 
-from .ignore import respect_ignored_regions
+from .ignore import exclude_ignored
 
 __all__ = ["LOSS_NAMES", "Crops", "LossNetwork"]
 
@@ -38,7 +38,7 @@ _BETA = 1 / 9
 
 # No dataclass, list or dict, because Lightning Fabric would look into it and round the boxes to bfloat16.
 class Crops:
-    """What a network learns from in one pass.
+    """Crops of one pass and their targets.
 
     Parameters
     ----------
@@ -125,13 +125,13 @@ class _Sampler:
 
 
 class LossNetwork(nn.Module):
-    """A network that answers with its losses.
+    """A network that returns its losses, image by image.
 
     Parameters
     ----------
     network : `torchvision.models.detection.MaskRCNN`
-        The network, whose samplers are replaced and which is made to ignore
-        regions, see `~.ignore.respect_ignored_regions`.
+        The network, whose samplers are replaced. Its weights and what it
+        infers stay as they are.
     seed : `int`
         With the number of a crop, decides which anchors and proposals are
         sampled in it.
@@ -139,7 +139,6 @@ class LossNetwork(nn.Module):
 
     def __init__(self, network: MaskRCNN, seed: int):
         super().__init__()
-        respect_ignored_regions(network)
         self.network = network
         self._samplers = [
             _Sampler(old.batch_size_per_image, old.positive_fraction, stream, seed)
@@ -188,6 +187,7 @@ class LossNetwork(nn.Module):
             decoded = rpn.box_coder.decode(deltas, anchors).view(n, -1, 4)
             proposals, _ = rpn.filter_proposals(decoded, objectness, images.image_sizes, per_level)
             labels, matched = rpn.assign_targets_to_anchors(anchors, targets)
+            labels = list(map(exclude_ignored, labels, anchors, targets))
             wanted = rpn.box_coder.encode(matched, anchors)
             positives, negatives = rpn.fg_bg_sampler(labels)
         scores, regressions = [], []
@@ -218,7 +218,7 @@ class LossNetwork(nn.Module):
         """Do what ``RoIHeads.forward`` does."""
         heads = self.network.roi_heads
         with torch.no_grad():
-            proposals, matched, labels, wanted = heads.select_training_samples(proposals, targets)
+            proposals, matched, labels, wanted = self._sample_proposals(proposals, targets)
         counts = [len(label) for label in labels]
         logits, regression = heads.box_predictor(
             heads.box_head(heads.box_roi_pool(features, proposals, sizes))
@@ -249,3 +249,24 @@ class LossNetwork(nn.Module):
             "loss_box_reg": torch.stack(boxes),
             "loss_mask": torch.stack(masks),
         }
+
+    def _sample_proposals(
+        self, proposals: list[Tensor], targets: list[dict[str, Tensor]]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], list[Tensor]]:
+        """Do what ``RoIHeads.select_training_samples`` does, and leave out ignored regions."""
+        heads = self.network.roi_heads
+        sources = [target["boxes"].to(proposals[0].dtype) for target in targets]
+        proposals = heads.add_gt_proposals(proposals, sources)
+        matched, labels = heads.assign_targets_to_proposals(
+            proposals, sources, [target["labels"] for target in targets]
+        )
+        labels = list(map(exclude_ignored, labels, proposals, targets))
+        sampled = heads.subsample(labels)
+        proposals = [boxes[index] for boxes, index in zip(proposals, sampled, strict=True)]
+        labels = [label[index] for label, index in zip(labels, sampled, strict=True)]
+        matched = [match[index] for match, index in zip(matched, sampled, strict=True)]
+        matched_boxes = [
+            boxes[match] if len(boxes) else boxes.new_zeros((len(match), 4))
+            for boxes, match in zip(sources, matched, strict=True)
+        ]
+        return proposals, matched, labels, heads.box_coder.encode(matched_boxes, proposals)

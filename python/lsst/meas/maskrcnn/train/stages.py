@@ -2,144 +2,116 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Stages of a training: which layers learn, how long, and how fast."""
+"""Schedule of a training: which layers learn, how long, and how fast."""
 
 from __future__ import annotations
 
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Literal
 
 import torch
+from pydantic import Field
 from torch import nn
 
+from ..images.settings import settings
+
 __all__ = [
-    "DECAYS",
     "StageSettings",
+    "TrainSettings",
     "learning_rate",
     "published_stages",
     "scratch_stages",
     "set_trainable",
-    "trainable_names",
 ]
 
-DECAYS = ("constant", "cosine", "step")
-"""Shapes of the learning rate within a stage."""
+MOMENTUM = 0.9
+"""Momentum of the gradient descent, as in Astro R-CNN (Burke et al. 2019, MNRAS
+490, 3952) (`float`)."""
 
-_BODY = "backbone.body."
+WEIGHT_DECAY = 1e-4
+"""Weight decay, on every parameter that learns; from the same work (`float`)."""
+
+GRADIENT_CLIP = 5.0
+"""Largest norm of the gradient over all parameters; from the same work
+(`float`)."""
+
+# All but the residual network are heads: the feature pyramid, the proposals, the boxes and the masks, as in
+# Astro R-CNN and the Mask R-CNN that it was made with.
+_RESIDUAL_NETWORK = "backbone.body."
 
 # Where a stage with decay "step" lowers the learning rate tenfold, as parts of the stage: the schedule of
 # Detectron (60,000 and 80,000 of 90,000 steps).
 _DROPS = (2 / 3, 8 / 9)
 
 
-@dataclass(frozen=True)
+@settings
 class StageSettings:
     """One stage of a training by stochastic gradient descent.
 
     With gradient g (clipped, then with the weight decay added) a step is
     z <- momentum z + g, theta <- theta - learning_rate z. Every stage starts
     with z = 0.
-
-    Raises
-    ------
-    ValueError
-        Raised if a setting is out of range, or if not exactly one of
-        ``epochs`` and ``steps`` is given.
     """
 
-    name: str
-    """Name of the stage, which appears in the history."""
-
-    trainable: str = "all"
-    """Layers that learn: ``all``; ``heads``, everything but the residual
-    network (the feature pyramid, the proposals and the two heads, as in Astro
-    R-CNN and the Mask R-CNN it was made with); or a regular expression that is
-    searched in the names of the parameters, such as
-    ``^(rpn|roi_heads)|body\\.layer3``. Parameters of the others do not change,
-    nor do the statistics of their batch normalisation."""
-
-    epochs: int | None = None
-    """Length in epochs, if ``steps`` is not given."""
-
-    steps: int | None = None
-    """Length in steps."""
-
-    learning_rate: float = 1e-3
-    """Largest learning rate."""
-
-    warmup_steps: int = 0
-    """Steps over which it rises linearly to that."""
-
-    decay: str = "constant"
-    """``constant``; ``cosine``, to zero at the end of the stage; or ``step``, a
-    tenth after two thirds and a hundredth after eight ninths."""
-
-    momentum: float = 0.9
-    """Momentum, beta."""
-
-    weight_decay: float = 1e-4
-    """Weight decay, on every parameter that learns."""
-
-    gradient_clip: float = 5.0
-    """Largest norm of the gradient over all parameters."""
-
-    batch_size: int = 16
-    """Crops per step, all processes and parts together."""
-
-    accumulate: int = 1
-    """Parts in which the crops of a step are computed one after another, to
-    need less memory; each is normalised by its own statistics in a batch
-    normalisation that learns."""
-
-    augment: Any = None
-    """`AugmentSettings` for the crops of this stage; `None` leaves the
-    source's own."""
+    name: Annotated[str, Field(min_length=1, description="Name of the stage in the history.")] = "stage"
+    trainable: Annotated[
+        str,
+        Field(
+            description="Layers that learn: 'all', 'heads' (all but the residual network), or a regular "
+            "expression that is searched in the names of the parameters, such as "
+            "'^rpn|^roi_heads|layer3'. The statistics of the batch normalisation of other layers do not "
+            "change either."
+        ),
+    ] = "all"
+    epochs: Annotated[int, Field(ge=1, description="Length of the stage in epochs.")] = 10
+    steps: Annotated[
+        int | None, Field(ge=1, description="Length of the stage in steps; None takes the epochs.")
+    ] = None
+    learning_rate: Annotated[float, Field(gt=0, description="Largest learning rate of the stage.")] = 1e-3
+    warmup_steps: Annotated[
+        int, Field(ge=0, description="Steps over which the learning rate rises linearly from zero.")
+    ] = 0
+    decay: Annotated[
+        Literal["constant", "cosine", "step"],
+        Field(
+            description="Shape of the learning rate within the stage.",
+            json_schema_extra={
+                "constant": "It stays.",
+                "cosine": "It falls to zero at the end of the stage like a cosine.",
+                "step": "A tenth of it after two thirds of the stage, a hundredth after eight ninths.",
+            },
+        ),
+    ] = "constant"
+    batch_size: Annotated[
+        int, Field(ge=1, description="Crops per step, of all processes and parts together.")
+    ] = 16
+    accumulate: Annotated[
+        int,
+        Field(
+            ge=1,
+            description="Parts in which the crops of a step are computed one after another, to need less "
+            "memory; a batch normalisation that learns uses the statistics of a part.",
+        ),
+    ] = 1
 
     def __post_init__(self) -> None:
-        if not self.name:
-            raise ValueError("a stage has no name; give it one")
-        if (self.epochs is None) == (self.steps is None):
-            raise ValueError(
-                f"stage '{self.name}' has epochs={self.epochs} and steps={self.steps}; give one of the two"
-            )
-        for name in ("epochs", "steps", "batch_size", "accumulate"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} of stage '{self.name}' must be at least 1, given {value}")
-        for name in ("learning_rate", "gradient_clip"):
-            value = getattr(self, name)
-            if not 0.0 < value < math.inf:
-                raise ValueError(f"{name} of stage '{self.name}' must be positive, given {value}")
-        for name in ("warmup_steps", "weight_decay"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(
-                    f"{name} of stage '{self.name}' must not be negative, given {getattr(self, name)}"
-                )
-        if not 0.0 <= self.momentum < 1.0:
-            raise ValueError(
-                f"momentum of stage '{self.name}' must be at least 0 and below 1, given {self.momentum}"
-            )
-        if self.decay not in DECAYS:
-            raise ValueError(f"decay of stage '{self.name}' is '{self.decay}', wanted one of {DECAYS}")
         if self.batch_size % self.accumulate:
             raise ValueError(
-                f"batch_size {self.batch_size} of stage '{self.name}' is no multiple of accumulate "
-                f"{self.accumulate}"
+                f"accumulate is {self.accumulate}, of which batch_size {self.batch_size} of stage "
+                f"'{self.name}' is no multiple"
             )
         if self.trainable not in ("heads", "all"):
             try:
                 re.compile(self.trainable)
             except re.error as error:
                 raise ValueError(
-                    f"trainable of stage '{self.name}' is '{self.trainable}', wanted 'heads', 'all' or a "
-                    f"regular expression: {error}"
+                    f"trainable is '{self.trainable}', wanted 'heads', 'all' or a regular expression: {error}"
                 ) from error
 
     def steps_per_epoch(self, n_images: int) -> int:
-        """Count the steps in which an epoch's images are seen.
+        """Count the steps in which the images of an epoch are used.
 
         Parameters
         ----------
@@ -162,7 +134,7 @@ def published_stages() -> tuple[StageSettings, ...]:
     stages : `tuple` [`StageSettings`]
         15 epochs of the heads at 1e-3, then all layers for 10 epochs at 1e-4,
         10 at 1e-5 and 15 at 1e-6. It expects a network that was trained
-        before, on anything: the residual network is still in the first stage.
+        before, on anything: the first stage leaves the residual network as it is.
     """
     return (
         StageSettings("heads", trainable="heads", epochs=15, learning_rate=1e-3),
@@ -199,6 +171,104 @@ def scratch_stages(steps: int = 10_000, batch_size: int = 4) -> tuple[StageSetti
     )
 
 
+@settings
+class TrainSettings:
+    """A training by stochastic gradient descent in stages."""
+
+    stages: Annotated[
+        tuple[StageSettings, ...], Field(min_length=1, description="The stages in their order.")
+    ] = published_stages()
+    seed: Annotated[
+        int,
+        Field(ge=0, description="Random seed of weights, of crops, and of what is sampled in a crop."),
+    ] = 1
+    precision: Annotated[
+        Literal["auto", "float32", "bfloat16"],
+        Field(
+            description="Arithmetic of the network.",
+            json_schema_extra={
+                "auto": "bfloat16 where the device has it in hardware, else float32.",
+                "float32": "Single precision.",
+                "bfloat16": "Mixed precision.",
+            },
+        ),
+    ] = "auto"
+    average_decay: Annotated[
+        float,
+        Field(
+            ge=0,
+            lt=1,
+            description="Largest decay per step of the running average of the weights that is saved; in the "
+            "first n steps it reaches over the last tenth of them. 0 saves the weights of the last step.",
+        ),
+    ] = 0.998
+    freeze_norm_after: Annotated[
+        float,
+        Field(
+            ge=0,
+            le=1,
+            description="Part of the schedule after which the statistics of the batch normalisation stay as "
+            "they are. Before, every batch is normalised by its own, on which a network must not come to "
+            "rely: those of a noise-free and of a noisy image differ.",
+        ),
+    ] = 0.6
+    steps_per_epoch: Annotated[
+        int | None,
+        Field(ge=1, description="Steps in an epoch; None takes as many as use all images once."),
+    ] = None
+    minutes: Annotated[
+        float | None,
+        Field(
+            gt=0,
+            description="Wall time after which to end at the latest (min). Where it is nearer than the last "
+            "step, the whole schedule is shortened to fit, so that the speed of the machine decides the "
+            "learning rates.",
+        ),
+    ] = None
+    checkpoint_minutes: Annotated[
+        float,
+        Field(
+            ge=0,
+            description="Time between checkpoints (min). There is one at the end of each epoch too, unless "
+            "writing takes more than a twentieth of the time.",
+        ),
+    ] = 5.0
+    validation_every: Annotated[
+        int, Field(ge=0, description="Epochs from one validation to the next; 0 for none.")
+    ] = 1
+    log_every: Annotated[int, Field(ge=1, description="Steps that make a row of the history.")] = 20
+    workers: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="Processes that make crops, per device, started anew for each stage; with 0 a thread "
+            "does, which is enough for a CPU.",
+        ),
+    ] = 0
+
+    def __post_init__(self) -> None:
+        names = [stage.name for stage in self.stages]
+        if len(set(names)) != len(names):
+            raise ValueError(f"stages have the names {names}; give each its own")
+
+    def stage_steps(self, n_images: int) -> list[int]:
+        """Count the steps of each stage.
+
+        Parameters
+        ----------
+        n_images : `int`
+            Images in an epoch.
+
+        Returns
+        -------
+        steps : `list` [`int`]
+        """
+        return [
+            stage.steps or stage.epochs * (self.steps_per_epoch or stage.steps_per_epoch(n_images))
+            for stage in self.stages
+        ]
+
+
 def learning_rate(stage: StageSettings, step: int, fraction: float) -> float:
     """Find the learning rate of a step.
 
@@ -224,30 +294,12 @@ def learning_rate(stage: StageSettings, step: int, fraction: float) -> float:
     return rate * min(1.0, (step + 1) / max(stage.warmup_steps, 1))
 
 
-def trainable_names(names: Sequence[str], trainable: str) -> list[str]:
-    """Choose the parameters that learn.
-
-    Parameters
-    ----------
-    names : `~collections.abc.Sequence` [`str`]
-        Names of all parameters.
-    trainable : `str`
-        As in `StageSettings`.
-
-    Returns
-    -------
-    chosen : `list` [`str`]
-        In the order given.
-
-    Raises
-    ------
-    ValueError
-        Raised if none is chosen.
-    """
+def _trainable_names(names: Sequence[str], trainable: str) -> list[str]:
+    """Choose the parameters that learn; the names stay in their order."""
     if trainable == "all":
         return list(names)
     if trainable == "heads":
-        return [name for name in names if not name.startswith(_BODY)]
+        return [name for name in names if not name.startswith(_RESIDUAL_NETWORK)]
     chosen = [name for name in names if re.search(trainable, name)]
     if not chosen:
         groups = sorted({".".join(name.split(".")[:3]) for name in names})
@@ -264,7 +316,7 @@ def set_trainable(network: nn.Module, trainable: str, freeze_norm: bool = False)
     Parameters
     ----------
     network : `torch.nn.Module`
-        The network; it is put into training mode. Frozen parameters ask for
+        The network; it is put into training mode. Frozen parameters have
         no gradient, and batch normalisations without a parameter that learns
         are put into evaluation mode.
     trainable : `str`
@@ -283,7 +335,7 @@ def set_trainable(network: nn.Module, trainable: str, freeze_norm: bool = False)
         Raised if none learns.
     """
     parameters = dict(network.named_parameters())
-    names = trainable_names(list(parameters), trainable)
+    names = _trainable_names(list(parameters), trainable)
     chosen = set(names)
     for name, parameter in parameters.items():
         parameter.requires_grad_(name in chosen)

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Scenes to train on: what they hold, how they are kept, and where they come from.
+"""Scenes to train on: what they hold, and how they are kept.
 
 A scene is kept without its noise where that is known, so that every use can
 draw new noise at another depth.
@@ -10,33 +10,18 @@ draw new noise at another depth.
 
 from __future__ import annotations
 
-import hashlib
-import math
 import os
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..images.binning import bin_psf_fwhm, sum_squares
 from ..images.files import write_atomically
 
-__all__ = [
-    "SceneFiles",
-    "SceneList",
-    "SceneSource",
-    "TrainingScene",
-    "bin_psf_fwhm",
-    "bin_scene",
-    "masked_boxes",
-    "read_scene",
-    "split_scene",
-    "write_scene",
-]
+__all__ = ["TrainingScene", "masked_boxes", "read_scene", "write_scene"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,8 +56,8 @@ class TrainingScene:
     image : `numpy.ndarray` or `None`
         Flux per pixel with the scene's own noise, float32, (band, y, x), nJy.
     ignore : `numpy.ndarray` or `None`
-        Sources that are neither to be found nor to be called wrong, bool,
-        (source,); `None` for none.
+        Sources that are ignored in the loss, bool, (source,); `None` for
+        none.
     positions : `numpy.ndarray` or `None`
         (y, x) of each source, float32, (source, 2); `None` for the middles
         of the masks.
@@ -125,161 +110,6 @@ class TrainingScene:
                 raise ValueError(f"{name} has shape {array.shape}, wanted {shape}")
         if len(self.masks) != count:
             raise ValueError(f"there are {len(self.masks)} masks for {count} labels")
-
-
-def bin_scene(scene: TrainingScene, factor: int) -> TrainingScene:
-    """Sum the pixels of a scene in squares.
-
-    Parameters
-    ----------
-    scene : `TrainingScene`
-        The scene. Rows and columns that do not fill a square are left out.
-    factor : `int`
-        Pixels per square and axis.
-
-    Returns
-    -------
-    binned : `TrainingScene`
-        Fluxes and variances are sums, so that the noise is that of
-        uncorrelated pixels. A square is usable if half of its pixels are, and
-        belongs to a source if half of them do; a source that has none of them
-        keeps the one at its position. Peaks are those of Gaussian sources of
-        the size of their masks, averaged over their places in a square.
-
-    Raises
-    ------
-    ValueError
-        Raised if the factor is below 1, or the scene smaller than a square.
-    """
-    if factor < 1:
-        raise ValueError(f"factor is {factor}, wanted 1 or more")
-    if factor == 1:
-        return scene
-    height, width = (side // factor for side in scene.valid.shape)
-    if not (height and width):
-        raise ValueError(f"a scene of {scene.valid.shape} px cannot be binned by {factor}")
-
-    boxes = np.array([mask.shape for mask in scene.masks]).reshape(-1, 2) / 2.0 + scene.origins - 0.5
-    positions = (boxes if scene.positions is None else scene.positions).astype(np.float64)
-    positions = (positions + 0.5) / factor - 0.5
-    kept, masks, origins = [], [], []
-    for index, (mask, origin) in enumerate(zip(scene.masks, scene.origins, strict=True)):
-        low = origin // factor
-        high = np.minimum(-(-(origin + mask.shape) // factor), (height, width))
-        if (low >= high).any():
-            continue
-        padded = np.zeros((high - low) * factor, dtype=bool)
-        start = origin - low * factor
-        part = mask[: padded.shape[0] - start[0], : padded.shape[1] - start[1]]
-        padded[start[0] : start[0] + part.shape[0], start[1] : start[1] + part.shape[1]] = part
-        counts = padded.reshape(high[0] - low[0], factor, high[1] - low[1], factor).sum(axis=(1, 3))
-        small = 2 * counts >= factor**2
-        if not small.any():
-            inside = np.clip(np.rint(positions[index]).astype(int) - low, 0, high - low - 1)
-            small[tuple(inside)] = True
-        rows, columns = np.flatnonzero(small.any(axis=1)), np.flatnonzero(small.any(axis=0))
-        kept.append(index)
-        masks.append(small[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-        origins.append(low + (rows[0], columns[0]))
-
-    peaks = scene.peak_flux[kept] * np.float32(factor**2)
-    if scene.mask_levels is not None:
-        # Area and level of a Gaussian's mask tell its variance.
-        area = np.array([np.count_nonzero(scene.masks[index]) for index in kept])
-        level = np.where(scene.labels[kept] == 1, *scene.mask_levels)
-        size = area / (-2.0 * math.pi * np.log(level))
-        peaks = peaks * (size / (size + (factor**2 - 1) / 12.0)).astype(np.float32)[:, None]
-    psf_fwhm = scene.psf_fwhm
-    return TrainingScene(
-        noiseless=None if scene.noiseless is None else sum_squares(scene.noiseless, factor),
-        variance=sum_squares(scene.variance, factor),
-        valid=2 * sum_squares(scene.valid, factor) >= factor**2,
-        labels=scene.labels[kept],
-        peak_flux=peaks.astype(np.float32),
-        origins=np.array(origins, dtype=np.int32).reshape(-1, 2),
-        masks=masks,
-        noisy=scene.noisy,
-        psf_fwhm=None if psf_fwhm is None else bin_psf_fwhm(psf_fwhm, factor).astype(np.float32),
-        image=None if scene.image is None else sum_squares(scene.image, factor),
-        ignore=None if scene.ignore is None else scene.ignore[kept],
-        positions=positions[kept].astype(np.float32),
-        mask_levels=scene.mask_levels,
-    )
-
-
-def split_scene(scene: TrainingScene, size: int) -> list[TrainingScene]:
-    """Cut a scene into pieces of equal size, so that crops can be made of a
-    part of it.
-
-    Parameters
-    ----------
-    scene : `TrainingScene`
-        The scene.
-    size : `int`
-        Longest side of a piece, px.
-
-    Returns
-    -------
-    pieces : `list` [`TrainingScene`]
-        By rows; the scene itself if it is no larger. A source that is cut
-        belongs to the piece that its position is on; on the others what is
-        left of it is to be ignored.
-
-    Raises
-    ------
-    ValueError
-        Raised if the size is below 1.
-    """
-    if size < 1:
-        raise ValueError(f"size is {size}, wanted 1 or more")
-    if max(scene.valid.shape) <= size:
-        return [scene]
-    shapes = np.array([mask.shape for mask in scene.masks], dtype=np.int64).reshape(-1, 2)
-    low = scene.origins.astype(np.int64).reshape(-1, 2)
-    high = low + shapes
-    positions = 0.5 * (low + high - 1.0) if scene.positions is None else scene.positions.astype(float)
-    ignore = np.zeros(len(shapes), bool) if scene.ignore is None else scene.ignore
-    rows, columns = (
-        np.linspace(0, side, -(-side // size) + 1).round().astype(int) for side in scene.valid.shape
-    )
-    pieces = []
-    for start in ((y, x) for y in zip(rows, rows[1:]) for x in zip(columns, columns[1:])):
-        (y0, y1), (x0, x1) = start
-        first, last = np.array([y0, x0]), np.array([y1, x1])
-        there = np.flatnonzero(((low < last) & (high > first)).all(axis=1))
-        kept, masks, origins = [], [], []
-        for index in there.tolist():
-            a, b = np.maximum(low[index], first), np.minimum(high[index], last)
-            part = scene.masks[index][
-                a[0] - low[index, 0] : b[0] - low[index, 0], a[1] - low[index, 1] : b[1] - low[index, 1]
-            ]
-            if not part.any():
-                continue
-            inside_y, inside_x = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
-            kept.append(index)
-            masks.append(part[inside_y[0] : inside_y[-1] + 1, inside_x[0] : inside_x[-1] + 1])
-            origins.append(a - first + (inside_y[0], inside_x[0]))
-        whole = ((low[kept] >= first) & (high[kept] <= last)).all(axis=1)
-        own = ((positions[kept] >= first - 0.5) & (positions[kept] < last - 0.5)).all(axis=1)
-        window = (slice(None), slice(y0, y1), slice(x0, x1))
-        pieces.append(
-            TrainingScene(
-                noiseless=None if scene.noiseless is None else scene.noiseless[window],
-                variance=scene.variance[window],
-                valid=scene.valid[window[1:]],
-                labels=scene.labels[kept],
-                peak_flux=scene.peak_flux[kept],
-                origins=np.array(origins, dtype=np.int32).reshape(-1, 2),
-                masks=masks,
-                noisy=scene.noisy,
-                psf_fwhm=scene.psf_fwhm,
-                image=None if scene.image is None else scene.image[window],
-                ignore=ignore[kept] | ~(whole | own),
-                positions=(positions[kept] - first).astype(np.float32),
-                mask_levels=scene.mask_levels,
-            )
-        )
-    return pieces
 
 
 def write_scene(scene: TrainingScene, path: str | os.PathLike[str]) -> None:
@@ -364,17 +194,14 @@ def read_scene(path: str | os.PathLike[str]) -> TrainingScene:
         bits = np.unpackbits(data["bits"], count=int(areas.sum())).astype(bool)
 
         def optional(name: str) -> npt.NDArray[Any] | None:
-            # An empty array stood for nothing once.
-            return data[name] if name in data and data[name].size else None
+            return data[name] if name in data else None
 
         def planes(name: str) -> npt.NDArray[np.float32] | None:
             if name not in data:
                 return None
-            pixels = data[name].astype(np.float32, copy=False)
-            if f"{name}_unit" in data:
-                unit = data[f"{name}_unit"]
-                if (unit != 1.0).any():
-                    pixels *= unit[:, None, None]
+            pixels, unit = data[name].astype(np.float32, copy=False), data[f"{name}_unit"]
+            if (unit != 1.0).any():
+                pixels *= unit[:, None, None]
             return pixels
 
         variance = planes("variance")
@@ -400,219 +227,6 @@ def read_scene(path: str | os.PathLike[str]) -> TrainingScene:
             positions=optional("positions"),
             mask_levels=None if levels is None else (float(levels[0]), float(levels[1])),
         )
-
-
-@runtime_checkable
-class SceneSource(Protocol):
-    """Where scenes come from, by number."""
-
-    @property
-    def endless(self) -> bool:
-        """Whether every number has a scene of its own (`bool`).
-
-        Otherwise there are as many as the length says.
-        """
-
-    def __len__(self) -> int:
-        """Return the number of scenes in an epoch."""
-
-    def scene(self, number: int) -> TrainingScene:
-        """Return a scene, always the same for a number.
-
-        Parameters
-        ----------
-        number : `int`
-            From 0.
-
-        Returns
-        -------
-        scene : `TrainingScene`
-        """
-
-    def expect(self, numbers: Sequence[int]) -> None:
-        """Take notice of the scenes that will be wanted soon.
-
-        Parameters
-        ----------
-        numbers : `~collections.abc.Sequence` [`int`]
-            Their numbers.
-        """
-
-    def name(self, number: int) -> str:
-        """Return what to call a scene in a message.
-
-        Parameters
-        ----------
-        number : `int`
-            Of the scene.
-
-        Returns
-        -------
-        name : `str`
-        """
-
-    def describe(self) -> dict[str, Any]:
-        """Say what decides the scenes.
-
-        Returns
-        -------
-        description : `dict`
-            Plain values.
-        """
-
-
-class SceneFiles:
-    """Scenes on disk.
-
-    Parameters
-    ----------
-    paths : `~collections.abc.Iterable` [`os.PathLike`]
-        Files of `write_scene`; their order does not matter.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are none.
-    """
-
-    endless = False
-    """There are as many as there are files (`bool`)."""
-
-    def __init__(self, paths: Iterable[str | os.PathLike[str]]):
-        self.paths = sorted(Path(path) for path in paths)
-        if not self.paths:
-            raise ValueError("no training scenes were given; make some first")
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def scene(self, number: int) -> TrainingScene:
-        """Read a scene.
-
-        Parameters
-        ----------
-        number : `int`
-            Of the file.
-
-        Returns
-        -------
-        scene : `TrainingScene`
-        """
-        return read_scene(self.paths[number])
-
-    def expect(self, numbers: Sequence[int]) -> None:
-        """Do nothing: the disk is quick enough.
-
-        Parameters
-        ----------
-        numbers : `~collections.abc.Sequence` [`int`]
-            Not used.
-        """
-
-    def name(self, number: int) -> str:
-        """Return what to call a scene in a message.
-
-        Parameters
-        ----------
-        number : `int`
-            Of the scene.
-
-        Returns
-        -------
-        name : `str`
-        """
-        return self.paths[number].stem
-
-    def describe(self) -> dict[str, Any]:
-        """Say which files these are.
-
-        Returns
-        -------
-        description : `dict`
-            Their number and a digest of names and sizes.
-        """
-        digest = hashlib.sha256()
-        for path in self.paths:
-            digest.update(f"{path.name} {path.stat().st_size}\n".encode())
-        return {"kind": "files", "count": len(self.paths), "digest": digest.hexdigest()[:16]}
-
-
-class SceneList:
-    """Scenes in memory.
-
-    Parameters
-    ----------
-    scenes : `~collections.abc.Sequence` [`TrainingScene`]
-        The scenes.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are none.
-    """
-
-    endless = False
-    """There are as many as were given (`bool`)."""
-
-    def __init__(self, scenes: Sequence[TrainingScene]):
-        self.scenes = list(scenes)
-        if not self.scenes:
-            raise ValueError("no training scenes were given; make some first")
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def scene(self, number: int) -> TrainingScene:
-        """Return a scene.
-
-        Parameters
-        ----------
-        number : `int`
-            Its place in the list.
-
-        Returns
-        -------
-        scene : `TrainingScene`
-        """
-        return self.scenes[number]
-
-    def expect(self, numbers: Sequence[int]) -> None:
-        """Do nothing: the scenes are there.
-
-        Parameters
-        ----------
-        numbers : `~collections.abc.Sequence` [`int`]
-            Not used.
-        """
-
-    def name(self, number: int) -> str:
-        """Return what to call a scene in a message.
-
-        Parameters
-        ----------
-        number : `int`
-            Of the scene.
-
-        Returns
-        -------
-        name : `str`
-        """
-        return f"scene {number}"
-
-    def describe(self) -> dict[str, Any]:
-        """Say which scenes these are.
-
-        Returns
-        -------
-        description : `dict`
-            Their number and a digest of pixels and truth.
-        """
-        digest = hashlib.sha256()
-        for scene in self.scenes:
-            pixels = scene.image if scene.noiseless is None else scene.noiseless
-            for array in (pixels, scene.labels, scene.origins):
-                digest.update(np.ascontiguousarray(array).tobytes())
-        return {"kind": "memory", "count": len(self.scenes), "digest": digest.hexdigest()[:16]}
 
 
 def masked_boxes(valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

@@ -21,11 +21,13 @@ from typing import Any, Self
 
 import numpy as np
 
+from ..images.pixels import usable_pixels
 from ..scenes.artefacts import MASK_BITS
 from ..scenes.config import MaskRule
 from ..scenes.presets import PRESETS, preset_config, random_scene_config
 from ..scenes.simulate import Scene, simulate_scene
-from .training_scene import TrainingScene, bin_scene, write_scene
+from .scene_cuts import bin_scene
+from .training_scene import TrainingScene, write_scene
 
 __all__ = ["MIN_PEAK_SHARE", "SimulatedSource", "make_training_set", "mask_levels", "to_training_scene"]
 
@@ -80,16 +82,16 @@ def to_training_scene(scene: Scene, *, keep_image: bool = False) -> TrainingScen
     sources = scene.sources[drawn]
     # Cosmic rays are left in: pipelines do not find all of them.
     unusable = MASK_BITS["BAD"] | MASK_BITS["NO_DATA"]
-    valid = ~((scene.mask & unusable) != 0).any(axis=0)
-    # Normalisation wants a variance everywhere, though it takes no notice of it there.
-    known = np.isfinite(scene.variance)
+    usable = usable_pixels(scene.images, scene.variance, (scene.mask & unusable) == 0)
+    # Normalisation wants a variance everywhere, though it does not use it on these pixels.
+    known = usable_pixels(scene.variance, scene.variance)
     variance = np.where(known, scene.variance, np.square(scene.sky_sigma, dtype=np.float32)[:, None, None])
     peak_snr = np.stack([sources[f"peak_snr_{band}"] for band in scene.bands], axis=1)
     keep_image = keep_image and scene.config.noise
     return TrainingScene(
         noiseless=scene.noiseless,
         variance=variance,
-        valid=valid,
+        valid=np.logical_and.reduce(usable, axis=0),
         labels=np.where(sources["is_star"], 1, 2).astype(np.int64),
         peak_flux=(peak_snr * np.asarray(scene.sky_sigma)).astype(np.float32),
         origins=scene.origins[drawn],
@@ -301,19 +303,19 @@ class SimulatedSource:
         return future.result()
 
     def expect(self, numbers: Sequence[int]) -> None:
-        """Start to make scenes that will be wanted soon.
+        """Start to make scenes that will be needed soon.
 
         Parameters
         ----------
         numbers : `~collections.abc.Sequence` [`int`]
-            Their numbers, the first wanted first; as many as ``ahead`` are
+            Their numbers, the first needed first; as many as ``ahead`` are
             begun.
         """
         if not self._has_workers():
             return
         wanted = list(numbers)[: self.ahead]
         with self._lock:
-            # What nobody wants any more must not fill the queue.
+            # Scenes that are no longer needed must not fill the queue.
             for number in [number for number in self._pending if number not in wanted]:
                 if len(self._pending) + len(wanted) <= self.ahead:
                     break
@@ -323,7 +325,7 @@ class SimulatedSource:
                     self._pending[number] = self._submit(number)
 
     def name(self, number: int) -> str:
-        """Return what to call a scene in a message.
+        """Return the name of a scene for messages.
 
         Parameters
         ----------
@@ -338,7 +340,7 @@ class SimulatedSource:
         return f"{kind} {number} of seed {self.seed}"
 
     def describe(self) -> dict[str, Any]:
-        """Say what decides the scenes.
+        """Describe what decides the scenes.
 
         Returns
         -------
@@ -378,7 +380,7 @@ class SimulatedSource:
         self._pending = OrderedDict()
 
     def _has_workers(self) -> bool:
-        """Say whether workers make the scenes."""
+        """Return whether workers make the scenes."""
         # A process that is a worker itself, of a data loader for one, may not start others.
         return self.jobs > 0 and not multiprocessing.current_process().daemon
 

@@ -2,13 +2,13 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Average precision of a network that is being trained, on images that it
-does not learn from.
+"""Average precision of a network in training, on images that it is not trained
+on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,8 @@ from ..metrics.spans import mask_pairs
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings
 from .augment import AugmentSettings, draw_realization, realize
-from .training_scene import SceneSource, TrainingScene
+from .scene_sources import SceneSource
+from .training_scene import TrainingScene
 
 __all__ = [
     "LOWEST_SCORE",
@@ -58,8 +59,8 @@ class ValidationImage:
     origins : `numpy.ndarray`
         (y0, x0) of each mask, int, (source, 2), px.
     asked : `numpy.ndarray`
-        Sources that must be found, bool, (source,); the others are neither
-        hits nor misses.
+        Sources that count in the figures, bool, (source,); the others are
+        neither hits nor misses.
     psf_fwhm : `numpy.ndarray`, optional
         Widths of the PSF as `~lsst.meas.maskrcnn.network.psf.add_psf_planes`
         takes them, (band,), px.
@@ -80,7 +81,6 @@ def validation_precision(
     settings: DetectionSettings | None = None,
     *,
     threshold: float = 0.5,
-    progress: Callable[[int], None] | None = None,
 ) -> dict[str, float]:
     """Compute the average precision of each class, pooled over images.
 
@@ -90,15 +90,13 @@ def validation_precision(
         The network; it is put into evaluation mode, and each of its modules
         back into the mode that it was in.
     images : `~collections.abc.Iterable` [`ValidationImage`]
-        The images, one at a time.
+        The images, taken one at a time.
     settings : `~lsst.meas.maskrcnn.network.inference.DetectionSettings`, \
             optional
         How to cut the images into tiles and which detections count; by
         default those of a score of at least `LOWEST_SCORE`.
     threshold : `float`
         Smallest IoU of the masks of a detection and its truth.
-    progress : callable, optional
-        Called with the number of images done.
 
     Returns
     -------
@@ -123,8 +121,8 @@ def validation_precision(
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
-        for number, item in enumerate(images, 1):
-            # A network that knows little yet finds crowds everywhere.
+        for item in images:
+            # A network at the beginning of its training finds crowds everywhere.
             found = detect(
                 network, item.image, item.valid, settings, psf_fwhm=item.psf_fwhm, split_crowded=False
             )
@@ -132,8 +130,6 @@ def validation_precision(
             for label in rows:
                 rows[label].append(_outcomes(found, item, label, threshold))
                 n_truth[label] += int(np.count_nonzero(item.asked & (item.labels == label)))
-            if progress is not None:
-                progress(number)
     finally:
         for module, training in modes:
             module.training = training
@@ -168,7 +164,7 @@ def validation_image(
             `~lsst.meas.maskrcnn.images.normalize.ZScoreSettings`
         How images are normalised.
     rng : `numpy.random.Generator`
-        Source of the noise, for a scene that has lost its own.
+        Random numbers for the noise of a scene that does not hold its own.
     min_area : `int`
         Sources with fewer pixels in their mask are not asked for.
     min_peak_snr : `float`
@@ -252,25 +248,15 @@ class SceneValidator:
 
     Parameters
     ----------
-    scenes : `~lsst.meas.maskrcnn.train.training_scene.SceneSource`
-        The scenes, which are read anew each time.
+    scenes : `~lsst.meas.maskrcnn.train.scene_sources.SceneSource`
+        The scenes, which are read anew each time. Noise that a scene does not
+        hold is the same each time.
     normalization : `~lsst.meas.maskrcnn.images.normalize.LuptonSettings` or \
             `~lsst.meas.maskrcnn.images.normalize.ZScoreSettings`
         How images are normalised.
     settings : `~lsst.meas.maskrcnn.network.inference.DetectionSettings`, \
             optional
         As in `validation_precision`.
-    min_area, min_peak_snr : `int`, `float`
-        As in `validation_image`.
-    seed : `int`
-        With the number of a scene, decides its noise where it has none of its
-        own.
-    progress : callable, optional
-        Called with the number of scenes done and that of all.
-
-    Notes
-    -----
-    Without ``progress`` it can be sent to other processes.
     """
 
     def __init__(
@@ -278,22 +264,13 @@ class SceneValidator:
         scenes: SceneSource,
         normalization: LuptonSettings | ZScoreSettings,
         settings: DetectionSettings | None = None,
-        *,
-        min_area: int = 12,
-        min_peak_snr: float = 5.0,
-        seed: int = 0,
-        progress: Callable[[int, int], None] | None = None,
     ):
         self.scenes = scenes
         self.normalization = normalization
         self.settings = settings
-        self.min_area = min_area
-        self.min_peak_snr = min_peak_snr
-        self.seed = seed
-        self.progress = progress
 
     def __call__(self, network: MaskRCNN) -> dict[str, float]:
-        """Judge a network.
+        """Compute the average precision of a network.
 
         Parameters
         ----------
@@ -305,22 +282,15 @@ class SceneValidator:
         figures : `dict` [`str`, `float`]
             As `validation_precision` has them.
         """
-
-        def report(done: int) -> None:
-            if self.progress is not None:
-                self.progress(done, len(self.scenes))
-
-        return validation_precision(network, self._images(), self.settings, progress=report)
-
-    def _images(self) -> Iterator[ValidationImage]:
-        for number in range(len(self.scenes)):
-            yield validation_image(
+        images = (
+            validation_image(
                 self.scenes.scene(number),
                 self.normalization,
-                np.random.default_rng([self.seed, number]),
-                min_area=self.min_area,
-                min_peak_snr=self.min_peak_snr,
+                np.random.default_rng([0, number]),
             )
+            for number in range(len(self.scenes))
+        )
+        return validation_precision(network, images, self.settings)
 
 
 def _outcomes(
@@ -344,7 +314,7 @@ def _matched(
     score: npt.NDArray[np.float32],
     threshold: float,
 ) -> npt.NDArray[np.bool_]:
-    """Say which of the chosen detections have one of these truths."""
+    """Return which of the chosen detections match one of these truths."""
     pairs = mask_pairs(
         [found.masks[i] for i in chosen],
         found.origins[chosen],

@@ -1,0 +1,46 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Which pixels can be used: the same in training and in inference."""
+
+from __future__ import annotations
+
+__all__ = ["usable_pixels"]
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+def usable_pixels(
+    flux: npt.NDArray[np.floating[Any]],
+    variance: npt.NDArray[np.floating[Any]] | None = None,
+    valid: npt.NDArray[np.bool_] | None = None,
+) -> npt.NDArray[np.bool_]:
+    """Find the pixels that hold data.
+
+    Parameters
+    ----------
+    flux : `numpy.ndarray`
+        Flux per pixel, of any shape.
+    variance : `numpy.ndarray`, optional
+        Variance per pixel, of the same shape.
+    valid : `numpy.ndarray`, optional
+        Pixels that are not masked, bool, of a shape that broadcasts to that of
+        the flux; by default all.
+
+    Returns
+    -------
+    usable : `numpy.ndarray`
+        Bool, of the shape of the flux: pixels that are not masked, whose flux
+        is finite and whose variance is finite and above 0.
+    """
+    usable = np.isfinite(flux)
+    if variance is not None:
+        # A comparison with NaN is False.
+        usable &= (variance > 0) & (variance < np.inf)
+    if valid is not None:
+        usable &= valid
+    return usable

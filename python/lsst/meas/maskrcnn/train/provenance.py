@@ -1,0 +1,127 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What a training was: its identity, and what the header of a model says of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import torch
+import torchvision
+from lightning_fabric import Fabric
+
+from ..network.model_file import MaskRcnnModel, ModelMetadata
+from .checkpoint import TrainingState
+from .dataset import BatchSource
+from .stages import TrainSettings
+
+__all__ = ["describe_result", "describe_run"]
+
+
+def describe_run(
+    source: BatchSource, metadata: ModelMetadata, settings: TrainSettings, initial: MaskRcnnModel | None
+) -> dict[str, Any]:
+    """Describe what decides a run, so that no other one goes on from its state.
+
+    Parameters
+    ----------
+    source : `BatchSource`
+        Where crops come from.
+    metadata : `ModelMetadata`
+        Header of the model to make.
+    settings : `TrainSettings`
+        The schedule.
+    initial : `MaskRcnnModel` or `None`
+        Model to start from.
+
+    Returns
+    -------
+    description : `dict`
+        Plain values.
+    """
+    schedule = asdict(settings)
+    for name in ("checkpoint_minutes", "validation_every", "log_every", "workers"):
+        del schedule[name]
+    return {
+        **schedule,
+        "source": source.describe(),
+        "architecture": metadata.architecture.model_dump(mode="json"),
+        "normalization": asdict(metadata.normalization),
+        "bands": list(metadata.bands),
+        "initial": None if initial is None else _describe_model(initial),
+    }
+
+
+def _describe_model(model: MaskRcnnModel) -> dict[str, str]:
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state.items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().numpy().tobytes())
+    return {"name": model.metadata.name, "sha256": digest.hexdigest()}
+
+
+def describe_result(
+    metadata: ModelMetadata,
+    settings: TrainSettings,
+    source: BatchSource,
+    state: TrainingState,
+    fabric: Fabric,
+    initial: dict[str, str] | None,
+) -> ModelMetadata:
+    """Make the header of a trained model.
+
+    Parameters
+    ----------
+    metadata : `ModelMetadata`
+        Header before the training.
+    settings : `TrainSettings`
+        The schedule.
+    source : `BatchSource`
+        Where crops came from.
+    state : `TrainingState`
+        Where the training ended.
+    fabric : `lightning_fabric.Fabric`
+        What computed it.
+    initial : `dict` or `None`
+        The model that it started from, as `describe_run` describes it.
+
+    Returns
+    -------
+    metadata : `ModelMetadata`
+        With what was done in ``training``.
+    """
+    done = {
+        "schedule": json.loads(json.dumps(asdict(settings))),
+        "source": source.describe(),
+        "initial": initial,
+        "steps": state.step,
+        "epochs": state.epoch,
+        "crops": state.crops,
+        "wall_time_s": round(state.elapsed, 1),
+        "last_epoch": state.epochs[-1] if state.epochs else {},
+        "machine": {
+            "device": _device_name(fabric.device),
+            "processes": fabric.world_size,
+            "threads": torch.get_num_threads(),
+        },
+        "software": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "torchvision": torchvision.__version__,
+            "numpy": np.__version__,
+        },
+    }
+    return metadata.model_copy(update={"training": {**metadata.training, **done}})
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU ({torch.backends.cpu.get_cpu_capability()})"
