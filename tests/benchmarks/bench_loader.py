@@ -24,7 +24,7 @@ import torch
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.train.augment import AugmentSettings
 from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
-from lsst.meas.maskrcnn.train.training_scene import SceneFiles
+from lsst.meas.maskrcnn.train.scene_sources import SceneFiles
 from lsst.meas.maskrcnn.train.training_set import make_training_set
 
 _AUGMENTATIONS = {
@@ -39,7 +39,7 @@ def run(source: CropSource, first: int, count: int, size: int) -> tuple[float, f
     """Return crops per second and per second of one core, made one batch after another."""
     start, used = time.perf_counter(), time.process_time()
     for number in range(first, first + count):
-        source.batch(number, size)
+        source.crops(range(number * size, (number + 1) * size))
     return count * size / (time.perf_counter() - start), count * size / (time.process_time() - used)
 
 
@@ -61,7 +61,7 @@ def run_ahead(source: CropSource, first: int, count: int, size: int, threads: in
                 number = waiting.get_nowait()
             except queue.Empty:
                 return
-            made[number].put(source.batch(number, size))
+            made[number].put(source.crops(range(number * size, (number + 1) * size)))
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(threads)]
     for worker in workers:
@@ -111,11 +111,10 @@ def main() -> None:
                     source = CropSource(
                         scenes,
                         LuptonSettings(),
-                        CropSettings(size=args.size, crops_per_scene=per_scene),
+                        CropSettings(size=args.size, crops_per_scene=per_scene, cache_mb=cache),
                         1,
                         True,
                         augment,
-                        cache,
                     )
                     if cache:
                         # An epoch, so that all that is kept is there.

@@ -29,9 +29,9 @@ from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.network.model_file import ModelMetadata
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
-from lsst.meas.maskrcnn.train.loop import TrainSettings, train
+from lsst.meas.maskrcnn.train.loop import train
 from lsst.meas.maskrcnn.train.losses import Crops, LossNetwork
-from lsst.meas.maskrcnn.train.stages import scratch_stages
+from lsst.meas.maskrcnn.train.stages import TrainSettings, scratch_stages
 from lsst.meas.maskrcnn.train.training_set import make_training_set
 
 BANDS = ("z", "r", "g")
@@ -46,12 +46,6 @@ class InMemory:
 
     def describe(self) -> dict[str, Any]:
         return {"kind": "memory"}
-
-    def with_augmentations(self, augment: object) -> InMemory:
-        return self
-
-    def batch(self, number: int, size: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-        return self.crops(range(number * size, (number + 1) * size))
 
     def crops(self, numbers: Sequence[int]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         chosen = [self._crops[number] for number in numbers]
