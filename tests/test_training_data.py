@@ -140,7 +140,7 @@ def test_scenes_never_come_again(quick_simulator: list[int]) -> None:
         assert isinstance(scenes, SceneSource)
         assert source.n_images == 10
         source.crops(range(24))
-    assert quick_simulator == list(range(15))
+    assert quick_simulator == list(range(14))
     assert source.names([3]) == ["mixture 3 of seed 3"]
     assert source.describe()["scenes"]["presets"] == "mixture"
 

@@ -38,7 +38,8 @@ from lsst.pipe.base.configOverrides import ConfigOverrides
 from ..catalogs.training_patches import PatchDatasets, TrainingDataError, group_datasets
 from ..network.inference import select_device
 from ..tasks.train import MaskRcnnTrainTask, TrainingDivergedError
-from ..tasks.train_config import MaskRcnnTrainConfig, MaskRcnnTrainConnections, scratch_stage
+from ..tasks.train_config import scratch_stage
+from ..tasks.train_connections import MaskRcnnTrainConfig, MaskRcnnTrainConnections
 from ..train.augment import AugmentSettings
 from ..train.distributed import on_first_process
 from ..train.scene_sources import SceneFiles, SceneSource

@@ -57,7 +57,7 @@ from ..train.loop import TrainingDiverged, TrainResult, output_files, train
 from ..train.scene_sources import SceneFiles, SceneSource
 from ..train.validation import LOWEST_SCORE, SceneValidator
 from .normalize import NormalizeBaseTask
-from .train_config import MaskRcnnTrainConfig, MaskRcnnTrainConnections
+from .train_connections import MaskRcnnTrainConfig, MaskRcnnTrainConnections
 
 Progress = Callable[[int, int, Mapping[str, Any]], None]
 
