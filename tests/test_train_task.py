@@ -372,7 +372,7 @@ def test_overfit(patch: TrainingPatch) -> None:
     assert metadata.training["patches"] == 1
     assert task.metadata["validation_ap50"] == result.epochs["ap50"][-1]
     assert task.metadata["n_steps"] == 160
-    assert task.metadata["n_patches"] == task.metadata["n_patches_validation"] == 1
+    assert task.metadata["n_patches"] == task.metadata["n_validation_patches"] == 1
     torch.testing.assert_close(torch.get_rng_state(), before)
 
 
@@ -716,7 +716,7 @@ def test_the_deblender_takes_the_model(repo: str) -> None:
     assert butler.exists("maskRcnnTraining_plot", skymap=SKY)
     metadata = butler.get("maskRcnnTrain_metadata", skymap=SKY)
     assert metadata["maskRcnnTrain"]["n_patches"] == 3
-    assert metadata["maskRcnnTrain"]["n_patches_validation"] == 1
+    assert metadata["maskRcnnTrain"]["n_validation_patches"] == 1
 
     found = execute(
         repo,

@@ -10,6 +10,7 @@ __all__ = ["BAD_MASK_PLANES", "make_training_scene"]
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,19 +54,16 @@ def make_training_scene(
     bands : `~collections.abc.Sequence` [`str`], optional
         Bands of the model in its order; by default all, as they come.
     truth_images : mapping [`str`, `lsst.afw.image.ExposureF`], optional
-        Noise-free light of the sources by band, like the dataset
-        ``maskRcnn_truthImage``. They are used if they are there in all the
-        bands.
+        Noise-free light of the sources, like the dataset
+        ``maskRcnn_truthImage``; used if it is there in all the bands.
     bad_mask_planes : `~collections.abc.Sequence` [`str`]
-        Planes of pixels that are not usable; those that an exposure does not
-        define are ignored.
+        Planes of pixels that are not usable.
 
     Returns
     -------
     scene : `~lsst.meas.maskrcnn.train.training_scene.TrainingScene`
         In nJy. Sources that are flagged as masked, or drowned by a neighbour,
-        are ignored; those with no pixel on the image are left out. Limits of
-        area and S/N are applied when crops are cut.
+        are ignored; those with no pixel on the image are left out.
 
     Raises
     ------
@@ -77,10 +75,8 @@ def make_training_scene(
 
     Notes
     -----
-    Whether the exposures have noise is measured on their pixels. The light of
-    the sources holds no saturation: where an exposure has mask plane SAT, its
-    own pixels take the place of the light's. Sky that subtraction left is in
-    the exposures only.
+    Whether the exposures have noise is measured on their pixels. Where one is
+    saturated, its own pixels take the place of the noise-free light's.
     """
     bands = tuple(exposures if bands is None else bands)
     missing = [band for band in bands if band not in exposures]
@@ -92,17 +88,7 @@ def make_training_scene(
     chosen = {band: exposures[band] for band in bands}
     check_exposures(chosen)
     box = chosen[bands[0]].getBBox()
-    pixels = [to_nanojansky(exposure) for exposure in chosen.values()]
-    image, variance = np.stack([flux for flux, _ in pixels]), np.stack([plane for _, plane in pixels])
-    masked = [flagged_pixels(exposure, bad_mask_planes) for exposure in chosen.values()]
-    usable = usable_pixels(image, variance, ~np.any(masked, axis=0))
-    valid: npt.NDArray[np.bool_] = np.logical_and.reduce(usable, axis=0)
-    sky_sigma = np.ones(len(bands))
-    for k, plane in enumerate(variance):
-        if valid.any():
-            sky_sigma[k] = math.sqrt(float(np.median(plane[valid])))
-        plane[~usable_pixels(plane, plane)] = sky_sigma[k] ** 2
-    image[~np.isfinite(image)] = 0.0
+    image, variance, valid, sky_sigma = _read_pixels(list(chosen.values()), bad_mask_planes)
     noisy = any(_has_noise(plane, sigma, valid) for plane, sigma in zip(image, sky_sigma, strict=True))
     noiseless = None if noisy else image
     if noisy and truth_images is not None and all(band in truth_images for band in bands):
@@ -129,6 +115,24 @@ def make_training_scene(
         positions=np.stack([arrays.y[kept], arrays.x[kept]], axis=1).astype(np.float32),
         mask_levels=mask_levels(MaskRule()),
     )
+
+
+def _read_pixels(
+    exposures: Sequence[ExposureF], bad_mask_planes: Sequence[str]
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.bool_], npt.NDArray[np.float64]]:
+    """Return finite image and variance (nJy), the usable pixels, and the noise of the sky in each band."""
+    pixels = [to_nanojansky(exposure) for exposure in exposures]
+    image, variance = np.stack([flux for flux, _ in pixels]), np.stack([plane for _, plane in pixels])
+    masked = [flagged_pixels(exposure, bad_mask_planes) for exposure in exposures]
+    usable = usable_pixels(image, variance, ~np.any(masked, axis=0))
+    valid: npt.NDArray[np.bool_] = np.logical_and.reduce(usable, axis=0)
+    sky_sigma = np.ones(len(exposures))
+    for k, plane in enumerate(variance):
+        if valid.any():
+            sky_sigma[k] = math.sqrt(float(np.median(plane[valid])))
+        plane[~usable_pixels(plane, plane)] = sky_sigma[k] ** 2
+    image[~np.isfinite(image)] = 0.0
+    return image, variance, valid, sky_sigma
 
 
 def _has_noise(plane: npt.NDArray[np.float32], sigma: float, valid: npt.NDArray[np.bool_]) -> bool:

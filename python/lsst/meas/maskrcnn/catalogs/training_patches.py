@@ -88,6 +88,30 @@ class TrainingPatch:
     truth: Any
     truth_images: Mapping[str, Any] | None = None
 
+    def missing(self, bands: Sequence[str], truth_images: bool) -> str:
+        """Describe what is missing.
+
+        Parameters
+        ----------
+        bands : `~collections.abc.Sequence` [`str`]
+            Bands that are needed.
+        truth_images : `bool`
+            Whether truth images are needed, even if there are none at all.
+
+        Returns
+        -------
+        text : `str`
+            Such as "exposure in band 'r'"; empty if the patch is complete.
+        """
+        wanted = [("exposure", self.exposures)]
+        if truth_images or self.truth_images is not None:
+            wanted.append(("truth image", self.truth_images or {}))
+        for what, images in wanted:
+            missing = [repr(band) for band in bands if band not in images]
+            if missing:
+                return f"{what} in band {', '.join(missing)}"
+        return ""
+
 
 @dataclasses.dataclass(frozen=True)
 class PatchDatasets:

@@ -4,8 +4,8 @@
 
 """The width of the PSF as an input of the network.
 
-A star is what has the size of the PSF, so a network can only tell stars from
-small galaxies on images of any seeing if it knows that size.
+A star has the size of the PSF, so a network can separate stars from small
+galaxies on images of any seeing only if it knows that size.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _FIRST_WEIGHT = "backbone.body.conv1.weight"
 
 
 def add_psf_planes(pixels: Tensor, fwhm: npt.ArrayLike | None) -> Tensor:
-    """Append one constant plane per band that tells the width of its PSF.
+    """Append one constant plane per band with the width of its PSF.
 
     Parameters
     ----------

@@ -34,8 +34,8 @@ class NetworkSpec(BaseModel):
     """Number of bands."""
 
     psf_channels: bool = False
-    """Whether the network is also told the width of the PSF: one constant plane
-    per band follows the bands, see `~.psf.add_psf_planes`."""
+    """Whether the width of the PSF is an input too: one constant plane per band
+    follows the bands, see `~.psf.add_psf_planes`."""
 
     backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101"] = "resnet50"
     """Residual network under the feature pyramid."""
@@ -167,7 +167,7 @@ class NetworkSpec(BaseModel):
         in_channels : `int`
             Number of bands.
         psf_channels : `bool`
-            Whether the network is told the width of the PSF.
+            Whether the width of the PSF is an input too.
 
         Returns
         -------

@@ -66,6 +66,7 @@ _BANDS = ("z", "r", "g")
 # Trainings take hours: a line a minute is enough.
 _LOG_INTERVAL = 60.0
 
+
 class TrainingDivergedError(pipeBase.AlgorithmError):
     """The loss is not finite.
 
@@ -131,11 +132,6 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             Inputs.
         outputRefs : `lsst.pipe.base.OutputQuantizedConnection`
             Outputs.
-
-        Raises
-        ------
-        TrainingDataError
-            Raised if there is no patch to train on.
         """
         config = self.config
         initialModel = butlerQC.get(inputRefs.initialModel) if config.use_initial_model else None
@@ -190,18 +186,11 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         Returns
         -------
         results : `lsst.pipe.base.Struct`
-            Results with the attributes:
-
-            ``model``
-                The trained model
-                (`~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`).
-            ``steps``
-                History of the steps (`astropy.table.Table`).
-            ``epochs``
-                History of the epochs (`astropy.table.Table`).
-            ``plot``
-                Both as a picture (`matplotlib.figure.Figure`), or `None`
-                without ``config.do_plot``.
+            With ``model``
+            (`~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`), the
+            histories ``steps`` and ``epochs`` (`astropy.table.Table`), and
+            ``plot`` (`matplotlib.figure.Figure`, or `None` without
+            ``config.do_plot``).
 
         Raises
         ------
@@ -220,30 +209,26 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         bands = self.bands(initialModel)
         with self._workspace(label) as folder:
             chosen = [("training", patches), ("validation", validation)]
-            training, judged = on_first_process(
+            training, validated = on_first_process(
                 lambda: [self._write_scenes(items, folder / name, bands) for name, items in chosen],
                 self.config.engine.device,
             )
             check_scenes(training, bands)
-            names = {item.name for item in training}
-            n_sources = sum(item.n_sources for item in training)
-            n_validation = len({item.name for item in judged})
-            self.metadata["n_sources"] = n_sources
-            self.metadata["n_patches"] = len(names)
-            self.metadata["n_patches_validation"] = n_validation
+            counts = {
+                "patches": len({item.name for item in training}),
+                "sources": sum(item.n_sources for item in training),
+                "validation_patches": len({item.name for item in validated}),
+            }
+            for name, count in counts.items():
+                self.metadata[f"n_{name}"] = count
             return self.train(
                 SceneFiles([item.path for item in training]),
-                SceneFiles([item.path for item in judged]) if judged else None,
+                SceneFiles([item.path for item in validated]) if validated else None,
                 bands=bands,
                 pixel_scale=float(np.median([item.pixel_scale for item in training])),
                 n_pixels=float(np.mean([item.n_pixels for item in training])),
                 initialModel=initialModel,
-                provenance={
-                    "label": label,
-                    "patches": len(names),
-                    "sources": n_sources,
-                    "validation_patches": n_validation,
-                },
+                provenance={"label": label, **counts},
                 output=self._output(label, folder),
                 keep_checkpoint=True,
                 progress=progress,
@@ -412,11 +397,9 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         TrainingDivergedError
             Raised if the loss is not finite.
         lsst.pipe.base.InvalidQuantumError
-            Raised if the unfinished training is another one, or if the device
-            is not there.
+            Raised if the unfinished training is another one, or without the device.
         ValueError
-            Raised if a stage names no layer of the network, or if its batch
-            cannot be divided evenly among the processes.
+            Raised if a stage does not fit the network or the processes.
         """
         config = self.config
         self._check_device()
@@ -434,17 +417,26 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         self.metadata["n_scenes"] = len(scenes)
         self.metadata["n_scenes_validation"] = 0 if validation is None else len(validation)
         self.metadata["bands"] = list(metadata.bands)
+        options = {"initial": initialModel, "validate": validate, "keep_checkpoint": keep_checkpoint}
+        result = self._run_engine(source, metadata, output, progress=self._report(progress), **options)
+        steps, epochs = history_table(result.history), history_table(result.epochs)
+        self._summarize(result)
+        plot = plot_training(steps, epochs, list(config.stage_order)) if config.do_plot else None
+        return pipeBase.Struct(model=result.model, steps=steps, epochs=epochs, plot=plot)
+
+    def _run_engine(
+        self, source: PatchCropSource, metadata: ModelMetadata, output: Path, **options: Any
+    ) -> TrainResult:
+        """Train, and translate the errors of the engine."""
+        config = self.config
         try:
-            result = train(
+            return train(
                 source,
                 metadata,
                 config.settings(),
                 output,
-                initial=initialModel,
                 device=config.engine.device,
-                validate=validate,
-                progress=self._report(progress),
-                keep_checkpoint=keep_checkpoint,
+                **options,
             )
         except TrainingDiverged as error:
             lasting = error.checkpoint if config.checkpoint_dir is not None else None
@@ -457,10 +449,6 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             ) from error
         except CheckpointMismatch as error:
             raise pipeBase.InvalidQuantumError(str(error)) from error
-        steps, epochs = history_table(result.history), history_table(result.epochs)
-        self._summarize(result)
-        plot = plot_training(steps, epochs, list(config.stage_order)) if config.do_plot else None
-        return pipeBase.Struct(model=result.model, steps=steps, epochs=epochs, plot=plot)
 
     def _check_device(self) -> None:
         try:
@@ -564,51 +552,38 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         self, patches: Sequence[TrainingPatch], folder: Path, bands: Sequence[str]
     ) -> list[SceneSummary]:
         """Bring patches into the form in which the training reads them."""
-        complete = [patch for patch in patches if self._has_bands(patch, bands)]
+        config = self.config
         folder.mkdir(parents=True, exist_ok=True)
         periodic = PeriodicLogger(self.log, _LOG_INTERVAL)
         summaries = []
-        for number, patch in enumerate(complete, 1):
-            try:
-                summaries += write_patch(
-                    patch, folder, bands, bad_mask_planes=list(self.config.unusable_planes)
+        for number, patch in enumerate(patches, 1):
+            missing = patch.missing(bands, config.use_truth_images)
+            if missing and config.skip_incomplete:
+                self.log.warning("Patch %s is skipped: it has no %s.", patch.name, missing)
+                continue
+            if missing:
+                raise TrainingDataError(
+                    f"Patch {patch.name} has no {missing}: wanted {list(bands)}. Add the missing coadds, "
+                    "change config.bands, or set config.skip_incomplete.",
+                    [patch.name],
                 )
+            try:
+                summaries += write_patch(patch, folder, bands, list(config.unusable_planes))
             except (ValueError, UncalibratedExposureError, IncompatibleExposuresError) as error:
                 raise TrainingDataError(
                     f"Patch {patch.name} cannot be trained on: {error}", [patch.name]
                 ) from error
-            periodic.log("Prepared %d of %d patches.", number, len(complete))
+            periodic.log("Prepared %d of %d patches.", number, len(patches))
         return summaries
-
-    def _has_bands(self, patch: TrainingPatch, bands: Sequence[str]) -> bool:
-        """Return whether a patch is complete, or fail if it has to be."""
-        wanted = [("exposure", patch.exposures)]
-        if self.config.use_truth_images or patch.truth_images is not None:
-            wanted.append(("truth image", patch.truth_images or {}))
-        for what, images in wanted:
-            missing = [band for band in bands if band not in images]
-            if missing and self.config.skip_incomplete:
-                self.log.warning("Patch %s is skipped: no %s in %s.", patch.name, what, ", ".join(missing))
-                return False
-            if missing:
-                raise TrainingDataError(
-                    f"Patch {patch.name} has no {what} in band {', '.join(map(repr, missing))}: wanted "
-                    f"{list(bands)}, found {sorted(images)}. Add the missing coadds, change config.bands, or "
-                    "set config.skip_incomplete.",
-                    [patch.name],
-                )
-        return True
 
     def _summarize(self, result: TrainResult) -> None:
         """Write the main figures into the task's metadata."""
         self.metadata["n_steps"] = result.steps
         self.metadata["n_epochs"] = len(result.epochs)
         self.metadata["seconds_train"] = float(result.elapsed)
-        if result.history:
-            last = result.history[-1]
-            for name in sorted(last):
-                if name.startswith("loss"):
-                    self.metadata[f"final_{name}"] = float(last[name])
+        for name, value in sorted(result.history[-1].items() if result.history else ()):
+            if name.startswith("loss"):
+                self.metadata[f"final_{name}"] = float(value)
         validated = [row for row in result.epochs if np.isfinite(row.get("ap50", np.nan))]
         if validated:
             for name in ("ap50", "ap50_star", "ap50_galaxy"):

@@ -157,7 +157,7 @@ class MaskRcnnTrainConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskR
     )
     unusable_planes = pexConfig.ListField[str](
         doc="Mask planes of pixels that are not used; those that an exposure does not define are ignored. "
-        "SAT is not among them, so that stars with a saturated core are learnt; nor are CR and INTRP, whose "
+        "SAT is not among them, so that stars with a saturated core are used; nor are CR and INTRP, whose "
         "pixels hold interpolated values.",
         default=list(BAD_MASK_PLANES),
     )

@@ -192,7 +192,7 @@ class Realization:
         Factor on the flux of the sources, float32, (band,).
     noise : `float`
         Standard deviation of the noise of the image after the change, in
-        units of that which the scene's variance tells; 0 for none.
+        units of that which the scene's variance predicts; 0 for none.
     correlation : `float`
         Weight of each neighbour in the noise that is drawn.
     blur : `float`
@@ -335,7 +335,7 @@ def realize(
         The scene.
     sky_sigma : `numpy.ndarray`
         Standard deviation of the noise of an empty pixel that the scene's
-        variance tells, (band,), nJy.
+        variance predicts, (band,), nJy.
     realization : `Realization`
         What is done to it.
     window : `Window`
@@ -363,37 +363,11 @@ def realize(
     the flux; a blur lowers the variance of its pixels by the sum of the squares
     of the kernel, and correlates them; noise can only be added.
     """
-    y0, x0, height, width = window
-    rows, columns = slice(y0, y0 + height, step), slice(x0, x0 + width, step)
-    kernel = realization.kernel
     own = realization.own
     pixels = scene.image if own else scene.noiseless
     if pixels is None:
         raise ValueError("the scene has no " + ("image with noise" if own else "noise-free image"))
-    if kernel is None or step > 1:
-        flux = pixels[:, rows, columns].astype(np.float32)
-        variance = scene.variance[:, rows, columns].astype(np.float32)
-        if kernel is not None and own:
-            variance *= np.float32(np.sum(kernel**2) ** 2)
-    else:
-        reach = len(kernel) // 2
-        weight = _with_margin(scene.valid[None], window, reach).astype(np.float32)
-        flux = _with_margin(pixels, window, reach)
-        variance = _with_margin(scene.variance, window, reach)
-        if weight.all():
-            flux = _convolve(flux, kernel)
-            variance = _convolve(variance, kernel**2 if own else kernel)
-        else:
-            # What is not known weighs nothing, so that it does not spread.
-            share = np.maximum(_convolve(weight, kernel), np.float32(1e-3))
-            flux = _convolve(flux * weight, kernel)
-            flux /= share
-            variance = _convolve(variance * weight, kernel**2 if own else kernel)
-            variance /= share**2 if own else share
-            inside = (slice(None), slice(reach, reach + height), slice(reach, reach + width))
-            unknown = np.broadcast_to(weight[inside] == 0, variance.shape)
-            variance[unknown] = scene.variance[:, rows, columns][unknown]
-
+    flux, variance = _blur(scene, pixels, realization, window, step)
     gain = realization.gain[:, None, None]
     if own:
         if (realization.gain != 1.0).any():
@@ -417,6 +391,40 @@ def realize(
         variance *= np.float32(factor**2)
     if realization.background.any():
         flux += _background(realization.background, sky_sigma, pixels.shape[1:], window, step)
+    return flux, variance
+
+
+def _blur(
+    scene: TrainingScene, pixels: FloatImage, realization: Realization, window: Window, step: int
+) -> tuple[FloatImage, FloatImage]:
+    """Cut out and blur pixels and their variance; usable pixels alone contribute."""
+    y0, x0, height, width = window
+    rows, columns = slice(y0, y0 + height, step), slice(x0, x0 + width, step)
+    kernel = realization.kernel
+    own = realization.own
+    if kernel is None or step > 1:
+        flux = pixels[:, rows, columns].astype(np.float32)
+        variance = scene.variance[:, rows, columns].astype(np.float32)
+        if kernel is not None and own:
+            variance *= np.float32(np.sum(kernel**2) ** 2)
+    else:
+        reach = len(kernel) // 2
+        weight = _with_margin(scene.valid[None], window, reach).astype(np.float32)
+        flux = _with_margin(pixels, window, reach)
+        variance = _with_margin(scene.variance, window, reach)
+        if weight.all():
+            flux = _convolve(flux, kernel)
+            variance = _convolve(variance, kernel**2 if own else kernel)
+        else:
+            # What is not known weighs nothing, so that it does not spread.
+            share = np.maximum(_convolve(weight, kernel), np.float32(1e-3))
+            flux = _convolve(flux * weight, kernel)
+            flux /= share
+            variance = _convolve(variance * weight, kernel**2 if own else kernel)
+            variance /= share**2 if own else share
+            inside = (slice(None), slice(reach, reach + height), slice(reach, reach + width))
+            unknown = np.broadcast_to(weight[inside] == 0, variance.shape)
+            variance[unknown] = scene.variance[:, rows, columns][unknown]
     return flux, variance
 
 
@@ -552,14 +560,14 @@ def grow_mask(mask: npt.NDArray[np.bool_], added: float) -> tuple[npt.NDArray[np
     if wanted <= area:
         return mask, 0
     growth = math.sqrt(wanted / math.pi) - math.sqrt(area / math.pi)
-    # Wide enough to see corners as corners.
+    # Wide enough that corners count as corners.
     kernel = gaussian_kernel(max(2.0, 1.5 * growth))
     # Narrow masks grow the more along their short side.
     margin = math.ceil(2.0 * growth) + 1
     reach = len(kernel) // 2
     padded = np.pad(mask, margin + reach).astype(np.float32)[None]
     smooth = _convolve(padded, kernel)[0]
-    # What is a source's stays a source's.
+    # The mask itself stays in the grown one.
     smooth[margin : margin + mask.shape[0], margin : margin + mask.shape[1]] += mask
     threshold = np.partition(smooth, smooth.size - wanted, axis=None)[smooth.size - wanted]
     return smooth >= max(float(threshold), 1e-6), margin

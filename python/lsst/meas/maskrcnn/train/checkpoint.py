@@ -120,7 +120,7 @@ def read_checkpoint(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tenso
     path : `pathlib.Path`
         The file.
     run : `~collections.abc.Mapping`
-        What decides the run that wants to go on from it.
+        What decides the run that is to go on from it.
 
     Returns
     -------

@@ -8,6 +8,12 @@ A step is a function of the weights, the seed and the number of the step alone:
 crops come from the source by number, and what is sampled in them follows from
 the seed and that number (`~.losses.LossNetwork`). So a run that was killed goes
 on from its checkpoint as if nothing had been, on a CPU bit for bit.
+
+Under ``torchrun`` batches are cut into equal parts, one for each process, and
+every image has its own mean of the losses. On GPUs the batch normalisation uses
+the statistics of all processes, so that a step does not depend on their number
+but for rounding; on CPUs each process uses those of its own part, until the
+statistics are frozen.
 """
 
 from __future__ import annotations
@@ -214,14 +220,6 @@ def train(
         Raised if a batch cannot be divided evenly among the processes, no
         layer is to learn, the initial model does not fit, or the device is
         not there.
-
-    Notes
-    -----
-    Under ``torchrun`` batches are cut into equal parts, one for each process,
-    and every image has its own mean of the losses. On GPUs the batch
-    normalisation uses the statistics of all processes, so that a step does not
-    depend on their number but for rounding; on CPUs each process uses those of
-    its own part, until the statistics are frozen.
     """
     output = Path(output)
     if not output.absolute().parent.is_dir():

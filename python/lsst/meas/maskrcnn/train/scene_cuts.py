@@ -73,7 +73,7 @@ def bin_scene(scene: TrainingScene, factor: int) -> TrainingScene:
 
     peaks = scene.peak_flux[kept] * np.float32(factor**2)
     if scene.mask_levels is not None:
-        # Area and level of a Gaussian's mask tell its variance.
+        # The variance of a Gaussian follows from area and level of its mask.
         area = np.array([np.count_nonzero(scene.masks[index]) for index in kept])
         level = np.where(scene.labels[kept] == 1, *scene.mask_levels)
         size = area / (-2.0 * math.pi * np.log(level))

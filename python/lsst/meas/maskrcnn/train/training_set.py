@@ -83,7 +83,7 @@ def to_training_scene(scene: Scene, *, keep_image: bool = False) -> TrainingScen
     # Cosmic rays are left in: pipelines do not find all of them.
     unusable = MASK_BITS["BAD"] | MASK_BITS["NO_DATA"]
     usable = usable_pixels(scene.images, scene.variance, (scene.mask & unusable) == 0)
-    # Normalisation wants a variance everywhere, though it does not use it on these pixels.
+    # Normalisation needs a variance everywhere, though it does not use it on these pixels.
     known = usable_pixels(scene.variance, scene.variance)
     variance = np.where(known, scene.variance, np.square(scene.sky_sigma, dtype=np.float32)[:, None, None])
     peak_snr = np.stack([sources[f"peak_snr_{band}"] for band in scene.bands], axis=1)
@@ -116,7 +116,7 @@ def _simulate(
     binning = int(rng.choice(list(_BINNINGS), p=list(_BINNINGS.values())))
     config = random_scene_config(rng, (shape[0] * binning, shape[1] * binning), bands)
     if binning > 1:
-        # Of so large an area, only what is still seen in larger pixels.
+        # Of so large an area, only the sources that are still visible in larger pixels.
         population = config.population
         config = replace(
             config,

@@ -104,13 +104,13 @@ def validation_precision(
         ``ap50_star`` and ``ap50_galaxy`` (with the IoU of ``threshold`` in
         per cent in place of 50) and their mean ``ap50`` over the classes that
         there are; NaN without truths. ``n_star`` and ``n_galaxy`` are the
-        numbers of truths that were asked for, ``n_detections`` that of all
+        numbers of truths that count, ``n_detections`` that of all
         detections.
 
     Notes
     -----
     Detections are ranked by the probability of their class. Those without a
-    truth of their class that lie on a source that is not asked for, of
+    truth of their class that lie on a source that is not counted, of
     whatever class, are passed over.
     """
     settings = settings or DetectionSettings(score_threshold=LOWEST_SCORE)
@@ -166,7 +166,7 @@ def validation_image(
     rng : `numpy.random.Generator`
         Random numbers for the noise of a scene that does not hold its own.
     min_area : `int`
-        Sources with fewer pixels in their mask are not asked for.
+        Sources with fewer pixels in their mask are not counted.
     min_peak_snr : `float`
         Nor are those whose peak is fainter in every band, in units of the
         noise of an empty pixel, where there is noise.
