@@ -18,7 +18,7 @@ from lsst.meas.maskrcnn.catalogs.footprints import (
     inclusive_boxes,
     masks_to_footprints,
 )
-from lsst.meas.maskrcnn.catalogs.schema import CatalogColumns, fill_catalog, make_schema
+from lsst.meas.maskrcnn.catalogs.schema import fill_catalog, make_schema
 from lsst.meas.maskrcnn.deblend.masks import clean_masks, measure_masks, move_peaks
 
 XY0 = (12000, -300)
@@ -218,9 +218,9 @@ def test_schema() -> None:
     assert SourceCatalog(schema).getCentroidSlot().getFlagKey().isValid()
 
 
-def columns(n: int) -> CatalogColumns:
+def columns(n: int) -> dict[str, np.ndarray]:
     index = np.arange(n)
-    return CatalogColumns(
+    return dict(
         centroid_x=index + 12000.25,
         centroid_y=index - 299.75,
         centroid_flag=index % 2 == 0,
@@ -259,14 +259,14 @@ def test_catalog_is_filled() -> None:
     assert catalog["id"].tolist() == [1, 2, 3]
     assert catalog["parent"].tolist() == [0, 0, 0]
     assert catalog["deblend_nChild"].tolist() == [0, 0, 0]
-    for name in vars(given):
-        values = np.asarray(getattr(given, name))
+    for name, values in given.items():
         if values.dtype.kind == "f":
             np.testing.assert_allclose(catalog[f"maskrcnn_{name}"], values, rtol=1e-6)
         else:
             np.testing.assert_array_equal(catalog[f"maskrcnn_{name}"], values)
-    np.testing.assert_array_equal(catalog.getX(), given.centroid_x)
-    for record, footprint, x, y in zip(catalog, footprints, given.centroid_x, given.centroid_y, strict=True):
+    np.testing.assert_array_equal(catalog.getX(), given["centroid_x"])
+    positions = zip(given["centroid_x"], given["centroid_y"], strict=True)
+    for record, footprint, (x, y) in zip(catalog, footprints, positions, strict=True):
         assert record.getFootprint() == footprint
         assert record.getCentroid() == geom.Point2D(x, y)
         sky = wcs.pixelToSky(geom.Point2D(x, y))
@@ -275,16 +275,18 @@ def test_catalog_is_filled() -> None:
     with pytest.raises(ValueError, match="must be empty"):
         fill_catalog(catalog, given, footprints, wcs)
     empty = IdGenerator().make_source_catalog(make_schema())
-    with pytest.raises(ValueError, match="2 footprints for 3 sources"):
+    with pytest.raises(ValueError, match="wanted one value for each of 2 footprints"):
         fill_catalog(empty, given, footprints[:2], wcs)
     fill_catalog(empty, columns(0), [], wcs)
     assert len(empty) == 0
 
 
 def test_columns_must_agree() -> None:
-    values = vars(columns(3)) | {"score": np.ones(4)}
-    with pytest.raises(ValueError, match="of one length"):
-        CatalogColumns(**values)
+    catalog = IdGenerator().make_source_catalog(make_schema())
+    wcs = makeSkyWcs(geom.Point2D(0, 0), geom.SpherePoint(0, 0, geom.degrees), np.diag([1e-4, 1e-4]))
+    for wrong in ({"score": np.ones(4)}, {"other": np.ones(0)}):
+        with pytest.raises(ValueError, match="wanted one value for each of 0 footprints in centroid_x"):
+            fill_catalog(catalog, columns(0) | wrong, [], wcs)
 
 
 def test_no_masks() -> None:

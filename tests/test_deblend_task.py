@@ -34,7 +34,11 @@ from lsst.afw.table import SourceCatalog
 from lsst.daf.butler import Butler, Config, DataCoordinate
 from lsst.daf.butler.tests import addDatasetType, makeTestCollection, makeTestRepo
 from lsst.meas.base import IdGenerator
-from lsst.meas.maskrcnn.catalogs.exposures import IncompatibleExposuresError, UncalibratedExposureError
+from lsst.meas.maskrcnn.catalogs.exposures import (
+    IncompatibleExposuresError,
+    MissingBandError,
+    UncalibratedExposureError,
+)
 from lsst.meas.maskrcnn.deblend.detection import Level
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings, ZScoreSettings
 from lsst.meas.maskrcnn.ingest.repo import (
@@ -57,7 +61,6 @@ from lsst.meas.maskrcnn.tasks.deblend import (
     MaskRcnnDeblendConfig,
     MaskRcnnDeblendConnections,
     MaskRcnnDeblendTask,
-    MissingBandError,
 )
 from lsst.pex.config import FieldValidationError
 

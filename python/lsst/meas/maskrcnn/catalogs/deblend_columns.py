@@ -13,10 +13,11 @@ of a field says.
 from __future__ import annotations
 
 __all__ = [
-    "BandColumns",
     "ParentFluxes",
     "add_deblend_fields",
+    "add_fields",
     "add_primary_fields",
+    "band_columns",
     "blend_table",
     "copy_relations",
     "fill_band_columns",
@@ -26,7 +27,8 @@ __all__ = [
     "overlap_columns",
 ]
 
-import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import astropy.table
 import astropy.units as u
@@ -39,134 +41,92 @@ from ..deblend.shares import ParentStatistics
 from ..deblend.sources import SourceList
 from .record_order import RecordOrder
 
-_RELATIONS: tuple[tuple[str, object, str, str], ...] = (
-    ("deblend_peakId", np.int32, "", "Id of the peak in the parent's footprint; unique together with parent. "
+Fields = tuple[tuple[str, Any, str, str], ...]
+"""Name (without its prefix), type, unit and documentation of some fields."""
+
+_RELATIONS: Fields = (
+    ("peak_center_x", np.int32, "pixel", "Column of the source's peak: a maximum of the detection "
+     "image near the centre of its mask, or that centre, moved into the mask; of a parent, that of its "
+     "brightest source"),
+    ("peak_center_y", np.int32, "pixel", "Row of the source's peak: a maximum of the detection "
+     "image near the centre of its mask, or that centre, moved into the mask; of a parent, that of its "
+     "brightest source"),
+    ("peakId", np.int32, "", "Id of the peak in the parent's footprint; unique together with parent. "
      "0 for parents, 1 for isolated sources"),
-    ("deblend_nChild", np.int32, "", "Number of children; 0 for isolated sources and for children"),
-    ("deblend_nPeaks", np.int32, "", "Number of peaks in the footprint, one for each source that was found "
+    ("nChild", np.int32, "", "Number of children; 0 for isolated sources and for children"),
+    ("nPeaks", np.int32, "", "Number of peaks in the footprint, one for each source that was found "
      "in it"),
-    ("deblend_parentNPeaks", np.int32, "", "deblend_nPeaks of the parent; 0 without a parent"),
-    ("deblend_parentNChild", np.int32, "", "deblend_nChild of the parent; 0 without a parent"),
-    ("deblend_blendId", np.int64, "", "Id of the record whose flux was shared with others to make this one: "
+    ("parentNPeaks", np.int32, "", "deblend_nPeaks of the parent; 0 without a parent"),
+    ("parentNChild", np.int32, "", "deblend_nChild of the parent; 0 without a parent"),
+    ("blendId", np.int64, "", "Id of the record whose flux was shared with others to make this one: "
      "that of the parent; 0 without a parent"),
-    ("deblend_blendNChild", np.int32, "", "Number of sources that share the flux of that record; 0 without a "
+    ("blendNChild", np.int32, "", "Number of sources that share the flux of that record; 0 without a "
      "parent"),
-    ("deblend_edgePixels", "Flag", "", "Set if the source's mask reaches the edge of the parent's footprint, "
+    ("edgePixels", "Flag", "", "Set if the source's mask reaches the edge of the parent's footprint, "
      "as at the edge of the image, so that some of its flux may be missing"),
-    ("deblend_skipped", "Flag", "", "Set if the parent was not deblended. Never set: parents over the limits "
+    ("skipped", "Flag", "", "Set if the parent was not deblended. Never set: parents over the limits "
      "are deblended in a cheaper way, see deblend_fallback"),
-    ("deblend_fallback", "Flag", "", "Set if flux was shared by the masks alone because the parent is over a "
+    ("fallback", "Flag", "", "Set if flux was shared by the masks alone because the parent is over a "
      "limit or its templates failed; on the parent and its children"),
-    ("deblend_fallback_tooManyPeaks", "Flag", "", "Set if that is because the parent has too many sources"),
-    ("deblend_fallback_parentTooBig", "Flag", "", "Set if that is because the parent has too many pixels"),
-    ("deblend_failed", "Flag", "", "Set if the templates of the parent could not be made; on the parent and "
+    ("fallback_tooManyPeaks", "Flag", "", "Set if that is because the parent has too many sources"),
+    ("fallback_parentTooBig", "Flag", "", "Set if that is because the parent has too many pixels"),
+    ("failed", "Flag", "", "Set if the templates of the parent could not be made; on the parent and "
      "its children, whose flux was shared by the masks alone"),
-    ("deblend_runtime", np.float32, "ms", "Time that sharing the flux of this parent took; 0 for others"),
+    ("runtime", np.float32, "ms", "Time that sharing the flux of this parent took; 0 for others"),
 )  # fmt: skip
 
-_BAND: tuple[tuple[str, object, str, str], ...] = (
-    ("deblend_peak_instFlux", np.float64, "count", "Value of the source's share of the image at its peak"),
-    ("deblend_zeroFlux", "Flag", "", "Set if the source has no share of any pixel: its HeavyFootprint is one "
+_BAND: Fields = (
+    ("peak_instFlux", np.float64, "count", "Value of the source's share of the image at its peak"),
+    ("zeroFlux", "Flag", "", "Set if the source has no share of any pixel: its HeavyFootprint is one "
      "pixel of value 0"),
-    ("deblend_dataCoverage", np.float32, "", "Fraction of the pixels of the HeavyFootprint, or of the "
+    ("dataCoverage", np.float32, "", "Fraction of the pixels of the HeavyFootprint, or of the "
      "parent's footprint, without NO_DATA"),
-    ("deblend_maxOverlap", np.float32, "count", "Largest flux of other sources in one pixel of the source's "
+    ("maxOverlap", np.float32, "count", "Largest flux of other sources in one pixel of the source's "
      "mask"),
-    ("deblend_fluxOverlap", np.float32, "count", "Flux of other sources in the pixels of the source's mask"),
-    ("deblend_fluxOverlapFraction", np.float32, "", "deblend_fluxOverlap over the source's own flux; 0 where "
+    ("fluxOverlap", np.float32, "count", "Flux of other sources in the pixels of the source's mask"),
+    ("fluxOverlapFraction", np.float32, "", "deblend_fluxOverlap over the source's own flux; 0 where "
      "that is not positive"),
-    ("deblend_blendedness", np.float32, "", "1 - sum(m^2) / sum(B m) over the source's mask, m its share of "
+    ("blendedness", np.float32, "", "1 - sum(m^2) / sum(B m) over the source's mask, m its share of "
      "the image and B the image (Bosch et al. 2018): 0 if nothing else is there"),
 )  # fmt: skip
 
 
-@dataclasses.dataclass(eq=False)
-class BandColumns:
-    """What is measured on each source's share of one band.
+_PRIMARY: Fields = (
+    ("isPrimary", "Flag", "", "Set if the source has no children. The inner regions of patches and "
+     "tracts are not considered"),
+    ("isDeblendedSource", "Flag", "", "Set if the source has no children: it is isolated or a "
+     "deblended child"),
+    ("fromBlend", "Flag", "", "Set if the source is a deblended child"),
+    ("isIsolated", "Flag", "", "Set if the source is not part of a blend"),
+)  # fmt: skip
+
+
+class ParentFluxes(NamedTuple):
+    """Fluxes of M parents in one band, isolated sources included."""
+
+    flux: npt.NDArray[np.float64]
+    """Sum of the image, (M,)."""
+    outside: npt.NDArray[np.float64]
+    """Fraction of it outside all masks, (M,)."""
+    data_coverage: npt.NDArray[np.float64]
+    """Fraction of pixels without NO_DATA, (M,)."""
+
+
+def add_fields(schema: afwTable.Schema, prefix: str, fields: Fields) -> None:
+    """Add fields to a schema; those that are there already stay.
 
     Parameters
     ----------
-    peak_instFlux, maxOverlap, fluxOverlap : `numpy.ndarray`, (N,)
-        Fluxes in the units of the image.
-    zeroFlux : `numpy.ndarray`, (N,), bool
-        Whether the source has no share of any pixel.
-    dataCoverage, fluxOverlapFraction, blendedness : `numpy.ndarray`, (N,)
-        Fractions. See the doc strings of the schema.
+    schema : `lsst.afw.table.Schema`
+        Changed in place.
+    prefix : `str`
+        First part of their names.
+    fields : `tuple`
+        Name, type, unit and documentation of each.
     """
-
-    peak_instFlux: npt.NDArray[np.float64]
-    zeroFlux: npt.NDArray[np.bool_]
-    dataCoverage: npt.NDArray[np.float32]
-    maxOverlap: npt.NDArray[np.float32]
-    fluxOverlap: npt.NDArray[np.float32]
-    fluxOverlapFraction: npt.NDArray[np.float32]
-    blendedness: npt.NDArray[np.float32]
-
-    @classmethod
-    def make(cls, n_sources: int) -> BandColumns:
-        """Make columns without a measurement.
-
-        Parameters
-        ----------
-        n_sources : `int`
-            Number of rows.
-
-        Returns
-        -------
-        columns : `BandColumns`
-            NaN and False.
-        """
-        nothing = {
-            field.name: np.full(n_sources, np.nan, dtype=np.float32) for field in dataclasses.fields(cls)
-        }
-        return cls(
-            **nothing
-            | {"peak_instFlux": np.full(n_sources, np.nan), "zeroFlux": np.zeros(n_sources, dtype=bool)}
-        )
-
-    def to_rows(self, order: RecordOrder, parent_coverage: npt.NDArray[np.float64]) -> BandColumns:
-        """Arrange the columns of the sources as rows of a catalogue.
-
-        Parameters
-        ----------
-        order : `~.record_order.RecordOrder`
-            The rows.
-        parent_coverage : `numpy.ndarray`, (M,), float64
-            ``dataCoverage`` of the parents.
-
-        Returns
-        -------
-        rows : `BandColumns`
-            Rows of parents have nothing but ``dataCoverage``.
-        """
-        rows = BandColumns.make(len(order))
-        has_source = order.source >= 0
-        for field in dataclasses.fields(self):
-            getattr(rows, field.name)[has_source] = getattr(self, field.name)[order.source[has_source]]
-        rows.dataCoverage[order.is_parent] = parent_coverage[order.parent[order.is_parent]]
-        return rows
-
-
-@dataclasses.dataclass(eq=False)
-class ParentFluxes:
-    """Fluxes of M parents by band, isolated sources included; (M,) each.
-
-    Parameters
-    ----------
-    flux, outside, data_coverage : `dict` [`str`, `numpy.ndarray`]
-        Sum of the image, fraction of it outside all masks, and fraction of
-        pixels without NO_DATA.
-    """
-
-    flux: dict[str, npt.NDArray[np.float64]]
-    outside: dict[str, npt.NDArray[np.float64]]
-    data_coverage: dict[str, npt.NDArray[np.float64]]
-
-
-def _add_fields(schema: afwTable.Schema, fields: tuple[tuple[str, object, str, str], ...]) -> None:
     for name, kind, units, doc in fields:
-        if name not in schema:
-            schema.addField(name, type=kind, doc=doc, units=units)
+        if f"{prefix}_{name}" not in schema:
+            schema.addField(f"{prefix}_{name}", type=kind, doc=doc, units=units)
 
 
 def add_deblend_fields(schema: afwTable.Schema) -> None:
@@ -177,21 +137,7 @@ def add_deblend_fields(schema: afwTable.Schema) -> None:
     schema : `lsst.afw.table.Schema`
         Changed in place; fields that are there already stay.
     """
-    for axis, word in (("x", "Column"), ("y", "Row")):
-        _add_fields(
-            schema,
-            (
-                (
-                    f"deblend_peak_center_{axis}",
-                    np.int32,
-                    "pixel",
-                    f"{word} of the source's peak, the brightest pixel of its mask; of a parent, that of its "
-                    "brightest source",
-                ),
-            ),
-        )
-    _add_fields(schema, _RELATIONS)
-    _add_fields(schema, _BAND)
+    add_fields(schema, "deblend", _RELATIONS + _BAND)
 
 
 def add_primary_fields(schema: afwTable.Schema) -> None:
@@ -202,17 +148,7 @@ def add_primary_fields(schema: afwTable.Schema) -> None:
     schema : `lsst.afw.table.Schema`
         Changed in place.
     """
-    _add_fields(
-        schema,
-        (
-            ("detect_isPrimary", "Flag", "", "Set if the source has no children. Whether it lies in the "
-             "inner region of its patch and tract is not looked at: the sky map tells"),
-            ("detect_isDeblendedSource", "Flag", "", "Set if the source has no children: it is isolated or a "
-             "deblended child"),
-            ("detect_fromBlend", "Flag", "", "Set if the source is a deblended child"),
-            ("detect_isIsolated", "Flag", "", "Set if the source is not part of a blend"),
-        ),
-    )  # fmt: skip
+    add_fields(schema, "detect", _PRIMARY)
 
 
 def fill_primary_flags(catalog: afwTable.SourceCatalog) -> None:
@@ -289,24 +225,63 @@ def copy_relations(catalog: afwTable.SourceCatalog, given: afwTable.SourceCatalo
     """
     if not len(catalog):
         return
-    for name in ("deblend_peak_center_x", "deblend_peak_center_y", *(field[0] for field in _RELATIONS)):
-        catalog[name] = given[name]
+    for name, *_ in _RELATIONS:
+        catalog[f"deblend_{name}"] = given[f"deblend_{name}"]
 
 
-def fill_band_columns(catalog: afwTable.SourceCatalog, columns: BandColumns) -> None:
+def band_columns(rows: Sequence[Sequence[Any]]) -> dict[str, npt.NDArray[Any]]:
+    """Make columns of what was measured on the sources in one band.
+
+    Parameters
+    ----------
+    rows : `~collections.abc.Sequence`
+        Values of N sources in the order of the fields: ``peak_instFlux``,
+        ``zeroFlux``, ``dataCoverage``, ``maxOverlap``, ``fluxOverlap``,
+        ``fluxOverlapFraction``, ``blendedness``.
+
+    Returns
+    -------
+    columns : `dict` [`str`, `numpy.ndarray`]
+        (N,) each, by the name that follows ``deblend_``.
+    """
+    return {
+        name: np.array([row[number] for row in rows], dtype=_type_of(kind))
+        for number, (name, kind, _, _) in enumerate(_BAND)
+    }
+
+
+def _type_of(kind: Any) -> Any:
+    return bool if kind == "Flag" else kind
+
+
+def fill_band_columns(
+    catalog: afwTable.SourceCatalog,
+    order: RecordOrder,
+    columns: Mapping[str, npt.NDArray[Any]],
+    parent_coverage: npt.NDArray[np.float64],
+) -> None:
     """Set the fields of one band.
 
     Parameters
     ----------
     catalog : `lsst.afw.table.SourceCatalog`
         Contiguous catalogue; changed in place.
-    columns : `BandColumns`
-        One row for each of its records.
+    order : `~.record_order.RecordOrder`
+        Its rows.
+    columns : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
+        As `band_columns` makes them.
+    parent_coverage : `numpy.ndarray`, (M,), float64
+        ``dataCoverage`` of the parents, which have no other of these fields.
     """
     if not len(catalog):
         return
-    for field in dataclasses.fields(columns):
-        catalog[f"deblend_{field.name}"] = getattr(columns, field.name)
+    has_source = order.source >= 0
+    for name, kind, _, _ in _BAND:
+        values = np.full(len(order), False if kind == "Flag" else np.nan, dtype=_type_of(kind))
+        values[has_source] = columns[name][order.source[has_source]]
+        if name == "dataCoverage":
+            values[order.is_parent] = parent_coverage[order.parent[order.is_parent]]
+        catalog[f"deblend_{name}"] = values
 
 
 def fill_parent_columns(
@@ -346,7 +321,10 @@ def fill_parent_columns(
 
 
 def blend_table(
-    catalog: afwTable.SourceCatalog, order: RecordOrder, sources: SourceList, fluxes: ParentFluxes
+    catalog: afwTable.SourceCatalog,
+    order: RecordOrder,
+    sources: SourceList,
+    fluxes: Mapping[str, ParentFluxes],
 ) -> astropy.table.Table:
     """Make the table of the parents.
 
@@ -358,8 +336,8 @@ def blend_table(
         Its rows.
     sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
         The sources.
-    fluxes : `ParentFluxes`
-        Fluxes of their parents.
+    fluxes : `~collections.abc.Mapping` [`str`, `ParentFluxes`]
+        Fluxes of their parents by band.
 
     Returns
     -------
@@ -382,23 +360,19 @@ def blend_table(
     add("runtime", statistics.runtime[own], "Time that sharing its flux took", u.ms)
     fallback = statistics.fallback[own]
     add("fallback", fallback, "Whether its flux was shared by masks alone, as deblend_fallback")
-    for number, band in enumerate(fluxes.flux):
-        add(f"{band}_instFlux", fluxes.flux[band][own], "Sum of its pixels", u.count)
-        outside = fluxes.outside[band][own]
+    chi2_doc = "Mean over the pixels of (image - sum of the templates)^2 / variance; NaN without templates"
+    for number, (band, in_band) in enumerate(fluxes.items()):
+        add(f"{band}_instFlux", in_band.flux[own], "Sum of its pixels", u.count)
+        outside = in_band.outside[own]
         add(f"{band}_outsideFraction", outside, "Part of that outside the masks of all children")
-        add(
-            f"{band}_chi2",
-            statistics.chi2[own, number],
-            "Mean over the pixels of (image - sum of the templates)^2 / variance; NaN where there are no "
-            "templates",
-        )
+        add(f"{band}_chi2", statistics.chi2[own, number], chi2_doc)
     return table
 
 
 def overlap_columns(
     image: npt.NDArray[np.float32], share: npt.NDArray[np.float32]
 ) -> tuple[float, float, float, float]:
-    """Measure how much of a source's pixels is others' light.
+    """Measure how much flux of others is in the pixels of a source.
 
     Parameters
     ----------

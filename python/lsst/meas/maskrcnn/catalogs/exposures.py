@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = [
     "IncompatibleExposuresError",
+    "MissingBandError",
     "UncalibratedExposureError",
     "check_exposures",
     "flagged_pixels",
@@ -33,6 +34,7 @@ from lsst.pex.exceptions import Exception as PexError
 
 from ..deblend.image import MultibandImage
 from ..images.units import FWHM_PER_SIGMA
+from ..network.model_file import ModelMetadata
 from .mask_planes import defined_plane_bits
 
 _LOG = logging.getLogger(__name__)
@@ -73,6 +75,39 @@ class IncompatibleExposuresError(pipeBase.AlgorithmError):
             "bands": " ".join(self.bands),
             "first": self.values[0],
             "second": self.values[1],
+        }
+
+
+class MissingBandError(pipeBase.AlgorithmError):
+    """Some bands that the model needs are not among the inputs.
+
+    Parameters
+    ----------
+    missing : `~collections.abc.Iterable` [`str`]
+        Bands that are needed and not there.
+    available : `~collections.abc.Iterable` [`str`]
+        Bands that are there.
+    metadata : `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
+        Header of the model.
+    """
+
+    def __init__(self, missing: Iterable[str], available: Iterable[str], metadata: ModelMetadata) -> None:
+        self.missing = sorted(missing)
+        self.available = sorted(available)
+        self.model = metadata.name
+        super().__init__(
+            f"No exposure in band {', '.join(map(repr, self.missing))}: model {metadata.name!r} needs "
+            f"{list(metadata.bands)}, found {self.available}. Add the missing coadds, map the model's bands "
+            "to those of the data with config.bands, or choose another model."
+        )
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What failed, for the task's metadata (`dict`)."""
+        return {
+            "missing": " ".join(self.missing),
+            "available": " ".join(self.available),
+            "model": self.model,
         }
 
 

@@ -10,10 +10,10 @@ footprints are in the parent frame of the exposure, xy0 included.
 
 from __future__ import annotations
 
-__all__ = ["ShareFootprint", "deblend_band", "parent_fluxes", "parent_footprint", "share_footprints"]
+__all__ = ["deblend_band", "parent_fluxes", "parent_footprint", "share_footprints"]
 
-import dataclasses
 from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -26,8 +26,10 @@ from lsst.afw.image import ExposureF, MaskX
 from ..deblend.masks import MaskMeasurements
 from ..deblend.parents import Parent
 from ..deblend.sources import SourceList
-from .deblend_columns import BandColumns, ParentFluxes, overlap_columns
+from .deblend_columns import ParentFluxes, band_columns, overlap_columns
 from .exposures import flagged_pixels
+
+_Indices = npt.NDArray[np.intp]
 
 
 def parent_footprint(
@@ -79,44 +81,28 @@ def _add_peak(
     peak.setId(peak_id)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class ShareFootprint:
-    """Pixels in which a source has a share of the flux.
-
-    Parameters
-    ----------
-    footprint : `lsst.afw.detection.Footprint`
-        The pixels and the peak, in the parent frame.
-    rows, columns : `numpy.ndarray`
-        The pixels in the image, in the order of the footprint, int, (n,).
-    weights : `numpy.ndarray`
-        Share of the source in them, float32, (band, n).
-    mask_rows, mask_columns : `numpy.ndarray`
-        Pixels of the mask in the image, int, (m,).
-    mask_weights : `numpy.ndarray`
-        Share of the source in them, float32, (band, m).
-    peak : `tuple` [`int`, `int`]
-        (y, x) of the peak in the image.
-    peak_weights : `numpy.ndarray`
-        Share of the source in the pixel of the peak, float32, (band,).
-    empty : `bool`
-        Whether the source has no share of any pixel; then the footprint is
-        the pixel of the peak.
-    """
+class _ShareFootprint(NamedTuple):
+    """Pixels in which a source has a share of the flux."""
 
     footprint: Footprint
-    rows: npt.NDArray[np.intp]
-    columns: npt.NDArray[np.intp]
+    """The pixels and the peak, in the parent frame."""
+    pixels: tuple[_Indices, _Indices]
+    """Rows and columns in the image, in the order of the footprint, (n,)."""
     weights: npt.NDArray[np.float32]
-    mask_rows: npt.NDArray[np.intp]
-    mask_columns: npt.NDArray[np.intp]
+    """Share of the source in them, (band, n)."""
+    mask: tuple[_Indices, _Indices]
+    """Rows and columns of the mask in the image, (m,)."""
     mask_weights: npt.NDArray[np.float32]
+    """Share of the source in them, (band, m)."""
     peak: tuple[int, int]
+    """(y, x) of the peak in the image."""
     peak_weights: npt.NDArray[np.float32]
+    """Share of the source in the pixel of the peak, (band,)."""
     empty: bool
+    """Whether the source has no share of any pixel; then the footprint is the pixel of the peak."""
 
 
-def share_footprints(sources: SourceList, bbox: geom.Box2I) -> list[ShareFootprint]:
+def share_footprints(sources: SourceList, bbox: geom.Box2I) -> list[_ShareFootprint]:
     """Make the footprints of the sources' shares, the same in all bands.
 
     Parameters
@@ -128,8 +114,8 @@ def share_footprints(sources: SourceList, bbox: geom.Box2I) -> list[ShareFootpri
 
     Returns
     -------
-    footprints : `list` [`ShareFootprint`]
-        One for each source.
+    footprints : `list`
+        What `deblend_band` takes, for each source.
     """
     place = np.zeros(len(sources), dtype=np.int64)
     for parent in sources.parents:
@@ -137,7 +123,7 @@ def share_footprints(sources: SourceList, bbox: geom.Box2I) -> list[ShareFootpri
     return [_share_footprint(sources, index, int(place[index]), bbox) for index in range(len(sources))]
 
 
-def _share_footprint(sources: SourceList, index: int, peak_id: int, bbox: geom.Box2I) -> ShareFootprint:
+def _share_footprint(sources: SourceList, index: int, peak_id: int, bbox: geom.Box2I) -> _ShareFootprint:
     share, measured, found = sources.shares[index], sources.measured, sources.detections
     peak = int(measured.peak_y[index]), int(measured.peak_x[index])
     support = share.footprint
@@ -150,30 +136,23 @@ def _share_footprint(sources: SourceList, index: int, peak_id: int, bbox: geom.B
     _add_peak(footprint, index, measured, peak_id, bbox)
     rows, columns = np.nonzero(support)
     mask_rows, mask_columns = np.nonzero(found.masks[index])
-    mask_rows, mask_columns = mask_rows + found.origins[index, 0], mask_columns + found.origins[index, 1]
-    return ShareFootprint(
-        footprint,
-        rows + y0,
-        columns + x0,
-        share.at(rows + y0, columns + x0),
-        mask_rows,
-        mask_columns,
-        share.at(mask_rows, mask_columns),
-        peak,
-        share.at(np.array([peak[0]]), np.array([peak[1]]))[:, 0],
-        empty,
+    pixels = rows + y0, columns + x0
+    mask = mask_rows + found.origins[index, 0], mask_columns + found.origins[index, 1]
+    peak_weights = share.at(np.array([peak[0]]), np.array([peak[1]]))[:, 0]
+    return _ShareFootprint(
+        footprint, pixels, share.at(*pixels), mask, share.at(*mask), peak, peak_weights, empty
     )
 
 
 def deblend_band(
-    footprints: Sequence[ShareFootprint], exposure: ExposureF, band: int
-) -> tuple[list[HeavyFootprintF], BandColumns]:
+    footprints: Sequence[_ShareFootprint], exposure: ExposureF, band: int
+) -> tuple[list[HeavyFootprintF], dict[str, npt.NDArray[Any]]]:
     """Give every source its share of one band.
 
     Parameters
     ----------
-    footprints : `~collections.abc.Sequence` [`ShareFootprint`]
-        N footprints.
+    footprints : `~collections.abc.Sequence`
+        N sources, as `share_footprints` gives them.
     exposure : `lsst.afw.image.ExposureF`
         Exposure of the band.
     band : `int`
@@ -185,32 +164,29 @@ def deblend_band(
         Image, mask and variance of each source's pixels. Those of a parent's
         sources add up to its image; variance and mask are those of the
         exposure.
-    columns : `~.deblend_columns.BandColumns`
-        Measurements on them, (N,).
+    columns : `dict` [`str`, `numpy.ndarray`]
+        Measurements on them, as `~.deblend_columns.band_columns` makes them.
     """
     image, variance, mask = exposure.image.array, exposure.variance.array, exposure.mask.array
     no_data = flagged_pixels(exposure, ["NO_DATA"])
-    columns = BandColumns.make(len(footprints))
-    result = []
-    for index, item in enumerate(footprints):
-        at = item.rows, item.columns
+    result, measured = [], []
+    for item in footprints:
         heavy = HeavyFootprintF(item.footprint)
-        pixels = _multiply(image[at], item.weights[band])
+        pixels = _multiply(image[item.pixels], item.weights[band])
         heavy.getImageArray()[:] = pixels
-        heavy.getMaskArray()[:] = mask[at]
-        heavy.getVarianceArray()[:] = variance[at]
+        heavy.getMaskArray()[:] = mask[item.pixels]
+        heavy.getVarianceArray()[:] = variance[item.pixels]
         result.append(heavy)
-        columns.peak_instFlux[index] = _multiply(image[item.peak], item.peak_weights[band])
-        columns.zeroFlux[index] = item.empty or not pixels.any()
-        columns.dataCoverage[index] = 1.0 - np.count_nonzero(no_data[at]) / max(len(item.rows), 1)
-        whole = image[item.mask_rows, item.mask_columns]
-        (
-            columns.maxOverlap[index],
-            columns.fluxOverlap[index],
-            columns.fluxOverlapFraction[index],
-            columns.blendedness[index],
-        ) = overlap_columns(whole, _multiply(whole, item.mask_weights[band]))
-    return result, columns
+        whole = image[item.mask]
+        measured.append(
+            (
+                _multiply(image[item.peak], item.peak_weights[band]),
+                item.empty or not pixels.any(),
+                1.0 - np.count_nonzero(no_data[item.pixels]) / max(len(pixels), 1),
+                *overlap_columns(whole, _multiply(whole, item.mask_weights[band])),
+            )
+        )
+    return result, band_columns(measured)
 
 
 def _multiply(pixels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
@@ -220,7 +196,7 @@ def _multiply(pixels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32])
     return result
 
 
-def parent_fluxes(sources: SourceList, exposures: Mapping[str, ExposureF]) -> ParentFluxes:
+def parent_fluxes(sources: SourceList, exposures: Mapping[str, ExposureF]) -> dict[str, ParentFluxes]:
     """Measure the flux of parents, and how much of it is outside all masks.
 
     Parameters
@@ -232,13 +208,13 @@ def parent_fluxes(sources: SourceList, exposures: Mapping[str, ExposureF]) -> Pa
 
     Returns
     -------
-    fluxes : `~.deblend_columns.ParentFluxes`
+    fluxes : `dict` [`str`, `~.deblend_columns.ParentFluxes`]
         By band, for each of the sources' parents.
     """
     covered = np.zeros(sources.image.shape, dtype=bool)
     for mask, (y0, x0) in zip(sources.detections.masks, sources.detections.origins.tolist(), strict=True):
         covered[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] |= mask
-    fluxes = ParentFluxes({}, {}, {})
+    fluxes = {}
     for band, exposure in exposures.items():
         no_data = flagged_pixels(exposure, ["NO_DATA"])
         rows = []
@@ -249,7 +225,5 @@ def parent_fluxes(sources: SourceList, exposures: Mapping[str, ExposureF]) -> Pa
             missing = np.count_nonzero(no_data[parent.box] & parent.pixels)
             coverage = 1.0 - missing / np.count_nonzero(parent.pixels)
             rows.append((total, outside / total if total > 0 else np.nan, coverage))
-        fluxes.flux[band], fluxes.outside[band], fluxes.data_coverage[band] = (
-            np.array(rows, dtype=np.float64).reshape(-1, 3).T
-        )
+        fluxes[band] = ParentFluxes(*np.array(rows, dtype=np.float64).reshape(-1, 3).T)
     return fluxes

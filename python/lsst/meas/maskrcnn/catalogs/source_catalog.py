@@ -23,7 +23,7 @@ from .deblend_columns import fill_parent_columns, fill_relations
 from .footprints import inclusive_boxes, masks_to_footprints
 from .heavy import parent_footprint
 from .record_order import RecordOrder
-from .schema import CatalogColumns, fill_catalog
+from .schema import fill_catalog
 
 
 def fill_source_catalog(
@@ -55,8 +55,8 @@ def fill_source_catalog(
     fill_parent_columns(catalog, order, sources.statistics, masks_on_edge(sources))
 
 
-def _columns(sources: SourceList, order: RecordOrder, bbox: geom.Box2I) -> CatalogColumns:
-    """Columns of the rows, in the parent frame."""
+def _columns(sources: SourceList, order: RecordOrder, bbox: geom.Box2I) -> dict[str, np.ndarray]:
+    """Columns of the rows, in the parent frame, by the name that follows ``maskrcnn_``."""
     found, measured, whole = sources.detections, sources.measured, sources.measured_parents
     blends = [parent for parent in sources.parents if len(parent) > 1]
     height, width = sources.image.shape
@@ -74,41 +74,40 @@ def _columns(sources: SourceList, order: RecordOrder, bbox: geom.Box2I) -> Catal
     def of_members(values: np.ndarray, reduce: Callable[[np.ndarray], Any]) -> np.ndarray:
         return np.array([reduce(values[parent.members]) for parent in blends], dtype=values.dtype)
 
-    corners = [
-        both(values, of_members(values, reduce))
-        for values, reduce in zip(
-            inclusive_boxes(found.boxes, measured, (height, width)),
-            (np.min, np.min, np.max, np.max),
-            strict=True,
-        )
-    ]
     # The pixels of a parent reach beyond those of its sources.
-    min_x = np.minimum(corners[0], merged("box_min_x"))
-    min_y = np.minimum(corners[1], merged("box_min_y"))
-    max_x = np.maximum(corners[2], merged("box_max_x"))
-    max_y = np.maximum(corners[3], merged("box_max_y"))
+    box = {}
+    for side, corner, reduce, further in zip(
+        ("min_x", "min_y", "max_x", "max_y"),
+        inclusive_boxes(found.boxes, measured, (height, width)),
+        (np.min, np.min, np.max, np.max),
+        (np.minimum, np.minimum, np.maximum, np.maximum),
+        strict=True,
+    ):
+        box[side] = further(both(corner, of_members(corner, reduce)), merged(f"box_{side}"))
     area, n_bad = merged("area"), merged("n_bad")
-    return CatalogColumns(
-        centroid_x=merged("centroid_x") + x0,
-        centroid_y=merged("centroid_y") + y0,
-        centroid_flag=merged("centroid_flag"),
-        bbox_minX=min_x + x0,
-        bbox_minY=min_y + y0,
-        bbox_maxX=max_x + x0,
-        bbox_maxY=max_y + y0,
-        score=both(found.scores, of_members(found.scores, np.max)),
-        pStar=both(found.p_star, np.nan),
-        area=area,
-        badFraction=n_bad / np.maximum(area, 1),
-        star=both(sources.is_star, False),
-        galaxy=both(~sources.is_star, False),
-        binning=both(found.binning, 1),
-        flag_edge=(min_x == 0) | (min_y == 0) | (max_x == width - 1) | (max_y == height - 1),
-        flag_bad=n_bad > 0,
-        flag_saturated=merged("n_saturated") > 0,
-        flag_invalid=merged("n_invalid") > 0,
-        flag_limited=both(found.flag_limited, of_members(found.flag_limited, np.any)),
-    )
+    on_edge = (box["min_x"] == 0) | (box["min_y"] == 0)
+    on_edge |= (box["max_x"] == width - 1) | (box["max_y"] == height - 1)
+    return {
+        "centroid_x": merged("centroid_x") + x0,
+        "centroid_y": merged("centroid_y") + y0,
+        "centroid_flag": merged("centroid_flag"),
+        "bbox_minX": box["min_x"] + x0,
+        "bbox_minY": box["min_y"] + y0,
+        "bbox_maxX": box["max_x"] + x0,
+        "bbox_maxY": box["max_y"] + y0,
+        "score": both(found.scores, of_members(found.scores, np.max)),
+        "pStar": both(found.p_star, np.nan),
+        "area": area,
+        "badFraction": n_bad / np.maximum(area, 1),
+        "star": both(sources.is_star, False),
+        "galaxy": both(~sources.is_star, False),
+        "binning": both(found.binning, 1),
+        "flag_edge": on_edge,
+        "flag_bad": n_bad > 0,
+        "flag_saturated": merged("n_saturated") > 0,
+        "flag_invalid": merged("n_invalid") > 0,
+        "flag_limited": both(found.flag_limited, of_members(found.flag_limited, np.any)),
+    }
 
 
 def _footprints(sources: SourceList, order: RecordOrder, bbox: geom.Box2I) -> list[Footprint]:

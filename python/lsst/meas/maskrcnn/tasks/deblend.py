@@ -6,14 +6,9 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "MaskRcnnDeblendConfig",
-    "MaskRcnnDeblendConnections",
-    "MaskRcnnDeblendTask",
-    "MissingBandError",
-]
+__all__ = ["MaskRcnnDeblendConfig", "MaskRcnnDeblendConnections", "MaskRcnnDeblendTask"]
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -22,6 +17,7 @@ import torch
 import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.connectionTypes as cT
+from lsst.afw.detection import Footprint, HeavyFootprintF
 from lsst.afw.geom import SkyWcs
 from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
@@ -36,14 +32,13 @@ from lsst.resources import ResourcePath
 from lsst.utils.logging import PeriodicLogger
 
 from ..catalogs.deblend_columns import (
-    BandColumns,
     add_primary_fields,
     blend_table,
     copy_relations,
     fill_band_columns,
     fill_primary_flags,
 )
-from ..catalogs.exposures import to_multiband_image
+from ..catalogs.exposures import MissingBandError, to_multiband_image
 from ..catalogs.heavy import deblend_band, parent_fluxes, share_footprints
 from ..catalogs.record_order import RecordOrder, order_records
 from ..catalogs.schema import UNMEASURED, extend_band_schema, make_band_schema, make_schema
@@ -55,39 +50,6 @@ from ..network.inference import select_device
 from ..network.model_file import MaskRcnnModel, ModelMetadata, read_model
 from .config_fields import make_fields
 from .normalize import normalizeRegistry
-
-
-class MissingBandError(pipeBase.AlgorithmError):
-    """Some bands that the model needs are not among the inputs.
-
-    Parameters
-    ----------
-    missing : `~collections.abc.Iterable` [`str`]
-        Bands that are needed and not there.
-    available : `~collections.abc.Iterable` [`str`]
-        Bands that are there.
-    metadata : `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
-        Header of the model.
-    """
-
-    def __init__(self, missing: Iterable[str], available: Iterable[str], metadata: ModelMetadata) -> None:
-        self.missing = sorted(missing)
-        self.available = sorted(available)
-        self.model = metadata.name
-        super().__init__(
-            f"No exposure in band {', '.join(map(repr, self.missing))}: model {metadata.name!r} needs "
-            f"{list(metadata.bands)}, found {self.available}. Add the missing coadds, map the model's bands "
-            "to those of the data with config.bands, or choose another model."
-        )
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What failed, for the task's metadata (`dict`)."""
-        return {
-            "missing": " ".join(self.missing),
-            "available": " ".join(self.available),
-            "model": self.model,
-        }
 
 
 class MaskRcnnDeblendConnections(
@@ -157,6 +119,15 @@ class MaskRcnnDeblendConnections(
 
 
 _ENGINE = make_fields(DeblendSettings)
+
+_PLUGINS = (
+    "base_PixelFlags",
+    "base_GaussianFlux",
+    "base_PsfFlux",
+    "base_CircularApertureFlux",
+    "base_LocalBackground",
+)
+"""Measured in the reference band and by force in all."""
 
 
 class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskRcnnDeblendConnections):
@@ -249,25 +220,17 @@ class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=Mas
         """Choose what is measured."""
         super().setDefaults()
         self.measurement.plugins.names = [
-            "base_PixelFlags",
+            *_PLUGINS,
             "base_SdssCentroid",
             "base_SdssShape",
-            "base_GaussianFlux",
-            "base_PsfFlux",
-            "base_CircularApertureFlux",
             "base_SkyCoord",
             "base_Blendedness",
-            "base_LocalBackground",
         ]
         self.catalogCalculation.plugins.names = ["base_ClassificationExtendedness"]
         self.forcedMeasurement.plugins.names = [
-            "base_PixelFlags",
+            *_PLUGINS,
             "base_TransformedCentroid",
             "base_TransformedShape",
-            "base_GaussianFlux",
-            "base_PsfFlux",
-            "base_CircularApertureFlux",
-            "base_LocalBackground",
         ]
         # Slots of the forced catalogues are empty upstream but for positions and shapes; colours want fluxes.
         self.forcedMeasurement.slots.psfFlux = "base_PsfFlux"
@@ -354,13 +317,14 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
 
         Raises
         ------
-        MissingBandError
+        lsst.meas.maskrcnn.catalogs.exposures.MissingBandError
             Raised if a band of the model is missing in this patch.
         lsst.pipe.base.NoWorkFound
             Raised in its place if ``config.skip_incomplete`` is set.
         """
         if self.config.model_uri is not None:
-            model = self.read_model(self.config.model_uri)
+            with ResourcePath(self.config.model_uri, forceDirectory=False).as_local() as local:
+                model = read_model(local.ospath)
         else:
             model = butlerQC.get(inputRefs.model)
         refs = {ref.datasetRef.dataId["band"]: ref for ref in inputRefs.exposures}
@@ -402,8 +366,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         exposures : `~collections.abc.Mapping` [`str`, \
                 `lsst.afw.image.ExposureF`]
             Calibrated exposures on one pixel grid by the data's name of the
-            band, in any order; bands that neither the model nor
-            ``config.extra_bands`` names do no harm.
+            band, in any order; others than those in use may be among them.
             Measurement changes them as it goes and leaves them as they were.
         model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
             The trained model.
@@ -427,7 +390,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
 
         Raises
         ------
-        MissingBandError
+        lsst.meas.maskrcnn.catalogs.exposures.MissingBandError
             Raised if a band of the model is not among the exposures.
         lsst.meas.maskrcnn.catalogs.exposures.IncompatibleExposuresError
             Raised if boxes or coordinate systems disagree.
@@ -444,8 +407,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         sources = self._find_sources(chosen, model)
         self._record(sources, model.metadata, list(chosen), reference, idGenerator)
 
-        first = next(iter(chosen.values()))
-        wcs, bbox = cast(SkyWcs, first.getWcs()), first.getBBox()
+        wcs, bbox = cast(SkyWcs, chosen[reference].getWcs()), chosen[reference].getBBox()
         order = order_records(sources.parents)
         catalog = idGenerator.make_source_catalog(self.schema)
         fill_source_catalog(catalog, sources, order, wcs, bbox)
@@ -455,44 +417,21 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         footprints = share_footprints(sources, bbox)
         band_catalogs = {}
         # The reference band comes first: the others are measured at its positions.
-        for band in [reference, *(band for band in chosen if band != reference)]:
-            heavy, of_sources = deblend_band(footprints, chosen[band], list(chosen).index(band))
-            columns = of_sources.to_rows(order, fluxes.data_coverage[band])
+        for band in sorted(chosen, key=lambda band: band != reference):
+            heavy, columns = deblend_band(footprints, chosen[band], list(chosen).index(band))
+            coverage = fluxes[band].data_coverage
             if band == reference:
-                fill_band_columns(catalog, columns)
+                fill_band_columns(catalog, order, columns, coverage)
                 self._measure(catalog, heavy, order, chosen[band], band, idGenerator)
-            band_catalogs[band] = self._make_band_catalog(
-                catalog, heavy, columns, order, band, chosen[band], wcs, idGenerator
-            )
+            made = self._measure_forced(catalog, heavy, order, chosen[band], band, wcs, idGenerator)
+            copy_relations(made, catalog)
+            fill_band_columns(made, order, columns, coverage)
+            band_catalogs[band] = made
         return pipeBase.Struct(
             catalog=catalog,
             bandCatalogs={band: band_catalogs[band] for band in chosen},
             blendStatistics=blend_table(catalog, order, sources, fluxes),
         )
-
-    def read_model(self, uri: str) -> MaskRcnnModel:
-        """Read a model file from a path or URI.
-
-        Parameters
-        ----------
-        uri : `str`
-            Path or URI, for instance
-            ``resource://lsst.meas.maskrcnn/models/lite.safetensors``.
-
-        Returns
-        -------
-        model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
-            The model.
-
-        Raises
-        ------
-        FileNotFoundError
-            Raised if there is no such file.
-        lsst.meas.maskrcnn.network.model_file.ModelFileError
-            Raised if it is not a model file that this version can use.
-        """
-        with ResourcePath(uri, forceDirectory=False).as_local() as local:
-            return read_model(local.ospath)
 
     def _choose_bands(self, available: Mapping[str, Any], metadata: ModelMetadata) -> list[str]:
         """Bands of the data in the order of the model's, then those in which only flux is shared."""
@@ -523,15 +462,11 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
 
     def _find_sources(self, exposures: Mapping[str, ExposureF], model: MaskRcnnModel) -> SourceList:
         """Run the engine."""
-        settings = DeblendSettings(
-            detection=self.config.detection.settings(), shares=self.config.shares.settings()
-        )
+        settings = DeblendSettings(self.config.detection.settings(), self.config.shares.settings())
         try:
             select_device(settings.detection.device)
         except ValueError as error:
-            raise pipeBase.InvalidQuantumError(
-                f"config.detection.device cannot be used on this machine: {error}."
-            ) from error
+            raise pipeBase.InvalidQuantumError(f"config.detection.device cannot be used: {error}.") from error
         image = to_multiband_image(
             exposures,
             names={data: band for band, data in self.config.bands.items()},
@@ -545,13 +480,12 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         def report(stage: str, done: int, total: int) -> None:
             periodic.log("Done with %d of %d %s.", done, total, stage)
 
-        normalizer = self._normalize if self.config.normalize.name is not None else None
-        return find_sources(image, model, settings, normalizer=normalizer, progress=report)
+        def normalize(flux: Any, variance: Any, valid: Any) -> NormalizedImage:
+            result: NormalizedImage = self.normalize.run(flux=flux, variance=variance, valid=valid)
+            return result
 
-    def _normalize(self, flux: np.ndarray, variance: np.ndarray | None, valid: np.ndarray) -> NormalizedImage:
-        """Normalise with the configured subtask."""
-        result: NormalizedImage = self.normalize.run(flux=flux, variance=variance, valid=valid)
-        return result
+        normalizer = normalize if self.config.normalize.name is not None else None
+        return find_sources(image, model, settings, normalizer=normalizer, progress=report)
 
     def _record(
         self,
@@ -561,13 +495,18 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         reference: str,
         idGenerator: IdGenerator,
     ) -> None:
-        """Tell the log and the task's metadata what was found."""
+        """Write to the log and the task's metadata what was found."""
         if not sources.n_valid_pixels:
             self.log.info("No valid pixel in %s: its catalogue is empty.", idGenerator)
         sizes = [len(parent) for parent in sources.parents if len(parent) > 1]
-        n_fallback = int(np.count_nonzero(sources.statistics.fallback))
-        n_stars = int(np.count_nonzero(sources.is_star))
         used = np.isfinite(sources.noise)
+        found = {
+            "n_sources": len(sources),
+            "n_stars": int(np.count_nonzero(sources.is_star)),
+            "n_parents": len(sizes),
+            "n_children": sum(sizes),
+            "n_fallback": int(np.count_nonzero(sources.statistics.fallback)),
+        }
         for key, value in {
             "model": metadata.name,
             "bands": bands,
@@ -576,33 +515,29 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             "n_valid_pixels": sources.n_valid_pixels,
             "noise_nJy": sources.noise[used].tolist(),
             "psf_fwhm_pixels": np.asarray(sources.image.psf_fwhm)[used].tolist(),
-            "n_sources": len(sources),
-            "n_stars": n_stars,
-            "n_parents": len(sizes),
-            "n_children": sum(sizes),
-            "n_fallback": n_fallback,
+            **found,
         }.items():
             self.metadata[key] = value
         for stage, seconds in sources.timings.items():
             self.metadata[f"seconds_{'detect' if stage == 'total' else stage}"] = float(seconds)
         self.log.info(
             "Found %d sources in %s: %d stars, %d galaxies; %d of them in %d blends.",
-            len(sources),
+            found["n_sources"],
             idGenerator,
-            n_stars,
-            len(sources) - n_stars,
-            sum(sizes),
-            len(sizes),
+            found["n_stars"],
+            found["n_sources"] - found["n_stars"],
+            found["n_children"],
+            found["n_parents"],
         )
-        if n_fallback:
+        if found["n_fallback"]:
             self.log.warning(
-                "The flux of %d parents was shared by masks alone (deblend_fallback).", n_fallback
+                "The flux of %d parents was shared by masks alone (deblend_fallback).", found["n_fallback"]
             )
 
     def _measure(
         self,
         catalog: SourceCatalog,
-        heavy: Sequence[Any],
+        heavy: Sequence[HeavyFootprintF],
         order: RecordOrder,
         exposure: ExposureF,
         band: str,
@@ -622,38 +557,17 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             record.setFootprint(mask)
         self.catalogCalculation.run(catalog)
 
-    def _mark_unmeasured(self, catalog: SourceCatalog, found: SourceCatalog) -> None:
-        """Flag all records, and put the centroids of the masks where a measurement would have been."""
-        catalog[UNMEASURED] = np.ones(len(catalog), dtype=bool)
-        slot = catalog.schema.getAliasMap().get("slot_Centroid") if self.config.doMeasure else ""
-        if not slot:
-            return
-        for axis in "xy":
-            catalog[f"{slot}_{axis}"] = found[f"maskrcnn_centroid_{axis}"]
-        if f"{slot}_flag" in catalog.schema:
-            catalog[f"{slot}_flag"] = np.ones(len(catalog), dtype=bool)
-
-    def _can_measure(self, exposure: ExposureF, band: str) -> bool:
-        """Tell whether there is all that measurement needs."""
-        if not self.config.doMeasure:
-            return False
-        if exposure.getPsf() is None:
-            self.log.warning("Nothing is measured in band %r, as its exposure has no PSF.", band)
-            return False
-        return True
-
-    def _make_band_catalog(
+    def _measure_forced(
         self,
         catalog: SourceCatalog,
-        heavy: Sequence[Any],
-        columns: BandColumns,
+        heavy: Sequence[HeavyFootprintF],
         order: RecordOrder,
-        band: str,
         exposure: ExposureF,
+        band: str,
         wcs: SkyWcs,
         idGenerator: IdGenerator,
     ) -> SourceCatalog:
-        """Make the catalogue of one band, with measurements at the positions of the reference band."""
+        """Make the catalogue of one band, measured at the positions of the reference band."""
         if self.config.doMeasure:
             made = self.forcedMeasurement.generateMeasCat(exposure, catalog, wcs)
         else:
@@ -675,12 +589,29 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             made = made.copy(deep=True)
         if not measured:
             self._mark_unmeasured(made, catalog)
-        copy_relations(made, catalog)
-        fill_band_columns(made, columns)
         return made
 
+    def _can_measure(self, exposure: ExposureF, band: str) -> bool:
+        """Whether there is all that measurement needs."""
+        if self.config.doMeasure and exposure.getPsf() is None:
+            self.log.warning("Nothing is measured in band %r, as its exposure has no PSF.", band)
+        return self.config.doMeasure and exposure.getPsf() is not None
 
-def _attach(catalog: SourceCatalog, heavy: Sequence[Any], order: RecordOrder, otherwise: list[Any]) -> None:
+    def _mark_unmeasured(self, catalog: SourceCatalog, found: SourceCatalog) -> None:
+        """Flag all records, and put the centroids of the masks where a measurement would have been."""
+        catalog[UNMEASURED] = np.ones(len(catalog), dtype=bool)
+        slot = catalog.schema.getAliasMap().get("slot_Centroid") if self.config.doMeasure else ""
+        if not slot:
+            return
+        for axis in "xy":
+            catalog[f"{slot}_{axis}"] = found[f"maskrcnn_centroid_{axis}"]
+        if f"{slot}_flag" in catalog.schema:
+            catalog[f"{slot}_flag"] = np.ones(len(catalog), dtype=bool)
+
+
+def _attach(
+    catalog: SourceCatalog, heavy: Sequence[HeavyFootprintF], order: RecordOrder, others: Sequence[Footprint]
+) -> None:
     """Give sources the HeavyFootprints of a band, and parents their own footprints."""
-    for record, source, footprint in zip(catalog, order.source.tolist(), otherwise, strict=True):
+    for record, source, footprint in zip(catalog, order.source.tolist(), others, strict=True):
         record.setFootprint(heavy[source] if source >= 0 else footprint)
