@@ -30,11 +30,11 @@ from lsst.meas.maskrcnn.catalogs.deblend_columns import (
 from lsst.meas.maskrcnn.catalogs.exposures import flagged_pixels, psf_image
 from lsst.meas.maskrcnn.catalogs.heavy import deblend_band, parent_fluxes, share_footprints
 from lsst.meas.maskrcnn.catalogs.record_order import order_records
-from lsst.meas.maskrcnn.catalogs.schema import extend_band_schema, make_band_schema, make_schema
+from lsst.meas.maskrcnn.catalogs.schema import extend_band_schema, make_schema
 from lsst.meas.maskrcnn.catalogs.source_catalog import masks_on_edge
 from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.deblend.masks import measure_masks
-from lsst.meas.maskrcnn.deblend.parents import Parent, make_parents, split_parents
+from lsst.meas.maskrcnn.deblend.parents import Parent, make_parents
 from lsst.meas.maskrcnn.deblend.shares import BlendSource, Shares, ShareSettings, SourceShare, share_parents
 from lsst.meas.maskrcnn.deblend.sources import SourceList
 from lsst.meas.maskrcnn.network.detections import Detections
@@ -133,18 +133,17 @@ def test_parents_over_a_limit_fall_apart(rng: np.random.Generator) -> None:
     masks, shape = [square(2)] * len(origins), (60, 90)
     (whole,) = make_parents(masks, origins, shape, 4.0)
     assert len(whole) == 54
-    parts = split_parents([whole], masks, origins, 4.0, max_sources=20, max_area=10_000)
+    parts = make_parents(masks, origins, shape, 4.0, max_sources=20, max_area=10_000)
     assert [part.members.tolist() for part in parts] == [[index] for index in range(54)]
     for part, alone in zip(parts, make_parents(masks, origins, shape, 2.0), strict=True):
         assert (part.y0, part.x0) == (alone.y0, alone.x0)
         np.testing.assert_array_equal(part.pixels, alone.pixels)
-    assert len(split_parents([whole], masks, origins, 4.0, 100, 1000)) == 54
-    assert split_parents([whole], masks, origins, 4.0, 54, 10_000) == [whole]
+    assert len(make_parents(masks, origins, shape, 4.0, 100, 1000)) == 54
+    assert len(make_parents(masks, origins, shape, 4.0, 54, 10_000)) == 1
     # Masks that overlap stay together.
     overlapping = [square(9)] * len(origins)
-    (dense,) = make_parents(overlapping, origins, shape, 1.0)
-    (still,) = split_parents([dense], overlapping, origins, 1.0, 20, 10_000)
-    assert len(still) == 54
+    (dense,) = make_parents(overlapping, origins, shape, 1.0, 20, 10_000)
+    assert len(dense) == 54
 
 
 def test_bad_masks_are_named() -> None:
@@ -223,7 +222,8 @@ def test_ids_must_ascend() -> None:
 def test_every_field_says_what_it_is() -> None:
     schema = make_schema()
     add_primary_fields(schema)
-    band = make_band_schema()
+    band = SourceCatalog.Table.makeMinimalSchema()
+    extend_band_schema(band)
     for item in [*schema, *band]:
         assert len(item.field.getDoc()) > 5, item.field.getName()
     schema.checkUnits()

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["UNMEASURED", "extend_band_schema", "fill_catalog", "make_band_schema", "make_schema"]
+__all__ = ["UNMEASURED", "extend_band_schema", "fill_catalog", "make_schema"]
 
 from collections.abc import Mapping
 
@@ -82,27 +82,13 @@ def make_schema() -> afwTable.Schema:
     return schema
 
 
-def make_band_schema() -> afwTable.Schema:
-    """Make the schema of the catalogues of single bands, without measurements.
-
-    Returns
-    -------
-    schema : `lsst.afw.table.Schema`
-        The minimal schema of a `lsst.afw.table.SourceTable` and the fields
-        of `extend_band_schema`.
-    """
-    schema = afwTable.SourceTable.makeMinimalSchema()
-    extend_band_schema(schema)
-    return schema
-
-
 def extend_band_schema(schema: afwTable.Schema) -> None:
-    """Add the fields of the deblender.
+    """Add the fields that the catalogues of all bands have.
 
     Parameters
     ----------
     schema : `lsst.afw.table.Schema`
-        Schema of forced measurement, for instance; changed in place.
+        That of forced measurement, or a minimal one; changed in place.
     """
     add_fields(schema, "maskrcnn", _UNMEASURED)
     add_deblend_fields(schema)

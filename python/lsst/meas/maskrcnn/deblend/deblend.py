@@ -25,10 +25,10 @@ __all__ = ["DeblendSettings", "check_bands", "find_sources"]
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -41,11 +41,11 @@ from ..network.inference import DetectionSettings, select_device
 from ..network.model_file import MaskRcnnModel, ModelMetadata
 from ..network.runtime import prepared_network
 from ..profiles.blend import BlendSource
-from .detection import DetectionImages, Normalize, detect_binnings
+from .detection import DetectionImages, Normalize, combine_bands, detect_binnings
 from .image import MultibandImage
 from .masks import MaskMeasurements, clean_masks, measure_masks, move_peaks
 from .merging import merge_scales
-from .parents import Parent, make_parents, split_parents
+from .parents import Parent, make_parents
 from .peaks import find_peaks
 from .saturated import join_saturated
 from .shares import ShareSettings, share_parents
@@ -86,19 +86,16 @@ def find_sources(
     Parameters
     ----------
     image : `~.image.MultibandImage`
-        Pixels of one piece of sky in the bands of the model, and in others if
-        they are there: the network is given the former, flux is shared in all
-        of them.
+        Pixels in the bands of the model, which the network is given, and in
+        others if wanted; flux is shared in all of them.
     model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
         The trained model.
     settings : `DeblendSettings`, optional
-        How to go about it.
+        How sources are found and deblended.
     normalizer : callable, optional
-        Normalises flux, variance and usable pixels in place of the model's own
-        normalisation.
+        Normalises flux, variance and usable pixels in place of the model.
     progress : callable, optional
-        Called with the name of a stage (``tiles`` or ``parents``), the steps
-        that are done and their number.
+        Called with a stage (``tiles`` or ``parents``), the steps done and all.
 
     Returns
     -------
@@ -125,49 +122,25 @@ def find_sources(
     check_bands(image, model.metadata)
     _warn_of_pixel_scale(image, model.metadata)
     timings = dict.fromkeys(("normalize", "forward", "merge", "masks", "shares"), 0.0)
-    levels, seen = _detect(image, model, settings.detection, normalizer, timings, progress)
+    levels, combined = _detect(image, model, settings.detection, normalizer, timings, progress)
     with _timed(timings, "merge"):
-        found = merge_scales(levels, np.maximum(seen.snr, 0.0), seen.fwhm)
-        found = join_saturated(found, seen.saturated).sorted()
+        found = merge_scales(levels, np.maximum(combined.snr, 0.0), combined.fwhm)
+        found = join_saturated(found, combined.saturated).sorted()
     with _timed(timings, "masks"):
-        masks, origins, kept = clean_masks(
-            found.masks, found.origins, image.shape, settings.detection.min_area
-        )
-        found = replace(found.take(kept), masks=masks, origins=origins)
-        peaks = find_peaks(seen.snr, found.soft, found.soft_origins, seen.fwhm)
-        measured = measure_masks(
-            masks, origins, seen.mean, valid=seen.valid, bad=seen.bad, saturated=seen.saturated
-        )
-        measured = move_peaks(measured, masks, origins, peaks, seen.mean)
+        found = _clean(found, image.shape, settings.detection.min_area)
+        peaks = find_peaks(combined.snr, found.soft, found.soft_origins, combined.fwhm)
+        measured = _measure(found.masks, found.origins, combined)
+        measured = move_peaks(measured, found.masks, found.origins, peaks, combined.mean)
     with _timed(timings, "shares"):
-        parents = make_parents(masks, origins, image.shape, settings.shares.parent_grow)
-        parents = split_parents(
-            parents,
-            masks,
-            origins,
-            settings.shares.parent_grow,
-            settings.shares.max_parent_sources,
-            settings.shares.max_parent_area,
-        )
-        shares, statistics = share_parents(
-            _with_variance(image, seen.noise),
-            parents,
-            _blend_sources(found, peaks),
-            settings.shares,
-            _part(progress, "parents"),
-        )
+        sharing = settings.shares
+        limits = sharing.max_parent_sources, sharing.max_parent_area
+        parents = make_parents(found.masks, found.origins, image.shape, sharing.parent_grow, *limits)
+        blended, report = _blend_sources(found, peaks), progress and functools.partial(progress, "parents")
+        with_variance = _with_variance(image, combined.noise)
+        shares, statistics = share_parents(with_variance, parents, blended, sharing, report)
+    whole, n_valid = _measure_parents(parents, combined), int(np.count_nonzero(combined.valid))
     return SourceList(
-        image,
-        found,
-        peaks,
-        measured,
-        _measure_parents(parents, seen),
-        parents,
-        shares,
-        statistics,
-        seen.noise,
-        int(np.count_nonzero(seen.valid)),
-        timings,
+        image, found, peaks, measured, whole, parents, shares, statistics, combined.noise, n_valid, timings
     )
 
 
@@ -214,46 +187,53 @@ def _detect(
     timings: dict[str, float],
     progress: Progress | None,
 ) -> tuple[list[Detections], DetectionImages]:
-    """Detect at each binning, in pixels of the whole image."""
-    seen = image.select(model.metadata.bands)
-    usable: npt.NDArray[np.bool_] = np.logical_and.reduce(np.asarray(seen.usable), axis=0)
+    """Detect at each binning, in pixels of the whole image; combine the bands of the model."""
+    bands = image.select(model.metadata.bands)
+    usable: npt.NDArray[np.bool_] = np.logical_and.reduce(np.asarray(bands.usable), axis=0)
     normalise = normalizer or functools.partial(normalize, model.metadata.normalization)
-    if not (usable & np.isfinite(seen.flux).all(axis=0)).any():
-        return [Detections.empty()], DetectionImages.make(
-            image, seen, normalise(seen.flux, seen.variance, usable)
-        )
+    if not (usable & np.isfinite(bands.flux).all(axis=0)).any():
+        normalized = normalise(bands.flux, bands.variance, usable)
+        return [Detections.empty()], combine_bands(image, bands, normalized)
     levels: list[Detections] = []
     images: list[DetectionImages] = []
     for level in detect_binnings(
         prepared_network(model, str(select_device(settings.device))),
         normalise,
-        seen.flux,
-        seen.variance,
+        bands.flux,
+        bands.variance,
         usable,
         settings,
         calibration=model.metadata.calibration,
-        psf_fwhm=seen.psf_fwhm,
-        progress=_part(progress, "tiles"),
+        psf_fwhm=bands.psf_fwhm,
+        progress=progress and functools.partial(progress, "tiles"),
     ):
         levels.append(level.detections)
         if level.binning == 1:
-            images.append(DetectionImages.make(image, seen, level.image))
+            images.append(combine_bands(image, bands, level.image))
         for stage, seconds in level.detections.timings.items():
             timings[stage] = timings.get(stage, 0.0) + seconds
     return levels, images[0]
 
 
-def _measure_parents(parents: list[Parent], seen: DetectionImages) -> MaskMeasurements:
+def _clean(found: Detections, shape: tuple[int, int], min_area: int) -> Detections:
+    """Cut masks at the edge of the image, and drop small ones."""
+    masks, origins, kept = clean_masks(found.masks, found.origins, shape, min_area)
+    return replace(found.take(kept), masks=masks, origins=origins)
+
+
+def _measure(
+    masks: Sequence[npt.NDArray[np.bool_]], origins: npt.NDArray[Any], images: DetectionImages
+) -> MaskMeasurements:
+    return measure_masks(
+        masks, origins, images.mean, valid=images.valid, bad=images.bad, saturated=images.saturated
+    )
+
+
+def _measure_parents(parents: list[Parent], images: DetectionImages) -> MaskMeasurements:
     """Measure the pixels of the parents with more than one source."""
     blends = [parent for parent in parents if len(parent) > 1]
-    return measure_masks(
-        [parent.pixels for parent in blends],
-        np.array([(parent.y0, parent.x0) for parent in blends], dtype=np.int64).reshape(-1, 2),
-        seen.mean,
-        valid=seen.valid,
-        bad=seen.bad,
-        saturated=seen.saturated,
-    )
+    corners = np.array([(parent.y0, parent.x0) for parent in blends], dtype=np.int64)
+    return _measure([parent.pixels for parent in blends], corners, images)
 
 
 def _with_variance(image: MultibandImage, noise: npt.NDArray[np.float64]) -> MultibandImage:
@@ -276,17 +256,6 @@ def _blend_sources(found: Detections, peaks: npt.NDArray[np.float64]) -> list[Bl
             strict=True,
         )
     ]
-
-
-def _part(progress: Progress | None, stage: str) -> Callable[[int, int], None] | None:
-    """Report the steps of one stage."""
-    if progress is None:
-        return None
-
-    def report(done: int, total: int) -> None:
-        progress(stage, done, total)
-
-    return report
 
 
 @contextmanager

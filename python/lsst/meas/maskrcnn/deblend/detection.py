@@ -4,20 +4,20 @@
 
 """Detection at several pixel sizes.
 
-A network that learns from tiles knows sources that are small beside a tile. It
-loses a galaxy that fills a good part of one, or takes its clumps for sources.
-On an image of larger pixels the same galaxy is an ordinary source.
+A network that is trained on tiles misses galaxies that fill a good part of a
+tile, or detects their clumps. On an image of larger pixels the same galaxy is
+an ordinary source.
 """
 
 from __future__ import annotations
 
-__all__ = ["DetectionImages", "Level", "detect", "detect_binnings", "resolve_settings", "to_full_pixels"]
+__all__ = ["DetectionImages", "Level", "combine_bands", "detect", "detect_binnings", "to_full_pixels"]
 
 import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,30 +44,16 @@ _SOFT_FLOOR = 0.05 * 255.0
 """Smallest value of a pixel of a soft mask."""
 
 _CONFIDENT = 0.5
-"""Probability from which a detection on a binned image is kept: what is fainter
-there has been found on the finer image, or is no source."""
-
+"""Probability from which a detection on a binned image is kept: fainter sources
+are found on the finer image."""
 
 _UNKNOWN_FWHM = 4.0
 """Width of a PSF that is not known (px): that of 0.7 arcsec seeing with the
 pixels of HSC."""
 
 
-def resolve_settings(settings: DetectionSettings, network: MaskRCNN) -> DetectionSettings:
-    """Put the defaults of a model in the place of settings that are None.
-
-    Parameters
-    ----------
-    settings : `~lsst.meas.maskrcnn.network.inference.DetectionSettings`
-        As given.
-    network : `torchvision.models.detection.MaskRCNN`
-        The network of the model.
-
-    Returns
-    -------
-    settings : `~lsst.meas.maskrcnn.network.inference.DetectionSettings`
-        With a score and an overlap.
-    """
+def _resolve_settings(settings: DetectionSettings, network: MaskRCNN) -> DetectionSettings:
+    """Put the defaults of a model in the place of settings that are None."""
     heads: Any = network.roi_heads
     score, overlap = settings.score_threshold, settings.nms_threshold
     return replace(
@@ -108,7 +94,7 @@ def detect(
     detections : `~lsst.meas.maskrcnn.network.detections.Detections`
         By descending score; equal scores by y, then x.
     """
-    chosen = resolve_settings(settings or DetectionSettings(), network)
+    chosen = _resolve_settings(settings or DetectionSettings(), network)
     return detect_tiles(
         network,
         image,
@@ -150,32 +136,34 @@ class DetectionImages:
     noise: npt.NDArray[np.float64]
     fwhm: float
 
-    @classmethod
-    def make(cls, image: MultibandImage, seen: MultibandImage, normalized: NormalizedImage) -> Self:
-        """Combine the bands.
 
-        Parameters
-        ----------
-        image, seen : `~.image.MultibandImage`
-            The image with all bands, and with those of the model.
-        normalized : `~lsst.meas.maskrcnn.images.normalize.NormalizedImage`
-            The latter, normalised.
+def combine_bands(
+    image: MultibandImage, bands: MultibandImage, normalized: NormalizedImage
+) -> DetectionImages:
+    """Combine the bands that the model uses.
 
-        Returns
-        -------
-        images : `DetectionImages`
-        """
-        noise = np.full(len(image.bands), np.nan)
-        noise[[tuple(image.bands).index(band) for band in seen.bands]] = normalized.noise
-        return cls(
-            detection_image(seen.flux, normalized.minimum, normalized.noise, normalized.valid),
-            normalized.image.mean(axis=0),
-            normalized.valid,
-            np.logical_or.reduce(np.asarray(seen.bad), axis=0),
-            np.logical_or.reduce(np.asarray(seen.saturated), axis=0),
-            noise,
-            seen.fwhm if math.isfinite(seen.fwhm) else _UNKNOWN_FWHM,
-        )
+    Parameters
+    ----------
+    image, bands : `~.image.MultibandImage`
+        The image with all bands, and with those of the model.
+    normalized : `~lsst.meas.maskrcnn.images.normalize.NormalizedImage`
+        The latter, normalised.
+
+    Returns
+    -------
+    images : `DetectionImages`
+    """
+    noise = np.full(len(image.bands), np.nan)
+    noise[[tuple(image.bands).index(band) for band in bands.bands]] = normalized.noise
+    return DetectionImages(
+        detection_image(bands.flux, normalized.minimum, normalized.noise, normalized.valid),
+        normalized.image.mean(axis=0),
+        normalized.valid,
+        np.logical_or.reduce(np.asarray(bands.bad), axis=0),
+        np.logical_or.reduce(np.asarray(bands.saturated), axis=0),
+        noise,
+        bands.fwhm if math.isfinite(bands.fwhm) else _UNKNOWN_FWHM,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -240,7 +228,7 @@ def detect_binnings(
     Binnings 2 and 4 cost 1/4 and 1/16 of the forward passes of binning 1.
     """
     shape = (flux.shape[1], flux.shape[2])
-    settings = resolve_settings(settings, network)
+    settings = _resolve_settings(settings, network)
     coarse = replace(settings, score_threshold=max(_CONFIDENT, float(settings.score_threshold or 0.0)))
     widths = None if psf_fwhm is None else np.asarray(psf_fwhm, dtype=float)
     tiles = [_count_tiles(shape, factor, settings) for factor in settings.binnings]
@@ -260,7 +248,7 @@ def detect_binnings(
             settings if factor == 1 else coarse,
             calibration=calibration,
             psf_fwhm=None if widths is None else bin_psf_fwhm(widths, factor),
-            # What crowds a coarse tile is small, and found without binning.
+            # Crowded sources are small, and found without binning.
             split_crowded=factor == 1,
             progress=_part_of(progress, sum(tiles[:number]), sum(tiles[number + 1 :])),
         )
@@ -284,15 +272,14 @@ def to_full_pixels(
     shape : `tuple` [`int`, `int`]
         Height and width of the whole image.
     min_side : `float`
-        Least root of the area of a mask, in binned pixels; the others are
-        left out.
+        Least root of the area of a mask, in binned pixels.
 
     Returns
     -------
     detections : `~.detections.Detections`
-        The same in pixels of the image, without those that have no pixel on
-        it. The probabilities are interpolated linearly between the centres
-        of the binned pixels, so that masks have smooth edges.
+        The same in pixels of the image, without smaller ones and those that
+        have no pixel on it. Probabilities are interpolated linearly between
+        the centres of the binned pixels, so that masks have smooth edges.
 
     Raises
     ------
@@ -321,17 +308,14 @@ def to_full_pixels(
         soft_origins.append(corner + [axis.start for axis in outer])
     chosen = found.take(np.array(kept, dtype=np.int64))
     limits = np.array([shape[1], shape[0], shape[1], shape[0]], dtype=np.float32)
-    return Detections(
+    return replace(
+        chosen,
         boxes=np.minimum(chosen.boxes * np.float32(factor), limits),
-        scores=chosen.scores,
-        p_star=chosen.p_star,
         origins=np.array(origins, dtype=np.int32).reshape(-1, 2),
         masks=masks,
-        timings=dict(found.timings),
         soft=soft,
         soft_origins=np.array(soft_origins, dtype=np.int32).reshape(-1, 2),
         binning=np.full(len(kept), factor, dtype=np.int8),
-        flag_limited=chosen.flag_limited,
     )
 
 

@@ -19,42 +19,29 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskMeasurements:
-    """What is measured within N masks, in array coordinates.
-
-    Parameters
-    ----------
-    area : `numpy.ndarray`, (N,), int64
-        Number of pixels in the mask.
-    peak_x, peak_y : `numpy.ndarray`, (N,), int64
-        Brightest valid pixel of the detection image (the first in row order
-        among equals).
-    peak_value : `numpy.ndarray`, (N,), float32
-        Value of the detection image there.
-    centroid_x, centroid_y : `numpy.ndarray`, (N,), float64
-        Mean position weighted with the positive part of the detection image;
-        the centre of the mask's box where there is none.
-    centroid_flag : `numpy.ndarray`, (N,), bool
-        The centroid is such a box centre.
-    box_min_x, box_min_y, box_max_x, box_max_y : `numpy.ndarray`, (N,), int64
-        Smallest box around the mask's pixels, inclusive.
-    n_invalid, n_bad, n_saturated : `numpy.ndarray`, (N,), int64
-        Number of the mask's pixels that are not valid, bad, saturated.
-    """
+    """What is measured within N masks, in array coordinates; (N,) each."""
 
     area: np.ndarray
+    """Number of pixels in the mask, int64."""
     peak_x: np.ndarray
     peak_y: np.ndarray
+    """Brightest valid pixel of the detection image (the first in row order among equals), int64."""
     peak_value: np.ndarray
+    """Value of the detection image there, float32."""
     centroid_x: np.ndarray
     centroid_y: np.ndarray
+    """Mean position weighted with the positive part of the detection image, float64."""
     centroid_flag: np.ndarray
+    """Whether that is the centre of the mask's box, as there is no positive pixel, bool."""
     box_min_x: np.ndarray
     box_min_y: np.ndarray
     box_max_x: np.ndarray
     box_max_y: np.ndarray
+    """Smallest box around the mask's pixels, inclusive, int64."""
     n_invalid: np.ndarray
     n_bad: np.ndarray
     n_saturated: np.ndarray
+    """Number of the mask's pixels that are not valid, bad, saturated, int64."""
 
     def __len__(self) -> int:
         return len(self.area)
@@ -96,23 +83,18 @@ def clean_masks(
     if min_area < 1:
         raise ValueError(f"min_area must be at least 1, got {min_area}.")
     height, width = shape
-    kept_masks: list[np.ndarray] = []
-    kept_origins: list[tuple[int, int]] = []
+    pieces: list[np.ndarray] = []
+    corners: list[tuple[int, int]] = []
     kept: list[int] = []
     for index, (mask, (y0, x0)) in enumerate(zip(masks, origins.tolist(), strict=True)):
         top, left = max(0, -y0), max(0, -x0)
         if top or left or y0 + mask.shape[0] > height or x0 + mask.shape[1] > width:
             mask = mask[top : max(top, height - y0), left : max(left, width - x0)]
-            y0, x0 = y0 + top, x0 + left
         if mask.size and np.count_nonzero(mask) >= min_area:
-            kept_masks.append(mask)
-            kept_origins.append((y0, x0))
+            pieces.append(mask)
+            corners.append((y0 + top, x0 + left))
             kept.append(index)
-    return (
-        kept_masks,
-        np.array(kept_origins, dtype=np.int64).reshape(-1, 2),
-        np.array(kept, dtype=np.int64),
-    )
+    return pieces, np.array(corners, dtype=np.int64).reshape(-1, 2), np.array(kept, dtype=np.int64)
 
 
 def measure_masks(
@@ -125,9 +107,6 @@ def measure_masks(
     saturated: np.ndarray | None = None,
 ) -> MaskMeasurements:
     """Measure positions, areas and masked pixels within masks.
-
-    The pixels of all masks are laid out in one array and reduced per mask,
-    so that the work per source is one `numpy.flatnonzero`.
 
     Parameters
     ----------
@@ -153,41 +132,10 @@ def measure_masks(
     ValueError
         Raised if a mask is empty or not inside the image.
     """
-    height, width = detection.shape
-    n_masks = len(masks)
-    origins = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
-    if n_masks == 0:
-        none, nothing = np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.float64)
-        return MaskMeasurements(
-            area=none,
-            peak_x=none,
-            peak_y=none,
-            peak_value=nothing.astype(np.float32),
-            centroid_x=nothing,
-            centroid_y=nothing,
-            centroid_flag=np.zeros(0, dtype=bool),
-            box_min_x=none,
-            box_min_y=none,
-            box_max_x=none,
-            box_max_y=none,
-            n_invalid=none,
-            n_bad=none,
-            n_saturated=none,
-        )
-    shapes = np.array([mask.shape for mask in masks], dtype=np.int64)
-    if (origins < 0).any() or (origins + shapes > (height, width)).any():
-        raise ValueError(f"Masks must lie inside the image of shape {(height, width)}; cut them first.")
-    pixels = [np.flatnonzero(mask) for mask in masks]
-    area = np.array([len(p) for p in pixels], dtype=np.int64)
-    if (area == 0).any():
-        raise ValueError(f"{np.count_nonzero(area == 0)} of {n_masks} masks are empty; drop them first.")
-    starts = np.concatenate([[0], np.cumsum(area)[:-1]])
-    owner = np.repeat(np.arange(n_masks), area)
-    rows, columns = np.divmod(np.concatenate(pixels), shapes[owner, 1])
-    del pixels
-    rows += origins[owner, 0]
-    columns += origins[owner, 1]
-
+    rows, columns, area = _pixels_of(masks, origins, detection.shape)
+    # The pixels of all masks lie in one array, which is reduced by mask.
+    starts = np.cumsum(area) - area
+    owner = np.repeat(np.arange(len(masks)), area)
     flux = detection[rows, columns]
     usable = valid[rows, columns]
     # Pixels without a value cannot be the peak unless there is nothing else.
@@ -195,44 +143,45 @@ def measure_masks(
     peak_value = np.maximum.reduceat(brightness, starts)
     is_peak = np.flatnonzero(brightness == peak_value[owner])
     first = is_peak[np.unique(owner[is_peak], return_index=True)[1]]
-    peak_value = np.where(np.isfinite(peak_value), peak_value, np.float32(np.nan))
 
     weight = np.where(np.isfinite(brightness), np.maximum(brightness, 0), 0).astype(np.float64)
     total = np.add.reduceat(weight, starts)
-    box_min_x = np.minimum.reduceat(columns, starts)
-    box_max_x = np.maximum.reduceat(columns, starts)
-    # Pixels are in row order within each mask.
-    box_min_y = rows[starts]
-    box_max_y = rows[starts + area - 1]
     has_flux = total > 0
-    divisor = np.where(has_flux, total, 1)
-    # Moments about the box corner: sums of large coordinates lose digits.
-    offset_x = np.add.reduceat(weight * (columns - box_min_x[owner]), starts) / divisor
-    offset_y = np.add.reduceat(weight * (rows - box_min_y[owner]), starts) / divisor
-    centroid_x = np.where(has_flux, box_min_x + offset_x, (box_min_x + box_max_x) / 2)
-    centroid_y = np.where(has_flux, box_min_y + offset_y, (box_min_y + box_max_y) / 2)
-
-    def count(plane: np.ndarray | None) -> np.ndarray:
-        if plane is None:
-            return np.zeros(n_masks, dtype=np.int64)
-        return np.add.reduceat(plane[rows, columns].astype(np.int64), starts)
-
+    measured = {}
+    for axis, places in (("x", columns), ("y", rows)):
+        low, high = np.minimum.reduceat(places, starts), np.maximum.reduceat(places, starts)
+        # Moments about the corner of the box: sums of large coordinates lose digits.
+        offset = np.add.reduceat(weight * (places - low[owner]), starts) / np.where(has_flux, total, 1)
+        measured[f"box_min_{axis}"], measured[f"box_max_{axis}"] = low, high
+        measured[f"peak_{axis}"] = places[first]
+        measured[f"centroid_{axis}"] = np.where(has_flux, low + offset, (low + high) / 2)
+    for name, plane in (("n_bad", bad), ("n_saturated", saturated)):
+        chosen = np.zeros(len(rows), bool) if plane is None else plane[rows, columns]
+        measured[name] = np.add.reduceat(chosen.astype(np.int64), starts)
     return MaskMeasurements(
         area=area,
-        peak_x=columns[first],
-        peak_y=rows[first],
-        peak_value=peak_value,
-        centroid_x=centroid_x,
-        centroid_y=centroid_y,
+        peak_value=np.where(np.isfinite(peak_value), peak_value, np.float32(np.nan)),
         centroid_flag=~has_flux,
-        box_min_x=box_min_x,
-        box_min_y=box_min_y,
-        box_max_x=box_max_x,
-        box_max_y=box_max_y,
         n_invalid=area - np.add.reduceat(usable.astype(np.int64), starts),
-        n_bad=count(bad),
-        n_saturated=count(saturated),
+        **measured,
     )
+
+
+def _pixels_of(
+    masks: Sequence[np.ndarray], origins: np.ndarray, shape: tuple[int, ...]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows and columns of the pixels of all masks, one mask after the other, and the area of each."""
+    origins = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
+    shapes = np.array([mask.shape for mask in masks], dtype=np.int64).reshape(-1, 2)
+    if (origins < 0).any() or (origins + shapes > shape).any():
+        raise ValueError(f"Masks must lie inside the image of shape {shape}; cut them first.")
+    pixels = [np.flatnonzero(mask) for mask in masks]
+    area = np.array([len(p) for p in pixels], dtype=np.int64)
+    if (area == 0).any():
+        raise ValueError(f"{np.count_nonzero(area == 0)} of {len(masks)} masks are empty; drop them first.")
+    owner = np.repeat(np.arange(len(masks)), area)
+    rows, columns = np.divmod(np.concatenate([*pixels, np.zeros(0, np.int64)]), shapes[owner, 1])
+    return rows + origins[owner, 0], columns + origins[owner, 1], area
 
 
 def move_peaks(
@@ -242,9 +191,7 @@ def move_peaks(
     peaks: np.ndarray,
     detection: np.ndarray,
 ) -> MaskMeasurements:
-    """Put the peaks of masks where they were found by other means.
-
-    The brightest pixel of a mask is often its neighbour's.
+    """Put the peaks of masks where `~.peaks.find_peaks` found them.
 
     Parameters
     ----------
@@ -255,8 +202,8 @@ def move_peaks(
     origins : `numpy.ndarray`, (N, 2), int
         (y0, x0) of each mask's first pixel in the image.
     peaks : `numpy.ndarray`, (N, 2), float
-        (y, x) of the peaks in the image; where one is not in its mask, the
-        nearest pixel of that takes its place.
+        (y, x) of the peaks in the image; one outside its mask is moved to the
+        nearest pixel of that.
     detection : `numpy.ndarray`, (y, x), float32
         Image that gives the values of the peaks.
 

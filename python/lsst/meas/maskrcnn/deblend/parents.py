@@ -9,9 +9,10 @@ Arrays are (y, x) in pixels of the image, whose first pixel is (0, 0).
 
 from __future__ import annotations
 
-__all__ = ["Parent", "make_parents", "split_parents"]
+__all__ = ["Parent", "make_parents"]
 
 import dataclasses
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -58,6 +59,8 @@ def make_parents(
     origins: npt.ArrayLike,
     shape: tuple[int, int],
     grow: float = 0.0,
+    max_sources: float = math.inf,
+    max_area: float = math.inf,
 ) -> list[Parent]:
     """Join sources whose masks overlap or touch once they are grown.
 
@@ -72,6 +75,11 @@ def make_parents(
         Height and width of the image.
     grow : `float`, optional
         Radius of the disc by which masks are grown, in pixels.
+    max_sources, max_area : `float`, optional
+        Most sources of a parent, and most pixels of its bounding box. The
+        masks of one that has more are grown by a pixel less until it falls
+        apart, as grown masks join all of a crowded field to one parent. A
+        parent whose masks overlap may still be over a limit.
 
     Returns
     -------
@@ -95,10 +103,31 @@ def make_parents(
     if not grow >= 0:
         raise ValueError(f"Masks are grown by 0 pixels or more, given {grow}.")
     corners = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
-    if not len(masks):
-        return []
+    parents: list[Parent] = []
+    for parent in _connect(masks, corners, shape, grow) if len(masks) else []:
+        over = len(parent) > max_sources or parent.pixels.size > max_area
+        if len(parent) == 1 or grow == 0 or not over:
+            parents.append(parent)
+            continue
+        own = [masks[index] for index in parent.members.tolist()]
+        places = corners[parent.members] - (parent.y0, parent.x0)
+        less = max(grow - 1.0, 0.0)
+        parents += [
+            Parent(parent.members[part.members], part.y0 + parent.y0, part.x0 + parent.x0, part.pixels)
+            for part in make_parents(own, places, parent.pixels.shape, less, max_sources, max_area)
+        ]
+    return sorted(parents, key=lambda parent: int(parent.members[0]))
+
+
+def _connect(
+    masks: Sequence[npt.NDArray[np.bool_]],
+    corners: npt.NDArray[np.int64],
+    shape: tuple[int, int],
+    grow: float,
+) -> list[Parent]:
+    """Join sources whose grown masks are connected."""
     covered = np.zeros(shape, dtype=bool)
-    views = []
+    windows = []
     for index, (mask, (y0, x0)) in enumerate(zip(masks, corners.tolist(), strict=True)):
         height, width = mask.shape
         if y0 < 0 or x0 < 0 or y0 + height > shape[0] or x0 + width > shape[1] or not mask.any():
@@ -106,24 +135,11 @@ def make_parents(
                 f"Mask {index} of shape {mask.shape} at (y, x) = ({y0}, {x0}) is empty or not inside the "
                 f"image of shape {shape}; cut and drop masks with clean_masks first."
             )
-        views.append((slice(y0, y0 + height), slice(x0, x0 + width)))
-        covered[views[-1]] |= mask
-    covered = _grow(covered, grow)
-    labels, n_labels = ndimage.label(covered, structure=np.ones((3, 3), dtype=bool))
+        windows.append((slice(y0, y0 + height), slice(x0, x0 + width)))
+        covered[windows[-1]] |= mask
+    labels, n_labels = ndimage.label(_grow(covered, grow), structure=np.ones((3, 3), dtype=bool))
     del covered
-
-    first = np.empty(len(masks), dtype=np.int64)
-    links: list[tuple[int, int]] = []
-    for index, (mask, view) in enumerate(zip(masks, views, strict=True)):
-        found = labels[view][mask]
-        first[index] = found[0]
-        if (found != found[0]).any():
-            links += [(int(found[0]), int(other)) for other in np.unique(found)]
-    group = np.arange(n_labels + 1)
-    if links:
-        one, other = np.array(links).T
-        graph = sparse.coo_array((np.ones(len(one)), (one, other)), shape=(n_labels + 1, n_labels + 1))
-        group = sparse.csgraph.connected_components(graph, directed=False)[1]
+    first, group = _group_labels(masks, windows, labels, n_labels)
     boxes = ndimage.find_objects(labels)
     pieces: dict[int, list[int]] = {}
     for label in range(1, n_labels + 1):
@@ -139,61 +155,31 @@ def make_parents(
         rows = [boxes[label - 1][0] for label in own]
         columns = [boxes[label - 1][1] for label in own]
         y0, x0 = min(item.start for item in rows), min(item.start for item in columns)
-        view = labels[y0 : max(item.stop for item in rows), x0 : max(item.stop for item in columns)]
-        pixels = view == own[0] if len(own) == 1 else np.isin(view, own)
+        window = labels[y0 : max(item.stop for item in rows), x0 : max(item.stop for item in columns)]
+        pixels = window == own[0] if len(own) == 1 else np.isin(window, own)
         parents.append(Parent(members.astype(np.int64), y0, x0, pixels))
-    return sorted(parents, key=lambda parent: int(parent.members[0]))
+    return parents
 
 
-def split_parents(
-    parents: Sequence[Parent],
+def _group_labels(
     masks: Sequence[npt.NDArray[np.bool_]],
-    origins: npt.ArrayLike,
-    grow: float,
-    max_sources: int,
-    max_area: int,
-) -> list[Parent]:
-    """Grow the masks of parents over a limit by less, so that they fall apart.
-
-    In a crowded field grown masks join to one parent over the whole image,
-    though its sources hardly overlap.
-
-    Parameters
-    ----------
-    parents : `~collections.abc.Sequence` [`Parent`]
-        As `make_parents` gives them.
-    masks, origins : various
-        As for `make_parents`.
-    grow : `float`
-        Radius by which the masks were grown; it is lowered pixel by pixel.
-    max_sources, max_area : `int`
-        Most sources of a parent, and most pixels of its bounding box.
-
-    Returns
-    -------
-    split : `list` [`Parent`]
-        Parents in the order of `make_parents`. Those whose masks overlap may
-        still be over a limit.
-    """
-    corners = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
-    split: list[Parent] = []
-    for parent in parents:
-        over = len(parent) > max_sources or parent.pixels.size > max_area
-        if len(parent) == 1 or grow <= 0 or not over:
-            split.append(parent)
-            continue
-        less = max(grow - 1.0, 0.0)
-        first = np.array([parent.y0, parent.x0])
-        own = [masks[index] for index in parent.members.tolist()]
-        places = corners[parent.members] - first
-        parts = split_parents(
-            make_parents(own, places, parent.pixels.shape, less), own, places, less, max_sources, max_area
-        )
-        split += [
-            Parent(parent.members[part.members], part.y0 + parent.y0, part.x0 + parent.x0, part.pixels)
-            for part in parts
-        ]
-    return sorted(split, key=lambda parent: int(parent.members[0]))
+    windows: Sequence[tuple[slice, slice]],
+    labels: npt.NDArray[np.int32],
+    n_labels: int,
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+    """First label of each mask, and the group of each label: one for all labels of a mask."""
+    first = np.empty(len(masks), dtype=np.int64)
+    links: list[tuple[int, int]] = []
+    for index, (mask, window) in enumerate(zip(masks, windows, strict=True)):
+        found = labels[window][mask]
+        first[index] = found[0]
+        if (found != found[0]).any():
+            links += [(int(found[0]), int(other)) for other in np.unique(found)]
+    if not links:
+        return first, np.arange(n_labels + 1)
+    one, other = np.array(links).T
+    graph = sparse.coo_array((np.ones(len(one)), (one, other)), shape=(n_labels + 1, n_labels + 1))
+    return first, sparse.csgraph.connected_components(graph, directed=False)[1]
 
 
 def _grow(covered: npt.NDArray[np.bool_], radius: float) -> npt.NDArray[np.bool_]:

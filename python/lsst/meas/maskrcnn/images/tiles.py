@@ -13,7 +13,7 @@ __all__ = ["Tile", "concentric", "make_tiles", "overlapping_pairs", "seam_keep"]
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +28,18 @@ _PAIR_CHUNK = 1_000_000
 # box in the larger one, from which two boxes are on one source.
 _CONCENTRIC = 0.25
 _CONTAINED = 0.7
-# Surroundings, in pixels, beyond which a better centred view is no better.
+# Distance from the edges of the tile, in pixels, from which on a detection is
+# as good as it gets.
 _CONTEXT = 32.0
+# IoU, of the parts of two boxes that both tiles hold, from which detections of
+# two tiles are one source.
+_SAME_IOU = 0.5
+# Share of the box of a detection that is cut in that of a better one of another
+# tile, from which it is a fragment of that.
+_FRAGMENT = 0.8
+# Distance of a box from an edge of its tile inside the image, in pixels, up to
+# which it is cut.
+_EDGE = 4.0
 
 
 @dataclass(frozen=True)
@@ -244,6 +254,34 @@ def _merge_groups(n: int, tile_index: IntArray, first: IntArray, second: IntArra
     return label
 
 
+class _Pairs(NamedTuple):
+    """Pairs of detections of two tiles; (pair,) each."""
+
+    first: IntArray
+    second: IntArray
+    iou: FloatArray
+    """Of the parts of their boxes that both tiles hold."""
+    common: FloatArray
+    """Area that the boxes have in common."""
+    same: BoolArray
+    """Whether they may be of one source."""
+
+
+class _Boxes(NamedTuple):
+    """Detections in an order that does not depend on that of the input; (N, ...) each."""
+
+    boxes: FloatArray
+    scores: FloatArray
+    tile: IntArray
+    margin: FloatArray
+    """Distance from the edges of the tile inside the image."""
+
+    @property
+    def cut(self) -> BoolArray:
+        """Whether a part may be missing."""
+        return self.margin <= _EDGE
+
+
 def seam_keep(
     boxes: FloatArray,
     scores: FloatArray,
@@ -251,34 +289,18 @@ def seam_keep(
     tiles: Sequence[Tile],
     height: int,
     width: int,
-    *,
-    iou: float = 0.5,
-    containment: float = 0.8,
-    edge: float = 4.0,
 ) -> npt.NDArray[np.int64]:
     """Choose the detections to keep, so that each source is kept once.
 
     Parameters
     ----------
-    boxes : `numpy.ndarray`
-        Boxes (N, 4) in pixels of the whole image.
-    scores : `numpy.ndarray`
-        Scores (N,).
-    tile_index : `numpy.ndarray`
-        Index (N,) of the tile in which each was detected.
+    boxes, scores, tile_index : `numpy.ndarray`
+        Boxes (N, 4) in pixels of the whole image, scores (N,) and index (N,)
+        of the tile in which each was detected.
     tiles : sequence of `Tile`
         The tiles.
     height, width : `int`
         Shape of the whole image.
-    iou : `float`
-        Detections of two tiles are one source if the parts of their boxes
-        that both tiles see have at least this intersection over union.
-    containment : `float`
-        A detection that is cut is dropped if at least this fraction of its
-        box lies in that of a kept one of another tile which sees more.
-    edge : `float`
-        A detection is cut if its box comes within this many pixels of an edge
-        of its tile that is not one of the image.
 
     Returns
     -------
@@ -295,21 +317,17 @@ def seam_keep(
     -----
     Only detections of different tiles are compared: two sources whose boxes
     overlap in one tile are a blend, not a duplicate.  The boxes of a pair are
-    clipped to what both tiles see, so that a source that is whole in one tile
-    matches the part of it that the other sees, and a source larger than the
-    overlap matches its other half.  Two whole boxes of which the smaller lies on
-    the middle of the larger match as well, whatever their IoU: one tile may take
-    for a star what the other takes for a galaxy, whose mask ends much earlier.
-    Pairs are joined by descending IoU into
-    groups that hold at most one detection of each tile; this keeps blended
-    neighbours apart, which a plain suppression would merge.  Of a group that
-    one stays which is not cut, then lies farthest from the edges of its tile
-    (up to 32 pixels; of cut ones, the largest), then has the highest score.
-    Last, fragments that are cut go if another tile sees them
-    as part of something larger.
-
-    A sweep along x finds the pairs, tile pair by tile pair: memory goes with
-    the number of boxes that truly overlap, not with N^2.
+    clipped to the pixels of both tiles, so that a source that is whole in one
+    tile matches its part in the other, and a source larger than the overlap
+    matches its other half.  Two whole boxes, the smaller on the middle of the
+    larger, match as well: one tile may take for a star what the other takes for
+    a galaxy, whose mask ends much earlier.  Pairs are joined by descending IoU
+    into groups of at most one detection of each tile, which keeps blended
+    neighbours apart.  Of a group one stays: not cut, then farthest from the
+    edges of its tile (up to 32 pixels; of cut ones, the largest), then of the
+    highest score.  Last, a detection that is cut is dropped if most of its box
+    lies in that of a better one of another tile.  Memory goes with the number
+    of boxes that overlap.
 
     Examples
     --------
@@ -319,8 +337,7 @@ def seam_keep(
     >>> seam_keep(boxes, np.array([0.8, 0.9]), np.array([0, 1]), tiles, 100, 160).tolist()
     [0]
     """
-    boxes = np.asarray(boxes, dtype=np.float64)
-    scores = np.asarray(scores, dtype=np.float64)
+    boxes, scores = np.asarray(boxes, dtype=np.float64), np.asarray(scores, dtype=np.float64)
     tile_index = np.asarray(tile_index)
     n = len(boxes)
     if n == 0:
@@ -332,21 +349,26 @@ def seam_keep(
         )
     if tile_index.min() < 0 or tile_index.max() >= len(tiles):
         raise ValueError(
-            f"tile_index runs from {tile_index.min()} to {tile_index.max()}, but there are {len(tiles)} "
-            "tiles."
+            f"tile_index is {tile_index.min()} to {tile_index.max()}, but there are {len(tiles)} tiles."
         )
-    # All the work is on detections in a canonical order, so that ties do not
-    # depend on the order of the input.
+    # Ties must not depend on the order of the input.
     order = np.lexsort((tile_index, -scores, boxes[:, 3], boxes[:, 2], boxes[:, 0], boxes[:, 1]))
-    boxes, scores, tile_index = boxes[order], scores[order], tile_index[order]
     bounds = np.array([[t.x0, t.y0, t.x1, t.y1] for t in tiles], dtype=np.float64)
+    boxes, tile_index = boxes[order], tile_index[order]
     margin = _margin(boxes, bounds[tile_index], height, width)
-    cut = margin <= edge
-    area = _area(boxes)
+    found = _Boxes(boxes, scores[order], tile_index, margin)
+    parts = list(_seam_pairs(found, bounds))
+    if not parts:
+        return np.arange(n, dtype=np.int64)
+    pairs = _Pairs(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    return np.sort(order[_keep_best(found, pairs)]).astype(np.int64)
 
-    by_tile = np.argsort(tile_index, kind="stable")
-    ends = np.searchsorted(tile_index[by_tile], np.arange(len(tiles) + 1))
-    pair_first, pair_second, pair_iou, pair_common, pair_alike = [], [], [], [], []
+
+def _seam_pairs(found: _Boxes, bounds: FloatArray) -> Iterator[_Pairs]:
+    """Find the pairs of detections of two tiles that may be of one source, or one a fragment of the other."""
+    boxes, cut, area = found.boxes, found.cut, _area(found.boxes)
+    by_tile = np.argsort(found.tile, kind="stable")
+    ends = np.searchsorted(found.tile[by_tile], np.arange(len(bounds) + 1))
     for a, b in _tile_pairs(bounds):
         common = _intersection(bounds[a : a + 1], bounds[b : b + 1])
         inside = []
@@ -360,40 +382,31 @@ def seam_keep(
             both = _area(_intersection(boxes[i], boxes[j]))
             union = _area(_intersection(boxes[i], common)) + _area(_intersection(boxes[j], common)) - both
             ratio = both / union
-            alike = ratio >= iou
-            alike |= ~cut[i] & ~cut[j] & concentric(boxes[i], boxes[j])
-            # Keep the pairs that can matter below.
-            use = alike | (cut[i] & (both >= containment * area[i]))
-            use |= cut[j] & (both >= containment * area[j])
-            pair_first.append(i[use])
-            pair_second.append(j[use])
-            pair_iou.append(ratio[use])
-            pair_common.append(both[use])
-            pair_alike.append(alike[use])
-    if not pair_first:
-        return np.arange(n, dtype=np.int64)
-    first, second = np.concatenate(pair_first), np.concatenate(pair_second)
-    ratio, both = np.concatenate(pair_iou), np.concatenate(pair_common)
+            same = ratio >= _SAME_IOU
+            same |= ~cut[i] & ~cut[j] & concentric(boxes[i], boxes[j])
+            use = same | (cut[i] & (both >= _FRAGMENT * area[i]))
+            use |= cut[j] & (both >= _FRAGMENT * area[j])
+            yield _Pairs(i[use], j[use], ratio[use], both[use], same[use])
 
-    same = np.flatnonzero(np.concatenate(pair_alike))
-    same = same[np.lexsort((second[same], first[same], -ratio[same]))]
-    label = _merge_groups(n, tile_index, first[same], second[same])
 
-    # Rank: whole before cut; whole ones by the surroundings that the network
-    # saw, cut ones by area; then by score.
-    merit = np.where(cut, area, np.minimum(margin, _CONTEXT))
-    ranking = np.lexsort((np.arange(n), -scores, -merit, cut))
+def _keep_best(found: _Boxes, pairs: _Pairs) -> BoolArray:
+    """Keep the best detection of each source, and drop fragments."""
+    n, cut, area = len(found.boxes), found.cut, _area(found.boxes)
+    same = np.flatnonzero(pairs.same)
+    same = same[np.lexsort((pairs.second[same], pairs.first[same], -pairs.iou[same]))]
+    label = _merge_groups(n, found.tile, pairs.first[same], pairs.second[same])
+    # Whole before cut; whole ones by the pixels around them that the network was given, cut ones by area.
+    merit = np.where(cut, area, np.minimum(found.margin, _CONTEXT))
+    ranking = np.lexsort((np.arange(n), -found.scores, -merit, cut))
     rank = np.empty(n, dtype=np.int64)
     rank[ranking] = np.arange(n)
     kept = np.zeros(n, dtype=bool)
     _, best = np.unique(label[ranking], return_index=True)
     kept[ranking[best]] = True
-
     # Rank is a strict order, so that of two cut boxes at most one goes.
-    for fragment, other in ((first, second), (second, first)):
+    for fragment, other in ((pairs.first, pairs.second), (pairs.second, pairs.first)):
         gone = cut[fragment] & kept[fragment] & (rank[other] < rank[fragment])
-        gone &= both >= containment * area[fragment]
-        # Whoever saw the other one best, that place is taken: its group has a
-        # kept member even where this very detection is not it.
+        gone &= pairs.common >= _FRAGMENT * area[fragment]
+        # The group of the other one has a member that is kept, even where that is not this one.
         kept[fragment[gone]] = False
-    return np.sort(order[kept]).astype(np.int64)
+    return kept

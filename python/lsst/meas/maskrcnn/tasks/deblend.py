@@ -20,7 +20,7 @@ import lsst.pipe.base.connectionTypes as cT
 from lsst.afw.detection import Footprint, HeavyFootprintF
 from lsst.afw.geom import SkyWcs
 from lsst.afw.image import ExposureF
-from lsst.afw.table import SourceCatalog
+from lsst.afw.table import SourceCatalog, SourceTable
 from lsst.meas.base import (
     CatalogCalculationTask,
     ForcedMeasurementTask,
@@ -41,7 +41,7 @@ from ..catalogs.deblend_columns import (
 from ..catalogs.exposures import MissingBandError, to_multiband_image
 from ..catalogs.heavy import deblend_band, parent_fluxes, share_footprints
 from ..catalogs.record_order import RecordOrder, order_records
-from ..catalogs.schema import UNMEASURED, extend_band_schema, make_band_schema, make_schema
+from ..catalogs.schema import UNMEASURED, extend_band_schema, make_schema
 from ..catalogs.source_catalog import fill_source_catalog
 from ..deblend.deblend import DeblendSettings, find_sources
 from ..deblend.sources import SourceList
@@ -133,8 +133,7 @@ _PLUGINS = (
 class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskRcnnDeblendConnections):
     """Configuration of `MaskRcnnDeblendTask`.
 
-    ``detection`` and ``shares`` are those of
-    `~lsst.meas.maskrcnn.deblend.deblend.DeblendSettings`.
+    ``detection`` and ``shares`` are those of `DeblendSettings`.
     """
 
     model_uri = pexConfig.Field[str](
@@ -148,13 +147,11 @@ class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=Mas
         default={},
     )
     extra_bands = pexConfig.ListField[str](
-        doc="Bands of the data beside those of the model in which flux is shared and measured, too, where "
-        "there is an exposure. The network is not given them.",
+        doc="Further bands of the data in which flux is shared and measured; the network is not given them.",
         default=[],
     )
     skip_incomplete = pexConfig.Field[bool](
-        doc="Skip patches in which a band of the model is missing, in place of failing?",
-        default=False,
+        doc="Skip patches in which a band of the model is missing, in place of failing?", default=False
     )
     detection: Any = _ENGINE["detection"]
     shares: Any = _ENGINE["shares"]
@@ -203,7 +200,7 @@ class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=Mas
     )
     catalogCalculation: Any = pexConfig.ConfigurableField(
         target=CatalogCalculationTask,
-        doc="What follows from the measured columns: extendedness.",
+        doc="Extendedness, from the measured columns.",
     )
     forcedMeasurement: Any = pexConfig.ConfigurableField(
         target=ForcedMeasurementTask,
@@ -211,7 +208,7 @@ class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=Mas
     )
     doPrimaryFlags = pexConfig.Field[bool](
         doc="Add detect_isPrimary and its kin, by children alone? Turn off where SetPrimaryFlagsTask "
-        "follows, which adds them itself and looks at the sky map, too.",
+        "follows, which adds them itself and considers the sky map, too.",
         default=True,
     )
     idGenerator = SkyMapIdGeneratorConfig.make_field()
@@ -219,19 +216,11 @@ class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=Mas
     def setDefaults(self) -> None:
         """Choose what is measured."""
         super().setDefaults()
-        self.measurement.plugins.names = [
-            *_PLUGINS,
-            "base_SdssCentroid",
-            "base_SdssShape",
-            "base_SkyCoord",
-            "base_Blendedness",
-        ]
+        own = ["base_SdssCentroid", "base_SdssShape", "base_SkyCoord", "base_Blendedness"]
+        self.measurement.plugins.names = [*_PLUGINS, *own]
         self.catalogCalculation.plugins.names = ["base_ClassificationExtendedness"]
-        self.forcedMeasurement.plugins.names = [
-            *_PLUGINS,
-            "base_TransformedCentroid",
-            "base_TransformedShape",
-        ]
+        transformed = ["base_TransformedCentroid", "base_TransformedShape"]
+        self.forcedMeasurement.plugins.names = [*_PLUGINS, *transformed]
         # Slots of the forced catalogues are empty upstream but for positions and shapes; colours want fluxes.
         self.forcedMeasurement.slots.psfFlux = "base_PsfFlux"
         self.forcedMeasurement.slots.gaussianFlux = "base_GaussianFlux"
@@ -293,9 +282,9 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         if self.config.doMeasure:
             self.makeSubtask("forcedMeasurement", refSchema=self.schema)
             self.forcedSchema = self.forcedMeasurement.schema
-            extend_band_schema(self.forcedSchema)
         else:
-            self.forcedSchema = make_band_schema()
+            self.forcedSchema = SourceTable.makeMinimalSchema()
+        extend_band_schema(self.forcedSchema)
         self.bandSchema = SourceCatalog(self.forcedSchema)
 
     def runQuantum(
@@ -308,12 +297,8 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
 
         Parameters
         ----------
-        butlerQC : `lsst.pipe.base.QuantumContext`
-            Butler restricted to this quantum.
-        inputRefs : `lsst.pipe.base.InputQuantizedConnection`
-            Inputs.
-        outputRefs : `lsst.pipe.base.OutputQuantizedConnection`
-            Outputs.
+        butlerQC, inputRefs, outputRefs
+            As of `lsst.pipe.base.PipelineTask.runQuantum`.
 
         Raises
         ------
@@ -337,8 +322,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         # The order is the model's; that of the refs means nothing.
         exposures = {band: butlerQC.get(refs[band]).get() for band in bands}
         idGenerator = self.config.idGenerator.apply(butlerQC.quantum.dataId)
-
-        # pipetask limits every process to one thread unless told otherwise.
+        # pipetask limits every process to one thread by default.
         n_threads = torch.get_num_threads()
         torch.set_num_threads(butlerQC.resources.num_cores)
         try:
@@ -366,8 +350,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         exposures : `~collections.abc.Mapping` [`str`, \
                 `lsst.afw.image.ExposureF`]
             Calibrated exposures on one pixel grid by the data's name of the
-            band, in any order; others than those in use may be among them.
-            Measurement changes them as it goes and leaves them as they were.
+            band, in any order, others included. They are not changed.
         model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
             The trained model.
         idGenerator : `lsst.meas.base.IdGenerator`, optional
@@ -397,9 +380,8 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         lsst.meas.maskrcnn.catalogs.exposures.UncalibratedExposureError
             Raised if an exposure has no WCS or no usable PhotoCalib.
         lsst.pipe.base.InvalidQuantumError
-            Raised if ``config.bands`` names a band that the model does not
-            have, if ``config.reference_band`` is not a band in use, or if the
-            device is not there.
+            Raised if a band in the configuration is not one of the model, or
+            not in use, or if the device is not there.
         """
         idGenerator = idGenerator or IdGenerator()
         chosen = {band: exposures[band] for band in self._choose_bands(exposures, model.metadata)}
