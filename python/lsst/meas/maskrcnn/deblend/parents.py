@@ -166,7 +166,7 @@ def _group_labels(
     windows: Sequence[tuple[slice, slice]],
     labels: npt.NDArray[np.int32],
     n_labels: int,
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32]]:
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.integer]]:
     """First label of each mask, and the group of each label: one for all labels of a mask."""
     first = np.empty(len(masks), dtype=np.int64)
     links: list[tuple[int, int]] = []
