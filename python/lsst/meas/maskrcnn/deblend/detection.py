@@ -33,7 +33,7 @@ from ..network.inference import DetectionSettings, detect_tiles
 from ..network.masks import MASK_THRESHOLD
 from .image import MultibandImage
 from .merging import MIN_SIDE
-from .suppression import Suppressor
+from .suppression import make_suppression
 
 FloatArray = npt.NDArray[np.floating[Any]]
 BoolArray = npt.NDArray[np.bool_]
@@ -100,7 +100,7 @@ def detect(
         image,
         valid,
         chosen,
-        Suppressor(chosen.suppression, float(chosen.nms_threshold or 0.0), _mean_width(psf_fwhm)),
+        make_suppression(chosen.suppression, float(chosen.nms_threshold or 0.0), _mean_width(psf_fwhm)),
         calibration=calibration,
         psf_fwhm=psf_fwhm,
         split_crowded=split_crowded,

@@ -24,7 +24,7 @@ from scipy.ndimage import label, uniform_filter
 
 from ..network.detections import Detections
 
-__all__ = ["MIN_SIDE", "join", "merge_scales"]
+__all__ = ["MIN_SIDE", "join", "merge_scales", "paint_mask"]
 
 BoolArray = npt.NDArray[np.bool_]
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -34,12 +34,15 @@ MIN_SIDE = 6.0
 """Least side, the root of the area, of a coarse detection in its own pixels.
 What is smaller is left to finer binnings."""
 
+_CONFIDENT = 0.5
+"""Probability from which a detection without binning may be a part of a coarse one."""
+
 _SAME_IOU = 0.4
 """Mask IoU from which two detections are one source."""
 
-_CLAIMED = 0.6
+_COVERED = 0.6
 """Share of a coarse detection's flux in the masks of others, over which it is
-a blend of theirs."""
+a blend of them."""
 
 _CONTAINED = 0.7
 """Share of a detection's flux in a larger one, from which it may be a part of
@@ -55,7 +58,7 @@ it, from which it is a source of its own."""
 _OWN_SCORE = 0.85
 """Probability from which it is one as well."""
 
-_SECOND_SCORE = 0.55
+_REPEATED_SCORE = 0.55
 """Probability up to which a bright source within another one, which has its
 peak, is a second detection of that."""
 
@@ -73,9 +76,7 @@ _BRIGHT_SNR = 300.0
 from which it may have parts."""
 
 
-def merge_scales(
-    levels: Sequence[Detections], detection: npt.NDArray[np.float32], fwhm: float, confident: float = 0.5
-) -> Detections:
+def merge_scales(levels: Sequence[Detections], detection: npt.NDArray[np.float32], fwhm: float) -> Detections:
     """Make one list of sources of those found at several binnings.
 
     Parameters
@@ -88,8 +89,6 @@ def merge_scales(
         (y, x), at least 0; 0 where it is not known.
     fwhm : `float`
         Full width at half maximum of the PSF, px.
-    confident : `float`, optional
-        Score from which a detection may have others as its parts.
 
     Returns
     -------
@@ -129,8 +128,8 @@ def merge_scales(
     coarse = np.arange(fine, len(everything))
     order = np.lexsort((coarse, -everything.scores[coarse], everything.binning[coarse]))
     for index in coarse[order].tolist():
-        _add_coarse(pool, index, fwhm, confident)
-    _join_second_views(pool)
+        _add_coarse(pool, index, fwhm)
+    _join_repeated(pool)
     grown = _grow_cores(pool, fwhm)
     merged = join(everything, pool.kept, pool.parts)
     for place, index in enumerate(np.flatnonzero(pool.kept).tolist()):
@@ -190,7 +189,7 @@ def _union(
 
 
 class _Pool:
-    """All detections, which of them are sources so far, and whose parts the others are."""
+    """All detections, which of them are sources so far, and which are parts of those."""
 
     def __init__(self, everything: Detections, detection: npt.NDArray[np.float32]):
         self.all = everything
@@ -200,7 +199,7 @@ class _Pool:
         self.low = everything.origins.astype(np.int64).reshape(-1, 2)
         self.high = self.low + shapes
         self.area = np.array([np.count_nonzero(mask) for mask in everything.masks], dtype=float)
-        self.light = np.array([self._light(index) for index in range(len(everything))], dtype=float)
+        self.flux = np.array([self._flux(index) for index in range(len(everything))], dtype=float)
         self.kept = np.zeros(len(everything), dtype=bool)
         self.parts: dict[int, list[int]] = {}
 
@@ -210,7 +209,7 @@ class _Pool:
         high = np.minimum(self.high[index] + grow, self.detection.shape)
         return slice(int(low[0]), int(high[0])), slice(int(low[1]), int(high[1]))
 
-    def _light(self, index: int) -> float:
+    def _flux(self, index: int) -> float:
         pixels = self.detection[self.window(index)]
         return float(pixels[self.all.masks[index]].sum(dtype=np.float64))
 
@@ -249,7 +248,7 @@ class _Pool:
 class _Overlaps:
     """How the sources that overlap a coarse detection relate to it."""
 
-    claimed: BoolArray
+    covered: BoolArray
     """Pixels of the detection that are those of other sources."""
     owner: int = -1
     """Source that the detection is."""
@@ -261,19 +260,19 @@ class _Overlaps:
     """Whether its brightest pixel is that of another source, off its middle."""
 
 
-def _add_coarse(pool: _Pool, index: int, fwhm: float, confident: float) -> None:
+def _add_coarse(pool: _Pool, index: int, fwhm: float) -> None:
     """Decide whether a coarse detection is a source, and what is part of it."""
-    light = pool.light[index]
-    if not light > 0:
+    flux = pool.flux[index]
+    if not flux > 0:
         return
     peak = pool.peak(index)
-    overlaps = _compare(pool, index, peak, fwhm, confident)
+    overlaps = _compare(pool, index, peak, fwhm)
     if overlaps.owner >= 0:
         pool.absorb(overlaps.owner, overlaps.parts)
         return
     if not overlaps.is_core:
-        taken = float(pool.detection[pool.window(index)][overlaps.claimed].sum(dtype=np.float64))
-        if taken > _CLAIMED * light:
+        taken = float(pool.detection[pool.window(index)][overlaps.covered].sum(dtype=np.float64))
+        if taken > _COVERED * flux:
             return
         if not overlaps.foreground and not _is_summit(pool, index, peak, fwhm):
             return
@@ -281,17 +280,17 @@ def _add_coarse(pool: _Pool, index: int, fwhm: float, confident: float) -> None:
     pool.absorb(index, overlaps.parts)
 
 
-def _compare(pool: _Pool, index: int, peak: tuple[int, int], fwhm: float, confident: float) -> _Overlaps:
+def _compare(pool: _Pool, index: int, peak: tuple[int, int], fwhm: float) -> _Overlaps:
     """Compare a coarse detection with the sources that overlap it."""
     found, mask = pool.all, pool.all.masks[index]
-    light, area = pool.light[index], pool.area[index]
+    flux, area = pool.flux[index], pool.area[index]
     pixels = pool.detection[pool.window(index)]
     height = float(pool.smooth[pool.window(index)][peak])
-    large = light >= _BRIGHT_SNR * math.sqrt(area) and area >= _LARGE_AREA * fwhm**2
+    large = flux >= _BRIGHT_SNR * math.sqrt(area) and area >= _LARGE_AREA * fwhm**2
     result = _Overlaps(np.zeros(mask.shape, dtype=bool))
     profile: npt.NDArray[np.float32] | None = None
     for other in pool.near(index):
-        if found.binning[other] == 1 and found.scores[other] < confident:
+        if found.binning[other] == 1 and found.scores[other] < _CONFIDENT:
             continue
         where, part = pool.on(index, other)
         common = part & mask[where]
@@ -299,7 +298,7 @@ def _compare(pool: _Pool, index: int, peak: tuple[int, int], fwhm: float, confid
         if not count:
             continue
         shared = float(pixels[where][common].sum(dtype=np.float64))
-        contained = shared >= _CONTAINED * pool.light[other]
+        contained = shared >= _CONTAINED * pool.flux[other]
         same = count >= _SAME_IOU * (area + pool.area[other] - count)
         row, column = peak[0] - where[0].start, peak[1] - where[1].start
         has_peak = 0 <= row < part.shape[0] and 0 <= column < part.shape[1] and bool(part[row, column])
@@ -319,30 +318,27 @@ def _compare(pool: _Pool, index: int, peak: tuple[int, int], fwhm: float, confid
                 stands_out = _contrast(pixels[where], profile[where], common) >= _CONTRAST
             if stands_out and not same and _is_off_centre(mask, peak):
                 result.foreground = True
-            elif result.owner < 0 or pool.light[other] > pool.light[result.owner]:
+            elif result.owner < 0 or pool.flux[other] > pool.flux[result.owner]:
                 result.owner = other
-        elif large and contained and shared <= _FRAGMENT_SHARE * light and found.scores[other] < _OWN_SCORE:
+        elif large and contained and shared <= _FRAGMENT_SHARE * flux and found.scores[other] < _OWN_SCORE:
             if profile is None:
                 profile = _smooth_profile(pixels, mask)
             if _contrast(pixels[where], profile[where], common) < _CONTRAST:
                 result.parts.append(other)
                 continue
-        result.claimed[where] |= common
+        result.covered[where] |= common
     return result
 
 
-def _join_second_views(pool: _Pool) -> None:
-    """Join bright sources of low scores to a better one that has their peak and most pixels.
-
-    Of what is as bright as this, the network would be sure if it were a source.
-    """
+def _join_repeated(pool: _Pool) -> None:
+    """Join bright sources of low scores, which are rarely real, to a better one with their peak and pixels."""
     scores = pool.all.scores
-    bright = pool.light >= _BRIGHT_SNR * np.sqrt(pool.area)
-    chosen = np.flatnonzero(pool.kept & bright & (scores < _SECOND_SCORE))
+    bright = pool.flux >= _BRIGHT_SNR * np.sqrt(pool.area)
+    chosen = np.flatnonzero(pool.kept & bright & (scores < _REPEATED_SCORE))
     for index in chosen[np.argsort(scores[chosen], kind="stable")].tolist():
         row, column = pool.peak(index)
         for other in pool.near(index):
-            if (scores[other], pool.light[other]) <= (scores[index], pool.light[index]):
+            if (scores[other], pool.flux[other]) <= (scores[index], pool.flux[index]):
                 continue
             where, part = pool.on(index, other)
             mine = np.zeros(pool.all.masks[index].shape, dtype=bool)
@@ -350,7 +346,7 @@ def _join_second_views(pool: _Pool) -> None:
             if not mine[row, column]:
                 continue
             common = np.count_nonzero(mine & pool.all.masks[index])
-            # A star may well be before a galaxy that is larger than its mask.
+            # A star may lie on a galaxy that is larger than its mask.
             area = pool.area[index] if pool.all.p_star[other] >= 0.5 else min(pool.area[[index, other]])
             if common >= _CONTAINED * area:
                 pool.absorb(other, [index])
@@ -358,12 +354,12 @@ def _join_second_views(pool: _Pool) -> None:
 
 
 def _grow_cores(pool: _Pool, fwhm: float) -> dict[int, tuple[BoolArray, npt.NDArray[np.int64]]]:
-    """Find the pixels, and their origin, of large galaxies of which only the core was found.
+    """Find the pixels, and their origin, of large galaxies of which only the core was detected.
 
-    They hang together with the peak, are brighter than a share of it, and
-    nobody else's. Where they lead to something brighter, there is no telling.
+    They are connected to the peak, brighter than a share of it, and in no
+    other mask. Where they lead to something brighter, the core stays as it is.
     """
-    bright = pool.light >= _BRIGHT_SNR * np.sqrt(pool.area)
+    bright = pool.flux >= _BRIGHT_SNR * np.sqrt(pool.area)
     grown = {}
     for index in np.flatnonzero(pool.kept & bright & (pool.all.p_star < 0.5)).tolist():
         peak = pool.peak(index)
@@ -378,14 +374,14 @@ def _grow_cores(pool: _Pool, fwhm: float) -> dict[int, tuple[BoolArray, npt.NDAr
         if np.count_nonzero(region) < 2.0 * pool.area[index] or pixels[region].max() > pixels[place]:
             continue
         low = np.array([axis.start for axis in window])
-        own = _painted(pool, index, low, region.shape)
+        own = paint_mask(pool.all, index, low, region.shape)
         others, parts = np.zeros(region.shape, dtype=bool), []
         for other in pool.near(index, reach):
-            mask = _painted(pool, other, low, region.shape)
+            mask = paint_mask(pool.all, other, low, region.shape)
             if np.count_nonzero(mask & region) >= _CONTAINED * pool.area[other] and (
                 pool.all.p_star[other] < 0.5
                 and pool.all.scores[other] < _OWN_SCORE
-                and pool.light[other] <= _FRAGMENT_SHARE * pool.light[index]
+                and pool.flux[other] <= _FRAGMENT_SHARE * pool.flux[index]
             ):
                 parts.append((other, mask))
             else:
@@ -402,13 +398,30 @@ def _grow_cores(pool: _Pool, fwhm: float) -> dict[int, tuple[BoolArray, npt.NDAr
     return {index: value for index, value in grown.items() if pool.kept[index]}
 
 
-def _painted(pool: _Pool, index: int, corner: npt.NDArray[np.int64], shape: tuple[int, ...]) -> BoolArray:
-    """Mask of a source on a window of the image."""
+def paint_mask(
+    found: Detections, index: int, corner: Sequence[int] | npt.NDArray[np.int64], shape: tuple[int, ...]
+) -> BoolArray:
+    """Draw the mask of a source on a window of the image.
+
+    Parameters
+    ----------
+    found : `Detections`
+        Sources.
+    index : `int`
+        Which source.
+    corner, shape : `tuple` [`int`, `int`]
+        First pixel, (y, x), and shape of the window.
+
+    Returns
+    -------
+    mask : `numpy.ndarray`
+        Bool, (y, x).
+    """
     result = np.zeros(shape, dtype=bool)
-    start = pool.low[index] - corner
-    low, high = np.maximum(start, 0), np.minimum(pool.high[index] - corner, shape)
+    mask = found.masks[index]
+    start = found.origins[index].astype(np.int64) - corner
+    low, high = np.maximum(start, 0), np.minimum(start + mask.shape, shape)
     if (low < high).all():
-        mask = pool.all.masks[index]
         part = mask[low[0] - start[0] : high[0] - start[0], low[1] - start[1] : high[1] - start[1]]
         result[low[0] : high[0], low[1] : high[1]] = part
     return result

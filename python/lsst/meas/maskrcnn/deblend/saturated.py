@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, find_objects, label
 
 from ..network.detections import Detections
-from .merging import join
+from .merging import join, paint_mask
 
 __all__ = ["join_saturated"]
 
@@ -54,8 +54,8 @@ def join_saturated(found: Detections, saturated: BoolArray) -> Detections:
     Notes
     -----
     Pieces share a connected region of saturated pixels, on which a good part
-    of each lies; a galaxy that a trail only touches is none. The star is the
-    one on the thickest part of the region. Another piece that is on a thick
+    of each lies (a galaxy that a trail only touches is not one of them). The
+    star is the one on the thickest part of the region. Another piece that is on a thick
     part of its own is another star, whose charge ran into the same region,
     and stays. Pieces that are long, narrow and point to the star from nearby
     are its spikes.
@@ -104,7 +104,7 @@ def _region(found: Detections, index: int, regions: npt.NDArray[Any]) -> tuple[i
 def _split_region(
     found: Detections, pieces: list[int], depth: npt.NDArray[np.floating[Any]], corner: tuple[int, int]
 ) -> list[tuple[int, list[int], float]]:
-    """Tell the stars of a region, with the pieces and the core radius of each."""
+    """Find the stars of a region, with the pieces and the core radius of each."""
     covered = np.zeros(depth.shape, dtype=bool)
     remaining = sorted(pieces)
     result: list[tuple[int, list[int], float]] = []
@@ -116,7 +116,7 @@ def _split_region(
             break
         first = first or depths[deepest]
         star = remaining.pop(deepest)
-        covered |= _on(found, star, depth.shape, corner)
+        covered |= paint_mask(found, star, depth.shape, corner)
         result.append((star, [], depths[deepest]))
     for index in remaining:
         place = found.boxes[index].reshape(2, 2).mean(axis=0)
@@ -128,18 +128,6 @@ def _split_region(
     return result
 
 
-def _on(found: Detections, index: int, shape: tuple[int, ...], corner: tuple[int, int]) -> BoolArray:
-    """Mask of a source on a window of the image."""
-    result = np.zeros(shape, dtype=bool)
-    mask = found.masks[index]
-    start = found.origins[index].astype(np.int64) - corner
-    low, high = np.maximum(start, 0), np.minimum(start + mask.shape, shape)
-    if (low < high).all():
-        part = mask[low[0] - start[0] : high[0] - start[0], low[1] - start[1] : high[1] - start[1]]
-        result[low[0] : high[0], low[1] : high[1]] = part
-    return result
-
-
 def _deepest(
     found: Detections,
     index: int,
@@ -148,7 +136,7 @@ def _deepest(
     covered: BoolArray,
 ) -> float:
     """Largest distance from the edge of the region in a source's own part of it."""
-    own = _on(found, index, depth.shape, corner) & ~covered
+    own = paint_mask(found, index, depth.shape, corner) & ~covered
     return float(depth[own].max()) if own.any() else 0.0
 
 

@@ -16,12 +16,11 @@ scores are ordered by y, then x. Scores are calibrated probabilities.
 
 from __future__ import annotations
 
-__all__ = ["Colors", "Suppressor", "keep_blends", "keep_hard", "measure_colors", "same_masks"]
+__all__ = ["Colors", "keep_blends", "keep_hard", "make_suppression", "measure_colors", "same_masks"]
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -31,7 +30,7 @@ from torch.nn import functional
 from torchvision.ops import nms
 
 from ..images.tiles import concentric, overlapping_pairs
-from ..network.inference import Candidates
+from ..network.inference import Candidates, Suppression
 from ..network.masks import MASK_THRESHOLD
 
 SEPARATION = 0.5
@@ -52,7 +51,7 @@ _MASK_OVERLAP = 0.8
 detections of one source overlap by 0.85 and more (same benchmark)."""
 
 _ALIKE = 0.9
-"""Box IoU over which two candidates are one without further questions."""
+"""Box IoU over which two candidates are one, whatever their places and colours."""
 
 _STAR_WIDTHS = 4.0
 """Side of a box in units of the PSF's FWHM over which the source is large."""
@@ -64,8 +63,8 @@ _OVERLAP_CELLS = 2_000_000
 """Largest number of mask cells that are compared at once."""
 
 
-class Suppressor:
-    """Suppression of repeated detections, as `.inference.detect_tiles` calls it.
+def make_suppression(kind: str, overlap: float, fwhm: float = math.nan) -> Suppression:
+    """Choose how `~lsst.meas.maskrcnn.network.inference.detect_tiles` drops repeated detections.
 
     Parameters
     ----------
@@ -77,85 +76,48 @@ class Suppressor:
         Box IoU over which two detections may be of one source.
     fwhm : `float`, optional
         FWHM of the PSF, px; NaN where it is not known.
+
+    Returns
+    -------
+    suppression : `~lsst.meas.maskrcnn.network.inference.Suppression`
     """
+    hard = kind == "hard"
 
-    def __init__(self, kind: str, overlap: float, fwhm: float = math.nan) -> None:
-        self._hard = kind == "hard"
-        self._overlap = overlap
-        self._fwhm = fwhm
-
-    def in_tile(self, pixels: Tensor, found: Candidates) -> npt.NDArray[np.int64]:
-        """Return the indices of the candidates of a tile that are kept."""
+    def in_tile(pixels: Tensor, found: Candidates) -> npt.NDArray[np.int64]:
         boxes, scores = found.boxes.cpu().numpy(), found.scores.cpu().numpy()
-        if self._hard:
-            return keep_hard(boxes, scores, self._overlap)
-        return keep_blends(boxes, scores, self._overlap, measure_colors(pixels, boxes), self._fwhm)
+        if hard:
+            return keep_hard(boxes, scores, overlap)
+        return keep_blends(boxes, scores, overlap, measure_colors(pixels, boxes), fwhm)
 
-    def by_masks(self, cells: Tensor, found: Candidates) -> npt.NDArray[np.int64] | None:
-        """Return the indices of detections with masks of their own."""
-        return None if self._hard else same_masks(cells, found.boxes, found.labels)
+    def by_masks(cells: Tensor, found: Candidates) -> npt.NDArray[np.int64] | None:
+        return None if hard else same_masks(cells, found.boxes, found.labels)
 
     def at_seams(
-        self,
-        boxes: npt.NDArray[np.float32],
-        scores: npt.NDArray[np.float32],
-        tiles: npt.NDArray[np.int64],
+        boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], tiles: npt.NDArray[np.int64]
     ) -> npt.NDArray[np.int64]:
-        """Return the indices of those kept of the detections of several tiles."""
-        separation = math.inf if self._hard else SEPARATION
-        return keep_blends(boxes, scores, self._overlap, None, self._fwhm, tiles, separation)
+        separation = math.inf if hard else SEPARATION
+        return keep_blends(boxes, scores, overlap, None, fwhm, tiles, separation)
+
+    return Suppression(in_tile, by_masks, at_seams)
 
 
-@dataclass(frozen=True)
-class Colors:
-    """Colours at the centres of boxes.
-
-    Parameters
-    ----------
-    values : `numpy.ndarray`
-        Share of each band in the sum of the bands' absolute values,
-        float32, (source, band).
-    errors : `numpy.ndarray`
-        Standard deviation by the noise of the tile, float32,
-        (source, band).
-    """
+class Colors(NamedTuple):
+    """Colours at the centres of boxes."""
 
     values: npt.NDArray[np.float32]
+    """Share of each band in the sum of the bands' absolute values, (source, band)."""
     errors: npt.NDArray[np.float32]
+    """Standard deviation by the noise of the tile, (source, band)."""
 
-    def take(self, index: npt.NDArray[np.int64]) -> Colors:
-        """Choose some of the sources.
 
-        Parameters
-        ----------
-        index : `numpy.ndarray`
-            Their indices.
-
-        Returns
-        -------
-        colors : `Colors`
-        """
-        return Colors(self.values[index], self.errors[index])
-
-    def significance(
-        self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
-    ) -> npt.NDArray[np.float32]:
-        """Compute how far the colours of pairs differ.
-
-        Parameters
-        ----------
-        first, second : `numpy.ndarray`
-            Indices of the sources, (pair,).
-
-        Returns
-        -------
-        significance : `numpy.ndarray`
-            Root of chi squared, float32, (pair,).
-        """
-        difference = self.values[first] - self.values[second]
-        variance = self.errors[first] ** 2 + self.errors[second] ** 2
-        chi2: npt.NDArray[np.float32] = np.sum(difference**2 / np.maximum(variance, 1e-12), axis=1)
-        return np.sqrt(chi2)
+def _color_difference(
+    colors: Colors, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
+) -> npt.NDArray[np.float32]:
+    """Compute how far the colours of pairs differ, the root of chi squared."""
+    difference = colors.values[first] - colors.values[second]
+    variance = colors.errors[first] ** 2 + colors.errors[second] ** 2
+    chi2: npt.NDArray[np.float32] = np.sum(difference**2 / np.maximum(variance, 1e-12), axis=1)
+    return np.sqrt(chi2)
 
 
 def measure_colors(image: Tensor, boxes: npt.NDArray[np.float32]) -> Colors:
@@ -299,7 +261,7 @@ def keep_blends(
     distance /= np.maximum(known, np.maximum(smaller, 1e-6) / _STAR_WIDTHS)
     apart = distance >= separation
     if colors is not None and len(first):
-        significance = colors.take(order).significance(first, second)
+        significance = _color_difference(colors, order[first], order[second])
         apart |= (distance >= _COLOR_SEPARATION) & (significance >= _COLOR_DIFFERENCE)
     return order[_greedy(len(boxes), first[~apart], second[~apart])]
 

@@ -19,7 +19,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from typing import Annotated, Any, Literal, NamedTuple, Protocol, cast
+from typing import Annotated, Any, Literal, NamedTuple, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -92,7 +92,7 @@ class DetectionSettings:
     ] = (1, 2, 4)
     min_area: Annotated[int, Field(ge=1, description="Fewest pixels of a mask that is kept.")] = 1
     tile_size: Annotated[
-        int, Field(ge=64, description="Side of the square tiles in which the network sees the image (px).")
+        int, Field(ge=64, description="Side of the square tiles that the network is given (px).")
     ] = 512
     tile_overlap: Annotated[
         int,
@@ -142,30 +142,22 @@ class Candidates(NamedTuple):
     ranks: Tensor
     """Places among the proposals, the likeliest of which are first."""
 
-    def take(self, index: Any) -> Candidates:
-        """Choose some of them by an index of tensors."""
-        return Candidates(*(column[index] for column in self))
 
+class Suppression(NamedTuple):
+    """How several detections of one source are told from those of several.
 
-class Suppression(Protocol):
-    """How detections of one source are told from those of two.
-
-    `lsst.meas.maskrcnn.deblend.suppression` has them.
+    `lsst.meas.maskrcnn.deblend.suppression.make_suppression` makes them.
+    Indices are by descending score.
     """
 
-    def in_tile(self, pixels: Tensor, found: Candidates) -> npt.NDArray[np.int64]:
-        """Return the indices of those kept, by descending score."""
-
-    def by_masks(self, cells: Tensor, found: Candidates) -> npt.NDArray[np.int64] | None:
-        """Return the indices of those kept by their masks; `None` keeps all."""
-
-    def at_seams(
-        self,
-        boxes: npt.NDArray[np.float32],
-        scores: npt.NDArray[np.float32],
-        tiles: npt.NDArray[np.int64],
-    ) -> npt.NDArray[np.int64]:
-        """Return the indices of those kept of several tiles."""
+    in_tile: Callable[[Tensor, Candidates], npt.NDArray[np.int64]]
+    """Takes the pixels of a tile and its candidates; gives the indices of those kept."""
+    by_masks: Callable[[Tensor, Candidates], npt.NDArray[np.int64] | None]
+    """Takes masks on the cells of the mask head; gives the indices of those kept, `None` for all."""
+    at_seams: Callable[
+        [npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]], npt.NDArray[np.int64]
+    ]
+    """Takes boxes, scores and numbers of tiles; gives the indices of those kept."""
 
 
 def select_device(name: str = "auto") -> torch.device:
@@ -193,7 +185,7 @@ def select_device(name: str = "auto") -> torch.device:
         raise ValueError(f"device is '{name}', wanted 'auto', 'cpu', 'cuda' or 'cuda:N'")
     if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
         raise ValueError(
-            f"device '{name}' was asked for, but torch sees {torch.cuda.device_count() or 'no'} GPU; "
+            f"device '{name}' was asked for, but torch finds {torch.cuda.device_count() or 'no'} GPU; "
             "use 'auto' or 'cpu'"
         )
     return torch.device(name)
@@ -257,15 +249,13 @@ def detect_tiles(
     valid : `numpy.ndarray` or `None`
         Usable pixels, bool, (y, x). Tiles without any are skipped.
     settings : `DetectionSettings`
-        How to cut, and which scores to keep. Defaults of the model are those
-        of the network.
+        How to detect; without a score threshold that of the network.
     suppression : `Suppression`
         Which detections are of one source.
     calibration : `~.calibration.Calibration`, optional
         Takes scores and P(star) to probabilities before anything is decided.
     psf_fwhm : array_like, optional
-        Widths of the PSF as `~.psf.add_psf_planes` takes them, (band,), px,
-        for networks that want them; `None` or NaN where it is not known.
+        Widths of the PSF, (band,), px, for `~.psf.add_psf_planes`.
     split_crowded : `bool`, optional
         Detect again in quarters of tiles that hold more sources than the
         network can give? Otherwise only the best are kept.
@@ -283,18 +273,12 @@ def detect_tiles(
         Raised if the arrays are not of the shapes above, or not finite.
     """
     with_psf = bool(getattr(network, "psf_channels", False))
-    bands = cast(Any, network.backbone).body.conv1.in_channels // (2 if with_psf else 1)
-    if image.ndim != 3 or image.shape[0] != bands:
-        raise ValueError(f"image has shape {image.shape}, the network wants ({bands}, y, x)")
-    height, width = image.shape[1:]
-    if valid is not None and valid.shape != (height, width):
-        raise ValueError(f"valid has shape {valid.shape}, the image's is {(height, width)}")
-
+    _check_shapes(image, valid, cast(Any, network.backbone).body.conv1.in_channels // (2 if with_psf else 1))
     started = time.perf_counter()
     timings = dict.fromkeys(("forward", "suppression", "masks", "seams"), 0.0)
-    # Two tiles see the same where they overlap if they begin on one grid.
+    # Overlapping tiles give the same there if they begin on one grid.
     divisor = int(cast(Any, network.transform).divisor)
-    tiles = make_tiles(height, width, settings.tile_size, settings.tile_overlap, divisor)
+    tiles = make_tiles(*image.shape[1:], settings.tile_size, settings.tile_overlap, divisor)
     live = [tile for tile in tiles if valid is None or valid[tile.slices].any()]
     queue = _TileQueue(live, settings.tile_overlap, divisor, split_crowded)
     forward = _Forward(network, settings.score_threshold, suppression, calibration, timings)
@@ -310,21 +294,32 @@ def detect_tiles(
             for tile, result in zip(chosen, results, strict=True):
                 if result is None:
                     queue.split(tile)
-                    continue
-                result.boxes += np.array([tile.x0, tile.y0, tile.x0, tile.y0], dtype=np.float32)
-                result.origins += np.array([tile.y0, tile.x0], dtype=np.int32)
-                result.soft_origins += np.array([tile.y0, tile.x0], dtype=np.int32)
-                result.flag_limited |= queue.is_part(tile)
-                found.append(result)
-                finished.append(tile)
+                else:
+                    found.append(_to_image(result, tile, queue.is_part(tile)))
+                    finished.append(tile)
             if progress is not None:
                 progress(skipped + queue.done, skipped + queue.total)
     clock = time.perf_counter()
-    merged = _merge_tiles(found, finished, (height, width), suppression)
-    timings["seams"] += time.perf_counter() - clock
-    timings["total"] = time.perf_counter() - started
-    merged.timings = timings
+    merged = _merge_tiles(found, finished, image.shape[1:], suppression)
+    now = time.perf_counter()
+    merged.timings = timings | {"seams": now - clock, "total": now - started}
     return merged
+
+
+def _check_shapes(image: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_] | None, bands: int) -> None:
+    if image.ndim != 3 or image.shape[0] != bands:
+        raise ValueError(f"image has shape {image.shape}, the network wants ({bands}, y, x)")
+    if valid is not None and valid.shape != image.shape[1:]:
+        raise ValueError(f"valid has shape {valid.shape}, the image's is {image.shape[1:]}")
+
+
+def _to_image(found: Detections, tile: Tile, is_part: bool) -> Detections:
+    """Bring the detections of a tile to pixels of the image."""
+    found.boxes += np.array([tile.x0, tile.y0, tile.x0, tile.y0], dtype=np.float32)
+    found.origins += np.array([tile.y0, tile.x0], dtype=np.int32)
+    found.soft_origins += np.array([tile.y0, tile.x0], dtype=np.int32)
+    found.flag_limited |= is_part
+    return found
 
 
 class _TileQueue:
@@ -382,6 +377,11 @@ def _tile_tensor(image: npt.NDArray[np.float32], tile: Tile) -> Tensor:
     return pixels
 
 
+def _take(found: Candidates, index: Any) -> Candidates:
+    """Choose some of them by an index of tensors."""
+    return Candidates(*(column[index] for column in found))
+
+
 class _Forward:
     """The network on a batch of tiles; boxes and masks in pixels of the tile."""
 
@@ -432,11 +432,11 @@ class _Forward:
         for pixels, chance, box in zip(batch, chances.split(counts), boxes.split(counts), strict=True):
             found = self._candidates(chance, box, (pixels.shape[1], pixels.shape[2]))
             index = self._suppression.in_tile(pixels, found)
-            kept.append(found.take(torch.from_numpy(index).to(self._device)))
+            kept.append(_take(found, torch.from_numpy(index).to(self._device)))
             over = len(index) > self._most or self._proposals_ran_out(kept[-1], len(chance))
             limited.append(over)
         whole = [not (over and split) for over, split in zip(limited, splits, strict=True)]
-        kept = [item.take(slice(self._most if keep else 0)) for item, keep in zip(kept, whole, strict=True)]
+        kept = [_take(item, slice(self._most if keep else 0)) for item, keep in zip(kept, whole, strict=True)]
         self._count("suppression")
 
         places = [item.boxes for item in kept]
@@ -468,16 +468,11 @@ class _Forward:
         chosen = clip_boxes_to_image(chosen, size)
         sides = chosen[:, 2:] - chosen[:, :2]
         index = torch.nonzero((scores >= self._threshold) & (sides >= 1.0).all(dim=1))[:, 0]
-        return Candidates(chosen, scores, p_star, label, torch.arange(len(boxes), device=boxes.device)).take(
-            index
-        )
+        ranks = torch.arange(len(boxes), device=boxes.device)
+        return _take(Candidates(chosen, scores, p_star, label, ranks), index)
 
     def _proposals_ran_out(self, kept: Candidates, count: int) -> bool:
-        """Say whether more proposals would have brought more sources.
-
-        They are taken by how likely they are, so that if the last ones of as
-        many as may be still are sources, the next ones were too.
-        """
+        """Whether more proposals, the likeliest of which are taken, would have brought more sources."""
         most = self._network.rpn.post_nms_top_n()
         if count < most:
             return False
@@ -490,7 +485,7 @@ class _Forward:
         index = self._suppression.by_masks(cells, item)
         if index is not None:
             rows = torch.from_numpy(index).to(self._device)
-            item, cells = item.take(rows), cells[rows]
+            item, cells = _take(item, rows), cells[rows]
         self._count("suppression")
         pasted = paste_soft_masks(cells, item.boxes, size, MASK_THRESHOLD)
         result = Detections(
@@ -509,13 +504,12 @@ class _Forward:
 
 
 def _merge_tiles(
-    found: Sequence[Detections], tiles: Sequence[Tile], shape: tuple[int, int], suppression: Suppression
+    found: Sequence[Detections], tiles: Sequence[Tile], shape: tuple[int, ...], suppression: Suppression
 ) -> Detections:
     """Put the tiles together so that each source is there once."""
     every = Detections.concatenate(found)
     tile_index = np.repeat(np.arange(len(tiles)), [len(item) for item in found])
-    kept = seam_keep(every.boxes, every.scores, tile_index, tiles, *shape)
-    # Where one tile sees a blend and the other sees it otherwise, a source may
-    # still be there twice.
+    kept = seam_keep(every.boxes, every.scores, tile_index, tiles, shape[0], shape[1])
+    # A blend may be detected otherwise in another tile, so that a source is there twice.
     again = suppression.at_seams(every.boxes[kept], every.scores[kept], tile_index[kept])
     return every.take(kept[again]).sorted()

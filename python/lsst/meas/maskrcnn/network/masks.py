@@ -70,7 +70,7 @@ def paste_soft_masks(cells: Tensor, boxes: Tensor, size: tuple[int, int], thresh
     targets of the mask head: cell j of n has its centre at x0 + (j + 0.5)
     (x1 - x0) / n, and there the pixel in column i stands at i, not at i + 0.5.
     """
-    count, side = len(cells), cells.shape[-1]
+    count = len(cells)
     result = SoftMasks(
         np.zeros((count, 2), dtype=np.int32),
         [np.zeros((0, 0), dtype=bool)] * count,
@@ -95,52 +95,48 @@ def paste_soft_masks(cells: Tensor, boxes: Tensor, size: tuple[int, int], thresh
             last += 1
         index = torch.tensor(order[first:last], device=boxes.device)
         first = last
-        width, height = (int(v) for v in extents[index].amax(dim=0))
-        x = (torch.arange(width, device=boxes.device) + lower[index, :1] - boxes[index, :1]) / (
-            boxes[index, 2:3] - boxes[index, :1]
-        )
-        y = (torch.arange(height, device=boxes.device) + lower[index, 1:2] - boxes[index, 1:2]) / (
-            boxes[index, 3:4] - boxes[index, 1:2]
-        )
-        grid = torch.stack(
-            [
-                (2.0 * x - 1.0)[:, None, :].expand(-1, height, -1),
-                (2.0 * y - 1.0)[:, :, None].expand(-1, -1, width),
-            ],
-            dim=-1,
-        )
-        values = functional.grid_sample(
-            cells[index].reshape(-1, 1, side, side), grid, align_corners=False, padding_mode="border"
-        )[:, 0]
-        # Beyond half a cell outside of its box a mask says nothing, and pixels
-        # beyond its own grid are those of larger sources.
-        reach = 0.5 / side
-        x_inside = (x > -reach) & (x < 1.0 + reach)
-        y_inside = (y > -reach) & (y < 1.0 + reach)
-        x_inside &= torch.arange(width, device=boxes.device) < extents[index, :1]
-        y_inside &= torch.arange(height, device=boxes.device) < extents[index, 1:]
-        inside = x_inside[:, None, :] & y_inside[:, :, None]
+        corner = lower[index]
+        values, inside = _sample(cells[index], boxes[index], corner, extents[index])
         painted = ((values >= threshold) & inside).cpu().numpy()
-        levels = (values * 255.0 + 0.5).to(torch.uint8) * inside
-        shown = (values >= min(threshold, _SOFT_FLOOR)) & inside
-        _cut_out(painted, painted, lower[index], index, result.masks, result.origins)
-        _cut_out(
-            levels.cpu().numpy(), shown.cpu().numpy(), lower[index], index, result.soft, result.soft_origins
-        )
+        _cut_out(painted, painted, corner, index, result.masks, result.origins)
+        levels = ((values * 255.0 + 0.5).to(torch.uint8) * inside).cpu().numpy()
+        drawn = ((values >= min(threshold, _SOFT_FLOOR)) & inside).cpu().numpy()
+        _cut_out(levels, drawn, corner, index, result.soft, result.soft_origins)
     return result
+
+
+def _sample(cells: Tensor, boxes: Tensor, corner: Tensor, extents: Tensor) -> tuple[Tensor, Tensor]:
+    """Interpolate masks on the pixels from a corner on, and say which of those are in their reach."""
+    side = cells.shape[-1]
+    places, insides = [], []
+    for axis, length in enumerate(int(v) for v in extents.amax(dim=0)):
+        pixel = torch.arange(length, device=boxes.device)
+        low, high = boxes[:, axis : axis + 1], boxes[:, axis + 2 : axis + 3]
+        place = (pixel + corner[:, axis : axis + 1] - low) / (high - low)
+        # Half a cell beyond its box a mask ends, and pixels beyond its own extent are those of larger ones.
+        reach = 0.5 / side
+        insides.append((place > -reach) & (place < 1.0 + reach) & (pixel < extents[:, axis : axis + 1]))
+        places.append(2.0 * place - 1.0)
+    x, y = places
+    height, width = y.shape[1], x.shape[1]
+    grid = torch.stack([x[:, None, :].expand(-1, height, -1), y[:, :, None].expand(-1, -1, width)], dim=-1)
+    values = functional.grid_sample(
+        cells.reshape(-1, 1, side, side), grid, align_corners=False, padding_mode="border"
+    )[:, 0]
+    return values, insides[0][:, None, :] & insides[1][:, :, None]
 
 
 def _cut_out(
     pixels: npt.NDArray[Any],
-    shown: npt.NDArray[np.bool_],
+    drawn: npt.NDArray[np.bool_],
     corner: Tensor,
     index: Tensor,
     cutouts: list[npt.NDArray[Any]],
     origins: npt.NDArray[np.int32],
 ) -> None:
-    """Cut arrays (source, y, x) down to what is shown of each source."""
-    rows: npt.NDArray[np.bool_] = np.logical_or.reduce(shown, axis=2)
-    columns: npt.NDArray[np.bool_] = np.logical_or.reduce(shown, axis=1)
+    """Cut arrays (source, y, x) down to the pixels of each source that are drawn."""
+    rows: npt.NDArray[np.bool_] = np.logical_or.reduce(drawn, axis=2)
+    columns: npt.NDArray[np.bool_] = np.logical_or.reduce(drawn, axis=1)
     y0, x0 = rows.argmax(axis=1), columns.argmax(axis=1)
     y1 = rows.shape[1] - rows[:, ::-1].argmax(axis=1)
     x1 = columns.shape[1] - columns[:, ::-1].argmax(axis=1)
