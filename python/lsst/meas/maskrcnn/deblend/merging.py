@@ -331,7 +331,7 @@ def _compare(pool: _Pool, index: int, peak: tuple[int, int], fwhm: float) -> _Ov
 
 
 def _join_repeated(pool: _Pool) -> None:
-    """Join bright sources of low scores, which are rarely real, to a better one with their peak and pixels."""
+    """Join bright sources of low scores, rarely real, to a better one with their peak and pixels."""
     scores = pool.all.scores
     bright = pool.flux >= _BRIGHT_SNR * np.sqrt(pool.area)
     chosen = np.flatnonzero(pool.kept & bright & (scores < _REPEATED_SCORE))

@@ -116,7 +116,7 @@ def _split_region(
             break
         first = first or depths[deepest]
         star = remaining.pop(deepest)
-        covered |= paint_mask(found, star, depth.shape, corner)
+        covered |= paint_mask(found, star, corner, depth.shape)
         result.append((star, [], depths[deepest]))
     for index in remaining:
         place = found.boxes[index].reshape(2, 2).mean(axis=0)
@@ -136,7 +136,7 @@ def _deepest(
     covered: BoolArray,
 ) -> float:
     """Largest distance from the edge of the region in a source's own part of it."""
-    own = paint_mask(found, index, depth.shape, corner) & ~covered
+    own = paint_mask(found, index, corner, depth.shape) & ~covered
     return float(depth[own].max()) if own.any() else 0.0
 
 
