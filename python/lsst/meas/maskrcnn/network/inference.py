@@ -276,9 +276,10 @@ def detect_tiles(
     _check_shapes(image, valid, cast(Any, network.backbone).body.conv1.in_channels // (2 if with_psf else 1))
     started = time.perf_counter()
     timings = dict.fromkeys(("forward", "suppression", "masks", "seams"), 0.0)
+    height, width = image.shape[1:]
     # Overlapping tiles give the same there if they begin on one grid.
     divisor = int(cast(Any, network.transform).divisor)
-    tiles = make_tiles(*image.shape[1:], settings.tile_size, settings.tile_overlap, divisor)
+    tiles = make_tiles(height, width, settings.tile_size, settings.tile_overlap, divisor)
     live = [tile for tile in tiles if valid is None or valid[tile.slices].any()]
     queue = _TileQueue(live, settings.tile_overlap, divisor, split_crowded)
     forward = _Forward(network, settings.score_threshold, suppression, calibration, timings)
