@@ -190,18 +190,11 @@ class MultibandImage:
 
         elif psf is not None:
             psf = [psf[number] for number in index]
-        return MultibandImage(
-            self.flux[index],
-            bands,
-            self.pixel_scale,
-            None if self.variance is None else self.variance[index],
-            np.asarray(self.usable)[index],
-            np.asarray(self.saturated)[index],
-            np.asarray(self.bad)[index],
-            psf,
-            np.asarray(self.psf_fwhm)[index],
-            self.wcs,
-        )
+        chosen = {
+            name: None if getattr(self, name) is None else np.asarray(getattr(self, name))[index]
+            for name in ("flux", "variance", "usable", "saturated", "bad", "psf_fwhm")
+        }
+        return dataclasses.replace(self, bands=bands, psf=psf, **chosen)
 
     def to_sky(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Take pixels to the sky.

@@ -55,7 +55,7 @@ FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
 _SMALLEST_SHARE = 1e-3
-"""Less than that of a pixel is none: a footprint ends there."""
+"""Smallest share of a pixel; footprints end there."""
 
 
 @settings
@@ -98,20 +98,32 @@ class ShareSettings:
 
 @dataclass(frozen=True)
 class SourceShare:
-    """What one source has of a parent.
-
-    Parameters
-    ----------
-    y0, x0 : `int`
-        First pixel of the box in the parent's.
-    weights : `numpy.ndarray`
-        Its share of each pixel, from 0 to 1, float32, (band, y, x); 0 outside
-        the parent.
-    """
+    """Share of one source in the pixels of a parent."""
 
     y0: int
     x0: int
+    """First pixel of the box in the parent's."""
     weights: FloatArray
+    """Its share of each pixel, from 0 to 1, float32, (band, y, x); 0 outside the parent."""
+
+    @classmethod
+    def whole(cls, pixels: BoolArray, n_bands: int, y0: int = 0, x0: int = 0) -> SourceShare:
+        """Give a source all of its parent.
+
+        Parameters
+        ----------
+        pixels : `numpy.ndarray`
+            Pixels of the parent, bool, (y, x).
+        n_bands : `int`
+            Number of bands.
+        y0, x0 : `int`
+            First pixel of the box.
+
+        Returns
+        -------
+        share : `SourceShare`
+        """
+        return cls(y0, x0, np.broadcast_to(pixels.astype(np.float32), (n_bands, *pixels.shape)))
 
     @property
     def box(self) -> tuple[slice, slice]:
@@ -159,31 +171,21 @@ class SourceShare:
             source has no share, whatever the image has there; NaN where it
             has a share of a NaN.
         """
-        weights = self.weights
-        pixels = np.zeros(weights.shape, np.float32)
-        np.multiply(images[(slice(None), *self.box)], weights, out=pixels, where=weights > 0)
+        pixels = np.zeros(self.weights.shape, np.float32)
+        np.multiply(images[(slice(None), *self.box)], self.weights, out=pixels, where=self.weights > 0)
         return pixels
 
 
 @dataclass(frozen=True)
 class Shares:
-    """How the pixels of a parent are shared.
-
-    Parameters
-    ----------
-    parent : `numpy.ndarray`
-        Pixels of the parent, bool, (y, x).
-    sources : `list` [`SourceShare`]
-        The shares, in the order of the sources. On each pixel of the parent
-        and in each band they add up to 1.
-    model : `numpy.ndarray`, optional
-        Sum of the templates of all sources, float32, (band, y, x); `None` if
-        they are not in the units of the images.
-    """
+    """How the pixels of a parent are shared."""
 
     parent: BoolArray
+    """Pixels of the parent, bool, (y, x)."""
     sources: list[SourceShare]
+    """The shares, in the order of the sources; on each pixel and in each band they add up to 1."""
     model: FloatArray | None = None
+    """Sum of all templates, float32, (band, y, x); `None` if they are not in units of the images."""
 
     def __len__(self) -> int:
         return len(self.sources)
@@ -269,7 +271,7 @@ def share_flux(
         images, variances, parent, sources, psf_images, good, masks_only=template == "mask", reach=reach
     )
     if len(sources) == 1:
-        return _all_to_one(blend)
+        return Shares(blend.parent, [SourceShare.whole(blend.parent, len(blend.images))])
     if template == "mask":
         n_bands = len(blend.images)
         return _normalise(blend, [np.ones((n_bands, *mask.shape), np.float32) for mask in blend.masks])
@@ -283,21 +285,15 @@ def share_flux(
     return replace(_normalise(blend, models), model=total)
 
 
-def _all_to_one(blend: Blend) -> Shares:
-    """Give an isolated source all of its parent."""
-    weights = np.broadcast_to(blend.parent.astype(np.float32), blend.images.shape)
-    return Shares(blend.parent, [SourceShare(0, 0, weights)])
-
-
 def _normalise(blend: Blend, templates: list[FloatArray]) -> Shares:
     """Turn templates into shares that add up to 1."""
     shape = blend.images.shape
     total = np.zeros(shape, np.float64)
     plain = np.zeros(shape[1:], np.float64)
     bands = [(slice(None), *box) for box in blend.boxes]
-    for window, box, mask, claim in zip(bands, blend.boxes, blend.masks, templates, strict=True):
-        claim *= mask
-        total[window] += claim
+    for window, box, mask, share in zip(bands, blend.boxes, blend.masks, templates, strict=True):
+        share *= mask
+        total[window] += share
         plain[box] += mask
     # Where no template has anything, masks and distance from them decide.
     lost = ~((total > 0) & np.isfinite(total))
@@ -305,47 +301,39 @@ def _normalise(blend: Blend, templates: list[FloatArray]) -> Shares:
     total[:, ~blend.parent] = np.inf
     cut = min(_SMALLEST_SHARE, 0.5 / len(templates))
     kept = np.zeros(shape, np.float64)
-    for window, mask, claim in zip(bands, blend.masks, templates, strict=True):
-        np.copyto(claim, mask, where=lost[window])
-        claim /= total[window]
-        claim[claim < cut] = 0.0
-        kept[window] += claim
+    for window, mask, share in zip(bands, blend.masks, templates, strict=True):
+        np.copyto(share, mask, where=lost[window])
+        share /= total[window]
+        share[share < cut] = 0.0
+        kept[window] += share
     rest = np.broadcast_to(blend.parent.astype(np.float32), shape).copy()
     kept[:, ~blend.parent] = np.inf
     # The last source of a pixel takes what rounding leaves.
     last = np.full(shape, -1, np.int32)
-    for index, (window, claim) in enumerate(zip(bands, templates, strict=True)):
-        claim /= kept[window]
-        rest[window] -= claim
-        last[window][claim > 0] = index
+    for index, (window, share) in enumerate(zip(bands, templates, strict=True)):
+        share /= kept[window]
+        rest[window] -= share
+        last[window][share > 0] = index
     shares = []
-    for index, (window, claim) in enumerate(zip(bands, templates, strict=True)):
-        np.add(claim, rest[window], out=claim, where=last[window] == index)
-        shares.append(SourceShare(window[1].start, window[2].start, claim))
+    for index, (window, share) in enumerate(zip(bands, templates, strict=True)):
+        np.add(share, rest[window], out=share, where=last[window] == index)
+        shares.append(SourceShare(window[1].start, window[2].start, share))
     return Shares(blend.parent, shares)
 
 
 @dataclass(eq=False)
 class ParentStatistics:
-    """What was found when the flux of M parents was shared, isolated sources included.
-
-    Parameters
-    ----------
-    runtime : `numpy.ndarray`
-        Time that it took, (M,), ms.
-    too_many, too_big, failed : `numpy.ndarray`
-        Whether there were too many sources or pixels for more than masks, or
-        the templates could not be made, bool, (M,).
-    chi2 : `numpy.ndarray`
-        Mean over the pixels of (image - sum of the templates)^2 / variance,
-        (M, band); NaN where there are no templates.
-    """
+    """What was found when the flux of M parents was shared, isolated sources included; (M, ...) each."""
 
     runtime: npt.NDArray[np.float32]
-    too_many: npt.NDArray[np.bool_]
-    too_big: npt.NDArray[np.bool_]
-    failed: npt.NDArray[np.bool_]
+    """Time that it took, ms."""
+    too_many: BoolArray
+    too_big: BoolArray
+    """Whether there were too many sources or pixels for templates."""
+    failed: BoolArray
+    """Whether the templates could not be made."""
     chi2: npt.NDArray[np.float64]
+    """Mean over the pixels of (image - templates)^2 / variance, (M, band); NaN without templates."""
 
     @property
     def fallback(self) -> npt.NDArray[np.bool_]:
@@ -401,10 +389,8 @@ def share_parents(
     for index, parent in enumerate(parents):
         started = time.perf_counter()
         if len(parent) == 1:
-            weights = np.broadcast_to(
-                parent.pixels.astype(np.float32), (len(image.bands), *parent.pixels.shape)
-            )
-            shares[int(parent.members[0])] = SourceShare(parent.y0, parent.x0, weights)
+            whole = SourceShare.whole(parent.pixels, len(image.bands), parent.y0, parent.x0)
+            shares[int(parent.members[0])] = whole
         else:
             found = _share_parent(image, index, parent, sources, settings, statistics)
             for member, share in zip(parent.members.tolist(), found.sources, strict=True):
@@ -426,17 +412,7 @@ def _share_parent(
     """Share the flux of one parent."""
     window = (slice(None), *parent.box)
     flux, variance = image.flux[window], np.asarray(image.variance)[window]
-    members = [sources[member] for member in parent.members.tolist()]
-    members = [
-        replace(
-            source,
-            y0=source.y0 - parent.y0,
-            x0=source.x0 - parent.x0,
-            peak_y=source.peak_y - parent.y0,
-            peak_x=source.peak_x - parent.x0,
-        )
-        for source in members
-    ]
+    members = [sources[member].moved(-parent.y0, -parent.x0) for member in parent.members.tolist()]
     reach = max(REACH, settings.parent_grow)
     template = "mask" if statistics.fallback[index] else settings.template
     good = ~np.asarray(image.bad)[window]

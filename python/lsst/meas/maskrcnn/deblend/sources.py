@@ -9,7 +9,9 @@ from __future__ import annotations
 __all__ = ["SourceList"]
 
 import functools
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -110,9 +112,7 @@ class SourceList:
     @functools.cached_property
     def fluxes(self) -> npt.NDArray[np.float64]:
         """Flux of the deblended pixels, (N, band), nJy."""
-        return np.array(
-            [np.nansum(share.pixels(self.image.flux), axis=(1, 2), dtype=np.float64) for share in self.shares]
-        ).reshape(len(self), len(self.image.bands))
+        return self._sums(share.pixels(self.image.flux) for share in self.shares)
 
     @functools.cached_property
     def flux_errors(self) -> npt.NDArray[np.float64]:
@@ -123,11 +123,12 @@ class SourceList:
         variance = self.image.variance
         if variance is None:
             variance = np.broadcast_to(self.noise[:, None, None] ** 2, self.image.flux.shape)
-        sums = [
-            np.nansum(share.weights**2 * variance[(slice(None), *share.box)], axis=(1, 2), dtype=np.float64)
-            for share in self.shares
-        ]
-        return np.sqrt(np.array(sums).reshape(len(self), len(self.image.bands)))
+        windows = ((share, (slice(None), *share.box)) for share in self.shares)
+        return np.sqrt(self._sums(share.weights**2 * variance[window] for share, window in windows))
+
+    def _sums(self, of_sources: Iterable[npt.NDArray[Any]]) -> npt.NDArray[np.float64]:
+        sums = [np.nansum(pixels, axis=(1, 2), dtype=np.float64) for pixels in of_sources]
+        return np.array(sums).reshape(len(self), len(self.image.bands))
 
     def child_image(self, index: int, band: int | str) -> npt.NDArray[np.float32]:
         """Draw one source alone.
@@ -152,7 +153,7 @@ class SourceList:
         return pixels
 
     def neighbors_removed(self, index: int) -> npt.NDArray[np.float32]:
-        """Take every other source away.
+        """Subtract every other source.
 
         Parameters
         ----------
@@ -171,7 +172,7 @@ class SourceList:
         return pixels
 
     def residual(self) -> npt.NDArray[np.float32]:
-        """Take all sources away.
+        """Subtract all sources.
 
         Returns
         -------
@@ -199,7 +200,7 @@ class SourceList:
             zip(self.detections.masks, self.detections.origins.tolist(), strict=True)
         ):
             window = slice(y0, y0 + mask.shape[0]), slice(x0, x0 + mask.shape[1])
-            # A mask beyond its share of the flux still has the pixels that no other source is in.
+            # Pixels of the mask in which the source has no share are labelled where no other source is.
             weight = np.full(mask.shape, 1e-6, np.float32)
             rows, columns = np.nonzero(mask)
             weight[rows, columns] += self.shares[index].at(rows + y0, columns + x0).mean(axis=0)
@@ -256,22 +257,16 @@ class SourceList:
         measured, (height, width) = self.measured, self.image.shape
         on_edge = (measured.box_min_x == 0) | (measured.box_min_y == 0)
         on_edge |= (measured.box_max_x == width - 1) | (measured.box_max_y == height - 1)
+        limited = "So many sources were found here that the network was run on smaller parts of the image"
+        fallback = "The flux of the parent was shared by masks alone"
         return [
             ("is_isolated", self.is_isolated, "Whether it shares its flux with no other source"),
             ("flag_edge", on_edge, "The mask touches the edge of the image"),
             ("flag_bad", measured.n_bad > 0, "A pixel of the mask is bad in some band"),
             ("flag_saturated", measured.n_saturated > 0, "A pixel of the mask is saturated in some band"),
             ("flag_invalid", measured.n_invalid > 0, "A pixel of the mask holds no data in some band"),
-            (
-                "flag_limited",
-                self.detections.flag_limited,
-                "So many sources were found here that the network was run on smaller parts of the image",
-            ),
-            (
-                "flag_fallback",
-                self.statistics.fallback[self.parent],
-                "The flux of the parent was shared by masks alone",
-            ),
+            ("flag_limited", self.detections.flag_limited, limited),
+            ("flag_fallback", self.statistics.fallback[self.parent], fallback),
         ]
 
     def _band(self, band: int | str) -> int:

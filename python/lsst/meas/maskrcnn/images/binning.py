@@ -4,16 +4,15 @@
 
 """Images of larger pixels, and the widths that PSFs have on them; numpy only.
 
-A bright star or a large galaxy fills too much of what the network sees of an
-image. On sums of 2 x 2 or 4 x 4 pixels it has the size of an ordinary source.
+A bright star or a large galaxy fills too much of a tile. On sums of 2 x 2 or
+4 x 4 pixels it has the size of an ordinary source.
 """
 
 from __future__ import annotations
 
 __all__ = ["BinnedImage", "bin_image", "bin_psf_fwhm", "sum_squares"]
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -27,27 +26,15 @@ BoolArray = npt.NDArray[np.bool_]
 _BLOCK_PIXELS = 1_000_000
 
 
-@dataclass(frozen=True)
-class BinnedImage:
-    """A multi-band image of larger pixels.
-
-    Attributes
-    ----------
-    flux : `numpy.ndarray`
-        Float32 (band, y, x), summed over squares; 0 where not valid.
-    variance : `numpy.ndarray` or `None`
-        Float32 (band, y, x), the variance of these sums for noise that is not
-        correlated; 0 where not valid.
-    valid : `numpy.ndarray`
-        Usable squares, bool (y, x).
-    factor : `int`
-        Pixels per square and axis.
-    """
+class BinnedImage(NamedTuple):
+    """A multi-band image of larger pixels."""
 
     flux: npt.NDArray[np.float32]
+    """Summed over squares, (band, y, x); 0 where not valid."""
     variance: npt.NDArray[np.float32] | None
+    """Variance of these sums for noise that is not correlated, (band, y, x); 0 where not valid."""
     valid: BoolArray
-    factor: int
+    """Usable squares, (y, x)."""
 
 
 def sum_squares(planes: npt.NDArray[Any], factor: int) -> npt.NDArray[np.float32]:
@@ -148,7 +135,7 @@ def bin_image(
     -----
     A square is usable if half of its pixels are. Each of the others counts
     with the mean of the usable ones, so that every sum is that of a whole
-    square, and a hole does not look like a lack of light.
+    square, and a hole is not fainter than its surroundings.
     """
     _check_factor(factor)
     if flux.ndim != 3:
@@ -179,7 +166,7 @@ def bin_image(
             if variance is not None and out_variance is not None:
                 pixels = np.where(usable, variance[band, block], np.float32(0.0))
                 out_variance[band, first:last] = weight**2 * sum_squares(_padded(pixels, factor), factor)
-    return BinnedImage(out_flux, out_variance, out_valid, factor)
+    return BinnedImage(out_flux, out_variance, out_valid)
 
 
 def _padded(plane: npt.NDArray[Any], factor: int) -> npt.NDArray[Any]:

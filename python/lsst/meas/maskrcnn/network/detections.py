@@ -15,7 +15,7 @@ from __future__ import annotations
 __all__ = ["Detections"]
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Self, cast
 
 import numpy as np
@@ -31,9 +31,9 @@ class Detections:
     boxes : `numpy.ndarray`
         [x0, y0, x1, y1], half open, float32, (source, 4), array pixels.
     scores : `numpy.ndarray`
-        Probability of being a source, float32, (source,).
+        Calibrated probability of being a source, float32, (source,).
     p_star : `numpy.ndarray`
-        P(star) / (P(star) + P(galaxy)), float32, (source,).
+        Calibrated P(star) / (P(star) + P(galaxy)), float32, (source,).
     origins : `numpy.ndarray`
         (y0, x0) of each mask, int32, (source, 2), array pixels.
     masks : `list` [`numpy.ndarray`]
@@ -43,17 +43,16 @@ class Detections:
         ``total`` (s).
     soft : `list` [`numpy.ndarray`], optional
         Probability of each pixel to belong to the source, times 255 and
-        rounded, uint8, (y, x) each: on every pixel of the mask and every
-        one over 5 %. By default 255 on the masks.
+        rounded, uint8, (y, x) each, on the mask and where it is over 5 %.
+        By default 255 on the masks.
     soft_origins : `numpy.ndarray`, optional
-        (y0, x0) of each of ``soft``, int32, (source, 2), array pixels; by
-        default those of the masks.
+        (y0, x0) of each of ``soft``, int32, (source, 2), array pixels.
     binning : `numpy.ndarray`, optional
         Binning of the image in which each was found, int8, (source,); by
         default 1.
     flag_limited : `numpy.ndarray`, optional
-        Whether the tile of each held more sources than the limits of a tile
-        allow, so that it was looked at in parts where it could be, bool,
+        Whether the tile of each held more sources than the network can give,
+        so that it was run on parts of it where that could be, bool,
         (source,); by default none.
 
     Raises
@@ -97,13 +96,8 @@ class Detections:
         -------
         detections : `Detections`
         """
-        return cls(
-            np.zeros((0, 4), np.float32),
-            np.zeros(0, np.float32),
-            np.zeros(0, np.float32),
-            np.zeros((0, 2), np.int32),
-            [],
-        )
+        none = np.zeros(0, np.float32)
+        return cls(np.zeros((0, 4), np.float32), none, none.copy(), np.zeros((0, 2), np.int32), [])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Detections]) -> Self:
@@ -163,20 +157,8 @@ class Detections:
             By descending score; equal scores by y, then x of their boxes'
             first pixels, then the last ones.
         """
-        corners = self.boxes
-        return self.take(
-            np.lexsort((corners[:, 2], corners[:, 3], corners[:, 0], corners[:, 1], -self.scores))
-        )
+        x0, y0, x1, y1 = self.boxes.T
+        return self.take(np.lexsort((x1, y1, x0, y0, -self.scores)))
 
 
-_PER_SOURCE = (
-    "boxes",
-    "scores",
-    "p_star",
-    "origins",
-    "masks",
-    "soft",
-    "soft_origins",
-    "binning",
-    "flag_limited",
-)
+_PER_SOURCE = tuple(item.name for item in fields(Detections) if item.name != "timings")

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The sources of a blend and the pixels to which each has a claim."""
+"""The sources of a blend and the pixels in which each may have flux."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ REACH = 8.0
 less than a hundredth of their flux there (`tests/benchmarks/bench_pairs.py`)."""
 
 _LEAST_WEIGHT = 1e-12
-"""Weight of a source however far away, so that each pixel belongs to one."""
+"""Weight of a source however far away, so that each pixel has a source."""
 
 _HALO, _HALO_SCALE = 1.0, 6.0
 """Least weight of a source in the core of its mask, where the soft mask is at
@@ -101,41 +101,43 @@ class BlendSource:
     peak_x: float
     is_star: bool = False
 
+    def moved(self, dy: int, dx: int) -> BlendSource:
+        """Bring the source to another frame.
+
+        Parameters
+        ----------
+        dy, dx : `int`
+            What is added to the coordinates, px.
+
+        Returns
+        -------
+        source : `BlendSource`
+        """
+        return BlendSource(
+            self.soft, self.y0 + dy, self.x0 + dx, self.peak_y + dy, self.peak_x + dx, self.is_star
+        )
+
 
 @dataclass
 class Blend:
-    """A parent and its sources as the templates see them.
-
-    Parameters
-    ----------
-    images, variances : `numpy.ndarray`
-        Pixels, float32, (band, y, x).
-    parent : `numpy.ndarray`
-        Pixels of the parent, bool, (y, x).
-    good : `numpy.ndarray`
-        Pixels of which templates may be made, bool, (band, y, x).
-    sources : `~collections.abc.Sequence` [`BlendSource`]
-        The sources.
-    peaks : `numpy.ndarray`
-        (y, x) of the peaks that are believed, float64, (source, 2).
-    boxes : `list` [`tuple` [`slice`]]
-        Rows and columns in which each source has a claim.
-    masks : `list` [`numpy.ndarray`]
-        Soft masks on the boxes, float32, (y, x), 0 to 1, raised to the least
-        weight of a source; 0 outside the parent.
-    psfs : `list` [`numpy.ndarray`] or `None`
-        PSF in each band, as coefficients of a cubic spline.
-    """
+    """A parent and its sources, prepared for templates."""
 
     images: FloatArray
     variances: FloatArray
+    """Pixels, float32, (band, y, x)."""
     parent: BoolArray
+    """Pixels of the parent, (y, x)."""
     good: BoolArray
+    """Pixels of which templates may be made, (band, y, x)."""
     sources: Sequence[BlendSource]
     peaks: npt.NDArray[np.float64]
+    """(y, x) of the peaks, (source, 2)."""
     boxes: list[Box]
+    """Rows and columns in which each source may have flux."""
     masks: list[FloatArray]
+    """Soft masks on the boxes, 0 to 1, raised to the least weight of a source; 0 outside the parent."""
     psfs: list[FloatArray] | None
+    """PSF in each band, as coefficients of a cubic spline."""
 
     @classmethod
     def make(
@@ -150,22 +152,16 @@ class Blend:
         masks_only: bool = False,
         reach: float = REACH,
     ) -> Blend:
-        """Check and prepare what `.shares.share_flux` is given.
+        """Check and prepare the input of `lsst.meas.maskrcnn.deblend.shares.share_flux`.
 
         Parameters
         ----------
-        images, variances, parent : array_like
-            Pixels, as `.shares.share_flux` takes them.
-        sources : `~collections.abc.Sequence` [`BlendSource`]
-            The sources.
-        psf_images : `~collections.abc.Sequence` or `None`
-            PSF in each band.
-        good : array_like, optional
-            Pixels of which templates may be made.
+        images, variances, parent, sources, psf_images, good
+            As of that function.
         masks_only : `bool`, optional
             Whether masks alone decide.
         reach : `float`, optional
-            How far beyond its soft mask a source has flux (px).
+            As of that function.
 
         Returns
         -------
@@ -186,7 +182,7 @@ class Blend:
                 "wanted (band, y, x) twice and (y, x)"
             )
         if not sources:
-            raise ValueError("a parent without sources has nobody to share its flux; give at least one")
+            raise ValueError("the parent has no source; give at least one")
         if not parent.size:
             raise ValueError(f"the parent has shape {parent.shape}; wanted at least one pixel")
         if psf_images is not None and len(psf_images) != len(images):
@@ -286,7 +282,7 @@ def _trusted_peaks(sources: Sequence[BlendSource]) -> npt.NDArray[np.float64]:
 def _boxes(
     parent: BoolArray, sources: Sequence[BlendSource], peaks: npt.NDArray[np.float64], reach: float
 ) -> list[Box]:
-    """Rows and columns in which each source has a claim; together they hold the parent."""
+    """Rows and columns in which each source may have flux; together they hold the parent."""
     height, width = parent.shape
     margin = int(np.ceil(reach))
     boxes: list[Box] = []
@@ -339,7 +335,6 @@ def _weigh(
     else:
         y, x = np.ogrid[rows, columns]
         distance = np.hypot(y - peak[0], x - peak[1])
-    # Far away it still has to be more than nothing.
     least = np.maximum(halo * np.exp(-distance / scale), _LEAST_WEIGHT)
     return np.asarray(np.maximum(soft, least) * parent[rows, columns], np.float32)
 
