@@ -190,7 +190,7 @@ class MultibandImage:
 
         elif psf is not None:
             psf = [psf[number] for number in index]
-        chosen = {
+        chosen: dict[str, Any] = {
             name: None if getattr(self, name) is None else np.asarray(getattr(self, name))[index]
             for name in ("flux", "variance", "usable", "saturated", "bad", "psf_fwhm")
         }
