@@ -19,8 +19,9 @@ from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
 from lsst.meas.base import IdGenerator
 from lsst.meas.maskrcnn.catalogs.deblend_columns import (
+    PRIMARY_FIELDS,
     ParentFluxes,
-    add_primary_fields,
+    add_fields,
     blend_table,
     fill_parent_columns,
     fill_primary_flags,
@@ -165,7 +166,7 @@ def some_parents(*members: list[int]) -> list[Parent]:
 
 def filled(parents: list[Parent]) -> SourceCatalog:
     schema = make_schema()
-    add_primary_fields(schema)
+    add_fields(schema, "detect", PRIMARY_FIELDS)
     catalog = IdGenerator().make_source_catalog(schema)
     order = order_records(parents)
     catalog.resize(len(order))
@@ -221,7 +222,7 @@ def test_ids_must_ascend() -> None:
 
 def test_every_field_says_what_it_is() -> None:
     schema = make_schema()
-    add_primary_fields(schema)
+    add_fields(schema, "detect", PRIMARY_FIELDS)
     band = SourceCatalog.Table.makeMinimalSchema()
     extend_band_schema(band)
     for item in [*schema, *band]:

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Columns in which the pipeline looks for the results of a deblender.
+"""Columns in which the pipeline has the results of a deblender.
 
 Names and types are those of ``lsst.meas.extensions.scarlet`` (with
 ``deblend_skipped`` and the other fields of parents, which it keeps in a
@@ -13,13 +13,12 @@ of a field says.
 from __future__ import annotations
 
 __all__ = [
+    "DEBLEND_FIELDS",
+    "PRIMARY_FIELDS",
     "ParentFluxes",
-    "add_deblend_fields",
     "add_fields",
-    "add_primary_fields",
     "band_columns",
     "blend_table",
-    "copy_relations",
     "fill_band_columns",
     "fill_parent_columns",
     "fill_primary_flags",
@@ -91,7 +90,7 @@ _BAND: Fields = (
 )  # fmt: skip
 
 
-_PRIMARY: Fields = (
+PRIMARY_FIELDS: Fields = (
     ("isPrimary", "Flag", "", "Set if the source has no children. The inner regions of patches and "
      "tracts are not considered"),
     ("isDeblendedSource", "Flag", "", "Set if the source has no children: it is isolated or a "
@@ -99,6 +98,10 @@ _PRIMARY: Fields = (
     ("fromBlend", "Flag", "", "Set if the source is a deblended child"),
     ("isIsolated", "Flag", "", "Set if the source is not part of a blend"),
 )  # fmt: skip
+"""Flags by which the pipeline chooses records; their prefix is ``detect``."""
+
+DEBLEND_FIELDS = _RELATIONS + _BAND
+"""Fields of the deblender; their prefix is ``deblend``."""
 
 
 class ParentFluxes(NamedTuple):
@@ -129,30 +132,8 @@ def add_fields(schema: afwTable.Schema, prefix: str, fields: Fields) -> None:
             schema.addField(f"{prefix}_{name}", type=kind, doc=doc, units=units)
 
 
-def add_deblend_fields(schema: afwTable.Schema) -> None:
-    """Add all fields of the deblender.
-
-    Parameters
-    ----------
-    schema : `lsst.afw.table.Schema`
-        Changed in place; fields that are there already stay.
-    """
-    add_fields(schema, "deblend", _RELATIONS + _BAND)
-
-
-def add_primary_fields(schema: afwTable.Schema) -> None:
-    """Add the flags by which the pipeline tells which records to use.
-
-    Parameters
-    ----------
-    schema : `lsst.afw.table.Schema`
-        Changed in place.
-    """
-    add_fields(schema, "detect", _PRIMARY)
-
-
 def fill_primary_flags(catalog: afwTable.SourceCatalog) -> None:
-    """Set the flags of `add_primary_fields`.
+    """Set the flags of `PRIMARY_FIELDS`.
 
     By the rules of ``lsst.meas.algorithms.SetPrimaryFlagsTask`` for
     catalogues without ``deblend_scarletFlux``; like that for single images,
@@ -174,7 +155,7 @@ def fill_primary_flags(catalog: afwTable.SourceCatalog) -> None:
 
 
 def fill_relations(catalog: afwTable.SourceCatalog, order: RecordOrder) -> None:
-    """Set who is whose child.
+    """Set the relations of parents and children.
 
     Parameters
     ----------
@@ -213,22 +194,6 @@ def fill_relations(catalog: afwTable.SourceCatalog, order: RecordOrder) -> None:
         catalog[f"deblend_{name}"] = values.astype(np.int32)
 
 
-def copy_relations(catalog: afwTable.SourceCatalog, given: afwTable.SourceCatalog) -> None:
-    """Copy what is the same in all bands.
-
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        Contiguous catalogue of one band; changed in place.
-    given : `lsst.afw.table.SourceCatalog`
-        Contiguous catalogue with the same rows.
-    """
-    if not len(catalog):
-        return
-    for name, *_ in _RELATIONS:
-        catalog[f"deblend_{name}"] = given[f"deblend_{name}"]
-
-
 def band_columns(rows: Sequence[Sequence[Any]]) -> dict[str, npt.NDArray[Any]]:
     """Make columns of what was measured on the sources in one band.
 
@@ -259,6 +224,7 @@ def fill_band_columns(
     order: RecordOrder,
     columns: Mapping[str, npt.NDArray[Any]],
     parent_coverage: npt.NDArray[np.float64],
+    given: afwTable.SourceCatalog | None = None,
 ) -> None:
     """Set the fields of one band.
 
@@ -272,9 +238,14 @@ def fill_band_columns(
         As `band_columns` makes them.
     parent_coverage : `numpy.ndarray`, (M,), float64
         ``dataCoverage`` of the parents, which have no other of these fields.
+    given : `lsst.afw.table.SourceCatalog`, optional
+        Contiguous catalogue with the same rows; gives the fields that are the
+        same in all bands.
     """
     if not len(catalog):
         return
+    for name, *_ in _RELATIONS if given is not None else ():
+        catalog[f"deblend_{name}"] = given[f"deblend_{name}"]
     has_source = order.source >= 0
     for name, kind, _, _ in _BAND:
         values = np.full(len(order), False if kind == "Flag" else np.nan, dtype=_type_of(kind))

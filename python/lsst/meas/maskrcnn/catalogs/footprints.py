@@ -6,11 +6,11 @@
 
 Two conventions meet here, and only here:
 
-- The network speaks of array coordinates: the first pixel of the image is
+- The network has array coordinates: the first pixel of the image is
   (0, 0) whatever the exposure's origin, boxes are [x0, y0, x1, y1] with x1
   and y1 one past the last pixel (half open) and may be fractional, and a
   mask is a boolean sub-array with the (y0, x0) of its first pixel.
-- afw speaks of the parent frame: the first pixel of the image is at xy0,
+- afw has the parent frame: the first pixel of the image is at xy0,
   boxes are inclusive on both sides, and pixel centres are at integers.
 
 So a network box [x0, y0, x1, y1] covers the columns

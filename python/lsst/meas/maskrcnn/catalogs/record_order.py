@@ -25,29 +25,20 @@ class RecordOrder:
     then the children of the first parent, of the second, and so on: ids that
     ascend by row leave the catalogue sorted by parent, as
     ``SourceCatalog.getChildren`` wants it.
-
-    Parameters
-    ----------
-    source : `numpy.ndarray`, (row,), int64
-        Index of the source; -1 for parents.
-    parent : `numpy.ndarray`, (row,), int64
-        Index of the entry in the list of parents that the row is or is in.
-    parent_row : `numpy.ndarray`, (row,), int64
-        Row of the parent; -1 for parents and isolated sources.
-    n_child : `numpy.ndarray`, (row,), int64
-        Number of children.
-    n_member : `numpy.ndarray`, (row,), int64
-        Number of sources of the row's parent; 1 for isolated sources.
-    peak_id : `numpy.ndarray`, (row,), int64
-        Place among the sources of the parent, from 1; 0 for parents.
     """
 
     source: npt.NDArray[np.int64]
+    """Index of the source of each row; -1 for parents."""
     parent: npt.NDArray[np.int64]
+    """Index of the entry in the list of parents that the row is or is in."""
     parent_row: npt.NDArray[np.int64]
+    """Row of the parent; -1 for parents and isolated sources."""
     n_child: npt.NDArray[np.int64]
+    """Number of children."""
     n_member: npt.NDArray[np.int64]
+    """Number of sources of the row's parent; 1 for isolated sources."""
     peak_id: npt.NDArray[np.int64]
+    """Place among the sources of the parent, from 1; 0 for parents."""
 
     def __len__(self) -> int:
         return len(self.source)

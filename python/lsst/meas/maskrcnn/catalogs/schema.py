@@ -16,7 +16,7 @@ import lsst.afw.table as afwTable
 from lsst.afw.detection import Footprint
 from lsst.afw.geom import SkyWcs
 
-from .deblend_columns import Fields, add_deblend_fields, add_fields
+from .deblend_columns import DEBLEND_FIELDS, Fields, add_fields
 
 UNMEASURED = "maskrcnn_flag_unmeasured"
 """Flag of records on which measurement was not run (`str`)."""
@@ -72,7 +72,7 @@ def make_schema() -> afwTable.Schema:
     -------
     schema : `lsst.afw.table.Schema`
         The minimal schema of a `lsst.afw.table.SourceTable`, this package's
-        fields and those of `~.deblend_columns.add_deblend_fields`, with
+        fields and those of `~.deblend_columns.DEBLEND_FIELDS`, with
         ``slot_Centroid`` pointing to ``maskrcnn_centroid``.
     """
     schema = afwTable.SourceTable.makeMinimalSchema()
@@ -91,7 +91,7 @@ def extend_band_schema(schema: afwTable.Schema) -> None:
         That of forced measurement, or a minimal one; changed in place.
     """
     add_fields(schema, "maskrcnn", _UNMEASURED)
-    add_deblend_fields(schema)
+    add_fields(schema, "deblend", DEBLEND_FIELDS)
 
 
 def fill_catalog(

@@ -29,7 +29,7 @@ from .schema import fill_catalog
 def fill_source_catalog(
     catalog: SourceCatalog, sources: SourceList, order: RecordOrder, wcs: SkyWcs, bbox: geom.Box2I
 ) -> None:
-    """Write the records of sources: what was found, and which is whose child.
+    """Write the records of sources and their relations.
 
     Parameters
     ----------

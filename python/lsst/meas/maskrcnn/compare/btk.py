@@ -5,9 +5,9 @@
 """The deblender as one of Blending ToolKit's.
 
 Blending ToolKit (BTK, https://github.com/LSSTDESC/BlendingToolKit) draws
-blends of known galaxies and asks deblenders for them; `MaskRcnnDeblender` can
-take part. This module needs BTK (``pip install "lsst-meas-maskrcnn[btk]"``)
-and no package of the Science Pipelines.
+blends of known galaxies and runs deblenders on them. This module needs BTK
+(``pip install "lsst-meas-maskrcnn[btk]"``) and no package of the Science
+Pipelines.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from btk.blend_batch import BlendBatch, DeblendBatch, DeblendExample
 from btk.deblend import Deblender
 from surveycodex.utilities import mag2counts, mean_sky_level
 
-from ..deblend.deblend import DeblendSettings, check_bands, find_sources
+from ..deblend.deblend import DeblendSettings, find_sources
 from ..deblend.image import MultibandImage
 from ..deblend.sources import SourceList
 from ..images.units import AB_ZERO_POINT
@@ -135,7 +135,6 @@ class MaskRcnnDeblender(Deblender):
             Raised if the survey lacks a band of the model.
         """
         image = batch_image(blend_batch, ii, self.bands)
-        check_bands(image, self.model.metadata)
         sources = find_sources(image, self.model, self.settings)
         if len(sources) > self.max_n_sources:
             _LOG.warning(
@@ -235,7 +234,7 @@ def batch_image(batch: BlendBatch, ii: int, bands: Mapping[str, str] | None = No
 
 
 def _draw_psf(psf: Any, pixel_scale: float) -> FloatArray | None:
-    """Draw a PSF as the survey's pixels see it, `None` where it cannot be drawn."""
+    """Draw a PSF on the survey's pixels, `None` where it cannot be drawn."""
     if not isinstance(psf, galsim.GSObject):
         # A batch that was read from a file has images, of a pixel scale that is not known.
         return None

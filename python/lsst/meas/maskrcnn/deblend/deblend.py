@@ -20,7 +20,7 @@ and the Blending ToolKit call. Its stages, in order:
 
 from __future__ import annotations
 
-__all__ = ["DeblendSettings", "check_bands", "find_sources"]
+__all__ = ["DeblendSettings", "find_sources"]
 
 import functools
 import logging
@@ -119,7 +119,7 @@ def find_sources(
     0
     """
     settings = settings or DeblendSettings()
-    check_bands(image, model.metadata)
+    _check_bands(image, model.metadata)
     _warn_of_pixel_scale(image, model.metadata)
     timings = dict.fromkeys(("normalize", "forward", "merge", "masks", "shares"), 0.0)
     levels, combined = _detect(image, model, settings.detection, normalizer, timings, progress)
@@ -144,21 +144,7 @@ def find_sources(
     )
 
 
-def check_bands(image: MultibandImage, metadata: ModelMetadata) -> None:
-    """Check that an image has the bands of a model.
-
-    Parameters
-    ----------
-    image : `~.image.MultibandImage`
-        The image.
-    metadata : `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
-        Header of the model.
-
-    Raises
-    ------
-    ValueError
-        Raised if one is missing.
-    """
+def _check_bands(image: MultibandImage, metadata: ModelMetadata) -> None:
     missing = [band for band in metadata.bands if band not in image.bands]
     if missing:
         raise ValueError(

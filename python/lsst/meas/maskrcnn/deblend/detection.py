@@ -110,31 +110,21 @@ def detect(
 
 @dataclass(frozen=True, eq=False)
 class DetectionImages:
-    """The image without binning, the bands of the model together.
-
-    Parameters
-    ----------
-    snr : `numpy.ndarray`
-        Detection image: flux above the sky in units of its noise, (y, x).
-    mean : `numpy.ndarray`
-        Mean of the normalised bands, (y, x).
-    valid, bad, saturated : `numpy.ndarray`
-        Pixels that hold data in all bands, and that are bad or saturated in
-        any, bool, (y, x).
-    noise : `numpy.ndarray`
-        Noise of the sky in each band of the image, (band,), nJy; NaN for bands
-        that the model does not use.
-    fwhm : `float`
-        FWHM of the PSF, px.
-    """
+    """The image without binning, the bands of the model together."""
 
     snr: npt.NDArray[np.float32]
+    """Detection image: flux above the sky in units of its noise, (y, x)."""
     mean: npt.NDArray[np.float32]
+    """Mean of the normalised bands, (y, x)."""
     valid: BoolArray
+    """Pixels that hold data in all bands, (y, x)."""
     bad: BoolArray
     saturated: BoolArray
+    """Pixels that are bad or saturated in any band, (y, x)."""
     noise: npt.NDArray[np.float64]
+    """Noise of the sky in each band of the image, (band,), nJy; NaN for bands that the model does not use."""
     fwhm: float
+    """FWHM of the PSF, px."""
 
 
 def combine_bands(
@@ -168,21 +158,14 @@ def combine_bands(
 
 @dataclass(frozen=True, eq=False)
 class Level:
-    """An image at one pixel size, and what was detected in it.
-
-    Parameters
-    ----------
-    detections : `~lsst.meas.maskrcnn.network.detections.Detections`
-        In pixels of the whole image.
-    binning : `int`
-        Pixels per binned pixel and axis.
-    image : `~lsst.meas.maskrcnn.images.normalize.NormalizedImage`
-        The normalised image.
-    """
+    """An image at one pixel size, and what was detected in it."""
 
     detections: Detections
+    """In pixels of the whole image."""
     binning: int
+    """Pixels per binned pixel and axis."""
     image: NormalizedImage
+    """The normalised image."""
 
 
 def detect_binnings(
@@ -204,9 +187,8 @@ def detect_binnings(
     network : `torchvision.models.detection.MaskRCNN`
         A network in evaluation mode, as `MaskRcnnModel.build` returns it.
     normalize : callable
-        Normalises flux, variance and mask of usable pixels; called for each
-        binning, whose noise is another. It must leave its arguments as they
-        are.
+        Normalises flux, variance and mask of usable pixels at each binning.
+        It must not change its arguments.
     flux, variance : `numpy.ndarray`
         Flux per pixel and its variance or `None`, float32, (band, y, x).
     valid : `numpy.ndarray`

@@ -22,22 +22,15 @@ from scipy import ndimage, sparse
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Parent:
-    """A connected piece of the image and the sources in it.
-
-    Parameters
-    ----------
-    members : `numpy.ndarray`, (n,), int64
-        Indices of its sources, ascending; a single one if that is isolated.
-    y0, x0 : `int`
-        First pixel of its bounding box in the image.
-    pixels : `numpy.ndarray`, (h, w), bool
-        Its pixels within the box.
-    """
+    """A connected piece of the image and the sources in it."""
 
     members: npt.NDArray[np.int64]
+    """Indices of its sources, (n,), ascending; a single one if that is isolated."""
     y0: int
     x0: int
+    """First pixel of its bounding box in the image."""
     pixels: npt.NDArray[np.bool_]
+    """Its pixels within the box, (h, w)."""
 
     @property
     def box(self) -> tuple[slice, slice]:

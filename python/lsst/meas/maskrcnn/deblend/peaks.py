@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Positions of detected sources, also of those in the light of a brighter one."""
+"""Positions of detected sources, also of those in the profile of a brighter one."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Saturated stars, whose core, spikes and trails are one source."""
+"""Saturated stars: core, spikes and trails become one source."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def join_saturated(found: Detections, saturated: BoolArray) -> Detections:
     Pieces share a connected region of saturated pixels, on which a good part
     of each lies (a galaxy that a trail only touches is not one of them). The
     star is the one on the thickest part of the region. Another piece that is on a thick
-    part of its own is another star, whose charge ran into the same region,
-    and stays. Pieces that are long, narrow and point to the star from nearby
+    part of its own is another star in the same region of bled charge, and
+    stays. Pieces that are long, narrow and point to the star from nearby
     are its spikes.
     """
     if not len(found) or not saturated.any():

@@ -137,7 +137,7 @@ class SourceShare:
         return np.asarray((self.weights > 0).any(axis=0))
 
     def at(self, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> FloatArray:
-        """Look up the shares of some pixels.
+        """Get the shares of some pixels.
 
         Parameters
         ----------

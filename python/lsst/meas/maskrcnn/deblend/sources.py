@@ -34,44 +34,29 @@ class SourceList:
     """N sources of an image, deblended.
 
     Positions are in pixels of the image, whose first pixel is (0, 0).
-
-    Parameters
-    ----------
-    image : `~.image.MultibandImage`
-        The image in which they were found.
-    detections : `~lsst.meas.maskrcnn.network.detections.Detections`
-        Boxes, masks, soft masks, and calibrated scores and P(star).
-    peaks : `numpy.ndarray`
-        (y, x) of the peaks, between pixels, float64, (N, 2).
-    measured, measured_parents : `~.masks.MaskMeasurements`
-        Centroids, areas and flagged pixels of the masks, and of the parents
-        with more than one source.
-    parents : `list` [`~.parents.Parent`]
-        Sources whose grown masks touch, and isolated sources.
-    shares : `list` [`~.shares.SourceShare`]
-        Share of each source in the pixels, by band.
-    statistics : `~.shares.ParentStatistics`
-        What was found on the parents.
-    noise : `numpy.ndarray`
-        Noise of the sky in each band of ``image``, (band,), nJy; NaN for bands
-        that the model does not use.
-    n_valid_pixels : `int`
-        Number of pixels that hold data in all bands of the model.
-    timings : `dict` [`str`, `float`]
-        Wall time by stage (s).
     """
 
     image: MultibandImage
+    """The image in which they were found."""
     detections: Detections
+    """Boxes, masks, soft masks, and calibrated scores and P(star)."""
     peaks: npt.NDArray[np.float64]
+    """(y, x) of the peaks, between pixels, (N, 2)."""
     measured: MaskMeasurements
     measured_parents: MaskMeasurements
+    """What was measured on the masks, and on the parents with more than one source."""
     parents: list[Parent]
+    """Sources whose grown masks touch, and isolated sources."""
     shares: list[SourceShare]
+    """Share of each source in the pixels, by band."""
     statistics: ParentStatistics
+    """What was found on the parents."""
     noise: npt.NDArray[np.float64]
+    """Noise of the sky in each band of ``image``, (band,), nJy; NaN for bands that the model does not use."""
     n_valid_pixels: int
+    """Number of pixels that hold data in all bands of the model."""
     timings: dict[str, float] = field(default_factory=dict)
+    """Wall time by stage (s)."""
 
     def __len__(self) -> int:
         return len(self.detections)

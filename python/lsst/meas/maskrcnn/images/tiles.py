@@ -100,7 +100,7 @@ def make_tiles(height: int, width: int, size: int, overlap: int, align: int = 1)
         The least overlap of neighbours, from 0 to ``size - 1``.
     align : `int`
         Tiles begin at multiples of this many pixels where ``size - overlap``
-        is not less.  A network with strides sees the same where two tiles
+        is not less.  A network with strides gives the same where two tiles
         overlap only if they begin at multiples of its strides.
 
     Returns

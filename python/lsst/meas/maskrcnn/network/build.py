@@ -82,7 +82,7 @@ class _PyramidBackbone(nn.Module):
 
 
 class _StridedRoIAlign(MultiScaleRoIAlign):
-    """Pooling of features whose scales are those of the architecture.
+    """Pooling of features with the scales of the architecture.
 
     torchvision takes them from the sizes of the first images, which are those
     before padding: narrow images are padded to more than sqrt(2) times their

@@ -144,7 +144,7 @@ class Candidates(NamedTuple):
 
 
 class Suppression(NamedTuple):
-    """How several detections of one source are told from those of several.
+    """How repeated detections of one source are recognised.
 
     `lsst.meas.maskrcnn.deblend.suppression.make_suppression` makes them.
     Indices are by descending score.
@@ -221,7 +221,7 @@ def _native_bfloat16(kind: str) -> bool:
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     # Emulated bfloat16 is several times slower than float32, and torch has no
-    # public call that tells the two apart on a CPU.
+    # public call to distinguish the two on a CPU.
     probe = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
     return bool(probe()) if probe is not None else False
 

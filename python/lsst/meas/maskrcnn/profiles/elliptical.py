@@ -20,11 +20,11 @@ FloatArray = npt.NDArray[np.float32]
 
 _LARGEST_ELLIPTICITY = 0.9  # an axis ratio of 0.23
 _LARGEST_SHIFT = 1.5  # px from the peak that was given
-# Widths of the priors on one step: they hold back what the pixels say little about.
+# Widths of the priors on one step, for what the pixels do not constrain.
 _ELLIPTICITY_PRIOR = 0.5
 _POSITION_PRIOR = 0.5  # px
 _SMALLEST_RADIUS = 0.3  # px; the slope of a profile has no direction at its centre
-_LEAST_SHARE = 0.01  # a model that came out as 0 once must find back
+_LEAST_SHARE = 0.01  # so that a model that was 0 once can grow again
 _POWER = 2.0  # pixels count by the source's share in them to this power, so that unblended ones decide
 _SETTLED = 1e-3  # a model has settled if it changes by less than this part of its flux,
 _SIGNIFICANCE = 1.0  # or by less than this many standard deviations of the noise
@@ -33,7 +33,7 @@ _MAX_SWEEPS = 60
 
 @dataclass
 class _Model:
-    """A source's parameters and what comes of them on its box.
+    """Parameters of a source, and its pixels on its box.
 
     The ellipse is that of r^2 = ((1 + e1) dy^2 + 2 e2 dy dx + (1 - e1) dx^2) / sqrt(1 - e^2),
     which has the area of a circle of radius r whatever the ellipticity.
@@ -246,7 +246,7 @@ def _fit_knots(
         norm[1:] += beside
         if not norm.max() > 0:
             continue
-        # Knots that no pixel speaks for follow their neighbours.
+        # Knots without pixels follow their neighbours.
         stiff = 1e-3 * np.minimum(norm[:-1], norm[1:]) + 1e-9 * norm.max()
         matrix = np.diag(diagonal) + np.diag(beside - stiff, 1) + np.diag(beside - stiff, -1)
         matrix[np.arange(n_knots - 1), np.arange(n_knots - 1)] += stiff

@@ -32,9 +32,9 @@ from lsst.resources import ResourcePath
 from lsst.utils.logging import PeriodicLogger
 
 from ..catalogs.deblend_columns import (
-    add_primary_fields,
+    PRIMARY_FIELDS,
+    add_fields,
     blend_table,
-    copy_relations,
     fill_band_columns,
     fill_primary_flags,
 )
@@ -277,7 +277,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             self.makeSubtask("measurement", schema=self.schema)
             self.makeSubtask("catalogCalculation", schema=self.schema)
         if self.config.doPrimaryFlags:
-            add_primary_fields(self.schema)
+            add_fields(self.schema, "detect", PRIMARY_FIELDS)
         self.outputSchema = SourceCatalog(self.schema)
         if self.config.doMeasure:
             self.makeSubtask("forcedMeasurement", refSchema=self.schema)
@@ -406,8 +406,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
                 fill_band_columns(catalog, order, columns, coverage)
                 self._measure(catalog, heavy, order, chosen[band], band, idGenerator)
             made = self._measure_forced(catalog, heavy, order, chosen[band], band, wcs, idGenerator)
-            copy_relations(made, catalog)
-            fill_band_columns(made, order, columns, coverage)
+            fill_band_columns(made, order, columns, coverage, catalog)
             band_catalogs[band] = made
         return pipeBase.Struct(
             catalog=catalog,
