@@ -244,8 +244,9 @@ def fill_band_columns(
     """
     if not len(catalog):
         return
-    for name, *_ in _RELATIONS if given is not None else ():
-        catalog[f"deblend_{name}"] = given[f"deblend_{name}"]
+    if given is not None:
+        for name, *_ in _RELATIONS:
+            catalog[f"deblend_{name}"] = given[f"deblend_{name}"]
     has_source = order.source >= 0
     for name, kind, _, _ in _BAND:
         values = np.full(len(order), False if kind == "Flag" else np.nan, dtype=_type_of(kind))
