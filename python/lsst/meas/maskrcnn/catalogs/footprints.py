@@ -21,11 +21,7 @@ pixel (i, j) with origin (y0, x0) lies at
 
 from __future__ import annotations
 
-__all__ = [
-    "footprints_to_masks",
-    "inclusive_boxes",
-    "masks_to_footprints",
-]
+__all__ = ["footprints_to_masks", "inclusive_boxes", "make_footprint", "masks_to_footprints"]
 
 from collections.abc import Iterable, Sequence
 
@@ -95,28 +91,37 @@ def masks_to_footprints(
         N footprints in the parent frame. A mask of several pieces makes a
         footprint of several pieces.
     """
-    origins = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
-    x0, y0 = bbox.getMinX(), bbox.getMinY()
-    schema = PeakTable.makeMinimalSchema()
     footprints = []
-    for mask, origin, peak_x, peak_y, peak_value in zip(
-        masks,
-        (origins + (y0, x0)).tolist(),
-        (measurements.peak_x + x0).tolist(),
-        (measurements.peak_y + y0).tolist(),
-        measurements.peak_value.tolist(),
-        strict=True,
-    ):
-        # SpanSet.fromMask finds the runs itself, so no Python object is made
-        # per span.
-        plane = MaskX(
-            geom.Box2I(geom.Point2I(origin[1], origin[0]), geom.Extent2I(mask.shape[1], mask.shape[0]))
-        )
-        plane.array[:] = mask
-        footprint = Footprint(SpanSet.fromMask(plane), schema, bbox)
-        footprint.addPeak(float(peak_x), float(peak_y), peak_value)
+    peaks = zip(measurements.peak_x, measurements.peak_y, measurements.peak_value, strict=True)
+    for mask, (y0, x0), (x, y, value) in zip(masks, np.asarray(origins).tolist(), peaks, strict=True):
+        footprint = make_footprint(mask, y0, x0, bbox)
+        footprint.addPeak(float(x + bbox.getMinX()), float(y + bbox.getMinY()), float(value))
         footprints.append(footprint)
     return footprints
+
+
+def make_footprint(pixels: np.ndarray, y0: int, x0: int, bbox: geom.Box2I) -> Footprint:
+    """Make a footprint without peaks from a mask.
+
+    Parameters
+    ----------
+    pixels : `numpy.ndarray`, (h, w), bool
+        The mask.
+    y0, x0 : `int`
+        Its first pixel in array coordinates.
+    bbox : `lsst.geom.Box2I`
+        Box of the exposure: its minimum is xy0, and it becomes the region.
+
+    Returns
+    -------
+    footprint : `lsst.afw.detection.Footprint`
+        In the parent frame.
+    """
+    corner = geom.Point2I(int(x0) + bbox.getMinX(), int(y0) + bbox.getMinY())
+    plane = MaskX(geom.Box2I(corner, geom.Extent2I(pixels.shape[1], pixels.shape[0])))
+    plane.array[:] = pixels
+    # SpanSet.fromMask finds the runs, without a Python object for each.
+    return Footprint(SpanSet.fromMask(plane), PeakTable.makeMinimalSchema(), bbox)
 
 
 def footprints_to_masks(

@@ -19,15 +19,15 @@ import numpy as np
 import numpy.typing as npt
 
 import lsst.geom as geom
-from lsst.afw.detection import Footprint, HeavyFootprintF, PeakTable
-from lsst.afw.geom import SpanSet
-from lsst.afw.image import ExposureF, MaskX
+from lsst.afw.detection import Footprint, HeavyFootprintF
+from lsst.afw.image import ExposureF
 
 from ..deblend.masks import MaskMeasurements
 from ..deblend.parents import Parent
 from ..deblend.sources import SourceList
 from .deblend_columns import ParentFluxes, band_columns, overlap_columns
 from .exposures import flagged_pixels
+from .footprints import make_footprint
 
 _Indices = npt.NDArray[np.intp]
 
@@ -53,20 +53,12 @@ def parent_footprint(
     footprint : `lsst.afw.detection.Footprint`
         Footprint with a peak for each member, the brightest first.
     """
-    footprint = _footprint(parent.pixels, parent.y0, parent.x0, bbox)
+    footprint = make_footprint(parent.pixels, parent.y0, parent.x0, bbox)
     values = measured.peak_value[parent.members]
     brightest = np.argsort(np.where(np.isfinite(values), -values, np.inf), kind="stable")
     for index in parent.members[brightest].tolist():
         _add_peak(footprint, index, measured, peak_ids[index], bbox)
     return footprint
-
-
-def _footprint(pixels: npt.NDArray[np.bool_], y0: int, x0: int, bbox: geom.Box2I) -> Footprint:
-    """Footprint of pixels of an array whose first pixel is (y0, x0) in the image."""
-    corner = geom.Point2I(x0 + bbox.getMinX(), y0 + bbox.getMinY())
-    plane = MaskX(geom.Box2I(corner, geom.Extent2I(pixels.shape[1], pixels.shape[0])))
-    plane.array[:] = pixels
-    return Footprint(SpanSet.fromMask(plane), PeakTable.makeMinimalSchema(), bbox)
 
 
 def _add_peak(
@@ -132,7 +124,7 @@ def _share_footprint(sources: SourceList, index: int, peak_id: int, bbox: geom.B
     if empty:
         # One pixel of value 0 keeps measurements going, as upstream has it.
         (y0, x0), support = peak, np.ones((1, 1), dtype=bool)
-    footprint = _footprint(support, y0, x0, bbox)
+    footprint = make_footprint(support, y0, x0, bbox)
     _add_peak(footprint, index, measured, peak_id, bbox)
     rows, columns = np.nonzero(support)
     mask_rows, mask_columns = np.nonzero(found.masks[index])

@@ -19,7 +19,6 @@ from __future__ import annotations
 __all__ = ["Colors", "keep_blends", "keep_hard", "make_suppression", "measure_colors", "same_masks"]
 
 import math
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -194,7 +193,10 @@ def keep_hard(
     """
     order = _canonical_order(boxes, scores)
     order = order[_nms(boxes[order], scores[order], overlap)]
-    return order[_first_of_concentric(boxes[order])]
+    boxes = boxes[order]
+    first, second, _ = _overlaps(boxes)
+    same = concentric(boxes[first], boxes[second])
+    return order[_greedy(len(boxes), first[same], second[same])]
 
 
 def keep_blends(
@@ -233,13 +235,6 @@ def keep_blends(
     -------
     kept : `numpy.ndarray`
         Indices of those kept, int64, by descending score.
-
-    Notes
-    -----
-    Whether there is a dip between the peaks, in any band, was tried as well:
-    where boxes overlap this much the peaks are rarely apart, and the centres
-    of the boxes say more. `tests/benchmarks/bench_suppression.py` measures
-    what is found of pairs.
     """
     order = _canonical_order(boxes, scores)
     if groups is None and overlap <= _ALIKE:
@@ -384,27 +379,12 @@ def _overlaps(
     return first, second, both / np.maximum(area[first] + area[second] - both, 1e-12)
 
 
-def _first_of_concentric(boxes: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-    """Drop boxes that lie on the middle of an earlier one, or around it."""
-    first, second, _ = _overlaps(boxes)
-    same = concentric(boxes[first], boxes[second])
-    return _greedy(len(boxes), first[same], second[same])
-
-
 def _greedy(count: int, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     """Drop the second of each pair whose first is kept, first ones first."""
     keep = np.ones(count, dtype=bool)
-    for i, j in _grouped(first, second):
-        if keep[i]:
-            keep[j] = False
-    return np.flatnonzero(keep)
-
-
-def _grouped(
-    first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
-) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-    """Yield each first of pairs, ascending, with all of its seconds."""
     order = np.argsort(first, kind="stable")
     values, starts = np.unique(first[order], return_index=True)
-    seconds = np.split(second[order], starts[1:])
-    yield from zip(values.tolist(), seconds, strict=True) if len(values) else ()
+    for i, seconds in zip(values.tolist(), np.split(second[order], starts[1:]), strict=False):
+        if keep[i]:
+            keep[seconds] = False
+    return np.flatnonzero(keep)
