@@ -108,15 +108,25 @@ class Colors(NamedTuple):
     errors: npt.NDArray[np.float32]
     """Standard deviation by the noise of the tile, (source, band)."""
 
+    def significance(
+        self, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
+    ) -> npt.NDArray[np.float32]:
+        """Compute how far the colours of pairs differ.
 
-def _color_difference(
-    colors: Colors, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
-) -> npt.NDArray[np.float32]:
-    """Compute how far the colours of pairs differ, the root of chi squared."""
-    difference = colors.values[first] - colors.values[second]
-    variance = colors.errors[first] ** 2 + colors.errors[second] ** 2
-    chi2: npt.NDArray[np.float32] = np.sum(difference**2 / np.maximum(variance, 1e-12), axis=1)
-    return np.sqrt(chi2)
+        Parameters
+        ----------
+        first, second : `numpy.ndarray`
+            Indices of the sources, (pair,).
+
+        Returns
+        -------
+        significance : `numpy.ndarray`
+            Root of chi squared, float32, (pair,).
+        """
+        difference = self.values[first] - self.values[second]
+        variance = self.errors[first] ** 2 + self.errors[second] ** 2
+        chi2: npt.NDArray[np.float32] = np.sum(difference**2 / np.maximum(variance, 1e-12), axis=1)
+        return np.sqrt(chi2)
 
 
 def measure_colors(image: Tensor, boxes: npt.NDArray[np.float32]) -> Colors:
@@ -256,7 +266,7 @@ def keep_blends(
     distance /= np.maximum(known, np.maximum(smaller, 1e-6) / _STAR_WIDTHS)
     apart = distance >= separation
     if colors is not None and len(first):
-        significance = _color_difference(colors, order[first], order[second])
+        significance = colors.significance(order[first], order[second])
         apart |= (distance >= _COLOR_SEPARATION) & (significance >= _COLOR_DIFFERENCE)
     return order[_greedy(len(boxes), first[~apart], second[~apart])]
 
