@@ -17,7 +17,6 @@ def test_by_hand():
     np.testing.assert_array_equal(result.bins.total, [2, 1])
     np.testing.assert_allclose(result.mean_probability, [0.3, 0.9])
     assert result.expected_error == pytest.approx((2 * 0.2 + 1 * 0.9) / 3)
-    assert result.maximum_error == pytest.approx(0.9)
     assert result.brier == pytest.approx((0.64 + 0.16 + 0.81) / 3)
     assert result.n == 3
 
@@ -55,7 +54,7 @@ def test_equal_counts(rng):
 
 def test_nothing_and_errors():
     nothing = reliability([], [])
-    assert nothing.n == 0 and np.isnan([nothing.expected_error, nothing.brier, nothing.maximum_error]).all()
+    assert nothing.n == 0 and np.isnan([nothing.expected_error, nothing.brier]).all()
     assert reliability([], [], equal_counts=True).n == 0
     with pytest.raises(ValueError, match="between 0 and 1"):
         reliability([1.2], [True])

@@ -35,8 +35,6 @@ class Reliability:
         Mean probability given in each bin; NaN in an empty one, (bin,).
     expected_error : `float`
         Expected calibration error; NaN without cases.
-    maximum_error : `float`
-        Largest difference of a bin.
     brier : `float`
         Mean square of probability minus outcome (Brier 1950, MWR 78, 1).
     n : `int`
@@ -46,7 +44,6 @@ class Reliability:
     bins: BinnedFraction
     mean_probability: NDArray[np.float64]
     expected_error: float
-    maximum_error: float
     brier: float
     n: int
 
@@ -118,13 +115,12 @@ def reliability(
     n = len(given)
     if not n:
         nan = float("nan")
-        return Reliability(bins, mean, nan, nan, nan, 0)
+        return Reliability(bins, mean, nan, nan, 0)
     gap = np.abs(bins.fraction - mean)[filled]
     return Reliability(
         bins,
         mean,
         float(np.sum(gap * bins.total[filled]) / n),
-        float(gap.max()),
         float(np.mean((given - outcome) ** 2)),
         n,
     )
@@ -136,7 +132,6 @@ def score_reliability(
     *,
     same_class: bool = True,
     n_bins: int = 10,
-    equal_counts: bool = False,
 ) -> Reliability:
     """Compare the scores of detections with how many of them are true.
 
@@ -151,8 +146,6 @@ def score_reliability(
         score of a detector stands for.
     n_bins : `int`
         Number of bins.
-    equal_counts : `bool`
-        See `reliability`.
 
     Returns
     -------
@@ -162,14 +155,13 @@ def score_reliability(
     rows = detection_rows(table, is_star)
     true = matched_rows(table, same_class=same_class)[rows]
     score = np.asarray(table["score"], dtype=float)[rows]
-    return reliability(score, true, n_bins=n_bins, equal_counts=equal_counts)
+    return reliability(score, true, n_bins=n_bins)
 
 
 def p_star_reliability(
     table: MatchTable,
     *,
     n_bins: int = 10,
-    equal_counts: bool = False,
     min_score: float | None = None,
 ) -> Reliability:
     """Compare the star probabilities of matched sources with their classes.
@@ -180,8 +172,6 @@ def p_star_reliability(
         The match table.
     n_bins : `int`
         Number of bins.
-    equal_counts : `bool`
-        See `reliability`.
     min_score : `float`, optional
         Only detections of at least this score.
 
@@ -193,7 +183,7 @@ def p_star_reliability(
     rows = matched_rows(table, min_score=min_score)
     p_star = np.asarray(table["p_star"], dtype=float)[rows]
     is_star = np.asarray(table["truth_is_star"], dtype=bool)[rows]
-    return reliability(p_star, is_star, n_bins=n_bins, equal_counts=equal_counts)
+    return reliability(p_star, is_star, n_bins=n_bins)
 
 
 def log_loss(probability: ArrayLike, true: ArrayLike) -> float:

@@ -22,6 +22,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from ..images.normalize import lupton_compress
+
 if TYPE_CHECKING:
     from astropy.wcs import WCS
     from numpy.typing import NDArray
@@ -121,14 +123,9 @@ def lupton_rgb(
     scaled -= sky[:, None, None]
     scaled += black_sigma * mean_sigma
     np.maximum(scaled, 0.0, out=scaled)
-    intensity = scaled.mean(axis=0)
-    stretch = stretch_sigma * mean_sigma
-    with np.errstate(divide="ignore", invalid="ignore"):
-        factor = np.arcsinh(softening * intensity / stretch) / (softening * intensity)
-    # The limit for a vanishing intensity.
-    factor[~(intensity > 1e-6 * stretch)] = 1.0 / stretch
+    scaled /= np.float32(stretch_sigma * mean_sigma)
     # f = 0.45 at 100 times the stretch and Q = 8: this brings cores of bright sources close to white.
-    scaled *= factor * 1.9
+    lupton_compress(scaled, softening, 1.0 / 1.9, len(scaled))
     largest = scaled.max(axis=0)
     np.divide(scaled, largest, out=scaled, where=largest > 1.0)
     rgb = np.rint(np.moveaxis(scaled, 0, -1) * 255.0).astype(np.uint8)
