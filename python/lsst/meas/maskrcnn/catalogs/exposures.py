@@ -43,7 +43,19 @@ _BLOCK_SIZE = 262_144
 """Pixels converted to nJy at once, which bounds the memory for coordinates."""
 
 
-class IncompatibleExposuresError(pipeBase.AlgorithmError):
+class _InputError(pipeBase.AlgorithmError):
+    """A failure that would repeat; its details are for the task's metadata."""
+
+    def __init__(self, message: str, **details: str) -> None:
+        self._details = details
+        super().__init__(message)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return self._details
+
+
+class IncompatibleExposuresError(_InputError):
     """Exposures of two bands do not cover the same pixels of the sky.
 
     Parameters
@@ -59,59 +71,40 @@ class IncompatibleExposuresError(pipeBase.AlgorithmError):
     """
 
     def __init__(self, quantity: str, bands: tuple[str, str], values: tuple[Any, Any], advice: str) -> None:
-        self.quantity = quantity
-        self.bands = bands
-        self.values = (str(values[0]), str(values[1]))
         super().__init__(
-            f"The {quantity} of the exposures disagrees: {self.values[0]} in band {bands[0]!r}, "
-            f"{self.values[1]} in band {bands[1]!r}. {advice}"
+            f"The {quantity} of the exposures disagrees: {values[0]} in band {bands[0]!r}, "
+            f"{values[1]} in band {bands[1]!r}. {advice}",
+            quantity=quantity,
+            bands=" ".join(bands),
+            first=str(values[0]),
+            second=str(values[1]),
         )
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What failed, for the task's metadata (`dict`)."""
-        return {
-            "quantity": self.quantity,
-            "bands": " ".join(self.bands),
-            "first": self.values[0],
-            "second": self.values[1],
-        }
 
-
-class MissingBandError(pipeBase.AlgorithmError):
+class MissingBandError(_InputError):
     """Some bands that the model needs are not among the inputs.
 
     Parameters
     ----------
-    missing : `~collections.abc.Iterable` [`str`]
-        Bands that are needed and not there.
-    available : `~collections.abc.Iterable` [`str`]
-        Bands that are there.
+    missing, available : `~collections.abc.Iterable` [`str`]
+        Bands that are needed and not there, and those that are there.
     metadata : `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
         Header of the model.
     """
 
     def __init__(self, missing: Iterable[str], available: Iterable[str], metadata: ModelMetadata) -> None:
-        self.missing = sorted(missing)
-        self.available = sorted(available)
-        self.model = metadata.name
+        missing, available = sorted(missing), sorted(available)
         super().__init__(
-            f"No exposure in band {', '.join(map(repr, self.missing))}: model {metadata.name!r} needs "
-            f"{list(metadata.bands)}, found {self.available}. Add the missing coadds, map the model's bands "
-            "to those of the data with config.bands, or choose another model."
+            f"No exposure in band {', '.join(map(repr, missing))}: model {metadata.name!r} needs "
+            f"{list(metadata.bands)}, found {available}. Add the missing coadds, map the model's bands "
+            "to those of the data with config.bands, or choose another model.",
+            missing=" ".join(missing),
+            available=" ".join(available),
+            model=metadata.name,
         )
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What failed, for the task's metadata (`dict`)."""
-        return {
-            "missing": " ".join(self.missing),
-            "available": " ".join(self.available),
-            "model": self.model,
-        }
 
-
-class UncalibratedExposureError(pipeBase.AlgorithmError):
+class UncalibratedExposureError(_InputError):
     """An exposure lacks a calibration that the task needs.
 
     Parameters
@@ -123,17 +116,12 @@ class UncalibratedExposureError(pipeBase.AlgorithmError):
     """
 
     def __init__(self, band: str, component: str) -> None:
-        self.band = band
-        self.component = component
         super().__init__(
             f"The exposure in band {band!r} has no {component}; calibrate it before this task, which works "
-            "in nJy on a common grid of the sky."
+            "in nJy on a common grid of the sky.",
+            band=band,
+            component=component,
         )
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What failed, for the task's metadata (`dict`)."""
-        return {"band": self.band, "component": self.component}
 
 
 def check_exposures(exposures: Mapping[str, ExposureF], max_wcs_offset: float = 0.1) -> SkyWcs:

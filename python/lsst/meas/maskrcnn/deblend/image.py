@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The pixels of a patch in several bands: what the engine takes."""
+"""The pixels of a patch in several bands: the input of the engine."""
 
 from __future__ import annotations
 

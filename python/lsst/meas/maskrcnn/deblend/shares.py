@@ -232,10 +232,10 @@ def share_flux(
         The sources, at least one.
     psf_images : `~collections.abc.Sequence`, optional
         Image of the PSF in each band, (y, x), of odd sides with the centre in
-        the middle pixel. Without it stars are taken as galaxies are.
+        the middle pixel. Without it stars are fitted as galaxies are.
     good : array_like, optional
         Pixels of which templates may be made, bool, (band, y, x) or (y, x).
-        All pixels are shared; those that are not finite are never good.
+        All pixels are shared.
     template : `str`, optional
         As in `ShareSettings`.
     reach : `float`, optional
@@ -264,8 +264,8 @@ def share_flux(
     all of its parent.
 
     The variance and the mask of a child are those of the image, as in
-    meas_deblender (``BaselineUtils::apportionFlux``): they are not scaled with
-    the share, as the noise of what the neighbours have stays in the pixel.
+    meas_deblender (``BaselineUtils::apportionFlux``), as the noise of the
+    neighbours' flux stays in the pixel.
     """
     blend = Blend.make(
         images, variances, parent, sources, psf_images, good, masks_only=template == "mask", reach=reach

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""The sources of an image: what the engine returns."""
+"""The sources of an image: the output of the engine."""
 
 from __future__ import annotations
 
