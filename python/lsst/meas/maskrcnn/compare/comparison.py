@@ -387,10 +387,8 @@ def _divide(above: Numbers, below: Numbers) -> FloatArray:
 
 
 def _class_names(labels: IntArray) -> npt.NDArray[np.str_]:
-    names = np.full(len(labels), "unknown", dtype="U7")
-    for label, name in enumerate(CLASS_NAMES, 1):
-        names[labels == label] = name
-    return names
+    # Labels are 0, 1 and 2.
+    return np.array(["unknown", *CLASS_NAMES])[labels]
 
 
 def _nearest(positions: FloatArray) -> FloatArray:

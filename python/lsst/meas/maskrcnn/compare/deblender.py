@@ -193,18 +193,17 @@ class FieldImages:
     exposures: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for what in (self.images, self.variances):
-            for band, image in what.items():
-                if image.shape != self.usable.shape:
-                    raise ValueError(
-                        f"An image in {band} has the shape {image.shape}, the mask {self.usable.shape}; "
-                        "all must be of one box."
-                    )
         if set(self.images) != set(self.variances):
             raise ValueError(
                 f"Images are in {sorted(self.images)}, variances in {sorted(self.variances)}; "
                 "give both in the same bands."
             )
+        for band, image in self.images.items():
+            shapes = [image.shape, self.variances[band].shape, self.usable.shape]
+            if len(set(shapes)) > 1:
+                raise ValueError(
+                    f"Image, variance and mask in {band} have the shapes {shapes}; give one box."
+                )
 
     @property
     def shape(self) -> tuple[int, int]:

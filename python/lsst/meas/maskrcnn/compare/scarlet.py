@@ -19,11 +19,7 @@ in the seeing of a narrow model PSF. What is done here is what
    add up to the image wherever any of them has light.
 
 The arithmetic is in float32 and in upstream's order, so that the pixels are
-those that upstream attaches::
-
-    models = read_scarlet_models("patch.scarlet")
-    catalog = attach_scarlet(deblended, models, {"r": exposure}, "r")
-    pixels = catalog[0].getFootprint().getImageArray()
+those that upstream attaches.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ _KNOWN_VERSIONS = ("0.0.0", "1.0.0", "1.0.1")
 """Of models, blends, sources and components; 0.0.0 stands for files without versions."""
 
 _SPECIAL_MEMBERS = ("metadata", "version", "psf", "psf_shape")
-_OTHER_WAY = "Read it with lsst.meas.extensions.scarlet and pass the object that it gives"
+_USE_SCARLET = "Read it with lsst.meas.extensions.scarlet and pass the object that it gives"
 
 
 class ScarletModelError(ValueError):
@@ -272,12 +272,12 @@ class _Node:
         if isinstance(self.stored, Mapping) and version not in _KNOWN_VERSIONS:
             raise self.error(
                 f"schema version {version!r} of a {kind}; this reader knows {', '.join(_KNOWN_VERSIONS)}. "
-                f"{_OTHER_WAY}, or update meas_maskrcnn."
+                f"{_USE_SCARLET}, or update meas_maskrcnn."
             )
         found = self.get(f"{kind}_type", default)
         if known and found not in known:
             names = " and ".join(map(repr, known))
-            raise self.error(f"a {kind} of type {found!r}; this reader knows {names}. {_OTHER_WAY}.")
+            raise self.error(f"a {kind} of type {found!r}; this reader knows {names}. {_USE_SCARLET}.")
         return str(found)
 
     def metadata(self) -> dict[str, Any]:

@@ -30,8 +30,7 @@ def deblender_parts(comparisons: Sequence[EvaluationMetrics], n_samples: int = 1
 
     Parameters
     ----------
-    comparisons : `~collections.abc.Sequence` \
-            [`~.evaluation_metrics.EvaluationMetrics`]
+    comparisons : sequence of `EvaluationMetrics`
         Those of some patches, of the same two deblenders.
     n_samples : `int`
         Resamplings of the patches, where there are several.
@@ -71,15 +70,12 @@ def deblender_parts(comparisons: Sequence[EvaluationMetrics], n_samples: int = 1
                 [_title(name), band, _total(name, [found[key] for found in values if key in found])]
             )
     several = len(comparisons) > 1
-    how = (
-        "Means over patches by the number of sources behind them, and errors by resampling patches."
-        if several
-        else "One patch: errors by resampling its blends."
-    )
+    how = "Means over patches weighted by the number of sources, and errors by resampling patches."
+    how = how if several else "One patch: errors by resampling its blends."
     return [
         Paragraph(
             f"{first} and {second} on {len(comparisons)} patch{'es' if several else ''}. Differences are "
-            f"{first} minus {second}; p is how often chance makes as large a one."
+            f"{first} minus {second}; p is the probability of one as large by chance."
         ),
         Table("Each deblender", ["Figure", "Band", first, second, "Difference", "p"], rows, note=how),
         Table("Sources and blends of both", ["Figure", "Band", f"{first} to {second}"], shared),

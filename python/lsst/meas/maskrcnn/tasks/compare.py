@@ -74,7 +74,9 @@ class DeblenderInputError(pipeBase.AlgorithmError):
         return {"message": str(self)}
 
 
-def _input(doc: str, name: str, storage: str, *, by_band: bool = False, optional: bool = True) -> cT.Input:
+def _input(
+    doc: str, name: str, storage: str = "SourceCatalog", by_band: bool = False, optional: bool = True
+) -> cT.Input:
     """An input that is loaded when it is wanted; an optional one may be missing."""
     return cT.Input(
         doc=doc,
@@ -109,51 +111,33 @@ class CompareDeblendersConnections(
         Configuration of the task; inputs that it does not want are left out.
     """
 
-    catalog = _input(
-        "Catalogue of the first deblender, with footprints.",
-        "{coaddName}Coadd_maskRcnnCatalog",
-        "SourceCatalog",
-        optional=False,
-    )
+    catalog = _input("Catalogue of the first deblender.", "{coaddName}Coadd_maskRcnnCatalog", optional=False)
     bandCatalogs = _input(
-        "Deblended pixels of the first, by band, as HeavyFootprints.",
+        "Deblended pixels of the first, as HeavyFootprints.",
         "{coaddName}Coadd_maskRcnnDeblended",
-        "SourceCatalog",
         by_band=True,
     )
     blendStatistics = _input(
         "Residuals of the first by parent.", "{coaddName}Coadd_maskRcnnBlends", "ArrowAstropy"
     )
     otherCatalog = _input(
-        "Catalogue of the second deblender: children and isolated sources.",
-        _OLDER["otherCatalog"],
-        "SourceCatalog",
-        optional=False,
+        "Children and isolated sources of the second deblender.", _OLDER["otherCatalog"], optional=False
     )
-    otherParents = _input("Parents of the second deblender.", "object_parent_patch", "SourceCatalog")
+    otherParents = _input("Parents of the second deblender.", "object_parent_patch")
     otherModels = _input(
-        "Models of the second deblender, from which its children get masks and fluxes.",
+        "Models of the second: its children's masks and fluxes.",
         _OLDER["otherModels"],
         "LsstScarletModelData",
     )
     exposures = _input(
-        "Coadds that both deblenders worked on.",
-        _OLDER["exposures"],
-        "ExposureF",
-        by_band=True,
-        optional=False,
+        "Coadds of both deblenders.", _OLDER["exposures"], "ExposureF", by_band=True, optional=False
     )
-    truth = _input("The true sources.", "maskRcnn_truth", "SourceCatalog")
+    truth = _input("The true sources.", "maskRcnn_truth")
     truthFlux = _input(
-        "Each true source's own pixels without noise, as HeavyFootprints.",
-        "maskRcnn_truthFlux",
-        "SourceCatalog",
-        by_band=True,
+        "Pixels of each true source without noise, as HeavyFootprints.", "maskRcnn_truthFlux", by_band=True
     )
     taskMetadata = _input(
-        "Metadata of the task that made the first catalogue, for the time it took.",
-        "{deblendLabel}_metadata",
-        "TaskMetadata",
+        "Metadata of the first deblender, for its time.", "{deblendLabel}_metadata", "TaskMetadata"
     )
     metrics = _output("Figures of both deblenders and their differences.", "metrics", "MaskRcnnMetrics")
     sources = _output("One row for each source of either, both in one row where they match.", "sources")
@@ -375,11 +359,7 @@ ScarletModels`, optional
             Raised if the inputs cannot be read or do not fit each other.
         """
         first = CatalogReader(
-            self.config.name,
-            catalog,
-            bandCatalogs or {},
-            parent_statistics=blendStatistics,
-            seconds=seconds,
+            self.config.name, catalog, bandCatalogs or {}, parent_statistics=blendStatistics, seconds=seconds
         )
         second = self._choose_other(otherCatalog, otherParents, otherModels)
         try:
