@@ -72,7 +72,7 @@ def data(shared_data: Path) -> dict[str, Any]:
 
 def make_task(**settings: Any) -> CompareDeblendersTask:
     config = CompareDeblendersConfig()
-    config.bootstrap.nSamples = 50
+    config.n_samples = 50
     config.update(**settings)
     config.validate()
     return CompareDeblendersTask(config=config)
@@ -129,6 +129,7 @@ def test_given_name_is_kept() -> None:
     [
         ({"other_name": "maskRcnn"}, "must differ"),
         ({"name": "mask-rcnn"}, "be words"),
+        ({"ignore_flags": ["dim"]}, r"ignore_flags are \['dim'\]"),
     ],
 )
 def test_bad_config(settings: dict[str, Any], words: str) -> None:
@@ -322,7 +323,7 @@ def pipetask(root: Path, output: str, *arguments: str) -> None:
         [
             *(program, "run", "-b", str(root), "-p", str(PIPELINE), "-i", "inputs", "-o", output),
             *("--register-dataset-types", "-d", "skymap='sky'"),
-            *("-c", "compareDeblenders:bootstrap.nSamples=20", *arguments),
+            *("-c", "compareDeblenders:n_samples=20", *arguments),
         ],
         capture_output=True,
         text=True,

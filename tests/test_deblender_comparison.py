@@ -288,8 +288,7 @@ def test_truth() -> None:
     # An ignored truth is neither hit nor false; the stray one is false.
     assert result.sources["truth_poor"][0] == -2 and result.sources["truth_poor"][-1] == -1
     values = {
-        (one.name, one.definition, one.band): one
-        for one in truth_values(table, result, np.random.default_rng(1), bands=["r"], n_samples=200)
+        (one.name, one.definition, one.band): one for one in truth_values(table, result, ["r"], n_samples=200)
     }
     assert values["completeness", "good", ""].value == 1.0
     assert values["completeness", "poor", ""].value == pytest.approx(15 / 31)

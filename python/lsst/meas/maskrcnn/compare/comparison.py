@@ -23,6 +23,7 @@ import scipy.spatial
 from astropy.table import Table
 from pydantic import Field
 
+from ..catalogs.truth import FLAGS
 from ..images.classes import CLASS_NAMES
 from ..images.settings import settings
 from ..metrics.blends import BlendGroups, friends_of_friends, overlap_links, peak_links
@@ -64,10 +65,27 @@ class ComparisonSettings:
     band: Annotated[str, Field(description="Reference band, of signal to noise ratios and blendedness.")] = (
         "r"
     )
+    bands: Annotated[
+        tuple[str, ...] | None,
+        Field(description="Bands to compare, from blue to red; None takes all that there are."),
+    ] = None
     match_radius: Annotated[float, Field(gt=0.0, description="Largest distance of a match (pixels).")] = 3.0
     friend_radius: Annotated[
         float, Field(gt=0.0, description="Largest distance of friends, whose friends make a group (pixels).")
     ] = 5.0
+    ignore_flags: Annotated[
+        tuple[str, ...],
+        Field(description="Flags of the truth (truth_flag_...) that make a source neither hit nor miss."),
+    ] = ("empty", "small", "faint", "masked")
+    n_samples: Annotated[
+        int, Field(ge=2, description="Resamplings of the blends, from which errors come.")
+    ] = 1000
+    seed: Annotated[int, Field(ge=0, description="Random seed of the resamplings.")] = 1
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.ignore_flags) - set(FLAGS))
+        if unknown:
+            raise ValueError(f"ignore_flags are {unknown}; the flags of a truth are {list(FLAGS)}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -388,7 +406,7 @@ def _divide(above: Numbers, below: Numbers) -> FloatArray:
 
 def _class_names(labels: IntArray) -> npt.NDArray[np.str_]:
     # Labels are 0, 1 and 2.
-    return np.array(["unknown", *CLASS_NAMES])[labels]
+    return np.array(["unknown", *CLASS_NAMES])[labels.astype(np.int64)]
 
 
 def _nearest(positions: FloatArray) -> FloatArray:

@@ -21,7 +21,7 @@ import numpy.typing as npt
 from ..metrics.binned import binned_fraction, binned_statistics, robust_statistics
 from ..metrics.bootstrap import ImageStatistic, PairedResult, paired_bootstrap, ratio_statistic
 from ..metrics.evaluation_metrics import MetricValue
-from ..metrics.summary import median_statistic
+from ..metrics.resampled import median_statistic
 from .comparison import Columns, FieldComparison
 from .deblender import DeblendedField
 
@@ -79,11 +79,9 @@ def comparison_values(comparison: FieldComparison) -> list[MetricValue]:
 def truth_values(
     truths: Columns,
     comparison: FieldComparison,
-    rng: np.random.Generator,
-    *,
     bands: Sequence[str],
     n_samples: int = 1000,
-    level: float = 0.6827,
+    seed: int = 1,
 ) -> list[MetricValue]:
     """Compare both deblenders with the truth.
 
@@ -93,14 +91,10 @@ def truth_values(
         From `~lsst.meas.maskrcnn.compare.comparison.compare_with_truth`.
     comparison : `~lsst.meas.maskrcnn.compare.comparison.FieldComparison`
         From there, too.
-    rng : `numpy.random.Generator`
-        Draws blends.
     bands : `~collections.abc.Sequence` [`str`]
         Bands of fluxes.
-    n_samples : `int`
-        Number of resamplings.
-    level : `float`
-        Probability between the limits.
+    n_samples, seed : `int`
+        Number of resamplings of the blends, and random seed.
 
     Returns
     -------
@@ -122,11 +116,12 @@ def truth_values(
     if not n_units:
         return []
     units = tuple(str(number) for number in range(n_units))
+    rng = np.random.default_rng(seed)
     values: list[MetricValue] = []
 
     def compare(names: Sequence[str], pair: list[ImageStatistic], n: Sequence[int], band: str = "") -> None:
         # The second, then the first: the result is of the latter minus the former.
-        result = paired_bootstrap(pair[1], pair[0], rng, n_samples, level)
+        result = paired_bootstrap(pair[1], pair[0], rng, n_samples)
         for k, name in enumerate(names):
             values.extend(_paired_values(name, band, comparison.names, n, result, k))
 

@@ -39,10 +39,10 @@ from ..compare.deblender import DeblendedField, Deblender, FieldImages
 from ..compare.readers import CatalogReader, TruthReader, field_images
 from ..compare.scarlet_models import ScarletModels, read_scarlet_models
 from ..compare.summary import comparison_values, truth_tables, truth_values
+from ..metrics.bootstrap import LEVEL
 from ..metrics.evaluation_metrics import EvaluationMetrics, PatchSummary, software_versions
 from ..report.deblender_plots import plot_disagreements, plot_flux_pairs, plot_residual_panels
 from .config_fields import make_config
-from .evaluate import BootstrapConfig
 
 # Names of datasets that differ between versions of the pipeline, by connection.
 _OLDER = {
@@ -56,6 +56,7 @@ _NEWER = {
     "otherModels": "object_scarlet_models",
 }
 _BLUE_TO_RED = "ugrizy"
+_GALLERY_SIZE = 6
 _PATCH = ("skymap", "tract", "patch")
 
 
@@ -169,8 +170,19 @@ class CompareDeblendersConnections(
             delattr(self, name)
 
 
-class CompareDeblendersConfig(pipeBase.PipelineTaskConfig, pipelineConnections=CompareDeblendersConnections):
-    """Configuration of `CompareDeblendersTask`."""
+_SettingsConfig: Any = make_config(ComparisonSettings, "ComparisonSettingsConfig")
+
+
+class CompareDeblendersConfig(
+    pipeBase.PipelineTaskConfig, _SettingsConfig, pipelineConnections=CompareDeblendersConnections
+):
+    """Configuration of `CompareDeblendersTask`.
+
+    Notes
+    -----
+    The fields of `~lsst.meas.maskrcnn.compare.comparison.ComparisonSettings`
+    are fields of it.
+    """
 
     dataset_names = pexConfig.ChoiceField[str](
         doc="Names of the coadds and of scarlet's products.",
@@ -192,14 +204,6 @@ class CompareDeblendersConfig(pipeBase.PipelineTaskConfig, pipelineConnections=C
             "scarlet2": "models by scarlet2 of the parents that sep finds",
         },
     )
-    bands = pexConfig.ListField[str](
-        doc="Bands to compare, from blue to red; None takes all that there are.",
-        default=None,
-        optional=True,
-    )
-    comparison: Any = pexConfig.ConfigField(
-        doc="How the two are compared.", dtype=make_config(ComparisonSettings, "ComparisonConfig")
-    )
     do_truth = pexConfig.Field[bool](doc="Read the truth where there is one?", default=True)
     do_plots = pexConfig.Field[bool](doc="Draw plots?", default=True)
     convergence_inverted = pexConfig.Field[bool](
@@ -207,20 +211,13 @@ class CompareDeblendersConfig(pipeBase.PipelineTaskConfig, pipelineConnections=C
         "until 2026 (DM-54841)?",
         default=True,
     )
-    ignore_flags = pexConfig.ListField[str](
-        doc="Flags of the truth (truth_flag_...) that make a source neither found nor missed.",
-        default=["empty", "small", "faint", "masked"],
-        itemCheck=lambda value: value in ("empty", "small", "faint", "masked", "edge"),
-    )
     bad_mask_planes = pexConfig.ListField[str](
         doc="Mask planes of pixels that count neither for residuals nor for baselines.",
         default=["BAD", "NO_DATA", "SAT"],
     )
-    bootstrap = pexConfig.ConfigField[BootstrapConfig](doc="How errors are found; blends are drawn.")
     gallery_bands = pexConfig.ListField[str](
         doc="Bands of the pictures: red, green and blue.", default=["z", "r", "g"], length=3
     )
-    gallery_size = pexConfig.RangeField(doc="Number of blends in the gallery.", dtype=int, default=6, min=1)
 
     def validate(self) -> None:
         """Check that the names of the deblenders make names of columns."""
@@ -418,7 +415,7 @@ evaluation_metrics.EvaluationMetrics`).
             ``plotFlux``, ``plotResidual``, ``plotGallery``
                 Plots, if they are asked for (`matplotlib.figure.Figure`).
         """
-        settings = self.config.comparison.settings()
+        settings = self.config.settings()
         comparison = compare_fields(first, second, images, settings)
         self._log_gaps(comparison)
         truths: dict[str, np.ndarray] | None = None
@@ -434,7 +431,7 @@ evaluation_metrics.EvaluationMetrics`).
             outputs.plotFlux = plot_flux_pairs(comparison, images.bands)
             outputs.plotResidual = plot_residual_panels(comparison, settings.band, truths)
             outputs.plotGallery = plot_disagreements(
-                comparison, images, self.config.gallery_size, list(self.config.gallery_bands), settings.band
+                comparison, images, _GALLERY_SIZE, list(self.config.gallery_bands), settings.band
             )
         n_matched = int(comparison.matched.sum())
         self.metadata["n_sources"] = len(first)
@@ -456,21 +453,14 @@ evaluation_metrics.EvaluationMetrics`).
         runs: Sequence[str],
     ) -> EvaluationMetrics:
         """The figures of a comparison and where they come from."""
-        bootstrap = self.config.bootstrap
+        config = self.config
         values = comparison_values(comparison)
         tables: dict[str, dict[str, list[float]]] = {}
         n_counted = n_truth = 0
         if truths is not None:
             n_counted, n_truth = int(truths["counted"].sum()), len(truths["id"])
-            values += truth_values(
-                truths,
-                comparison,
-                np.random.default_rng(bootstrap.seed),
-                bands=images.bands,
-                n_samples=bootstrap.nSamples,
-                level=bootstrap.level,
-            )
-            tables = truth_tables(truths, comparison.names, self.config.comparison.band)
+            values += truth_values(truths, comparison, images.bands, config.n_samples, config.seed)
+            tables = truth_tables(truths, comparison.names, config.band)
         first = comparison.fields[0]
         summary = PatchSummary(
             tract=tract,
@@ -485,14 +475,14 @@ evaluation_metrics.EvaluationMetrics`).
         return EvaluationMetrics(
             package_version=versions["lsst-meas-maskrcnn"],
             software=versions,
-            name=self.config.connections.outputName,
+            name=config.connections.outputName,
             catalog=",".join(comparison.names),
             runs=list(runs),
-            config=self.config.toDict(),
+            config=config.toDict(),
             skymap=skymap,
             patches=[summary],
-            level=bootstrap.level,
-            n_samples=bootstrap.nSamples,
+            level=LEVEL,
+            n_samples=config.n_samples,
             values=values,
             tables=tables,
         )

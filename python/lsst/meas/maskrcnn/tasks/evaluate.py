@@ -206,16 +206,6 @@ class MaskRcnnEvaluateConnections(
                     delattr(self, name)
 
 
-class BootstrapConfig(pexConfig.Config):
-    """How errors are found by resampling."""
-
-    nSamples = pexConfig.RangeField(doc="Number of resamplings.", dtype=int, default=1000, min=2)
-    level = pexConfig.RangeField(
-        doc="Probability between the limits.", dtype=float, default=LEVEL, min=0.0, max=1.0
-    )
-    seed = pexConfig.RangeField(doc="Random seed.", dtype=int, default=1, min=0)
-
-
 _SettingsConfig: Any = make_config(EvaluationSettings, "EvaluationSettingsConfig")
 
 
