@@ -30,9 +30,9 @@ from lsst.meas.maskrcnn.report.plot_style import DOUBLE_COLUMN, make_figure
 # The stretch in nJy is that which the noise of hsc-500s sets, so that both start alike.
 FIXED = [
     "-c",
-    "normalize['lupton'].stretchUnit=nJy",
+    "normalize['lupton'].stretch_unit=nJy",
     "-c",
-    "normalize['lupton'].scaleUnit=nJy",
+    "normalize['lupton'].scale_unit=nJy",
 ]
 NORMALIZATIONS = {"Lupton, noise": [], "Lupton, nJy": FIXED, "z-score": ["-c", "normalize=zscore"]}
 ORDER = (
