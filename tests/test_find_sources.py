@@ -203,6 +203,21 @@ def test_nothing_to_see(model: MaskRcnnModel) -> None:
         assert not found.segmentation().any()
 
 
+def test_pixels_without_a_variance_hold_no_data(
+    image: MultibandImage, model: MaskRcnnModel, sources: SourceList
+) -> None:
+    """As in training."""
+    y, x = np.rint(sources.peaks[0]).astype(int)
+    variance = image.variance.copy()
+    variance[0, y, x], variance[1, y, x + 1], variance[2, y + 1, x] = np.nan, 0.0, -1.0
+    changed = MultibandImage(image.flux, image.bands, image.pixel_scale, variance, psf_fwhm=image.psf_fwhm)
+    found = find_sources(changed, model, FLOAT32)
+    assert found.n_valid_pixels == image.flux[0].size - 3
+    nearest = np.argmin(np.hypot(*(found.peaks - (y, x)).T))
+    assert found.measured.n_invalid[nearest] == 3
+    assert found.to_table()["flag_invalid"][nearest]
+
+
 # --- image
 
 
@@ -215,6 +230,7 @@ def test_nothing_to_see(model: MaskRcnnModel) -> None:
         ({"pixel_scale": 0.0}, "pixel_scale is 0.0 arcsec"),
         ({"pixel_scale": np.nan}, "pixel_scale is nan arcsec"),
         ({"variance": np.zeros((5, 8))}, r"variance has shape \(5, 8\), but flux has \(2, 5, 8\)"),
+        ({"variance": np.zeros((2, 5, 8))}, "the variance of band g is nowhere above 0"),
         ({"usable": np.zeros((5, 9))}, r"usable has shape \(5, 9\), wanted \(2, 5, 8\) or \(5, 8\)"),
         ({"psf": [np.ones((3, 3))]}, "psf has 1 images for 2 bands"),
         ({"psf_fwhm": [4.0]}, r"psf_fwhm has shape \(1,\), wanted one width for 2 bands"),

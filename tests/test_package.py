@@ -47,6 +47,15 @@ def test_no_pickle_and_small(path):
     assert path.stat().st_size < 40_000
 
 
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_files_and_functions_are_short(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.count("\n") <= 600
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 80, node.name
+
+
 ROOMS = (
     "images",
     "metrics",

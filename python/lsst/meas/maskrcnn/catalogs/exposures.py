@@ -33,6 +33,7 @@ from lsst.afw.image import ExposureF
 from lsst.pex.exceptions import Exception as PexError
 
 from ..deblend.image import MultibandImage
+from ..images.pixels import usable_pixels
 from ..images.units import FWHM_PER_SIGMA
 from ..network.model_file import ModelMetadata
 from .mask_planes import defined_plane_bits
@@ -343,6 +344,11 @@ def to_multiband_image(
     for index, exposure in enumerate(listed):
         flux[index], variance[index] = to_nanojansky(exposure)
 
+    known = [bool(usable_pixels(plane, plane).any()) for plane in variance]
+    if not all(known):
+        unknown = [band for band, has_variance in zip(exposures, known) if not has_variance]
+        _LOG.warning("No variance above 0 in band %s; taking it from the pixels.", ", ".join(unknown))
+
     def pixels(planes: Iterable[str]) -> npt.NDArray[np.bool_]:
         chosen = list(planes)
         return np.stack([flagged_pixels(exposure, chosen) for exposure in listed])
@@ -351,7 +357,7 @@ def to_multiband_image(
         flux,
         [(names or {}).get(band, band) for band in exposures],
         wcs.getPixelScale(geom.Box2D(box).getCenter()).asArcseconds(),
-        variance,
+        variance if all(known) else None,
         usable=~pixels(unusable_planes),
         bad=pixels(bad_planes),
         saturated=pixels(saturated_planes),

@@ -177,7 +177,7 @@ def _detect(
     bands = image.select(model.metadata.bands)
     usable: npt.NDArray[np.bool_] = np.logical_and.reduce(np.asarray(bands.usable), axis=0)
     normalise = normalizer or functools.partial(normalize, model.metadata.normalization)
-    if not (usable & np.isfinite(bands.flux).all(axis=0)).any():
+    if not usable.any():
         normalized = normalise(bands.flux, bands.variance, usable)
         return [Detections.empty()], combine_bands(image, bands, normalized)
     levels: list[Detections] = []

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..images.pixels import usable_pixels
+
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 PsfFunction = Callable[[int, float, float], "npt.NDArray[np.floating[Any]] | None"]
@@ -40,7 +42,7 @@ class MultibandImage:
         Side of a pixel (arcsec).
     variance : `numpy.ndarray`, optional
         Variance of ``flux``, float32, (band, y, x), nJy^2. Without it noise is
-        estimated from the pixels.
+        estimated from the pixels; pixels where it is not above 0 are not used.
     usable, saturated, bad : `numpy.ndarray`, optional
         Pixels that hold data, that are saturated, and of which no model is
         made, bool, (band, y, x) or (y, x). By default all, none and none.
@@ -99,6 +101,13 @@ class MultibandImage:
                 raise ValueError(f"variance has shape {self.variance.shape}, but flux has {self.flux.shape}")
         for name in ("usable", "saturated", "bad"):
             setattr(self, name, self._check_mask(name))
+        self.usable = usable_pixels(self.flux, self.variance, self.usable)
+        if self.variance is not None:
+            for band, flux, usable in zip(self.bands, self.flux, usable_pixels(self.variance, self.variance)):
+                if np.isfinite(flux).any() and not usable.any():
+                    raise ValueError(
+                        f"the variance of band {band} is nowhere above 0; give none if it is not known"
+                    )
         self._check_psf()
 
     def __repr__(self) -> str:

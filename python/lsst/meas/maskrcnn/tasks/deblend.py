@@ -232,19 +232,15 @@ class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=Mas
         super().validate()
         targets = list(self.bands.values())
         if len(set(targets)) != len(targets):
-            raise pexConfig.FieldValidationError(
-                self.__class__.bands,
-                self,
-                f"Each band of the model needs a band of its own, but bands = {dict(self.bands)}.",
-            )
+            message = f"Each band of the model needs a band of its own, but bands = {dict(self.bands)}."
+            raise pexConfig.FieldValidationError(self.__class__.bands, self, message)
 
 
 class MaskRcnnDeblendTask(pipeBase.PipelineTask):
     """Find, classify, deblend and measure the sources of one patch.
 
-    The exposures become a `~lsst.meas.maskrcnn.deblend.image.MultibandImage`,
-    `~lsst.meas.maskrcnn.deblend.deblend.find_sources` finds and deblends the
-    sources, and they become catalogues, which are then measured.
+    `~lsst.meas.maskrcnn.deblend.deblend.find_sources` does so; this task takes
+    exposures to it, and makes and measures catalogues of what it finds.
 
     Parameters
     ----------
@@ -302,14 +298,11 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
 
         Raises
         ------
-        lsst.meas.maskrcnn.catalogs.exposures.MissingBandError
-            Raised if a band of the model is missing in this patch.
-        lsst.pipe.base.NoWorkFound
-            Raised in its place if ``config.skip_incomplete`` is set.
+        MissingBandError, lsst.pipe.base.NoWorkFound
+            Raised if a band is missing, by ``config.skip_incomplete``.
         """
         if self.config.model_uri is not None:
-            with ResourcePath(self.config.model_uri, forceDirectory=False).as_local() as local:
-                model = read_model(local.ospath)
+            model = self.read_model(self.config.model_uri)
         else:
             model = butlerQC.get(inputRefs.model)
         refs = {ref.datasetRef.dataId["band"]: ref for ref in inputRefs.exposures}
@@ -319,10 +312,8 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             if self.config.skip_incomplete:
                 raise pipeBase.NoWorkFound(str(error)) from error
             raise
-        # The order is the model's; that of the refs means nothing.
         exposures = {band: butlerQC.get(refs[band]).get() for band in bands}
         idGenerator = self.config.idGenerator.apply(butlerQC.quantum.dataId)
-        # pipetask limits every process to one thread by default.
         n_threads = torch.get_num_threads()
         torch.set_num_threads(butlerQC.resources.num_cores)
         try:
@@ -362,9 +353,8 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             Results with the attributes:
 
             ``catalog``
-                Parents and isolated sources in the order of the best score
-                in them, then children, by parent and score
-                (`lsst.afw.table.SourceCatalog`).
+                Parents and isolated sources by best score, then children, by
+                parent and score (`lsst.afw.table.SourceCatalog`).
             ``bandCatalogs``
                 The same records with the HeavyFootprints of each band
                 (`dict` [`str`, `lsst.afw.table.SourceCatalog`]).
@@ -373,12 +363,9 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
 
         Raises
         ------
-        lsst.meas.maskrcnn.catalogs.exposures.MissingBandError
-            Raised if a band of the model is not among the exposures.
-        lsst.meas.maskrcnn.catalogs.exposures.IncompatibleExposuresError
-            Raised if boxes or coordinate systems disagree.
-        lsst.meas.maskrcnn.catalogs.exposures.UncalibratedExposureError
-            Raised if an exposure has no WCS or no usable PhotoCalib.
+        MissingBandError, IncompatibleExposuresError, UncalibratedExposureError
+            Raised if a band of the model is missing, boxes or coordinate
+            systems disagree, or a WCS or a usable PhotoCalib is missing.
         lsst.pipe.base.InvalidQuantumError
             Raised if a band in the configuration is not one of the model, or
             not in use, or if the device is not there.
@@ -413,6 +400,21 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             bandCatalogs={band: band_catalogs[band] for band in chosen},
             blendStatistics=blend_table(catalog, order, sources, fluxes),
         )
+
+    def read_model(self, uri: str) -> MaskRcnnModel:
+        """Read a model file from a path or URI.
+
+        Parameters
+        ----------
+        uri : `str`
+            Path or URI, ``resource://`` included.
+
+        Returns
+        -------
+        model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
+        """
+        with ResourcePath(uri, forceDirectory=False).as_local() as local:
+            return read_model(local.ospath)
 
     def _choose_bands(self, available: Mapping[str, Any], metadata: ModelMetadata) -> list[str]:
         """Bands of the data in the order of the model's, then those in which only flux is shared."""
