@@ -12,16 +12,10 @@ import numpy as np
 import pytest
 
 from lsst.meas.maskrcnn.scenes import artefacts
+from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
+from lsst.meas.maskrcnn.scenes.config import ArtefactConfig, BandConditions, PopulationConfig, SceneConfig
 from lsst.meas.maskrcnn.scenes.populations import POPULATION_DTYPE
-from lsst.meas.maskrcnn.scenes.simulate import (
-    MASK_BITS,
-    ArtefactConfig,
-    BandConditions,
-    PopulationConfig,
-    SceneConfig,
-    draw_scene,
-    simulate_scene,
-)
+from lsst.meas.maskrcnn.scenes.simulate import draw_scene, simulate_scene
 
 CONDITIONS = (
     BandConditions("g", 0.77, 2.5, 60.0, 1.5e4),

@@ -15,9 +15,15 @@ from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 
-from lsst.afw.table import SourceCatalog
+from lsst.afw.detection import Footprint
+from lsst.afw.geom import SpanSet
+from lsst.afw.table import Point2DKey, SourceCatalog, SourceTable
+from lsst.geom import Point2I
+from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
+from lsst.meas.maskrcnn.cli import demo
 from lsst.meas.maskrcnn.cli.demo import main
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
+from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
@@ -177,3 +183,35 @@ def test_overlay_of_nothing(tmp_path):
         save_overlay(
             tmp_path / "p.png", np.zeros((3, 64, 80)), [], np.zeros((1, 2), int), none.astype(bool), none
         )
+
+
+def test_summary_and_pictures(fake_scene, tmp_path):
+    """What is said and drawn of a catalogue, without a network."""
+    exposures = scene_to_exposures(fake_scene, xy0=(120, 80))
+    truth = np.zeros(4, [("x", "f8"), ("y", "f8"), ("is_star", "?"), ("snr_r", "f8")])
+    # The third is too faint to count, the last one off the image.
+    truth["x"], truth["y"] = [50.0, 200.0, 30.0, -9.0], [40.0, 60.0, 30.0, 5.0]
+    truth["snr_r"], truth["is_star"] = [50.0, 20.0, 2.0, 90.0], [True, False, False, True]
+    schema = SourceTable.makeMinimalSchema()
+    Point2DKey.addFields(schema, "here", "position", "pixel")
+    for name, kind in (("deblend_nChild", "I"), ("maskrcnn_score", "F")):
+        schema.addField(name, type=kind, doc=name)
+    for name in ("maskrcnn_star", "maskrcnn_flag_edge"):
+        schema.addField(name, type="Flag", doc=name)
+    schema.getAliasMap().set("slot_Centroid", "here")
+    catalog = SourceCatalog(SourceTable.make(schema))
+    for x, y, star in ((171.0, 120.0, True), (320.5, 141.0, True)):
+        record = catalog.addNew()
+        record["here_x"], record["here_y"], record["maskrcnn_star"] = x, y, star
+        record["maskrcnn_score"] = 0.75
+        record.setFootprint(Footprint(SpanSet.fromShape(4, offset=Point2I(round(x), round(y)))))
+    field = demo.Field("name", "a field", exposures, truth)
+    image = to_multiband_image(exposures)
+    first, second, third = demo._summarize(field, image, catalog)
+    assert first == "Found 2 sources in 300 x 200 pixels (0.84' x 0.56'): 2 stars, 0 galaxies."
+    assert "median 0.75" in second
+    assert third.startswith("Of 2 drawn sources with S/N > 10 in r, 2 (100 %) have") and "1 of them" in third
+    assert "z 23." in demo._summarize(demo.Field("name", "a field", exposures), image, catalog)[2]
+    demo._write_pictures(tmp_path, field, image, catalog)
+    assert (tmp_path / "overlay.png").read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "regions.reg").read_text().count("polygon") == 2

@@ -447,7 +447,8 @@ def test_refusals_in_one_line(tmp_path, capsys):
 
 def test_table_of_the_simulator():
     """Whoever reads the truth of a simulated scene can read this one."""
-    from lsst.meas.maskrcnn.scenes.simulate import preset_config, simulate_scene
+    from lsst.meas.maskrcnn.scenes.presets import preset_config
+    from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 
     config = preset_config("hsc-wide", shape=(64, 80))
     scene = simulate_scene(config, np.random.default_rng(1))

@@ -11,16 +11,10 @@ import math
 import numpy as np
 import pytest
 
+from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
+from lsst.meas.maskrcnn.scenes.config import ArtefactConfig, BandConditions, PopulationConfig, SceneConfig
 from lsst.meas.maskrcnn.scenes.populations import POPULATION_DTYPE
-from lsst.meas.maskrcnn.scenes.simulate import (
-    MASK_BITS,
-    ArtefactConfig,
-    BandConditions,
-    PopulationConfig,
-    SceneConfig,
-    draw_scene,
-    simulate_scene,
-)
+from lsst.meas.maskrcnn.scenes.simulate import draw_scene, simulate_scene
 from lsst.meas.maskrcnn.train.training_set import to_training_scene
 
 CONDITIONS = (

@@ -16,21 +16,19 @@ import numpy as np
 import pytest
 
 from lsst.meas.maskrcnn.scenes import populations
-from lsst.meas.maskrcnn.scenes.light import BandPsf, Painter
-from lsst.meas.maskrcnn.scenes.simulate import (
-    MASK_BITS,
+from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
+from lsst.meas.maskrcnn.scenes.config import (
     ArtefactConfig,
     BandConditions,
     MaskRule,
     PopulationConfig,
     PsfConfig,
     SceneConfig,
-    draw_scene,
-    preset_config,
-    random_scene_config,
-    simulate_scene,
-    truth_selection,
 )
+from lsst.meas.maskrcnn.scenes.light import BandPsf, Painter
+from lsst.meas.maskrcnn.scenes.presets import preset_config, random_scene_config
+from lsst.meas.maskrcnn.scenes.simulate import draw_scene, simulate_scene
+from lsst.meas.maskrcnn.scenes.truth import truth_selection
 
 CONDITIONS = (
     BandConditions("g", 0.77, 2.5, 60.0, 1.5e4),
@@ -575,7 +573,8 @@ class Refuse:
             raise ImportError("refused: " + name)
 sys.meta_path.insert(0, Refuse())
 import numpy as np
-from lsst.meas.maskrcnn.scenes.simulate import preset_config, simulate_scene
+from lsst.meas.maskrcnn.scenes.presets import preset_config
+from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 scene = simulate_scene(preset_config("hsc-wide", shape=(64, 64)), np.random.default_rng(1))
 print(scene.images.shape)
 """

@@ -30,7 +30,8 @@ from lsst.meas.maskrcnn.catalogs.truth import (
 from lsst.meas.maskrcnn.ingest.imported import ImportedConfig, ImportedScene, empty_sources
 from lsst.meas.maskrcnn.scenes.config import MaskRule
 from lsst.meas.maskrcnn.scenes.light import Stamp
-from lsst.meas.maskrcnn.scenes.simulate import Scene, preset_config, simulate_scene
+from lsst.meas.maskrcnn.scenes.presets import preset_config
+from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene
 
 XY0 = geom.Point2I(12000, -8000)
 

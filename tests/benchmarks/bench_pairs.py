@@ -43,10 +43,10 @@ from lsst.meas.maskrcnn.deblend.suppression import SUPPRESSIONS
 from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
-from lsst.meas.maskrcnn.scenes.config import ArtefactConfig, PsfConfig
+from lsst.meas.maskrcnn.scenes.config import ArtefactConfig, PsfConfig, SceneConfig
 from lsst.meas.maskrcnn.scenes.populations import POPULATION_DTYPE
 from lsst.meas.maskrcnn.scenes.presets import preset_config
-from lsst.meas.maskrcnn.scenes.simulate import Scene, SceneConfig, draw_scene, simulate_scene
+from lsst.meas.maskrcnn.scenes.simulate import Scene, draw_scene, simulate_scene
 from lsst.meas.maskrcnn.scenes.truth import peak_fraction_mask
 
 KINDS = ("star-star", "star-galaxy", "galaxy-galaxy")

@@ -23,7 +23,9 @@ from pathlib import Path
 
 import numpy as np
 
-from lsst.meas.maskrcnn.scenes.simulate import PRESETS, SceneConfig, preset_config, simulate_scene
+from lsst.meas.maskrcnn.scenes.config import SceneConfig
+from lsst.meas.maskrcnn.scenes.presets import PRESETS, preset_config
+from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 
 _GROUPS = {
     "stars": ("draw_star", "_draw_bright_star"),

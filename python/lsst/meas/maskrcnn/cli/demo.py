@@ -16,18 +16,21 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from astropy.wcs import WCS
+from scipy.spatial import cKDTree
 
 from lsst.daf.butler import Butler
 from lsst.geom import Box2D
 
+from ..catalogs.exposures import to_multiband_image
 from ..catalogs.footprints import footprints_to_masks
+from ..deblend.image import MultibandImage
 from ..images.units import AB_ZERO_POINT
 from ..ingest.exposures import field_to_exposures, scene_to_exposures
 from ..ingest.fits_files import BandFiles, FitsImageError, assign_bands
@@ -51,7 +54,7 @@ if TYPE_CHECKING:
     from lsst.afw.image import ExposureF
     from lsst.afw.table import SourceCatalog
 
-__all__ = ["DemoError", "main"]
+__all__ = ["main"]
 
 _MARKER = "made_by_meas_maskrcnn_demo"
 _XY0 = (12000, 8000)
@@ -170,13 +173,7 @@ class _Steps:
 
 
 def _run(arguments: argparse.Namespace) -> None:
-    """Do what the arguments say.
-
-    Parameters
-    ----------
-    arguments : `argparse.Namespace`
-        From the command line.
-    """
+    """Do what the arguments say."""
     # Refuse what cannot work before anything is made.
     model_path = arguments.model if arguments.model is not None else default_model_path()
     if not model_path.is_file():
@@ -206,39 +203,39 @@ def _run(arguments: argparse.Namespace) -> None:
     output = f"demo/outputs/{field.name}/{model_digest}"
     ingest_model(butler, model_path, models)
 
-    command = [
-        *_pipetask(),
-        "run",
-        "--butler-config",
-        str(out / "repo"),
-        "--pipeline",
-        str(pipeline),
-        "--input",
-        f"{inputs},{models}",
-        "--output",
-        output,
-        "--data-query",
-        " AND ".join(
-            f"{key}='{value}'" if isinstance(value, str) else f"{key}={value}"
-            for key, value in data_id.items()
-        ),
-        "--register-dataset-types",
-        "--cores-per-quantum",
-        str(cores),
-    ]
+    words = {
+        "--butler-config": str(out / "repo"),
+        "--pipeline": str(pipeline),
+        "--input": f"{inputs},{models}",
+        "--output": output,
+        "--data-query": " AND ".join(f"{key}={value!r}" for key, value in data_id.items()),
+        "--cores-per-quantum": str(cores),
+    }
+    options = ["run", *(word for pair in words.items() for word in pair), "--register-dataset-types"]
     for override in arguments.config:
-        command += ["--config", override]
+        options += ["--config", override]
     steps("pipetask:")
-    print("    " + shlex.join(["pipetask", *command[len(_pipetask()) :]]), flush=True)
-    _run_pipetask(command, out / "pipetask.log")
+    print("    " + shlex.join(["pipetask", *options]), flush=True)
+    _run_pipetask([*_pipetask(), *options], out / "pipetask.log")
 
     steps("catalogue, picture, regions")
     catalog: SourceCatalog = butler.get("deepCoadd_maskRcnnCatalog", data_id, collections=output)
-    lines = _write_products(out, field, metadata, catalog, butler, output)
+    _write_tables(out, field, metadata, catalog)
+    # Parents are in the tables; what follows is about sources.
+    catalog = catalog[np.asarray(catalog["deblend_nChild"]) == 0].copy(deep=True)
+    image = to_multiband_image(field.exposures)
+    _write_pictures(out, field, image, catalog)
+    run = butler.find_dataset("deepCoadd_maskRcnnCatalog", data_id, collections=output)
     steps("done")
     print()
-    for line in lines:
-        print(line)
+    print("\n".join(_summarize(field, image, catalog)))
+    print(f"Picture          {out / 'overlay.png'}")
+    print(f"DS9 regions      {out / 'regions.reg'}")
+    print(f"Catalogue, FITS  {out / 'catalog.fits'}")
+    print(f"Catalogue, ECSV  {out / 'catalog.ecsv'}")
+    print(f"In the Butler    {out / 'repo'}, deepCoadd_maskRcnnCatalog")
+    print(f"  collection     {run.run if run is not None else output}")
+    print(f"Log of pipetask  {out / 'pipetask.log'}")
 
 
 def _usable_cores() -> int:
@@ -252,15 +249,7 @@ def _digest(data: bytes) -> str:
 
 
 def _simulated_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> Field:
-    """Simulate a field in the model's bands.
-
-    Parameters
-    ----------
-    arguments : `argparse.Namespace`
-        From the command line.
-    metadata : `ModelMetadata`
-        Header of the model.
-    """
+    """Simulate a field in the model's bands."""
     width, height = arguments.size
     if min(width, height) < 64 or max(width, height) > 8192:
         raise DemoError(f"A field of {width} x {height} pixels is not possible; give sides of 64 to 8192.")
@@ -280,15 +269,7 @@ def _simulated_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> 
 
 
 def _fits_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> Field:
-    """Read the user's images.
-
-    Parameters
-    ----------
-    arguments : `argparse.Namespace`
-        From the command line.
-    metadata : `ModelMetadata`
-        Header of the model.
-    """
+    """Read the user's images."""
     # By convention the shortest wavelength comes first.
     bands, notes = assign_bands(arguments.fits, sorted(metadata.bands, key="ugrizy".find))
     given = arguments.zeropoint or []
@@ -308,13 +289,7 @@ def _fits_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> Field
 
 
 def _open_repo(out: Path) -> Butler:
-    """Open the repository of an earlier run, or make one.
-
-    Parameters
-    ----------
-    out : `pathlib.Path`
-        Folder that holds it.
-    """
+    """Open the repository of an earlier run, or make one."""
     repo = out / "repo"
     marker = out / _MARKER
     if out.exists() and not out.is_dir():
@@ -332,22 +307,7 @@ def _open_repo(out: Path) -> Butler:
 
 
 def _put_field(butler: Butler, field: Field) -> tuple[str, dict[str, str | int]]:
-    """Put a field into the repository, unless it is there.
-
-    Parameters
-    ----------
-    butler : `lsst.daf.butler.Butler`
-        A writeable client.
-    field : `Field`
-        The field.
-
-    Returns
-    -------
-    run : `str`
-        The collection that holds it.
-    data_id : `dict`
-        Its patch.
-    """
+    """Put a field into the repository, unless it is there."""
     skymap = f"demo_{field.name}"
     exposure = next(iter(field.exposures.values()))
     patch = PatchGeometry(0, 0, _wcs_of(exposure), exposure.getBBox())
@@ -359,13 +319,7 @@ def _put_field(butler: Butler, field: Field) -> tuple[str, dict[str, str | int]]
 
 
 def _wcs_of(exposure: ExposureF) -> SkyWcs:
-    """World coordinates of an exposure that must have them.
-
-    Parameters
-    ----------
-    exposure : `lsst.afw.image.ExposureF`
-        The exposure.
-    """
+    """World coordinates of an exposure that must have them."""
     wcs = exposure.getWcs()
     if wcs is None:
         raise DemoError("An exposure has no world coordinates (WCS); give images that have them.")
@@ -373,12 +327,7 @@ def _wcs_of(exposure: ExposureF) -> SkyWcs:
 
 
 def _pipetask() -> list[str]:
-    """Find the command ``pipetask`` of this Python.
-
-    Returns
-    -------
-    command : `list` [`str`]
-    """
+    """Find the command ``pipetask`` of this Python."""
     beside = Path(sys.executable).parent / "pipetask"
     if beside.is_file():
         return [sys.executable, str(beside)]
@@ -389,15 +338,7 @@ def _pipetask() -> list[str]:
 
 
 def _run_pipetask(command: Sequence[str], log: Path) -> None:
-    """Run pipetask, showing and keeping what it says.
-
-    Parameters
-    ----------
-    command : `~collections.abc.Sequence` [`str`]
-        The command.
-    log : `pathlib.Path`
-        Where its words are kept.
-    """
+    """Run pipetask, showing and keeping what it says."""
     environment = {**os.environ, "MEAS_MASKRCNN_DIR": str(package_dir()), "PYTHONUNBUFFERED": "1"}
     tail: list[str] = []
     with (
@@ -422,108 +363,78 @@ def _run_pipetask(command: Sequence[str], log: Path) -> None:
         raise DemoError(f"pipetask failed (status {process.returncode}): {reason} The whole log: {log}")
 
 
-def _write_products(
-    out: Path, field: Field, metadata: ModelMetadata, catalog: SourceCatalog, butler: Butler, output: str
-) -> list[str]:
-    """Write the copies of the catalogue, the picture and the regions.
-
-    Parameters
-    ----------
-    out : `pathlib.Path`
-        Folder for them.
-    field : `Field`
-        The field.
-    metadata : `ModelMetadata`
-        Header of the model.
-    catalog : `lsst.afw.table.SourceCatalog`
-        What was found.
-    butler : `lsst.daf.butler.Butler`
-        Where it is stored.
-    output : `str`
-        In which collection.
-
-    Returns
-    -------
-    lines : `list` [`str`]
-        Ten lines for the user.
-    """
-    fits_path = out / "catalog.fits"
-    ecsv_path = out / "catalog.ecsv"
-    overlay_path = out / "overlay.png"
-    regions_path = out / "regions.reg"
-
-    _replace(fits_path, lambda path: catalog.writeFits(str(path)))
+def _write_tables(out: Path, field: Field, metadata: ModelMetadata, catalog: SourceCatalog) -> None:
+    """Write the copies of the catalogue."""
+    _replace(out / "catalog.fits", lambda path: catalog.writeFits(str(path)))
     table = catalog.asAstropy()
     # What afw leaves here need not be plain values, which ECSV asks for.
     table.meta = {"model": metadata.name, "field": field.description}
-    _replace(ecsv_path, lambda path: table.write(path, format="ascii.ecsv", overwrite=True))
+    _replace(out / "catalog.ecsv", lambda path: table.write(path, format="ascii.ecsv", overwrite=True))
 
+
+def _write_pictures(out: Path, field: Field, image: MultibandImage, catalog: SourceCatalog) -> None:
+    """Write the picture, if there are three bands, and the regions."""
     exposure = next(iter(field.exposures.values()))
-    bbox = exposure.getBBox()
-    # Parents are in the copies above; what follows is about sources.
-    catalog = catalog[np.asarray(catalog["deblend_nChild"]) == 0].copy(deep=True)
-    masks, origins = footprints_to_masks([record.getFootprint() for record in catalog], bbox)
+    masks, origins = footprints_to_masks([record.getFootprint() for record in catalog], exposure.getBBox())
     is_star = np.asarray(catalog["maskrcnn_star"], dtype=bool)
     scores = np.asarray(catalog["maskrcnn_score"])
-    center = Box2D(bbox).getCenter()
-    wcs = _astropy_wcs(exposure, center)
-    pixel_scale = _wcs_of(exposure).getPixelScale(center).asArcseconds()
+    wcs = _astropy_wcs(exposure)
     # The reddest band first.
-    bands = sorted(field.exposures, key="ugrizy".find, reverse=True)[:3]
-    calibrations = [field.exposures[band].getPhotoCalib().getCalibrationMean() for band in bands]
-    pairs = list(zip(bands, calibrations))
-    flux = np.stack([field.exposures[band].image.array * scale for band, scale in pairs])
-    noise = np.array([np.sqrt(np.nanmedian(field.exposures[band].variance.array)) * s for band, s in pairs])
+    bands = sorted(image.bands, key="ugrizy".find, reverse=True)[:3]
     if len(bands) == 3:
-        colours = ", ".join(f"{band} {name}" for band, name in zip(bands, ("red", "green", "blue")))
-        title = f"{_shorten(field.description)}: {len(catalog)} sources ({colours})"
+        colours = image.select(bands)
+        noise = _noise(colours)
+        names = ", ".join(f"{band} {name}" for band, name in zip(bands, ("red", "green", "blue")))
+        title = f"{_shorten(field.description)}: {len(catalog)} sources ({names})"
         _replace(
-            overlay_path,
+            out / "overlay.png",
             lambda path: save_overlay(
                 path,
-                flux,
+                colours.flux,
                 masks,
                 origins,
                 is_star,
                 scores,
-                noise=noise if np.isfinite(noise).all() and (noise > 0).all() else None,
+                noise=noise if (noise > 0).all() else None,
                 wcs=wcs,
-                pixel_scale=pixel_scale,
+                pixel_scale=image.pixel_scale,
                 title=title,
             ),
         )
+    comment = "sources found by meas_maskrcnn: stars yellow, galaxies blue"
+    outlines = mask_outlines(masks, origins)
     _replace(
-        regions_path,
-        lambda path: write_regions(
-            path,
-            mask_outlines(masks, origins),
-            is_star,
-            scores,
-            wcs,
-            comment="sources found by meas_maskrcnn: stars yellow, galaxies blue",
-        ),
+        out / "regions.reg",
+        lambda path: write_regions(path, outlines, is_star, scores, wcs, comment=comment),
     )
-    run = butler.find_dataset(
-        "deepCoadd_maskRcnnCatalog", patch_data_id(f"demo_{field.name}", 0, 0), collections=output
-    )
-    n_star = int(is_star.sum())
+
+
+def _summarize(field: Field, image: MultibandImage, catalog: SourceCatalog) -> list[str]:
+    """Say in three lines what was found."""
+    n_star = int(np.asarray(catalog["maskrcnn_star"]).sum())
     edge = int(np.asarray(catalog["maskrcnn_flag_edge"]).sum())
-    area = f"{bbox.getWidth() * pixel_scale / 60:.2f}' x {bbox.getHeight() * pixel_scale / 60:.2f}'"
+    scores = np.asarray(catalog["maskrcnn_score"])
     quantiles = np.percentile(scores, [10, 50]) if len(scores) else (np.nan, np.nan)
+    height, width = image.shape
+    area = f"{width * image.pixel_scale / 60:.2f}' x {height * image.pixel_scale / 60:.2f}'"
     return [
-        f"Found {len(catalog)} sources in {bbox.getWidth()} x {bbox.getHeight()} pixels ({area}): "
+        f"Found {len(catalog)} sources in {width} x {height} pixels ({area}): "
         f"{n_star} stars, {len(catalog) - n_star} galaxies.",
         f"Scores: median {quantiles[1]:.2f}, nine in ten above {quantiles[0]:.2f}; "
         f"{edge} sources touch an edge.",
-        _compare_with_truth(field, catalog),
-        f"Picture          {overlay_path}",
-        f"DS9 regions      {regions_path}",
-        f"Catalogue, FITS  {fits_path}",
-        f"Catalogue, ECSV  {ecsv_path}",
-        f"In the Butler    {out / 'repo'}, deepCoadd_maskRcnnCatalog",
-        f"  collection     {run.run if run is not None else output}",
-        f"Log of pipetask  {out / 'pipetask.log'}",
+        _say_depth(image) if field.truth is None else _compare_with_truth(field, field.truth, catalog),
     ]
+
+
+def _noise(image: MultibandImage) -> np.ndarray:
+    """Standard deviation of an empty pixel in each band, nJy."""
+    return np.sqrt(np.nanmedian(np.asarray(image.variance), axis=(1, 2)))
+
+
+def _say_depth(image: MultibandImage) -> str:
+    depths = AB_ZERO_POINT - 2.5 * np.log10(5.0 * _noise(image))
+    listed = ", ".join(f"{band} {depth:.1f}" for band, depth in zip(image.bands, depths))
+    return f"Sky noise of one pixel in AB magnitudes, 5 sigma: {listed}."
 
 
 def _shorten(text: str, length: int = 60) -> str:
@@ -531,15 +442,7 @@ def _shorten(text: str, length: int = 60) -> str:
 
 
 def _replace(path: Path, write: Any) -> None:
-    """Write a file beside its place and move it there when it is complete.
-
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        The place.
-    write : callable
-        Writes to the path that it is given.
-    """
+    """Write a file beside its place and move it there when it is complete."""
     partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
     try:
         write(partial)
@@ -548,16 +451,10 @@ def _replace(path: Path, write: Any) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _astropy_wcs(exposure: ExposureF, center: Any) -> WCS:
-    """World coordinates of the pixel array of an exposure, for plots.
-
-    Parameters
-    ----------
-    exposure : `lsst.afw.image.ExposureF`
-        The exposure.
-    center : `lsst.geom.Point2D`
-        Its centre. The tangent plane there is near enough for axes.
-    """
+def _astropy_wcs(exposure: ExposureF) -> WCS:
+    """World coordinates of the pixel array of an exposure, for plots."""
+    # The tangent plane at the centre is near enough for axes.
+    center = Box2D(exposure.getBBox()).getCenter()
     metadata = _wcs_of(exposure).getTanWcs(center).getFitsMetadata(True)
     header = {name: metadata.getScalar(name) for name in metadata.names()}
     wcs = WCS(header)
@@ -565,92 +462,28 @@ def _astropy_wcs(exposure: ExposureF, center: Any) -> WCS:
     return wcs
 
 
-def _compare_with_truth(field: Field, catalog: SourceCatalog) -> str:
-    """Say how many of the drawn sources were found.
-
-    Parameters
-    ----------
-    field : `Field`
-        The field.
-    catalog : `lsst.afw.table.SourceCatalog`
-        What was found.
-    """
-    if field.truth is None:
-        by_band: Mapping[str, ExposureF] = field.exposures
-        depths = ", ".join(f"{band} {_limit(exposure):.1f}" for band, exposure in by_band.items())
-        return f"Sky noise of one pixel in AB magnitudes, 5 sigma: {depths}."
-    xy0 = next(iter(field.exposures.values())).getXY0()
-    found = np.stack(
-        [np.asarray(catalog.getX()) - xy0.getX(), np.asarray(catalog.getY()) - xy0.getY()], axis=1
-    )
-    snr = field.truth["snr_r"] if "snr_r" in (field.truth.dtype.names or ()) else None
-    bright = field.truth if snr is None else field.truth[snr >= 10.0]
+def _compare_with_truth(field: Field, truth: np.ndarray, catalog: SourceCatalog) -> str:
+    """Say how many of the drawn sources were found."""
+    bbox = next(iter(field.exposures.values())).getBBox()
+    found = np.stack([catalog.getX() - bbox.getMinX(), catalog.getY() - bbox.getMinY()], axis=1)
+    bright = truth[truth["snr_r"] >= 10.0] if "snr_r" in (truth.dtype.names or ()) else truth
     drawn = np.stack([bright["x"], bright["y"]], axis=1)
-    inside = (drawn >= 0).all(axis=1) & (drawn <= np.array([_width(field), _height(field)]) - 1).all(axis=1)
+    inside = ((drawn >= 0) & (drawn <= (bbox.getWidth() - 1, bbox.getHeight() - 1))).all(axis=1)
     drawn, bright = drawn[inside], bright[inside]
-    pairs = _mutual_nearest(drawn, found, 5.0)
-    stars = np.asarray(catalog["maskrcnn_star"], dtype=bool)
-    right = int((bright["is_star"][pairs[0]] == stars[pairs[1]]).sum())
-    share = 100.0 * len(pairs[0]) / max(len(drawn), 1)
+    count = right = 0
+    if len(drawn) and len(found):
+        # Pairs of which each is the other's nearest.
+        distance, nearest = cKDTree(found).query(drawn)
+        back = cKDTree(drawn).query(found)[1]
+        paired = (back[nearest] == np.arange(len(drawn))) & (distance <= 5.0)
+        stars = np.asarray(catalog["maskrcnn_star"], dtype=bool)
+        count = int(paired.sum())
+        right = int((bright["is_star"][paired] == stars[nearest[paired]]).sum())
+    share = 100.0 * count / max(len(drawn), 1)
     return (
-        f"Of {len(drawn)} drawn sources with S/N > 10 in r, {len(pairs[0])} ({share:.0f} %) have a detection "
+        f"Of {len(drawn)} drawn sources with S/N > 10 in r, {count} ({share:.0f} %) have a detection "
         f"within 5 pixels, {right} of them in the right class."
     )
-
-
-def _width(field: Field) -> int:
-    return int(next(iter(field.exposures.values())).getWidth())
-
-
-def _height(field: Field) -> int:
-    return int(next(iter(field.exposures.values())).getHeight())
-
-
-def _limit(exposure: ExposureF) -> float:
-    """Magnitude of five times the sky noise of a pixel.
-
-    Parameters
-    ----------
-    exposure : `lsst.afw.image.ExposureF`
-        The exposure.
-    """
-    sigma = np.sqrt(np.nanmedian(exposure.variance.array)) * exposure.getPhotoCalib().getCalibrationMean()
-    return float(AB_ZERO_POINT - 2.5 * np.log10(5.0 * sigma)) if sigma > 0 else float("nan")
-
-
-def _mutual_nearest(first: np.ndarray, second: np.ndarray, radius: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of which each is the other's nearest.
-
-    Parameters
-    ----------
-    first, second : `numpy.ndarray`
-        Positions, (N, 2) and (M, 2).
-    radius : `float`
-        Largest distance.
-
-    Returns
-    -------
-    i, j : `numpy.ndarray`
-        Indices of the pairs.
-    """
-    if not len(first) or not len(second):
-        return np.zeros(0, dtype=int), np.zeros(0, dtype=int)
-    nearest = np.empty(len(first), dtype=int)
-    distance = np.empty(len(first))
-    back_distance = np.full(len(second), np.inf)
-    back = np.full(len(second), -1)
-    # In chunks, so that memory stays small for many thousands of sources.
-    for start in range(0, len(first), 512):
-        chunk = first[start : start + 512]
-        squares = ((chunk[:, None, :] - second[None, :, :]) ** 2).sum(axis=2)
-        nearest[start : start + 512] = squares.argmin(axis=1)
-        distance[start : start + 512] = squares.min(axis=1)
-        best = squares.min(axis=0)
-        closer = best < back_distance
-        back[closer] = start + squares.argmin(axis=0)[closer]
-        back_distance[closer] = best[closer]
-    keep = (back[nearest] == np.arange(len(first))) & (distance <= radius**2)
-    return np.flatnonzero(keep), nearest[keep]
 
 
 if __name__ == "__main__":

@@ -6,33 +6,23 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "FieldJob",
-    "ImportFieldsError",
-    "add_common_options",
-    "by_band",
-    "made_up_center",
-    "parse_split",
-    "run_import",
-    "split_of",
-]
+__all__ = ["FieldJob", "ImportFieldsError", "run_import"]
 
 import argparse
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from lsst.daf.butler import Butler, DataCoordinate
+from lsst.daf.butler import DataCoordinate
 from lsst.daf.butler.registry import ConflictingDefinitionError
 
 from ..ingest.fits_files import FitsImageError
 from ..ingest.import_repo import FieldStore, ImportConflictError
-from ..ingest.repo import PatchGeometry, create_repo
+from ..ingest.repo import PatchGeometry, open_repo
 
 SPLITS = ("train", "validation", "test")
 """Names of the splits (`tuple` [`str`])."""
@@ -319,7 +309,11 @@ def run_import(program: str, arguments: argparse.Namespace, make_jobs: Callable[
                     f"{job.label} and {other} would both be tract {job.tract}, patch {job.patch}; "
                     "give them different numbers."
                 )
-        store = FieldStore(_open_repo(Path(arguments.repo)), arguments.skymap, arguments.collection)
+        try:
+            butler = open_repo(arguments.repo)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise ImportFieldsError(f"The repository {arguments.repo} cannot be used: {error}") from error
+        store = FieldStore(butler, arguments.skymap, arguments.collection)
         store.check_names()
         for job in tqdm(jobs, desc="fields", unit="field"):
             try:
@@ -355,18 +349,6 @@ def _import_field(store: FieldStore, job: FieldJob, tally: _Tally) -> None:
     tally.stars += loaded.n_stars
     tally.galaxies += loaded.n_galaxies
     tally.note(job.label, loaded.notes)
-
-
-def _open_repo(repo: Path) -> Butler:
-    """Open the repository, or make it."""
-    if not (repo / "butler.yaml").is_file():
-        if repo.exists() and (not repo.is_dir() or any(repo.iterdir())):
-            raise ImportFieldsError(f"{repo} is there and is no Butler repository; it is left alone.")
-        return create_repo(repo)
-    try:
-        return Butler.from_config(str(repo), writeable=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ImportFieldsError(f"The repository {repo} cannot be opened: {error}") from error
 
 
 def _report(arguments: argparse.Namespace, jobs: Sequence[FieldJob], tally: _Tally) -> None:

@@ -8,7 +8,7 @@ repository.
 
 from __future__ import annotations
 
-__all__ = ["SimulateError", "main"]
+__all__ = ["main"]
 
 import argparse
 import fcntl
@@ -19,11 +19,10 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +42,7 @@ from lsst.daf.butler import (
 from lsst.pex.config import FieldValidationError
 from lsst.pipe.base.configOverrides import ConfigOverrides
 
-from ..ingest.repo import create_repo, patch_data_id
+from ..ingest.repo import open_repo, patch_data_id
 from ..ingest.scenes import SceneGrid, ingest_scene, missing_scenes, scene_dataset_types
 from ..scenes.presets import PRESETS, expected_sources
 from ..tasks.simulate import SimulateScenesConfig, SimulateScenesTask
@@ -76,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--count", type=int, default=70, help="scenes of each preset (default: %(default)s)")
     parser.add_argument(
-        "--seed", type=int, default=1, help="source of chance, and number of the tract (default: %(default)s)"
+        "--seed", type=int, default=1, help="random seed, and number of the tract (default: %(default)s)"
     )
     parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
     parser.add_argument(
@@ -176,13 +175,9 @@ class _Series:
     def splits(self) -> list[str]:
         return list(dict.fromkeys(self.split))
 
-
-@dataclass(frozen=True)
-class _Order:
-    """One scene to make."""
-
-    series: int
-    number: int
+    def staging(self, repo: Path) -> Path:
+        """Folder for temporary files."""
+        return repo / _STAGING / f"{self.prefix}/seed{self.seed}".replace("/", "-")
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -190,20 +185,21 @@ def _run(arguments: argparse.Namespace) -> None:
     # Refuse what cannot work before anything is made.
     all_series = _make_series(arguments)
     repo = Path(arguments.repo).absolute()
-    butler = _open_repo(repo)
     with ExitStack() as stack:
-        for series in all_series:
-            stack.enter_context(_only_one(repo, series))
         try:
+            butler = open_repo(repo)
+            for series in all_series:
+                stack.enter_context(_only_one(repo, series))
+            # Series and number of the scenes to make.
             orders = [
-                _Order(index, number)
+                (index, number)
                 for index, series in enumerate(all_series)
                 for number in _prepare(butler, series, arguments.count)
             ]
         except (SimulateError, KeyboardInterrupt):
             raise
         except Exception as error:
-            raise SimulateError(f"The repository {repo} cannot be prepared: {_one_line(error)}") from error
+            raise SimulateError(f"The repository {repo} cannot be used: {_one_line(error)}") from error
         total = arguments.count * len(all_series)
         if len(orders) < total:
             print(f"{total - len(orders)} of {total} scenes are there already.")
@@ -307,20 +303,6 @@ def _one_line(error: BaseException) -> str:
     return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
 
 
-def _open_repo(repo: Path) -> Butler:
-    """Open the repository, or make it."""
-    try:
-        if (repo / "butler.yaml").is_file():
-            return Butler.from_config(str(repo), writeable=True)
-        if repo.exists() and (not repo.is_dir() or any(repo.iterdir())):
-            raise SimulateError(f"{repo} is there and is no Butler repository; it is left alone.")
-        return create_repo(repo)
-    except (SimulateError, KeyboardInterrupt):
-        raise
-    except Exception as error:
-        raise SimulateError(f"The repository {repo} cannot be opened or made: {_one_line(error)}") from error
-
-
 def _prepare(butler: Butler, series: _Series, count: int) -> list[int]:
     """Write records and collections; return the numbers to make."""
     settings = series.config.scene()
@@ -420,12 +402,14 @@ def _extend_chain(butler: Butler, chain: str, child: str) -> None:
 
 @contextmanager
 def _only_one(repo: Path, series: _Series) -> Iterator[None]:
-    """Keep other commands from the scenes that this one makes.
+    """Keep other commands from the scenes that this one makes, and give it a staging folder.
 
     Of two that store the same scene, the later one fails, and takes back what
-    it moved into the place of the other's files.
+    it moved into the place of the other's files. The lock ends with the
+    process that holds it.
     """
-    path = repo / _STAGING / (f"{series.prefix}/seed{series.seed}".replace("/", "-") + ".lock")
+    staging = series.staging(repo)
+    path = staging.parent / f"{staging.name}.lock"
     while True:
         try:
             path.parent.mkdir(exist_ok=True)
@@ -433,8 +417,6 @@ def _only_one(repo: Path, series: _Series) -> Iterator[None]:
         # Another command may remove the folder in between.
         except FileNotFoundError:
             continue
-        except OSError as error:
-            raise SimulateError(f"The repository {repo} cannot be written to: {error}") from error
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -448,8 +430,12 @@ def _only_one(repo: Path, series: _Series) -> Iterator[None]:
             break
         stream.close()
     try:
+        # What is there already is from a command that was killed.
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
         yield
     finally:
+        shutil.rmtree(staging, ignore_errors=True)
         path.unlink(missing_ok=True)
         stream.close()
         try:
@@ -458,78 +444,35 @@ def _only_one(repo: Path, series: _Series) -> Iterator[None]:
             _LOG.debug("%s is still in use.", path.parent)
 
 
-@contextmanager
-def _staging_folder(repo: Path) -> Iterator[Path]:
-    """Make a folder for temporary files; remove those of dead processes.
-
-    A lock tells the living: it ends with the process.
-    """
-    root = repo / _STAGING
-    for old in root.iterdir():
-        lock = old / "lock"
-        if not lock.is_file():
-            continue
-        with lock.open("w") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                continue
-            shutil.rmtree(old, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(dir=root))
-    try:
-        with (folder / "lock").open("w") as stream:
-            fcntl.flock(stream, fcntl.LOCK_EX)
-            yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-
-
 class _Worker:
-    """Makes scenes, one after the other, in this process.
+    """Makes scenes, one after the other, in this process."""
 
-    Parameters
-    ----------
-    repo : `pathlib.Path`
-        The repository.
-    staging : `pathlib.Path`
-        Folder for temporary files.
-    all_series : `~collections.abc.Sequence` [`_Series`]
-        The scenes by preset.
-    """
-
-    def __init__(self, repo: Path, staging: Path, all_series: Sequence[_Series]) -> None:
+    def __init__(self, repo: Path, all_series: Sequence[_Series]) -> None:
         self._butler = Butler.from_config(str(repo), writeable=True)
-        self._staging = staging
+        self._repo = repo
         self._all_series = all_series
         self._tasks = [SimulateScenesTask(config=series.config) for series in all_series]
         for task in self._tasks:
             task.log.setLevel(logging.WARNING)
 
-    def make(self, order: _Order) -> None:
-        series = self._all_series[order.series]
-        data_id = patch_data_id(series.grid.name, series.seed, order.number)
-        expanded = self._butler.registry.expandDataId(data_id)
-        result = self._tasks[order.series].run(
+    def make(self, index: int, number: int) -> None:
+        series = self._all_series[index]
+        data_id = patch_data_id(series.grid.name, series.seed, number)
+        result = self._tasks[index].run(
             tract=series.seed,
-            patch=order.number,
-            idGenerator=series.config.idGenerator.apply(expanded),
+            patch=number,
+            idGenerator=series.config.idGenerator.apply(self._butler.registry.expandDataId(data_id)),
         )
         dataset_types = scene_dataset_types(self._butler.dimensions, flux=series.config.doTruthFlux)
-        ingest_scene(
-            self._butler,
-            series.run_of(order.number),
-            data_id,
-            result.getDict(),
-            dataset_types,
-            self._staging,
-        )
+        staging = series.staging(self._repo)
+        ingest_scene(self._butler, series.run_of(number), data_id, result.getDict(), dataset_types, staging)
 
 
 _WORKER: _Worker | None = None
 """The worker of a process that was started for this."""
 
 
-def _start_worker(repo: Path, staging: Path, all_series: Sequence[_Series]) -> None:
+def _start_worker(repo: Path, all_series: Sequence[_Series]) -> None:
     global _WORKER
     # The first process ends its children in order when it is interrupted.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -537,7 +480,7 @@ def _start_worker(repo: Path, staging: Path, all_series: Sequence[_Series]) -> N
     if parent is not None:
         # Without it, children of a killed process would wait for orders for ever.
         threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _WORKER = _Worker(repo, staging, all_series)
+    _WORKER = _Worker(repo, all_series)
 
 
 def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
@@ -545,35 +488,34 @@ def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
     os._exit(1)
 
 
-def _make_in_worker(order: _Order) -> None:
+def _make_in_worker(order: tuple[int, int]) -> None:
     if _WORKER is None:
         raise RuntimeError("This process was not started to make scenes.")
-    _WORKER.make(order)
+    _WORKER.make(*order)
 
 
 def _simulate(
-    repo: Path, all_series: Sequence[_Series], orders: Sequence[_Order], total: int, jobs: int
+    repo: Path, all_series: Sequence[_Series], orders: Sequence[tuple[int, int]], total: int, jobs: int
 ) -> None:
     """Make scenes in this process or in others."""
     try:
-        with (
-            _staging_folder(repo) as staging,
-            tqdm(total=total, initial=total - len(orders), desc="scenes", unit="scene") as bar,
-        ):
+        with tqdm(total=total, initial=total - len(orders), desc="scenes", unit="scene") as bar:
             if jobs == 1:
-                worker = _Worker(repo, staging, all_series)
+                worker = _Worker(repo, all_series)
                 for order in orders:
-                    worker.make(order)
+                    worker.make(*order)
                     bar.update()
                 return
             executor = ProcessPoolExecutor(
                 min(jobs, len(orders)),
                 mp_context=multiprocessing.get_context("spawn"),
                 initializer=_start_worker,
-                initargs=(repo, staging, all_series),
+                initargs=(repo, all_series),
             )
             try:
-                _distribute(executor, orders, jobs + 1, bar)
+                for future in as_completed([executor.submit(_make_in_worker, order) for order in orders]):
+                    future.result()
+                    bar.update()
             finally:
                 executor.shutdown(wait=True, cancel_futures=True)
     except (SimulateError, KeyboardInterrupt):
@@ -583,25 +525,6 @@ def _simulate(
             f"A scene could not be made or stored: {_one_line(error)}. What is complete stays; run the "
             "command again to go on."
         ) from error
-
-
-def _distribute(executor: Executor, orders: Sequence[_Order], ahead: int, bar: tqdm) -> None:
-    """Keep the workers busy, with few orders waiting."""
-    waiting: set[Future[None]] = set()
-    for order in orders:
-        if len(waiting) >= ahead:
-            waiting = _collect(waiting, bar)
-        waiting.add(executor.submit(_make_in_worker, order))
-    while waiting:
-        waiting = _collect(waiting, bar)
-
-
-def _collect(waiting: set[Future[None]], bar: tqdm) -> set[Future[None]]:
-    done, rest = wait(waiting, return_when=FIRST_COMPLETED)
-    for future in done:
-        future.result()
-        bar.update()
-    return rest
 
 
 def _print_summary(

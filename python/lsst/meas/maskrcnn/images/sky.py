@@ -2,17 +2,18 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Sky, noise and seeing of an image of which nothing is known but its pixels; numpy only."""
+"""Sky, noise and seeing of an image of which nothing is known but its pixels."""
 
 from __future__ import annotations
 
-__all__ = ["SkyEstimate", "blur", "estimate_fwhm", "estimate_sky", "find_plateau"]
+__all__ = ["blur", "estimate_fwhm", "estimate_sky", "find_plateau"]
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from .background import Background, BoolArray, FloatArray, clip_sorted, mesh_background
 from .units import FWHM_PER_SIGMA
@@ -178,13 +179,8 @@ def estimate_fwhm(plane: FloatArray, good: BoolArray, sigma: float) -> tuple[flo
     inside = (slice(_STAMP, height - _STAMP), slice(_STAMP, width - _STAMP))
     if min(height, width) <= 2 * _STAMP:
         return None
-    peaks = (smooth[inside] > 10.0 * sigma) & good[inside]
-    for dy in (-1, 0, 1):
-        for dx in (-1, 0, 1):
-            if dy or dx:
-                rows = slice(_STAMP + dy, height - _STAMP + dy)
-                columns = slice(_STAMP + dx, width - _STAMP + dx)
-                peaks &= smooth[inside] >= smooth[rows, columns]
+    highest = smooth == ndimage.maximum_filter(smooth, 3, mode="constant")
+    peaks = (smooth[inside] > 10.0 * sigma) & good[inside] & highest[inside]
     ys, xs = np.nonzero(peaks)
     order = np.argsort(-smooth[inside][ys, xs], kind="stable")[:1000]
     sizes = []
@@ -240,17 +236,9 @@ def blur(plane: FloatArray, sigma: float) -> FloatArray:
     smooth : `numpy.ndarray`
         Of the same shape.
     """
-    reach = math.ceil(3.0 * sigma)
-    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    kernel /= kernel.sum()
-    for axis in (0, 1):
-        border = [(reach, reach) if k == axis else (0, 0) for k in (0, 1)]
-        padded = np.pad(plane, border)
-        plane = sum(
-            weight * (padded[k : k + plane.shape[0]] if axis == 0 else padded[:, k : k + plane.shape[1]])
-            for k, weight in enumerate(kernel)
-        )
-    return plane
+    return ndimage.gaussian_filter(
+        np.asarray(plane, np.float64), sigma, mode="constant", radius=math.ceil(3.0 * sigma)
+    )
 
 
 def _stand_out(difference: FloatArray, good: BoolArray) -> BoolArray:
@@ -295,17 +283,7 @@ def _far_from_level(smooth: FloatArray, good: BoolArray, threshold: float) -> Bo
 
 
 def _grow(found: BoolArray, radius: int) -> BoolArray:
-    for axis in (0, 1):
-        grown = found.copy()
-        for step in range(1, radius + 1):
-            if axis == 0:
-                grown[step:] |= found[:-step]
-                grown[:-step] |= found[step:]
-            else:
-                grown[:, step:] |= found[:, :-step]
-                grown[:, :-step] |= found[:, step:]
-        found = grown
-    return found
+    return ndimage.maximum_filter(found, 2 * radius + 1, mode="constant")
 
 
 def _difference_sigma(difference: FloatArray, used: BoolArray, lag: int) -> float:

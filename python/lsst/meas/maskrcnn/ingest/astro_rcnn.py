@@ -12,14 +12,7 @@ compressed.
 
 from __future__ import annotations
 
-__all__ = [
-    "AstroRcnnOptions",
-    "SetFolder",
-    "choose_mask_band",
-    "find_sets",
-    "read_set",
-    "set_files",
-]
+__all__ = ["AstroRcnnOptions", "choose_mask_band", "find_sets", "read_set"]
 
 import dataclasses
 import math

@@ -6,16 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "SceneLike",
-    "field_to_exposures",
-    "gaussian_psf",
-    "image_psf",
-    "make_exposure",
-    "scene_to_exposures",
-    "sky_wcs",
-    "truth_to_exposures",
-]
+__all__ = ["field_to_exposures", "gaussian_psf", "make_exposure", "scene_to_exposures", "truth_to_exposures"]
 
 from collections.abc import Mapping
 from typing import Any, Protocol

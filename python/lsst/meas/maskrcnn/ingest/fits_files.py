@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FITS_SUFFIXES", "BandFiles", "FitsImageError", "assign_bands", "find_fits", "read_fits"]
+__all__ = ["BandFiles", "FitsImageError", "assign_bands", "find_fits"]
 
 import re
 import warnings

@@ -9,7 +9,7 @@ Needs no LSST package.
 
 from __future__ import annotations
 
-__all__ = ["FitsField", "FitsOptions", "read_field", "tangent_plane"]
+__all__ = ["FitsField", "FitsOptions", "read_field"]
 
 import dataclasses
 import math

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["ImportedConfig", "ImportedScene", "empty_sources", "import_field"]
+__all__ = ["ImportedScene", "import_field"]
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field

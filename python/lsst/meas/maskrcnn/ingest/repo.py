@@ -15,6 +15,7 @@ __all__ = [
     "SEED_CONFIG",
     "PatchGeometry",
     "create_repo",
+    "open_repo",
     "patch_data_id",
     "put_exposures",
     "register_patches",
@@ -109,7 +110,7 @@ def create_repo(path: str | os.PathLike[str], seed_config: str | None = SEED_CON
     """
     root = Path(path).absolute()
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise FileExistsError(f"A new repository was to be made at {root}, but something is there already.")
+        raise FileExistsError(f"{root} is there and is no Butler repository; it is left alone.")
     root.parent.mkdir(parents=True, exist_ok=True)
     folder = Path(tempfile.mkdtemp(prefix=".repo-", dir=root.parent))
     # Butler takes what follows a dot in the name of a root for a file format.
@@ -123,6 +124,29 @@ def create_repo(path: str | os.PathLike[str], seed_config: str | None = SEED_CON
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Butler.from_config(str(root), writeable=True)
+
+
+def open_repo(path: str | os.PathLike[str]) -> Butler:
+    """Open a Butler repository, or make it as `create_repo` does.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        Its root.
+
+    Returns
+    -------
+    butler : `lsst.daf.butler.Butler`
+        A writeable client.
+
+    Raises
+    ------
+    FileExistsError
+        Raised if there is something else at ``path``.
+    """
+    if (Path(path) / "butler.yaml").is_file():
+        return Butler.from_config(str(path), writeable=True)
+    return create_repo(path)
 
 
 def patch_data_id(skymap: str, tract: int, patch: int) -> dict[str, str | int]:

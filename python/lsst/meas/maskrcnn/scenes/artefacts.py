@@ -6,22 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "BAD",
-    "COSMIC_RAY",
-    "MASK_BITS",
-    "NO_DATA",
-    "SATURATED",
-    "add_cosmic_rays",
-    "add_stray_light",
-    "background",
-    "bright_star_wings",
-    "correlated_noise",
-    "draw_chip_gaps",
-    "draw_dead_columns",
-    "saturate",
-    "wings_reach",
-]
+__all__ = ["BAD", "MASK_BITS", "NO_DATA"]
 
 import math
 

@@ -6,15 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "POPULATION_DTYPE",
-    "draw_magnitudes",
-    "draw_population",
-    "galaxy_colours",
-    "sersic_indices",
-    "source_fluxes",
-    "star_colours",
-]
+__all__ = ["POPULATION_DTYPE", "draw_population"]
 
 import math
 

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SersicProfile", "radial_transform", "sersic_brightness", "sersic_profile"]
+__all__ = ["sersic_profile"]
 
 import functools
 import math

@@ -9,7 +9,8 @@ Needs numpy, scipy and GalSim, and surveycodex for presets, but no LSST package.
 Examples
 --------
 >>> import numpy as np
->>> from lsst.meas.maskrcnn.scenes.simulate import preset_config, simulate_scene
+>>> from lsst.meas.maskrcnn.scenes.presets import preset_config
+>>> from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 >>> scene = simulate_scene(preset_config("hsc-wide", shape=(64, 64)), np.random.default_rng(1))
 >>> scene.images.shape
 (3, 64, 64)
@@ -17,22 +18,7 @@ Examples
 
 from __future__ import annotations
 
-__all__ = [
-    "MASK_BITS",
-    "PRESETS",
-    "ArtefactConfig",
-    "BandConditions",
-    "MaskRule",
-    "PopulationConfig",
-    "PsfConfig",
-    "Scene",
-    "SceneConfig",
-    "draw_scene",
-    "preset_config",
-    "random_scene_config",
-    "simulate_scene",
-    "truth_selection",
-]
+__all__ = ["Scene", "draw_scene", "simulate_scene"]
 
 import math
 from collections.abc import Sequence
@@ -41,20 +27,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from . import artefacts as art
-from .artefacts import MASK_BITS
-from .config import (
-    ALL_BANDS,
-    ArtefactConfig,
-    BandConditions,
-    MaskRule,
-    PopulationConfig,
-    PsfConfig,
-    SceneConfig,
-)
+from .config import ALL_BANDS, BandConditions, SceneConfig
 from .light import BandPsf, Painter, Stamp
 from .populations import draw_population, sersic_indices, source_fluxes
-from .presets import PRESETS, preset_config, random_scene_config
-from .truth import flag_sources, measure_neighbors, source_dtype, source_mask, tight, truth_selection
+from .truth import flag_sources, measure_neighbors, source_dtype, source_mask, tight
 
 _STRAY_LIGHT_RADIUS = (3.0, 15.0)
 """Radii of masked regions with stray light, arcsec."""

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DiscStructure", "draw_structure", "ellipse_matrix", "transformed_square"]
+__all__ = ["draw_structure"]
 
 import math
 from dataclasses import dataclass

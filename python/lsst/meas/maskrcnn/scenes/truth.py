@@ -6,16 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "FLAGS",
-    "flag_sources",
-    "measure_neighbors",
-    "peak_fraction_mask",
-    "source_dtype",
-    "source_mask",
-    "tight",
-    "truth_selection",
-]
+__all__ = ["FLAGS", "flag_sources", "measure_neighbors", "source_mask", "tight", "truth_selection"]
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
