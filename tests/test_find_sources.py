@@ -29,7 +29,8 @@ from lsst.meas.maskrcnn.deblend.sources import SourceList
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel
-from lsst.meas.maskrcnn.scenes.simulate import Scene, preset_config, simulate_scene
+from lsst.meas.maskrcnn.scenes.presets import preset_config
+from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
 
 BANDS = ("g", "r", "z")
