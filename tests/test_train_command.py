@@ -117,7 +117,7 @@ def test_torchrun(repo: Path) -> None:
     options = ["-i", "simulated/hsc-500s", "-o", "trained/two", "--schedule", "scratch", *SHORT]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
-        [*command, *options], env=environment, capture_output=True, text=True, check=False, timeout=300
+        [*command, *options], env=environment, capture_output=True, text=True, check=False, timeout=600
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("The model is maskRcnnModel") == 1

@@ -8,7 +8,7 @@ that are simulated for it.
 
 from __future__ import annotations
 
-__all__ = ["TrainError", "main"]
+__all__ = ["main"]
 
 import argparse
 import logging
@@ -61,7 +61,7 @@ _SCHEDULES = {
 }
 
 
-class TrainError(RuntimeError):
+class _TrainError(RuntimeError):
     """The training cannot be done; the message says why."""
 
 
@@ -137,7 +137,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         task.log.setLevel(logging.INFO if first else logging.WARNING)
         (_train_in_repo if arguments.scenes is None else _train_on_scenes)(arguments, task, first)
     except (
-        TrainError,
+        _TrainError,
         TrainingDataError,
         TrainingDivergedError,
         InvalidQuantumError,
@@ -160,30 +160,30 @@ def _check(arguments: argparse.Namespace) -> None:
         value = getattr(arguments, name)
         if value is not None and value < 1:
             option = name.replace("_", "-")
-            raise TrainError(f"--{option} {value} is not possible; give 1 or more.")
+            raise _TrainError(f"--{option} {value} is not possible; give 1 or more.")
     if arguments.validate < 0:
-        raise TrainError(f"--validate {arguments.validate} is not possible; give 0 or more.")
+        raise _TrainError(f"--validate {arguments.validate} is not possible; give 0 or more.")
     if arguments.device is not None:
         select_device(arguments.device)
     if arguments.scenes is None:
         missing = [name for name in ("input", "output") if not getattr(arguments, name)]
         if missing:
-            raise TrainError(
+            raise _TrainError(
                 f"Give {' and '.join('--' + name for name in missing)} to train in the repository "
                 f"{arguments.target}, or --scenes to train on simulated scenes."
             )
         return
     given = [name for name in ("input", "output", "data_query", "checkpoints") if getattr(arguments, name)]
     if given:
-        raise TrainError(
+        raise _TrainError(
             f"--{given[0].replace('_', '-')} is for a training in a repository, --scenes for one without."
         )
     folder = Path(arguments.target).absolute().parent
     if not folder.is_dir():
-        raise TrainError(f"There is no folder {folder} for the model; make it first.")
+        raise _TrainError(f"There is no folder {folder} for the model; make it first.")
     output = Path(arguments.target)
     if output.exists() and not output.with_name(f"{output.name}.checkpoint").exists():
-        raise TrainError(f"{output} is there already; choose another name, or remove it.")
+        raise _TrainError(f"{output} is there already; choose another name, or remove it.")
 
 
 def _make_config(arguments: argparse.Namespace) -> MaskRcnnTrainConfig:
@@ -202,22 +202,22 @@ def _make_config(arguments: argparse.Namespace) -> MaskRcnnTrainConfig:
         overrides.addFileOverride(str(package_dir() / "config" / "fine_tune.py"))
     for name in arguments.config_file:
         if not Path(name).is_file():
-            raise TrainError(f"There is no file {name} (--config-file).")
+            raise _TrainError(f"There is no file {name} (--config-file).")
         overrides.addFileOverride(name)
     for text in arguments.config:
         name, equals, value = text.partition("=")
         if not equals:
-            raise TrainError(f"--config {text} is not understood; write it like engine.seed=2.")
+            raise _TrainError(f"--config {text} is not understood; write it like engine.seed=2.")
         overrides.addValueOverride(name.removeprefix(f"{_LABEL}:"), value)
     try:
         overrides.applyTo(config)
         _apply_options(arguments, config)
         config.validate()
-    except (TrainError, KeyboardInterrupt):
+    except (_TrainError, KeyboardInterrupt):
         raise
     # A file of changes is a program.
     except Exception as error:
-        raise TrainError(f"The configuration is not possible: {_one_line(error)}") from error
+        raise _TrainError(f"The configuration is not possible: {_one_line(error)}") from error
     return config
 
 
@@ -239,7 +239,7 @@ def _apply_options(arguments: argparse.Namespace, config: MaskRcnnTrainConfig) -
         if value is None:
             continue
         if len(config.stage_order) != 1:
-            raise TrainError(
+            raise _TrainError(
                 f"--{option.replace('_', '-')} is for a schedule of one stage, but this one has "
                 f"{list(config.stage_order)}; give -c \"stages['{config.stage_order[0]}'].{option}={value}\"."
             )
@@ -354,11 +354,11 @@ def _check_output(butler: Butler, collection: str, model: str) -> None:
     except MissingCollectionError:
         return
     if kind is not CollectionType.RUN:
-        raise TrainError(
+        raise _TrainError(
             f"Collection {collection!r} is a {kind.name} collection; choose the name of a RUN or a new one."
         )
     if _find(butler, model, [collection]):
-        raise TrainError(f"Collection {collection!r} holds a model already; choose another one.")
+        raise _TrainError(f"Collection {collection!r} holds a model already; choose another one.")
 
 
 def _find(
@@ -381,7 +381,7 @@ def _find_datasets(
     try:
         truth = _find(butler, connections.truth.name, inputs, where)
         if not truth:
-            raise TrainError(
+            raise _TrainError(
                 f"There is no {connections.truth.name} in {', '.join(inputs)}"
                 f"{f' where {where}' if where else ''}; name a collection of patches whose sources are known."
             )
@@ -391,7 +391,7 @@ def _find_datasets(
         light = getattr(connections, "truthImages", None)
         truth_images = [] if light is None else _find(butler, light.name, inputs, of_bands)
     except MissingCollectionError as error:
-        raise TrainError(f"{_one_line(error).rstrip('.')}; see `butler query-collections`.") from error
+        raise _TrainError(f"{_one_line(error).rstrip('.')}; see `butler query-collections`.") from error
     return group_datasets(exposures, truth, truth_images)
 
 

@@ -21,13 +21,13 @@ from .dataset import BatchSource
 from .losses import Crops
 from .stages import StageSettings
 
-__all__ = ["Batch", "StageCrops", "crop_numbers", "make_batches"]
+__all__ = ["StageCrops", "crop_numbers", "make_batches"]
 
 # Batches that a thread makes ahead: enough to level out how long single crops take.
 _AHEAD = 3
 
 
-class Batch(NamedTuple):
+class _Batch(NamedTuple):
     """What a process computes in a step."""
 
     crops: Crops
@@ -110,7 +110,7 @@ class StageCrops(torch.utils.data.Dataset[Any]):
         return self.source.crops(self.numbers(step))
 
 
-def make_batches(crops: StageCrops, workers: int, pin: bool) -> Generator[Batch, None, None]:
+def make_batches(crops: StageCrops, workers: int, pin: bool) -> Generator[_Batch, None, None]:
     """Give the crops of a process step by step, made ahead.
 
     Parameters
@@ -124,15 +124,16 @@ def make_batches(crops: StageCrops, workers: int, pin: bool) -> Generator[Batch,
 
     Yields
     ------
-    batch : `Batch`
-        Crops of a step.
+    batch : `tuple`
+        ``crops``, those of a step, and ``waited``, the time spent waiting for
+        them (s).
     """
     made = _from_processes(crops, workers, pin) if workers else _from_thread(crops, pin)
     with contextlib.closing(made):
         for step in range(len(crops)):
             began = time.monotonic()
             images, targets = next(made)
-            yield Batch(Crops(images, targets, crops.numbers(step)), time.monotonic() - began)
+            yield _Batch(Crops(images, targets, crops.numbers(step)), time.monotonic() - began)
 
 
 def _from_processes(crops: StageCrops, workers: int, pin: bool) -> Generator[Any, None, None]:

@@ -13,11 +13,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["IGNORED_SHARE", "exclude_ignored", "ignored_share"]
+__all__ = ["exclude_ignored", "ignored_share"]
 
-IGNORED_SHARE = 0.5
+_IGNORED_SHARE = 0.5
 """Share of a box above which, if it lies in ignored regions, the box is no
-negative (`float`)."""
+negative."""
 
 
 @torch.no_grad()
@@ -95,7 +95,7 @@ def exclude_ignored(labels: Tensor, boxes: Tensor, target: dict[str, Tensor]) ->
         return labels
     share = ignored_share(boxes, regions)
     negative = labels == 0
-    kept = torch.where(negative & (share > IGNORED_SHARE), -torch.ones_like(labels), labels)
+    kept = torch.where(negative & (share > _IGNORED_SHARE), -torch.ones_like(labels), labels)
     if bool((kept >= 0).any()):
         return kept
     # A mean over nothing is not a number: the least covered box stays in.
