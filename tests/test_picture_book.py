@@ -124,9 +124,9 @@ def test_palette_and_text(tmp_path):
 def test_refuses(tmp_path):
     with pytest.raises(ValueError, match="at least one field"):
         save_page(tmp_path / "page.png", [])
-    with pytest.raises(ValueError, match="of 3 px are not possible"):
+    with pytest.raises(ValueError, match="Pictures of 3 px"):
         save_page(tmp_path / "page.png", [make_field()], panel=3)
-    with pytest.raises(ValueError, match="palette of 300"):
+    with pytest.raises(ValueError, match="palette of 300 are not possible"):
         save_page(tmp_path / "page.png", [make_field()], colors=300)
     with pytest.raises(ValueError, match="given were 1, 1, 0, 1"):
         make_field(boxes=[(1, 1, 2, 2)], is_star=[], flagged=[False])

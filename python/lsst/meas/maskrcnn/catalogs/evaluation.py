@@ -257,9 +257,8 @@ def compare_patch(patch: EvaluationPatch, settings: EvaluationSettings, image: i
     Raises
     ------
     MismatchedPatchError
-        Raised if catalogue, truth and exposures are not of one patch, if the
-        truth has not the bands that are asked for, or if a catalogue cannot
-        be read.
+        Raised if catalogue, truth and exposures are not of one patch, the
+        truth lacks a band, or a catalogue cannot be read.
     """
     truth, detections, scale = _read(patch, settings)
     bands = _bands(patch, truth, settings)
@@ -290,9 +289,7 @@ def compare_patch(patch: EvaluationPatch, settings: EvaluationSettings, image: i
     # What has found an ignored truth is in no group, and so matches none there.
     counted = np.where(no_group, -1, matched)
     truth_outcome, detection_outcome = source_outcomes(groups, counted)
-    iou = np.full(len(matched), np.nan)
-    of_match = matched[pairs.pairs.first] == pairs.pairs.second
-    iou[pairs.pairs.first[of_match]] = pairs.pairs.iou[of_match]
+    iou = _matched_iou(pairs, matched)
     table = make_match_table(
         _truth_columns(patch, truth, ignored, settings.band, bands, detections, matched),
         _detection_columns(patch, detections, not_counted, settings, bands),
@@ -304,10 +301,6 @@ def compare_patch(patch: EvaluationPatch, settings: EvaluationSettings, image: i
         truth_outcome=truth_outcome,
         detection_outcome=detection_outcome,
     )
-    rows = np.zeros(groups.n_groups, dtype=BLEND_DTYPE)
-    rows["image"], rows["kind"] = image, classify_groups(groups, counted)
-    rows["quality"] = group_quality(groups, counted, np.where(counted >= 0, iou, 0.0))
-    rows["n_truth"], rows["n_detection"] = groups.n_truth, groups.n_detection
     # Below the lowest threshold nothing matches, and crowded fields have many such pairs.
     lowest = min(*settings.iou_thresholds, settings.match_iou)
     result = PatchResult(
@@ -316,7 +309,7 @@ def compare_patch(patch: EvaluationPatch, settings: EvaluationSettings, image: i
         table=table,
         # Its rows are the truths, then the detections without one.
         row_group=np.concatenate([groups.truth_group, groups.detection_group[matched < 0]]),
-        groups=rows,
+        groups=_group_rows(groups, counted, iou, image),
         has_class=detections.has_class,
         psf_fwhm=fwhm,
         pixel_scale=scale,
@@ -324,6 +317,21 @@ def compare_patch(patch: EvaluationPatch, settings: EvaluationSettings, image: i
     )
     boxes = group_boxes(groups, truth_spans.boxes, detections.spans.boxes)
     return PatchComparison(result, groups, boxes, truth, detections)
+
+
+def _matched_iou(pairs: ImagePairs, matched: np.ndarray) -> np.ndarray:
+    iou = np.full(len(matched), np.nan)
+    of_match = matched[pairs.pairs.first] == pairs.pairs.second
+    iou[pairs.pairs.first[of_match]] = pairs.pairs.iou[of_match]
+    return iou
+
+
+def _group_rows(groups: BlendGroups, match: np.ndarray, iou: np.ndarray, image: int) -> np.ndarray:
+    rows = np.zeros(groups.n_groups, dtype=BLEND_DTYPE)
+    rows["image"], rows["kind"] = image, classify_groups(groups, match)
+    rows["quality"] = group_quality(groups, match, np.where(match >= 0, iou, 0.0))
+    rows["n_truth"], rows["n_detection"] = groups.n_truth, groups.n_detection
+    return rows
 
 
 def _read(patch: EvaluationPatch, settings: EvaluationSettings) -> tuple[TruthArrays, DetectionArrays, float]:

@@ -5,7 +5,29 @@
 """The match table: one row per true source and per detection without one.
 
 All figures of an evaluation but average precision and blends are computed from
-it: completeness and purity, classes, residuals, calibration.
+it: completeness and purity, classes, residuals, calibration. Its columns are
+
+- ``image``: number of the image or patch;
+- ``truth_id``, ``detection_id``: ids, -1 for none;
+- ``x``, ``y``: position of the truth, or of the detection where there is no
+  truth (px);
+- ``iou``: intersection over union of the two masks;
+- ``truth_is_star``, ``detected_is_star``: classes;
+- ``score``: of the detection; ``p_star``: its probability of being a star;
+- ``mag``, ``mag_detected``: magnitudes (AB) of truth and detection;
+- ``snr``: signal-to-noise ratio of the truth;
+- ``flux_truth``, ``flux_detected``: fluxes in the reference band (nJy);
+  ``flux_truth_<band>``, ``flux_detected_<band>`` likewise;
+- ``offset_x``, ``offset_y``: detection minus truth (px); ``separation``,
+  ``separation_arcsec``: its length (px, arcsec);
+- ``blendedness``: 1 - sum m^2 / sum B m of the truth;
+- ``neighbor_distance``: from the truth to the nearest other (arcsec);
+- ``ignored``: neither hit nor miss: the truth is too faint, too small or
+  masked, or the detection lies on such a one;
+- ``outcome``: one of `OUTCOMES`.
+
+Quantities of a source that a row lacks are NaN and the missing class is
+`False`; use `truth_rows` and `detection_rows`.
 """
 
 from __future__ import annotations
@@ -80,72 +102,33 @@ def make_match_table(
 
     Parameters
     ----------
-    truth : `~collections.abc.Mapping` [`str`, array_like]
-        Columns of the truth: ``id``, ``x``, ``y``, ``is_star``, and where
-        known ``mag``, ``snr``, ``flux``, ``blendedness``,
-        ``neighbor_distance``, ``ignored`` and ``flux_<band>``.
-    detections : `~collections.abc.Mapping` [`str`, array_like]
-        Columns of the detections: ``id``, ``x``, ``y``, ``is_star``,
-        ``score``, and where known ``p_star``, ``flux``, ``ignored`` and
-        ``flux_<band>``.
+    truth, detections : `~collections.abc.Mapping` [`str`, array_like]
+        Columns ``id``, ``x``, ``y``, ``is_star`` and, of the detections,
+        ``score``; where known ``flux``, ``flux_<band>`` and ``ignored``, of
+        the truth ``mag``, ``snr``, ``blendedness`` and
+        ``neighbor_distance``, of the detections ``p_star``.
     match : array_like
         Index of the truth of each detection, or -1, (detection,).
     iou : array_like, optional
-        Intersection over union of each detection with its truth,
-        (detection,).
-    image : `int`
-        Number of the image.
-    pixel_scale : `float`, optional
-        Pixel scale (arcsec).
+        IoU of each detection with its truth, (detection,).
+    image, pixel_scale : `int`, `float`
+        Number of the image, and its pixel scale (arcsec), if known.
     bands : `~collections.abc.Sequence` [`str`]
-        Bands of which the fluxes are kept one by one.
+        Bands of which fluxes are kept.
     truth_outcome, detection_outcome : array_like, optional
-        How each source ended, from `blends.source_outcomes`. Without them
-        only matched, missed, spurious and ignored are told apart.
+        How each source ended, from `blends.source_outcomes`.
 
     Returns
     -------
     table : `numpy.ndarray`
         Structured array: first the truths in their order, then the detections
-        without one. Tables of several images are joined by
-        `numpy.concatenate`. Its columns are
-
-        - ``image``: number of the image or patch;
-        - ``truth_id``, ``detection_id``: ids, -1 for none;
-        - ``x``, ``y``: position of the truth, or of the detection where there
-          is no truth (px);
-        - ``iou``: intersection over union of the two masks;
-        - ``truth_is_star``, ``detected_is_star``: classes;
-        - ``score``: of the detection; ``p_star``: its probability of being a
-          star;
-        - ``mag``, ``mag_detected``: magnitudes (AB) of truth and detection;
-        - ``snr``: signal-to-noise ratio of the truth;
-        - ``flux_truth``, ``flux_detected``: fluxes in the reference band
-          (nJy); ``flux_truth_<band>``, ``flux_detected_<band>`` likewise;
-        - ``offset_x``, ``offset_y``: detection minus truth (px);
-          ``separation``, ``separation_arcsec``: its length (px, arcsec);
-        - ``blendedness``: 1 - sum m^2 / sum B m of the truth;
-        - ``neighbor_distance``: from the truth to the nearest other (arcsec);
-        - ``ignored``: neither hit nor miss: the truth is too faint, too small
-          or masked, or the detection lies on such a one;
-        - ``outcome``: one of `OUTCOMES`.
-
-        Quantities of a source that a row lacks are NaN and the missing class
-        is `False`; use `truth_rows` and `detection_rows`.
+        without one; see the head of this module for its columns.
 
     Raises
     ------
     ValueError
-        Raised if a needed column is missing, lengths differ, an id is
-        negative, a match points nowhere, or a truth is matched twice.
-
-    Examples
-    --------
-    >>> truth = {"id": [7, 8], "x": [1.0, 5.0], "y": [2.0, 2.0], "is_star": [True, False]}
-    >>> found = {"id": [1], "x": [5.5], "y": [2.0], "is_star": [False], "score": [0.9]}
-    >>> table = make_match_table(truth, found, [1])
-    >>> table["outcome"].tolist(), table["offset_x"].tolist()
-    (['missed', 'matched'], [nan, 0.5])
+        Raised if a column is missing, lengths differ, an id is negative, a
+        match points nowhere, or a truth is matched twice.
     """
     n_truth = _check_columns(truth, ("id", "x", "y", "is_star"), "truth")
     n_found = _check_columns(detections, ("id", "x", "y", "is_star", "score"), "detections")
@@ -154,27 +137,10 @@ def make_match_table(
     table = _empty_table(n_truth + len(alone), bands)
     table["image"] = image
     of_truth = slice(0, n_truth)
-    # The row of each detection.
     row = np.where(match >= 0, match, 0)
     row[alone] = n_truth + np.arange(len(alone))
 
-    table["truth_id"][of_truth], table["truth_is_star"][of_truth] = truth["id"], truth["is_star"]
-    for name in _OPTIONAL:
-        if name in truth:
-            table[name][of_truth] = truth[name]
-    table["detection_id"][row], table["detected_is_star"][row] = detections["id"], detections["is_star"]
-    table["score"][row] = detections["score"]
-    if "p_star" in detections:
-        table["p_star"][row] = detections["p_star"]
-    for suffix in ("", *(f"_{band}" for band in bands)):
-        if f"flux{suffix}" in truth:
-            table[f"flux_truth{suffix}"][of_truth] = truth[f"flux{suffix}"]
-        if f"flux{suffix}" in detections:
-            table[f"flux_detected{suffix}"][row] = detections[f"flux{suffix}"]
-    if "mag" not in truth:
-        table["mag"] = ab_magnitude(table["flux_truth"])
-    table["mag_detected"] = ab_magnitude(table["flux_detected"])
-
+    _fill_sources(table, truth, detections, row, bands)
     for name in ("x", "y"):
         position = np.asarray(detections[name], dtype=float)
         table[name][row[alone]] = position[alone]
@@ -323,6 +289,34 @@ def _check_match(match: ArrayLike, n_truth: int, n_found: int) -> NDArray[np.int
     if np.any(np.bincount(checked[checked >= 0]) > 1):
         raise ValueError("A truth has more than one detection; matches must be one to one.")
     return checked
+
+
+def _fill_sources(
+    table: NDArray[np.void],
+    truth: Mapping[str, ArrayLike],
+    detections: Mapping[str, ArrayLike],
+    row: NDArray[np.int64],
+    bands: Sequence[str],
+) -> None:
+    """Fill in what is known of truths and of detections alone."""
+    of_truth = slice(0, len(np.asarray(truth["id"])))
+    for name in ("id", "is_star"):
+        table[f"truth_{name}"][of_truth] = truth[name]
+    for name in _OPTIONAL:
+        if name in truth:
+            table[name][of_truth] = truth[name]
+    table["detection_id"][row], table["detected_is_star"][row] = detections["id"], detections["is_star"]
+    table["score"][row] = detections["score"]
+    if "p_star" in detections:
+        table["p_star"][row] = detections["p_star"]
+    for suffix in ("", *(f"_{band}" for band in bands)):
+        if f"flux{suffix}" in truth:
+            table[f"flux_truth{suffix}"][of_truth] = truth[f"flux{suffix}"]
+        if f"flux{suffix}" in detections:
+            table[f"flux_detected{suffix}"][row] = detections[f"flux{suffix}"]
+    if "mag" not in truth:
+        table["mag"] = ab_magnitude(table["flux_truth"])
+    table["mag_detected"] = ab_magnitude(table["flux_detected"])
 
 
 def _empty_table(length: int, bands: Sequence[str]) -> NDArray[np.void]:

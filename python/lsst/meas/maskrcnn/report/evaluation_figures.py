@@ -227,9 +227,10 @@ class EvaluationFigures:
             label = "Share of matched sources that are stars"
             shown = {"pStar": curves["p_star"]} if "p_star" in curves else {}
             return plot_calibration(shown, x_label="pStar", y_label=label)
-        label = "Share of detections that are true"
-        if len(self.classes) > 1:
-            label += ", class right too"
+        # With classes, a detection counts as true only if its class is right too.
+        label = (
+            "Share true, class right too" if len(self.classes) > 1 else "Share of detections that are true"
+        )
         shown = {
             name.removeprefix("score/"): curve for name, curve in curves.items() if name.startswith("score/")
         }

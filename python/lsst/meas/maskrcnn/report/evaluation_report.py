@@ -365,7 +365,7 @@ def _calibration_parts(draw: EvaluationFigures) -> list[Part]:
     figures = []
     # The score of another detector need not be a probability.
     if "score/all" in curves:
-        about = "Share of detections that are true against their score, by class."
+        about = "Share of detections that are true, and of the right class, against their score."
         figures.append((draw.calibration(), about))
     if "p_star" in curves:
         about = "Share of matched sources that are stars against pStar."

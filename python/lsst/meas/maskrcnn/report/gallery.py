@@ -27,7 +27,7 @@ from ..metrics.evaluation_metrics import EvaluationGallery, GalleryEntry
 from .overlay import GALAXY_COLOR, STAR_COLOR, draw_outlines, lupton_rgb, mask_outlines
 from .plot_style import DOUBLE_COLUMN, LABEL_SIZE, NOTE_SIZE, TICK_SIZE
 
-__all__ = ["BlendGallery", "draw_entry", "plot_gallery"]
+__all__ = ["BlendGallery", "cut_square", "draw_entry", "plot_gallery"]
 
 RESIDUAL_RANGE = 10.0
 """Residual at the ends of the colour scale, in units of the noise."""
@@ -272,7 +272,20 @@ def _draw_scale(axis: Axes, size: int, pixel_scale: float | None) -> None:
 
 
 def cut_square(image: NDArray[np.floating], left: int, bottom: int, size: int) -> NDArray[np.float32]:
-    """Cut a square out of an image, (band, y, x); pixels off the image are NaN."""
+    """Cut a square out of an image.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`
+        The image, (band, y, x).
+    left, bottom, size : `int`
+        First column and row of the square, and its side (px).
+
+    Returns
+    -------
+    cut : `numpy.ndarray`
+        (band, size, size), float32; NaN off the image.
+    """
     cut = np.full((image.shape[0], size, size), np.nan, dtype=np.float32)
     height, width = image.shape[1:]
     y0, y1 = max(bottom, 0), min(bottom + size, height)

@@ -67,13 +67,11 @@ def lupton_rgb(
         Flux per pixel, (band, y, x), the reddest band first. Pixels that are
         not finite become dark grey.
     noise : `numpy.ndarray`, optional
-        Sky noise per band in the same units, (band,). Estimated from the
-        pixels (median absolute deviation) if it is not given.
+        Sky noise per band, (band,); by default estimated from the pixels.
     black_sigma : `float`
         How far below the sky black lies, in units of the sky noise.
     stretch_sigma : `float`
-        Intensity at which the scale leaves the linear part, in units of the
-        sky noise.
+        Intensity at which the scale leaves the linear part, likewise.
     softening : `float`
         The Q of the reference: how strongly bright parts are compressed.
     balance : `~collections.abc.Sequence` [`float`]
@@ -96,11 +94,6 @@ def lupton_rgb(
     each band is multiplied by :math:`f(I) / I`,
     :math:`f(I) = \mathrm{asinh}(Q I / s) / Q`, and a pixel whose largest
     channel passes one is scaled back as a whole, so that hue is kept.
-
-    Examples
-    --------
-    >>> lupton_rgb(np.zeros((3, 4, 5), dtype=np.float32)).shape
-    (4, 5, 3)
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[0] != 3:
@@ -277,6 +270,13 @@ def save_overlay(
     _draw_axes_labels(axes, wcs)
     if pixel_scale is not None:
         draw_scale_bar(axes, pixel_scale, (height, width), inch_per_pixel)
+    _add_legend(axes, is_star)
+    if title:
+        axes.set_title(title, fontsize=11, loc="left", pad=8)
+    figure.savefig(path, dpi=1.5 * _DPI if max(height, width) * magnification <= 1300 else _DPI)
+
+
+def _add_legend(axes: Axes, is_star: NDArray[np.bool_]) -> None:
     n_star = int(is_star.sum())
     handles = [
         Line2D([], [], color=STAR_COLOR, lw=2.0, label=f"star ({n_star})"),
@@ -292,9 +292,6 @@ def save_overlay(
         labelcolor="white",
     )
     legend.set_zorder(10)
-    if title:
-        axes.set_title(title, fontsize=11, loc="left", pad=8)
-    figure.savefig(path, dpi=1.5 * _DPI if max(height, width) * magnification <= 1300 else _DPI)
 
 
 def _make_axes(shape: tuple[int, int], magnification: float, wcs: WCS | None) -> tuple[Figure, Any]:

@@ -111,8 +111,7 @@ def save_page(
     Parameters
     ----------
     path : `str` or `os.PathLike`
-        Where to. A file that is there is replaced when the new one is
-        complete.
+        Where to. An old file is replaced when the new one is complete.
     fields : `~collections.abc.Sequence` [`PageField`]
         The fields, in reading order.
     title, subtitle : `str`
@@ -132,10 +131,11 @@ def save_page(
     """
     if not fields:
         raise ValueError("A page needs at least one field.")
-    if panel < 64:
-        raise ValueError(f"Pictures of {panel} px are not possible; they must have 64 or more.")
-    if colors is not None and not 2 <= colors <= 256:
-        raise ValueError(f"A palette of {colors} colours is not possible; it must have 2 to 256.")
+    if panel < 64 or not 2 <= (colors or 2) <= 256:
+        raise ValueError(
+            f"Pictures of {panel} px and a palette of {colors} are not possible; give 64 px or more and 2 to "
+            "256 colours."
+        )
     two = outlines and any(entry.has_truth for entry in fields)
     columns = min(len(fields), 2 if two else 3)
     rows = -(-len(fields) // columns)
@@ -173,13 +173,18 @@ def save_page(
             linespacing=1.2,
         )
     canvas.draw()
+    _write(_page_image(canvas, colors), path)
+
+
+def _page_image(canvas: FigureCanvasAgg, colors: int | None) -> Image.Image:
+    """Take the picture from a canvas, and reduce its colours if it is asked for."""
     page = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     if colors is not None:
         # Colours that cover all of the range, since most pixels are dark sky; mixed so that wings of galaxies
         # have no steps.
         palette = page.quantize(colors, method=Image.Quantize.MAXCOVERAGE)
         page = page.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
-    _write(page, path)
+    return page
 
 
 def _draw_field(axes: Axes, entry: PageField, width: int, *, outlines: bool) -> None:

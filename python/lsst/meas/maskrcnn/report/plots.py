@@ -455,7 +455,7 @@ def plot_blends(shares: Mapping[str, Mapping[str, Fraction]]) -> Figure:
             edgecolor=style.color,
             hatch=hatches[index % 5],
             error_kw={"lw": 0.9, "capsize": 2.0, "ecolor": "black"},
-            label=f"{name} ({ends[0].total} blends)".strip(),
+            label=f"{name} ({ends[0].total} blends)" if name else f"{ends[0].total} blends",
         )
     axis.set_xticks(place, BLEND_KINDS, rotation=20, ha="right", rotation_mode="anchor")
     axis.tick_params(axis="x", length=0)

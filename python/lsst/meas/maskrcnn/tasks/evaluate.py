@@ -356,13 +356,13 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
         ----------
         patches : `~collections.abc.Iterable` [ \
                 `~lsst.meas.maskrcnn.catalogs.evaluation.EvaluationPatch`]
-            The patches; a generator keeps one of them in memory at a time.
+            The patches, of which one is in memory at a time.
         runs : `~collections.abc.Sequence` [`str`]
-            Collections that the catalogues came from, for the record.
+            Collections that the catalogues came from.
         skymap : `str`
-            Name of the sky map, for the record.
+            Name of the sky map.
         n_patches : `int`, optional
-            Number of patches, for the log.
+            Number of patches.
 
         Returns
         -------
@@ -370,25 +370,17 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
             Results with the attributes:
 
             ``metrics``
-                The figures (`~lsst.meas.maskrcnn.metrics.\
-evaluation_metrics.EvaluationMetrics`).
+                All figures, an `EvaluationMetrics`.
             ``matches``, ``precisionRecall``, ``outcomes``
                 Tables (`astropy.table.Table`).
-            ``gallery``
-                The best and the worst blends, if they are asked for
-                (`~lsst.meas.maskrcnn.metrics.evaluation_metrics.\
-EvaluationGallery`).
-            ``plotPrecisionRecall``, ``plotCompleteness``, ``plotConfusion``, \
-``plotRoc``, ``plotFluxResidual``, ``plotCalibration``, ``plotBlends``, \
-``plotGallery``
-                Plots, if they are asked for (`matplotlib.figure.Figure`).
+            ``gallery``, ``plotPrecisionRecall``, ``plotCompleteness``, ...
+                Pictures and plots, those that are asked for.
 
         Raises
         ------
         EvaluationInputError
-            Raised if there is no patch, a catalogue or a truth is missing and
-            ``config.missing`` is ``fail``, or the inputs of a patch do not
-            fit each other.
+            Raised if no patch can be evaluated, or the inputs of one are
+            missing or do not fit.
         """
         settings = self.config.settings()
         logger = PeriodicLogger(self.log)
@@ -402,12 +394,6 @@ EvaluationGallery`).
             except MismatchedPatchError as error:
                 raise EvaluationInputError(str(error), patch.name) from error
             result = comparison.result
-            if results and result.bands != results[0].bands:
-                raise EvaluationInputError(
-                    f"{patch.name}: the truth has fluxes in {list(result.bands)}, that of the patches "
-                    f"before in {list(results[0].bands)}; name those that all have with config.bands.",
-                    patch.name,
-                )
             results.append(result)
             models |= {patch.model} - {""}
             if gallery is not None and set(gallery.bands) <= set(patch.exposures):
@@ -417,12 +403,11 @@ EvaluationGallery`).
                     result.groups["quality"],
                     functools.partial(cut_group, patch, comparison, bands=gallery.bands),
                 )
-            self._check_left_out(patch, comparison)
+            self._check_patch(patch, comparison, results[0])
             logger.log("Compared %d%s patches.", len(results), of_patches)
         if not results:
             raise EvaluationInputError(
-                "There is no patch to evaluate: no patch has both a truth and a catalogue. Check the input "
-                "collections and the data query, or simulate patches with SimulateScenesTask."
+                "There is no patch to evaluate: none has both a truth and a catalogue. Check the collections."
             )
         outputs = self._summarize(results, settings, runs=list(runs), skymap=skymap, models=sorted(models))
         if gallery is not None:
@@ -562,8 +547,15 @@ EvaluationGallery`).
             else:
                 self.log.warning("%s has no %s; it is left out.", patch.name, what)
 
-    def _check_left_out(self, patch: EvaluationPatch, comparison: PatchComparison) -> None:
-        """Warn of sources that were left out, or refuse to leave them out."""
+    def _check_patch(self, patch: EvaluationPatch, comparison: PatchComparison, first: PatchResult) -> None:
+        """Compare the bands with those of the first patch, and warn of sources that were left out."""
+        bands = comparison.result.bands
+        if bands != first.bands:
+            raise EvaluationInputError(
+                f"{patch.name}: the truth has fluxes in {list(bands)}, that of the patches before in "
+                f"{list(first.bands)}; name those that all have with config.bands.",
+                patch.name,
+            )
         found = comparison.detections
         if found.n_without_footprint and not self.config.skip_without_footprint:
             raise EvaluationInputError(
