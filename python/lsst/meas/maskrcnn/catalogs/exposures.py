@@ -21,7 +21,7 @@ __all__ = [
 import logging
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -35,8 +35,10 @@ from lsst.pex.exceptions import Exception as PexError
 from ..deblend.image import MultibandImage
 from ..images.pixels import usable_pixels
 from ..images.units import FWHM_PER_SIGMA
-from ..network.model_file import ModelMetadata
 from .mask_planes import defined_plane_bits
+
+if TYPE_CHECKING:
+    from ..network.model_file import ModelMetadata
 
 _LOG = logging.getLogger(__name__)
 
