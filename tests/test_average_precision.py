@@ -13,6 +13,7 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as coco_mask
 
 import lsst.meas.maskrcnn.metrics.average_precision as average_precision_module
+from lsst.meas.maskrcnn.deblend.detection import detect
 from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.metrics.average_precision import (
     Outcomes,
@@ -23,7 +24,7 @@ from lsst.meas.maskrcnn.metrics.average_precision import (
 )
 from lsst.meas.maskrcnn.metrics.matching import IOU_THRESHOLDS, AreaRange, ImagePairs
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
-from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
+from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
 from lsst.meas.maskrcnn.scenes.config import SceneConfig
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
@@ -371,7 +372,7 @@ def test_coco_is_that_of_faster_coco_eval_for_the_model():
         scene = simulate_scene(config, np.random.default_rng(seed))
         valid = np.ones(config.shape, dtype=bool)
         image = normalize(normalization, scene.images, scene.variance, valid).image
-        found = detect(network, image, valid, InferenceSettings(score_threshold=0.05))
+        found = detect(network, image, valid, DetectionSettings(score_threshold=0.05))
         real = [k for k, mask in enumerate(scene.masks) if mask.any()]
         truths = painted([scene.masks[k] for k in real], scene.origins[real], config.shape)
         labels = np.where(scene.sources["is_star"][real], STAR, GALAXY)

@@ -13,18 +13,14 @@ import torch
 from pydantic import ValidationError
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 
+from lsst.meas.maskrcnn.deblend.detection import detect
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings, normalize
 from lsst.meas.maskrcnn.metrics.matching import greedy_match
 from lsst.meas.maskrcnn.metrics.spans import mask_pairs
 from lsst.meas.maskrcnn.network.build import build_network
-from lsst.meas.maskrcnn.network.inference import (
-    Detections,
-    InferenceSettings,
-    detect,
-    paste_masks,
-    paste_soft_masks,
-    select_device,
-)
+from lsst.meas.maskrcnn.network.detections import Detections
+from lsst.meas.maskrcnn.network.inference import DetectionSettings, select_device
+from lsst.meas.maskrcnn.network.masks import paste_soft_masks
 from lsst.meas.maskrcnn.network.model_file import ModelMetadata
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.train.augment import AugmentSettings
@@ -122,7 +118,7 @@ def test_tiles_do_not_show(overfitted):
     network = model.build()
     results = []
     for size, overlap in ((512, 0), (128, 48), (160, 64)):
-        found = detect(network, image, valid, InferenceSettings(tile_size=size, tile_overlap=overlap))
+        found = detect(network, image, valid, DetectionSettings(tile_size=size, tile_overlap=overlap))
         pairs = mask_pairs(found.masks, found.origins, scene.masks, scene.origins)
         match = greedy_match(pairs, found.scores, len(positions), 0.4)
         matched = match[match >= 0]
@@ -146,7 +142,7 @@ def test_a_tile_without_valid_pixels_is_not_looked_at(overfitted):
 def test_odd_shapes(overfitted, shape):
     """Whatever the network makes of an image it has never seen the like of, it lies on the image."""
     found = detect(
-        overfitted[0].build(), np.zeros(shape, dtype=np.float32), None, InferenceSettings(score_threshold=0.0)
+        overfitted[0].build(), np.zeros(shape, dtype=np.float32), None, DetectionSettings(score_threshold=0.0)
     )
     height, width = shape[1:]
     assert (found.boxes >= 0).all()
@@ -171,20 +167,20 @@ def test_detect_refuses_what_it_cannot_use(overfitted):
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"tile_overlap": 512}, {"batch_size": 0}, {"score_threshold": 1.5}, {"max_detections_per_tile": 0}],
+    [{"tile_overlap": 512}, {"batch_size": 0}, {"score_threshold": 1.5}, {"suppression": "soft"}],
 )
-def test_inference_settings_are_checked(wrong):
+def test_detection_settings_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        InferenceSettings(**wrong)
+        DetectionSettings(**wrong)
 
 
 def test_detection_limit(overfitted):
     model, source = overfitted
     image, valid = observe(toy_scene(), np.random.default_rng(3))
-    found = detect(
-        model.build(), image, valid, InferenceSettings(max_detections_per_tile=2, split_crowded=False)
-    )
-    every = detect(model.build(), image, valid)
+    network = model.build()
+    every = detect(network, image, valid)
+    network.roi_heads.detections_per_img = 2
+    found = detect(network, image, valid, split_crowded=False)
     np.testing.assert_array_equal(found.scores, every.scores[:2])
     assert found.flag_limited.all()
     assert not every.flag_limited.any()
@@ -198,13 +194,14 @@ def test_a_crowded_tile_is_looked_at_in_quarters(overfitted):
     scene = toy_scene(256, 480, positions)
     image, valid = observe(scene, np.random.default_rng(8))
     network = model.build()
-    every = detect(network, image, valid, InferenceSettings(tile_size=256, tile_overlap=32))
+    settings = DetectionSettings(tile_size=256, tile_overlap=32)
+    every = detect(network, image, valid, settings)
     dense = int((every.boxes[:, 0] < 256).sum())
     sparse = len(every) - dense
     assert dense > 20 > sparse > 6, (dense, sparse)
-    limited = InferenceSettings(tile_size=256, tile_overlap=32, max_detections_per_tile=20)
+    network.roi_heads.detections_per_img = 20
     steps = []
-    found = detect(network, image, valid, limited, progress=lambda *step: steps.append(step))
+    found = detect(network, image, valid, settings, progress=lambda *step: steps.append(step))
     assert steps[-1][0] == steps[-1][1] > 3
     assert len(found) > 0.9 * len(every)
     # The tile on the left was split, that on the right was not.
@@ -219,7 +216,7 @@ def test_a_crowded_tile_is_looked_at_in_quarters(overfitted):
 def test_soft_masks_hold_the_hard_ones(overfitted):
     model, source = overfitted
     image, valid = observe(toy_scene(150, 200), np.random.default_rng(3))
-    found = detect(model.build(), image, valid, InferenceSettings(tile_size=120, tile_overlap=60))
+    found = detect(model.build(), image, valid, DetectionSettings(tile_size=120, tile_overlap=60))
     assert len(found) >= 6
     assert found.binning.dtype == np.int8 and (found.binning == 1).all()
     for mask, (y0, x0), soft, (soft_y0, soft_x0) in zip(
@@ -293,8 +290,8 @@ def test_paste_is_the_inverse_of_the_training_target():
     cells = project_masks_on_boxes(
         torch.from_numpy(stack.astype(np.float32)), boxes, torch.arange(len(stack)), 28
     )
-    origins, pasted = paste_masks(cells, boxes, (200, 180), 0.5)
-    for mask, part, (y0, x0) in zip(stack, pasted, origins, strict=True):
+    pasted = paste_soft_masks(cells, boxes, (200, 180), 0.5)
+    for mask, part, (y0, x0) in zip(stack, pasted.masks, pasted.origins, strict=True):
         whole = np.zeros_like(mask)
         whole[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
         iou = (whole & mask).sum() / (whole | mask).sum()

@@ -12,9 +12,10 @@ import torch
 from astropy.io import fits
 from astropy.table import Table
 
+from lsst.meas.maskrcnn.deblend.detection import detect
 from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.network.build import build_network
-from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
+from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 
@@ -35,7 +36,7 @@ def find(model, flux, noise):
     settings = model.metadata.normalization
     image = normalize(settings, flux, variance.astype(np.float32), valid).image
     found = detect(
-        model.build(), image, valid, InferenceSettings(score_threshold=0.5), psf_fwhm=[FWHM] * len(flux)
+        model.build(), image, valid, DetectionSettings(score_threshold=0.5), psf_fwhm=[FWHM] * len(flux)
     )
     return (found.boxes[:, :2] + found.boxes[:, 2:] - 1) / 2, found.scores
 

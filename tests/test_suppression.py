@@ -15,17 +15,17 @@ import pytest
 import torch
 from torchvision.ops import box_iou, nms
 
+from lsst.meas.maskrcnn.deblend.detection import detect
 from lsst.meas.maskrcnn.deblend.suppression import (
-    BlendRule,
     Colors,
+    Suppressor,
     keep_blends,
     keep_hard,
-    keep_soft,
     measure_colors,
     same_masks,
 )
 from lsst.meas.maskrcnn.images.normalize import normalize
-from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
+from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
 from lsst.meas.maskrcnn.scenes.config import ArtefactConfig
 from lsst.meas.maskrcnn.scenes.populations import POPULATION_DTYPE
@@ -68,45 +68,17 @@ def test_hard_is_the_usual_suppression_where_no_boxes_are_concentric() -> None:
     np.testing.assert_array_equal(keep_hard(boxes, scores, 0.5), expected)
 
 
-def test_soft_lowers_scores_as_published() -> None:
-    boxes = squares([(50, 50), (58, 50), (90, 50)])
-    scores = np.array([0.9, 0.8, 0.6], dtype=np.float32)
-    iou = 8 / 24
-    kept, lowered = keep_soft(boxes, scores, 0.1, sigma=0.5)
-    assert kept.tolist() == [0, 1, 2]
-    np.testing.assert_allclose(lowered, [0.9, 0.8 * np.exp(-(iou**2) / 0.5), 0.6], rtol=1e-6)
-    kept, lowered = keep_soft(boxes, scores, 0.1, decay="linear", overlap=0.3)
-    # The second falls behind the third.
-    assert kept.tolist() == [0, 2, 1]
-    np.testing.assert_allclose(lowered, [0.9, 0.6, 0.8 * (1 - iou)], rtol=1e-6)
-    assert keep_soft(boxes, scores, 0.55, decay="linear", overlap=0.3)[0].tolist() == [0, 2]
-    assert keep_soft(boxes, scores, 0.1, decay="linear", overlap=0.4)[1].tolist() == scores.tolist()
-    with pytest.raises(ValueError, match="decay is 'cubic'"):
-        keep_soft(boxes, scores, 0.1, decay="cubic")
-
-
-def test_soft_lowers_again_and_again() -> None:
-    """What overlaps with two better ones is lowered by both."""
-    boxes = squares([(50, 50), (62, 50), (56, 50)])
-    scores = np.array([0.9, 0.8, 0.7], dtype=np.float32)
-    ious = box_iou(torch.from_numpy(boxes), torch.from_numpy(boxes)).numpy()
-    lowered = dict(zip(*(part.tolist() for part in keep_soft(boxes, scores, 0.0)), strict=True))
-    second = 0.8 * np.exp(-2 * ious[0, 1] ** 2)
-    assert lowered[1] == pytest.approx(second)
-    assert lowered[2] == pytest.approx(0.7 * np.exp(-2 * ious[0, 2] ** 2) * np.exp(-2 * ious[1, 2] ** 2))
-
-
 @pytest.mark.parametrize(("distance", "both"), [(0.3, False), (0.45, False), (0.55, True), (0.9, True)])
 def test_blends_are_told_by_their_distance(distance: float, both: bool) -> None:
     """Boxes of one size whose IoU is over a half, at some distance in units of the PSF."""
-    fwhm, rule = 5.0, BlendRule()
+    fwhm = 5.0
     boxes = squares([(50, 50), (50, 50 + distance * fwhm)], side=20.0)
     scores = np.array([0.7, 0.9], dtype=np.float32)
     assert keep_hard(boxes, scores, 0.5).tolist() == [1]
-    assert keep_blends(boxes, scores, rule, fwhm=fwhm).tolist() == ([1, 0] if both else [1])
+    assert keep_blends(boxes, scores, 0.5, fwhm=fwhm).tolist() == ([1, 0] if both else [1])
     # These boxes are 4 FWHM wide: the same where the PSF is not known.
-    assert keep_blends(boxes, scores, rule).tolist() == ([1, 0] if both else [1])
-    assert keep_blends(boxes, scores, rule, fwhm=np.nan).tolist() == ([1, 0] if both else [1])
+    assert keep_blends(boxes, scores, 0.5).tolist() == ([1, 0] if both else [1])
+    assert keep_blends(boxes, scores, 0.5, fwhm=np.nan).tolist() == ([1, 0] if both else [1])
 
 
 def test_blends_are_told_by_their_colors() -> None:
@@ -117,16 +89,15 @@ def test_blends_are_told_by_their_colors() -> None:
         colors = Colors(values, np.full((2, 2), 0.018, dtype=np.float32))
         # Each of two bands differs by shift / (0.018 sqrt(2)) sigma.
         assert colors.significance(np.array([0]), np.array([1]))[0] == pytest.approx(shift / 0.018)
-        kept = keep_blends(boxes, scores, BlendRule(), colors, fwhm=5.0)
+        kept = keep_blends(boxes, scores, 0.5, colors, fwhm=5.0)
         assert kept.tolist() == ([0, 1] if both else [0])
         # Too near to each other, colours may as well be noise.
-        assert keep_blends(boxes, scores, BlendRule(), colors, fwhm=7.0).tolist() == [0]
+        assert keep_blends(boxes, scores, 0.5, colors, fwhm=7.0).tolist() == [0]
 
 
 def test_many_boxes_agree_with_one_by_one() -> None:
     rng = np.random.default_rng(9)
     boxes, scores = random_boxes(400, rng)
-    rule = BlendRule(overlap=0.4)
     values = rng.uniform(0, 1, (len(boxes), 3)).astype(np.float32)
     colors = Colors(values, np.full_like(values, 0.05))
     middle = (boxes[:, :2] + boxes[:, 2:]) / 2
@@ -150,11 +121,11 @@ def test_many_boxes_agree_with_one_by_one() -> None:
     for j in order:
         if not any(one_source(i, j) for i in expected):
             expected.append(j)
-    kept = keep_blends(boxes, scores, rule, colors, fwhm=8.0)
+    kept = keep_blends(boxes, scores, 0.4, colors, fwhm=8.0)
     assert 50 < len(kept) < 350
     assert kept.tolist() == expected
     shuffled = rng.permutation(len(boxes))
-    again = keep_blends(boxes[shuffled], scores[shuffled], rule, colors.take(shuffled), fwhm=8.0)
+    again = keep_blends(boxes[shuffled], scores[shuffled], 0.4, colors.take(shuffled), fwhm=8.0)
     np.testing.assert_array_equal(shuffled[again], kept)
 
 
@@ -162,8 +133,20 @@ def test_only_other_groups_are_compared() -> None:
     boxes = squares([(50, 50), (51, 50), (50, 51), (90, 90)], side=20.0)
     scores = np.array([0.9, 0.8, 0.7, 0.6], dtype=np.float32)
     groups = np.array([3, 3, 5, 5])
-    assert keep_blends(boxes, scores, BlendRule(), fwhm=5.0, groups=groups).tolist() == [0, 1, 3]
-    assert keep_blends(boxes, scores, BlendRule(), fwhm=5.0).tolist() == [0, 3]
+    assert keep_blends(boxes, scores, 0.5, fwhm=5.0, groups=groups).tolist() == [0, 1, 3]
+    assert keep_blends(boxes, scores, 0.5, fwhm=5.0).tolist() == [0, 3]
+
+
+def test_seams_follow_the_rule_of_the_tiles() -> None:
+    """Two boxes of neighbouring tiles are one source where two of one tile would be."""
+    fwhm = 5.0
+    boxes = squares([(50, 50), (53, 50), (90, 90)], side=20.0)
+    scores, tiles = np.array([0.9, 0.8, 0.7], dtype=np.float32), np.array([0, 1, 1])
+    # 0.6 FWHM apart, with an IoU of 0.74.
+    assert Suppressor("hard", 0.5, fwhm).at_seams(boxes, scores, tiles).tolist() == [0, 2]
+    assert Suppressor("mask", 0.5, fwhm).at_seams(boxes, scores, tiles).tolist() == [0, 1, 2]
+    # What one tile has told apart stays apart.
+    assert Suppressor("hard", 0.5, fwhm).at_seams(boxes, scores, tiles * 0).tolist() == [0, 1, 2]
 
 
 def test_colors_of_a_gradient() -> None:
@@ -284,7 +267,7 @@ def test_the_default_finds_more_pairs_and_no_more_single_stars(star_pairs) -> No
         image = normalize(how, scene.images, scene.variance, usable).image
         widths = [psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs]
         for option in ("hard", "mask"):
-            settings = InferenceSettings(suppression=option)
+            settings = DetectionSettings(suppression=option)
             result = detect(network, image, None, settings, psf_fwhm=widths)
             centers = (result.boxes[:, :2] + result.boxes[:, 2:] - 1) / 2
             found[option, single] = match_pairs(centers, first, second, fwhm, np.ones(56))
@@ -292,18 +275,3 @@ def test_the_default_finds_more_pairs_and_no_more_single_stars(star_pairs) -> No
     assert found["mask", False].both.mean() > 0.7
     assert (found["mask", True].count == 1).mean() > 0.95
     np.testing.assert_array_equal(found["mask", True].count, found["hard", True].count)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"suppression": "none"}, "suppression is 'none'"),
-        ({"soft_decay": "cubic"}, "soft_decay is 'cubic'"),
-        ({"separation": -1.0}, "separation must be at least 0"),
-        ({"soft_sigma": 0.0}, "soft_sigma must be greater than 0"),
-        ({"mask_overlap": 1.5}, "mask_overlap must be between 0 and 1"),
-    ],
-)
-def test_settings_are_checked(wrong: dict, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        InferenceSettings(**wrong)

@@ -11,11 +11,13 @@ import tracemalloc
 import numpy as np
 import pytest
 
+from lsst.meas.maskrcnn.deblend.detection import detect
 from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.images.tiles import Tile, make_tiles, seam_keep
 from lsst.meas.maskrcnn.metrics.matching import greedy_match
 from lsst.meas.maskrcnn.metrics.spans import mask_pairs
-from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings, detect
+from lsst.meas.maskrcnn.network.detections import Detections
+from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.presets import preset_config
@@ -288,7 +290,7 @@ def find(field, y0: int, x0: int) -> Detections:
     """The catalogue of the field from (y0, x0) on, in pixels of the whole."""
     network, image, widths = field
     part = np.ascontiguousarray(image[:, y0:, x0:])
-    settings = InferenceSettings(tile_size=352, tile_overlap=128, max_detections_per_tile=800)
+    settings = DetectionSettings(tile_size=352, tile_overlap=128)
     found = detect(network, part, None, settings, psf_fwhm=widths)
     found.boxes += np.array([x0, y0, x0, y0], dtype=np.float32)
     found.origins += np.array([y0, x0], dtype=np.int32)

@@ -2,20 +2,32 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Tests of the search at several pixel sizes, and of the merging."""
+"""Detection at several pixel sizes, and the merging of what was found."""
 
 from __future__ import annotations
 
+import dataclasses
 from functools import partial
 
 import numpy as np
 import pytest
 
+from lsst.meas.maskrcnn.deblend import deblend
+from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
+from lsst.meas.maskrcnn.deblend.detection import Level, detect, detect_binnings, to_full_pixels
+from lsst.meas.maskrcnn.deblend.image import MultibandImage
+from lsst.meas.maskrcnn.deblend.merging import merge_scales
 from lsst.meas.maskrcnn.deblend.saturated import join_saturated
-from lsst.meas.maskrcnn.deblend.scales import ScaleSettings, detect_scales, merge_scales, to_full_pixels
 from lsst.meas.maskrcnn.images.normalize import normalize
-from lsst.meas.maskrcnn.network.inference import Detections, InferenceSettings, detect
-from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
+from lsst.meas.maskrcnn.network.calibration import (
+    Calibration,
+    CalibrationCurve,
+    calibrate_p_star,
+    calibrate_scores,
+)
+from lsst.meas.maskrcnn.network.detections import Detections
+from lsst.meas.maskrcnn.network.inference import DetectionSettings
+from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
 
 SHAPE = (180, 240)
 FWHM = 4.0
@@ -65,9 +77,9 @@ def on_image(found: Detections, index: int) -> np.ndarray:
     return image
 
 
-def merge(light: np.ndarray, *levels: Detections, **settings: object) -> Detections:
+def merge(light: np.ndarray, *levels: Detections) -> Detections:
     """Merge on light in units of the noise."""
-    return merge_scales(levels, light.astype(np.float32), FWHM, ScaleSettings(**settings))
+    return merge_scales(levels, light.astype(np.float32), FWHM)
 
 
 LARGE = disc(90, 110, 34, 0.6)
@@ -127,11 +139,12 @@ def test_a_core_gives_way_to_its_galaxy() -> None:
     assert merge(steep, fine, detections((LARGE, 0.6, 0.0), binning=4)).binning.tolist() == [1]
 
 
-def test_a_core_grows_to_its_galaxy() -> None:
+@pytest.mark.parametrize("coarse", [[], [detections(binning=2)]], ids=["one binning", "two binnings"])
+def test_a_core_grows_to_its_galaxy(coarse: list[Detections]) -> None:
     """No binning has the galaxy as a whole, but its light hangs together."""
     light = galaxy(90, 110, 600.0, scale=14.0)
-    core, nothing = (disc(90, 110, 8, 0.6), 0.95, 0.0), detections(binning=2)
-    merged = merge(light, detections(core), nothing)
+    core = (disc(90, 110, 8, 0.6), 0.95, 0.0)
+    merged = merge(light, detections(core), *coarse)
     painted = on_image(merged, 0)
     # Where the profile falls to a tenth of the peak, which smoothing lowers a little.
     height = light[90, 110]
@@ -141,9 +154,9 @@ def test_a_core_grows_to_its_galaxy() -> None:
     soft = merged.soft[0]
     assert (soft > 127).sum() == painted.sum()
     # A star has no such light, and a brighter neighbour's may be anybody's.
-    assert np.array_equal(on_image(merge(light, detections((core[0], 0.95, 0.9)), nothing), 0), core[0])
+    assert np.array_equal(on_image(merge(light, detections((core[0], 0.95, 0.9)), *coarse), 0), core[0])
     crowded = light + galaxy(90, 150, 900.0, scale=14.0)
-    assert np.array_equal(on_image(merge(crowded, detections(core), nothing), 0), core[0])
+    assert np.array_equal(on_image(merge(crowded, detections(core), *coarse), 0), core[0])
 
 
 @pytest.mark.parametrize("score", [0.3, 0.9])
@@ -158,15 +171,13 @@ def test_a_coarse_blend_of_small_sources_is_dropped(score: float) -> None:
 def test_what_only_a_coarse_binning_found_is_kept() -> None:
     faint = galaxy(90, 110, 3.0, scale=15.0)
     nothing = detections()
-    # With a good score, whatever its brightness.
     assert len(merge(faint, nothing, detections((LARGE, 0.6, 0.0), binning=2))) == 1
-    assert len(merge(faint, nothing, detections((LARGE, 0.2, 0.0), binning=2))) == 0
     bright = galaxy(90, 110, 500.0, scale=8.0)
-    found = merge(bright, nothing, detections((disc(90, 110, 22, 0.6), 0.2, 0.0), binning=2))
-    assert found.scores.tolist() == pytest.approx([0.2])
+    found = merge(bright, nothing, detections((disc(90, 110, 22, 0.6), 0.6, 0.0), binning=2))
+    assert found.scores.tolist() == pytest.approx([0.6])
     # Twice over, it is one.
-    twice = detections((disc(90, 110, 22, 0.6), 0.2, 0.0), (disc(91, 112, 23, 0.6), 0.15, 0.0), binning=2)
-    assert merge(bright, nothing, twice).scores.tolist() == pytest.approx([0.2])
+    twice = detections((disc(90, 110, 22, 0.6), 0.6, 0.0), (disc(91, 112, 23, 0.6), 0.55, 0.0), binning=2)
+    assert merge(bright, nothing, twice).scores.tolist() == pytest.approx([0.6])
 
 
 @pytest.mark.parametrize("score", [0.3, 0.9])
@@ -192,14 +203,14 @@ def test_a_galaxy_behind_a_star_is_kept() -> None:
     assert merged.binning.tolist() == [1]
 
 
-def test_a_second_view_of_something_bright_is_no_source() -> None:
+@pytest.mark.parametrize("coarse", [[], [detections(binning=2)]], ids=["one binning", "two binnings"])
+def test_a_second_view_of_something_bright_is_no_source(coarse: list[Detections]) -> None:
     light = galaxy(90, 110, 900.0, scale=9.0)
     main, second = (disc(90, 110, 20, 0.6), 0.95, 0.0), disc(91, 114, 14, 0.7)
-    nothing = detections(binning=2)
-    assert len(merge(light, detections(main, (second, 0.6, 0.0)), nothing)) == 1
+    assert len(merge(light, detections(main, (second, 0.52, 0.0)), *coarse)) == 1
     # Of a faint one, or with a good score, it may be a blend.
-    assert len(merge(light, detections(main, (second, 0.8, 0.0)), nothing)) == 2
-    assert len(merge(light / 100.0, detections(main, (second, 0.6, 0.0)), nothing)) == 2
+    assert len(merge(light, detections(main, (second, 0.8, 0.0)), *coarse)) == 2
+    assert len(merge(light / 100.0, detections(main, (second, 0.52, 0.0)), *coarse)) == 2
 
 
 def test_merging_does_not_depend_on_the_order() -> None:
@@ -284,12 +295,10 @@ def test_masks_at_the_edge_stay_on_the_image() -> None:
     assert len(to_full_pixels(found, 4, (182, 241), min_side=4.0)) == 0
 
 
-def test_settings_are_checked() -> None:
-    for binnings in ((), (2, 4), (1, 1), (1, 4, 2), (1, 128)):
-        with pytest.raises(ValueError, match="binnings"):
-            ScaleSettings(binnings=binnings)
-    with pytest.raises(ValueError, match="claimed must be between 0 and 1, given 1.5"):
-        ScaleSettings(claimed=1.5)
+@pytest.mark.parametrize("binnings", [(), (2, 4), (1, 1), (1, 4, 2), (1, 128)])
+def test_binnings_are_checked(binnings: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="binnings"):
+        DetectionSettings(binnings=binnings)
 
 
 def star_with_trail() -> np.ndarray:
@@ -341,65 +350,134 @@ def test_spikes_point_to_their_star() -> None:
     assert np.array_equal(on_image(joined, 0), disc(90, 110, 13) | spike)
 
 
+WIDTHS = [4.2, 4.2, 4.2]
+TILES = {"tile_size": 160, "tile_overlap": 32}
+HALVED = Calibration(
+    score=CalibrationCurve(given=(0.0, 1.0), probability=(0.0, 0.5)),
+    p_star=CalibrationCurve(given=(0.0, 1.0), probability=(0.0, 0.45)),
+)
+"""Takes a score of 0.7 to a probability of 0.35, and P(star) of 0.8 to 0.36."""
+
+
 @pytest.fixture(scope="module")
-def shipped():
-    model = read_model(default_model_path())
-    return model.build(), partial(normalize, model.metadata.normalization)
+def shipped() -> MaskRcnnModel:
+    return read_model(default_model_path())
 
 
-def run(shipped, scene, binnings: tuple[int, ...], **keywords: object) -> Detections:
-    network, normalise = shipped
-    return detect_scales(
-        network,
-        normalise,
-        scene.images,
-        scene.variance,
-        np.ones(scene.shape, bool),
-        InferenceSettings(tile_size=160, tile_overlap=32),
-        ScaleSettings(binnings=binnings),
-        psf_fwhm=[4.2, 4.2, 4.2],
-        **keywords,
+@pytest.fixture(scope="module")
+def network(shipped):
+    return shipped.build()
+
+
+def normalizer(model: MaskRcnnModel):
+    return partial(normalize, model.metadata.normalization)
+
+
+def run(network, model: MaskRcnnModel, scene, settings: DetectionSettings, **keywords: object) -> list[Level]:
+    valid = np.ones(scene.shape, bool)
+    return list(
+        detect_binnings(
+            network,
+            normalizer(model),
+            scene.images,
+            scene.variance,
+            valid,
+            settings,
+            psf_fwhm=WIDTHS,
+            **keywords,
+        )
     )
 
 
-def test_one_binning_is_detection_as_it_was(shipped, fake_scene) -> None:
-    network, normalise = shipped
+def test_binning_1_is_detection_on_the_image(shipped, network, fake_scene) -> None:
     flux = fake_scene.images.copy()
-    result = normalise(flux, fake_scene.variance, None)
-    plain = detect(
-        network,
-        result.image,
-        result.valid,
-        InferenceSettings(tile_size=160, tile_overlap=32),
-        psf_fwhm=[4.2, 4.2, 4.2],
-    )
-    found = run(shipped, fake_scene, (1,))
+    result = normalizer(shipped)(flux, fake_scene.variance, None)
+    settings = DetectionSettings(**TILES, binnings=(1,))
+    plain = detect(network, result.image, result.valid, settings, psf_fwhm=WIDTHS)
+    (level,) = run(network, shipped, fake_scene, settings)
+    found = level.detections
     assert len(plain) > 5
+    assert level.binning == 1 and np.array_equal(level.image.image, result.image)
     assert np.array_equal(found.boxes, plain.boxes) and np.array_equal(found.scores, plain.scores)
     assert all(np.array_equal(a, b) for a, b in zip(found.masks, plain.masks, strict=True))
     assert np.array_equal(fake_scene.images, flux)
 
 
-def test_small_sources_come_from_binning_1(shipped, fake_scene) -> None:
+def test_binned_images_give_large_sources_of_some_certainty(shipped, network, fake_scene) -> None:
     calls: list[tuple[int, int]] = []
-    found = run(
+    levels = run(
+        network,
         shipped,
         fake_scene,
-        (1, 2, 4),
+        DetectionSettings(**TILES, score_threshold=0.2),
+        calibration=shipped.metadata.calibration,
         progress=lambda *numbers: calls.append(numbers),
-        saturated=np.zeros(fake_scene.shape, bool),
     )
-    assert set(found.binning.tolist()) <= {1, 2, 4}
-    area = np.array([np.count_nonzero(mask) for mask in found.masks])
-    for factor in (2, 4):
-        assert (area[found.binning == factor] >= 0.8 * (6.0 * factor) ** 2).all()
-    assert (np.diff(found.scores) <= 0).all()
+    assert [level.binning for level in levels] == [1, 2, 4]
+    assert levels[0].detections.scores.min() < 0.5
+    for level in levels[1:]:
+        assert (level.detections.binning == level.binning).all()
+        area = np.array([np.count_nonzero(mask) for mask in level.detections.masks])
+        assert (area >= 0.8 * (6.0 * level.binning) ** 2).all()
+        assert (level.detections.scores >= 0.5).all()
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
     assert calls[-1][0] == calls[-1][1]
-    assert found.timings["total"] >= found.timings["forward"] > 0.0
-    assert {"normalize", "scales", "masks"} <= set(found.timings)
+    for level in levels:
+        assert {"normalize", "forward", "suppression", "masks", "seams"} <= set(level.detections.timings)
 
 
-def test_arrays_that_do_not_fit_are_refused(shipped, fake_scene) -> None:
-    with pytest.raises(ValueError, match=r"saturated has shape \(5, 5\)"):
-        run(shipped, fake_scene, (1,), saturated=np.zeros((5, 5), bool))
+def test_detections_have_calibrated_probabilities(shipped, network, fake_scene) -> None:
+    """All that is decided afterwards is decided by them, the class included."""
+    settings = DetectionSettings(**TILES, binnings=(1,), score_threshold=0.15)
+    doubled = dataclasses.replace(settings, score_threshold=0.3)
+    (raw,) = run(network, shipped, fake_scene, doubled)
+    (level,) = run(network, shipped, fake_scene, settings, calibration=HALVED)
+    # Stars have a box of their own, which no source has that is a galaxy now.
+    galaxies = raw.detections.take(raw.detections.p_star < 0.5)
+    assert (raw.detections.p_star > 0.6).any() and len(galaxies) > 3
+    assert (level.detections.p_star <= 0.45).all()
+    boxes = {tuple(box): index for index, box in enumerate(level.detections.boxes.tolist())}
+    shared = [index for index, box in enumerate(galaxies.boxes.tolist()) if tuple(box) in boxes]
+    assert len(shared) >= 0.8 * len(galaxies)
+    place = [boxes[tuple(galaxies.boxes[index].tolist())] for index in shared]
+    np.testing.assert_allclose(
+        level.detections.scores[place], calibrate_scores(galaxies.scores[shared], HALVED), atol=1e-6
+    )
+    np.testing.assert_allclose(
+        level.detections.p_star[place], calibrate_p_star(galaxies.p_star[shared], HALVED), atol=1e-6
+    )
+
+
+def multiband(scene) -> MultibandImage:
+    return MultibandImage(scene.images, "zrg", 0.168, scene.variance, psf_fwhm=WIDTHS)
+
+
+@pytest.mark.parametrize("threshold", [0.3, 0.9])
+def test_no_source_is_below_the_score_threshold(shipped, fake_scene, threshold: float) -> None:
+    settings = DeblendSettings(detection=DetectionSettings(**TILES, score_threshold=threshold))
+    sources = find_sources(multiband(fake_scene), shipped, settings)
+    assert len(sources) > 5
+    assert sources.scores.min() >= threshold
+    assert (np.diff(sources.scores) <= 0).all()
+
+
+def test_sources_are_merged_by_calibrated_probabilities(shipped, fake_scene, monkeypatch) -> None:
+    """What merging is given is what the catalogue says."""
+    given: list[Detections] = []
+
+    def record(levels, *args) -> Detections:
+        given.extend(levels)
+        return merge_scales(levels, *args)
+
+    monkeypatch.setattr(deblend, "merge_scales", record)
+    model = dataclasses.replace(shipped, metadata=shipped.metadata.model_copy(update={"calibration": HALVED}))
+    settings = DeblendSettings(detection=DetectionSettings(**TILES, score_threshold=0.3))
+    sources = find_sources(multiband(fake_scene), model, settings)
+    every = Detections.concatenate(given)
+    assert len(sources) > 5
+    assert every.scores.min() >= 0.3 and every.scores.max() <= 0.5 and every.p_star.max() <= 0.45
+    assert set(sources.p_star.tolist()) <= set(every.p_star.tolist())
+    assert not sources.is_star.any()
+    # With this calibration nothing is as likely as that.
+    sure = DeblendSettings(detection=DetectionSettings(**TILES, score_threshold=0.6))
+    assert len(find_sources(multiband(fake_scene), model, sure)) == 0
