@@ -406,13 +406,13 @@ def test_peaks_of_a_close_pair():
 
 def galaxy_pair() -> tuple[np.ndarray, np.ndarray, list[BlendSource]]:
     """Two galaxies of fluxes 3000 and 1000 at 1.5 FWHM of the PSF, without noise."""
-    shape = (61, 76)
+    shape, first, second = (61, 76), (30.2, 34.1), (30.2, 34.1 + 1.5 * PSF_FWHM)
     models = [
-        gaussian(shape, 30.2, 34.1, 3000.0, 2.6, 0.6, 0.4),
-        gaussian(shape, 30.2, 34.1 + 1.5 * PSF_FWHM, 1000.0, 2.2, 0.7, -0.8),
+        gaussian(shape, *first, 3000.0, 2.3, 0.7, 0.4),
+        gaussian(shape, *second, 1000.0, 2.1, 0.8, -0.8),
     ]
     images = np.sum(models, axis=0)[None].astype(np.float32)
-    sources = [source_of(models[0], 30, 34, False), source_of(models[1], 30, 40, False)]
+    sources = [source_of(models[0], *first, False), source_of(models[1], *second, False)]
     return images, np.full_like(images, 0.01), sources
 
 

@@ -23,11 +23,12 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from lsst.meas.maskrcnn.deblend.detection import detect
 from lsst.meas.maskrcnn.metrics.average_precision import ap_statistic, collect_outcomes
 from lsst.meas.maskrcnn.metrics.bootstrap import bootstrap
 from lsst.meas.maskrcnn.metrics.matching import ImagePairs
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
-from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
+from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
 from lsst.meas.maskrcnn.scenes.presets import PRESETS, preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
@@ -52,12 +53,13 @@ def precision(
 ) -> dict[str, dict[str, tuple[float, float]]]:
     """Return AP50, AP75 and AP[.5:.95] of each class with their errors."""
     network = model.build()
+    network.roi_heads.detections_per_img = 2000
     normalization = model.metadata.normalization
     images = []
     for number, scene in enumerate(scenes):
         rng = np.random.default_rng([seed, number])
         item = validation_image(scene, normalization, rng, min_peak_snr=min_peak_snr)
-        settings = InferenceSettings(score_threshold=LOWEST_SCORE, max_detections_per_tile=2000)
+        settings = DetectionSettings(score_threshold=LOWEST_SCORE)
         found = detect(network, item.image, item.valid, settings, psf_fwhm=item.psf_fwhm)
         star = found.p_star >= 0.5
         images.append(

@@ -27,10 +27,12 @@ import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from lsst.meas.maskrcnn.deblend.scales import ScaleSettings, detect_scales
-from lsst.meas.maskrcnn.images.normalize import NormalizedImage, normalize
+from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
+from lsst.meas.maskrcnn.deblend.image import MultibandImage
+from lsst.meas.maskrcnn.deblend.shares import ShareSettings
 from lsst.meas.maskrcnn.metrics.spans import mask_pairs
-from lsst.meas.maskrcnn.network.inference import Detections
+from lsst.meas.maskrcnn.network.detections import Detections
+from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.presets import preset_config
@@ -75,27 +77,22 @@ def simulate(preset: str, number: int, seed: int, size: int, bands: Sequence[str
     return simulate_scene(replace(config, population=population), np.random.default_rng([seed, number]))
 
 
-def find(
-    network: torch.nn.Module, model: MaskRcnnModel, scene: Scene, binnings: tuple[int, ...]
-) -> Detections:
-    """Search a scene at some binnings."""
+def find(model: MaskRcnnModel, scene: Scene, binnings: tuple[int, ...]) -> Detections:
+    """Find the sources of a scene at some binnings."""
     unusable = MASK_BITS["BAD"] | MASK_BITS["CR"] | MASK_BITS["NO_DATA"]
-    normalization = model.metadata.normalization
-
-    def normalise(flux: np.ndarray, variance: np.ndarray | None, valid: np.ndarray) -> NormalizedImage:
-        return normalize(normalization, flux, variance, valid)
-
-    return detect_scales(
-        network,
-        normalise,
+    image = MultibandImage(
         scene.images,
+        scene.bands,
+        scene.pixel_scale,
         scene.variance,
-        ~((scene.mask & unusable) != 0).any(axis=0),
-        None,
-        ScaleSettings(binnings=binnings),
-        [psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs],
-        saturated=((scene.mask & MASK_BITS["SAT"]) != 0).any(axis=0),
+        usable=(scene.mask & unusable) == 0,
+        saturated=(scene.mask & MASK_BITS["SAT"]) != 0,
+        psf_fwhm=[psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs],
     )
+    # Fluxes are not asked for.
+    shares = ShareSettings(template="mask", parent_grow=0.0)
+    settings = DeblendSettings(detection=DetectionSettings(binnings=binnings), shares=shares)
+    return find_sources(image, model, settings).detections
 
 
 def flux_shares(scene: Scene, truth: int, found: Detections, boxes: np.ndarray) -> np.ndarray:
@@ -182,7 +179,6 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model = read_model(arguments.model)
-    network = model.build()
     totals = {binnings: Count() for binnings in BINNINGS}
     titles = ("bright", "found", "shredded", "recall", "detections", "false")
     print(f"{'':24s} {{:>6s}} {{:>8s}} {{:>8s}} {{:>8s}} {{:>10s}} {{:>8s}}".format(*titles))
@@ -194,7 +190,7 @@ def main() -> None:
                 preset, 100 * place + number, arguments.seed, arguments.size, model.metadata.bands
             )
             for binnings in BINNINGS:
-                found = find(network, model, scene, binnings)
+                found = find(model, scene, binnings)
                 counts[binnings].add(count(scene, found, f"{preset} {number}"))
         for binnings in BINNINGS:
             totals[binnings].add(counts[binnings])

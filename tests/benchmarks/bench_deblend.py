@@ -79,20 +79,10 @@ def main() -> None:
         f"{n_drawn} drawn, {task.metadata['n_sources']} found, {task.metadata['n_parents']} parents"
     )
     print(f"wall time {wall:.2f} s with {arguments.threads} threads")
-    parts = (
-        "normalize",
-        "forward",
-        "suppression",
-        "masks",
-        "seams",
-        "scales",
-        "catalog",
-        "shares",
-        "measurement",
-    )
+    parts = [name for name in task.metadata if name.startswith("seconds_")]
     for name in parts:
-        seconds = float(task.metadata[f"seconds_{name}"])
-        print(f"  {name:12s} {seconds:7.2f} s  {100 * seconds / wall:5.1f} %")
+        seconds = float(task.metadata[name])
+        print(f"  {name.removeprefix('seconds_'):12s} {seconds:7.2f} s  {100 * seconds / wall:5.1f} %")
     print(
         f"resident memory {memory.start:.0f} MB before (with the exposures), {memory.peak:.0f} MB at the peak"
     )

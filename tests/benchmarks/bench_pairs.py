@@ -37,12 +37,14 @@ from pair_experiment import (
 )
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from lsst.meas.maskrcnn.deblend.peaks import find_peaks, mask_centers
-from lsst.meas.maskrcnn.deblend.shares import BlendSource, ShareSettings, share_flux
-from lsst.meas.maskrcnn.deblend.suppression import SUPPRESSIONS
+from lsst.meas.maskrcnn.deblend.detection import detect
+from lsst.meas.maskrcnn.deblend.peaks import find_peaks
+from lsst.meas.maskrcnn.deblend.shares import BlendSource, share_flux
+from lsst.meas.maskrcnn.images.detection_image import detection_image
 from lsst.meas.maskrcnn.images.normalize import normalize
-from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
+from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
+from lsst.meas.maskrcnn.profiles.blend import mask_centers
 from lsst.meas.maskrcnn.scenes.config import ArtefactConfig, PsfConfig, SceneConfig
 from lsst.meas.maskrcnn.scenes.populations import POPULATION_DTYPE
 from lsst.meas.maskrcnn.scenes.presets import preset_config
@@ -189,19 +191,28 @@ class Finder:
     """Sources as a network finds them."""
 
     def __init__(self, path: Path, suppression: str) -> None:
-        self.settings = InferenceSettings(suppression=suppression)
+        self.settings = DetectionSettings(suppression=suppression)
         self.model = read_model(path)
         self.network = self.model.build()
 
-    def look(self, scene: Scene) -> None:
+    def find(self, scene: Scene) -> None:
+        """Detect on a scene, as the engine does at one binning."""
         settings = self.model.metadata.normalization
         valid = np.ones(scene.images.shape[1:], bool)
-        image = normalize(settings, scene.images, scene.variance, valid).image
+        result = normalize(settings, scene.images, scene.variance, valid)
         widths = [psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs]
-        self.found = detect(self.network, image, valid, self.settings, psf_fwhm=widths)
-        light = (scene.images / np.sqrt(scene.variance)).sum(axis=0)
-        self.centers = mask_centers(self.found.soft, self.found.soft_origins)
-        self.peaks = find_peaks(light, self.found.soft, self.found.soft_origins)
+        self.found = detect(
+            self.network,
+            result.image,
+            valid,
+            self.settings,
+            calibration=self.model.metadata.calibration,
+            psf_fwhm=widths,
+        )
+        light = detection_image(scene.images, result.minimum, result.noise, valid)
+        soft, origins = self.found.soft, self.found.soft_origins
+        self.centers = mask_centers(soft, origins)
+        self.peaks = find_peaks(light, soft, origins, float(np.median(widths)))
 
     def sources(self, cutout: Cutout, number: int) -> tuple[np.ndarray, list[BlendSource], np.ndarray | None]:
         rows, columns = cell_of(number)
@@ -244,8 +255,7 @@ def children(
         return cutout.images * parent * light / light.sum(axis=0)
     if method == "nearest":
         return cutout.images * nearest_shares(sources, parent)[match][:, None]
-    settings = ShareSettings(template=method)
-    shares = share_flux(cutout.images, cutout.variances, parent, sources, cutout.psfs, settings)
+    shares = share_flux(cutout.images, cutout.variances, parent, sources, cutout.psfs, template=method)
     result = np.zeros((2, *cutout.images.shape), np.float32)
     for place, index in enumerate(match.tolist()):
         share = shares.sources[index]
@@ -277,7 +287,7 @@ def measure(
         chosen = designs[first : first + COLUMNS**2]
         scene = draw_pairs(chosen, bands, [seed, first])
         if finder is not None:
-            finder.look(scene)
+            finder.find(scene)
         for number, cutout in enumerate(cut_out(scene, chosen)):
             found = true_sources(cutout, scene) if finder is None else finder.sources(cutout, number)
             hard, sources, match = found
@@ -360,9 +370,7 @@ def measure_speed(seed: int) -> None:
         for template in ("mask", "symmetric", "profile"):
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             clock = time.perf_counter()
-            shares = share_flux(
-                scene.images, scene.variance, parent, sources, psfs, ShareSettings(template=template)
-            )
+            shares = share_flux(scene.images, scene.variance, parent, sources, psfs, template=template)
             wall = time.perf_counter() - clock
             size = sum(share.weights.nbytes for share in shares.sources) / 1e6
             more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1e3
@@ -379,7 +387,7 @@ def main() -> None:
     )
     parser.add_argument("--masks", choices=["truth", "network"], default="truth")
     parser.add_argument("--model", type=Path, default=default_model_path())
-    parser.add_argument("--suppression", choices=SUPPRESSIONS, default=InferenceSettings().suppression)
+    parser.add_argument("--suppression", choices=("hard", "mask"), default=DetectionSettings().suppression)
     parser.add_argument("--count", type=int, default=12, help="pairs of each kind (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="default: %(default)s")
     parser.add_argument("--grow", type=float, nargs="+", default=[6.0], help="px (default: 6)")

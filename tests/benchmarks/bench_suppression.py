@@ -24,8 +24,9 @@ import numpy as np
 import torch
 from pair_recall import PairOutcomes, match_pairs, plot_pair_recall
 
+from lsst.meas.maskrcnn.deblend.detection import detect
 from lsst.meas.maskrcnn.images.normalize import normalize
-from lsst.meas.maskrcnn.network.inference import InferenceSettings, detect
+from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
 from lsst.meas.maskrcnn.network.runtime import prepare_network
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
@@ -41,12 +42,7 @@ SEPARATIONS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 3.0, 5.0)
 FLUX_RATIOS = (1.0, 2.0, 3.0, 5.0, 10.0, 30.0)
 CELL = 64
 SIDE = 512
-OPTIONS = {
-    "hard": {"suppression": "hard"},
-    "soft, linear": {"suppression": "soft", "soft_decay": "linear"},
-    "soft, Gaussian": {"suppression": "soft"},
-    "mask": {"suppression": "mask"},
-}
+OPTIONS = {"hard": DetectionSettings(suppression="hard"), "mask": DetectionSettings(suppression="mask")}
 
 
 def draw_sources(is_star: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -160,16 +156,11 @@ def main() -> None:
     model = read_model(arguments.model)
     network = prepare_network(model.build())
     bands = model.metadata.bands
-    spec = model.metadata.architecture
-    options = {
-        name: InferenceSettings(max_detections_per_tile=spec.detections_per_image, **choice)
-        for name, choice in OPTIONS.items()
-    }
     outcomes: dict[str, dict[str, list[PairOutcomes]]] = {
-        kind: {name: [] for name in options} for kind in KINDS
+        kind: {name: [] for name in OPTIONS} for kind in KINDS
     }
-    alone: dict[str, list[float]] = {name: [] for name in options}
-    seconds = {name: np.zeros(2) for name in options}
+    alone: dict[str, list[float]] = {name: [] for name in OPTIONS}
+    seconds = {name: np.zeros(2) for name in OPTIONS}
     for number, (kind, stars) in enumerate(KINDS.items()):
         for snr in arguments.snr:
             rng = np.random.default_rng([arguments.seed, number, round(snr)])
@@ -177,8 +168,15 @@ def main() -> None:
                 single = index % 4 == 3
                 pairs = pair_scene(stars, separation, ratio, snr, bands, rng, alone=single)
                 image, valid, widths = prepare(model, pairs.scene)
-                for name, settings in options.items():
-                    found = detect(network, image, valid, settings, psf_fwhm=widths)
+                for name, settings in OPTIONS.items():
+                    found = detect(
+                        network,
+                        image,
+                        valid,
+                        settings,
+                        calibration=model.metadata.calibration,
+                        psf_fwhm=widths,
+                    )
                     seconds[name] += found.timings["suppression"], found.timings["forward"]
                     if single:
                         alone[name].append(len(found) / len(pairs.scene.sources) - 1.0)
@@ -197,7 +195,7 @@ def main() -> None:
         figure.savefig(arguments.figure)
         print(f"wrote {arguments.figure}")
     for preset in arguments.presets:
-        report_precision(model, network, preset, options, arguments)
+        report_precision(model, network, preset, arguments)
 
 
 def report_pairs(
@@ -235,11 +233,7 @@ def report_pairs(
 
 
 def report_precision(
-    model: MaskRcnnModel,
-    network: torch.nn.Module,
-    preset: str,
-    options: dict[str, InferenceSettings],
-    arguments: argparse.Namespace,
+    model: MaskRcnnModel, network: torch.nn.Module, preset: str, arguments: argparse.Namespace
 ) -> None:
     """Print the average precision of each option on scenes of a preset."""
     images = []
@@ -258,7 +252,7 @@ def report_precision(
                 psf_fwhm=np.array(widths),
             )
         )
-    for name, settings in options.items():
+    for name, settings in OPTIONS.items():
         figures = validation_precision(network, images, replace(settings, score_threshold=0.05))
         print(
             f"{preset:10s} {name:15s} AP50 star {figures['ap50_star']:.3f} galaxy "
