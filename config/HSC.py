@@ -7,4 +7,4 @@
 #   pipetask run ... -C maskRcnnDeblend:$MEAS_MASKRCNN_DIR/config/HSC.py
 
 # Coadds of HSC mark the halos of bright stars on a plane of their own.
-config.badMaskPlanes = ["BAD", "CR", "NO_DATA", "SAT", "BRIGHT_OBJECT"]
+config.bad_planes = ["BAD", "CR", "NO_DATA", "SAT", "BRIGHT_OBJECT"]

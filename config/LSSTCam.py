@@ -9,7 +9,4 @@
 config.connections.exposures = "deep_coadd"
 
 # Satellite trails and vignetted corners survive in coadds of few visits.
-config.badMaskPlanes = ["BAD", "CR", "NO_DATA", "SAT", "STREAK", "VIGNETTED"]
-
-# Crowded fields hold more sources than the model's default in one tile.
-config.inference.maxDetectionsPerTile = 500
+config.bad_planes = ["BAD", "CR", "NO_DATA", "SAT", "STREAK", "VIGNETTED"]

@@ -129,12 +129,12 @@ def test_pipeline_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         "imports:\n  - location: $MEAS_MASKRCNN_DIR/pipelines/MaskRcnnDeblend.yaml\n"
         "tasks:\n  maskRcnnDeblend:\n"
         "    class: lsst.meas.maskrcnn.tasks.deblend.MaskRcnnDeblendTask\n"
-        "    config:\n      file: $MEAS_MASKRCNN_DIR/config/HSC.py\n      minArea: 9\n"
+        "    config:\n      file: $MEAS_MASKRCNN_DIR/config/HSC.py\n      shares.parent_grow: 9.0\n"
     )
     graph = Pipeline.from_uri(str(path)).to_graph()
     config = graph.tasks["maskRcnnDeblend"].config
-    assert config.minArea == 9
-    assert "BRIGHT_OBJECT" in config.badMaskPlanes
+    assert config.shares.parent_grow == 9.0
+    assert "BRIGHT_OBJECT" in config.bad_planes
 
 
 @pytest.mark.parametrize("instrument", ["HSC", "DECam", "LSSTCam"])
