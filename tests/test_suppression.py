@@ -18,9 +18,9 @@ from torchvision.ops import box_iou, nms
 from lsst.meas.maskrcnn.deblend.detection import detect
 from lsst.meas.maskrcnn.deblend.suppression import (
     Colors,
-    Suppressor,
     keep_blends,
     keep_hard,
+    make_suppression,
     measure_colors,
     same_masks,
 )
@@ -125,7 +125,9 @@ def test_many_boxes_agree_with_one_by_one() -> None:
     assert 50 < len(kept) < 350
     assert kept.tolist() == expected
     shuffled = rng.permutation(len(boxes))
-    again = keep_blends(boxes[shuffled], scores[shuffled], 0.4, colors.take(shuffled), fwhm=8.0)
+    again = keep_blends(
+        boxes[shuffled], scores[shuffled], 0.4, Colors(*(part[shuffled] for part in colors)), fwhm=8.0
+    )
     np.testing.assert_array_equal(shuffled[again], kept)
 
 
@@ -143,10 +145,10 @@ def test_seams_follow_the_rule_of_the_tiles() -> None:
     boxes = squares([(50, 50), (53, 50), (90, 90)], side=20.0)
     scores, tiles = np.array([0.9, 0.8, 0.7], dtype=np.float32), np.array([0, 1, 1])
     # 0.6 FWHM apart, with an IoU of 0.74.
-    assert Suppressor("hard", 0.5, fwhm).at_seams(boxes, scores, tiles).tolist() == [0, 2]
-    assert Suppressor("mask", 0.5, fwhm).at_seams(boxes, scores, tiles).tolist() == [0, 1, 2]
+    assert make_suppression("hard", 0.5, fwhm).at_seams(boxes, scores, tiles).tolist() == [0, 2]
+    assert make_suppression("mask", 0.5, fwhm).at_seams(boxes, scores, tiles).tolist() == [0, 1, 2]
     # What one tile has told apart stays apart.
-    assert Suppressor("hard", 0.5, fwhm).at_seams(boxes, scores, tiles * 0).tolist() == [0, 1, 2]
+    assert make_suppression("hard", 0.5, fwhm).at_seams(boxes, scores, tiles * 0).tolist() == [0, 1, 2]
 
 
 def test_colors_of_a_gradient() -> None:
