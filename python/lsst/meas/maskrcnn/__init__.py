@@ -4,9 +4,9 @@
 
 """Detection, classification and deblending of sources with Mask R-CNN.
 
-The tasks are imported on first use, so that the rooms that need no LSST
-package (`lsst.meas.maskrcnn.network`, `lsst.meas.maskrcnn.images`) can be
-imported without one.
+Everything is imported on first use, so that what needs no LSST package, such
+as `find_sources`, can be imported without one. The names in ``__all__`` of the
+modules are the public interface; modules without it are internal.
 """
 
 from __future__ import annotations

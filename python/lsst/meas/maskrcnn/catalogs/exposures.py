@@ -13,7 +13,6 @@ __all__ = [
     "check_exposures",
     "flagged_pixels",
     "psf_fwhm",
-    "psf_image",
     "to_multiband_image",
     "to_nanojansky",
 ]

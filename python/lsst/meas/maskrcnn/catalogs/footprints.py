@@ -66,10 +66,7 @@ def inclusive_boxes(
 
 
 def masks_to_footprints(
-    masks: Sequence[np.ndarray],
-    origins: np.ndarray,
-    measurements: MaskMeasurements,
-    bbox: geom.Box2I,
+    masks: Sequence[np.ndarray], origins: np.ndarray, measurements: MaskMeasurements, bbox: geom.Box2I
 ) -> list[Footprint]:
     """Make one footprint with one peak from each mask.
 

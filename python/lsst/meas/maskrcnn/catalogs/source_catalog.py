@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["fill_source_catalog", "masks_on_edge"]
+__all__ = ["fill_source_catalog"]
 
 from collections.abc import Callable
 from typing import Any

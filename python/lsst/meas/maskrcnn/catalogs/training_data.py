@@ -152,9 +152,7 @@ def _has_noise(plane: npt.NDArray[np.float32], sigma: float, valid: npt.NDArray[
 
 
 def _noise_free_light(
-    truth_images: Mapping[str, ExposureF],
-    exposures: Mapping[str, ExposureF],
-    image: npt.NDArray[np.float32],
+    truth_images: Mapping[str, ExposureF], exposures: Mapping[str, ExposureF], image: npt.NDArray[np.float32]
 ) -> npt.NDArray[np.float32]:
     """Return the noise-free light, with the saturated pixels of the exposures."""
     light = np.empty_like(image)

@@ -286,9 +286,7 @@ def _dataset(ref: Any) -> DatasetRef:
 
 
 def group_datasets(
-    exposures: Iterable[Any],
-    truth: Iterable[Any],
-    truth_images: Iterable[Any] = (),
+    exposures: Iterable[Any], truth: Iterable[Any], truth_images: Iterable[Any] = ()
 ) -> list[PatchDatasets]:
     """Sort datasets by patch.
 

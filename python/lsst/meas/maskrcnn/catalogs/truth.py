@@ -10,7 +10,7 @@ A scene speaks of array coordinates, a catalogue of the parent frame: a pixel
 
 from __future__ import annotations
 
-__all__ = ["TruthArrays", "make_truth_catalog", "make_truth_flux", "make_truth_schema", "read_truth"]
+__all__ = ["TruthArrays", "make_truth_catalog", "make_truth_flux", "read_truth"]
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -215,10 +215,7 @@ def make_truth_schema(bands: Sequence[str]) -> afwTable.Schema:
 
 
 def make_truth_catalog(
-    scene: _Scene,
-    wcs: SkyWcs,
-    xy0: geom.Point2I,
-    id_factory: afwTable.IdFactory | None = None,
+    scene: _Scene, wcs: SkyWcs, xy0: geom.Point2I, id_factory: afwTable.IdFactory | None = None
 ) -> afwTable.SourceCatalog:
     """Make the truth catalogue of a scene.
 

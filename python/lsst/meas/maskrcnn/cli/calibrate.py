@@ -8,8 +8,6 @@ calibration into the model file.
 
 from __future__ import annotations
 
-__all__ = ["CalibrateError", "detector", "main"]
-
 import argparse
 import math
 import multiprocessing

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["main"]
-
 import argparse
 import io
 import os

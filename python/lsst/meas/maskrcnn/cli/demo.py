@@ -36,13 +36,7 @@ from ..ingest.exposures import field_to_exposures, scene_to_exposures
 from ..ingest.fits_files import BandFiles, FitsImageError, assign_bands
 from ..ingest.fits_images import FitsOptions, read_field
 from ..ingest.ingest_model import IngestModelError, ingest_model
-from ..ingest.repo import (
-    PatchGeometry,
-    create_repo,
-    patch_data_id,
-    put_exposures,
-    register_patches,
-)
+from ..ingest.repo import PatchGeometry, create_repo, patch_data_id, put_exposures, register_patches
 from ..network.model_file import ModelFileError, ModelMetadata, default_model_path, read_metadata
 from ..report.overlay import mask_outlines, save_overlay, write_regions
 from ..scenes.presets import preset_config
@@ -53,8 +47,6 @@ if TYPE_CHECKING:
     from lsst.afw.geom import SkyWcs
     from lsst.afw.image import ExposureF
     from lsst.afw.table import SourceCatalog
-
-__all__ = ["main"]
 
 _MARKER = "made_by_meas_maskrcnn_demo"
 _XY0 = (12000, 8000)
@@ -404,8 +396,7 @@ def _write_pictures(out: Path, field: Field, image: MultibandImage, catalog: Sou
     comment = "sources found by meas_maskrcnn: stars yellow, galaxies blue"
     outlines = mask_outlines(masks, origins)
     _replace(
-        out / "regions.reg",
-        lambda path: write_regions(path, outlines, is_star, scores, wcs, comment=comment),
+        out / "regions.reg", lambda path: write_regions(path, outlines, is_star, scores, wcs, comment=comment)
     )
 
 

@@ -22,17 +22,6 @@ from lsst.daf.butler import Butler, DatasetRef, MissingCollectionError, MissingD
 
 from ..metrics.run_comparison import EvaluatedRun
 
-__all__ = [
-    "EVALUATION",
-    "RunLookupError",
-    "StoredRun",
-    "add_run_options",
-    "find_run",
-    "first_line",
-    "open_butler",
-    "progress_bar",
-]
-
 EVALUATION = "maskRcnnEvaluation"
 """First part of the names of the datasets of an evaluation (`str`)."""
 

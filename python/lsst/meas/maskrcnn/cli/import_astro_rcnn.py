@@ -8,8 +8,6 @@ in a Butler repository.
 
 from __future__ import annotations
 
-__all__ = ["main"]
-
 import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -20,14 +18,7 @@ from lsst.geom import Box2I, Extent2I, Point2I
 from lsst.meas.base import SkyMapIdGeneratorConfig
 
 from ..catalogs.truth import make_truth_catalog, make_truth_flux
-from ..ingest.astro_rcnn import (
-    AstroRcnnOptions,
-    SetFolder,
-    choose_mask_band,
-    find_sets,
-    read_set,
-    set_files,
-)
+from ..ingest.astro_rcnn import AstroRcnnOptions, SetFolder, choose_mask_band, find_sets, read_set, set_files
 from ..ingest.exposures import scene_to_exposures, truth_to_exposures
 from ..ingest.fits_images import FitsOptions
 from ..ingest.import_repo import digest_files

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["FieldJob", "ImportFieldsError", "run_import"]
-
 import argparse
 import re
 import sys

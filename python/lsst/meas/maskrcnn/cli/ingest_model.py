@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["main"]
-
 import argparse
 import sys
 from collections.abc import Sequence
@@ -69,11 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         butler = Butler.from_config(arguments.repo, writeable=True)
         ref = ingest_model(
-            butler,
-            path,
-            arguments.collection,
-            bands=arguments.bands,
-            dataset_type=arguments.dataset_type,
+            butler, path, arguments.collection, bands=arguments.bands, dataset_type=arguments.dataset_type
         )
         metadata = read_metadata(path)
     except (ModelFileError, IngestModelError, OSError) as error:

@@ -11,8 +11,6 @@ import site
 import sysconfig
 from pathlib import Path
 
-__all__ = ["package_dir", "pipeline_path"]
-
 _ENVIRONMENT = "MEAS_MASKRCNN_DIR"
 
 

@@ -8,8 +8,6 @@ repository, for a person to judge.
 
 from __future__ import annotations
 
-__all__ = ["PreviewError", "main"]
-
 import argparse
 import logging
 import math

@@ -8,8 +8,6 @@ repository.
 
 from __future__ import annotations
 
-__all__ = ["main"]
-
 import argparse
 import fcntl
 import logging

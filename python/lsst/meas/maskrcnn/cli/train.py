@@ -8,8 +8,6 @@ that are simulated for it.
 
 from __future__ import annotations
 
-__all__ = ["main"]
-
 import argparse
 import logging
 import os

@@ -12,7 +12,7 @@ optional: ``pip install lsst-meas-maskrcnn[compare]``.
 
 from __future__ import annotations
 
-__all__ = ["BASELINES", "PhotutilsDeblender", "SepDeblender"]
+__all__ = ["BASELINES"]
 
 import abc
 import importlib

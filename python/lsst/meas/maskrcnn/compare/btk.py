@@ -12,7 +12,7 @@ Pipelines.
 
 from __future__ import annotations
 
-__all__ = ["MaskRcnnDeblender", "batch_image"]
+__all__ = ["MaskRcnnDeblender"]
 
 import logging
 import os

@@ -38,7 +38,6 @@ __all__ = [
     "compare_fields",
     "compare_with_truth",
     "comparison_table",
-    "match_positions",
 ]
 
 Columns = dict[str, npt.NDArray[Any]]

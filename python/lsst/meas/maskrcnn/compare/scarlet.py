@@ -24,7 +24,7 @@ those that upstream attaches.
 
 from __future__ import annotations
 
-__all__ = ["RenderedSource", "attach_scarlet", "render_blend"]
+__all__ = ["attach_scarlet"]
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence

@@ -161,10 +161,7 @@ class Scarlet2Deblender(Deblender):
         with scarlet2.Parameters(scene):
             for number, source in enumerate(scene.sources):
                 scarlet2.Parameter(
-                    source.spectrum,
-                    name=f"spectrum:{number}",
-                    constraint=constraints.positive,
-                    stepsize=step,
+                    source.spectrum, name=f"spectrum:{number}", constraint=constraints.positive, stepsize=step
                 )
                 scarlet2.Parameter(
                     source.morphology,

@@ -23,14 +23,7 @@ coordinates), as upstream writes them. Cubes are (band, y, x).
 
 from __future__ import annotations
 
-__all__ = [
-    "ScarletBlend",
-    "ScarletComponent",
-    "ScarletModelError",
-    "ScarletModels",
-    "ScarletSource",
-    "read_scarlet_models",
-]
+__all__ = ["ScarletBlend", "ScarletModelError", "ScarletModels", "ScarletSource", "read_scarlet_models"]
 
 import json
 import os

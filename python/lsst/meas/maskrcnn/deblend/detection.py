@@ -11,7 +11,7 @@ an ordinary source.
 
 from __future__ import annotations
 
-__all__ = ["DetectionImages", "Level", "combine_bands", "detect", "detect_binnings", "to_full_pixels"]
+__all__ = ["DetectionImages", "combine_bands", "detect", "detect_binnings"]
 
 import math
 import time

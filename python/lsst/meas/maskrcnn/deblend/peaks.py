@@ -33,10 +33,7 @@ maxima are drawn together."""
 
 
 def find_peaks(
-    image: npt.ArrayLike,
-    soft: Sequence[npt.NDArray[np.uint8]],
-    origins: npt.ArrayLike,
-    fwhm: float,
+    image: npt.ArrayLike, soft: Sequence[npt.NDArray[np.uint8]], origins: npt.ArrayLike, fwhm: float
 ) -> npt.NDArray[np.float64]:
     """Find the peak of each source: a maximum of the image near the centre of its mask.
 

@@ -22,15 +22,7 @@ Examples
 
 from __future__ import annotations
 
-__all__ = [
-    "BlendSource",
-    "ParentStatistics",
-    "ShareSettings",
-    "Shares",
-    "SourceShare",
-    "share_flux",
-    "share_parents",
-]
+__all__ = ["ParentStatistics", "ShareSettings", "SourceShare", "share_parents"]
 
 import logging
 import time

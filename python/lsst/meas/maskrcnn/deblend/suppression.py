@@ -16,7 +16,7 @@ scores are ordered by y, then x. Scores are calibrated probabilities.
 
 from __future__ import annotations
 
-__all__ = ["Colors", "keep_blends", "keep_hard", "make_suppression", "measure_colors", "same_masks"]
+__all__ = ["make_suppression"]
 
 import math
 from typing import Any, NamedTuple
@@ -272,10 +272,7 @@ def keep_blends(
 
 
 def same_masks(
-    cells: Tensor,
-    boxes: Tensor,
-    labels: Tensor,
-    overlap: float = _MASK_OVERLAP,
+    cells: Tensor, boxes: Tensor, labels: Tensor, overlap: float = _MASK_OVERLAP
 ) -> npt.NDArray[np.int64]:
     """Keep the first of sources whose masks are the same pixels.
 
@@ -330,10 +327,7 @@ def same_masks(
 
 
 def _shared_cells(
-    cells: Tensor,
-    boxes: Tensor,
-    small: npt.NDArray[np.int64],
-    large: npt.NDArray[np.int64],
+    cells: Tensor, boxes: Tensor, small: npt.NDArray[np.int64], large: npt.NDArray[np.int64]
 ) -> npt.NDArray[np.float64]:
     """Share of the small box that is in both masks of each pair."""
     side = cells.shape[-1]
@@ -347,10 +341,7 @@ def _shared_cells(
         )
     x, y = position
     grid = torch.stack(
-        [
-            (2.0 * x - 1.0)[:, None, :].expand(-1, side, -1),
-            (2.0 * y - 1.0)[:, :, None].expand(-1, -1, side),
-        ],
+        [(2.0 * x - 1.0)[:, None, :].expand(-1, side, -1), (2.0 * y - 1.0)[:, :, None].expand(-1, -1, side)],
         dim=-1,
     )
     other = functional.grid_sample(

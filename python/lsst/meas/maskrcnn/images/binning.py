@@ -10,7 +10,7 @@ A bright star or a large galaxy fills too much of a tile. On sums of 2 x 2 or
 
 from __future__ import annotations
 
-__all__ = ["BinnedImage", "bin_image", "bin_psf_fwhm", "sum_squares"]
+__all__ = ["bin_image", "bin_psf_fwhm", "sum_squares"]
 
 from typing import Any, NamedTuple
 

@@ -71,8 +71,7 @@ _ROUNDING = 2.0**-22
 _ClipSigma = Annotated[
     float,
     Field(
-        ge=1.0,
-        description="Threshold of the sigma clipping for sky level and noise, in standard deviations.",
+        ge=1.0, description="Threshold of the sigma clipping for sky level and noise, in standard deviations."
     ),
 ]
 _ClipIterations = Annotated[
@@ -87,10 +86,7 @@ class LuptonSettings:
     kind: Literal["lupton"] = "lupton"
     q: Annotated[
         float,
-        Field(
-            gt=0.0,
-            description="Q of Lupton et al. (2004): linear below stretch / Q, logarithmic above.",
-        ),
+        Field(gt=0.0, description="Q of Lupton et al. (2004): linear below stretch / Q, logarithmic above."),
     ] = 10.0
     stretch: Annotated[float, Field(gt=0.0, description="The stretch, in the unit stretch_unit.")] = 200.0
     stretch_unit: Annotated[
@@ -192,8 +188,7 @@ class ZScoreSettings:
     softening: Annotated[
         float,
         Field(
-            gt=0.0,
-            description="Where the asinh turns from linear to logarithmic, in standard deviations.",
+            gt=0.0, description="Where the asinh turns from linear to logarithmic, in standard deviations."
         ),
     ] = 1.0
     clip_sigma: _ClipSigma = 3.0

@@ -20,7 +20,7 @@ stores it.
 
 from __future__ import annotations
 
-__all__ = ["describe_problem", "settings"]
+__all__ = ["settings"]
 
 import dataclasses
 import functools

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["field_to_exposures", "gaussian_psf", "make_exposure", "scene_to_exposures", "truth_to_exposures"]
+__all__ = ["field_to_exposures", "scene_to_exposures", "truth_to_exposures"]
 
 from collections.abc import Mapping
 from typing import Any, Protocol

@@ -237,9 +237,7 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
     wcs = _read_wcs(next(iter(plain.values())), options, notes) if plain else None
     result = FitsField({}, exposures, tuple(files), (height, width), wcs, notes)
     for band, content in plain.items():
-        result.images[band] = _read_band(
-            band, files[band], content, options, result.pixel_scale, notes
-        )
+        result.images[band] = _read_band(band, files[band], content, options, result.pixel_scale, notes)
     return result
 
 
@@ -309,9 +307,7 @@ def _source_light(pixels: FloatArray, finite: BoolArray, sources: BoolArray, sig
     return np.where(sources & finite, np.where(filled > 4.0 * sigma, filled, faint), 0.0)
 
 
-def _saturation_level(
-    content: FitsContent, given: float | None, note: Callable[[str], None]
-) -> float | None:
+def _saturation_level(content: FitsContent, given: float | None, note: Callable[[str], None]) -> float | None:
     """Count at which pixels are saturated, if any is known."""
     if given is not None:
         return given

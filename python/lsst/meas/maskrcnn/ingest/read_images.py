@@ -94,11 +94,7 @@ def _from_plain_images(field: FitsField) -> MultibandImage:
         flux[index] = image.pixels.astype(np.float32) * scale
         variance[index] = image.variance.astype(np.float32) * scale**2
         planes = {**image.planes, "NO_DATA": ~np.isfinite(image.pixels) | image.planes.get("NO_DATA", False)}
-        for name, wanted in (
-            ("unusable", _UNUSABLE_PLANES),
-            ("bad", _BAD_PLANES),
-            ("saturated", ("SAT",)),
-        ):
+        for name, wanted in (("unusable", _UNUSABLE_PLANES), ("bad", _BAD_PLANES), ("saturated", ("SAT",))):
             for plane in wanted:
                 flags[name][index] |= planes.get(plane, False)
     return MultibandImage(

@@ -41,6 +41,7 @@ SEED_CONFIG = "resource://lsst.meas.maskrcnn/configs/butler_seed.yaml"
 """What a repository must be created with, or include, to store models: it adds
 their storage class and formatter (`str`)."""
 
+
 @dataclass(frozen=True)
 class PatchGeometry:
     """One patch on the sky.

@@ -44,7 +44,6 @@ __all__ = [
     "AveragePrecision",
     "Definition",
     "Outcomes",
-    "PrecisionRecall",
     "ap_statistic",
     "average_precision",
     "collect_outcomes",

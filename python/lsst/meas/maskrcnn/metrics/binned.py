@@ -17,7 +17,6 @@ __all__ = [
     "BinnedFraction",
     "BinnedStatistics",
     "Fraction",
-    "RobustStatistics",
     "binned_fraction",
     "binned_statistics",
     "binomial_interval",
@@ -311,11 +310,7 @@ def robust_statistics(values: ArrayLike) -> RobustStatistics:
     return RobustStatistics(n, median, error, scatter, fraction(outliers, n))
 
 
-def binned_statistics(
-    x: ArrayLike,
-    values: ArrayLike,
-    edges: ArrayLike,
-) -> BinnedStatistics:
+def binned_statistics(x: ArrayLike, values: ArrayLike, edges: ArrayLike) -> BinnedStatistics:
     """Compute robust statistics of a quantity in bins of another.
 
     Parameters

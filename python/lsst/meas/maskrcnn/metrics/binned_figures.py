@@ -23,7 +23,6 @@ from .match_table import detection_rows, matched_rows, truth_rows
 from .residuals import flux_residual
 
 __all__ = [
-    "PRECISION_RECALL_DTYPE",
     "BinnedShares",
     "binned_residual",
     "binned_shares",

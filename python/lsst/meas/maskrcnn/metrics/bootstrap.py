@@ -113,10 +113,7 @@ class PairedResult:
 
 
 def bootstrap(
-    statistic: ImageStatistic,
-    rng: np.random.Generator,
-    n_samples: int = 1000,
-    level: float = LEVEL,
+    statistic: ImageStatistic, rng: np.random.Generator, n_samples: int = 1000, level: float = LEVEL
 ) -> BootstrapResult:
     """Give figures their errors.
 

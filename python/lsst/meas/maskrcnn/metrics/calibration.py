@@ -14,13 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from .binned import BinnedFraction, binned_fraction
 from .match_table import MatchTable, detection_rows, matched_rows
 
-__all__ = [
-    "Reliability",
-    "log_loss",
-    "p_star_reliability",
-    "reliability",
-    "score_reliability",
-]
+__all__ = ["Reliability", "log_loss", "p_star_reliability", "reliability", "score_reliability"]
 
 
 @dataclass(frozen=True)
@@ -49,11 +43,7 @@ class Reliability:
 
 
 def reliability(
-    probability: ArrayLike,
-    true: ArrayLike,
-    *,
-    n_bins: int = 10,
-    equal_counts: bool = False,
+    probability: ArrayLike, true: ArrayLike, *, n_bins: int = 10, equal_counts: bool = False
 ) -> Reliability:
     """Compare probabilities with how often they came true.
 
@@ -118,20 +108,12 @@ def reliability(
         return Reliability(bins, mean, nan, nan, 0)
     gap = np.abs(bins.fraction - mean)[filled]
     return Reliability(
-        bins,
-        mean,
-        float(np.sum(gap * bins.total[filled]) / n),
-        float(np.mean((given - outcome) ** 2)),
-        n,
+        bins, mean, float(np.sum(gap * bins.total[filled]) / n), float(np.mean((given - outcome) ** 2)), n
     )
 
 
 def score_reliability(
-    table: MatchTable,
-    is_star: bool | None = None,
-    *,
-    same_class: bool = True,
-    n_bins: int = 10,
+    table: MatchTable, is_star: bool | None = None, *, same_class: bool = True, n_bins: int = 10
 ) -> Reliability:
     """Compare the scores of detections with how many of them are true.
 
@@ -158,12 +140,7 @@ def score_reliability(
     return reliability(score, true, n_bins=n_bins)
 
 
-def p_star_reliability(
-    table: MatchTable,
-    *,
-    n_bins: int = 10,
-    min_score: float | None = None,
-) -> Reliability:
+def p_star_reliability(table: MatchTable, *, n_bins: int = 10, min_score: float | None = None) -> Reliability:
     """Compare the star probabilities of matched sources with their classes.
 
     Parameters

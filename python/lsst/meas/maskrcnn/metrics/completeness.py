@@ -14,13 +14,7 @@ from numpy.typing import ArrayLike
 from .binned import BinnedFraction, binned_fraction
 from .match_table import MatchTable, detection_rows, matched_rows, truth_rows
 
-__all__ = [
-    "CompletenessLimit",
-    "binned_completeness",
-    "binned_purity",
-    "completeness_limit",
-    "last_crossing",
-]
+__all__ = ["CompletenessLimit", "binned_completeness", "binned_purity", "completeness_limit", "last_crossing"]
 
 
 @dataclass(frozen=True)

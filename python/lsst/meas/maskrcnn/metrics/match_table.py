@@ -40,15 +40,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..images.units import AB_ZERO_POINT
 
-__all__ = [
-    "OUTCOMES",
-    "MatchTable",
-    "ab_magnitude",
-    "detection_rows",
-    "make_match_table",
-    "matched_rows",
-    "truth_rows",
-]
+__all__ = ["MatchTable", "ab_magnitude", "detection_rows", "make_match_table", "matched_rows", "truth_rows"]
 
 OUTCOMES = ("matched", "missed", "unrecognized", "shredded", "mismatched", "spurious", "ignored")
 """How a source can end, see `blends.source_outcomes`."""

@@ -34,7 +34,6 @@ __all__ = [
     "PSF_AREA_RANGES",
     "AreaRange",
     "ImagePairs",
-    "Matches",
     "greedy_match",
     "match",
     "psf_area",

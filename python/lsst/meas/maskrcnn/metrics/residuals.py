@@ -42,11 +42,7 @@ def flux_residual(flux_detected: ArrayLike, flux_truth: ArrayLike) -> NDArray[np
 
 
 def color_residuals(
-    table: MatchTable,
-    bands: Sequence[str],
-    is_star: bool | None = None,
-    *,
-    min_score: float | None = None,
+    table: MatchTable, bands: Sequence[str], is_star: bool | None = None, *, min_score: float | None = None
 ) -> dict[str, NDArray[np.float64]]:
     """Compare colours of neighbouring bands with the true ones.
 

@@ -24,7 +24,6 @@ from .evaluation_metrics import EvaluationMetrics, MetricValue, outcomes_from_ta
 from .summary import FigureGroup, MatchedSources, ap_figures
 
 __all__ = [
-    "ComparedFigure",
     "EvaluatedRun",
     "RunComparison",
     "RunComparisonError",

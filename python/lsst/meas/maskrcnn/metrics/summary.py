@@ -43,7 +43,6 @@ from .residuals import color_residuals, flux_residual
 __all__ = [
     "FigureGroup",
     "MatchedSources",
-    "PrecisionSummary",
     "ap_figures",
     "blend_figures",
     "summarize_precision",

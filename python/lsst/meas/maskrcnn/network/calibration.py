@@ -19,14 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = [
-    "Calibration",
-    "CalibrationCurve",
-    "CalibrationMethod",
-    "calibrate_p_star",
-    "calibrate_scores",
-    "fit_curve",
-]
+__all__ = ["Calibration", "CalibrationMethod", "calibrate_p_star", "calibrate_scores", "fit_curve"]
 
 CalibrationMethod = Literal["isotonic", "temperature"]
 

@@ -6,14 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "Candidates",
-    "DetectionSettings",
-    "Suppression",
-    "autocast",
-    "detect_tiles",
-    "select_device",
-]
+__all__ = ["Candidates", "DetectionSettings", "Suppression", "autocast", "detect_tiles", "select_device"]
 
 import time
 from collections import deque

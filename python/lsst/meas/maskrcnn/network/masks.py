@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MASK_THRESHOLD", "SoftMasks", "paste_soft_masks"]
+__all__ = ["MASK_THRESHOLD", "paste_soft_masks"]
 
 from typing import Any, NamedTuple
 

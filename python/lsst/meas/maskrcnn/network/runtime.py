@@ -18,7 +18,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from .model_file import MaskRcnnModel
 
-__all__ = ["prepare_network", "prepared_network"]
+__all__ = ["prepared_network"]
 
 _MIN_OBJECTNESS = 0.05
 """Smallest objectness of a proposal; in a tile of few sources nearly all have

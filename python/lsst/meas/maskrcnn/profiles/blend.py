@@ -318,11 +318,7 @@ def _boxes(
 
 
 def _weigh(
-    parent: BoolArray,
-    source: BlendSource,
-    peak: npt.NDArray[np.float64],
-    box: Box,
-    masks_only: bool,
+    parent: BoolArray, source: BlendSource, peak: npt.NDArray[np.float64], box: Box, masks_only: bool
 ) -> FloatArray:
     """Soft mask on a box, raised to the least weight that the source has there."""
     rows, columns = box

@@ -109,12 +109,7 @@ def fit_profiles(blend: Blend) -> list[FloatArray]:
 
 
 def _improve(
-    blend: Blend,
-    index: int,
-    model: _Model,
-    images: FloatArray,
-    inverse: FloatArray,
-    total: FloatArray,
+    blend: Blend, index: int, model: _Model, images: FloatArray, inverse: FloatArray, total: FloatArray
 ) -> bool:
     """Fit one model to what the others leave, put it into the sum of all, and say whether it changed."""
     box = (slice(None), *blend.boxes[index])
@@ -219,11 +214,7 @@ def _knots(largest: float) -> FloatArray:
 
 
 def _fit_knots(
-    place: npt.NDArray[np.intp],
-    part: FloatArray,
-    rest: FloatArray,
-    weight: FloatArray,
-    n_knots: int,
+    place: npt.NDArray[np.intp], part: FloatArray, rest: FloatArray, weight: FloatArray, n_knots: int
 ) -> FloatArray:
     """Fit the values of a profile at its knots, (band, knot), falling outwards and at least 0."""
     n_bands = len(rest)

@@ -33,8 +33,6 @@ from .plot_style import (
     marker_size,
 )
 
-__all__ = ["plot_calibrated", "plot_calibration"]
-
 _BEFORE = CurveStyle(OKABE_ITO["orange"], (0, (5, 1.5)), "^")
 _AFTER = CurveStyle(OKABE_ITO["blue"], "-", "o")
 _FAINT = CurveStyle(OKABE_ITO["purple"], (0, (1, 1.2)), "v")

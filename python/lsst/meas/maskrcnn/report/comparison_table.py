@@ -13,8 +13,6 @@ from ..metrics.run_comparison import RunComparison
 from .evaluation_figures import CLASS_WORDS
 from .report_page import Cell, Table, Value
 
-__all__ = ["DEFINITIONS", "comparison_table", "figure_label", "format_p_value", "run_letters"]
-
 DEFINITIONS = {"perImage": "mean of images", "pooled": "pooled", "coco": "COCO"}
 """Names of the definitions of average precision."""
 

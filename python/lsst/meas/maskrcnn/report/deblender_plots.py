@@ -34,8 +34,6 @@ from .plot_style import (
 )
 from .plots import ResidualPanel, plot_residuals
 
-__all__ = ["plot_disagreements", "plot_flux_pairs", "plot_residual_panels"]
-
 _MARGIN = 6
 """Pixels around a blend in its picture."""
 

@@ -16,8 +16,6 @@ from ..metrics.bootstrap import paired_bootstrap, ratio_statistic
 from ..metrics.evaluation_metrics import EvaluationMetrics, MetricValue
 from .report_page import Paragraph, Part, Table, Value
 
-__all__ = ["deblender_parts"]
-
 _COUNTS = frozenset(
     "sources parents parents_blended only_here without_mask skipped failed not_converged matched blends "
     "blends_split_same blends_split_more blends_split_less".split()

@@ -42,8 +42,6 @@ from .plots import (
     plot_shares,
 )
 
-__all__ = ["CLASS_WORDS", "EvaluationFigures", "blend_shares"]
-
 CLASS_WORDS = {"all": "all", "star": "stars", "galaxy": "galaxies"}
 """The classes in the plural, for titles."""
 

@@ -44,8 +44,6 @@ from .report_page import (
     format_value,
 )
 
-__all__ = ["ReportContext", "evaluation_page"]
-
 _UNBROKEN = "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}"
 _Key = tuple[str, str, str, str, float | None, str]
 

@@ -27,8 +27,6 @@ from ..metrics.evaluation_metrics import EvaluationGallery, GalleryEntry
 from .overlay import GALAXY_COLOR, STAR_COLOR, draw_outlines, lupton_rgb, mask_outlines
 from .plot_style import DOUBLE_COLUMN, LABEL_SIZE, NOTE_SIZE, TICK_SIZE
 
-__all__ = ["BlendGallery", "cut_square", "draw_entry", "plot_gallery"]
-
 RESIDUAL_RANGE = 10.0
 """Residual at the ends of the colour scale, in units of the noise."""
 

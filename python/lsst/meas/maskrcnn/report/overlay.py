@@ -28,17 +28,6 @@ if TYPE_CHECKING:
     from astropy.wcs import WCS
     from numpy.typing import NDArray
 
-__all__ = [
-    "GALAXY_COLOR",
-    "STAR_COLOR",
-    "draw_outlines",
-    "draw_scale_bar",
-    "lupton_rgb",
-    "mask_outlines",
-    "save_overlay",
-    "write_regions",
-]
-
 # The two differ in hue and in lightness for all common kinds of colour vision (near the set of Okabe & Ito
 # 2008), and neither is a colour that stars or galaxies have.
 STAR_COLOR = "#F0E442"

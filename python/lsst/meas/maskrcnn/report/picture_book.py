@@ -8,8 +8,6 @@ sources side by side, for a person to judge.
 
 from __future__ import annotations
 
-__all__ = ["PageField", "save_page"]
-
 import os
 import textwrap
 from collections.abc import Sequence

@@ -18,23 +18,6 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import AutoMinorLocator, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
-__all__ = [
-    "CLASS_STYLES",
-    "DOUBLE_COLUMN",
-    "OKABE_ITO",
-    "SINGLE_COLUMN",
-    "CurveStyle",
-    "add_legend",
-    "add_minor_ticks",
-    "curve_style",
-    "draw_band",
-    "family_styles",
-    "log_counts",
-    "make_figure",
-    "marker_size",
-    "style_axes",
-]
-
 SINGLE_COLUMN = 3.5
 """Width of a column of a journal (inch)."""
 

@@ -48,18 +48,6 @@ from .plot_style import (
     style_axes,
 )
 
-__all__ = [
-    "PrecisionRecallCurve",
-    "ResidualPanel",
-    "column_label",
-    "plot_blends",
-    "plot_confusion",
-    "plot_precision_recall",
-    "plot_residuals",
-    "plot_roc",
-    "plot_shares",
-]
-
 # Medians of fewer sources are drawn without their scatter.
 _FEW = 5
 # No darker than that medians in colour stand out in grey print too.

@@ -26,22 +26,6 @@ from matplotlib.figure import Figure
 from ..metrics.evaluation_metrics import GalleryEntry
 from .themed_svg import ThemedSvg
 
-__all__ = [
-    "Card",
-    "Details",
-    "Gallery",
-    "GalleryItem",
-    "Headline",
-    "Page",
-    "Paragraph",
-    "Plots",
-    "Section",
-    "Table",
-    "Value",
-    "format_value",
-    "render_page",
-]
-
 
 @dataclass(frozen=True)
 class Value:

@@ -14,8 +14,6 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
-__all__ = ["ThemedSvg", "dark_color"]
-
 _COLOR = re.compile(r"#[0-9a-fA-F]{6}\b")
 _STYLE = re.compile(r'style="([^"]*)"')
 # The ground of hatches; a variable is understood in a style only.

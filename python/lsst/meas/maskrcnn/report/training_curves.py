@@ -17,8 +17,6 @@ from numpy.typing import NDArray
 
 from .plot_style import DOUBLE_COLUMN, LINE_WIDTH, NOTE_SIZE, OKABE_ITO, add_legend, curve_style, make_figure
 
-__all__ = ["history_table", "plot_training"]
-
 _KEYS = ("step", "epoch", "stage")
 _TOTAL = "loss"
 _POINTS = 400
@@ -158,10 +156,7 @@ def _draw_precision(axes: Axes, epochs: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _mark_stages(
-    panels: Sequence[Axes],
-    names: NDArray[Any],
-    step: NDArray[np.float64],
-    stages: Sequence[str] | None,
+    panels: Sequence[Axes], names: NDArray[Any], step: NDArray[np.float64], stages: Sequence[str] | None
 ) -> None:
     """Write the stages' names where they begin, and lines between them."""
     order = list(dict.fromkeys(names.tolist())) if stages is None else list(stages)

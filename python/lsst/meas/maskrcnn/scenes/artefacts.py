@@ -295,11 +295,7 @@ def draw_dead_columns(shape: tuple[int, int], count: int, rng: np.random.Generat
 
 
 def draw_chip_gaps(
-    shape: tuple[int, int],
-    count: int,
-    width: tuple[float, float],
-    depth: float,
-    rng: np.random.Generator,
+    shape: tuple[int, int], count: int, width: tuple[float, float], depth: float, rng: np.random.Generator
 ) -> np.ndarray:
     """Return the share of the exposures that is left beside chip gaps.
 

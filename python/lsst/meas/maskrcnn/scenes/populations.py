@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["POPULATION_DTYPE", "draw_population"]
+__all__ = ["draw_population"]
 
 import math
 

@@ -11,14 +11,7 @@ cameras' published ones. The documentation of the package lists the numbers.
 
 from __future__ import annotations
 
-__all__ = [
-    "PRESETS",
-    "expected_sources",
-    "preset_config",
-    "random_scene_config",
-    "survey_conditions",
-    "survey_pixel_scale",
-]
+__all__ = ["PRESETS", "expected_sources", "preset_config", "random_scene_config"]
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -246,11 +239,7 @@ def _hsc_deep() -> SceneConfig:
 def _noiseless(name: str) -> SceneConfig:
     """Return a preset without noise, artefacts and misregistration."""
     return replace(
-        PRESETS[name],
-        noise=False,
-        artefacts=ArtefactConfig(),
-        misregistration=0.0,
-        name=f"{name}-noiseless",
+        PRESETS[name], noise=False, artefacts=ArtefactConfig(), misregistration=0.0, name=f"{name}-noiseless"
     )
 
 
@@ -403,9 +392,7 @@ _MIXTURE = {
 
 
 def random_scene_config(
-    rng: np.random.Generator,
-    shape: tuple[int, int] = (512, 512),
-    bands: tuple[str, ...] = ("z", "r", "g"),
+    rng: np.random.Generator, shape: tuple[int, int] = (512, 512), bands: tuple[str, ...] = ("z", "r", "g")
 ) -> SceneConfig:
     """Draw a kind of scene, for training sets that hold all kinds.
 
@@ -452,9 +439,7 @@ def random_scene_config(
     if name == "cluster":
         # Members come on top of the count.
         population = replace(
-            population,
-            galaxy_density=0.5 * population.galaxy_density,
-            cluster_richness=(40, 100),
+            population, galaxy_density=0.5 * population.galaxy_density, cluster_richness=(40, 100)
         )
     elif name != "crowded":
         population = replace(population, cluster_probability=0.25)

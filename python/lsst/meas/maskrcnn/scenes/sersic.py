@@ -135,10 +135,7 @@ def _hankel_kernel() -> np.ndarray:
 
 
 def sersic_brightness(
-    radius: np.ndarray,
-    index: np.ndarray | float,
-    half_light: np.ndarray,
-    axis_ratio: np.ndarray,
+    radius: np.ndarray, index: np.ndarray | float, half_light: np.ndarray, axis_ratio: np.ndarray
 ) -> np.ndarray:
     """Return the brightness of profiles of unit flux.
 

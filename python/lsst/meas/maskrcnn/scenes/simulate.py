@@ -18,7 +18,7 @@ Examples
 
 from __future__ import annotations
 
-__all__ = ["Scene", "draw_scene", "simulate_scene"]
+__all__ = ["Scene", "simulate_scene"]
 
 import math
 from collections.abc import Sequence
@@ -276,9 +276,7 @@ class _ScenePainter:
         if shifts.any():
             # Each band is drawn with a PSF that is off its centre.
             offsets = shifts * config.pixel_scale
-            drawn_psfs = [
-                _ShiftedPsf(**vars(p), offset_x=o[1], offset_y=o[0]) for p, o in zip(psfs, offsets)
-            ]
+            drawn_psfs = [_ShiftedPsf(**vars(p), offset_x=o[1], offset_y=o[0]) for p, o in zip(psfs, offsets)]
         self._painter = Painter(drawn_psfs, config.pixel_scale, sky_sigma, tolerance, boost)
         self._disc_sersic, self._bulge_sersic = sersic_indices(population)
         self._sizes = np.where(

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FLAGS", "flag_sources", "measure_neighbors", "source_mask", "tight", "truth_selection"]
+__all__ = ["FLAGS", "flag_sources", "measure_neighbors", "source_mask", "tight"]
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING

@@ -50,11 +50,7 @@ _OLDER = {
     "otherCatalog": "{coaddName}Coadd_deblendedCatalog",
     "otherModels": "{coaddName}Coadd_scarletModelData",
 }
-_NEWER = {
-    "exposures": "deep_coadd",
-    "otherCatalog": "object_deblend",
-    "otherModels": "object_scarlet_models",
-}
+_NEWER = {"exposures": "deep_coadd", "otherCatalog": "object_deblend", "otherModels": "object_scarlet_models"}
 _BLUE_TO_RED = "ugrizy"
 _GALLERY_SIZE = 6
 _PATCH = ("skymap", "tract", "patch")

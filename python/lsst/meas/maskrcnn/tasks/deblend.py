@@ -143,8 +143,7 @@ class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=Mas
         optional=True,
     )
     bands = pexConfig.DictField[str, str](
-        doc="Band of the data to use for a band of the model, where the two have different names.",
-        default={},
+        doc="Band of the data to use for a band of the model, where the two have different names.", default={}
     )
     extra_bands = pexConfig.ListField[str](
         doc="Further bands of the data in which flux is shared and measured; the network is not given them.",
@@ -199,8 +198,7 @@ class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=Mas
         doc="Measurement in the reference band, each source with the others' flux replaced by noise.",
     )
     catalogCalculation: Any = pexConfig.ConfigurableField(
-        target=CatalogCalculationTask,
-        doc="Extendedness, from the measured columns.",
+        target=CatalogCalculationTask, doc="Extendedness, from the measured columns."
     )
     forcedMeasurement: Any = pexConfig.ConfigurableField(
         target=ForcedMeasurementTask,

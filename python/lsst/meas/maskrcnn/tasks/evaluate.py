@@ -244,8 +244,7 @@ class MaskRcnnEvaluateConfig(
         default=False,
     )
     do_throughput = pexConfig.Field[bool](
-        doc="Read how long the catalogues took from the metadata of the task that made them?",
-        default=True,
+        doc="Read how long the catalogues took from the metadata of the task that made them?", default=True
     )
     do_plots = pexConfig.Field[bool](doc="Draw plots?", default=True)
     do_gallery = pexConfig.Field[bool](doc="Make pictures of the best and the worst blends?", default=True)

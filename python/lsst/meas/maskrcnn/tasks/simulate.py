@@ -162,14 +162,7 @@ class SimulateScenesConfig(
     artefacts: Any = pexConfig.ConfigField(
         doc="Effects of camera and sky.",
         dtype=_changes(
-            ArtefactConfig,
-            "saturation",
-            "bleed",
-            "spikes",
-            "halo",
-            "correlation",
-            "cosmic_rays",
-            "chip_gaps",
+            ArtefactConfig, "saturation", "bleed", "spikes", "halo", "correlation", "cosmic_rays", "chip_gaps"
         ),
     )
     mask_rule: Any = pexConfig.ConfigField(
@@ -332,13 +325,7 @@ class SimulateScenesTask(pipeBase.PipelineTask):
                 if ref.dataId["band"] in products:
                     butlerQC.put(products[ref.dataId["band"]], ref)
 
-    def run(
-        self,
-        *,
-        tract: int,
-        patch: int,
-        idGenerator: IdGenerator | None = None,
-    ) -> pipeBase.Struct:
+    def run(self, *, tract: int, patch: int, idGenerator: IdGenerator | None = None) -> pipeBase.Struct:
         """Simulate one scene.
 
         Parameters
@@ -394,8 +381,5 @@ class SimulateScenesTask(pipeBase.PipelineTask):
             patch,
         )
         return pipeBase.Struct(
-            exposures=exposures,
-            truth=truth,
-            truthImages=truth_to_exposures(scene, exposures),
-            truthFlux=flux,
+            exposures=exposures, truth=truth, truthImages=truth_to_exposures(scene, exposures), truthFlux=flux
         )

@@ -12,7 +12,6 @@ __all__ = [
     "MaskRcnnTrainTask",
     "TrainingDataError",
     "TrainingDivergedError",
-    "TrainingPatch",
 ]
 
 import contextlib
@@ -44,12 +43,7 @@ from ..catalogs.training_patches import (
     write_patch,
 )
 from ..network.inference import DetectionSettings, select_device
-from ..network.model_file import (
-    MaskRcnnModel,
-    ModelFileError,
-    ModelMetadata,
-    read_model,
-)
+from ..network.model_file import MaskRcnnModel, ModelFileError, ModelMetadata, read_model
 from ..report.training_curves import history_table, plot_training
 from ..train.checkpoint import CheckpointMismatch
 from ..train.distributed import on_first_process
@@ -430,14 +424,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         """Train, and translate the errors of the engine."""
         config = self.config
         try:
-            return train(
-                source,
-                metadata,
-                config.settings(),
-                output,
-                device=config.engine.device,
-                **options,
-            )
+            return train(source, metadata, config.settings(), output, device=config.engine.device, **options)
         except TrainingDiverged as error:
             lasting = error.checkpoint if config.checkpoint_dir is not None else None
             advice = " It goes with this quantum; set config.checkpoint_dir to keep such states."

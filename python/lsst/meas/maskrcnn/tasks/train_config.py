@@ -114,8 +114,7 @@ class ValidationConfig(pexConfig.Config):
         default=["*/validation"],
     )
     excluded_runs = pexConfig.ListField[str](
-        doc="Patterns of RUN collections whose patches are not used at all.",
-        default=["*/test"],
+        doc="Patterns of RUN collections whose patches are not used at all.", default=["*/test"]
     )
     fraction = pexConfig.RangeField(
         doc="Share of the patches that is set aside for validation if no collection matches 'runs'. Which "

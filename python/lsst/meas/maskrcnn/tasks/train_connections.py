@@ -75,10 +75,7 @@ class MaskRcnnTrainConnections(
         deferLoad=True,
     )
     initialModel = cT.PrerequisiteInput(
-        doc="Model to start from.",
-        name="maskRcnnInitialModel",
-        storageClass="MaskRcnnModel",
-        dimensions=(),
+        doc="Model to start from.", name="maskRcnnInitialModel", storageClass="MaskRcnnModel", dimensions=()
     )
     model = cT.Output(
         doc="The trained network and how to use it.",

@@ -24,17 +24,6 @@ from ..images.units import FWHM_PER_SIGMA
 if TYPE_CHECKING:
     from .training_scene import TrainingScene
 
-__all__ = [
-    "AugmentSettings",
-    "Realization",
-    "Window",
-    "added_mask_area",
-    "draw_realization",
-    "gaussian_kernel",
-    "grow_mask",
-    "realize",
-]
-
 Window = tuple[int, int, int, int]
 """First row and column of a part of an image, its height and its width."""
 
@@ -86,8 +75,7 @@ class AugmentSettings:
         ),
     ] = (1.0, 2.0)
     noiseless_probability: Annotated[
-        float,
-        Field(ge=0, le=1, description="Chance that a noisy scene is used without noise, if known."),
+        float, Field(ge=0, le=1, description="Chance that a noisy scene is used without noise, if known.")
     ] = 0.0
     noise_probability: Annotated[
         float, Field(ge=0, le=1, description="Chance that a scene without noise is given some.")
@@ -429,11 +417,7 @@ def _blur(
 
 
 def _background(
-    terms: FloatImage,
-    sky_sigma: npt.NDArray[np.float64],
-    shape: tuple[int, ...],
-    window: Window,
-    step: int,
+    terms: FloatImage, sky_sigma: npt.NDArray[np.float64], shape: tuple[int, ...], window: Window, step: int
 ) -> FloatImage:
     """Evaluate a plane over a part of an image of some shape."""
     y0, x0, height, width = window
@@ -482,10 +466,7 @@ def _with_margin(array: npt.NDArray[Any], window: Window, reach: int) -> npt.NDA
     top, left = max(y0 - reach, 0), max(x0 - reach, 0)
     part = array[:, top : y0 + height + reach, left : x0 + width + reach]
     before = (top - (y0 - reach), left - (x0 - reach))
-    after = (
-        height + 2 * reach - part.shape[1] - before[0],
-        width + 2 * reach - part.shape[2] - before[1],
-    )
+    after = (height + 2 * reach - part.shape[1] - before[0], width + 2 * reach - part.shape[2] - before[1])
     if any(before) or any(after):
         return np.pad(part, ((0, 0), (before[0], after[0]), (before[1], after[1])), mode="edge")
     return part

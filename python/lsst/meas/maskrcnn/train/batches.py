@@ -21,8 +21,6 @@ from .dataset import BatchSource
 from .losses import Crops
 from .stages import StageSettings
 
-__all__ = ["StageCrops", "crop_numbers", "make_batches"]
-
 # Batches that a thread makes ahead: enough to level out how long single crops take.
 _AHEAD = 3
 
@@ -102,9 +100,7 @@ class StageCrops(torch.utils.data.Dataset[Any]):
         -------
         numbers : `list` [`int`]
         """
-        return crop_numbers(
-            self.first + step * self.stage.batch_size, self.stage, self.rank, self.world_size
-        )
+        return crop_numbers(self.first + step * self.stage.batch_size, self.stage, self.rank, self.world_size)
 
     def __getitem__(self, step: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
         return self.source.crops(self.numbers(step))

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["CalibrationCases", "calibration_cases", "collect_cases", "cross_calibrate", "fit_calibration"]
-
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -183,12 +181,7 @@ def collect_cases(
             )
         flux, variance, sky_sigma = realize_scene(scene, np.random.default_rng([_NOISE_SEED, number]))
         image = MultibandImage(
-            flux,
-            metadata.bands,
-            metadata.pixel_scale,
-            variance,
-            usable=scene.valid,
-            psf_fwhm=scene.psf_fwhm,
+            flux, metadata.bands, metadata.pixel_scale, variance, usable=scene.valid, psf_fwhm=scene.psf_fwhm
         )
         asked = asked_sources(scene, sky_sigma, min_area, min_peak_snr)
         parts.append(calibration_cases(find(image), scene, asked, sky_sigma, iou, number))
@@ -257,9 +250,7 @@ def calibration_cases(
 
 
 def fit_calibration(
-    cases: CalibrationCases,
-    method: CalibrationMethod = "isotonic",
-    provenance: dict[str, Any] | None = None,
+    cases: CalibrationCases, method: CalibrationMethod = "isotonic", provenance: dict[str, Any] | None = None
 ) -> Calibration:
     """Fit the curves from scores and P(star) to probabilities.
 

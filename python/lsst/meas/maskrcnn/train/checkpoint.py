@@ -24,15 +24,6 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-__all__ = [
-    "CheckpointMismatch",
-    "TrainingState",
-    "differences",
-    "read_checkpoint",
-    "remove_checkpoint",
-    "write_checkpoint",
-]
-
 _FORMAT = "1"
 _ABSENT = "nothing"
 

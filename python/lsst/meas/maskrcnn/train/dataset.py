@@ -33,8 +33,6 @@ from .scene_sources import SceneFiles, SceneList, SceneSource
 from .targets import SceneTruth, make_target, turn_image
 from .training_scene import TrainingScene
 
-__all__ = ["BatchSource", "CropSettings", "CropSource"]
-
 Crops = tuple[list[Tensor], list[dict[str, Tensor]]]
 """Images, and a target for each."""
 
@@ -405,10 +403,7 @@ class CropSource:
         return flux
 
     def _normalize(
-        self,
-        flux: npt.NDArray[np.float32],
-        variance: npt.NDArray[np.float32],
-        valid: npt.NDArray[np.bool_],
+        self, flux: npt.NDArray[np.float32], variance: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]
     ) -> npt.NDArray[np.float32]:
         return normalize(self.normalization, flux, variance, valid, overwrite=True).image
 

@@ -18,8 +18,6 @@ from lightning_fabric.strategies import DDPStrategy
 
 from ..network.inference import autocast, select_device
 
-__all__ = ["make_fabric", "on_first_process"]
-
 T = TypeVar("T")
 
 _TIMEOUT = datetime.timedelta(days=2)

@@ -13,8 +13,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["exclude_ignored", "ignored_share"]
-
 _IGNORED_SHARE = 0.5
 """Share of a box above which, if it lies in ignored regions, the box is no
 negative."""

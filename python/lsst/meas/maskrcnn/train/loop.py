@@ -41,13 +41,7 @@ from ..network.build import build_network
 from ..network.model_file import MaskRcnnModel, ModelMetadata, model_from_bytes, model_to_bytes
 from ..network.psf import widen_input
 from .batches import StageCrops, crop_numbers, make_batches
-from .checkpoint import (
-    TrainingState,
-    differences,
-    read_checkpoint,
-    remove_checkpoint,
-    write_checkpoint,
-)
+from .checkpoint import TrainingState, differences, read_checkpoint, remove_checkpoint, write_checkpoint
 from .dataset import BatchSource
 from .distributed import make_fabric
 from .losses import LOSS_NAMES, Crops, LossNetwork
@@ -61,8 +55,6 @@ from .stages import (
     learning_rate,
     set_trainable,
 )
-
-__all__ = ["TrainResult", "TrainingDiverged", "output_files", "train"]
 
 _LOG = logging.getLogger(__name__)
 

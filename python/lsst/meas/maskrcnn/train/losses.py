@@ -28,8 +28,6 @@ from torchvision.models.detection.rpn import concat_box_prediction_layers
 
 from .ignore import exclude_ignored
 
-__all__ = ["LOSS_NAMES", "Crops", "LossNetwork"]
-
 LOSS_NAMES = ("loss_objectness", "loss_rpn_box_reg", "loss_classifier", "loss_box_reg", "loss_mask")
 """Names of the losses, as torchvision has them."""
 

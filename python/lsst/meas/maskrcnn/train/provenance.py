@@ -22,8 +22,6 @@ from .checkpoint import TrainingState
 from .dataset import BatchSource
 from .stages import TrainSettings
 
-__all__ = ["describe_result", "describe_run"]
-
 
 def describe_run(
     source: BatchSource, metadata: ModelMetadata, settings: TrainSettings, initial: MaskRcnnModel | None

@@ -13,8 +13,6 @@ import numpy as np
 from ..images.binning import bin_psf_fwhm, sum_squares
 from .training_scene import TrainingScene
 
-__all__ = ["bin_scene", "split_scene"]
-
 
 def bin_scene(scene: TrainingScene, factor: int) -> TrainingScene:
     """Sum the pixels of a scene in squares.

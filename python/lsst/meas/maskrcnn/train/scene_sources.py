@@ -17,8 +17,6 @@ import numpy as np
 
 from .training_scene import TrainingScene, read_scene
 
-__all__ = ["SceneFiles", "SceneList", "SceneSource"]
-
 
 @runtime_checkable
 class SceneSource(Protocol):

@@ -17,15 +17,6 @@ from torch import nn
 
 from ..images.settings import settings
 
-__all__ = [
-    "StageSettings",
-    "TrainSettings",
-    "learning_rate",
-    "published_stages",
-    "scratch_stages",
-    "set_trainable",
-]
-
 MOMENTUM = 0.9
 """Momentum of the gradient descent, as in Astro R-CNN (Burke et al. 2019, MNRAS
 490, 3952) (`float`)."""
@@ -179,8 +170,7 @@ class TrainSettings:
         tuple[StageSettings, ...], Field(min_length=1, description="The stages in their order.")
     ] = published_stages()
     seed: Annotated[
-        int,
-        Field(ge=0, description="Random seed of weights, of crops, and of what is sampled in a crop."),
+        int, Field(ge=0, description="Random seed of weights, of crops, and of what is sampled in a crop.")
     ] = 1
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
@@ -213,8 +203,7 @@ class TrainSettings:
         ),
     ] = 0.6
     steps_per_epoch: Annotated[
-        int | None,
-        Field(ge=1, description="Steps in an epoch; None takes as many as use all images once."),
+        int | None, Field(ge=1, description="Steps in an epoch; None takes as many as use all images once.")
     ] = None
     minutes: Annotated[
         float | None,

@@ -20,8 +20,6 @@ from torch import Tensor
 from .augment import Realization, Window, added_mask_area, grow_mask
 from .training_scene import TrainingScene, masked_boxes
 
-__all__ = ["SceneTruth", "make_target", "turn_image"]
-
 _MIN_VISIBLE = 0.3
 """Share of its mask that must be in a crop for a source that the edge cuts,
 unless its position is; else it is ignored. With less, the class of a source can

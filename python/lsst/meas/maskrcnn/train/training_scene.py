@@ -21,8 +21,6 @@ import numpy.typing as npt
 
 from ..images.files import write_atomically
 
-__all__ = ["TrainingScene", "masked_boxes", "read_scene", "write_scene"]
-
 
 @dataclass(frozen=True, eq=False)
 class TrainingScene:

@@ -29,8 +29,6 @@ from ..scenes.simulate import Scene, simulate_scene
 from .scene_cuts import bin_scene
 from .training_scene import TrainingScene, write_scene
 
-__all__ = ["MIN_PEAK_SHARE", "SimulatedSource", "make_training_set", "mask_levels", "to_training_scene"]
-
 MIN_PEAK_SHARE = 0.05
 """Sources with less of the light at their own peak are drowned by a neighbour
 beyond recovery; asking for them would teach guessing (`float`)."""

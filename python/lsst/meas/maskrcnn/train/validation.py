@@ -27,16 +27,6 @@ from .augment import AugmentSettings, draw_realization, realize
 from .scene_sources import SceneSource
 from .training_scene import TrainingScene
 
-__all__ = [
-    "LOWEST_SCORE",
-    "SceneValidator",
-    "ValidationImage",
-    "asked_sources",
-    "realize_scene",
-    "validation_image",
-    "validation_precision",
-]
-
 LOWEST_SCORE = 0.05
 """Detections of lower scores do not count; they change the area under the
 curve by little and take most of the time (`float`)."""
@@ -284,9 +274,7 @@ class SceneValidator:
         """
         images = (
             validation_image(
-                self.scenes.scene(number),
-                self.normalization,
-                np.random.default_rng([0, number]),
+                self.scenes.scene(number), self.normalization, np.random.default_rng([0, number])
             )
             for number in range(len(self.scenes))
         )
