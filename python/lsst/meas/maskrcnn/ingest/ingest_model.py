@@ -85,22 +85,8 @@ def ingest_model(
         holds another model already or is no RUN.
     """
     path = Path(path)
-    if path.is_dir():
-        raise IngestModelError(f"{path} is a folder; give the model file itself (.safetensors).")
-    model = read_model(path)
-    if bands is not None and tuple(bands) != model.metadata.bands:
-        raise ModelFileError(
-            f"Model '{model.metadata.name}' was trained on bands {model.metadata.bands} in this order, given "
-            f"were {tuple(bands)}. Give these bands, or a model that was trained on yours."
-        )
-    model.build()
-    if path.suffix != ".safetensors":
-        raise IngestModelError(
-            f"{path.name} is a model file, but a repository tells files by their extension: rename it to "
-            f"{path.with_suffix('.safetensors').name}."
-        )
+    _check_file(path, bands)
     model_type = _make_dataset_type(butler, dataset_type)
-
     try:
         kind = butler.collections.get_info(collection).type
     except MissingCollectionError:
@@ -119,7 +105,6 @@ def ingest_model(
                 f"Collection {collection!r} already holds another model, {header.name!r}; choose another "
                 "collection (a pipeline takes the first model in its input collections)."
             )
-
     new_type = butler.registry.registerDatasetType(model_type)
     ref = DatasetRef(model_type, DataCoordinate.make_empty(butler.dimensions), run=collection)
     try:
@@ -135,6 +120,24 @@ def ingest_model(
             raise IngestModelError(_how_to_include("a formatter")) from error
         raise
     return ref
+
+
+def _check_file(path: Path, bands: Sequence[str] | None) -> None:
+    """Read a model file and build its network; raise if it cannot be used."""
+    if path.is_dir():
+        raise IngestModelError(f"{path} is a folder; give the model file itself (.safetensors).")
+    model = read_model(path)
+    if bands is not None and tuple(bands) != model.metadata.bands:
+        raise ModelFileError(
+            f"Model '{model.metadata.name}' was trained on bands {model.metadata.bands} in this order, given "
+            f"were {tuple(bands)}. Give these bands, or a model that was trained on yours."
+        )
+    model.build()
+    if path.suffix != ".safetensors":
+        raise IngestModelError(
+            f"{path.name} is a model file, but a repository tells files by their extension: rename it to "
+            f"{path.with_suffix('.safetensors').name}."
+        )
 
 
 def _make_dataset_type(butler: Butler, name: str) -> DatasetType:

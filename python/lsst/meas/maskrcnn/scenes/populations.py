@@ -181,7 +181,7 @@ def draw_magnitudes(
     Parameters
     ----------
     rng : `numpy.random.Generator`
-        Source of chance.
+        Random numbers.
     count : `int`
         How many.
     bright, faint : `float`
@@ -224,7 +224,7 @@ def draw_population(
     pixel_scale : `float`
         Pixel size, arcsec.
     rng : `numpy.random.Generator`
-        Source of chance.
+        Random numbers.
     margin : `float`
         Sources may lie this far outside the image, arcsec.
 
@@ -236,7 +236,6 @@ def draw_population(
     pad = margin / pixel_scale
     height, width = shape[0] + 2 * pad, shape[1] + 2 * pad
     area = height * width * (pixel_scale / 60.0) ** 2
-
     field = _draw_galaxies(
         config,
         draw_magnitudes(
