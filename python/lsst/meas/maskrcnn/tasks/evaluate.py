@@ -502,9 +502,10 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
 
     def _report(self, metrics: EvaluationMetrics) -> None:
         """Put the most important figures into the metadata and the log."""
+        n_truth = sum(patch.n_truth for patch in metrics.patches)
+        n_detections = sum(patch.n_detections for patch in metrics.patches)
         self.metadata["n_patches"] = len(metrics.patches)
-        self.metadata["n_truth"] = sum(patch.n_truth for patch in metrics.patches)
-        self.metadata["n_detections"] = sum(patch.n_detections for patch in metrics.patches)
+        self.metadata["n_truth"], self.metadata["n_detections"] = n_truth, n_detections
         words = []
         for name in metrics.n_truth:
             for what in ("completeness", "purity"):
@@ -518,9 +519,9 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
         self.log.info(
             "%d patches, %d truths, %d detections: completeness %.3f, purity %.3f, "
             "AP (perImage, IoU %.2f): %s.",
-            self.metadata["n_patches"],
-            self.metadata["n_truth"],
-            self.metadata["n_detections"],
+            len(metrics.patches),
+            n_truth,
+            n_detections,
             metrics.get("completeness").value,
             metrics.get("purity").value,
             metrics.iou_thresholds[0],
