@@ -54,6 +54,7 @@ from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
     ModelMetadata,
+    load_model,
     write_model,
 )
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
@@ -658,3 +659,50 @@ def test_real_quantum(
         assert first.getFootprint().getPeaks()[0].getPeakValue() == pytest.approx(
             second.getFootprint().getPeaks()[0].getPeakValue()
         )
+
+
+# --- models that take any bands
+
+
+@pytest.fixture(scope="module")
+def any_model() -> MaskRcnnModel:
+    return load_model("any")
+
+
+def test_any_bands_are_taken_by_wavelength(any_model: MaskRcnnModel) -> None:
+    task = make_task(doMeasure=False, wavelengths={"odd": 540.0})
+    results = task.run(exposures=make_exposures(("y", "odd", "g")), model=any_model)
+    assert list(results.bandCatalogs) == ["g", "odd", "y"]
+    assert task.metadata["reference_band"] == "odd"
+    blend = np.asarray(results.catalog["maskrcnn_pBlend"])
+    is_source = np.asarray(results.catalog["deblend_nChild"]) == 0
+    assert (blend[is_source] > 0).all() and (blend[is_source] < 1).all()
+    assert np.isnan(blend[~is_source]).all()
+    peaks = [record.getFootprint().getPeaks()[0] for record in results.catalog[is_source]]
+    places = np.array([(peak.getFx() - XY0[0], peak.getFy() - XY0[1]) for peak in peaks])
+    for x, y, *_ in SOURCES[:2]:
+        assert np.hypot(*(places - (x, y)).T).min() < 1.0
+
+
+def test_bands_can_be_narrowed_and_renamed(any_model: MaskRcnnModel) -> None:
+    task = make_task(doMeasure=False, bands={"r": "odd"})
+    results = task.run(exposures=make_exposures(("odd", "g")), model=any_model)
+    assert list(results.bandCatalogs) == ["odd"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "problem"),
+    [
+        ({}, "wavelength of band 'odd' is not known.*config.wavelengths"),
+        ({"wavelengths": {"odd": 540.0}, "extra_bands": ["g"]}, "config.extra_bands"),
+        ({"wavelengths": {"odd": 540.0}, "normalize": "lupton"}, "config.normalize is set"),
+    ],
+)
+def test_what_any_bands_do_not_go_with(any_model: MaskRcnnModel, fields: Any, problem: str) -> None:
+    with pytest.raises(pipeBase.InvalidQuantumError, match=problem):
+        make_task(doMeasure=False, **fields).run(exposures=make_exposures(("odd", "g")), model=any_model)
+
+
+def test_band_that_is_named_and_missing(any_model: MaskRcnnModel) -> None:
+    with pytest.raises(MissingBandError, match="'i'"):
+        make_task(bands={"i": "i"}).run(exposures=make_exposures(("g",)), model=any_model)

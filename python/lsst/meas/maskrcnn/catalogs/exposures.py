@@ -98,7 +98,7 @@ class MissingBandError(_InputError):
         missing, available = sorted(missing), sorted(available)
         super().__init__(
             f"No exposure in band {', '.join(map(repr, missing))}: model {metadata.name!r} needs "
-            f"{list(metadata.bands)}, found {available}. Add the missing coadds, map the model's bands "
+            f"{list(metadata.bands) or 'them'}, found {available}. Add the missing coadds, map its bands "
             "to those of the data with config.bands, or choose another model.",
             missing=" ".join(missing),
             available=" ".join(available),

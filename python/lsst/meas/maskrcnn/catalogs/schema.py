@@ -40,6 +40,8 @@ _COLUMNS: Fields = (
      "0 to 1; of a parent, the largest of its sources"),
     ("pStar", np.float32, "", "Calibrated probability that the source is a star, given that it is a "
      "star or a galaxy, from 0 to 1; NaN for parents"),
+    ("pBlend", np.float32, "", "Probability that this is more than one source within one FWHM, from 0 to "
+     "1; NaN for parents and for models that do not give it"),
     ("star", "Flag", "", "Set if the source is classified as a star; never for parents"),
     ("galaxy", "Flag", "", "Set if the source is classified as a galaxy; never for parents"),
     ("area", np.int32, "pixel", "Number of pixels in the footprint"),

@@ -97,6 +97,7 @@ def _columns(sources: SourceList, order: RecordOrder, bbox: geom.Box2I) -> dict[
         "bbox_maxY": box["max_y"] + y0,
         "score": both(found.scores, of_members(found.scores, np.max)),
         "pStar": both(found.p_star, np.nan),
+        "pBlend": both(found.p_blend, np.nan),
         "area": area,
         "badFraction": n_bad / np.maximum(area, 1),
         "star": both(sources.is_star, False),

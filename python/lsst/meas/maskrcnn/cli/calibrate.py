@@ -135,6 +135,10 @@ def _run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     data = arguments.model.read_bytes()
     model = model_from_bytes(data, name=str(arguments.model))
+    if model.takes_any_bands:
+        raise CalibrateError(
+            f"{arguments.model} takes any bands; give a model of fixed bands, which alone can be calibrated."
+        )
     torch.set_num_threads(1)
     count, described, scenes = _open_scenes(arguments, model.metadata.bands)
     with closing(scenes):

@@ -171,6 +171,8 @@ def _run(arguments: argparse.Namespace) -> None:
     if not model_path.is_file():
         raise DemoError(f"There is no model file {model_path}; name one with --model.")
     metadata = read_metadata(model_path)
+    if not metadata.bands:
+        raise DemoError(f"Model {metadata.name!r} takes any bands; give the demo a model of fixed bands.")
     pipeline = pipeline_path("MaskRcnnDeblend.yaml")
     cores = arguments.cores if arguments.cores is not None else _usable_cores()
     if cores < 1:

@@ -92,7 +92,8 @@ class MaskRcnnDeblender(Deblender):
         super().__init__(max_n_sources)
         self.model = model if isinstance(model, MaskRcnnModel) else load_model(model)
         self.bands = dict(bands or {})
-        unknown = sorted(set(self.bands) - set(self.model.metadata.bands))
+        known = self.model.metadata.bands or tuple(self.bands)
+        unknown = sorted(set(self.bands) - set(known))
         if unknown:
             raise ValueError(
                 f"bands maps {unknown}, but the bands of model '{self.model.metadata.name}' are "

@@ -25,10 +25,10 @@ __all__ = ["DeblendSettings", "find_sources"]
 import functools
 import logging
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +36,13 @@ from pydantic import Field
 
 from ..images.normalize import normalize
 from ..images.settings import settings as settings_class
+from ..network.any_band import AnyBandNetwork
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings, select_device
 from ..network.model_file import MaskRcnnModel, ModelMetadata
 from ..network.runtime import prepared_network
 from ..profiles.blend import BlendSource
+from .any_band import detect_any_band, image_wavelengths
 from .detection import DetectionImages, Normalize, combine_bands, detect_binnings
 from .image import MultibandImage
 from .masks import MaskMeasurements, clean_masks, measure_masks, move_peaks
@@ -79,6 +81,7 @@ def find_sources(
     settings: DeblendSettings | None = None,
     *,
     normalizer: Normalize | None = None,
+    wavelengths: Mapping[str, float] | None = None,
     progress: Progress | None = None,
 ) -> SourceList:
     """Find, classify and deblend the sources of an image.
@@ -94,6 +97,8 @@ def find_sources(
         How sources are found and deblended.
     normalizer : callable, optional
         Normalises flux, variance and usable pixels in place of the model.
+    wavelengths : `~collections.abc.Mapping` [`str`, `float`], optional
+        By band (nm), for models of any bands where the name does not say it.
     progress : callable, optional
         Called with a stage (``tiles`` or ``parents``), the steps done and all.
 
@@ -105,7 +110,7 @@ def find_sources(
     Raises
     ------
     ValueError
-        Raised if a band of the model is missing, or the device is not there.
+        Raised if a band, a wavelength or the device is missing.
     lsst.meas.maskrcnn.network.model_file.ModelFileError
         Raised if the weights of the model are not those of its architecture.
 
@@ -119,16 +124,23 @@ def find_sources(
     0
     """
     settings = settings or DeblendSettings()
-    _check_bands(image, model.metadata)
-    _warn_of_pixel_scale(image, model.metadata)
     timings = dict.fromkeys(("normalize", "forward", "merge", "masks", "shares"), 0.0)
-    levels, combined = _detect(image, model, settings.detection, normalizer, timings, progress)
+    if model.takes_any_bands:
+        if normalizer is not None:
+            raise ValueError(f"model {model.metadata.name!r} has its own normalisation; give no normalizer")
+        with _timed(timings, "forward"):
+            levels, combined = _detect_any_band(image, model, settings.detection, wavelengths, progress)
+    else:
+        _check_bands(image, model.metadata)
+        _warn_of_pixel_scale(image, model.metadata)
+        levels, combined = _detect(image, model, settings.detection, normalizer, timings, progress)
     with _timed(timings, "merge"):
         found = merge_scales(levels, np.maximum(combined.snr, 0.0), combined.fwhm)
         found = join_saturated(found, combined.saturated).sorted()
     with _timed(timings, "masks"):
         found = _clean(found, image.shape, settings.detection.min_area)
         peaks = find_peaks(combined.snr, found.soft, found.soft_origins, combined.fwhm)
+        peaks = np.where(np.isfinite(found.positions), found.positions, peaks)
         measured = _measure(found.masks, found.origins, combined)
         measured = move_peaks(measured, found.masks, found.origins, peaks, combined.mean)
     with _timed(timings, "shares"):
@@ -176,7 +188,7 @@ def _detect(
     """Detect at each binning, in pixels of the whole image; combine the bands of the model."""
     bands = image.select(model.metadata.bands)
     usable: npt.NDArray[np.bool_] = np.logical_and.reduce(np.asarray(bands.usable), axis=0)
-    normalise = normalizer or functools.partial(normalize, model.metadata.normalization)
+    normalise = normalizer or functools.partial(normalize, model.metadata.fixed_normalization)
     if not usable.any():
         normalized = normalise(bands.flux, bands.variance, usable)
         return [Detections.empty()], combine_bands(image, bands, normalized)
@@ -199,6 +211,24 @@ def _detect(
         for stage, seconds in level.detections.timings.items():
             timings[stage] = timings.get(stage, 0.0) + seconds
     return levels, images[0]
+
+
+def _detect_any_band(
+    image: MultibandImage,
+    model: MaskRcnnModel,
+    settings: DetectionSettings,
+    wavelengths: Mapping[str, float] | None,
+    progress: Progress | None,
+) -> tuple[list[Detections], DetectionImages]:
+    found, combined = detect_any_band(
+        cast(AnyBandNetwork, prepared_network(model, str(select_device(settings.device)))),
+        image,
+        image_wavelengths(image, wavelengths),
+        settings,
+        calibration=model.metadata.calibration,
+        progress=progress and functools.partial(progress, "tiles"),
+    )
+    return [found], combined
 
 
 def _clean(found: Detections, shape: tuple[int, int], min_area: int) -> Detections:

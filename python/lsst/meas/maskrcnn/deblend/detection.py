@@ -298,6 +298,7 @@ def to_full_pixels(
         soft=soft,
         soft_origins=np.array(soft_origins, dtype=np.int32).reshape(-1, 2),
         binning=np.full(len(kept), factor, dtype=np.int8),
+        positions=(chosen.positions + np.float32(0.5)) * np.float32(factor) - np.float32(0.5),
     )
 
 

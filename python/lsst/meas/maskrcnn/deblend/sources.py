@@ -201,8 +201,8 @@ class SourceList:
         -------
         table : `astropy.table.QTable`
             One row for each source: ``id``, ``parent``, ``x``, ``y`` (px),
-            ``ra``, ``dec`` (deg), ``class``, ``p_star``, ``score``, ``area``,
-            by band ``flux_<band>`` with error (nJy) and ``mag_<band>`` with
+            ``ra``, ``dec`` (deg), ``class``, ``p_star``, ``p_blend``, ``score``,
+            ``area``, by band ``flux_<band>`` with error (nJy) and ``mag_<band>`` with
             error (AB), and flags.
         """
         y, x = self.peaks.T
@@ -222,6 +222,8 @@ class SourceList:
         add("dec", dec, "Declination of the peak", u.deg)
         add("class", np.where(self.is_star, "star", "galaxy"), "The likelier class")
         add("p_star", self.p_star, "Probability that the source is a star")
+        about = "Probability that it is more than one source; NaN if the model does not say it"
+        add("p_blend", self.detections.p_blend, about)
         add("score", self.scores, "Probability that this is a source and not background")
         add("area", self.measured.area, "Pixels of the mask", u.pixel)
         add("binning", self.detections.binning, "Binning of the image in which it was detected")

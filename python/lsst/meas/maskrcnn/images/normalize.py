@@ -35,6 +35,7 @@ to the precision of the float32 input.
 from __future__ import annotations
 
 __all__ = [
+    "BandNoiseSettings",
     "LuptonSettings",
     "NormalizationSettings",
     "NormalizedImage",
@@ -195,7 +196,20 @@ class ZScoreSettings:
     clip_iterations: _ClipIterations = 10
 
 
-NormalizationSettings = Annotated[LuptonSettings | ZScoreSettings, Field(discriminator="kind")]
+@settings
+class BandNoiseSettings:
+    """Give each band in units of its sky noise, above its sky level.
+
+    Of networks that take any bands, which compress the range themselves
+    (`lsst.meas.maskrcnn.network.any_band_detect.normalize_bands`).
+    """
+
+    kind: Literal["band_noise"] = "band_noise"
+
+
+NormalizationSettings = Annotated[
+    LuptonSettings | ZScoreSettings | BandNoiseSettings, Field(discriminator="kind")
+]
 """How images are normalised; ``kind`` tells in a model file which it is."""
 
 

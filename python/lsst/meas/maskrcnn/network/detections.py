@@ -54,6 +54,12 @@ class Detections:
         Whether the tile of each held more sources than the network can give,
         so that it was run on parts of it where that could be, bool,
         (source,); by default none.
+    positions : `numpy.ndarray`, optional
+        (y, x) of each source, float32, (source, 2), array pixels, 0 at the
+        centre of the first; by default NaN, which is not known.
+    p_blend : `numpy.ndarray`, optional
+        Probability that each is more than one source, float32, (source,); by
+        default NaN.
 
     Raises
     ------
@@ -71,6 +77,8 @@ class Detections:
     soft_origins: npt.NDArray[np.int32] = cast(Any, None)
     binning: npt.NDArray[np.int8] = cast(Any, None)
     flag_limited: npt.NDArray[np.bool_] = cast(Any, None)
+    positions: npt.NDArray[np.float32] = cast(Any, None)
+    p_blend: npt.NDArray[np.float32] = cast(Any, None)
 
     def __post_init__(self) -> None:
         count = len(self.scores)
@@ -81,6 +89,10 @@ class Detections:
             self.binning = np.ones(count, dtype=np.int8)
         if self.flag_limited is None:
             self.flag_limited = np.zeros(count, dtype=bool)
+        if self.positions is None:
+            self.positions = np.full((count, 2), np.nan, dtype=np.float32)
+        if self.p_blend is None:
+            self.p_blend = np.full(count, np.nan, dtype=np.float32)
         lengths = {name: len(getattr(self, name)) for name in _PER_SOURCE}
         if set(lengths.values()) != {count}:
             raise ValueError(f"the parts of detections are not of one length: {lengths}")

@@ -30,7 +30,8 @@ from torchvision.models.detection import MaskRCNN
 
 from ..images.classes import CLASS_NAMES
 from ..images.files import write_atomically
-from ..images.normalize import NormalizationSettings
+from ..images.normalize import BandNoiseSettings, LuptonSettings, NormalizationSettings, ZScoreSettings
+from .any_band import AnyBandNetwork, AnyBandSpec
 from .build import build_network
 from .calibration import Calibration
 from .spec import NetworkSpec
@@ -74,14 +75,16 @@ class ModelMetadata(BaseModel):
     description: str = ""
     """What the model is for, in a sentence."""
 
-    architecture: NetworkSpec
+    architecture: NetworkSpec | AnyBandSpec
     """The network."""
 
     bands: tuple[str, ...]
-    """Bands in the order of the input channels."""
+    """Bands in the order of the input channels; none for a network that takes
+    any."""
 
     normalization: NormalizationSettings
-    """How the input is made from fluxes in nJy."""
+    """How the input is made from fluxes in nJy; `BandNoiseSettings` of networks
+    that take any bands, and of no others."""
 
     class_names: tuple[str, ...] = CLASS_NAMES
     """Classes in the order of the labels 1, 2, ..."""
@@ -96,9 +99,51 @@ class ModelMetadata(BaseModel):
     """From scores to probabilities; `None` where they were never compared with
     the truth."""
 
+    @property
+    def network_spec(self) -> NetworkSpec:
+        """Architecture of a network of fixed bands (`NetworkSpec`).
+
+        Raises
+        ------
+        ModelFileError
+            Raised if the network takes any bands.
+        """
+        if isinstance(self.architecture, AnyBandSpec):
+            raise ModelFileError(self._not_fixed())
+        return self.architecture
+
+    @property
+    def fixed_normalization(self) -> LuptonSettings | ZScoreSettings:
+        """Normalisation of a network of fixed bands.
+
+        Raises
+        ------
+        ModelFileError
+            Raised if the network takes any bands.
+        """
+        if isinstance(self.normalization, BandNoiseSettings):
+            raise ModelFileError(self._not_fixed())
+        return self.normalization
+
+    def _not_fixed(self) -> str:
+        return (
+            f"Model '{self.name}' takes any bands, which cannot be used here. Give a model of fixed bands, "
+            "such as lite."
+        )
+
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if len(self.bands) != self.architecture.in_channels:
+        if isinstance(self.architecture, AnyBandSpec):
+            if self.bands:
+                raise ValueError(f"bands are {self.bands} for a network that takes any; wanted none")
+            if not isinstance(self.normalization, BandNoiseSettings):
+                raise ValueError(
+                    f"normalization is {self.normalization.kind}, wanted band_noise for a network that "
+                    "takes any bands"
+                )
+        elif isinstance(self.normalization, BandNoiseSettings):
+            raise ValueError("normalization is band_noise, which only networks of any bands take")
+        elif len(self.bands) != self.architecture.in_channels:
             raise ValueError(
                 f"bands {self.bands} do not fit a network of {self.architecture.in_channels} input channels"
             )
@@ -142,7 +187,12 @@ class MaskRcnnModel:
         state = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
         return cls(metadata, state)
 
-    def build(self, device: torch.device | str = "cpu") -> MaskRCNN:
+    @property
+    def takes_any_bands(self) -> bool:
+        """Whether the network takes any bands (`bool`)."""
+        return isinstance(self.metadata.architecture, AnyBandSpec)
+
+    def build(self, device: torch.device | str = "cpu") -> MaskRCNN | AnyBandNetwork:
         """Build the network with these weights.
 
         Parameters
@@ -152,7 +202,8 @@ class MaskRcnnModel:
 
         Returns
         -------
-        network : `torchvision.models.detection.MaskRCNN`
+        network : `torchvision.models.detection.MaskRCNN` or \
+                `~.any_band.AnyBandNetwork`
             In evaluation mode.
 
         Raises
@@ -168,7 +219,12 @@ class MaskRcnnModel:
                 f"Model '{self.metadata.name}' has weights that are not finite, in {len(broken)} parameters "
                 f"from '{broken[0]}' on; its training failed or the file was altered. Train or fetch it anew."
             )
-        network = build_network(self.metadata.architecture)
+        architecture = self.metadata.architecture
+        network: MaskRCNN | AnyBandNetwork
+        if isinstance(architecture, AnyBandSpec):
+            network = AnyBandNetwork(architecture)
+        else:
+            network = build_network(architecture)
         try:
             network.load_state_dict(self.state)
         except RuntimeError as error:

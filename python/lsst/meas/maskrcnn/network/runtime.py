@@ -16,6 +16,7 @@ from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection._utils import BoxCoder
 from torchvision.models.resnet import BasicBlock, Bottleneck
 
+from .any_band import AnyBandNetwork
 from .model_file import MaskRcnnModel
 
 __all__ = ["prepared_network"]
@@ -30,10 +31,12 @@ _PROPOSALS = 4000
 their non-maximum suppression. A crowded tile needs several for each source:
 1500 find 0.48 of the stars of the preset ``crowded``, 4000 find 0.53."""
 
-_PREPARED: weakref.WeakKeyDictionary[MaskRcnnModel, dict[str, MaskRCNN]] = weakref.WeakKeyDictionary()
+_PREPARED: weakref.WeakKeyDictionary[MaskRcnnModel, dict[str, MaskRCNN | AnyBandNetwork]] = (
+    weakref.WeakKeyDictionary()
+)
 
 
-def prepared_network(model: MaskRcnnModel, device: str = "cpu") -> MaskRCNN:
+def prepared_network(model: MaskRcnnModel, device: str = "cpu") -> MaskRCNN | AnyBandNetwork:
     """Build the network of a model, made quick at detecting, once for each device.
 
     Parameters
@@ -50,7 +53,8 @@ def prepared_network(model: MaskRcnnModel, device: str = "cpu") -> MaskRCNN:
     """
     networks = _PREPARED.setdefault(model, {})
     if device not in networks:
-        networks[device] = prepare_network(model.build(device))
+        network = model.build(device)
+        networks[device] = network if isinstance(network, AnyBandNetwork) else prepare_network(network)
     return networks[device]
 
 

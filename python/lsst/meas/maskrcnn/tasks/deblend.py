@@ -48,6 +48,7 @@ from ..deblend.sources import SourceList
 from ..images.normalize import NormalizedImage
 from ..network.inference import select_device
 from ..network.model_file import MaskRcnnModel, ModelMetadata, read_model
+from .bands import band_wavelengths, choose_bands
 from .config_fields import make_fields
 from .normalize import normalizeRegistry
 
@@ -144,6 +145,11 @@ class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=Mas
     )
     bands = pexConfig.DictField[str, str](
         doc="Band of the data to use for a band of the model, where the two have different names.", default={}
+    )
+    wavelengths = pexConfig.DictField[str, float](
+        doc="Effective wavelengths (nm) by the data's names of bands, for a model that takes any bands, "
+        "where a name does not tell. Such a model is given all bands there are, or those of config.bands.",
+        default={},
     )
     extra_bands = pexConfig.ListField[str](
         doc="Further bands of the data in which flux is shared and measured; the network is not given them.",
@@ -305,7 +311,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             model = butlerQC.get(inputRefs.model)
         refs = {ref.datasetRef.dataId["band"]: ref for ref in inputRefs.exposures}
         try:
-            bands = self._choose_bands(refs, model.metadata)
+            bands = choose_bands(self.config, refs, model.metadata)
         except MissingBandError as error:
             if self.config.skip_incomplete:
                 raise pipeBase.NoWorkFound(str(error)) from error
@@ -369,7 +375,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             not in use, or if the device is not there.
         """
         idGenerator = idGenerator or IdGenerator()
-        chosen = {band: exposures[band] for band in self._choose_bands(exposures, model.metadata)}
+        chosen = {band: exposures[band] for band in choose_bands(self.config, exposures, model.metadata)}
         reference = self._choose_reference(list(chosen), model.metadata)
         sources = self._find_sources(chosen, model)
         self._record(sources, model.metadata, list(chosen), reference, idGenerator)
@@ -414,25 +420,11 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         with ResourcePath(uri, forceDirectory=False).as_local() as local:
             return read_model(local.ospath)
 
-    def _choose_bands(self, available: Mapping[str, Any], metadata: ModelMetadata) -> list[str]:
-        """Bands of the data in the order of the model's, then those in which only flux is shared."""
-        unknown = set(self.config.bands) - set(metadata.bands)
-        if unknown:
-            raise pipeBase.InvalidQuantumError(
-                f"config.bands maps {sorted(unknown)}, but the bands of model {metadata.name!r} are "
-                f"{list(metadata.bands)}. Its keys are the model's bands, its values the data's."
-            )
-        bands = [self.config.bands.get(band, band) for band in metadata.bands]
-        missing = [band for band in bands if band not in available]
-        if missing:
-            raise MissingBandError(missing, available, metadata)
-        return bands + [band for band in self.config.extra_bands if band in available and band not in bands]
-
     def _choose_reference(self, bands: list[str], metadata: ModelMetadata) -> str:
         """Band of the data in which sources are measured."""
         wanted = self.config.reference_band
         if wanted is None:
-            names = list(metadata.bands)
+            names = list(metadata.bands or bands)
             return bands[names.index("r") if "r" in names else len(names) // 2]
         if wanted not in bands:
             raise pipeBase.InvalidQuantumError(
@@ -466,7 +458,10 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             return result
 
         normalizer = normalize if self.config.normalize.name is not None else None
-        return find_sources(image, model, settings, normalizer=normalizer, progress=report)
+        wavelengths = band_wavelengths(self.config, exposures) if model.takes_any_bands else None
+        return find_sources(
+            image, model, settings, normalizer=normalizer, wavelengths=wavelengths, progress=report
+        )
 
     def _record(
         self,

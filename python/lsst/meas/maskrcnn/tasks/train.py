@@ -401,10 +401,10 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         source = PatchCropSource(
             n_pixels,
             scenes,
-            metadata.normalization,
+            metadata.fixed_normalization,
             config.crops.settings(),
             seed=config.engine.seed,
-            psf_channels=metadata.architecture.psf_channels,
+            psf_channels=metadata.network_spec.psf_channels,
             augment=config.augment.settings(),
         )
         validate = None if validation is None else self._make_validator(validation, metadata)
@@ -457,8 +457,8 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             architecture = self.config.architecture.spec(len(bands))
             normalization = self.normalize.config.settings()
         else:
-            architecture = initialModel.metadata.architecture
-            normalization = initialModel.metadata.normalization
+            architecture = initialModel.metadata.network_spec
+            normalization = initialModel.metadata.fixed_normalization
         return ModelMetadata(
             name=self.config.name,
             description=self.config.description,
@@ -472,10 +472,10 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
     def _make_validator(self, scenes: SceneSource, metadata: ModelMetadata) -> SceneValidator:
         settings = DetectionSettings(
             score_threshold=LOWEST_SCORE,
-            nms_threshold=metadata.architecture.detection_nms,
+            nms_threshold=metadata.network_spec.detection_nms,
             precision=self.config.engine.precision,
         )
-        return SceneValidator(scenes, metadata.normalization, settings)
+        return SceneValidator(scenes, metadata.fixed_normalization, settings)
 
     def _report(self, progress: Progress | None) -> Progress:
         """Make a function that logs how far the training is."""

@@ -267,7 +267,7 @@ class _Run:
         # torch's initialisers know no generator but the global one: lend it, and put it back as it was.
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(settings.seed)
-            network = build_network(metadata.architecture)
+            network = build_network(metadata.network_spec)
         if initial is not None:
             _load_initial(network, initial, metadata)
         if fabric.world_size > 1 and fabric.device.type == "cuda":
@@ -543,7 +543,7 @@ class _Run:
 
 def _load_initial(network: MaskRCNN, initial: MaskRcnnModel, metadata: ModelMetadata) -> None:
     try:
-        network.load_state_dict(widen_input(initial.state, metadata.architecture.input_planes))
+        network.load_state_dict(widen_input(initial.state, metadata.network_spec.input_planes))
     except (RuntimeError, KeyError, ValueError) as error:
         there = initial.metadata.architecture.model_dump(mode="json")
         here = metadata.architecture.model_dump(mode="json")

@@ -1,0 +1,170 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Detection with networks that take any bands, at the pixel size they were trained on."""
+
+from __future__ import annotations
+
+__all__ = ["detect_any_band", "image_wavelengths"]
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+
+from ..network.any_band import AnyBandNetwork
+from ..network.any_band_detect import BandImage, find_in_bands, learned_scale, normalize_bands
+from ..network.calibration import Calibration, calibrate_p_star, calibrate_scores
+from ..network.detections import Detections
+from ..network.inference import DetectionSettings
+from ..network.wavelengths import band_wavelength
+from .detection import DetectionImages, to_full_pixels
+from .image import MultibandImage
+
+_MAX_BANDS = 8
+"""Most bands that a network is given; it is trained on at most six."""
+
+_LEAST_SCORE = 0.05
+"""Smallest score of the network, before it is calibrated."""
+
+
+def image_wavelengths(image: MultibandImage, given: Mapping[str, float] | None = None) -> list[float]:
+    """Look up the effective wavelengths of the bands of an image.
+
+    Parameters
+    ----------
+    image : `~.image.MultibandImage`
+        The image.
+    given : `~collections.abc.Mapping` [`str`, `float`], optional
+        Wavelengths by band (nm), for bands whose names do not say them.
+
+    Returns
+    -------
+    wavelengths : `list` [`float`]
+        Of each band (nm).
+
+    Raises
+    ------
+    ValueError
+        Raised if one is not known, or there are more bands than networks take.
+    """
+    if len(image.bands) > _MAX_BANDS:
+        raise ValueError(
+            f"the image has {len(image.bands)} bands ({', '.join(image.bands)}), wanted at most "
+            f"{_MAX_BANDS}; leave some out"
+        )
+    return [band_wavelength(band, given) for band in image.bands]
+
+
+def detect_any_band(
+    network: AnyBandNetwork,
+    image: MultibandImage,
+    wavelengths: Sequence[float],
+    settings: DetectionSettings,
+    *,
+    calibration: Calibration | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Detections, DetectionImages]:
+    """Find the sources of an image in all bands that are given.
+
+    Parameters
+    ----------
+    network : `~lsst.meas.maskrcnn.network.any_band.AnyBandNetwork`
+        In evaluation mode.
+    image : `~.image.MultibandImage`
+        The image.
+    wavelengths : `~collections.abc.Sequence` [`float`]
+        Of `image_wavelengths`.
+    settings : `~lsst.meas.maskrcnn.network.inference.DetectionSettings`
+        How to detect.
+    calibration : `~lsst.meas.maskrcnn.network.calibration.Calibration`, optional
+        From scores to probabilities.
+    progress : callable, optional
+        Called with the number of tiles done and the number of tiles.
+
+    Returns
+    -------
+    found : `~lsst.meas.maskrcnn.network.detections.Detections`
+        In pixels of the image, with positions.
+    images : `~.detection.DetectionImages`
+        The image, its bands together.
+    """
+    usable = np.asarray(image.usable)
+    bands = normalize_bands(image.flux, usable, np.asarray(image.psf_fwhm), wavelengths, image.variance)
+    scaled, scale = learned_scale(bands)
+    threshold = settings.score_threshold
+    if threshold is None:
+        threshold = network.spec.detection_score
+    found = find_in_bands(
+        network,
+        scaled,
+        tile_size=settings.tile_size,
+        tile_overlap=settings.tile_overlap,
+        least=_LEAST_SCORE,
+        progress=progress,
+    )
+    found = replace(
+        found,
+        scores=calibrate_scores(found.scores, calibration),
+        p_star=calibrate_p_star(found.p_star, calibration),
+    )
+    found = found.take(found.scores >= threshold)
+    if scale > 1:
+        found = to_full_pixels(found, int(scale), image.shape)
+    elif scale < 1:
+        found = _halve(found, image.shape)
+    return found, _images(image, bands)
+
+
+def _images(image: MultibandImage, bands: BandImage) -> DetectionImages:
+    """Bring the bands together, each pixel by the bands that have data there."""
+    count = bands.valid.sum(axis=0)
+    share = np.maximum(count, 1).astype(np.float32)
+    known = (np.asarray(image.usable) & np.isfinite(image.flux)).any(axis=(1, 2))
+    noise = np.full(len(image.bands), np.nan)
+    noise[known] = bands.noise
+    return DetectionImages(
+        snr=bands.pixels.sum(axis=0) / np.sqrt(share),
+        mean=np.arcsinh(bands.pixels / 3.0).sum(axis=0) / share,
+        valid=count > 0,
+        bad=np.logical_or.reduce(np.asarray(image.bad), axis=0),
+        saturated=np.logical_or.reduce(np.asarray(image.saturated), axis=0),
+        noise=noise,
+        fwhm=bands.mean_fwhm,
+    )
+
+
+def _halve(found: Detections, shape: tuple[int, int]) -> Detections:
+    """Bring detections on an image of half the pixel size to the pixels of the whole one."""
+    masks: list[npt.NDArray[np.bool_]] = []
+    soft: list[npt.NDArray[np.uint8]] = []
+    origins = np.zeros((len(found), 2), np.int32)
+    for index, (values, corner) in enumerate(zip(found.soft, found.soft_origins, strict=True)):
+        before = corner % 2
+        after = (before + values.shape) % 2
+        padded = np.pad(values.astype(np.float32), list(zip(before, after)))
+        height, width = padded.shape
+        mean = padded.reshape(height // 2, 2, width // 2, 2).mean(axis=(1, 3))
+        origins[index] = corner // 2
+        room = np.array(shape) - origins[index]
+        mean = mean[: room[0], : room[1]]
+        # The smallest sources keep a pixel.
+        mask = mean >= min(127.5, mean.max(initial=0.0))
+        masks.append(mask)
+        soft.append(np.rint(mean).astype(np.uint8))
+    mask_origins = origins.copy()
+    for index, mask in enumerate(masks):
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        masks[index] = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        mask_origins[index] += (rows[0], columns[0])
+    return replace(
+        found,
+        boxes=found.boxes / np.float32(2.0),
+        origins=mask_origins,
+        masks=masks,
+        soft=soft,
+        soft_origins=origins,
+        positions=(found.positions + np.float32(0.5)) / np.float32(2.0) - np.float32(0.5),
+    )

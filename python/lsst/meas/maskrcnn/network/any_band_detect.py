@@ -1,0 +1,326 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Detection with an `~.any_band.AnyBandNetwork`: normalised bands, tiles, seams."""
+
+from __future__ import annotations
+
+__all__ = ["BandImage", "detect_bands", "find_in_bands", "learned_scale", "normalize_bands"]
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from ..images.background import clip_sorted
+from ..images.binning import bin_psf_fwhm, sum_squares
+from ..images.tiles import Tile, make_tiles
+from .any_band import AnyBandNetwork, BandProposals, pack_bands
+from .detections import Detections
+from .masks import MASK_THRESHOLD, SoftMasks, paste_soft_masks
+
+_CLOSEST = 0.35
+"""Distance in FWHM below which two detections are of one source."""
+
+_LEAST_PEAK = 0.02
+"""Smallest probability of a source at a peak that is classified."""
+
+_SAME_BOX = 0.8
+"""IoU of boxes from which two detections are of one source."""
+
+
+_NARROW, _WIDE, _USUAL = 2.6, 8.0, 4.5
+"""FWHM (px) below which an image is oversampled, above which it is binned, and
+to which."""
+
+_SAMPLE = 400_000
+"""Pixels from which sky and noise are measured, at most."""
+
+_ZOOM_NOISE = 0.87
+"""Standard deviation of white noise after cubic interpolation to half the pixels."""
+
+
+@dataclass(frozen=True, eq=False)
+class BandImage:
+    """Bands in units of their noise.
+
+    Parameters
+    ----------
+    pixels : `numpy.ndarray`
+        Flux without the sky in units of the noise, float32, (band, y, x); 0
+        where it is not known.
+    valid : `numpy.ndarray`
+        Known pixels, bool, (band, y, x).
+    fwhm, noise, wavelength : `numpy.ndarray`
+        FWHM of the PSF (px), noise of an empty pixel in the unit of the flux,
+        and effective wavelength (nm), (band,).
+    """
+
+    pixels: npt.NDArray[np.float32]
+    valid: npt.NDArray[np.bool_]
+    fwhm: npt.NDArray[np.float32]
+    noise: npt.NDArray[np.float32]
+    wavelength: npt.NDArray[np.float32]
+
+    @property
+    def mean_fwhm(self) -> float:
+        """Median over the bands of the widths that are known (`float`, px)."""
+        known = self.fwhm[np.isfinite(self.fwhm) & (self.fwhm > 0)]
+        return float(np.median(known)) if len(known) else _USUAL
+
+
+def normalize_bands(
+    flux: npt.NDArray[np.float32],
+    valid: npt.NDArray[np.bool_],
+    fwhm: npt.ArrayLike,
+    wavelength: npt.ArrayLike,
+    variance: npt.NDArray[np.float32] | None = None,
+) -> BandImage:
+    """Subtract the sky from each band and divide by its noise.
+
+    Parameters
+    ----------
+    flux : `numpy.ndarray`
+        In one unit of flux density for all bands, (band, y, x).
+    valid : `numpy.ndarray`
+        Usable pixels, bool, (band, y, x).
+    fwhm, wavelength : array_like
+        FWHM of the PSF (px; NaN where it is not known) and effective
+        wavelength (nm), (band,).
+    variance : `numpy.ndarray`, optional
+        Of the flux, (band, y, x); without it the noise is the scatter of the
+        sky.
+
+    Returns
+    -------
+    image : `BandImage`
+        Of the bands that have data.
+    """
+    pixels = np.zeros(flux.shape, np.float32)
+    known = valid & np.isfinite(flux)
+    noise = np.ones(len(flux), np.float32)
+    for band, plane in enumerate(flux):
+        sample = plane[known[band]]
+        if not len(sample):
+            continue
+        step = max(1, len(sample) // _SAMPLE)
+        sky = clip_sorted(np.sort(sample[::step]))
+        noise[band] = sky.sigma
+        if variance is not None:
+            values = variance[band][known[band]][::step]
+            values = values[np.isfinite(values) & (values > 0)]
+            # Sources have photon noise of their own; half of the pixels are sky.
+            if len(values):
+                noise[band] = np.sqrt(np.quantile(values, 0.25))
+        np.subtract(plane, sky.median, out=pixels[band], where=known[band])
+        pixels[band] /= noise[band] if noise[band] > 0 else 1.0
+    there = known.any(axis=(1, 2))
+    widths, nm = np.asarray(fwhm, np.float32), np.asarray(wavelength, np.float32)
+    return BandImage(pixels[there], known[there], widths[there], noise[there], nm[there])
+
+
+def learned_scale(image: BandImage) -> tuple[BandImage, float]:
+    """Bin or oversample an image so that its PSF has a width that networks know.
+
+    Parameters
+    ----------
+    image : `BandImage`
+        The image.
+
+    Returns
+    -------
+    scaled : `BandImage`
+        The image, binned or oversampled.
+    scale : `float`
+        Pixels of the given image per pixel of the scaled one.
+    """
+    width = image.mean_fwhm
+    if width > _WIDE:
+        factor = max(2, round(width / _USUAL))
+        height, columns = (side // factor * factor for side in image.pixels.shape[1:])
+        counts = sum_squares(image.valid[:, :height, :columns].astype(np.float32), factor)
+        pixels = sum_squares(image.pixels[:, :height, :columns], factor)
+        # The mean of the known pixels, with the noise of one of the new ones.
+        pixels = np.where(counts > 0, pixels / np.sqrt(np.maximum(counts, 1.0)), 0.0).astype(np.float32)
+        widths = bin_psf_fwhm(image.fwhm, factor).astype(np.float32)
+        return replace(image, pixels=pixels, valid=2 * counts >= factor**2, fwhm=widths), float(factor)
+    if width < _NARROW:
+        pixels = ndimage.zoom(image.pixels, (1, 2, 2), order=3, mode="nearest", grid_mode=True) / _ZOOM_NOISE
+        valid = image.valid.repeat(2, axis=1).repeat(2, axis=2)
+        return replace(image, pixels=pixels.astype(np.float32), valid=valid, fwhm=2.0 * image.fwhm), 0.5
+    return image, 1.0
+
+
+def find_in_bands(
+    network: AnyBandNetwork,
+    image: BandImage,
+    *,
+    tile_size: int = 512,
+    tile_overlap: int = 128,
+    least: float = 0.05,
+    masks: bool = True,
+    progress: Callable[[int, int], None] | None = None,
+) -> Detections:
+    """Find the sources of an image of any size.
+
+    Parameters
+    ----------
+    network : `~.any_band.AnyBandNetwork`
+        In evaluation mode.
+    image : `BandImage`
+        Of `normalize_bands` and `learned_scale`.
+    tile_size, tile_overlap : `int`
+        Side of a tile and what neighbouring tiles share, px.
+    least : `float`
+        Smallest score.
+    masks : `bool`
+        Whether to compute masks.
+    progress : callable, optional
+        Called with the number of tiles done and the number of tiles.
+
+    Returns
+    -------
+    found : `~.detections.Detections`
+        In pixels of the image. A source belongs to the tile in the middle part
+        of which it lies.
+    """
+    height, width = image.pixels.shape[1:]
+    fwhm = image.mean_fwhm
+    tiles = make_tiles(height, width, tile_size, tile_overlap, network.spec.divisor)
+    parts: list[Detections] = []
+    for number, tile in enumerate(tiles, 1):
+        found = _detect_tile(network, image, tile, fwhm, least, masks)
+        # Half of what two tiles share belongs to either; the edges of the image to the outer ones.
+        corner, end = np.array([tile.y0, tile.x0]), np.array([tile.y1, tile.x1])
+        low = np.where(corner > 0, corner + tile_overlap / 2 - 2.0 * fwhm, -np.inf)
+        high = np.where(end < (height, width), end - tile_overlap / 2 + 2.0 * fwhm, np.inf)
+        inside = (found.positions >= low) & (found.positions < high)
+        parts.append(found.take(np.logical_and.reduce(inside, axis=1)))
+        if progress is not None:
+            progress(number, len(tiles))
+    every = Detections.concatenate(parts).sorted()
+    return every.take(_unique(every.boxes, every.positions, fwhm))
+
+
+def _detect_tile(
+    network: AnyBandNetwork, image: BandImage, tile: Tile, fwhm: float, least: float, masks: bool
+) -> Detections:
+    """Find the sources of a tile, in pixels of the image."""
+    window = np.s_[:, tile.y0 : tile.y1, tile.x0 : tile.x1]
+    there = image.valid[window].any(axis=(1, 2))
+    if not there.any():
+        return Detections.empty()
+    packed = pack_bands(
+        image.pixels[window][there],
+        image.valid[window][there],
+        image.fwhm[there],
+        image.noise[there],
+        image.wavelength[there],
+    )
+    found = detect_bands(network, packed, fwhm, least=least, masks=masks)
+    corner = np.array([tile.y0, tile.x0])
+    return replace(
+        found,
+        boxes=found.boxes + np.tile(corner[::-1], 2).astype(np.float32),
+        positions=found.positions + corner.astype(np.float32),
+        origins=found.origins + corner.astype(np.int32),
+        soft_origins=found.soft_origins + corner.astype(np.int32),
+    )
+
+
+@torch.inference_mode()
+def detect_bands(
+    network: AnyBandNetwork,
+    image: Tensor,
+    fwhm: float,
+    *,
+    least: float = 0.05,
+    masks: bool = True,
+) -> Detections:
+    """Find the sources of a tile.
+
+    Parameters
+    ----------
+    network : `~.any_band.AnyBandNetwork`
+        In evaluation mode.
+    image : `torch.Tensor`
+        Of `~.any_band.pack_bands`.
+    fwhm : `float`
+        Of the PSF, px.
+    least : `float`
+        Smallest score.
+    masks : `bool`
+        Whether to compute masks.
+
+    Returns
+    -------
+    found : `~.detections.Detections`
+    """
+    device = network.classes.weight.device
+    features = network.features([image.to(device)])
+    peaks = network.propose(features, _LEAST_PEAK, network.spec.proposals)[0]
+    proposals = BandProposals(*(part.cpu() for part in peaks))
+    logits, deltas, blend = (
+        part.cpu() for part in network.classify(features, [peaks.boxes], [peaks.positions])
+    )
+    chances = torch.softmax(logits.float(), dim=1)
+    scores = (proposals.scores * (1.0 - chances[:, 0])).sqrt()
+    labels = chances[:, 1:].argmax(dim=1) + 1
+    decoded = network.box_coder.decode_single(deltas.float(), proposals.boxes)
+    boxes = decoded.reshape(*logits.shape, 4)[torch.arange(len(labels)), labels]
+    height, width = image.shape[-2:]
+    limit = boxes.new_tensor([width, height, width, height])
+    boxes = torch.minimum(boxes.clamp_min(0.0), limit)
+    good = torch.where((scores >= least) & (boxes[:, 2:] - boxes[:, :2] >= 1.0).all(dim=1))[0]
+    good = good[scores[good].argsort(descending=True, stable=True)]
+    good = good[
+        torch.from_numpy(_unique(boxes[good].numpy(), proposals.positions[good].flip(1).numpy(), fwhm))
+    ]
+    boxes, labels = boxes[good], labels[good]
+    if masks:
+        shapes = network.masks(features, [boxes.to(device)]).cpu()
+        cells = shapes[torch.arange(len(good)), labels].float().sigmoid()
+        pasted = paste_soft_masks(cells, boxes, (height, width), MASK_THRESHOLD)
+    else:
+        pasted = _no_masks(len(good))
+    found = Detections(
+        boxes.numpy(),
+        scores[good].numpy(),
+        (chances[good, 1] / chances[good, 1:].sum(dim=1).clamp_min(1e-9)).numpy(),
+        pasted.origins,
+        pasted.masks,
+        soft=pasted.soft,
+        soft_origins=pasted.soft_origins,
+        positions=proposals.positions[good].flip(1).numpy(),
+        p_blend=blend[good].float().sigmoid().numpy(),
+    )
+    return found.take(np.array([not masks or mask.size > 0 for mask in found.masks], bool))
+
+
+def _no_masks(count: int) -> SoftMasks:
+    corners = np.zeros((count, 2), np.int32)
+    return SoftMasks(corners, [np.zeros((0, 0), bool)] * count, corners, [np.zeros((0, 0), np.uint8)] * count)
+
+
+def _unique(boxes: npt.NDArray[Any], positions: npt.NDArray[Any], fwhm: float) -> npt.NDArray[np.int64]:
+    """Drop what is at the place, or in the box, of something likelier."""
+    kept: list[int] = []
+    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
+    for index in range(len(boxes)):
+        before = np.array(kept, int)
+        if len(before):
+            near = np.hypot(*(positions[before] - positions[index]).T) < _CLOSEST * fwhm
+            low = np.maximum(boxes[before, :2], boxes[index, :2])
+            high = np.minimum(boxes[before, 2:], boxes[index, 2:])
+            shared = np.clip(high - low, 0.0, None).prod(axis=1)
+            same = shared > _SAME_BOX * (areas[before] + areas[index] - shared)
+            if (near | same).any():
+                continue
+        kept.append(index)
+    return np.array(kept, np.int64)

@@ -1,0 +1,63 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Effective wavelengths of bands by their names."""
+
+from __future__ import annotations
+
+__all__ = ["band_wavelength"]
+
+from collections.abc import Mapping
+
+_BY_NAME = {
+    "u": 370.0,
+    "g": 480.0,
+    "r": 620.0,
+    "i": 760.0,
+    "z": 880.0,
+    "y": 980.0,
+    "B": 440.0,
+    "V": 550.0,
+    "R": 640.0,
+    "I": 790.0,
+    "VIS": 700.0,
+    "Y": 1020.0,
+    "J": 1250.0,
+    "H": 1640.0,
+    "K": 2150.0,
+    "Ks": 2150.0,
+}
+
+
+def band_wavelength(band: str, given: Mapping[str, float] | None = None) -> float:
+    """Return the effective wavelength of a band.
+
+    Parameters
+    ----------
+    band : `str`
+        Its name; a prefix of the instrument, as in ``HSC-G`` or ``lsst_g``,
+        does not matter.
+    given : `~collections.abc.Mapping` [`str`, `float`], optional
+        Wavelengths by band (nm), which go first.
+
+    Returns
+    -------
+    wavelength : `float`
+        In nm.
+
+    Raises
+    ------
+    ValueError
+        Raised if the band is not known.
+    """
+    if given and band in given:
+        return float(given[band])
+    short = band.replace("-", "_").split("_")[-1]
+    for name in (band, short, short.lower()):
+        if name in _BY_NAME:
+            return _BY_NAME[name]
+    raise ValueError(
+        f"the wavelength of band {band!r} is not known; known are {', '.join(_BY_NAME)}. Give its effective "
+        "wavelength in nm, or leave the band out"
+    )

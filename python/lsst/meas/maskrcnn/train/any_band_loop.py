@@ -1,0 +1,277 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Training of an `~..network.any_band.AnyBandNetwork`.
+
+The learning rate rises, stays, and falls in the last steps. The checkpoint from
+before that fall is kept, so that a run can be made longer.
+"""
+
+from __future__ import annotations
+
+__all__ = ["AnyBandTrainSettings", "train_any_band"]
+
+import copy
+import csv
+import logging
+import math
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import Field
+
+from ..images.normalize import BandNoiseSettings
+from ..images.settings import settings as settings_class
+from ..network.any_band import AnyBandNetwork, AnyBandSpec, start_from
+from ..network.model_file import MaskRcnnModel, ModelMetadata, write_model
+from .any_band_loss import LOSS_NAMES, any_band_losses
+from .any_band_validation import validate_any_band
+from .band_scenes import draw_crop, read_band_scene
+from .checkpoint import TrainingState, read_checkpoint, write_checkpoint
+
+_LOG = logging.getLogger(__name__)
+
+_WEIGHTS = {"centre": 1.0, "offset": 0.5, "side": 0.3, "class": 1.0, "box": 0.5, "mask": 1.0, "blend": 0.5}
+_WEIGHT_DECAY = 0.01
+_AVERAGE = 0.9985
+"""Decay of the running mean of the weights, per step."""
+
+_ROW = 50
+"""Steps whose mean losses are a row of ``losses.csv``."""
+
+_PIXEL_SCALE = 0.2
+"""Of the header, arcsec: the middle of those of the scenes."""
+
+
+@settings_class
+class AnyBandTrainSettings:
+    """How long, how fast and on what a network for any bands is trained."""
+
+    steps: Annotated[int, Field(ge=1, description="Steps in all.")] = 30_000
+    decay_steps: Annotated[
+        int, Field(ge=1, description="Last steps, in which the learning rate falls to 1 % like a cosine.")
+    ] = 6000
+    warmup_steps: Annotated[
+        int, Field(ge=1, description="First steps, in which the learning rate rises linearly.")
+    ] = 300
+    learning_rate: Annotated[float, Field(gt=0, description="Largest learning rate, of AdamW.")] = 5e-4
+    batch_size: Annotated[int, Field(ge=1, description="Crops in a step.")] = 4
+    crop_size: Annotated[int, Field(ge=32, description="Side of a crop (px).")] = 192
+    seed: Annotated[int, Field(ge=0, description="Random seed of crops, noise and samples.")] = 1
+    save_interval: Annotated[float, Field(gt=0, description="Time between checkpoints (s).")] = 300.0
+
+    def rate(self, step: int) -> float:
+        """Compute the learning rate of a step.
+
+        Parameters
+        ----------
+        step : `int`
+            Its number, from 0.
+
+        Returns
+        -------
+        rate : `float`
+        """
+        rate = self.learning_rate * min(1.0, (step + 1) / self.warmup_steps)
+        share = max(0.0, 1.0 - (self.steps - step) / self.decay_steps)
+        return rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * share)))
+
+
+def train_any_band(
+    scenes: Path,
+    valid: Path,
+    out: Path,
+    settings: AnyBandTrainSettings,
+    initial: MaskRcnnModel | None = None,
+) -> MaskRcnnModel:
+    """Train a network for any bands.
+
+    Parameters
+    ----------
+    scenes, valid : `pathlib.Path`
+        Folders of `~.band_scenes.make_scenes`, to train on and to choose the
+        score threshold on.
+    out : `pathlib.Path`
+        Folder of the results, made if it is not there: ``model.safetensors``,
+        ``losses.csv``, ``checkpoint.safetensors``, from which an interrupted run
+        goes on, and ``before_decay.safetensors``, from which a longer run can,
+        in the place of the former.
+    settings : `AnyBandTrainSettings`
+        How to train.
+    initial : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`, optional
+        Model whose weights to start from: all of one that takes any bands,
+        those that fit of one that takes g, r and z.
+
+    Returns
+    -------
+    model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
+        The running mean of the weights, with the score threshold of a purity of
+        0.97 on the scenes of ``valid``.
+
+    Raises
+    ------
+    FileNotFoundError
+        Raised if a folder has no scenes.
+    """
+    files, valid_files = _scene_files(scenes), _scene_files(valid)
+    out.mkdir(parents=True, exist_ok=True)
+    training = _Training(settings, files, out, initial)
+    training.run()
+    figures = validate_any_band(training.average.eval(), [read_band_scene(path) for path in valid_files])
+    model = training.model(figures)
+    write_model(model, out / "model.safetensors", half=True)
+    _LOG.info("Wrote %s: %s", out / "model.safetensors", model.metadata.training)
+    return model
+
+
+def _scene_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise FileNotFoundError(f"there are no scenes (*.npz) in {folder}; make some with 'scenes'")
+    return files
+
+
+class _Training:
+    """A network, its optimizer and where they stand."""
+
+    def __init__(
+        self, settings: AnyBandTrainSettings, files: list[Path], out: Path, initial: MaskRcnnModel | None
+    ):
+        self.settings, self.files, self.out = settings, files, out
+        with torch.random.fork_rng(devices=[]):
+            torch.random.default_generator.manual_seed(settings.seed)
+            self.network = AnyBandNetwork(AnyBandSpec())
+        self.start: dict[str, Any] = {"model": None}
+        if initial is not None:
+            self.start = {"model": initial.metadata.name, "training": initial.metadata.training}
+            if initial.takes_any_bands:
+                self.network.load_state_dict(initial.state)
+            else:
+                start_from(self.network, initial.state, initial.metadata.bands)
+        self.average = copy.deepcopy(self.network)
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=_WEIGHT_DECAY)
+        self.state = TrainingState()
+        self.checkpoint = out / "checkpoint.safetensors"
+        # What decides a step; the length of the run does not.
+        names = ("learning_rate", "warmup_steps", "batch_size", "crop_size", "seed")
+        self.identity = {name: getattr(settings, name) for name in names}
+        self.identity["start"] = self.start["model"]
+        if self.checkpoint.exists():
+            self._load()
+
+    def run(self) -> None:
+        """Do the steps that are left."""
+        self.network.train()
+        began = saved = time.monotonic()
+        before = self.state.elapsed
+        decay_start = self.settings.steps - self.settings.decay_steps
+        rows: list[dict[str, float]] = []
+        while self.state.step < self.settings.steps:
+            rows.append(self._step())
+            self.state.elapsed = before + time.monotonic() - began
+            if self.state.step % _ROW == 0:
+                means = {name: round(float(np.mean([row[name] for row in rows])), 5) for name in rows[0]}
+                self._append({"step": self.state.step, "seconds": round(self.state.elapsed), **means})
+                rows = []
+            if self.state.step == decay_start:
+                self._save(self.out / "before_decay.safetensors")
+            if time.monotonic() - saved > self.settings.save_interval:
+                self._save(self.checkpoint)
+                saved = time.monotonic()
+        self._save(self.checkpoint)
+
+    def model(self, figures: dict[str, float]) -> MaskRcnnModel:
+        """Make a model of the running mean of the weights."""
+        training = {
+            "scenes": f"{len(self.files)} of the mixture of surveys, {self.files[0].name} and others",
+            "crops": self.state.crops,
+            "steps": self.state.step,
+            "seconds": round(self.state.elapsed),
+            "settings": {**self.identity, "decay_steps": self.settings.decay_steps},
+            "start": self.start,
+            "validation": {name: round(value, 4) for name, value in figures.items() if math.isfinite(value)},
+        }
+        score = min(figures["score_97"], 0.99)
+        metadata = ModelMetadata(
+            name="any",
+            description="Any one to eight bands and any pixel scale.",
+            architecture=self.average.spec.model_copy(update={"detection_score": round(score, 4)}),
+            bands=(),
+            normalization=BandNoiseSettings(),
+            pixel_scale=_PIXEL_SCALE,
+            training=training,
+        )
+        return MaskRcnnModel.from_network(self.average, metadata)
+
+    def _crops(self) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
+        images, targets = [], []
+        for number in range(self.state.crops, self.state.crops + self.settings.batch_size):
+            rng = np.random.default_rng([self.settings.seed, number])
+            scene = read_band_scene(self.files[int(rng.integers(len(self.files)))])
+            image, target = draw_crop(scene, rng, self.settings.crop_size)
+            images.append(image)
+            targets.append(target)
+        return images, targets
+
+    def _step(self) -> dict[str, float]:
+        images, targets = self._crops()
+        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.state.step)
+        losses = any_band_losses(self.network, images, targets, generator)
+        total = torch.stack([_WEIGHTS[name] * losses[name] for name in LOSS_NAMES]).sum()
+        rate = self.settings.rate(self.state.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad(set_to_none=True)
+        total.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        if bool(torch.isfinite(norm)):
+            self.optimizer.step()
+        else:
+            _LOG.warning("Step %d has no finite gradient and is left out.", self.state.step)
+        keep = min(_AVERAGE, (1 + self.state.step) / (20 + self.state.step))
+        with torch.no_grad():
+            for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values()):
+                if mean.dtype.is_floating_point:
+                    mean.lerp_(value, 1.0 - keep)
+                else:
+                    mean.copy_(value)
+        self.state.step += 1
+        self.state.crops += self.settings.batch_size
+        row = {name: float(losses[name].detach()) for name in LOSS_NAMES}
+        return {**row, "total": float(total.detach()), "norm": float(norm), "rate": rate}
+
+    def _save(self, path: Path) -> None:
+        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        tensors.update({f"average.{name}": value for name, value in self.average.state_dict().items()})
+        for number, moments in self.optimizer.state_dict()["state"].items():
+            tensors.update({f"optimizer.{number}.{name}": value for name, value in moments.items()})
+        write_checkpoint(path, tensors, self.identity, self.state)
+
+    def _load(self) -> None:
+        tensors, self.state = read_checkpoint(self.checkpoint, self.identity)
+        parts: dict[str, dict[str, torch.Tensor]] = {"network": {}, "average": {}}
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in tensors.items():
+            part, rest = name.split(".", 1)
+            if part == "optimizer":
+                number, key = rest.split(".")
+                moments.setdefault(int(number), {})[key] = value
+            else:
+                parts[part][rest] = value
+        self.network.load_state_dict(parts["network"])
+        self.average.load_state_dict(parts["average"])
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
+        _LOG.info("Go on from step %d.", self.state.step)
+
+    def _append(self, row: dict[str, Any]) -> None:
+        path = self.out / "losses.csv"
+        new = not path.exists()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, list(row))
+            if new:
+                writer.writeheader()
+            writer.writerow(row)

@@ -1,0 +1,143 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Figures of an `~..network.any_band.AnyBandNetwork` on scenes with truth."""
+
+from __future__ import annotations
+
+__all__ = ["validate_any_band"]
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..metrics.average_precision import average_precision
+from ..metrics.matching import greedy_match
+from ..metrics.spans import mask_pairs
+from ..network.any_band import AnyBandNetwork
+from ..network.any_band_detect import detect_bands
+from ..network.detections import Detections
+from .band_scenes import BandScene, draw_crop
+
+_SEED = 5
+"""With the number of a scene, decides its noise."""
+
+
+def validate_any_band(network: AnyBandNetwork, scenes: Sequence[BandScene]) -> dict[str, float]:
+    """Compare what a network finds in whole scenes with their truth.
+
+    Parameters
+    ----------
+    network : `~lsst.meas.maskrcnn.network.any_band.AnyBandNetwork`
+        The network, in evaluation mode.
+    scenes : `~collections.abc.Sequence` \
+            [`~.band_scenes.BandScene`]
+        The scenes.
+
+    Returns
+    -------
+    figures : `dict` [`str`, `float`]
+        ``ap50_star`` and ``ap50_galaxy``; ``score_97``, the smallest score at
+        which 97 % of the detections are sources of S/N 3 or more, and at that
+        score: ``completeness`` of sources of S/N of at least 5, the same by S/N
+        (``completeness_5``: 5 to 10) and by the distance of the nearest other
+        source in FWHM (``near_0.5``: 0.5 to 0.75), and ``star_recall_10``,
+        ``star_purity_10`` and so on of stars by S/N.
+    """
+    rows: list[dict[str, Any]] = []
+    for number, scene in enumerate(scenes):
+        image, target = draw_crop(scene, np.random.default_rng([_SEED, number]), 4096, plain=True)
+        found = detect_bands(network, image, float(target["fwhm"]))
+        rows.append(_compare(found, target))
+    figures: dict[str, float] = {}
+    for label, name in ((1, "star"), (2, "galaxy")):
+        score = np.concatenate([row[f"score_{label}"] for row in rows])
+        hit = np.concatenate([row[f"hit_{label}"] for row in rows])
+        count = sum(row[f"count_{label}"] for row in rows)
+        figures[f"ap50_{name}"] = average_precision(score.astype(np.float32), hit, count)
+    score = np.concatenate([row["score"] for row in rows])
+    real = np.concatenate([row["real"] for row in rows])
+    order = np.argsort(-score)
+    purity = np.cumsum(real[order]) / np.arange(1, len(order) + 1)
+    good = np.flatnonzero(purity >= 0.97)
+    cut = float(score[order[good[-1]]]) if len(good) else 1.0
+    best = np.concatenate([row["best"] for row in rows])
+    snr, near, star = (np.concatenate([row[name] for row in rows]) for name in ("snr", "near", "star"))
+    figures["score_97"] = cut
+    figures["completeness"] = float((best >= cut).mean())
+    for low, high in ((5, 10), (10, 20), (20, 1e9)):
+        chosen = (snr >= low) & (snr < high)
+        figures[f"completeness_{low}"] = float((best[chosen] >= cut).mean()) if chosen.any() else math.nan
+    for closest, farthest in ((0.5, 0.75), (0.75, 1.25), (1.25, 2.0)):
+        chosen = (snr >= 10) & (near >= closest) & (near < farthest)
+        figures[f"near_{closest:g}"] = float((best[chosen] >= cut).mean()) if chosen.any() else math.nan
+    p_star = np.concatenate([row["p_star"] for row in rows])
+    for low, high in ((10, 20), (20, 50)):
+        chosen = (best >= cut) & (snr >= low) & (snr < high)
+        called = p_star > 0.5
+        figures[f"star_recall_{low}"] = (
+            float(called[chosen & star].mean()) if (chosen & star).any() else math.nan
+        )
+        figures[f"star_purity_{low}"] = (
+            float(star[chosen & called].mean()) if (chosen & called).any() else math.nan
+        )
+    return figures
+
+
+def _compare(found: Detections, target: dict[str, torch.Tensor]) -> dict[str, Any]:
+    """Match the detections and the truths of a scene, by masks and by places."""
+    fwhm = float(target["fwhm"])
+    labels, masks = target["labels"].numpy(), target["masks"].numpy().astype(bool)
+    boxes = target["boxes"].numpy().astype(int)
+    cutouts = [mask[y0:y1, x0:x1] for mask, (x0, y0, x1, y1) in zip(masks, boxes)]
+    origins = boxes[:, [1, 0]].astype(np.int32)
+    result: dict[str, Any] = {}
+    ignored = target["ignore_centres"].numpy()
+    for label in (1, 2):
+        chosen = np.flatnonzero((found.p_star > 0.5) == (label == 1))
+        score = found.scores[chosen] * (found.p_star if label == 1 else 1 - found.p_star)[chosen]
+        truth = np.flatnonzero(labels == label)
+        pairs = mask_pairs(
+            [found.masks[i] for i in chosen],
+            found.origins[chosen],
+            [cutouts[i] for i in truth],
+            origins[truth],
+        )
+        hit = greedy_match(pairs, score, len(truth), 0.5) >= 0
+        near = _distance(found.positions[chosen, ::-1], ignored).min(axis=1, initial=np.inf) < 0.7 * fwhm
+        spare = ~hit & near
+        result.update(
+            {f"score_{label}": score[~spare], f"hit_{label}": hit[~spare], f"count_{label}": len(truth)}
+        )
+    centres = target["centres"].numpy()
+    places = np.concatenate([centres, ignored])
+    distance = _distance(found.positions[:, ::-1], places)
+    taken, real = np.zeros(len(places), bool), np.zeros(len(found.scores), bool)
+    best, p_star = np.full(len(places), -1.0), np.zeros(len(places))
+    for index in range(len(found.scores)):
+        free = np.where(taken, np.inf, distance[index])
+        if len(free) and free.min() < 1.0 * fwhm:
+            at = int(free.argmin())
+            taken[at] = real[index] = True
+            best[at], p_star[at] = found.scores[index], found.p_star[index]
+    count = len(centres)
+    apart = _distance(centres, centres) / fwhm
+    np.fill_diagonal(apart, np.inf)
+    result.update(
+        score=found.scores,
+        real=real,
+        best=best[:count],
+        p_star=p_star[:count],
+        snr=target["snr"].numpy(),
+        near=apart.min(axis=1, initial=np.inf),
+        star=labels == 1,
+    )
+    return result
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    return np.hypot(*(one[:, None] - other[None]).transpose(2, 0, 1))

@@ -1,0 +1,442 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Scenes and crops for networks that take any bands.
+
+A scene is kept without noise, in units of the noise. Every use draws the bands,
+their depths and new noise, so what is bright enough to be found differs too.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BandScene", "draw_crop", "make_scenes", "read_band_scene", "to_band_scene", "write_band_scene"]
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..images.files import write_atomically
+from ..network.any_band import pack_bands
+from ..network.wavelengths import band_wavelength
+from ..scenes.artefacts import BAD, NO_DATA, SATURATED, correlated_noise
+from ..scenes.light import BandPsf
+from ..scenes.simulate import Scene
+from ..scenes.survey_mixture import draw_survey_scene, random_survey_config
+
+_FAINTEST_FOUND, _FAINTEST_IGNORED = 5.0, 3.0
+"""S/N in all bands together from which sources are to be found, and below which
+they are background."""
+
+_LEAST_SHARE = 0.05
+"""Sources with less of the light at their own peak are ignored."""
+
+_RESOLVED = 0.5
+"""Distance in FWHM below which two sources are asked for as one."""
+
+_BLEND_RADIUS, _BLEND_SHARE = 1.0, 0.1
+"""Distance in FWHM and share of the flux that make a detection a blend."""
+
+
+@dataclass(frozen=True, eq=False)
+class BandScene:
+    """A scene without noise and the truth of its sources.
+
+    Parameters
+    ----------
+    pixels : `numpy.ndarray`
+        Flux in units of ``sigma``, (band, y, x).
+    sigma : `numpy.ndarray`
+        Noise of an empty pixel, nJy, (band,).
+    gain : `numpy.ndarray`
+        Photons per ``sigma``, (band,): the variance of a pixel is
+        1 + flux / gain.
+    fwhm : `numpy.ndarray`
+        FWHM of the PSF by its moments, px, (band,).
+    wavelength : `numpy.ndarray`
+        Effective wavelength of each band, nm, (band,).
+    unusable, saturated : `numpy.ndarray`
+        Pixels, bool, (band, y, x).
+    positions : `numpy.ndarray`
+        (y, x) of each source, (source, 2).
+    labels : `numpy.ndarray`
+        1 for stars, 2 for galaxies, (source,).
+    snr : `numpy.ndarray`
+        Of a matched filter against the noise of the sky, (source, band).
+    peak_share : `numpy.ndarray`
+        Of the light at the brightest pixel that is its own, (source,).
+    origins : `numpy.ndarray`
+        (y0, x0) of each mask, (source, 2).
+    masks : `list` [`numpy.ndarray`]
+        Truth masks.
+    """
+
+    pixels: npt.NDArray[Any]
+    sigma: npt.NDArray[np.float32]
+    gain: npt.NDArray[np.float32]
+    fwhm: npt.NDArray[np.float32]
+    wavelength: npt.NDArray[np.float32]
+    unusable: npt.NDArray[np.bool_]
+    saturated: npt.NDArray[np.bool_]
+    positions: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64]
+    snr: npt.NDArray[np.float32]
+    peak_share: npt.NDArray[np.float32]
+    origins: npt.NDArray[np.int32]
+    masks: list[npt.NDArray[np.bool_]]
+
+
+def to_band_scene(scene: Scene) -> BandScene:
+    """Keep of a simulated scene what training needs.
+
+    Parameters
+    ----------
+    scene : `~lsst.meas.maskrcnn.scenes.simulate.Scene`
+        The scene.
+
+    Returns
+    -------
+    kept : `BandScene`
+    """
+    drawn = np.flatnonzero(scene.sources["area"] >= 1)
+    sources = scene.sources[drawn]
+    sigma = np.asarray(scene.sky_sigma, np.float32)
+    return BandScene(
+        pixels=np.clip(scene.noiseless / sigma[:, None, None], -6e4, 6e4).astype(np.float16),
+        sigma=sigma,
+        gain=(scene.electrons_per_njy * sigma).astype(np.float32),
+        fwhm=np.array([_moments_fwhm(psf, scene.pixel_scale) for psf in scene.psfs], np.float32),
+        wavelength=np.array([band_wavelength(band) for band in scene.bands], np.float32),
+        unusable=(scene.mask & (BAD | NO_DATA)) != 0,
+        saturated=(scene.mask & SATURATED) != 0,
+        positions=np.stack([sources["y"], sources["x"]], axis=1).astype(np.float32),
+        labels=np.where(sources["is_star"], 1, 2).astype(np.int64),
+        snr=np.stack([sources[f"snr_{band}"] for band in scene.bands], axis=1).astype(np.float32),
+        peak_share=sources["peak_share"].astype(np.float32),
+        origins=scene.origins[drawn].astype(np.int32),
+        masks=[scene.masks[index] for index in drawn],
+    )
+
+
+def _moments_fwhm(psf: BandPsf, pixel_scale: float) -> float:
+    # Moments of a PSF near the limit of sampling do not always converge.
+    times = max(1, math.ceil(3.0 * pixel_scale / psf.fwhm))
+    return psf.moments_fwhm(pixel_scale / times) / times
+
+
+_PLAIN = (
+    "pixels",
+    "sigma",
+    "gain",
+    "fwhm",
+    "wavelength",
+    "positions",
+    "labels",
+    "snr",
+    "peak_share",
+    "origins",
+)
+_BITS = ("unusable", "saturated")
+
+
+def write_band_scene(scene: BandScene, path: str | os.PathLike[str]) -> None:
+    """Write a scene as an ``.npz`` file, whole or not at all.
+
+    Parameters
+    ----------
+    scene : `BandScene`
+        The scene.
+    path : `str` or `os.PathLike`
+        Where to.
+    """
+    arrays = {name: getattr(scene, name) for name in _PLAIN}
+    arrays.update({name: np.packbits(getattr(scene, name)) for name in _BITS})
+    arrays["shapes"] = np.array([mask.shape for mask in scene.masks], np.int32).reshape(-1, 2)
+    bits = [mask.ravel() for mask in scene.masks]
+    arrays["bits"] = np.packbits(np.concatenate(bits) if bits else np.zeros(0, bool))
+    buffer = BytesIO()
+    np.savez(buffer, **arrays)
+    write_atomically(Path(path), buffer.getvalue())
+
+
+def read_band_scene(path: str | os.PathLike[str]) -> BandScene:
+    """Read a scene that `write_band_scene` wrote.
+
+    Parameters
+    ----------
+    path : `str` or `os.PathLike`
+        The file.
+
+    Returns
+    -------
+    scene : `BandScene`
+    """
+    with np.load(path, allow_pickle=False) as data:
+        arrays = {name: data[name] for name in _PLAIN}
+        shape = arrays["pixels"].shape
+        for name in _BITS:
+            arrays[name] = np.unpackbits(data[name], count=int(np.prod(shape))).astype(bool).reshape(shape)
+        shapes = data["shapes"]
+        areas = shapes.prod(axis=1)
+        bits = np.unpackbits(data["bits"], count=int(areas.sum())).astype(bool)
+    ends = np.cumsum(areas)
+    masks = [bits[end - area : end].reshape(side) for end, area, side in zip(ends, areas, shapes)]
+    return BandScene(masks=masks, **arrays)
+
+
+def _make_one(number: int, folder: Path, seed: int, shape: tuple[int, int]) -> Path:
+    path = folder / f"bands_{seed}_{number:05d}.npz"
+    if not path.exists():
+        rng = np.random.default_rng([seed, number])
+        write_band_scene(to_band_scene(draw_survey_scene(random_survey_config(rng, shape), rng)), path)
+    return path
+
+
+def make_scenes(
+    folder: str | os.PathLike[str], numbers: Sequence[int], seed: int, shape: tuple[int, int] = (288, 288)
+) -> Iterator[Path]:
+    """Simulate scenes of the mixture of surveys.
+
+    Parameters
+    ----------
+    folder : `str` or `os.PathLike`
+        Where to put them; made if it is not there. What is there stays.
+    numbers : `~collections.abc.Sequence` [`int`]
+        Which scenes.
+    seed : `int`
+        With the number of a scene, decides everything in it.
+    shape : `tuple` [`int`, `int`]
+        Height and width, px.
+
+    Yields
+    ------
+    path : `pathlib.Path`
+        Scene files as they get ready.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in numbers:
+        yield _make_one(number, folder, seed, shape)
+
+
+def _draw_bands(
+    scene: BandScene, rng: np.random.Generator
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+    """Choose bands and how much noisier each is than in the scene."""
+    there = len(scene.sigma)
+    count = min(int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.14, 0.14, 0.4, 0.1, 0.08, 0.14])), there)
+    bands = rng.permutation(there)[:count]
+    noise = 10.0 ** (rng.uniform(-0.35, 0.3) + rng.normal(0.0, 0.08, count))
+    if count > 1 and rng.random() < 0.3:
+        noise[rng.integers(count)] *= rng.uniform(1.5, 6.0)
+    return bands, noise.astype(np.float32)
+
+
+def draw_crop(
+    scene: BandScene, rng: np.random.Generator, size: int = 192, *, plain: bool = False
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Cut a crop and add noise.
+
+    Parameters
+    ----------
+    scene : `BandScene`
+        The scene.
+    rng : `numpy.random.Generator`
+        Source of chance.
+    size : `int`
+        Side of the crop, px.
+    plain : `bool`
+        All bands at the scene's depth, the middle of the scene, white noise.
+
+    Returns
+    -------
+    image : `torch.Tensor`
+        As `~lsst.meas.maskrcnn.network.any_band.pack_bands` makes it.
+    target : `dict`
+        ``boxes``, ``labels`` and ``masks`` as torchvision wants them;
+        ``centres`` (x, y), float32, (source, 2); ``blended``, bool,
+        (source,); ``ignore_boxes``, float32, (region, 4); and
+        ``ignore_centres``, float32, (region, 2).
+    """
+    height, width = scene.pixels.shape[1:]
+    size_y, size_x = min(size, height), min(size, width)
+    if plain:
+        bands, noise = np.arange(len(scene.sigma)), np.ones(len(scene.sigma), np.float32)
+        y0, x0, turns, flip, kernel, share = (height - size_y) // 2, (width - size_x) // 2, 0, False, 0.0, 1.0
+    else:
+        bands, noise = _draw_bands(scene, rng)
+        y0, x0 = int(rng.integers(height - size_y + 1)), int(rng.integers(width - size_x + 1))
+        turns, flip = int(rng.integers(4)), bool(rng.integers(2))
+        kernel = float(rng.choice([0.0, rng.uniform(0.35, 0.65)]))
+        share = float(rng.uniform(0.0, 0.5)) if rng.random() < 0.1 else 1.0
+    window = np.s_[bands, y0 : y0 + size_y, x0 : x0 + size_x]
+    light = scene.pixels[window].astype(np.float32) / noise[:, None, None]
+    # Longer exposures have more photons for each sigma.
+    variance = 1.0 + np.maximum(light, 0.0) * (noise / scene.gain[bands])[:, None, None]
+    light += share * np.sqrt(variance) * correlated_noise(light.shape, kernel, rng)
+    bad = scene.unusable[window].copy()
+    if not plain:
+        if rng.random() < 0.4:
+            bad |= scene.saturated[window]
+        _mask_parts(bad, rng)
+    fwhm = scene.fwhm[bands].copy()
+    wavelength = scene.wavelength[bands].copy()
+    if not plain:
+        fwhm *= rng.normal(1.0, 0.02, len(fwhm)).astype(np.float32)
+        wavelength *= rng.normal(1.0, 0.015, len(fwhm)).astype(np.float32)
+    image = pack_bands(light, ~bad, fwhm, scene.sigma[bands] * noise, wavelength)
+    effective = noise * _correlation_loss(kernel, scene.fwhm[bands])
+    target = _cut_truth(scene, bands, effective, (y0, x0), ~bad, 0.5 if share < 1.0 else _FAINTEST_IGNORED)
+    return _turn(image, target, turns, flip)
+
+
+def _correlation_loss(kernel: float, fwhm: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return how much noisier a matched filter is with noise that is correlated."""
+    if kernel <= 0:
+        return np.ones(len(fwhm), np.float32)
+    weights = np.exp(-0.5 * (np.arange(-3, 4) / kernel) ** 2)
+    slow = weights.sum() ** 2 / (weights**2).sum()
+    width = fwhm / 2.355
+    return np.maximum(slow * width / np.sqrt(width**2 + kernel**2), 1.0).astype(np.float32)
+
+
+def _mask_parts(bad: npt.NDArray[np.bool_], rng: np.random.Generator) -> None:
+    """Take data away from some bands in part of a crop, in place."""
+    height, width = bad.shape[1:]
+    if rng.random() < 0.15:
+        # The end of the coverage of some of the bands.
+        some = rng.random(len(bad)) < 0.5
+        edge = int(rng.integers(1, height))
+        bad[some, :edge] = True
+    if rng.random() < 0.1:
+        x, y = int(rng.integers(width)), int(rng.integers(height))
+        radius = float(rng.uniform(4.0, 25.0))
+        disc = (np.arange(height)[:, None] - y) ** 2 + (np.arange(width) - x) ** 2 < radius**2
+        bad[rng.random(len(bad)) < 0.7] |= disc
+
+
+def _cut_truth(
+    scene: BandScene,
+    bands: npt.NDArray[np.int64],
+    noise: npt.NDArray[np.float32],
+    corner: tuple[int, int],
+    valid: npt.NDArray[np.bool_],
+    faintest: float,
+) -> dict[str, Tensor]:
+    """Find what is to be found and what is to be ignored in a crop."""
+    height, width = valid.shape[1:]
+    known: npt.NDArray[np.bool_] = np.logical_or.reduce(valid, axis=0)
+    fwhm = float(np.median(scene.fwhm[bands]))
+    positions = scene.positions - np.array(corner, np.float32)
+    # A source counts by the bands that have data where it is.
+    at = np.clip(np.rint(positions).astype(int), 0, (height - 1, width - 1))
+    there = valid[:, at[:, 0], at[:, 1]].T
+    snr: npt.NDArray[np.float32] = np.sqrt(((scene.snr[:, bands] / noise) ** 2 * there).sum(axis=1))
+    inside = np.logical_and.reduce(
+        (positions >= -0.5) & (positions < np.array([height, width]) - 0.5), axis=1
+    )
+    boxes, masks, kept, ignored = [], [], [], []
+    for index in np.flatnonzero(snr >= faintest).tolist():
+        y, x = scene.origins[index] - np.array(corner)
+        mask = scene.masks[index]
+        low, high = (max(y, 0), max(x, 0)), (min(y + mask.shape[0], height), min(x + mask.shape[1], width))
+        if low[0] >= high[0] or low[1] >= high[1]:
+            continue
+        part = mask[low[0] - y : high[0] - y, low[1] - x : high[1] - x]
+        rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
+        if not len(rows):
+            continue
+        box = (low[1] + columns[0], low[0] + rows[0], low[1] + columns[-1] + 1, low[0] + rows[-1] + 1)
+        whole = np.zeros((height, width), bool)
+        whole[low[0] : high[0], low[1] : high[1]] = part
+        usable = known[low[0] : high[0], low[1] : high[1]][part].mean() >= 0.5
+        wanted = (
+            inside[index]
+            and usable
+            and snr[index] >= _FAINTEST_FOUND
+            and scene.peak_share[index] >= _LEAST_SHARE
+        )
+        if wanted:
+            kept.append(index)
+            boxes.append(box)
+            masks.append(whole)
+        else:
+            ignored.append((index, box))
+    keep = np.array(kept, int)
+    apart = (
+        np.hypot(*(positions[keep, None] - positions[keep]).transpose(2, 0, 1)) / fwhm
+        if kept
+        else np.zeros((0, 0))
+    )
+    flux = snr[keep]
+    brighter = flux > flux[:, None]
+    merged: npt.NDArray[np.bool_] = np.logical_or.reduce((apart < _RESOLVED) & brighter, axis=1)
+    least = np.minimum(flux, flux[:, None]) / (flux + flux[:, None] + 1e-9)
+    mixed = (apart < _BLEND_RADIUS) & (least >= _BLEND_SHARE) & ~np.eye(len(keep), dtype=bool)
+    blended = mixed.any(axis=1) if kept else np.zeros(0, bool)
+    rows = np.flatnonzero(~merged)
+    return {
+        "boxes": torch.tensor(np.array(boxes, np.float32).reshape(-1, 4)[rows]),
+        "labels": torch.tensor(scene.labels[keep[rows]], dtype=torch.int64),
+        "masks": torch.tensor(np.array(masks, np.uint8).reshape(-1, height, width)[rows]),
+        "centres": torch.tensor(positions[keep[rows], ::-1].copy(), dtype=torch.float32).reshape(-1, 2),
+        "blended": torch.tensor(blended[rows]),
+        "snr": torch.tensor(flux[rows], dtype=torch.float32),
+        "ignore_boxes": torch.tensor(
+            np.array([box for _, box in ignored] + _cover(~known), np.float32).reshape(-1, 4)
+        ),
+        "ignore_centres": torch.tensor(
+            np.array([positions[index, ::-1] for index, _ in ignored], np.float32).reshape(-1, 2)
+        ),
+        "known": torch.tensor(known),
+        "fwhm": torch.tensor(fwhm),
+    }
+
+
+def _cover(bad: npt.NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
+    """Cover pixels without data by boxes [x0, y0, x1, y1] of 8 px."""
+    if not bad.any():
+        return []
+    height, width = bad.shape
+    return [
+        (x, y, min(x + 8, width), min(y + 8, height))
+        for y in range(0, height, 8)
+        for x in range(0, width, 8)
+        if bad[y : y + 8, x : x + 8].mean() > 0.5
+    ]
+
+
+def _turn(
+    image: Tensor, target: dict[str, Tensor], turns: int, flip: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Flip along x, then turn by quarters from x towards y."""
+    boxes = {name: target[name] for name in ("boxes", "ignore_boxes")}
+    points = {name: target[name] for name in ("centres", "ignore_centres")}
+    planes = {"masks": target["masks"], "known": target["known"]}
+    if flip:
+        width = image.shape[-1]
+        image = image.flip(-1)
+        planes = {name: value.flip(-1) for name, value in planes.items()}
+        boxes = {
+            n: torch.stack([width - b[:, 2], b[:, 1], width - b[:, 0], b[:, 3]], 1) for n, b in boxes.items()
+        }
+        points = {n: torch.stack([width - 1 - p[:, 0], p[:, 1]], 1) for n, p in points.items()}
+    for _ in range(turns):
+        # A point (x, y) goes to (y, width - 1 - x).
+        width = image.shape[-1]
+        image = torch.rot90(image, 1, (-2, -1))
+        planes = {name: torch.rot90(value, 1, (-2, -1)) for name, value in planes.items()}
+        boxes = {
+            n: torch.stack([b[:, 1], width - b[:, 2], b[:, 3], width - b[:, 0]], 1) for n, b in boxes.items()
+        }
+        points = {n: torch.stack([p[:, 1], width - 1 - p[:, 0]], 1) for n, p in points.items()}
+    return image.contiguous(), {**target, **boxes, **points, **planes}

@@ -1,0 +1,366 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Networks for any bands: order, number and gaps of bands, targets, learning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from lsst.meas.maskrcnn.cli.train_any_band import main
+from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
+from lsst.meas.maskrcnn.deblend.image import MultibandImage
+from lsst.meas.maskrcnn.images.normalize import BandNoiseSettings, LuptonSettings
+from lsst.meas.maskrcnn.network.any_band import AnyBandNetwork, AnyBandSpec, pack_bands
+from lsst.meas.maskrcnn.network.any_band_detect import (
+    detect_bands,
+    learned_scale,
+    normalize_bands,
+)
+from lsst.meas.maskrcnn.network.model_file import (
+    MaskRcnnModel,
+    ModelFileError,
+    ModelMetadata,
+    model_from_bytes,
+    model_to_bytes,
+)
+from lsst.meas.maskrcnn.network.wavelengths import band_wavelength
+from lsst.meas.maskrcnn.train.any_band_loop import AnyBandTrainSettings, train_any_band
+from lsst.meas.maskrcnn.train.any_band_loss import any_band_losses
+from lsst.meas.maskrcnn.train.any_band_validation import validate_any_band
+from lsst.meas.maskrcnn.train.band_scenes import (
+    BandScene,
+    draw_crop,
+    read_band_scene,
+    to_band_scene,
+    write_band_scene,
+)
+
+FWHM = np.array([4.2, 3.8, 4.5])
+NOISE = np.array([2.0, 3.0, 7.0])
+WAVELENGTH = np.array([480.0, 620.0, 880.0])
+
+
+@pytest.fixture(scope="module")
+def network() -> AnyBandNetwork:
+    torch.manual_seed(1)
+    return AnyBandNetwork(AnyBandSpec()).eval()
+
+
+def star(y: float, x: float, size: int = 64, fwhm: float = 4.0) -> np.ndarray:
+    """A star of unit peak."""
+    rows, columns = np.mgrid[:size, :size]
+    return np.exp(-4 * np.log(2) * ((rows - y) ** 2 + (columns - x) ** 2) / fwhm**2)
+
+
+def planes(seed: int = 0, size: int = 64) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    return rng.normal(size=(3, size, size)).astype(np.float32) + 30 * star(30, 20).astype(np.float32)
+
+
+def heads(network: AnyBandNetwork, images: list[torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    """Everything that a network says of one box in the first image."""
+    boxes = [torch.tensor([[12.0, 22.0, 29.0, 39.0]])] + [torch.zeros(0, 4)] * (len(images) - 1)
+    places = [torch.tensor([[20.0, 30.0]])] + [torch.zeros(0, 2)] * (len(images) - 1)
+    with torch.inference_mode():
+        features = network.features(images)
+        return (
+            features.centres[:1],
+            *network.classify(features, boxes, places),
+            network.masks(features, boxes),
+        )
+
+
+def assert_alike(first: tuple[torch.Tensor, ...], second: tuple[torch.Tensor, ...]) -> None:
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=2e-5)
+
+
+def test_order_of_bands_does_not_matter(network):
+    pixels, valid = planes(), np.ones((3, 64, 64), bool)
+    valid[1, :20] = False
+    turned = [2, 0, 1]
+    first = heads(network, [pack_bands(pixels, valid, FWHM, NOISE, WAVELENGTH)])
+    second = heads(
+        network, [pack_bands(pixels[turned], valid[turned], FWHM[turned], NOISE[turned], WAVELENGTH[turned])]
+    )
+    assert_alike(first, second)
+
+
+def test_wavelengths_do_matter(network):
+    pixels, valid = planes(), np.ones((3, 64, 64), bool)
+    first = heads(network, [pack_bands(pixels, valid, FWHM, NOISE, WAVELENGTH)])
+    second = heads(network, [pack_bands(pixels, valid, FWHM, NOISE, WAVELENGTH[::-1])])
+    assert not torch.allclose(first[0], second[0], atol=1e-3)
+
+
+def test_images_of_other_numbers_of_bands_in_a_batch_change_nothing(network):
+    pixels, valid = planes(), np.ones((3, 64, 64), bool)
+    image = pack_bands(pixels, valid, FWHM, NOISE, WAVELENGTH)
+    six = np.concatenate([planes(1), planes(2)])
+    other = pack_bands(six, np.ones_like(six, bool), np.full(6, 4.0), np.ones(6), np.linspace(400, 1000, 6))
+    assert_alike(heads(network, [image]), heads(network, [image, other]))
+
+
+def test_pixels_that_are_not_known_are_left_out(network):
+    pixels, valid = planes(), np.ones((3, 64, 64), bool)
+    valid[2] = False
+    valid[0, :, 40:] = False
+    clean = heads(network, [pack_bands(pixels, valid, FWHM, NOISE, WAVELENGTH)])
+    dirty = np.where(valid, pixels, np.nan).astype(np.float32)
+    assert_alike(clean, heads(network, [pack_bands(dirty, valid, FWHM, NOISE, WAVELENGTH)]))
+    dirty = np.where(valid, pixels, 1e6).astype(np.float32)
+    assert_alike(clean, heads(network, [pack_bands(dirty, valid, FWHM, NOISE, WAVELENGTH)]))
+
+
+def test_scales_of_the_poolers_do_not_go_by_the_first_image(network):
+    strip = pack_bands(planes()[:, 15:47], np.ones((3, 32, 64), bool), FWHM, NOISE, WAVELENGTH)
+    fresh = AnyBandNetwork(AnyBandSpec()).eval()
+    fresh.load_state_dict(network.state_dict())
+    heads(fresh, [strip[:, :20, :20]])
+    assert_alike(heads(network, [strip]), heads(fresh, [strip]))
+
+
+def scene(positions: list[tuple[float, float]], snr: list[float], sigma: float = 1.0) -> BandScene:
+    """Stars of a FWHM of 4 px in three bands, with a matched-filter S/N each."""
+    size = 96
+    peak = np.array(snr) / np.sqrt(3.0) / np.sqrt((star(48, 48, 96) ** 2).sum())
+    shapes = [star(y, x, size) for y, x in positions]
+    pixels = np.sum([p * s for p, s in zip(peak, shapes)], axis=0)
+    masks, origins = [], []
+    for shape in shapes:
+        inside = shape > 0.005
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        masks.append(inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+        origins.append((rows[0], columns[0]))
+    count = len(positions)
+    return BandScene(
+        pixels=np.repeat(pixels[None], 3, axis=0).astype(np.float16),
+        sigma=np.full(3, sigma, np.float32),
+        gain=np.full(3, 1e4, np.float32),
+        fwhm=np.full(3, 4.0, np.float32),
+        wavelength=WAVELENGTH.astype(np.float32),
+        unusable=np.zeros((3, size, size), bool),
+        saturated=np.zeros((3, size, size), bool),
+        positions=np.array(positions, np.float32),
+        labels=np.ones(count, np.int64),
+        snr=np.repeat(np.array(snr, np.float32)[:, None] / np.sqrt(3.0), 3, axis=1),
+        peak_share=np.ones(count, np.float32),
+        origins=np.array(origins, np.int32),
+        masks=masks,
+    )
+
+
+def test_sources_count_by_their_signal_to_noise():
+    made = scene([(20, 20), (20, 70), (70, 20)], [5.5, 4.0, 2.0])
+    _, target = draw_crop(made, np.random.default_rng(1), 96, plain=True)
+    assert target["centres"].tolist() == [[20.0, 20.0]]
+    assert target["ignore_centres"].tolist() == [[70.0, 20.0]]
+
+
+@pytest.mark.parametrize(
+    ("distance", "snr", "blended"),
+    [
+        (3.5, (50.0, 20.0), True),
+        (5.0, (50.0, 20.0), False),
+        (3.5, (200.0, 10.0), False),
+        (3.5, (50.0, 4.5), False),
+    ],
+)
+def test_blends_are_two_sources_within_a_fwhm(distance, snr, blended):
+    made = scene([(40.0, 40.0), (40.0, 40.0 + distance)], list(snr))
+    _, target = draw_crop(made, np.random.default_rng(1), 96, plain=True)
+    assert target["blended"].tolist() == [blended] * len(target["boxes"])
+
+
+def test_two_sources_in_one_place_are_one_that_is_blended():
+    made = scene([(40.0, 40.0), (40.0, 41.0)], [50.0, 40.0])
+    _, target = draw_crop(made, np.random.default_rng(1), 96, plain=True)
+    assert target["centres"].tolist() == [[40.0, 40.0]]
+    assert target["blended"].tolist() == [True]
+
+
+def test_truth_turns_with_the_pixels():
+    made = scene([(20.0, 33.0), (70.0, 60.0)], [900.0, 500.0])
+    for seed in range(12):
+        image, target = draw_crop(made, np.random.default_rng(seed), 80)
+        for (x, y), mask, box in zip(target["centres"].tolist(), target["masks"], target["boxes"].tolist()):
+            column, row = round(x), round(y)
+            around = image[0, max(row - 3, 0) : row + 4, max(column - 3, 0) : column + 4]
+            if image[0, row, column] > 0:
+                assert image[0, row, column] >= 0.75 * around.max()
+            rows, columns = torch.nonzero(mask, as_tuple=True)
+            assert box == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+
+
+def test_scene_files_hold_all(tmp_path):
+    made = scene([(40.0, 40.0), (40.0, 48.0)], [50.0, 40.0])
+    write_band_scene(made, tmp_path / "scene.npz")
+    again = read_band_scene(tmp_path / "scene.npz")
+    for name, value in vars(made).items():
+        for one, other in zip(value, getattr(again, name), strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_simulated_scene_has_truth_where_the_light_is():
+    pytest.importorskip("galsim")
+    from lsst.meas.maskrcnn.scenes.survey_mixture import draw_survey_scene, random_survey_config
+
+    rng = np.random.default_rng(4)
+    drawn = draw_survey_scene(random_survey_config(rng, (128, 128)), rng)
+    kept = to_band_scene(drawn)
+    assert kept.pixels.shape == (len(drawn.bands), 128, 128)
+    assert np.isfinite(kept.pixels).all() and (kept.fwhm > 1.5).all()
+    _, target = draw_crop(kept, rng, 128, plain=True)
+    assert len(target["boxes"]) == len(target["masks"]) == len(target["blended"])
+
+
+def test_normalized_bands_have_unit_noise_and_no_sky():
+    rng = np.random.default_rng(3)
+    flux = rng.normal(100.0, 5.0, (2, 90, 110)).astype(np.float32)
+    flux[1] *= 3.0
+    flux[:, 10, 10] = np.nan
+    image = normalize_bands(flux, np.ones(flux.shape, bool), [4.0, 4.0], [480.0, 620.0])
+    for plane in image.pixels:
+        assert abs(np.median(plane)) < 0.05
+        assert abs(plane.std() - 1.0) < 0.05
+    assert not image.valid[:, 10, 10].any()
+    np.testing.assert_allclose(image.noise, [5.0, 15.0], rtol=0.05)
+
+
+def test_bands_without_data_are_left_out():
+    flux = np.random.default_rng(3).normal(size=(2, 40, 40)).astype(np.float32)
+    flux[0] = np.nan
+    image = normalize_bands(flux, np.ones(flux.shape, bool), [4.0, 3.0], [480.0, 620.0])
+    assert image.wavelength.tolist() == [620.0]
+
+
+@pytest.mark.parametrize(("fwhm", "scale"), [(2.0, 0.5), (4.0, 1.0), (12.0, 3.0)])
+def test_scale_brings_the_psf_to_a_width_that_is_known(fwhm, scale):
+    rng = np.random.default_rng(3)
+    flux = rng.normal(size=(1, 240, 240)).astype(np.float32)
+    image = normalize_bands(flux, np.ones(flux.shape, bool), [fwhm], [620.0])
+    scaled, factor = learned_scale(image)
+    assert factor == scale
+    assert 2.6 <= scaled.mean_fwhm <= 8.0
+    assert scaled.pixels.std() == pytest.approx(1.0, abs=0.05)
+
+
+def test_wavelengths_of_bands():
+    assert band_wavelength("r") == 620.0
+    assert band_wavelength("HSC-G") == 480.0
+    assert band_wavelength("r", given={"r": 640.0}) == 640.0
+    with pytest.raises(ValueError, match="Give its effective wavelength"):
+        band_wavelength("odd")
+
+
+def model_of(network: AnyBandNetwork, score: float = 0.3) -> MaskRcnnModel:
+    spec = network.spec.model_copy(update={"detection_score": score})
+    metadata = ModelMetadata(
+        name="test", architecture=spec, bands=(), normalization=BandNoiseSettings(), pixel_scale=0.2
+    )
+    return MaskRcnnModel.from_network(network, metadata)
+
+
+def test_model_file_holds_network_and_score(network):
+    model = model_of(network, 0.4)
+    again = model_from_bytes(model_to_bytes(model))
+    assert again.metadata == model.metadata and again.takes_any_bands
+    assert again.build().spec.detection_score == 0.4
+    with pytest.raises(ModelFileError, match="takes any bands"):
+        _ = again.metadata.network_spec
+    with pytest.raises(ModelFileError, match="takes any bands"):
+        _ = again.metadata.fixed_normalization
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [({"bands": ("g",)}, "wanted none"), ({"normalization": LuptonSettings()}, "wanted band_noise")],
+)
+def test_headers_that_do_not_fit_are_refused(network, change, problem):
+    given = {"architecture": network.spec, "bands": (), "normalization": BandNoiseSettings(), **change}
+    with pytest.raises(ValueError, match=problem):
+        ModelMetadata(name="test", pixel_scale=0.2, **given)
+
+
+def test_bands_of_unknown_wavelength_are_named(network):
+    flux = np.random.default_rng(1).normal(size=(2, 64, 64)).astype(np.float32)
+    image = MultibandImage(flux, bands=["g", "odd"], pixel_scale=0.2, psf_fwhm=[4.0, 4.0])
+    model, settings = model_of(network, 0.9), DeblendSettings()
+    with pytest.raises(ValueError, match="'odd' is not known"):
+        find_sources(image, model, settings)
+    with pytest.raises(ValueError, match="its own normalisation"):
+        find_sources(image, model, settings, normalizer=lambda *_: None)
+    assert find_sources(image, model, settings, wavelengths={"odd": 540.0}).noise.shape == (2,)
+
+
+def test_training_goes_on_where_it_was_interrupted(tmp_path):
+    folder = tmp_path / "scenes"
+    folder.mkdir()
+    write_band_scene(scene([(20.0, 20.0), (60.0, 30.0)], [300.0, 80.0]), folder / "one.npz")
+    short = AnyBandTrainSettings(steps=2, decay_steps=1, batch_size=1, crop_size=48, seed=3)
+    whole = train_any_band(folder, folder, tmp_path / "whole", short)
+    assert whole.metadata.training["crops"] == 2
+    assert read_names(tmp_path / "whole") == {
+        "before_decay.safetensors",
+        "checkpoint.safetensors",
+        "model.safetensors",
+    }
+    again = tmp_path / "again"
+    again.mkdir()
+    (tmp_path / "whole" / "before_decay.safetensors").rename(again / "checkpoint.safetensors")
+    rest = train_any_band(folder, folder, again, short)
+    for name, value in whole.state.items():
+        assert torch.equal(value, rest.state[name]), name
+    assert rest.metadata.training["crops"] == 2
+
+
+def read_names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_learning_rate_rises_and_falls():
+    settings = AnyBandTrainSettings(steps=100, decay_steps=40, warmup_steps=10, learning_rate=1e-3)
+    rates = [settings.rate(step) for step in range(101)]
+    assert rates[0] == pytest.approx(1e-4) and rates[9:61] == pytest.approx([1e-3] * 52)
+    assert np.all(np.diff(rates[60:]) < 0) and rates[100] == pytest.approx(1e-5)
+
+
+def test_command_makes_scenes_and_says_what_is_missing(tmp_path, capsys):
+    pytest.importorskip("galsim")
+    assert main(["scenes", str(tmp_path / "some"), "--count", "1", "--seed", "7", "--size", "64"]) == 0
+    assert read_names(tmp_path / "some") == {"bands_7_00000.npz"}
+    folders = ["--scenes", str(tmp_path / "none"), "--valid", str(tmp_path), "--out", str(tmp_path / "out")]
+    assert main(["train", *folders, "--initial", "lite"]) == 1
+    assert "there are no scenes" in capsys.readouterr().err
+
+
+def test_one_scene_can_be_learned():
+    """All of it: centres, boxes, classes, masks, blends, on tiles."""
+    torch.manual_seed(2)
+    torch.set_num_threads(1)
+    made = scene([(30.0, 30.0), (34.0, 34.0), (60.0, 40.0)], [300.0, 200.0, 60.0])
+    image, target = draw_crop(made, np.random.default_rng(1), 64, plain=True)
+    network = AnyBandNetwork(AnyBandSpec())
+    optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(60):
+        losses = any_band_losses(network, [image], [target], generator)
+        total = torch.stack(list(losses.values())).sum()
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimizer.step()
+    network.eval()
+    found = detect_bands(network, image, 4.0, least=0.6)
+    assert len(found.scores) == 3
+    for centre in target["centres"].numpy():
+        assert np.hypot(*(found.positions[:, ::-1] - centre).T).min() < 1.0
+    assert (found.p_star > 0.5).all()
+    figures = validate_any_band(network, [made])
+    assert figures["completeness"] >= 0.75
