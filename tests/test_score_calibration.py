@@ -211,7 +211,7 @@ def test_figure(rng, tmp_path):
     assert len(figure.axes) == 12
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     error = reliability(*cases.scores()).expected_error
-    assert labels[0] == f"before ({error:.3f})"
+    assert labels[0].startswith("before: ") and f"{error:.3f}" in labels[0]
     figure.savefig(tmp_path / "f.png", dpi=40)
     with pytest.raises(ValueError, match="4000 cases before"):
         plot_calibrated(cases, cases.select(np.arange(3)))

@@ -72,16 +72,16 @@ def make_config(source: Any, name: str, leave_out: tuple[str, ...] = (), unset: 
     """
     fields = make_fields(source, leave_out, unset)
 
-    def values(self: Any) -> dict[str, Any]:
+    def _values(self: Any) -> dict[str, Any]:
         """Return the settings by name, without those that are not set."""
         given = {key: _plain(getattr(self, key)) for key in fields}
         return {key: value for key, value in given.items() if not (unset and value is None)}
 
-    def settings(self: Any, **others: Any) -> Any:
+    def _settings(self: Any, **others: Any) -> Any:
         """Return the same as a dataclass, with the settings that were left out."""
         return source(**self.values(), **others)
 
-    def set_from(self: Any, given: Any) -> None:
+    def _set_from(self: Any, given: Any) -> None:
         """Take all values of a dataclass."""
         for key in fields:
             value = getattr(given, key)
@@ -90,7 +90,7 @@ def make_config(source: Any, name: str, leave_out: tuple[str, ...] = (), unset: 
             else:
                 setattr(self, key, list(value) if isinstance(value, tuple) else value)
 
-    def validate(self: Any) -> None:
+    def _validate(self: Any) -> None:
         """Check that the settings fit each other."""
         pexConfig.Config.validate(self)
         try:
@@ -101,7 +101,7 @@ def make_config(source: Any, name: str, leave_out: tuple[str, ...] = (), unset: 
             field = type(self)._fields[[*named, *fields][0]]
             raise pexConfig.FieldValidationError(field, self, str(error)) from error
 
-    methods = {"values": values, "settings": settings, "set_from": set_from, "validate": validate}
+    methods = {"values": _values, "settings": _settings, "set_from": _set_from, "validate": _validate}
     doc = f"Configuration of `~{source.__module__}.{source.__name__}`."
     members = {**fields, **methods, "__doc__": doc, "__module__": __name__}
     return types.new_class(name, (pexConfig.Config,), exec_body=lambda body: body.update(members))
