@@ -278,12 +278,9 @@ def draw_population(
         # Galaxies are behind all of the dust.
         share = np.where(population["is_star"], rng.uniform(1.0 / 3.0, 1.0, population.size), 1.0)
         population["reddening"] += config.dust_reddening * share
-    inside = (
-        (population["x"] > -pad - 0.5)
-        & (population["x"] < width - pad - 0.5)
-        & (population["y"] > -pad - 0.5)
-        & (population["y"] < height - pad - 0.5)
-    )
+    low = -pad - 0.5
+    inside = (population["x"] > low) & (population["x"] < width - pad - 0.5)
+    inside &= (population["y"] > low) & (population["y"] < height - pad - 0.5)
     population = population[inside]
     return population[np.argsort(population["mag"], kind="stable")]
 
