@@ -8,8 +8,6 @@ train it.
 
 from __future__ import annotations
 
-__all__ = ["main"]
-
 import argparse
 import dataclasses
 import logging

@@ -14,15 +14,7 @@ one peak is one source, and two sources one FWHM apart are two peaks.
 
 from __future__ import annotations
 
-__all__ = [
-    "AnyBandNetwork",
-    "AnyBandSpec",
-    "BandProposals",
-    "Features",
-    "decode_cells",
-    "pack_bands",
-    "start_from",
-]
+__all__ = ["AnyBandNetwork", "AnyBandSpec", "BandProposals", "Features", "pack_bands", "start_from"]
 
 import math
 from typing import Annotated, Literal, NamedTuple, cast

@@ -236,12 +236,7 @@ def _detect_tile(
 
 @torch.inference_mode()
 def detect_bands(
-    network: AnyBandNetwork,
-    image: Tensor,
-    fwhm: float,
-    *,
-    least: float = 0.05,
-    masks: bool = True,
+    network: AnyBandNetwork, image: Tensor, fwhm: float, *, least: float = 0.05, masks: bool = True
 ) -> Detections:
     """Find the sources of a tile.
 

@@ -10,8 +10,6 @@ before that fall is kept, so that a run can be made longer.
 
 from __future__ import annotations
 
-__all__ = ["AnyBandTrainSettings", "train_any_band"]
-
 import copy
 import csv
 import logging
@@ -82,11 +80,7 @@ class AnyBandTrainSettings:
 
 
 def train_any_band(
-    scenes: Path,
-    valid: Path,
-    out: Path,
-    settings: AnyBandTrainSettings,
-    initial: MaskRcnnModel | None = None,
+    scenes: Path, valid: Path, out: Path, settings: AnyBandTrainSettings, initial: MaskRcnnModel | None = None
 ) -> MaskRcnnModel:
     """Train a network for any bands.
 

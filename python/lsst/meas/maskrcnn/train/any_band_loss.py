@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["LOSS_NAMES", "any_band_losses"]
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

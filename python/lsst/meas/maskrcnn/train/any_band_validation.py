@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["validate_any_band"]
-
 import math
 from collections.abc import Sequence
 from typing import Any

@@ -10,8 +10,6 @@ their depths and new noise, so what is bright enough to be found differs too.
 
 from __future__ import annotations
 
-__all__ = ["BandScene", "draw_crop", "make_scenes", "read_band_scene", "to_band_scene", "write_band_scene"]
-
 import math
 import os
 from collections.abc import Iterator, Sequence
