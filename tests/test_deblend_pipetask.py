@@ -317,6 +317,6 @@ def test_unusual_patches(tmp_path: Path, model_path: Path) -> None:
     assert len(empty) == 0
     assert len(void) == 0
     config = butler.get("maskRcnnDeblend_config", collections="u/test/deblend")
-    assert config.maxScaleRatio == 2.0
+    assert list(config.bad_planes)[-1] == "SUSPECT"
     assert dict(config.bands) == {"r": "r"}
     assert config.model_uri == str(model_path)
