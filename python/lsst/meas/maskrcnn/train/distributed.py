@@ -47,19 +47,21 @@ def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
         Raised if the device is not there, or a name is not known.
     """
     chosen = select_device(device)
+    several = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
+    if several:
+        per_node, total = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        if chosen.index is not None:
+            raise ValueError(f"device is '{device}', which is one; give 'cuda' for {total} processes")
+        if chosen.type == "cuda" and per_node > torch.cuda.device_count():
+            raise ValueError(
+                f"torchrun started {per_node} processes here, but torch finds {torch.cuda.device_count()} "
+                "GPU; start fewer, or choose device 'cpu'"
+            )
     mixed = autocast(chosen, precision)._enabled  # type: ignore[attr-defined]
     plan: Any = "bf16-mixed" if mixed else "32-true"
-    if not (torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()):
+    if not several:
         devices = [chosen.index or 0] if chosen.type == "cuda" else 1
         return Fabric(accelerator=chosen.type, devices=devices, precision=plan)
-    per_node, total = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
-    if chosen.index is not None:
-        raise ValueError(f"device is '{device}', which is one; give 'cuda' for {total} processes")
-    if chosen.type == "cuda" and per_node > torch.cuda.device_count():
-        raise ValueError(
-            f"torchrun started {per_node} processes here, but torch finds {torch.cuda.device_count()} GPU; "
-            "start fewer, or choose device 'cpu'"
-        )
     strategy = DDPStrategy(
         process_group_backend="nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT
     )
