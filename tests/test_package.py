@@ -93,12 +93,28 @@ def test_rooms_import_downhill(path):
     assert not {name for name in foreign if name.startswith(package)}, "rooms are imported by relative names"
 
 
+def internal_functions(path: Path) -> set[int]:
+    """Lines on which functions begin that are no part of the public interface, the names in ``__all__``."""
+    body = ast.parse(path.read_text(encoding="utf-8")).body
+    assigned = {ast.unparse(node.targets[0]): node.value for node in body if isinstance(node, ast.Assign)}
+    public = ast.literal_eval(assigned["__all__"]) if "__all__" in assigned else ()
+    internal = (node for node in body if getattr(node, "name", None) not in public)
+    return {item.lineno for node in internal for item in ast.walk(node) if isinstance(item, ast.FunctionDef)}
+
+
 def test_docstrings_are_numpydoc(project_dir):
-    """Parameters, returned values and their order are those of the code."""
+    """Parameters and their order are those of the code; internal functions need not list them."""
     pytest.importorskip("numpydoc", minversion="1.8")
     command = [sys.executable, "-m", "numpydoc", "lint", *map(str, SOURCES)]
     done = subprocess.run(command, cwd=project_dir, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    internal = {str(path): internal_functions(path) for path in SOURCES}
+    problems = []
+    for line in filter(None, (done.stdout + done.stderr).splitlines()):
+        found = re.match(r"(.+):(\d+): PR01 ", line)
+        if not found or int(found[2]) not in internal[found[1]]:
+            problems.append(line)
+    assert not problems
+    assert done.returncode in (0, 1)
 
 
 @pytest.mark.parametrize(

@@ -50,18 +50,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Put a model file into a repository.
-
-    Parameters
-    ----------
-    argv : `~collections.abc.Sequence` [`str`], optional
-        Arguments; by default those of the process.
-
-    Returns
-    -------
-    status : `int`
-        0, or 1 if the model was refused.
-    """
+    """Put a model file into a repository; return the exit status."""
     arguments = _parser().parse_args(argv)
     path = arguments.file if arguments.file is not None else default_model_path()
     try:
