@@ -244,20 +244,10 @@ def flagged_pixels(exposure: ExposureF, planes: Iterable[str]) -> npt.NDArray[np
 
 
 def psf_image(exposure: ExposureF, y: float, x: float) -> npt.NDArray[np.float64] | None:
-    """Draw the PSF of an exposure.
+    """Draw the PSF of an exposure at a position in array pixels, (y, x), centred on its middle pixel.
 
-    Parameters
-    ----------
-    exposure : `lsst.afw.image.ExposureF`
-        The exposure.
-    y, x : `float`
-        Position in array pixels.
-
-    Returns
-    -------
-    psf : `numpy.ndarray` or `None`
-        Image, (y, x), centred on its middle pixel; that of the average
-        position where the PSF is not defined; `None` without a PSF.
+    It is that of the average position where the PSF is not defined, and `None`
+    without a PSF.
     """
     psf, box = exposure.getPsf(), exposure.getBBox()
     if psf is None:

@@ -129,18 +129,7 @@ def _footprints(sources: SourceList, order: RecordOrder, bbox: geom.Box2I) -> li
 
 
 def masks_on_edge(sources: SourceList) -> np.ndarray:
-    """Find the masks that reach the edge of their parents.
-
-    Parameters
-    ----------
-    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
-        The sources.
-
-    Returns
-    -------
-    on_edge : `numpy.ndarray`
-        Bool, (N,).
-    """
+    """Find the masks that reach the edge of their parents, bool, (N,)."""
     on_edge = np.zeros(len(sources), dtype=bool)
     for parent in sources.parents:
         edge = parent.edge

@@ -96,15 +96,7 @@ class _Tally:
 
 
 def add_common_options(parser: argparse.ArgumentParser, collection: str, skymap: str) -> None:
-    """Add the options that say where to and how images are read.
-
-    Parameters
-    ----------
-    parser : `argparse.ArgumentParser`
-        Takes them.
-    collection, skymap : `str`
-        Defaults.
-    """
+    """Add the options that say where to and how images are read; collection and sky map are defaults."""
     parser.add_argument(
         "--collection",
         default=collection,
@@ -159,27 +151,7 @@ def add_common_options(parser: argparse.ArgumentParser, collection: str, skymap:
 
 
 def by_band(words: Sequence[str] | None, bands: Sequence[str], option: str) -> dict[str, float] | None:
-    """Read numbers that are given for all bands or one by one.
-
-    Parameters
-    ----------
-    words : `~collections.abc.Sequence` [`str`] or `None`
-        One number, one for each band, or ``BAND=NUMBER``.
-    bands : `~collections.abc.Sequence` [`str`]
-        Bands.
-    option : `str`
-        Name of the option, for the messages.
-
-    Returns
-    -------
-    numbers : `dict` [`str`, `float`] or `None`
-        By band; `None` without any.
-
-    Raises
-    ------
-    ImportFieldsError
-        Raised if they cannot be understood.
-    """
+    """Read numbers that an option has for all bands (one, or one each) or for some (``BAND=NUMBER``)."""
     if not words:
         return None
     result: dict[str, float] = {}
@@ -204,39 +176,18 @@ def by_band(words: Sequence[str] | None, bands: Sequence[str], option: str) -> d
 
 
 def made_up_center(tract: int) -> tuple[float, float]:
-    """Choose where on the sky to put a field without world coordinates.
+    """Choose where on the sky to put a field without world coordinates (RA, Dec, deg).
 
-    Parameters
-    ----------
-    tract : `int`
-        Number of its tract.
-
-    Returns
-    -------
-    ra, dec : `float`
-        Degrees; half a degree from those of other tracts, up to 40,000.
+    That is half a degree from the fields of other tracts, up to 40,000.
     """
     row, column = divmod(tract % 40_000, 400)
     return (150.0 + 0.5 * column) % 360.0, 0.5 * row
 
 
 def parse_split(text: str) -> str | tuple[str, ...]:
-    """Read the option ``--split``.
+    """Read the option ``--split``: auto, none, one of `SPLITS`, or ``train=7,validation=1,test=2``.
 
-    Parameters
-    ----------
-    text : `str`
-        ``auto``, ``none``, one of `SPLITS`, or ``train=7,validation=1,test=2``.
-
-    Returns
-    -------
-    split : `str` or `tuple` [`str`]
-        The word, or a split for each last digit of a number.
-
-    Raises
-    ------
-    ImportFieldsError
-        Raised if it cannot be understood.
+    Returns the word, or a split for each last digit of a number.
     """
     if text in ("auto", "none", *SPLITS):
         return text
@@ -256,22 +207,7 @@ def parse_split(text: str) -> str | tuple[str, ...]:
 
 
 def split_of(choice: str | tuple[str, ...], number: int, named: str) -> str:
-    """Choose the split of a field.
-
-    Parameters
-    ----------
-    choice : `str` or `tuple` [`str`]
-        As `parse_split` returns it.
-    number : `int`
-        Number of the field.
-    named : `str`
-        The split that the names of its folders say, or empty.
-
-    Returns
-    -------
-    split : `str`
-        Empty for none.
-    """
+    """Choose the split of a field by `parse_split`, its number, and what its folders say; empty for none."""
     if isinstance(choice, tuple):
         return choice[number % 10]
     return {"auto": named, "none": ""}.get(choice, choice)

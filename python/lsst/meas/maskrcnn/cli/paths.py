@@ -17,17 +17,9 @@ _ENVIRONMENT = "MEAS_MASKRCNN_DIR"
 def package_dir() -> Path:
     """Find the folder that holds ``pipelines/`` and ``config/``.
 
-    Returns
-    -------
-    path : `pathlib.Path`
-        ``$MEAS_MASKRCNN_DIR`` where that is set (EUPS sets it), else the
-        checkout that this module runs from, else the folder
-        ``share/meas_maskrcnn`` of the Python installation.
-
-    Raises
-    ------
-    FileNotFoundError
-        Raised if none of these holds ``pipelines/``.
+    It is ``$MEAS_MASKRCNN_DIR`` where that is set (EUPS sets it), else the
+    checkout that this module runs from, else the folder
+    ``share/meas_maskrcnn`` of the Python installation.
     """
     given = os.environ.get(_ENVIRONMENT)
     # python/lsst/meas/maskrcnn/cli/paths.py is five levels below the root of a checkout.
@@ -46,22 +38,7 @@ def package_dir() -> Path:
 
 
 def pipeline_path(name: str) -> Path:
-    """Find a pipeline that comes with the package.
-
-    Parameters
-    ----------
-    name : `str`
-        File name, for instance ``MaskRcnnDeblend.yaml``.
-
-    Returns
-    -------
-    path : `pathlib.Path`
-
-    Raises
-    ------
-    FileNotFoundError
-        Raised if there is no such pipeline.
-    """
+    """Find a pipeline that comes with the package by its file name, such as ``MaskRcnnDeblend.yaml``."""
     folder = package_dir() / "pipelines"
     path = folder / name
     if not path.is_file():

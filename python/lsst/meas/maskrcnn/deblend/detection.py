@@ -243,30 +243,11 @@ def detect_binnings(
 def to_full_pixels(
     found: Detections, factor: int, shape: tuple[int, int], min_side: float = 0.0
 ) -> Detections:
-    """Bring detections on a binned image to the pixels of the whole one.
+    """Bring detections on a binned image to the pixels of the whole one, of a shape (y, x).
 
-    Parameters
-    ----------
-    found : `~.detections.Detections`
-        Detections in binned pixels, with soft masks.
-    factor : `int`
-        Pixels per binned pixel and axis.
-    shape : `tuple` [`int`, `int`]
-        Height and width of the whole image.
-    min_side : `float`
-        Least root of the area of a mask, in binned pixels.
-
-    Returns
-    -------
-    detections : `~.detections.Detections`
-        The same in pixels of the image, without smaller ones and those that
-        have no pixel on it. Probabilities are interpolated linearly between
-        the centres of the binned pixels, so that masks have smooth edges.
-
-    Raises
-    ------
-    ValueError
-        Raised if the factor is below 1.
+    Those whose mask has less than the square of ``min_side`` binned pixels, or no
+    pixel on the image, are left out. Probabilities are interpolated linearly
+    between the centres of the binned pixels, so that masks have smooth edges.
     """
     if factor < 1:
         raise ValueError(f"factor is {factor}, wanted 1 or more")

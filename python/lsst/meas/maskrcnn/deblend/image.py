@@ -228,22 +228,10 @@ class MultibandImage:
 
 
 def gaussian_fwhm(psf: npt.ArrayLike) -> float:
-    """Measure the FWHM of the Gaussian with the adaptive moments of a PSF.
+    """Measure the FWHM (px) of the round Gaussian of the adaptive moments of a PSF (y, x).
 
-    Parameters
-    ----------
-    psf : array_like
-        Image, (y, x).
-
-    Returns
-    -------
-    fwhm : `float`
-        Px; NaN where the moments cannot be measured.
-
-    Notes
-    -----
     Moments weighted by the Gaussian that has them (Bernstein & Jarvis 2002,
-    AJ 123, 583), by iteration; the round Gaussian of the same area.
+    AJ 123, 583), by iteration; NaN where they cannot be measured.
     """
     pixels = np.asarray(psf, dtype=float)
     y, x = np.indices(pixels.shape) - (np.array(pixels.shape)[:, None, None] - 1) / 2

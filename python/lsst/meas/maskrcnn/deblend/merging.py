@@ -356,8 +356,8 @@ def _join_repeated(pool: _Pool) -> None:
 def _grow_cores(pool: _Pool, fwhm: float) -> dict[int, tuple[BoolArray, npt.NDArray[np.int64]]]:
     """Find the pixels, and their origin, of large galaxies of which only the core was detected.
 
-    They are connected to the peak, brighter than a share of it, and in no
-    other mask. Where they lead to something brighter, the core stays as it is.
+    They are connected to the peak, brighter than a share of it, and in no other
+    mask. Where they lead to something brighter, the core stays as it is.
     """
     bright = pool.flux >= _BRIGHT_SNR * np.sqrt(pool.area)
     grown = {}

@@ -183,18 +183,7 @@ class Shares:
         return len(self.sources)
 
     def fluxes(self, images: FloatArray) -> npt.NDArray[np.float64]:
-        """Add up each source's pixels.
-
-        Parameters
-        ----------
-        images : `numpy.ndarray`
-            The parent's images, (band, y, x). NaN counts as 0.
-
-        Returns
-        -------
-        fluxes : `numpy.ndarray`
-            Fluxes, (source, band).
-        """
+        """Add up each source's pixels of images (band, y, x), of which NaN counts as 0: (source, band)."""
         sums = [np.nansum(share.pixels(images), axis=(1, 2), dtype=np.float64) for share in self.sources]
         return np.array(sums).reshape(len(self.sources), images.shape[0])
 

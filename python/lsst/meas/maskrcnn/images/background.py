@@ -316,11 +316,7 @@ def sky_noise(
 
 
 def _smooth_noise(plane: FloatArray, good: BoolArray) -> float:
-    """Noise from second differences along x, to which smooth structure adds little.
-
-    The differences a - 2 b + c of white noise have 6 times the variance of a
-    pixel. NaN if there are too few triples.
-    """
+    """Noise from second differences along x, which structure hardly changes; NaN if there are too few."""
     step = max(1, good.size // _SAMPLE_SIZE)
     rows = plane[::step].astype(np.float64)
     ok = good[::step]

@@ -72,18 +72,7 @@ def settings(cls: type[T]) -> type[T]:
 
 
 def describe_problem(problem: Any) -> str:
-    """Say in one sentence what pydantic found wrong with a value.
-
-    Parameters
-    ----------
-    problem : `dict`
-        One of ``pydantic.ValidationError.errors()``.
-
-    Returns
-    -------
-    text : `str`
-        Name of the field, the value and what was wanted.
-    """
+    """Say in one sentence what pydantic found wrong with a value, one of ``ValidationError.errors()``."""
     name = ".".join(str(part) for part in problem["loc"])
     wanted = problem["msg"].removeprefix("Value error, ")
     if problem["type"] in ("unexpected_keyword_argument", "extra_forbidden"):

@@ -200,11 +200,7 @@ def estimate_fwhm(plane: FloatArray, good: BoolArray, sigma: float) -> tuple[flo
 
 
 def _continued(background: Background, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """Background of an image, interpolated between the cells and continued
-    beyond the outermost ones.
-
-    Constant there, a slope would stand out of the sky at the edges.
-    """
+    """Background (y, x), continued linearly beyond the outermost cells, or a slope would stand out there."""
     if background.mesh is None:
         return np.full(shape, background.level)
     level = background.mesh
@@ -263,10 +259,9 @@ def _stand_out(difference: FloatArray, good: BoolArray) -> BoolArray:
 
 
 def _far_from_level(smooth: FloatArray, good: BoolArray, threshold: float) -> BoolArray:
-    """Pixels far from the level, on either side.
+    """Pixels far from the level, on either side, as leaving out peaks of noise alone would lower the sky.
 
-    Leaving out chance peaks but no chance dips would lower the sky. The
-    scatter is that below the median, which sources do not widen.
+    The scatter is that below the median, which sources do not widen.
     """
     values = smooth[good]
     if not values.size:

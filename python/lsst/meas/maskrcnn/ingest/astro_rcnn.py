@@ -177,27 +177,7 @@ def _split(path: Path) -> str:
 
 
 def set_files(folder: Path, bands: Sequence[str]) -> tuple[dict[str, Path], Path | None]:
-    """Find the files of a set.
-
-    Parameters
-    ----------
-    folder : `pathlib.Path`
-        The set.
-    bands : `~collections.abc.Sequence` [`str`]
-        Bands that must be there.
-
-    Returns
-    -------
-    images : `dict` [`str`, `pathlib.Path`]
-        By band.
-    masks : `pathlib.Path` or `None`
-        ``masks.fits``, if there is one.
-
-    Raises
-    ------
-    FitsImageError
-        Raised if an image is missing.
-    """
+    """Find the images of a set by band, and ``masks.fits``, if there is one."""
     images = {}
     for band in bands:
         path = find_fits(folder / f"img_{band}.fits")
@@ -394,16 +374,8 @@ def _read_models(
 ) -> Iterator[tuple[int, bool, np.ndarray, int, int]]:
     """Read the sources of ``masks.fits`` one by one.
 
-    Yields
-    ------
-    number : `int`
-        Of the HDU.
-    is_star : `bool`
-        Its class.
-    pixels : `numpy.ndarray`
-        The part of its image with light (y, x), counts; (0, 0) without any.
-    y0, x0 : `int`
-        Where that part is.
+    Yields the number of the HDU, whether it is a star, the part of its image with
+    light (y, x), counts, (0, 0) without any, and the y0 and x0 of that.
     """
     try:
         with warnings.catch_warnings():

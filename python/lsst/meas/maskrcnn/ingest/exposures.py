@@ -114,21 +114,11 @@ def field_to_exposures(field: FitsField) -> dict[str, ExposureF]:
 
 
 def sky_wcs(wcs: WCS, shape: tuple[int, int]) -> SkyWcs:
-    """Turn world coordinates of astropy into those of afw.
+    """Turn world coordinates of astropy, of an image of a shape (y, x), into those of afw.
 
-    Parameters
-    ----------
-    wcs : `astropy.wcs.WCS`
-        World coordinates of an image.
-    shape : `tuple` [`int`, `int`]
-        Its height and width (px).
-
-    Returns
-    -------
-    sky_wcs : `lsst.afw.geom.SkyWcs`
-        The same if the projection is TAN, with or without SIP; else the
-        tangent plane that touches it at the centre, which is near enough for
-        one image.
+    They are the same if the projection is TAN, with or without SIP; else the
+    tangent plane that touches it at the centre, which is near enough for one
+    image.
     """
     if all(str(kind).endswith(("TAN", "TAN-SIP")) for kind in wcs.wcs.ctype):
         metadata = PropertyList()
@@ -260,26 +250,10 @@ def make_exposure(
     nanojansky_per_count: float,
     band: str,
 ) -> ExposureF:
-    """Build an exposure from arrays.
+    """Build an exposure from pixels (counts) and their variance (counts^2), (y, x).
 
-    Parameters
-    ----------
-    image, variance : `numpy.ndarray`
-        Pixels (counts) and their variance (counts^2), (y, x).
-    bbox : `lsst.geom.Box2I`
-        Box of the image.
-    wcs : `lsst.afw.geom.SkyWcs`
-        World coordinates.
-    nanojansky_per_count : `float`
-        Calibration.
-    band : `str`
-        Name of the band. Coadds have no physical filter.
-
-    Returns
-    -------
-    exposure : `lsst.afw.image.ExposureF`
-        Pixels that are not finite, or have no positive variance, have mask
-        plane NO_DATA.
+    Pixels that are not finite, or have no positive variance, have mask plane
+    NO_DATA. Coadds have no physical filter.
     """
     exposure = ExposureF(bbox, wcs)
     exposure.image.array[:] = image
@@ -292,41 +266,14 @@ def make_exposure(
 
 
 def gaussian_psf(fwhm: float) -> GaussianPsf:
-    """Make a round Gaussian PSF.
-
-    Parameters
-    ----------
-    fwhm : `float`
-        Full width at half maximum (pixels).
-
-    Returns
-    -------
-    psf : `lsst.afw.detection.GaussianPsf`
-        Its kernel reaches out to five sigma.
-    """
+    """Make a round Gaussian PSF of a FWHM (px), whose kernel reaches out to five sigma."""
     sigma = max(fwhm / FWHM_PER_SIGMA, 0.3)
     size = 2 * int(np.ceil(5.0 * sigma)) + 1
     return GaussianPsf(size, size, sigma)
 
 
 def image_psf(image: NDArray[np.floating]) -> KernelPsf:
-    """Make a PSF of its image, the same everywhere.
-
-    Parameters
-    ----------
-    image : `numpy.ndarray`, (size, size)
-        The PSF about the central pixel; ``size`` is odd.
-
-    Returns
-    -------
-    psf : `lsst.meas.algorithms.KernelPsf`
-        Its kernel sums to one.
-
-    Raises
-    ------
-    ValueError
-        Raised if the image has no central pixel.
-    """
+    """Make a PSF of its image about the central pixel, the same everywhere; its kernel sums to one."""
     height, width = image.shape
     if height % 2 == 0 or width % 2 == 0:
         raise ValueError(f"The image of a PSF must have odd sides, not {image.shape}.")

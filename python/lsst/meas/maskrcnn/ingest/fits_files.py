@@ -89,18 +89,7 @@ class FitsContent:
     rms, weight or mask."""
 
     def variance(self, files: BandFiles) -> FloatArray | None:
-        """Variance of the pixels from files or extensions.
-
-        Parameters
-        ----------
-        files : `BandFiles`
-            The files of the band.
-
-        Returns
-        -------
-        variance : `numpy.ndarray` or `None`
-            (y, x), counts^2; NaN where there is no data.
-        """
+        """Return the variance (y, x), counts^2, from files or extensions; NaN where there is no data."""
         kinds = ("variance", "weight", "rms")
         given = next((kind for kind in kinds if getattr(files, kind) is not None), None)
         kind = given or next((kind for kind in kinds if kind in self.companions), None)
@@ -113,18 +102,7 @@ class FitsContent:
         return result
 
     def flags(self, files: BandFiles) -> npt.NDArray[np.int64]:
-        """Values of the mask image; zeros without one.
-
-        Parameters
-        ----------
-        files : `BandFiles`
-            The files of the band.
-
-        Returns
-        -------
-        flags : `numpy.ndarray`
-            (y, x).
-        """
+        """Return the values of the mask image (y, x); zeros without one."""
         if files.mask is not None:
             values = self._matching(files.mask)
         elif "mask" in self.companions:
@@ -164,29 +142,11 @@ def find_fits(path: Path) -> Path | None:
 def read_fits(
     path: Path, hdu: str | int | None = None, band: str | None = None, cube_bands: Sequence[str] = ()
 ) -> FitsContent:
-    """Read an image.
+    """Read an image and what belongs to it.
 
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        The file.
-    hdu : `str`, `int` or `None`
-        Name or number of the HDU; by default SCI or the like, or the first
-        one with an image.
-    band : `str`, optional
-        The band that is wanted of a cube.
-    cube_bands : `~collections.abc.Sequence` [`str`]
-        Bands of the planes of a cube whose header does not name them.
-
-    Returns
-    -------
-    content : `FitsContent`
-        The image and what belongs to it.
-
-    Raises
-    ------
-    FitsImageError
-        Raised if the file is missing, damaged, or holds no such image.
+    ``hdu`` is the name or number of its HDU, by default SCI or the like, or the
+    first one with an image; ``band`` is the one that is wanted of a cube, and
+    ``cube_bands`` are those of a cube whose header does not name them.
     """
     if not path.is_file():
         raise FitsImageError(f"There is no file {path}; check the name.")

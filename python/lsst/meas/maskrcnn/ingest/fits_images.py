@@ -329,8 +329,7 @@ def _subtract_sky(
 ) -> tuple[FloatArray, float, BoolArray]:
     """Subtract the sky, if there is one, and estimate the noise.
 
-    Returns the image, the standard deviation of an empty pixel (above 0), and
-    the pixels with light of sources.
+    Returns the image, the noise of an empty pixel (above 0), and where the sources are.
     """
     values = np.where(good, pixels, 0.0)
     estimate = estimate_sky(values, good, mesh_size=options.mesh_size, subtracted=options.sky == "none")
@@ -414,21 +413,10 @@ def _read_wcs(content: FitsContent, options: FitsOptions, notes: list[str]) -> W
 
 
 def tangent_plane(wcs: WCS, shape: tuple[int, ...]) -> tuple[tuple[float, float], FloatArray]:
-    """Find the tangent plane that touches an image at its centre.
+    """Find the tangent plane that touches an image of a shape (y, x) at its centre.
 
-    Parameters
-    ----------
-    wcs : `astropy.wcs.WCS`
-        World coordinates.
-    shape : `tuple` [`int`, `int`]
-        Height and width of the image (px).
-
-    Returns
-    -------
-    center : `tuple` [`float`, `float`]
-        Right ascension and declination of the centre of the image (deg).
-    matrix : `numpy.ndarray`, (2, 2)
-        Takes offsets (x, y), px, to offsets to the east and north, deg.
+    Returns right ascension and declination there (deg), and the matrix that takes
+    offsets (x, y), px, to offsets to the east and north, deg.
     """
     step = 10.0
     x, y = 0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1)

@@ -113,20 +113,7 @@ class ImportedScene:
 
 
 def empty_sources(number: int, bands: Sequence[str]) -> np.ndarray:
-    """Make a table with the columns of `Scene.sources`.
-
-    Parameters
-    ----------
-    number : `int`
-        Rows; their ids count from 1.
-    bands : `~collections.abc.Sequence` [`str`]
-        Bands.
-
-    Returns
-    -------
-    sources : `numpy.ndarray`, (N,)
-        Floats are NaN, integers 0, flags not set.
-    """
+    """Make a table like `Scene.sources`: floats are NaN, integers 0, flags not set, ids count from 1."""
     sources = np.zeros(number, source_dtype(bands))
     for name in sources.dtype.names or ():
         if sources.dtype[name].kind == "f":

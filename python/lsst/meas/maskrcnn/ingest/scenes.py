@@ -84,11 +84,7 @@ class SceneGrid:
 
     @property
     def side(self) -> int:
-        """Patches along each side of a tract.
-
-        A hundred, or fewer if a tract would be wider than ten degrees: far
-        from its middle a tangent plane is stretched.
-        """
+        """Patches along each side of a tract: fewer where it would be so wide that its plane is stretched."""
         width = max(self.shape) * self.pixel_scale / 3600.0
         return int(np.clip(self._WIDEST / width, 1, self._SIDE))
 
@@ -240,11 +236,7 @@ def _scene_refs(
     bands: Sequence[str],
     dataset_types: Mapping[str, DatasetType],
 ) -> list[tuple[str, str | None, DatasetRef]]:
-    """Return key, band and reference of all that belongs to scenes.
-
-    Ids follow from the names, so that a scene that is made again gets the
-    same ones.
-    """
+    """Return key, band and reference of all that belongs to scenes; ids follow from the names."""
     refs: list[tuple[str, str | None, DatasetRef]] = []
     for data_id in data_ids:
         coordinates = {

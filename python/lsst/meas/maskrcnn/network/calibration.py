@@ -58,18 +58,7 @@ class CalibrationCurve(BaseModel):
         return self
 
     def apply(self, given: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Turn values of the network into probabilities.
-
-        Parameters
-        ----------
-        given : array_like
-            Between 0 and 1.
-
-        Returns
-        -------
-        probability : `numpy.ndarray`
-            Float32, of the same shape; NaN stays NaN.
-        """
+        """Turn values of the network into probabilities, float32, of the same shape; NaN stays NaN."""
         values = np.interp(np.asarray(given, dtype=np.float64), self.given, self.probability)
         return np.asarray(values, dtype=np.float32)
 

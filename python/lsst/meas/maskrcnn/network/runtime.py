@@ -59,24 +59,9 @@ def prepared_network(model: MaskRcnnModel, device: str = "cpu") -> MaskRCNN | An
 
 
 def prepare_network(network: MaskRCNN) -> MaskRCNN:
-    """Make a network quick at detecting.
+    """Make a network in evaluation mode quick at detecting, and return the same object.
 
-    Parameters
-    ----------
-    network : `torchvision.models.detection.MaskRCNN`
-        A network in evaluation mode, as `~.model_file.MaskRcnnModel.build`
-        returns it. It is changed, and can no longer be trained nor take the
-        weights of a model file.
-
-    Returns
-    -------
-    network : `torchvision.models.detection.MaskRCNN`
-        The same object.
-
-    Raises
-    ------
-    ValueError
-        Raised if the network is in training mode.
+    It can no longer be trained nor take the weights of a model file.
     """
     if network.training:
         raise ValueError("the network is in training mode; only one in evaluation mode can be prepared")

@@ -21,17 +21,7 @@ MASK_BITS: dict[str, int] = {"SAT": SATURATED, "CR": COSMIC_RAY, "BAD": BAD, "NO
 
 
 def background(shape: tuple[int, int], amplitude: float, rng: np.random.Generator) -> np.ndarray:
-    """Return a smooth background: an offset, two slopes and a bend.
-
-    Parameters
-    ----------
-    shape : `tuple` [`int`, `int`]
-        Height and width, px.
-    amplitude : `float`
-        Scale of each of the terms.
-    rng : `numpy.random.Generator`
-        Source of chance.
-    """
+    """Draw a smooth background, (y, x): an offset, two slopes and a bend, each of this amplitude."""
     y = np.linspace(-1.0, 1.0, shape[0])[:, None]
     x = np.linspace(-1.0, 1.0, shape[1])
     a = amplitude * rng.normal(size=6)
@@ -41,25 +31,11 @@ def background(shape: tuple[int, int], amplitude: float, rng: np.random.Generato
 def wings_reach(
     flux: float, spikes: float, halo: float, fwhm: float, limit: float, longest: float
 ) -> tuple[float, float]:
-    """Return how far the spikes and the aureole of a star can be seen.
+    """Return the radii (px) at which spikes and aureole of a star fall to a limit, 0 for what is not there.
 
-    Parameters
-    ----------
-    flux : `float`
-        Of the star, nJy.
-    spikes, halo : `float`
-        Share of that in the four spikes and in the aureole.
-    fwhm : `float`
-        Of the PSF, px.
-    limit : `float`
-        Surface brightness below which both may end, nJy per px.
-    longest : `float`
-        Radius at which both end in any case, px.
-
-    Returns
-    -------
-    spike_reach, halo_reach : `float`
-        Radii, px; 0 for what is not there.
+    ``flux`` is that of the star (nJy), ``spikes`` and ``halo`` the shares of it in
+    both, ``fwhm`` that of the PSF (px), ``limit`` a surface brightness (nJy per
+    px), and ``longest`` the largest radius (px).
     """
     core = 2.0 * fwhm
     width = _spike_width(fwhm)
@@ -84,28 +60,13 @@ def bright_star_wings(
     fwhm: float,
     reach: tuple[float, float],
 ) -> np.ndarray:
-    """Return the diffraction spikes and the aureole of a star of unit flux.
+    """Draw the diffraction spikes and the aureole of a star of unit flux, (y, x), 1/px.
 
-    Parameters
-    ----------
-    dx : `numpy.ndarray`, (w,)
-        Offsets of the columns from the star, px.
-    dy : `numpy.ndarray`, (h,)
-        Offsets of the rows from the star, px.
-    spikes, halo : `float`
-        Share of the flux in the four spikes and in the aureole.
-    angle : `float`
-        Of the first spike from +x, rad.
-    fwhm : `float`
-        Of the PSF, px; the spikes' width follows it.
-    reach : `tuple` [`float`, `float`]
-        Where spikes and aureole end, px; see `wings_reach`.
-
-    Returns
-    -------
-    light : `numpy.ndarray`, (h, w)
-        1/px. A few per cent of the aureole's light, or more where it ends
-        early, is beyond its reach and not drawn.
+    ``dx`` and ``dy`` are the offsets of columns and rows from the star (px),
+    ``spikes`` and ``halo`` the shares of the flux, ``angle`` that of the first
+    spike from +x (rad), ``fwhm`` that of the PSF (px), and ``reach`` is of
+    `wings_reach`. A few per cent of the aureole's light, or more where it ends
+    early, is beyond its reach and not drawn.
     """
     # The aureole falls as r^-2.5 outside a core of two FWHM; a spike is a thin line
     # with a 1/(1 + (r/c)^2) profile, as a slit's diffraction averaged over a
@@ -142,29 +103,13 @@ def saturate(
     trail_level: float = 1.0,
     fill: float = 1.0,
 ) -> None:
-    """Clip an image at the saturation level, in place.
+    """Clip an image (y, x) at the saturation level (nJy), in place, and mark the pixels as `SATURATED`.
 
     Clipped pixels look as pipelines leave them that interpolate across the
-    trails: streaky, a little brighter towards the middle. Trails fade to their
-    ends.
-
-    Parameters
-    ----------
-    image : `numpy.ndarray`, (y, x)
-        Pixels, nJy.
-    level : `float`
-        Flux in one pixel, nJy.
-    mask : `numpy.ndarray`, (y, x), `numpy.uint8`
-        Clipped pixels and trails get `SATURATED`.
-    rng : `numpy.random.Generator`
-        Source of chance for the trails' lengths and the streaks.
-    bleed : `bool`
-        Spread clipped charge along a line.
-    axis : `str`
-        ``"y"`` for trails along columns, ``"x"`` along rows.
-    trail_level, fill : `float`
-        Flux in trails where they begin and in clipped pixels, in units of
-        ``level``.
+    trails: streaky, a little brighter towards the middle. With ``bleed`` clipped
+    charge spreads along columns (``axis`` "y") or rows ("x") in trails that fade
+    to their ends. ``trail_level`` and ``fill`` are the flux in trails where they
+    begin and in clipped pixels, in units of ``level``.
     """
     clipped = image > level
     if not clipped.any():
@@ -199,21 +144,7 @@ def saturate(
 def add_cosmic_rays(
     image: np.ndarray, mask: np.ndarray, count: int, sky_sigma: float, rng: np.random.Generator
 ) -> None:
-    """Add straight tracks of cosmic rays, in place.
-
-    Parameters
-    ----------
-    image : `numpy.ndarray`, (y, x)
-        Pixels, nJy.
-    mask : `numpy.ndarray`, (y, x), `numpy.uint8`
-        Hit pixels get `COSMIC_RAY`.
-    count : `int`
-        How many.
-    sky_sigma : `float`
-        Sky noise of a pixel, nJy; the deposits are tens to hundreds of it.
-    rng : `numpy.random.Generator`
-        Source of chance.
-    """
+    """Add straight tracks of tens to hundreds of the sky noise, in place, and mark them as `COSMIC_RAY`."""
     height, width = image.shape
     for _ in range(count):
         length = 1.0 + rng.exponential(8.0)
@@ -234,23 +165,10 @@ def add_stray_light(
     sky_sigma: float,
     rng: np.random.Generator,
 ) -> None:
-    """Add round patches of stray light, as of ghosts, and mark them, in place.
+    """Add round patches of stray light, as of ghosts, in place, and mark them as `BAD`.
 
-    Parameters
-    ----------
-    image : `numpy.ndarray`, (y, x)
-        Pixels, nJy.
-    mask : `numpy.ndarray`, (y, x), `numpy.uint8`
-        Their pixels get `BAD`.
-    count : `int`
-        How many.
-    radius : `tuple` [`float`, `float`]
-        Range of their radii, px; uniform in the logarithm.
-    sky_sigma : `float`
-        Sky noise of a pixel, nJy; the light is 2 to 40 times that in the
-        middle.
-    rng : `numpy.random.Generator`
-        Source of chance.
+    Their radii (px) are uniform in the logarithm; the light is 2 to 40 times the
+    sky noise (nJy) in the middle.
     """
     height, width = image.shape
     low, high = (math.log(r) for r in radius)
@@ -269,22 +187,7 @@ def add_stray_light(
 
 
 def draw_dead_columns(shape: tuple[int, int], count: int, rng: np.random.Generator) -> np.ndarray:
-    """Choose columns, or parts of them, that are dead.
-
-    Parameters
-    ----------
-    shape : `tuple` [`int`, `int`]
-        Height and width, px.
-    count : `int`
-        How many.
-    rng : `numpy.random.Generator`
-        Source of chance.
-
-    Returns
-    -------
-    dead : `numpy.ndarray` of `bool`, (y, x)
-        Their pixels.
-    """
+    """Choose columns, or parts of them, that are dead: bool, (y, x)."""
     height, width = shape
     dead = np.zeros(shape, bool)
     for _ in range(count):
@@ -297,26 +200,11 @@ def draw_dead_columns(shape: tuple[int, int], count: int, rng: np.random.Generat
 def draw_chip_gaps(
     shape: tuple[int, int], count: int, width: tuple[float, float], depth: float, rng: np.random.Generator
 ) -> np.ndarray:
-    """Return the share of the exposures that is left beside chip gaps.
+    """Return the share of the exposures that is left beside chip gaps, (y, x).
 
-    Parameters
-    ----------
-    shape : `tuple` [`int`, `int`]
-        Height and width, px.
-    count : `int`
-        How many gaps; each crosses the image along a row or a column.
-    width : `tuple` [`float`, `float`]
-        Range of the gaps' widths, px.
-    depth : `float`
-        Share of the exposures that a gap takes away; where two cross, the
-        second takes it from what the first one left.
-    rng : `numpy.random.Generator`
-        Source of chance.
-
-    Returns
-    -------
-    share : `numpy.ndarray`, (y, x)
-        1 outside gaps.
+    Each gap crosses the image along a row or a column, with a width (px) in the
+    range given, and takes away the share ``depth``; where two cross, the second
+    takes it from what the first one left.
     """
     # Rows and columns times each other are the whole plane.
     lines = [np.ones(shape[0]), np.ones(shape[1])]
@@ -329,22 +217,10 @@ def draw_chip_gaps(
 
 
 def correlated_noise(shape: tuple[int, ...], kernel_sigma: float, rng: np.random.Generator) -> np.ndarray:
-    """Return noise of unit variance per pixel, correlated if asked.
+    """Draw noise of unit variance per pixel, float32.
 
-    Parameters
-    ----------
-    shape : `tuple` [`int`, ...]
-        Height and width last, px.
-    kernel_sigma : `float`
-        Of the Gaussian kernel that white noise is smoothed with, px; 0 for
-        white noise.
-    rng : `numpy.random.Generator`
-        Source of chance.
-
-    Returns
-    -------
-    noise : `numpy.ndarray`, `numpy.float32`
-        Of that shape.
+    It is white noise smoothed with a Gaussian of ``kernel_sigma`` px along the
+    last two axes, or white noise where that is 0.
     """
     if kernel_sigma <= 0:
         return rng.standard_normal(shape, dtype=np.float32)

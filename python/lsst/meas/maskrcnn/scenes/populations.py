@@ -88,53 +88,19 @@ def _interpolate(x: np.ndarray, grid: np.ndarray, table: np.ndarray) -> np.ndarr
 
 
 def galaxy_colours(redshift: np.ndarray, red: bool) -> np.ndarray:
-    """Return magnitudes relative to r of a stellar population.
-
-    Parameters
-    ----------
-    redshift : `numpy.ndarray`, (N,)
-        Redshifts.
-    red : `bool`
-        Old population (bulges, early types) or young one (discs).
-
-    Returns
-    -------
-    colours : `numpy.ndarray`, (6, N)
-        Differences m_band - m_r in the order of `ALL_BANDS`.
-    """
+    """Return m_band - m_r at redshifts (N,), in the order of `ALL_BANDS`, (6, N), of old or young stars."""
     return _relative_to_r(_interpolate(np.asarray(redshift), _REDSHIFTS, _RED if red else _BLUE))
 
 
 def star_colours(locus: np.ndarray) -> np.ndarray:
-    """Return magnitudes relative to r of stars on the stellar locus.
-
-    Parameters
-    ----------
-    locus : `numpy.ndarray`, (N,)
-        Place on the locus, from 0 (turn-off) to 1 (late M dwarf).
-
-    Returns
-    -------
-    colours : `numpy.ndarray`, (6, N)
-        Differences m_band - m_r in the order of `ALL_BANDS`.
-    """
+    """Return m_band - m_r of stars at places on the locus (N,), 0 turn-off to 1 late M dwarf, (6, N)."""
     return _relative_to_r(_interpolate(np.asarray(locus), _LOCUS, _STAR))
 
 
 def source_fluxes(population: np.ndarray, bands: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Return the fluxes of the sources' components.
+    """Return the fluxes of disc and bulge of a population, (N, band) each, nJy.
 
-    Parameters
-    ----------
-    population : `numpy.ndarray`, (N,), `POPULATION_DTYPE`
-        The sources.
-    bands : `tuple` [`str`, ...]
-        Of `ALL_BANDS`.
-
-    Returns
-    -------
-    disc, bulge : `numpy.ndarray`, (N, band)
-        Fluxes, nJy. The light of a star is its disc's.
+    The light of a star is its disc's.
     """
     index = [ALL_BANDS.index(b) for b in bands]
     total = 10.0 ** (0.4 * (AB_ZERO_POINT - population["mag"]))
@@ -150,18 +116,7 @@ def source_fluxes(population: np.ndarray, bands: tuple[str, ...]) -> tuple[np.nd
 
 
 def sersic_indices(population: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the Sersic indices with which sources are drawn.
-
-    Parameters
-    ----------
-    population : `numpy.ndarray`, (N,), `POPULATION_DTYPE`
-        The sources; an index of 0 is one left open.
-
-    Returns
-    -------
-    disc, bulge : `numpy.ndarray`, (N,)
-        Indices rounded to 0.1, with 1 and 4 where they were left open.
-    """
+    """Return the Sersic indices of discs and bulges, (N,), rounded to 0.1; 1 and 4 where they are 0."""
     disc = np.where(population["disc_sersic"] > 0, population["disc_sersic"], 1.0)
     bulge = np.where(population["bulge_sersic"] > 0, population["bulge_sersic"], 4.0)
     return np.round(disc, 1), np.round(bulge, 1)
@@ -176,25 +131,9 @@ def draw_magnitudes(
     slope_faint: float | None = None,
     break_mag: float | None = None,
 ) -> np.ndarray:
-    """Draw magnitudes from counts that are one or two exponentials.
+    """Draw magnitudes between two limits from counts that are one or two exponentials, in no order.
 
-    Parameters
-    ----------
-    rng : `numpy.random.Generator`
-        Random numbers.
-    count : `int`
-        How many.
-    bright, faint : `float`
-        Limits, mag.
-    slope_bright, slope_faint : `float`
-        Slopes d log10 N / dm before and after ``break_mag``.
-    break_mag : `float`, optional
-        Where the slope changes; without it ``slope_bright`` holds throughout.
-
-    Returns
-    -------
-    magnitudes : `numpy.ndarray`, (count,)
-        In no order.
+    Slopes are d log10 N / dm before and after ``break_mag``.
     """
     grid = np.linspace(bright, faint, 2049)
     middle = 0.5 * (grid[1:] + grid[:-1])
@@ -371,9 +310,8 @@ def _absolute_magnitude(mag: np.ndarray, redshift: np.ndarray) -> np.ndarray:
 def _largest_radius(mag: np.ndarray) -> np.ndarray:
     """Return half-light radii (arcsec) at a faint limit of brightness.
 
-    The mean surface brightness inside the half-light radius of common
-    galaxies stays above 24 mag/arcsec^2 for bright ones and fades to 27 for
-    faint ones, which redshift dims.
+    The mean surface brightness of common galaxies within them is above 24
+    mag/arcsec^2 for bright ones, and fades to 27 for faint ones by redshift.
     """
     faintest = 24.0 + 0.4 * np.clip(mag - 18.0, 0.0, 8.0)
     return 10.0 ** (0.2 * (faintest - mag - 2.5 * math.log10(2.0 * math.pi)))

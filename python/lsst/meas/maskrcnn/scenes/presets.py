@@ -83,13 +83,7 @@ _OBSERVED = {
 
 
 def survey_pixel_scale(survey: str) -> float:
-    """Return the pixel size of a survey, arcsec.
-
-    Parameters
-    ----------
-    survey : `str`
-        A survey's name in surveycodex.
-    """
+    """Return the pixel size (arcsec) of a survey that surveycodex knows."""
     # Brings astropy's units along, which most users of the package need not
     # wait for.
     from surveycodex import get_survey
@@ -105,38 +99,13 @@ def survey_conditions(
     full_well: float = math.inf,
     single_exposures: Mapping[str, float] | None = None,
 ) -> tuple[BandConditions, ...]:
-    """Return the observing conditions of a survey's bands.
+    """Return the observing conditions of the bands of a survey that surveycodex knows.
 
     A source of AB magnitude m leaves ``t 10^(0.4 (ZP - m))`` electrons in
     ``t`` seconds, and so does an arcsec^2 of sky of that surface brightness.
-
-    Parameters
-    ----------
-    survey : `str`
-        A survey's name in surveycodex, which gives seeing, zero points and
-        sky.
-    exposure_times : mapping [`str`, `float`], optional
-        Exposure time of the stack per band, s; of bands that are not in it,
-        and by default of all, the survey's.
-    read_noise : `float`
-        Electrons per pixel and exposure.
-    full_well : `float`
-        Electrons in a pixel at saturation.
-    single_exposures : mapping [`str`, `float`], optional
-        Length of the exposures that make up the stack, s, per band; the
-        stack holds the nearest whole number of them. One exposure by
-        default.
-
-    Returns
-    -------
-    conditions : `tuple` [`BandConditions`, ...]
-        Of each of the survey's bands.
-
-    Raises
-    ------
-    ValueError
-        If surveycodex does not know the survey, or the survey has filters
-        that the simulator has no colours for.
+    Exposure times of the stack by band (s) are the survey's by default; it holds
+    the nearest whole number of ``single_exposures`` (s), by default one.
+    ``read_noise`` and ``full_well`` are electrons in a pixel of one exposure.
     """
     from surveycodex import get_survey
 

@@ -40,13 +40,7 @@ class SersicProfile:
     value: np.ndarray
 
     def transform(self, k2: np.ndarray) -> np.ndarray:
-        """Return the Fourier transform of unit flux and half-light radius.
-
-        Parameters
-        ----------
-        k2 : `numpy.ndarray`
-            Squares of wave numbers.
-        """
+        """Return the Fourier transform of unit flux and half-light radius at squares of wave numbers."""
         if self.index == 1.0:
             k2 = k2 / EXPONENTIAL_SCALE**2
             return 1.0 / ((1.0 + k2) * np.sqrt(1.0 + k2))
@@ -99,22 +93,11 @@ def _tabulate_sersic(step: int) -> SersicProfile:
 
 
 def radial_transform(brightness: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the Fourier transform of a round image.
+    """Return wave numbers, and there the Fourier transform of a round image.
 
-    Parameters
-    ----------
-    brightness : `numpy.ndarray`
-        Surface brightness at the radii exp(`LOG_R`).
-
-    Returns
-    -------
-    k, transform : `numpy.ndarray`
-        Wave numbers, and the transform there.
-
-    Notes
-    -----
-    A Hankel transform of order 0 between logarithmic grids (FFTLog, Hamilton
-    2000, MNRAS 312, 257, without bias and with k r = 1 in the middle).
+    ``brightness`` is given at the radii exp(`LOG_R`). This is a Hankel transform
+    of order 0 between logarithmic grids (FFTLog, Hamilton 2000, MNRAS 312, 257,
+    without bias and with k r = 1 in the middle).
     """
     r = np.exp(LOG_R)
     transform = np.fft.irfft(np.fft.rfft(brightness * r) * _hankel_kernel(), r.size)[::-1]
@@ -137,23 +120,9 @@ def _hankel_kernel() -> np.ndarray:
 def sersic_brightness(
     radius: np.ndarray, index: np.ndarray | float, half_light: np.ndarray, axis_ratio: np.ndarray
 ) -> np.ndarray:
-    """Return the brightness of profiles of unit flux.
+    """Return the brightness (1/arcsec^2) of N profiles of unit flux at M radii along the major axis, (N, M).
 
-    Parameters
-    ----------
-    radius : `numpy.ndarray`, (M,)
-        Radii along the major axis, arcsec.
-    index : `numpy.ndarray`, (N,), or `float`
-        Sersic indices.
-    half_light : `numpy.ndarray`, (N,)
-        Half-light radii along the major axis, arcsec.
-    axis_ratio : `numpy.ndarray`, (N,)
-        Minor over major axis.
-
-    Returns
-    -------
-    brightness : `numpy.ndarray`, (N, M)
-        1/arcsec^2.
+    Radii and half-light radii along the major axis are arcsec.
     """
     steps, inverse = np.unique(np.round(np.asarray(index) / _INDEX_STEP).astype(int), return_inverse=True)
     profiles = [_tabulate_sersic(int(step)) for step in steps]

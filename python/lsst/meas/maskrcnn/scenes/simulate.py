@@ -145,22 +145,7 @@ def simulate_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
 
 
 def draw_scene(config: SceneConfig, population: np.ndarray, rng: np.random.Generator) -> Scene:
-    """Make a scene of given sources.
-
-    Parameters
-    ----------
-    config : `SceneConfig`
-        The kind of scene; its ``population`` is not used.
-    population : `numpy.ndarray`, (N,), `POPULATION_DTYPE`
-        The sources.
-    rng : `numpy.random.Generator`
-        For PSF, shifts, structure, artefacts and noise.
-
-    Returns
-    -------
-    scene : `Scene`
-        Images, noise and truth.
-    """
+    """Make a scene of a given population, whose places are px; that of the configuration is not used."""
     psfs = _draw_psfs(config, rng)
     shifts = rng.normal(0.0, 1.0, (len(config.bands), 2)) * config.misregistration
     shifts[0] = 0.0
@@ -209,9 +194,8 @@ def _draw_sources(
 ) -> tuple[np.ndarray, list[Stamp], list[np.ndarray], np.ndarray]:
     """Draw all the sources and fill the columns that come from single ones.
 
-    Returns the sum of their light in double precision, stamps, masks and
-    their origins. Stamps hold all bands with ``keep_models``, else the mask
-    rule's.
+    Returns the sum of their light (float64), stamps, masks and their origins. Stamps
+    hold all bands with ``keep_models``, else that of the mask rule.
     """
     height, width = config.shape
     rule_band = _rule_band(config)

@@ -17,32 +17,14 @@ from .sersic import EXPONENTIAL_SCALE, SersicProfile
 
 
 def ellipse_matrix(radius: float, axis_ratio: float, angle: float) -> np.ndarray:
-    """Return the matrix that takes the unit circle to an ellipse.
-
-    Parameters
-    ----------
-    radius : `float`
-        Major semi-axis.
-    axis_ratio : `float`
-        Minor over major axis.
-    angle : `float`
-        Of the major axis from +x towards +y, rad.
-    """
+    """Return the matrix that takes the unit circle to an ellipse at an angle (rad) from +x towards +y."""
     c, s = math.cos(angle), math.sin(angle)
     rotation = np.array([[c, -s], [s, c]])
     return rotation @ np.diag([radius, radius * axis_ratio]) @ rotation.T
 
 
 def transformed_square(matrix: np.ndarray, kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
-    """Return the square of M k.
-
-    Parameters
-    ----------
-    matrix : `numpy.ndarray`, (2, 2)
-        The matrix M.
-    kx, ky : `numpy.ndarray`
-        Components of k; they are broadcast.
-    """
+    """Return the square of M k, of which the components (kx, ky) are broadcast."""
     a = matrix[0, 0] ** 2 + matrix[1, 0] ** 2
     b = matrix[0, 1] ** 2 + matrix[1, 1] ** 2
     c = 2 * (matrix[0, 0] * matrix[0, 1] + matrix[1, 0] * matrix[1, 1])
@@ -91,13 +73,7 @@ class DiscStructure:
     depth: float = 0.0
 
     def mix(self, boost: float) -> np.ndarray:
-        """Return the transform of the disc in a band.
-
-        Parameters
-        ----------
-        boost : `float`
-            How much more of the flux is young in this band.
-        """
+        """Return the transform of the disc in a band, with that much more of the flux in young stars."""
         old = self.old
         if self.lane is not None:
             # Dust dims blue light more, and young stars are blue.

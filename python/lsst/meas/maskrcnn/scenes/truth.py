@@ -24,18 +24,7 @@ FLAGS = ("empty", "small", "faint", "masked", "edge")
 
 
 def source_dtype(bands: Sequence[str]) -> np.dtype:
-    """Return the columns of a table of sources, see `~.simulate.Scene`.
-
-    Parameters
-    ----------
-    bands : `~collections.abc.Sequence` [`str`]
-        Bands of the scene.
-
-    Returns
-    -------
-    dtype : `numpy.dtype`
-        Of the structured array.
-    """
+    """Return the columns of `Scene.sources`."""
     kinds = {"id": "i8", "is_star": "?", "group": "i4", "area": "i4"}
     kinds |= dict.fromkeys(("visible", "peak_share", "blendedness"), "f4")
     names = (
@@ -248,21 +237,9 @@ def _masked(
 
 
 def peak_fraction_mask(image: np.ndarray, fraction: float) -> tuple[np.ndarray, int, int]:
-    """Cut out the pixels of a source above a fraction of its peak.
+    """Cut out the pixels above a fraction of the peak of an image of a single source.
 
-    Parameters
-    ----------
-    image : `numpy.ndarray`, (h, w)
-        Noise-free image of the single source.
-    fraction : `float`
-        Of the highest pixel.
-
-    Returns
-    -------
-    mask : `numpy.ndarray` of `bool`, (mask h, mask w)
-        The mask in its own bounding box; (0, 0) where no pixel qualifies.
-    y0, x0 : `int`
-        Where the mask's first pixel is in ``image``.
+    Returns mask and first pixel, as `tight`.
     """
     peak = image.max() if image.size else 0.0
     if not peak > 0:
@@ -301,30 +278,13 @@ def truth_selection(
     min_visible: float = 0.0,
     min_peak_share: float = 0.0,
 ) -> np.ndarray:
-    """Say which sources of a scene are fit to be truth.
+    """Say which sources of a scene are fit to be truth, bool, (N,).
 
-    Parameters
-    ----------
-    scene : `Scene`
-        A simulated scene.
-    min_area : `int`
-        Pixels of the truth mask on the image, at least.
-    min_peak_snr : `float`
-        Signal to sky noise of the source's brightest pixel in its best band,
-        at least. Not asked of scenes without noise unless ``sky_sigma`` is
-        given.
-    sky_sigma : `float` or `numpy.ndarray`, (band,), optional
-        Sky noise of a pixel, nJy, where the caller adds noise of their own.
-    min_visible : `float`
-        Share of the mask that must be on the image.
-    min_peak_share : `float`
-        Share of the light at its own brightest pixel that must be the
-        source's own; above 0 it drops what is drowned by a neighbour.
-
-    Returns
-    -------
-    usable : `numpy.ndarray` of `bool`, (N,)
-        For each of ``scene.sources``.
+    Their masks must have ``min_area`` pixels on the image, and ``min_visible`` of
+    all; ``min_peak_snr`` is the S/N of the brightest pixel in the best band, and
+    not asked of scenes without noise unless the noise is given with
+    ``sky_sigma`` (nJy), and ``min_peak_share`` the source's own share of the light
+    there.
     """
     sources = scene.sources
     usable = (sources["area"] >= max(min_area, 1)) & (sources["visible"] >= min_visible)
