@@ -185,9 +185,9 @@ def test_differences():
 def test_checkpoints_are_whole_or_not_there(tmp_path, monkeypatch):
     path = tmp_path / "m.checkpoint"
     state = TrainingState(step=7, sums={"step": {"loss": 1.5}})
-    write_checkpoint(path, {"network/a": torch.arange(3.0)}, {"seed": 1}, state)
+    write_checkpoint(path, {"network": {"a": torch.arange(3.0)}}, {"seed": 1}, state)
     tensors, read = read_checkpoint(path, {"seed": 1})
-    assert tensors["network/a"].tolist() == [0.0, 1.0, 2.0] and read == state
+    assert tensors["network"]["a"].tolist() == [0.0, 1.0, 2.0] and read == state
     before = path.read_bytes()
 
     def fail(*_):
@@ -195,7 +195,7 @@ def test_checkpoints_are_whole_or_not_there(tmp_path, monkeypatch):
 
     monkeypatch.setattr(checkpoint_module.os, "replace", fail)
     with pytest.raises(OSError, match="no space left"):
-        write_checkpoint(path, {"network/a": torch.zeros(3)}, {"seed": 1}, state)
+        write_checkpoint(path, {"network": {"a": torch.zeros(3)}}, {"seed": 1}, state)
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
     monkeypatch.undo()
 

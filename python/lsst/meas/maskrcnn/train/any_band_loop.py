@@ -10,7 +10,6 @@ before that fall is kept, so that a run can be made longer.
 
 from __future__ import annotations
 
-import copy
 import csv
 import logging
 import math
@@ -30,6 +29,8 @@ from .any_band_loss import LOSS_NAMES, any_band_losses
 from .any_band_validation import validate_any_band
 from .band_scenes import draw_crop, read_band_scene
 from .checkpoint import TrainingState, read_checkpoint, write_checkpoint
+from .loop import update_average
+from .stages import GRADIENT_CLIP
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,17 +64,7 @@ class AnyBandTrainSettings:
     save_interval: Annotated[float, Field(gt=0, description="Time between checkpoints (s).")] = 300.0
 
     def rate(self, step: int) -> float:
-        """Compute the learning rate of a step.
-
-        Parameters
-        ----------
-        step : `int`
-            Its number, from 0.
-
-        Returns
-        -------
-        rate : `float`
-        """
+        """Compute the learning rate of a step."""
         rate = self.learning_rate * min(1.0, (step + 1) / self.warmup_steps)
         share = max(0.0, 1.0 - (self.steps - step) / self.decay_steps)
         return rate * (0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * share)))
@@ -82,40 +73,21 @@ class AnyBandTrainSettings:
 def train_any_band(
     scenes: Path, valid: Path, out: Path, settings: AnyBandTrainSettings, initial: MaskRcnnModel | None = None
 ) -> MaskRcnnModel:
-    """Train a network for any bands.
+    """Train a network for any bands on the scenes of a folder.
 
-    Parameters
-    ----------
-    scenes, valid : `pathlib.Path`
-        Folders of `~.band_scenes.make_scenes`, to train on and to choose the
-        score threshold on.
-    out : `pathlib.Path`
-        Folder of the results, made if it is not there: ``model.safetensors``,
-        ``losses.csv``, ``checkpoint.safetensors``, from which an interrupted run
-        goes on, and ``before_decay.safetensors``, from which a longer run can,
-        in the place of the former.
-    settings : `AnyBandTrainSettings`
-        How to train.
-    initial : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`, optional
-        Model whose weights to start from: all of one that takes any bands,
-        those that fit of one that takes g, r and z.
-
-    Returns
-    -------
-    model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
-        The running mean of the weights, with the score threshold of a purity of
-        0.97 on the scenes of ``valid``.
-
-    Raises
-    ------
-    FileNotFoundError
-        Raised if a folder has no scenes.
+    The score threshold is chosen on those of the folder ``valid``, for a purity
+    of 0.97. In the folder ``out``, made if it is not there, are
+    ``model.safetensors`` (the running mean of the weights), ``losses.csv``,
+    ``checkpoint.safetensors``, from which an interrupted run goes on, and
+    ``before_decay.safetensors``, from which a longer run can, in the place of
+    the former. The weights of the initial model are taken: all of one that takes
+    any bands, those that fit of one that takes g, r and z.
     """
     files, valid_files = _scene_files(scenes), _scene_files(valid)
     out.mkdir(parents=True, exist_ok=True)
     training = _Training(settings, files, out, initial)
     training.run()
-    figures = validate_any_band(training.average.eval(), [read_band_scene(path) for path in valid_files])
+    figures = validate_any_band(training.network.eval(), [read_band_scene(path) for path in valid_files])
     model = training.model(figures)
     write_model(model, out / "model.safetensors", half=True)
     _LOG.info("Wrote %s: %s", out / "model.safetensors", model.metadata.training)
@@ -146,7 +118,7 @@ class _Training:
                 self.network.load_state_dict(initial.state)
             else:
                 start_from(self.network, initial.state, initial.metadata.bands)
-        self.average = copy.deepcopy(self.network)
+        self.average = {name: value.clone() for name, value in self.network.state_dict().items()}
         self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=_WEIGHT_DECAY)
         self.state = TrainingState()
         self.checkpoint = out / "checkpoint.safetensors"
@@ -158,11 +130,10 @@ class _Training:
             self._load()
 
     def run(self) -> None:
-        """Do the steps that are left."""
+        """Do the steps that are left, and put the running mean of the weights into the network."""
         self.network.train()
         began = saved = time.monotonic()
         before = self.state.elapsed
-        decay_start = self.settings.steps - self.settings.decay_steps
         rows: list[dict[str, float]] = []
         while self.state.step < self.settings.steps:
             rows.append(self._step())
@@ -171,15 +142,16 @@ class _Training:
                 means = {name: round(float(np.mean([row[name] for row in rows])), 5) for name in rows[0]}
                 self._append({"step": self.state.step, "seconds": round(self.state.elapsed), **means})
                 rows = []
-            if self.state.step == decay_start:
+            if self.state.step == self.settings.steps - self.settings.decay_steps:
                 self._save(self.out / "before_decay.safetensors")
             if time.monotonic() - saved > self.settings.save_interval:
                 self._save(self.checkpoint)
                 saved = time.monotonic()
         self._save(self.checkpoint)
+        self.network.load_state_dict(self.average)
 
     def model(self, figures: dict[str, float]) -> MaskRcnnModel:
-        """Make a model of the running mean of the weights."""
+        """Make a model of the network."""
         training = {
             "scenes": f"{len(self.files)} of the mixture of surveys, {self.files[0].name} and others",
             "crops": self.state.crops,
@@ -189,79 +161,64 @@ class _Training:
             "start": self.start,
             "validation": {name: round(value, 4) for name, value in figures.items() if math.isfinite(value)},
         }
-        score = min(figures["score_97"], 0.99)
+        score = round(min(figures["score_97"], 0.99), 4)
         metadata = ModelMetadata(
             name="any",
             description="Any one to eight bands and any pixel scale.",
-            architecture=self.average.spec.model_copy(update={"detection_score": round(score, 4)}),
+            architecture=self.network.spec.model_copy(update={"detection_score": score}),
             bands=(),
             normalization=BandNoiseSettings(),
             pixel_scale=_PIXEL_SCALE,
             training=training,
         )
-        return MaskRcnnModel.from_network(self.average, metadata)
+        return MaskRcnnModel.from_network(self.network, metadata)
 
-    def _crops(self) -> tuple[list[torch.Tensor], list[dict[str, torch.Tensor]]]:
-        images, targets = [], []
-        for number in range(self.state.crops, self.state.crops + self.settings.batch_size):
-            rng = np.random.default_rng([self.settings.seed, number])
-            scene = read_band_scene(self.files[int(rng.integers(len(self.files)))])
-            image, target = draw_crop(scene, rng, self.settings.crop_size)
-            images.append(image)
-            targets.append(target)
-        return images, targets
+    def _crop(self, number: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        rng = np.random.default_rng([self.settings.seed, number])
+        scene = read_band_scene(self.files[int(rng.integers(len(self.files)))])
+        return draw_crop(scene, rng, self.settings.crop_size)
 
     def _step(self) -> dict[str, float]:
-        images, targets = self._crops()
-        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + self.state.step)
-        losses = any_band_losses(self.network, images, targets, generator)
+        """Move the weights once."""
+        state, settings = self.state, self.settings
+        crops = [self._crop(state.crops + index) for index in range(settings.batch_size)]
+        generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + state.step)
+        losses = any_band_losses(
+            self.network, [image for image, _ in crops], [target for _, target in crops], generator
+        )
         total = torch.stack([_WEIGHTS[name] * losses[name] for name in LOSS_NAMES]).sum()
-        rate = self.settings.rate(self.state.step)
+        rate = settings.rate(state.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad(set_to_none=True)
         total.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), 5.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.network.parameters(), GRADIENT_CLIP)
         if bool(torch.isfinite(norm)):
             self.optimizer.step()
         else:
-            _LOG.warning("Step %d has no finite gradient and is left out.", self.state.step)
-        keep = min(_AVERAGE, (1 + self.state.step) / (20 + self.state.step))
-        with torch.no_grad():
-            for mean, value in zip(self.average.state_dict().values(), self.network.state_dict().values()):
-                if mean.dtype.is_floating_point:
-                    mean.lerp_(value, 1.0 - keep)
-                else:
-                    mean.copy_(value)
-        self.state.step += 1
-        self.state.crops += self.settings.batch_size
+            _LOG.warning("Step %d has no finite gradient and is left out.", state.step)
+        update_average(self.average, self.network, min(_AVERAGE, (1 + state.step) / (20 + state.step)))
+        state.step += 1
+        state.crops += settings.batch_size
         row = {name: float(losses[name].detach()) for name in LOSS_NAMES}
         return {**row, "total": float(total.detach()), "norm": float(norm), "rate": rate}
 
     def _save(self, path: Path) -> None:
-        tensors = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        tensors.update({f"average.{name}": value for name, value in self.average.state_dict().items()})
+        tensors = {"network": self.network.state_dict(), "average": self.average}
         for number, moments in self.optimizer.state_dict()["state"].items():
-            tensors.update({f"optimizer.{number}.{name}": value for name, value in moments.items()})
+            tensors[f"optimizer.{number}"] = moments
         write_checkpoint(path, tensors, self.identity, self.state)
 
     def _load(self) -> None:
         tensors, self.state = read_checkpoint(self.checkpoint, self.identity)
-        parts: dict[str, dict[str, torch.Tensor]] = {"network": {}, "average": {}}
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in tensors.items():
-            part, rest = name.split(".", 1)
-            if part == "optimizer":
-                number, key = rest.split(".")
-                moments.setdefault(int(number), {})[key] = value
-            else:
-                parts[part][rest] = value
-        self.network.load_state_dict(parts["network"])
-        self.average.load_state_dict(parts["average"])
+        self.network.load_state_dict(tensors.pop("network"))
+        self.average = tensors.pop("average")
+        moments = {int(kind.removeprefix("optimizer.")): value for kind, value in tensors.items()}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         _LOG.info("Go on from step %d.", self.state.step)
 
     def _append(self, row: dict[str, Any]) -> None:
+        """Add a row to the table of losses."""
         path = self.out / "losses.csv"
         new = not path.exists()
         with path.open("a", newline="") as file:

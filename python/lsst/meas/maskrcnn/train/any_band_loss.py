@@ -31,22 +31,7 @@ def any_band_losses(
     targets: list[dict[str, Tensor]],
     generator: torch.Generator,
 ) -> dict[str, Tensor]:
-    """Compute the losses of a batch.
-
-    Parameters
-    ----------
-    network : `~lsst.meas.maskrcnn.network.any_band.AnyBandNetwork`
-        The network.
-    images, targets : `list`
-        Of `~.band_scenes.draw_crop`.
-    generator : `torch.Generator`
-        Source of chance for what is sampled.
-
-    Returns
-    -------
-    losses : `dict` [`str`, `torch.Tensor`]
-        The losses of `LOSS_NAMES`.
-    """
+    """Compute the losses (`LOSS_NAMES`) of images and targets of `~.band_scenes.draw_crop`."""
     features = network.features(images)
     losses = _centre_losses(features, targets)
     losses.update(_source_losses(network, features, targets, generator))

@@ -26,25 +26,14 @@ _SEED = 5
 
 
 def validate_any_band(network: AnyBandNetwork, scenes: Sequence[BandScene]) -> dict[str, float]:
-    """Compare what a network finds in whole scenes with their truth.
+    """Compare what a network in evaluation mode finds in whole scenes with their truth.
 
-    Parameters
-    ----------
-    network : `~lsst.meas.maskrcnn.network.any_band.AnyBandNetwork`
-        The network, in evaluation mode.
-    scenes : `~collections.abc.Sequence` \
-            [`~.band_scenes.BandScene`]
-        The scenes.
-
-    Returns
-    -------
-    figures : `dict` [`str`, `float`]
-        ``ap50_star`` and ``ap50_galaxy``; ``score_97``, the smallest score at
-        which 97 % of the detections are sources of S/N 3 or more, and at that
-        score: ``completeness`` of sources of S/N of at least 5, the same by S/N
-        (``completeness_5``: 5 to 10) and by the distance of the nearest other
-        source in FWHM (``near_0.5``: 0.5 to 0.75), and ``star_recall_10``,
-        ``star_purity_10`` and so on of stars by S/N.
+    Returns ``ap50_star`` and ``ap50_galaxy``; ``score_97``, the smallest score at
+    which 97 % of the detections are sources of S/N 3 or more, and at that score:
+    ``completeness`` of sources of S/N of at least 5, the same by S/N
+    (``completeness_5``: 5 to 10) and by the distance of the nearest other source in
+    FWHM (``near_0.5``: 0.5 to 0.75), and ``star_recall_10``, ``star_purity_10`` and
+    so on of stars by S/N.
     """
     rows: list[dict[str, Any]] = []
     for number, scene in enumerate(scenes):

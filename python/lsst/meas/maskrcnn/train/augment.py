@@ -131,13 +131,7 @@ class AugmentSettings:
 
     @classmethod
     def published(cls) -> Self:
-        """Make the settings of Astro R-CNN (Burke et al. 2019).
-
-        Returns
-        -------
-        settings : `AugmentSettings`
-            Flips, quarter turns, blur and a little noise.
-        """
+        """Make the settings of Astro R-CNN (Burke et al. 2019): flips, turns, blur and a little noise."""
         return cls(
             blur_probability=0.25,
             noise_probability=0.25,
@@ -148,13 +142,7 @@ class AugmentSettings:
 
     @classmethod
     def mixture(cls) -> Self:
-        """Make the settings for a model that is to hold on varied data.
-
-        Returns
-        -------
-        settings : `AugmentSettings`
-            All but lost bands.
-        """
+        """Make the settings for a model that is to hold on varied data: all but lost bands."""
         return cls(
             flux_probability=1.0,
             flux_range=(0.8, 1.25),
@@ -218,29 +206,11 @@ class Realization:
         return float(np.sum(kernel * np.arange(-reach, reach + 1) ** 2))
 
     def kept_bands(self) -> npt.NDArray[np.intp]:
-        """Return the indices of the bands that are not lost.
-
-        Returns
-        -------
-        bands : `numpy.ndarray`
-            Ascending.
-        """
+        """Return the indices of the bands that are not lost."""
         return np.array([k for k in range(len(self.gain)) if k != self.dropped], dtype=np.intp)
 
     def psf_fwhm(self, fwhm: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Return the widths of the PSF after the change.
-
-        Parameters
-        ----------
-        fwhm : array_like
-            Full width at half maximum before, (band,), px; NaN where it is
-            not known.
-
-        Returns
-        -------
-        widths : `numpy.ndarray`
-            Widths add in quadrature. NaN for a lost band.
-        """
+        """Return the FWHM of the PSF after the change, (band,), px; NaN if lost or not known before."""
         widths = np.sqrt(np.square(fwhm, dtype=float) + FWHM_PER_SIGMA**2 * self.kernel_variance)
         if self.dropped is not None:
             widths[self.dropped] = np.nan
@@ -250,21 +220,7 @@ class Realization:
 def draw_realization(
     settings: AugmentSettings, rng: np.random.Generator, scene: TrainingScene
 ) -> Realization:
-    """Draw what is done to an image.
-
-    Parameters
-    ----------
-    settings : `AugmentSettings`
-        Chances and ranges.
-    rng : `numpy.random.Generator`
-        Random numbers.
-    scene : `TrainingScene`
-        The image.
-
-    Returns
-    -------
-    realization : `Realization`
-    """
+    """Draw what is done to the image of a scene."""
     bands = len(scene.variance)
     one = np.ones(bands, np.float32)
     nothing = np.zeros((bands, 3), np.float32)
@@ -442,19 +398,7 @@ def _draw_noise(shape: tuple[int, ...], weight: float, rng: np.random.Generator)
 
 
 def gaussian_kernel(sigma: float) -> npt.NDArray[np.float64]:
-    """Sample a Gaussian.
-
-    Parameters
-    ----------
-    sigma : `float`
-        Standard deviation, px, above 0.
-
-    Returns
-    -------
-    kernel : `numpy.ndarray`
-        Values at whole pixels out to 3 sigma at least; their number is odd and
-        their sum 1.
-    """
+    """Sample a Gaussian of ``sigma`` px at whole pixels out to 3 sigma at least; the sum is 1."""
     reach = math.ceil(3.0 * sigma)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
     return kernel / kernel.sum()
@@ -492,22 +436,8 @@ def _convolve(array: npt.NDArray[Any], kernel: npt.NDArray[np.float64]) -> Float
 
 
 def added_mask_area(kernel_variance: float, level: float) -> float:
-    """Return by how many pixels a blur enlarges a truth mask.
+    """Return by how many pixels a blur (px^2 per axis) enlarges a mask that ends at a share of the peak.
 
-    Parameters
-    ----------
-    kernel_variance : `float`
-        Second moment of the kernel per axis, px^2.
-    level : `float`
-        Share of the source's peak at the edge of its mask.
-
-    Returns
-    -------
-    area : `float`
-        In px.
-
-    Notes
-    -----
     A Gaussian source of dispersion s has the radius r, r^2 = 2 s^2 ln(1/level),
     and the variances of source and kernel add: its area grows by the same
     amount whatever its size. A source with wings loses more of its peak, and
@@ -520,21 +450,9 @@ def added_mask_area(kernel_variance: float, level: float) -> float:
 
 
 def grow_mask(mask: npt.NDArray[np.bool_], added: float) -> tuple[npt.NDArray[np.bool_], int]:
-    """Enlarge a mask by an area, evenly on all sides.
+    """Enlarge a tight mask (y, x) by an area (px), evenly on all sides.
 
-    Parameters
-    ----------
-    mask : `numpy.ndarray`
-        Mask, bool, (y, x), tight and not empty.
-    added : `float`
-        Area to add, px.
-
-    Returns
-    -------
-    grown : `numpy.ndarray`
-        Mask, bool, with a margin on each side.
-    margin : `int`
-        Width of the margin, px.
+    Returns the mask with a margin on each side, and the width of that.
     """
     area = int(np.count_nonzero(mask))
     wanted = round(area + added)

@@ -94,17 +94,7 @@ class BandScene:
 
 
 def to_band_scene(scene: Scene) -> BandScene:
-    """Keep of a simulated scene what training needs.
-
-    Parameters
-    ----------
-    scene : `~lsst.meas.maskrcnn.scenes.simulate.Scene`
-        The scene.
-
-    Returns
-    -------
-    kept : `BandScene`
-    """
+    """Keep of a simulated scene what training needs."""
     drawn = np.flatnonzero(scene.sources["area"] >= 1)
     sources = scene.sources[drawn]
     sigma = np.asarray(scene.sky_sigma, np.float32)
@@ -147,15 +137,7 @@ _BITS = ("unusable", "saturated")
 
 
 def write_band_scene(scene: BandScene, path: str | os.PathLike[str]) -> None:
-    """Write a scene as an ``.npz`` file, whole or not at all.
-
-    Parameters
-    ----------
-    scene : `BandScene`
-        The scene.
-    path : `str` or `os.PathLike`
-        Where to.
-    """
+    """Write a scene as an ``.npz`` file, whole or not at all."""
     arrays = {name: getattr(scene, name) for name in _PLAIN}
     arrays.update({name: np.packbits(getattr(scene, name)) for name in _BITS})
     arrays["shapes"] = np.array([mask.shape for mask in scene.masks], np.int32).reshape(-1, 2)
@@ -167,17 +149,7 @@ def write_band_scene(scene: BandScene, path: str | os.PathLike[str]) -> None:
 
 
 def read_band_scene(path: str | os.PathLike[str]) -> BandScene:
-    """Read a scene that `write_band_scene` wrote.
-
-    Parameters
-    ----------
-    path : `str` or `os.PathLike`
-        The file.
-
-    Returns
-    -------
-    scene : `BandScene`
-    """
+    """Read a scene that `write_band_scene` wrote."""
     with np.load(path, allow_pickle=False) as data:
         arrays = {name: data[name] for name in _PLAIN}
         shape = arrays["pixels"].shape
@@ -202,23 +174,10 @@ def _make_one(number: int, folder: Path, seed: int, shape: tuple[int, int]) -> P
 def make_scenes(
     folder: str | os.PathLike[str], numbers: Sequence[int], seed: int, shape: tuple[int, int] = (288, 288)
 ) -> Iterator[Path]:
-    """Simulate scenes of the mixture of surveys.
+    """Simulate scenes of the mixture of surveys, and yield their files as they get ready.
 
-    Parameters
-    ----------
-    folder : `str` or `os.PathLike`
-        Where to put them; made if it is not there. What is there stays.
-    numbers : `~collections.abc.Sequence` [`int`]
-        Which scenes.
-    seed : `int`
-        With the number of a scene, decides everything in it.
-    shape : `tuple` [`int`, `int`]
-        Height and width, px.
-
-    Yields
-    ------
-    path : `pathlib.Path`
-        Scene files as they get ready.
+    The seed and the number of a scene decide everything in it. Scenes that are
+    there already stay. The shape is (y, x).
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -242,28 +201,14 @@ def _draw_bands(
 def draw_crop(
     scene: BandScene, rng: np.random.Generator, size: int = 192, *, plain: bool = False
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Cut a crop and add noise.
+    """Cut a crop of ``size`` px and add noise.
 
-    Parameters
-    ----------
-    scene : `BandScene`
-        The scene.
-    rng : `numpy.random.Generator`
-        Source of chance.
-    size : `int`
-        Side of the crop, px.
-    plain : `bool`
-        All bands at the scene's depth, the middle of the scene, white noise.
-
-    Returns
-    -------
-    image : `torch.Tensor`
-        As `~lsst.meas.maskrcnn.network.any_band.pack_bands` makes it.
-    target : `dict`
-        ``boxes``, ``labels`` and ``masks`` as torchvision wants them;
-        ``centres`` (x, y), float32, (source, 2); ``blended``, bool,
-        (source,); ``ignore_boxes``, float32, (region, 4); and
-        ``ignore_centres``, float32, (region, 2).
+    Returns an image as `~lsst.meas.maskrcnn.network.any_band.pack_bands` makes it,
+    and its target: ``boxes``, ``labels`` and ``masks`` as torchvision wants them;
+    ``centres`` (x, y), float32, (source, 2); ``blended``, bool, (source,);
+    ``ignore_boxes``, float32, (region, 4); and ``ignore_centres``, float32,
+    (region, 2). With ``plain`` it has all bands at the depth of the scene, the
+    middle of the scene, and white noise.
     """
     height, width = scene.pixels.shape[1:]
     size_y, size_x = min(size, height), min(size, width)

@@ -7,10 +7,10 @@
 from __future__ import annotations
 
 import contextlib
-import queue
-import threading
 import time
+from collections import deque
 from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import torch
@@ -36,22 +36,10 @@ class _Batch(NamedTuple):
 
 
 def crop_numbers(first: int, stage: StageSettings, rank: int, world_size: int) -> list[int]:
-    """Choose the crops of a process in a step.
+    """Choose the crops of a process in the step that begins with crop ``first``.
 
-    Parameters
-    ----------
-    first : `int`
-        Number of the first crop of the batch.
-    stage : `StageSettings`
-        The stage.
-    rank, world_size : `int`
-        Number of the process, and number of all processes.
-
-    Returns
-    -------
-    numbers : `list` [`int`]
-        The parts that are computed at the same time are neighbours in the
-        batch, so that they are the same for any number of processes.
+    The parts that are computed at the same time are neighbours in the batch, so
+    that they are the same for any number of processes.
     """
     part = stage.batch_size // (stage.accumulate * world_size)
     starts = [first + (k * world_size + rank) * part for k in range(stage.accumulate)]
@@ -59,21 +47,7 @@ def crop_numbers(first: int, stage: StageSettings, rank: int, world_size: int) -
 
 
 class StageCrops(torch.utils.data.Dataset[Any]):
-    """The crops of a process by the step of a stage.
-
-    Parameters
-    ----------
-    source : `BatchSource`
-        Where crops come from.
-    first : `int`
-        Number of the first crop.
-    steps : `int`
-        Number of steps.
-    stage : `StageSettings`
-        The stage.
-    rank, world_size : `int`
-        Number of the process, and number of all processes.
-    """
+    """The crops of a process by the step of a stage, which begins with crop ``first``."""
 
     def __init__(
         self, source: BatchSource, first: int, steps: int, stage: StageSettings, rank: int, world_size: int
@@ -89,17 +63,7 @@ class StageCrops(torch.utils.data.Dataset[Any]):
         return self.steps
 
     def numbers(self, step: int) -> list[int]:
-        """Return the numbers of the crops of a step.
-
-        Parameters
-        ----------
-        step : `int`
-            The step.
-
-        Returns
-        -------
-        numbers : `list` [`int`]
-        """
+        """Return the numbers of the crops of a step."""
         return crop_numbers(self.first + step * self.stage.batch_size, self.stage, self.rank, self.world_size)
 
     def __getitem__(self, step: int) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
@@ -107,22 +71,9 @@ class StageCrops(torch.utils.data.Dataset[Any]):
 
 
 def make_batches(crops: StageCrops, workers: int, pin: bool) -> Generator[_Batch, None, None]:
-    """Give the crops of a process step by step, made ahead.
+    """Give the crops of a process step by step, made ahead by as many processes, or by a thread.
 
-    Parameters
-    ----------
-    crops : `StageCrops`
-        The crops.
-    workers : `int`
-        Processes that make them; with 0 a thread does.
-    pin : `bool`
-        Put them into memory from which a GPU copies faster.
-
-    Yields
-    ------
-    batch : `tuple`
-        ``crops``, those of a step, and ``waited``, the time spent waiting for
-        them (s).
+    They are put into memory from which a GPU copies faster, if that is wanted.
     """
     made = _from_processes(crops, workers, pin) if workers else _from_thread(crops, pin)
     with contextlib.closing(made):
@@ -144,36 +95,20 @@ def _from_processes(crops: StageCrops, workers: int, pin: bool) -> Generator[Any
 
 
 def _from_thread(crops: StageCrops, pin: bool) -> Generator[Any, None, None]:
-    ready: queue.Queue[Any] = queue.Queue(maxsize=_AHEAD)
-    stop = threading.Event()
+    def make(step: int) -> Any:
+        images, targets = crops[step]
+        if pin:
+            images = [image.pin_memory() for image in images]
+            targets = [{k: v.pin_memory() for k, v in target.items()} for target in targets]
+        return images, targets
 
-    def put(item: Any) -> None:
-        while not stop.is_set():
-            with contextlib.suppress(queue.Full):
-                ready.put(item, timeout=0.1)
-                return
-
-    def work() -> None:
-        try:
-            for step in range(len(crops)):
-                images, targets = crops[step]
-                if pin:
-                    images = [image.pin_memory() for image in images]
-                    targets = [{k: v.pin_memory() for k, v in target.items()} for target in targets]
-                put((images, targets))
-                if stop.is_set():
-                    return
-        except BaseException as error:  # handed over to the consumer, who raises it
-            put(error)
-
-    thread = threading.Thread(target=work, name="maskrcnn-batches", daemon=True)
-    thread.start()
+    pool = ThreadPoolExecutor(1, "maskrcnn-batches")
     try:
-        for _ in range(len(crops)):
-            item = ready.get()
-            if isinstance(item, BaseException):
-                raise item
-            yield item
+        ready = deque(pool.submit(make, step) for step in range(min(_AHEAD, len(crops))))
+        for step in range(len(crops)):
+            batch = ready.popleft().result()
+            if step + _AHEAD < len(crops):
+                ready.append(pool.submit(make, step + _AHEAD))
+            yield batch
     finally:
-        stop.set()
-        thread.join(timeout=10.0)
+        pool.shutdown(wait=True, cancel_futures=True)

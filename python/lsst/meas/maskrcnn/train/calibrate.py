@@ -82,57 +82,21 @@ class CalibrationCases:
         return len(self.score)
 
     def select(self, chosen: ArrayLike) -> CalibrationCases:
-        """Take some of the cases.
-
-        Parameters
-        ----------
-        chosen : array_like
-            Their indices, or a bool for each.
-
-        Returns
-        -------
-        cases : `CalibrationCases`
-            These.
-        """
+        """Take some of the cases, by index or a bool for each."""
         index: Any = np.asarray(chosen)
         return CalibrationCases(*(getattr(self, part.name)[index] for part in fields(self)))
 
     @classmethod
     def concatenate(cls, parts: Sequence[CalibrationCases]) -> CalibrationCases:
-        """Put the cases of images together.
-
-        Parameters
-        ----------
-        parts : `~collections.abc.Sequence` [`CalibrationCases`]
-            At least one.
-
-        Returns
-        -------
-        cases : `CalibrationCases`
-            All of them.
-        """
+        """Put the cases of images together."""
         return cls(*(np.concatenate([getattr(one, part.name) for one in parts]) for part in fields(cls)))
 
     def scores(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Return the scores that can be compared with the truth.
-
-        Returns
-        -------
-        score, true : `numpy.ndarray`
-            Scores of what counts, float64, and whether each is right, bool,
-            (N,).
-        """
+        """Return the scores of what counts, float64, and whether each is right, bool, (N,)."""
         return self.score[self.counts], self.true[self.counts]
 
     def classes(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Return the star probabilities that can be compared with the truth.
-
-        Returns
-        -------
-        p_star, is_star : `numpy.ndarray`
-            P(star) of what lies on a source, float64, and whether each is a
-            star, bool, (N,).
-        """
+        """Return P(star) of what lies on a source, float64, and whether each is a star, bool, (N,)."""
         return self.p_star[self.on_source], self.is_star[self.on_source]
 
 
@@ -145,32 +109,11 @@ def collect_cases(
     min_area: int = 12,
     min_peak_snr: float = 3.0,
 ) -> CalibrationCases:
-    """Detect sources in scenes, and compare the detections with the truth.
+    """Detect sources in scenes in the bands of a model, and compare them with the truth.
 
-    Parameters
-    ----------
-    find : callable
-        Finds the sources of an image, with the scores of the network.
-    scenes : `~collections.abc.Iterable` [`~.training_scene.TrainingScene`]
-        The scenes, at least one, in the model's bands.
-    metadata : `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
-        Header of the model.
-    iou : `float`
-        Smallest IoU of a detection's mask with that of its source.
-    min_area : `int`
-        Sources of fewer pixels are ignored (px).
-    min_peak_snr : `float`
-        So are those whose peak is fainter, in units of the noise.
-
-    Returns
-    -------
-    cases : `CalibrationCases`
-        The detections that are right or wrong, or lie on a source.
-
-    Raises
-    ------
-    ValueError
-        Raised if a scene has not the model's bands.
+    A detection is right if its mask and that of its source have at least ``iou``.
+    Sources of fewer than ``min_area`` pixels, or with a fainter peak than
+    ``min_peak_snr`` times the noise, are ignored.
     """
     parts = []
     for number, scene in enumerate(scenes):
@@ -196,29 +139,11 @@ def calibration_cases(
     iou: float = 0.5,
     number: int = 0,
 ) -> CalibrationCases:
-    """Compare the detections of a scene with its truth.
+    """Compare the detections of a scene, with the scores as the network gives them, with its truth.
 
-    Parameters
-    ----------
-    found : `~lsst.meas.maskrcnn.network.detections.Detections`
-        With the scores as the network gives them.
-    scene : `~.training_scene.TrainingScene`
-        The scene.
-    asked : `numpy.ndarray`
-        Sources that count, bool, (source,). What matches one of the others is
-        ignored.
-    sky_sigma : `numpy.ndarray`
-        Noise of an empty pixel, (band,), nJy.
-    iou : `float`
-        Smallest IoU of the masks of a detection and its truth for it to be
-        right. Classes need not agree: P(star) tells how likely they do.
-    number : `int`
-        Of the image.
-
-    Returns
-    -------
-    cases : `CalibrationCases`
-        The detections that are right or wrong, or lie on a source.
+    What matches a source that is not ``asked`` for, bool, (source,), is ignored.
+    ``sky_sigma`` is the noise of an empty pixel, (band,), nJy. Classes need not
+    agree for a detection to be right: P(star) tells how likely they do.
     """
     masks = SpanMasks.from_masks(found.masks, found.origins)
     pairs = ImagePairs.from_spans(
@@ -254,25 +179,8 @@ def fit_calibration(
 ) -> Calibration:
     """Fit the curves from scores and P(star) to probabilities.
 
-    Parameters
-    ----------
-    cases : `CalibrationCases`
-        Detections on images that the model was not trained on.
-    method : `str`
-        See `~lsst.meas.maskrcnn.network.calibration.fit_curve`.
-    provenance : `dict`, optional
-        To be kept with it.
-
-    Returns
-    -------
-    calibration : `~lsst.meas.maskrcnn.network.calibration.Calibration`
-        That of the score is fitted to what is right or wrong, that of P(star)
-        to what lies on a source.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are too few cases.
+    That of the score is fitted to what is right or wrong, that of P(star) to what
+    lies on a source. The cases must be of images that the model was not trained on.
     """
     return Calibration(
         score=fit_curve(*cases.scores(), method),
@@ -284,28 +192,7 @@ def fit_calibration(
 def cross_calibrate(
     cases: CalibrationCases, method: CalibrationMethod = "isotonic", n_folds: int = 5
 ) -> CalibrationCases:
-    """Calibrate each case by a fit to the other images.
-
-    Parameters
-    ----------
-    cases : `CalibrationCases`
-        Cases of several images.
-    method : `str`
-        See `~lsst.meas.maskrcnn.network.calibration.fit_curve`.
-    n_folds : `int`
-        Number of fits; each leaves out as many images.
-
-    Returns
-    -------
-    cases : `CalibrationCases`
-        The same, with ``score`` and ``p_star`` as a calibration makes them
-        that was not fitted to them; their reliability is that on new images.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are fewer images than fits, or too few cases.
-    """
+    """Calibrate each case by a fit to other images, so that their reliability is that on new images."""
     images = np.unique(cases.image)
     if not 2 <= n_folds <= len(images):
         raise ValueError(f"{len(images)} images cannot be divided by {n_folds} fits; give more images.")

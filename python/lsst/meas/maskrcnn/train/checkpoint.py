@@ -65,33 +65,17 @@ class TrainingState:
 
 
 def write_checkpoint(
-    path: Path, tensors: Mapping[str, Tensor], run: Mapping[str, Any], state: TrainingState
+    path: Path, tensors: Mapping[str, Mapping[str, Tensor]], run: Mapping[str, Any], state: TrainingState
 ) -> None:
-    """Write a checkpoint whole or not at all.
-
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        Where to; the folder must exist.
-    tensors : `~collections.abc.Mapping` [`str`, `torch.Tensor`]
-        Weights, averages and momenta by name.
-    run : `~collections.abc.Mapping`
-        What decides the run; JSON must be able to hold it.
-    state : `TrainingState`
-        Where it stands.
-
-    Raises
-    ------
-    OSError
-        Raised if the file cannot be written; an older checkpoint stays.
-    """
+    """Write tensors by kind and name, what the run is, and where it stands; whole or not at all."""
     header = {"checkpoint": _FORMAT, "run": json.dumps(run), "state": json.dumps(asdict(state))}
     # A process that was killed while it wrote leaves this name, and the next one writes over it.
     partial = _partial(path)
     try:
         # Not save_file: its own temporary file has a random name, and would stay behind after a kill.
+        named = {f"{kind}/{name}": value for kind, part in tensors.items() for name, value in part.items()}
         data = safetensors.torch.save(
-            {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, header
+            {name: value.detach().cpu().contiguous() for name, value in named.items()}, header
         )
         with partial.open("wb") as stream:
             stream.write(data)
@@ -103,35 +87,15 @@ def write_checkpoint(
         raise
 
 
-def read_checkpoint(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tensor], TrainingState]:
-    """Read a checkpoint.
-
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        The file.
-    run : `~collections.abc.Mapping`
-        What decides the run that is to go on from it.
-
-    Returns
-    -------
-    tensors : `dict` [`str`, `torch.Tensor`]
-        What was written, on the CPU.
-    state : `TrainingState`
-        Where the run stood.
-
-    Raises
-    ------
-    CheckpointMismatch
-        Raised if the checkpoint is of another run, or of another version of
-        this code.
-    FileNotFoundError
-        Raised if there is no such file.
-    """
+def read_checkpoint(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], TrainingState]:
+    """Read what `write_checkpoint` wrote, if it is of this run and this version of the code."""
+    tensors: dict[str, dict[str, Tensor]] = {}
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             header = file.metadata() or {}
-            tensors = {key: file.get_tensor(key) for key in file.keys()}
+            for key in file.keys():
+                kind, _, name = key.partition("/")
+                tensors.setdefault(kind, {})[name] = file.get_tensor(key)
     except safetensors.SafetensorError as error:
         raise CheckpointMismatch(
             f"{path} is no checkpoint, or damaged ({error}). Remove it to start anew."
@@ -152,35 +116,13 @@ def read_checkpoint(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, Tenso
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint, and what a killed process may have left of one.
-
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        The file, which need not exist.
-    """
+    """Remove a checkpoint, and what a killed process may have left of one."""
     path.unlink(missing_ok=True)
     _partial(path).unlink(missing_ok=True)
 
 
 def differences(there: Any, here: Any, name: str = "") -> list[str]:
-    """List in what two descriptions of a run differ.
-
-    Parameters
-    ----------
-    there : JSON-able object
-        The one in the checkpoint.
-    here : JSON-able object
-        The one wanted.
-    name : `str`
-        Path of keys to them.
-
-    Returns
-    -------
-    lines : `list` [`str`]
-        One for each value, such as ``stages.0.learning_rate is 0.02 there,
-        0.01 here``.
-    """
+    """List in what two descriptions differ, as "stages.0.steps is 2 there, 1 here"."""
     if isinstance(there, dict) and isinstance(here, dict):
         keys = [*there, *(key for key in here if key not in there)]
         pairs = [(str(key), there.get(key, _ABSENT), here.get(key, _ABSENT)) for key in keys]

@@ -99,13 +99,7 @@ class BatchSource(Protocol):
         """
 
     def describe(self) -> dict[str, Any]:
-        """Describe what decides the crops.
-
-        Returns
-        -------
-        description : `dict`
-            Plain values.
-        """
+        """Describe by plain values what decides the crops."""
 
 
 class _Cache:
@@ -279,13 +273,7 @@ class CropSource:
         return len(self.scenes) * self.crops_per_scene
 
     def describe(self) -> dict[str, Any]:
-        """Describe what decides the crops.
-
-        Returns
-        -------
-        description : `dict`
-            Plain values, for checkpoints and the header of a model.
-        """
+        """Describe by plain values what decides the crops, for checkpoints and the header of a model."""
         crops = {**asdict(self.settings), "crops_per_scene": self.crops_per_scene}
         del crops["cache_mb"]
         return {
@@ -322,18 +310,7 @@ class CropSource:
         return [image for image, _ in made], [target for _, target in made]
 
     def names(self, numbers: Sequence[int]) -> list[str]:
-        """Return the names of the scenes that crops are cut from.
-
-        Parameters
-        ----------
-        numbers : `~collections.abc.Sequence` [`int`]
-            Numbers of the crops.
-
-        Returns
-        -------
-        names : `list` [`str`]
-            One for each.
-        """
+        """Return the names of the scenes that crops are cut from."""
         return [self.scenes.name(self._scene_number(self._group(int(number)))) for number in numbers]
 
     def _prefetch_scenes(self, numbers: list[int]) -> None:

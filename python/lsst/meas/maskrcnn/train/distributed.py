@@ -25,26 +25,12 @@ _TIMEOUT = datetime.timedelta(days=2)
 
 
 def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
-    """Set up where and how to compute.
+    """Set up where and how to compute; it is not launched yet.
 
-    Parameters
-    ----------
-    device : `str`
-        ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    precision : `str`
-        ``float32``, ``bfloat16`` or ``auto`` (what the device does fast).
-
-    Returns
-    -------
-    fabric : `lightning_fabric.Fabric`
-        Not launched yet. Under ``torchrun`` it has the processes that were
-        started, with a device each, which communicate by NCCL on GPUs and by
-        gloo on CPUs; otherwise it is this process alone.
-
-    Raises
-    ------
-    ValueError
-        Raised if the device is not there, or a name is not known.
+    The device is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, the precision
+    ``float32``, ``bfloat16`` or ``auto`` (what the device does fast). Under
+    ``torchrun`` the fabric has the processes that were started, with a device each,
+    which communicate by NCCL on GPUs and by gloo on CPUs.
     """
     chosen = select_device(device)
     several = torch.distributed.is_available() and torch.distributed.is_torchelastic_launched()
@@ -75,20 +61,7 @@ def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
 
 
 def on_first_process(function: Callable[[], T], device: str = "auto") -> T:
-    """Call a function in the first process alone, while the others wait.
-
-    Parameters
-    ----------
-    function : callable
-        The function; its result is sent to the others.
-    device : `str`
-        As in `make_fabric`.
-
-    Returns
-    -------
-    result : object
-        Its result, in every process.
-    """
+    """Call a function in the first process alone, and return its result in every process."""
     fabric = make_fabric(device)
     fabric.launch()
     result = function() if fabric.global_rank == 0 else None

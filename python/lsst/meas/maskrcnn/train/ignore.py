@@ -20,26 +20,11 @@ negative."""
 
 @torch.no_grad()
 def ignored_share(boxes: Tensor, ignore_boxes: Tensor) -> Tensor:
-    """Measure how much of each box lies in the union of others.
+    """Measure how much of each box (box, 4) lies in the union of others: 0 to 1, float32, (box,).
 
-    Parameters
-    ----------
-    boxes : `torch.Tensor`
-        Boxes, float, (box, 4), [x0, y0, x1, y1], half open.
-    ignore_boxes : `torch.Tensor`
-        The others, (region, 4), rounded to whole pixels; what is left of or
-        above 0 does not count.
-
-    Returns
-    -------
-    share : `torch.Tensor`
-        Intersection over the area of the box, from 0 to 1, float32, (box,);
-        0 for boxes without area.
-
-    Notes
-    -----
-    From a summed-area table of the union, so that time and memory do not
-    grow with the product of the two numbers.
+    Boxes are [x0, y0, x1, y1], half open; the others are rounded to whole pixels.
+    From a summed-area table of the union, so that time and memory do not grow with
+    the product of the two numbers.
     """
     boxes = boxes.float()
     if not len(ignore_boxes) or not len(boxes):
@@ -72,22 +57,7 @@ def ignored_share(boxes: Tensor, ignore_boxes: Tensor) -> Tensor:
 
 
 def exclude_ignored(labels: Tensor, boxes: Tensor, target: dict[str, Tensor]) -> Tensor:
-    """Take negatives that lie in ignored regions out of the loss.
-
-    Parameters
-    ----------
-    labels : `torch.Tensor`
-        Of each box, (box,): above 0 for a source, 0 for none, -1 for neither.
-    boxes : `torch.Tensor`
-        Anchors or proposals, (box, 4).
-    target : `dict` [`str`, `torch.Tensor`]
-        Target of the image, perhaps with ``ignore_boxes``, (region, 4).
-
-    Returns
-    -------
-    labels : `torch.Tensor`
-        With -1 for negatives that lie mostly in the ignored regions.
-    """
+    """Set the labels of negatives (0) that lie mostly in ``ignore_boxes`` to -1: not in the loss."""
     regions = target.get("ignore_boxes")
     if regions is None or not len(regions):
         return labels

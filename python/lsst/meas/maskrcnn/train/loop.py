@@ -68,40 +68,23 @@ Validate = Callable[[MaskRCNN], Mapping[str, float]]
 class TrainingDiverged(RuntimeError):
     """The loss or its gradient is no longer finite.
 
-    Parameters
-    ----------
-    message : `str`
-        What happened and what to do.
-    step : `int`
-        The step, counted from 0.
-    stage : `str`
-        Name of the stage.
-    crops : `~collections.abc.Sequence` [`int`]
-        Numbers of the crops whose loss is not finite, or of all crops of the
-        step if only the gradient is not.
-    images : `~collections.abc.Sequence` [`str`]
-        Names of the images that they were cut from, as far as the source
-        knows them.
-    checkpoint : `str`, optional
-        The last good checkpoint, if there is one.
+    ``crops`` are the numbers of those whose loss is not finite, or all of the
+    step if only the gradient is not; ``images`` the names of what they were
+    cut from, and ``checkpoint`` the last good one, as far as there are any.
     """
 
     def __init__(
         self,
         message: str,
-        *,
-        step: int = 0,
-        stage: str = "",
-        crops: Sequence[int] = (),
-        images: Sequence[str] = (),
-        checkpoint: str | None = None,
+        step: int,
+        stage: str,
+        crops: Sequence[int],
+        images: Sequence[str],
+        checkpoint: str | None,
     ):
         super().__init__(message)
-        self.step = step
-        self.stage = stage
-        self.crops = list(crops)
-        self.images = list(images)
-        self.checkpoint = checkpoint
+        self.step, self.stage, self.checkpoint = step, stage, checkpoint
+        self.crops, self.images = list(crops), list(images)
 
 
 @dataclass
@@ -135,18 +118,7 @@ class TrainResult:
 
 
 def output_files(output: Path) -> list[Path]:
-    """Return the files that a training writes.
-
-    Parameters
-    ----------
-    output : `pathlib.Path`
-        The model file.
-
-    Returns
-    -------
-    paths : `list` [`pathlib.Path`]
-        Model, history, and checkpoint.
-    """
+    """Return the files that a training writes: model, history, and checkpoint."""
     return [output, *(output.with_name(output.name + end) for end in (".history.json", ".checkpoint"))]
 
 
@@ -226,17 +198,23 @@ def train(
                 f"{fabric.world_size} processes x {stage.accumulate} parts to accumulate; change one of them"
             )
     fabric.launch()
-    run = _Run(fabric, source, metadata, settings, output, initial)
-    run.validate, run.progress, run.keep_checkpoint = validate, progress, keep_checkpoint
-    return run.run()
+    return _Run(
+        fabric, source, metadata, settings, output, initial, validate, progress, keep_checkpoint
+    ).run()
+
+
+@torch.no_grad()
+def update_average(average: Mapping[str, Tensor], network: torch.nn.Module, decay: float) -> None:
+    """Move the running average of the weights towards those of the network."""
+    for name, value in network.state_dict().items():
+        if value.is_floating_point():
+            average[name].lerp_(value, 1.0 - decay)
+        else:
+            average[name].copy_(value)
 
 
 class _Run:
     """One process of a training."""
-
-    validate: Validate | None = None
-    progress: Progress | None = None
-    keep_checkpoint = False
 
     def __init__(
         self,
@@ -246,11 +224,12 @@ class _Run:
         settings: TrainSettings,
         output: Path,
         initial: MaskRcnnModel | None,
+        validate: Validate | None,
+        progress: Progress | None,
+        keep_checkpoint: bool,
     ):
-        self.fabric = fabric
-        self.source = source
-        self.metadata = metadata
-        self.settings = settings
+        self.fabric, self.source, self.metadata, self.settings = fabric, source, metadata, settings
+        self.validate, self.progress, self.keep_checkpoint = validate, progress, keep_checkpoint
         self.output = output
         _, self.history_file, self.checkpoint = output_files(output)
         self.lengths = settings.stage_steps(source.n_images)
@@ -331,7 +310,8 @@ class _Run:
                 state.crops += stage.batch_size
                 state.step += 1
                 state.stage_step += 1
-                self._update_average(min(settings.average_decay, state.step / (state.step + 10.0)))
+                decay = min(settings.average_decay, state.step / (state.step + 10.0))
+                update_average(self.average, self.network, decay)
                 state.elapsed = time.monotonic() - self.started
                 self._count({**row, "data_seconds": batch.waited}, time.monotonic() - began + batch.waited)
                 if state.stage_step % settings.log_every == 0:
@@ -424,21 +404,12 @@ class _Run:
             f"({means}, norm of the gradient {norm:g}). Look at these images, or lower the learning "
             f"rate ({stage.learning_rate}); "
             + (f"the last good state is in {good}." if good else "there is no checkpoint yet."),
-            step=self.state.step,
-            stage=stage.name,
-            crops=crops,
-            images=images,
-            checkpoint=good,
+            self.state.step,
+            stage.name,
+            crops,
+            images,
+            good,
         )
-
-    @torch.no_grad()
-    def _update_average(self, decay: float) -> None:
-        """Move the running average of the weights towards the network's."""
-        for name, value in self.network.state_dict().items():
-            if value.is_floating_point():
-                self.average[name].lerp_(value, 1.0 - decay)
-            else:
-                self.average[name].copy_(value)
 
     def _count(self, row: Mapping[str, float], seconds: float) -> None:
         for kind in ("step", "epoch"):
@@ -489,12 +460,13 @@ class _Run:
         """Write a checkpoint."""
         if self.fabric.global_rank == 0:
             began = time.monotonic()
-            tensors = {f"network/{name}": value for name, value in self.network.state_dict().items()}
-            tensors.update({f"average/{name}": value for name, value in self.average.items()})
-            for name, parameter in self.learning.items():
-                momentum = cast(torch.optim.SGD, self.optimizer).state[parameter].get("momentum_buffer")
-                if momentum is not None:
-                    tensors[f"momentum/{name}"] = momentum
+            states = {} if self.optimizer is None else self.optimizer.state
+            momenta = {
+                name: states[parameter]["momentum_buffer"]
+                for name, parameter in self.learning.items()
+                if parameter in states
+            }
+            tensors = {"network": self.network.state_dict(), "average": self.average, "momentum": momenta}
             write_checkpoint(self.checkpoint, tensors, self.description, self.state)
             self.write_time = time.monotonic() - began
         self.saved = time.monotonic()
@@ -502,15 +474,11 @@ class _Run:
     def _resume(self) -> dict[str, Tensor]:
         """Take the state of a checkpoint; its momenta are for the stage."""
         tensors, self.state = read_checkpoint(self.checkpoint, self.description)
-        kinds: dict[str, dict[str, Tensor]] = {"network": {}, "average": {}, "momentum": {}}
-        for key, value in tensors.items():
-            kind, _, name = key.partition("/")
-            kinds[kind][name] = value
-        self.network.load_state_dict(kinds["network"])
+        self.network.load_state_dict(tensors["network"])
         for name, value in self.average.items():
-            value.copy_(kinds["average"][name])
+            value.copy_(tensors["average"][name])
         _LOG.info("Going on at step %d of %d from %s", self.state.step, self.total, self.checkpoint)
-        return kinds["momentum"]
+        return tensors.get("momentum", {})
 
     def _finish(self) -> TrainResult:
         """Write the model and its history; the checkpoint goes unless it is to be kept."""

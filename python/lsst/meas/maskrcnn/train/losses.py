@@ -55,17 +55,7 @@ class Crops:
         self.numbers = numbers
 
     def map(self, function: Any) -> Crops:
-        """Make a copy with changed tensors.
-
-        Parameters
-        ----------
-        function : callable
-            Called with each tensor.
-
-        Returns
-        -------
-        crops : `Crops`
-        """
+        """Make a copy with changed tensors."""
         return Crops(
             [function(image) for image in self.images],
             [{key: function(value) for key, value in target.items()} for target in self.targets],
@@ -73,17 +63,7 @@ class Crops:
         )
 
     def split(self, parts: int) -> list[Crops]:
-        """Cut into parts of one size.
-
-        Parameters
-        ----------
-        parts : `int`
-            Number of parts; the number of crops must be a multiple.
-
-        Returns
-        -------
-        crops : `list` [`Crops`]
-        """
+        """Cut into parts of one size; the number of crops must be a multiple of that of parts."""
         size = len(self.images) // parts
         cuts = [slice(k * size, (k + 1) * size) for k in range(parts)]
         return [Crops(self.images[cut], self.targets[cut], self.numbers[cut]) for cut in cuts]
@@ -145,21 +125,12 @@ class LossNetwork(nn.Module):
         network.rpn.fg_bg_sampler, network.roi_heads.fg_bg_sampler = self._samplers
 
     def forward(self, crops: Crops) -> dict[str, Tensor]:
-        """Compute the losses of each image.
+        """Compute the losses (`LOSS_NAMES`) of each image, float32, (image,).
 
-        Parameters
-        ----------
-        crops : `Crops`
-            Images and their truth.
-
-        Returns
-        -------
-        losses : `dict` [`str`, `torch.Tensor`]
-            The losses of `LOSS_NAMES`, float32, (image,). Those of proposals
-            and classes are means over the anchors and proposals sampled in
-            the image; the box losses are sums over the positive ones divided
-            by the number of all sampled; that of the masks is the mean over
-            the positive ones, or 0 without any.
+        Those of proposals and classes are means over the anchors and proposals sampled
+        in the image; the box losses are sums over the positive ones divided by the
+        number of all sampled; that of the masks is the mean over the positive ones, or
+        0 without any.
         """
         network = self.network
         for sampler in self._samplers:

@@ -26,24 +26,7 @@ from .stages import TrainSettings
 def describe_run(
     source: BatchSource, metadata: ModelMetadata, settings: TrainSettings, initial: MaskRcnnModel | None
 ) -> dict[str, Any]:
-    """Describe what decides a run, so that no other one goes on from its state.
-
-    Parameters
-    ----------
-    source : `BatchSource`
-        Where crops come from.
-    metadata : `ModelMetadata`
-        Header of the model to make.
-    settings : `TrainSettings`
-        The schedule.
-    initial : `MaskRcnnModel` or `None`
-        Model to start from.
-
-    Returns
-    -------
-    description : `dict`
-        Plain values.
-    """
+    """Describe what decides a run, so that no other one goes on from its state."""
     schedule = asdict(settings)
     for name in ("checkpoint_minutes", "validation_every", "log_every", "workers"):
         del schedule[name]
@@ -73,28 +56,7 @@ def describe_result(
     fabric: Fabric,
     initial: dict[str, str] | None,
 ) -> ModelMetadata:
-    """Make the header of a trained model.
-
-    Parameters
-    ----------
-    metadata : `ModelMetadata`
-        Header before the training.
-    settings : `TrainSettings`
-        The schedule.
-    source : `BatchSource`
-        Where crops came from.
-    state : `TrainingState`
-        Where the training ended.
-    fabric : `lightning_fabric.Fabric`
-        What computed it.
-    initial : `dict` or `None`
-        The model that it started from, as `describe_run` describes it.
-
-    Returns
-    -------
-    metadata : `ModelMetadata`
-        With what was done in ``training``.
-    """
+    """Make the header of a trained model."""
     done = {
         "schedule": json.loads(json.dumps(asdict(settings))),
         "source": source.describe(),

@@ -15,28 +15,13 @@ from .training_scene import TrainingScene
 
 
 def bin_scene(scene: TrainingScene, factor: int) -> TrainingScene:
-    """Sum the pixels of a scene in squares.
+    """Sum the pixels of a scene in squares of ``factor`` px; what does not fill a square is left out.
 
-    Parameters
-    ----------
-    scene : `TrainingScene`
-        The scene. Rows and columns that do not fill a square are left out.
-    factor : `int`
-        Pixels per square and axis.
-
-    Returns
-    -------
-    binned : `TrainingScene`
-        Fluxes and variances are sums, so that the noise is that of
-        uncorrelated pixels. A square is usable if half of its pixels are, and
-        belongs to a source if half of them do; a source that has none of them
-        keeps the one at its position. Peaks are those of Gaussian sources of
-        the size of their masks, averaged over their places in a square.
-
-    Raises
-    ------
-    ValueError
-        Raised if the factor is below 1, or the scene smaller than a square.
+    Fluxes and variances are sums, so that the noise is that of uncorrelated pixels.
+    A square is usable if half of its pixels are, and belongs to a source if half of
+    them do; a source that has none of them keeps the one at its position. Peaks are
+    those of Gaussian sources of the size of their masks, averaged over their places
+    in a square.
     """
     if factor < 1:
         raise ValueError(f"factor is {factor}, wanted 1 or more")
@@ -95,27 +80,10 @@ def bin_scene(scene: TrainingScene, factor: int) -> TrainingScene:
 
 
 def split_scene(scene: TrainingScene, size: int) -> list[TrainingScene]:
-    """Cut a scene into pieces of equal size, so that crops can be made of a
-    part of it.
+    """Cut a scene by rows into equal pieces of at most ``size`` px, so that crops can be made of a part.
 
-    Parameters
-    ----------
-    scene : `TrainingScene`
-        The scene.
-    size : `int`
-        Longest side of a piece, px.
-
-    Returns
-    -------
-    pieces : `list` [`TrainingScene`]
-        By rows; the scene itself if it is no larger. A source that is cut
-        belongs to the piece that its position is on; on the others what is
-        left of it is to be ignored.
-
-    Raises
-    ------
-    ValueError
-        Raised if the size is below 1.
+    A source that is cut belongs to the piece that its position is on; on the others
+    what is left of it is ignored.
     """
     if size < 1:
         raise ValueError(f"size is {size}, wanted 1 or more")

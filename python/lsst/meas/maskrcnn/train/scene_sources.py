@@ -9,103 +9,45 @@ from __future__ import annotations
 import hashlib
 import os
 import zipfile
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 
 from .training_scene import TrainingScene, read_scene
 
 
-@runtime_checkable
-class SceneSource(Protocol):
+class SceneSource(ABC):
     """Where scenes come from, by number."""
 
-    @property
-    def endless(self) -> bool:
-        """Whether every number has a scene of its own (`bool`).
+    endless = False
+    """Whether every number has a scene of its own (`bool`); otherwise there are
+    as many as the length says."""
 
-        Otherwise there are as many as the length says.
-        """
-
+    @abstractmethod
     def __len__(self) -> int:
         """Return the number of scenes in an epoch."""
 
+    @abstractmethod
     def scene(self, number: int) -> TrainingScene:
-        """Return a scene, always the same for a number.
+        """Return a scene, always the same for a number."""
 
-        Parameters
-        ----------
-        number : `int`
-            From 0.
+    def expect(self, numbers: Sequence[int]) -> None:  # noqa: B027
+        """Start to make scenes that will be needed soon, the first needed first."""
 
-        Returns
-        -------
-        scene : `TrainingScene`
-        """
-
-    def expect(self, numbers: Sequence[int]) -> None:
-        """Start to make scenes that will be needed soon.
-
-        Parameters
-        ----------
-        numbers : `~collections.abc.Sequence` [`int`]
-            Their numbers.
-        """
-
+    @abstractmethod
     def name(self, number: int) -> str:
-        """Return the name of a scene for messages.
+        """Return the name of a scene for messages."""
 
-        Parameters
-        ----------
-        number : `int`
-            Of the scene.
-
-        Returns
-        -------
-        name : `str`
-        """
-
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Describe what decides the scenes.
-
-        Returns
-        -------
-        description : `dict`
-            Plain values.
-        """
+        """Describe by plain values what decides the scenes."""
 
 
-class _FixedScenes:
-    """Scenes of which there is a fixed number, at hand at any time."""
-
-    endless = False
-    """Whether every number has a scene of its own (`bool`)."""
-
-    def expect(self, numbers: Sequence[int]) -> None:
-        """Do nothing: these scenes need not be made.
-
-        Parameters
-        ----------
-        numbers : `~collections.abc.Sequence` [`int`]
-            Not used.
-        """
-
-
-class SceneFiles(_FixedScenes):
-    """Scenes on disk.
-
-    Parameters
-    ----------
-    paths : `~collections.abc.Iterable` [`os.PathLike`]
-        Files of `write_scene`; their order does not matter.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are none.
-    """
+class SceneFiles(SceneSource):
+    """Scenes on disk, in files of `write_scene`; their order does not matter."""
 
     def __init__(self, paths: Iterable[str | os.PathLike[str]]):
         self.paths = sorted(Path(path) for path in paths)
@@ -117,42 +59,15 @@ class SceneFiles(_FixedScenes):
         return len(self.paths)
 
     def scene(self, number: int) -> TrainingScene:
-        """Read a scene.
-
-        Parameters
-        ----------
-        number : `int`
-            Number of the file.
-
-        Returns
-        -------
-        scene : `TrainingScene`
-        """
+        """Read a scene."""
         return read_scene(self.paths[number])
 
     def name(self, number: int) -> str:
-        """Return the name of a scene for messages.
-
-        Parameters
-        ----------
-        number : `int`
-            Number of the scene.
-
-        Returns
-        -------
-        name : `str`
-        """
+        """Return the name of a scene for messages."""
         return self.paths[number].stem
 
     def describe(self) -> dict[str, Any]:
-        """Describe the scenes by what they hold.
-
-        Returns
-        -------
-        description : `dict`
-            Their number and a digest of the arrays in them, by the checksums
-            that the archives keep of each; no pixel is read.
-        """
+        """Describe the scenes by the checksums in their files; no pixel is read."""
         if self._digest is None:
             digest = hashlib.sha256()
             for path in self.paths:
@@ -163,19 +78,8 @@ class SceneFiles(_FixedScenes):
         return {"kind": "files", "count": len(self.paths), "digest": self._digest}
 
 
-class SceneList(_FixedScenes):
-    """Scenes in memory.
-
-    Parameters
-    ----------
-    scenes : `~collections.abc.Sequence` [`TrainingScene`]
-        The scenes.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are none.
-    """
+class SceneList(SceneSource):
+    """Scenes in memory."""
 
     def __init__(self, scenes: Sequence[TrainingScene]):
         self.scenes = list(scenes)
@@ -186,41 +90,15 @@ class SceneList(_FixedScenes):
         return len(self.scenes)
 
     def scene(self, number: int) -> TrainingScene:
-        """Return a scene.
-
-        Parameters
-        ----------
-        number : `int`
-            Its place in the list.
-
-        Returns
-        -------
-        scene : `TrainingScene`
-        """
+        """Return a scene."""
         return self.scenes[number]
 
     def name(self, number: int) -> str:
-        """Return the name of a scene for messages.
-
-        Parameters
-        ----------
-        number : `int`
-            Number of the scene.
-
-        Returns
-        -------
-        name : `str`
-        """
+        """Return the name of a scene for messages."""
         return f"scene {number}"
 
     def describe(self) -> dict[str, Any]:
-        """Describe the scenes by what they hold.
-
-        Returns
-        -------
-        description : `dict`
-            Their number and a digest of pixels and truth.
-        """
+        """Describe the scenes by what they hold."""
         digest = hashlib.sha256()
         for scene in self.scenes:
             for value in vars(scene).values():

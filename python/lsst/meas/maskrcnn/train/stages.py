@@ -102,30 +102,15 @@ class StageSettings:
                 ) from error
 
     def steps_per_epoch(self, n_images: int) -> int:
-        """Count the steps in which the images of an epoch are used.
-
-        Parameters
-        ----------
-        n_images : `int`
-            Images in an epoch.
-
-        Returns
-        -------
-        steps : `int`
-            The last batch of an epoch may reach into the next one.
-        """
+        """Count the steps in which the images of an epoch are used."""
         return -(-n_images // self.batch_size)
 
 
 def published_stages() -> tuple[StageSettings, ...]:
     """Make the schedule of Astro R-CNN (Burke et al. 2019, MNRAS 490, 3952).
 
-    Returns
-    -------
-    stages : `tuple` [`StageSettings`]
-        15 epochs of the heads at 1e-3, then all layers for 10 epochs at 1e-4,
-        10 at 1e-5 and 15 at 1e-6. It expects a network that was trained
-        before, on anything: the first stage leaves the residual network as it is.
+    It expects a network that was trained before, on anything: the first stage
+    leaves the residual network as it is.
     """
     return (
         StageSettings("heads", trainable="heads", epochs=15, learning_rate=1e-3),
@@ -136,20 +121,7 @@ def published_stages() -> tuple[StageSettings, ...]:
 
 
 def scratch_stages(steps: int = 10_000, batch_size: int = 4) -> tuple[StageSettings, ...]:
-    """Make the schedule for random initial weights.
-
-    Parameters
-    ----------
-    steps : `int`
-        Number of steps.
-    batch_size : `int`
-        Crops per step.
-
-    Returns
-    -------
-    stages : `tuple` [`StageSettings`]
-        One stage of all layers, with a warm-up to 0.02 and a cosine decay.
-    """
+    """Make the schedule for random initial weights: all layers, warm-up to 0.02, cosine decay."""
     return (
         StageSettings(
             "scratch",
@@ -241,17 +213,7 @@ class TrainSettings:
             raise ValueError(f"stages have the names {names}; give each its own")
 
     def stage_steps(self, n_images: int) -> list[int]:
-        """Count the steps of each stage.
-
-        Parameters
-        ----------
-        n_images : `int`
-            Images in an epoch.
-
-        Returns
-        -------
-        steps : `list` [`int`]
-        """
+        """Count the steps of each stage."""
         return [
             stage.steps or stage.epochs * (self.steps_per_epoch or stage.steps_per_epoch(n_images))
             for stage in self.stages
@@ -259,22 +221,7 @@ class TrainSettings:
 
 
 def learning_rate(stage: StageSettings, step: int, fraction: float) -> float:
-    """Find the learning rate of a step.
-
-    Parameters
-    ----------
-    stage : `StageSettings`
-        The stage.
-    step : `int`
-        Steps of the stage that are done.
-    fraction : `float`
-        Part of the stage that is done; step over length, or more where the
-        wall time is limited.
-
-    Returns
-    -------
-    rate : `float`
-    """
+    """Compute the learning rate after a number of steps of a stage, of which this fraction is done."""
     rate = stage.learning_rate
     if stage.decay == "cosine":
         rate *= 0.5 * (1.0 + math.cos(math.pi * min(fraction, 1.0)))
@@ -300,28 +247,10 @@ def _trainable_names(names: Sequence[str], trainable: str) -> list[str]:
 
 
 def set_trainable(network: nn.Module, trainable: str, freeze_norm: bool = False) -> list[str]:
-    """Freeze all but some layers of a network in training.
+    """Put a network into training mode, freeze all but some layers, and return the parameters that learn.
 
-    Parameters
-    ----------
-    network : `torch.nn.Module`
-        The network; it is put into training mode. Frozen parameters have
-        no gradient, and batch normalisations without a parameter that learns
-        are put into evaluation mode.
-    trainable : `str`
-        As in `StageSettings`.
-    freeze_norm : `bool`
-        Put every batch normalisation into evaluation mode.
-
-    Returns
-    -------
-    names : `list` [`str`]
-        Names of the parameters that learn.
-
-    Raises
-    ------
-    ValueError
-        Raised if none learns.
+    Frozen parameters have no gradient, and batch normalisations without a parameter
+    that learns, or all with ``freeze_norm``, are put into evaluation mode.
     """
     parameters = dict(network.named_parameters())
     names = _trainable_names(list(parameters), trainable)

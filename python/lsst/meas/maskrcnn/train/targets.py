@@ -70,17 +70,7 @@ class SceneTruth:
 
     @classmethod
     def from_scene(cls, scene: TrainingScene) -> Self:
-        """Collect the truth of a scene.
-
-        Parameters
-        ----------
-        scene : `TrainingScene`
-            The scene.
-
-        Returns
-        -------
-        truth : `SceneTruth`
-        """
+        """Collect the truth of a scene."""
         shapes = np.array([mask.shape for mask in scene.masks], dtype=np.int64).reshape(-1, 2)
         origins = scene.origins.astype(np.int64).reshape(-1, 2)
         boxes = np.concatenate([origins, origins + shapes], axis=1)
@@ -100,18 +90,7 @@ class SceneTruth:
         )
 
     def mask_growth(self, realization: Realization) -> npt.NDArray[np.float64]:
-        """Compute by how many pixels a blur enlarges each mask.
-
-        Parameters
-        ----------
-        realization : `~.augment.Realization`
-            What is done to the image.
-
-        Returns
-        -------
-        growth : `numpy.ndarray`
-            Areas, float64, (source,), px.
-        """
+        """Compute by how many pixels the blur of a realization enlarges each mask, (source,)."""
         if self.mask_levels is None or realization.blur == 0:
             return np.zeros(len(self.labels))
         star, galaxy = (added_mask_area(realization.kernel_variance, level) for level in self.mask_levels)
@@ -120,21 +99,10 @@ class SceneTruth:
     def bright_enough(
         self, realization: Realization, sky_sigma: npt.NDArray[np.float64], min_peak_snr: float
     ) -> npt.NDArray[np.bool_]:
-        """Find the sources that are to be found in an image.
+        """Find the sources with a peak of the S/N wanted in any band, bool, (source,).
 
-        Parameters
-        ----------
-        realization : `~.augment.Realization`
-            What is done to the image.
-        sky_sigma : `numpy.ndarray`
-            Noise of an empty pixel of the scene, (band,), nJy.
-        min_peak_snr : `float`
-            Least peak in any band, in units of the noise of the image.
-
-        Returns
-        -------
-        bright : `numpy.ndarray`
-            Bool, (source,); all that are not ignored where there is no noise.
+        ``sky_sigma`` is the noise of an empty pixel of the scene, (band,), nJy. Without
+        noise they are all that are not ignored.
         """
         if realization.noise == 0.0 or not len(self.labels):
             return self.not_ignored
@@ -253,22 +221,7 @@ def _cut_mask(
 
 
 def turn_image(array: npt.NDArray[Any], turns: int, flip: bool) -> npt.NDArray[Any]:
-    """Turn an image.
-
-    Parameters
-    ----------
-    array : `numpy.ndarray`
-        Image, (..., y, x).
-    turns : `int`
-        Quarters to turn by, as `numpy.rot90` does.
-    flip : `bool`
-        Mirror it along x afterwards.
-
-    Returns
-    -------
-    turned : `numpy.ndarray`
-        A contiguous copy.
-    """
+    """Turn an image (..., y, x) by quarters, as `numpy.rot90` does, then mirror it along x if asked."""
     turned = np.rot90(array, turns, axes=(-2, -1))
     return np.array(turned[..., ::-1] if flip else turned, order="C")
 

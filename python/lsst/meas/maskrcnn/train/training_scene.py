@@ -174,17 +174,7 @@ def _pack(
 
 
 def read_scene(path: str | os.PathLike[str]) -> TrainingScene:
-    """Read a scene that `write_scene` wrote.
-
-    Parameters
-    ----------
-    path : `str` or `os.PathLike`
-        The file.
-
-    Returns
-    -------
-    scene : `TrainingScene`
-    """
+    """Read a scene that `write_scene` wrote."""
     with np.load(path, allow_pickle=False) as data:
         shapes = data["shapes"]
         areas = shapes.prod(axis=1)
@@ -228,19 +218,10 @@ def read_scene(path: str | os.PathLike[str]) -> TrainingScene:
 
 
 def masked_boxes(valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
-    """Cover the unusable pixels of an image with boxes.
+    """Cover the unusable pixels of an image (y, x), and no other, with boxes that share no pixel.
 
-    Parameters
-    ----------
-    valid : `numpy.ndarray`
-        Usable pixels, bool, (y, x).
-
-    Returns
-    -------
-    boxes : `numpy.ndarray`
-        Boxes that share no pixel and hold all unusable ones and no other,
-        (y0, x0, y1, x1), half open, int64, (box, 4): runs along rows, those of
-        neighbouring rows joined where they are alike.
+    They are (y0, x0, y1, x1), half open, int64, (box, 4): runs along rows, those of
+    neighbouring rows joined where they are alike.
     """
     if valid.all():
         return np.zeros((0, 4), np.int64)

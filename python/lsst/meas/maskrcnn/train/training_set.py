@@ -27,6 +27,7 @@ from ..scenes.config import MaskRule
 from ..scenes.presets import PRESETS, preset_config, random_scene_config
 from ..scenes.simulate import Scene, simulate_scene
 from .scene_cuts import bin_scene
+from .scene_sources import SceneSource
 from .training_scene import TrainingScene, write_scene
 
 MIN_PEAK_SHARE = 0.05
@@ -39,18 +40,10 @@ _BINNINGS = {1: 0.7, 2: 0.18, 4: 0.12}
 
 
 def mask_levels(rule: MaskRule) -> tuple[float, float] | None:
-    """Return how faint the edge of a truth mask is.
+    """Return the share of the peak of a star and of a galaxy at the edge of truth masks.
 
-    Parameters
-    ----------
-    rule : `~lsst.meas.maskrcnn.scenes.config.MaskRule`
-        The rule.
-
-    Returns
-    -------
-    levels : `tuple` [`float`, `float`] or `None`
-        Share of the peak of a star and of a galaxy; that of a Gaussian source
-        for masks by share of flux. `None` for isophotes, which know no peak.
+    For masks by share of flux it is that of a Gaussian source; `None` for isophotes,
+    which know no peak.
     """
     if rule.kind == "peakFraction":
         return rule.star_fraction, rule.galaxy_fraction
@@ -62,19 +55,9 @@ def mask_levels(rule: MaskRule) -> tuple[float, float] | None:
 def to_training_scene(scene: Scene, *, keep_image: bool = False) -> TrainingScene:
     """Keep of a simulated scene what training needs.
 
-    Parameters
-    ----------
-    scene : `lsst.meas.maskrcnn.scenes.simulate.Scene`
-        The scene.
-    keep_image : `bool`
-        Keep the image with its noise too, to be used where no augmentation
-        changes pixels; otherwise such noise is drawn when the scene is read.
-
-    Returns
-    -------
-    kept : `lsst.meas.maskrcnn.train.training_scene.TrainingScene`
-        With all sources that have a pixel on the image. Those that a neighbour
-        drowns, or that lie on masked pixels, are to be ignored.
+    It has all sources with a pixel on the image; those that a neighbour drowns, or
+    that lie on masked pixels, are ignored. The image with its noise is kept if no
+    augmentation will change pixels; otherwise noise is drawn when a scene is read.
     """
     drawn = np.flatnonzero(scene.sources["area"] >= 1)
     sources = scene.sources[drawn]
@@ -217,7 +200,7 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, args=(parent.sentinel,), daemon=True).start()
 
 
-class SimulatedSource:
+class SimulatedSource(SceneSource):
     """Scenes straight from the simulator, each number another one.
 
     Parameters
@@ -283,17 +266,7 @@ class SimulatedSource:
         return self.epoch
 
     def scene(self, number: int) -> TrainingScene:
-        """Make a scene, or wait for it.
-
-        Parameters
-        ----------
-        number : `int`
-            From 0, without end.
-
-        Returns
-        -------
-        scene : `~lsst.meas.maskrcnn.train.training_scene.TrainingScene`
-        """
+        """Make a scene, or wait for it."""
         if not self._has_workers():
             return self._make(number)
         with self._lock:
@@ -301,14 +274,7 @@ class SimulatedSource:
         return future.result()
 
     def expect(self, numbers: Sequence[int]) -> None:
-        """Start to make scenes that will be needed soon.
-
-        Parameters
-        ----------
-        numbers : `~collections.abc.Sequence` [`int`]
-            Their numbers, the first needed first; as many as ``ahead`` are
-            begun.
-        """
+        """Start to make scenes that will be needed soon, the first needed first, at most ``ahead``."""
         if not self._has_workers():
             return
         wanted = list(numbers)[: self.ahead]
@@ -323,28 +289,12 @@ class SimulatedSource:
                     self._pending[number] = self._submit(number)
 
     def name(self, number: int) -> str:
-        """Return the name of a scene for messages.
-
-        Parameters
-        ----------
-        number : `int`
-            Of the scene.
-
-        Returns
-        -------
-        name : `str`
-        """
+        """Return the name of a scene for messages."""
         kind = self.presets[number % len(self.presets)] if self.presets else "mixture"
         return f"{kind} {number} of seed {self.seed}"
 
     def describe(self) -> dict[str, Any]:
-        """Describe what decides the scenes.
-
-        Returns
-        -------
-        description : `dict`
-            Plain values.
-        """
+        """Describe what decides the scenes."""
         return {
             "kind": "simulated",
             "presets": list(self.presets) or "mixture",

@@ -74,31 +74,12 @@ def validation_precision(
 ) -> dict[str, float]:
     """Compute the average precision of each class, pooled over images.
 
-    Parameters
-    ----------
-    network : `torchvision.models.detection.MaskRCNN`
-        The network; it is put into evaluation mode, and each of its modules
-        back into the mode that it was in.
-    images : `~collections.abc.Iterable` [`ValidationImage`]
-        The images, taken one at a time.
-    settings : `~lsst.meas.maskrcnn.network.inference.DetectionSettings`, \
-            optional
-        How to cut the images into tiles and which detections count; by
-        default those of a score of at least `LOWEST_SCORE`.
-    threshold : `float`
-        Smallest IoU of the masks of a detection and its truth.
+    Returns ``ap50_star`` and ``ap50_galaxy`` (with the IoU of ``threshold`` in per
+    cent in place of 50) and their mean ``ap50`` over the classes that there are, NaN
+    without truths, and the numbers ``n_star`` and ``n_galaxy`` of truths that count
+    and ``n_detections`` of all detections. Each module of the network is put back
+    into the mode that it was in.
 
-    Returns
-    -------
-    figures : `dict` [`str`, `float`]
-        ``ap50_star`` and ``ap50_galaxy`` (with the IoU of ``threshold`` in
-        per cent in place of 50) and their mean ``ap50`` over the classes that
-        there are; NaN without truths. ``n_star`` and ``n_galaxy`` are the
-        numbers of truths that count, ``n_detections`` that of all
-        detections.
-
-    Notes
-    -----
     Detections are ranked by the probability of their class. Those without a
     truth of their class that lie on a source that is not counted, of
     whatever class, are passed over.
@@ -144,28 +125,10 @@ def validation_image(
     min_area: int = 12,
     min_peak_snr: float = 5.0,
 ) -> ValidationImage:
-    """Normalise a scene as it is, without any augmentation.
+    """Normalise a scene as it is, without any augmentation, with random noise if it has none of its own.
 
-    Parameters
-    ----------
-    scene : `~lsst.meas.maskrcnn.train.training_scene.TrainingScene`
-        The scene.
-    normalization : `~lsst.meas.maskrcnn.images.normalize.LuptonSettings` or \
-            `~lsst.meas.maskrcnn.images.normalize.ZScoreSettings`
-        How images are normalised.
-    rng : `numpy.random.Generator`
-        Random numbers for the noise of a scene that does not hold its own.
-    min_area : `int`
-        Sources with fewer pixels in their mask are not counted.
-    min_peak_snr : `float`
-        Nor are those whose peak is fainter in every band, in units of the
-        noise of an empty pixel, where there is noise.
-
-    Returns
-    -------
-    image : `ValidationImage`
-        The normalised scene. Sources that the scene ignores are not asked
-        for.
+    Sources that the scene ignores, have fewer pixels in their mask, or a fainter
+    peak in every band in units of the noise of an empty pixel, are not asked for.
     """
     flux, variance, sky_sigma = realize_scene(scene, rng)
     result = normalize(normalization, flux, variance, scene.valid, overwrite=True)
@@ -185,19 +148,8 @@ def realize_scene(
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]]:
     """Make the pixels of a scene as it is, without any augmentation.
 
-    Parameters
-    ----------
-    scene : `~lsst.meas.maskrcnn.train.training_scene.TrainingScene`
-        The scene.
-    rng : `numpy.random.Generator`
-        Random numbers for the noise of a scene that does not hold its own.
-
-    Returns
-    -------
-    flux, variance : `numpy.ndarray`
-        Float32, (band, y, x), nJy and nJy^2.
-    sky_sigma : `numpy.ndarray`
-        Noise of an empty pixel, float64, (band,), nJy.
+    Returns fluxes and variances, float32, (band, y, x), nJy and nJy^2, and the noise
+    of an empty pixel, (band,), nJy.
     """
     known = scene.valid if scene.valid.any() else np.ones_like(scene.valid)
     sky_sigma = np.sqrt([float(np.median(plane[known])) for plane in scene.variance])
@@ -209,22 +161,7 @@ def realize_scene(
 def asked_sources(
     scene: TrainingScene, sky_sigma: npt.NDArray[np.float64], min_area: int, min_peak_snr: float
 ) -> npt.NDArray[np.bool_]:
-    """Choose the sources of a scene that must be found.
-
-    Parameters
-    ----------
-    scene : `~lsst.meas.maskrcnn.train.training_scene.TrainingScene`
-        The scene.
-    sky_sigma : `numpy.ndarray`
-        Noise of an empty pixel, (band,), nJy.
-    min_area, min_peak_snr : `int`, `float`
-        As in `validation_image`.
-
-    Returns
-    -------
-    asked : `numpy.ndarray`
-        Bool, (source,).
-    """
+    """Choose the sources of a scene that must be found, bool, (source,), as in `validation_image`."""
     asked = np.array([np.count_nonzero(mask) >= min_area for mask in scene.masks], dtype=bool)
     if scene.noisy and len(asked):
         asked &= (scene.peak_flux >= min_peak_snr * sky_sigma).any(axis=1)
@@ -260,18 +197,7 @@ class SceneValidator:
         self.settings = settings
 
     def __call__(self, network: MaskRCNN) -> dict[str, float]:
-        """Compute the average precision of a network.
-
-        Parameters
-        ----------
-        network : `torchvision.models.detection.MaskRCNN`
-            The network.
-
-        Returns
-        -------
-        figures : `dict` [`str`, `float`]
-            As `validation_precision` has them.
-        """
+        """Compute the figures of `validation_precision` of a network."""
         images = (
             validation_image(
                 self.scenes.scene(number), self.normalization, np.random.default_rng([0, number])
