@@ -7,7 +7,12 @@
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.metrics.calibration import p_star_reliability, reliability, score_reliability
+from lsst.meas.maskrcnn.metrics.calibration import (
+    p_star_reliability,
+    reliability,
+    score_reliability,
+    threshold_at_purity,
+)
 from lsst.meas.maskrcnn.metrics.match_table import make_match_table
 
 
@@ -79,3 +84,13 @@ def test_of_the_table():
     assert stars.n == 2 and stars.bins.hits.tolist() == [1]
     assert stars.mean_probability[0] == pytest.approx(0.775)
     assert score_reliability(table[:0]).n == 0
+
+
+def test_threshold_at_purity_by_hand():
+    # Shares of what is at least as high: 1, 1/2, 2/3, 3/4, 3/5.
+    score, true = [0.9, 0.8, 0.7, 0.6, 0.5], [True, False, True, True, False]
+    assert threshold_at_purity(score, true, 0.7) == 0.6
+    assert threshold_at_purity(score, true, 0.9) == 0.9
+    # Equal scores pass together.
+    assert threshold_at_purity([0.9, 0.6, 0.6], [True, True, False], 0.7) == 0.9
+    assert threshold_at_purity([0.9], [False], 0.7) == threshold_at_purity([], [], 0.7) == 1.0

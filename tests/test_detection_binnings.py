@@ -19,12 +19,7 @@ from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.deblend.merging import merge_scales
 from lsst.meas.maskrcnn.deblend.saturated import join_saturated
 from lsst.meas.maskrcnn.images.normalize import normalize
-from lsst.meas.maskrcnn.network.calibration import (
-    Calibration,
-    CalibrationCurve,
-    calibrate_p_star,
-    calibrate_scores,
-)
+from lsst.meas.maskrcnn.network.calibration import Calibration, CalibrationCurve, calibrate
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
@@ -441,10 +436,10 @@ def test_detections_have_calibrated_probabilities(shipped, network, fake_scene) 
     assert len(shared) >= 0.8 * len(galaxies)
     place = [boxes[tuple(galaxies.boxes[index].tolist())] for index in shared]
     np.testing.assert_allclose(
-        level.detections.scores[place], calibrate_scores(galaxies.scores[shared], HALVED), atol=1e-6
+        level.detections.scores[place], calibrate(galaxies.scores[shared], HALVED, "score"), atol=1e-6
     )
     np.testing.assert_allclose(
-        level.detections.p_star[place], calibrate_p_star(galaxies.p_star[shared], HALVED), atol=1e-6
+        level.detections.p_star[place], calibrate(galaxies.p_star[shared], HALVED, "p_star"), atol=1e-6
     )
 
 

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,18 +17,15 @@ from pydantic import ValidationError
 from lsst.meas.maskrcnn.cli import calibrate as command
 from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
 from lsst.meas.maskrcnn.deblend.image import MultibandImage
+from lsst.meas.maskrcnn.deblend.shares import ShareSettings
 from lsst.meas.maskrcnn.metrics.calibration import log_loss, reliability
-from lsst.meas.maskrcnn.network.calibration import (
-    Calibration,
-    CalibrationCurve,
-    calibrate_p_star,
-    calibrate_scores,
-    fit_curve,
-)
+from lsst.meas.maskrcnn.network.calibration import Calibration, CalibrationCurve, calibrate, fit_curve
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
-from lsst.meas.maskrcnn.network.model_file import default_model_path, read_metadata, read_model
+from lsst.meas.maskrcnn.network.model_file import default_model_path, load_model, read_metadata, read_model
 from lsst.meas.maskrcnn.report.calibration_figure import plot_calibrated
+from lsst.meas.maskrcnn.train.any_band_validation import collect_band_cases
+from lsst.meas.maskrcnn.train.band_scenes import read_band_scene
 from lsst.meas.maskrcnn.train.calibrate import CalibrationCases, calibration_cases, cross_calibrate
 from lsst.meas.maskrcnn.train.training_scene import TrainingScene, write_scene
 
@@ -123,17 +121,17 @@ def make_detections(scores: list[float], p_star: list[float]) -> Detections:
 
 
 def test_applied_to_arrays():
-    np.testing.assert_allclose(calibrate_scores([1.0, 0.5, 0.25], SIMPLE), [0.9, 0.3, 0.2])
-    np.testing.assert_allclose(calibrate_p_star([1.0, 0.5, 0.0], SIMPLE), [0.8, 0.5, 0.2])
-    # Without a calibration nothing happens.
-    assert calibrate_scores([0.25], None).tolist() == [0.25]
-    assert calibrate_p_star([[0.5]], None).tolist() == [[0.5]]
+    np.testing.assert_allclose(calibrate([1.0, 0.5, 0.25], SIMPLE, "score"), [0.9, 0.3, 0.2])
+    np.testing.assert_allclose(calibrate([1.0, 0.5, 0.0], SIMPLE, "p_star"), [0.8, 0.5, 0.2])
+    # Without a calibration, or a curve in it, nothing happens.
+    assert calibrate([0.25], None, "score").tolist() == [0.25]
+    assert calibrate([[0.5]], SIMPLE, "p_blend").tolist() == [[0.5]]
 
 
 def test_probabilities_are_in_the_order_of_the_scores():
     given = np.random.default_rng(3).random((50, 4))
-    for function in (calibrate_scores, calibrate_p_star):
-        probability = function(given, SIMPLE)
+    for quantity in ("score", "p_star"):
+        probability = calibrate(given, SIMPLE, quantity)
         assert probability.shape == given.shape and probability.dtype == np.float32
         assert (np.diff(probability.ravel()[given.argsort(axis=None)]) > 0).all()
 
@@ -166,7 +164,7 @@ def test_cases_of_an_image():
     np.testing.assert_array_equal(cases.counts, [True, True, True])
     np.testing.assert_array_equal(cases.on_source, [True, True, False])
     np.testing.assert_array_equal(cases.is_star, [True, True, False])
-    np.testing.assert_allclose(cases.peak_snr, [30.0, 6.0, np.nan])
+    np.testing.assert_allclose(cases.snr, [30.0, 6.0, np.nan])
     assert (cases.image == 4).all() and (cases.depth == 2.5).all()
     np.testing.assert_allclose(cases.classes()[0], [0.9, 0.2])
     nothing = calibration_cases(
@@ -186,7 +184,9 @@ def make_cases(rng: np.random.Generator, n: int = 20_000, images: int = 20) -> C
         p_star=p_star,
         on_source=true,
         is_star=true & is_star,
-        peak_snr=np.where(true, rng.lognormal(3.0, 1.0, n), np.nan),
+        p_blend=np.full(n, np.nan),
+        is_blend=np.zeros(n, bool),
+        snr=np.where(true, rng.lognormal(3.0, 1.0, n), np.nan),
         depth=np.repeat(rng.choice([0.0, 1.0, 2.0, 4.0], images), n // images),
         image=np.repeat(np.arange(images), n // images),
     )
@@ -209,6 +209,8 @@ def test_figure(rng, tmp_path):
     cases = make_cases(rng, 4000)
     figure = plot_calibrated(cases, cross_calibrate(cases))
     assert len(figure.axes) == 12
+    blends = replace(cases, p_blend=cases.p_star, is_blend=cases.is_star)
+    assert len(plot_calibrated(blends, cross_calibrate(blends)).axes) == 18
     labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     error = reliability(*cases.scores()).expected_error
     assert labels[0].startswith("before: ") and f"{error:.3f}" in labels[0]
@@ -290,10 +292,75 @@ def test_command_detects_as_the_deblender_does(rng, monkeypatch):
     found = command.detector(model)(image)
     wanted = DetectionSettings(score_threshold=asked[0].score_threshold)
     assert asked == [wanted] and wanted.binnings == (1, 2, 4) and wanted.nms_threshold is None
-    probability = calibrate_scores(found.scores, model.metadata.calibration)
+    probability = calibrate(found.scores, model.metadata.calibration, "score")
     assert (probability < found.scores - 0.005).any()
     settings = DeblendSettings(detection=DetectionSettings(score_threshold=float(probability.min())))
     np.testing.assert_array_equal(find_sources(image, model, settings).scores, probability)
+
+
+@pytest.fixture(scope="module")
+def calibrated_bands(tmp_path_factory) -> tuple[Path, Path]:
+    """The model for any bands, calibrated on small scenes, and these scenes."""
+    pytest.importorskip("galsim")
+    from lsst.meas.maskrcnn.train.band_scenes import make_scenes
+
+    folder = tmp_path_factory.mktemp("bands")
+    for _ in make_scenes(folder, range(12), 31, (144, 160)):
+        pass
+    output = folder / "any.safetensors"
+    model = default_model_path().with_name("any.safetensors")
+    options = ["--scenes", str(folder), "--method", "temperature", "--figure", str(folder / "f.png")]
+    assert command.main([str(model), str(output), *options]) == 0
+    return output, folder
+
+
+def test_command_calibrates_models_for_any_bands(calibrated_bands):
+    output, folder = calibrated_bands
+    old, new = load_model("any"), read_model(output)
+    assert all(torch.equal(new.state[name], value) for name, value in old.state.items())
+    calibration = new.metadata.calibration
+    assert calibration is not None and calibration.p_blend is not None
+    assert calibration.provenance["n_scenes"] == 12 and "iou" not in calibration.provenance
+    # The default threshold is the smallest score at which 97 % are sources.
+    scenes = [read_band_scene(path) for path in sorted(folder.glob("*.npz"))]
+    cases = collect_band_cases(new.build().eval(), scenes, 0.02)
+    score, true = calibrate(cases.score, calibration, "score"), cases.true
+    threshold = new.metadata.architecture.detection_score
+    assert true[score >= threshold].mean() >= 0.97
+    below = np.sort(score[score < threshold])
+    assert all(true[score >= one].mean() < 0.97 for one in below)
+    # On a source is what is near one of S/N 5; blends and stars are among these.
+    assert (cases.snr[cases.on_source] >= 5).all() and np.isnan(cases.snr[~cases.on_source]).all()
+    assert 0 < (cases.is_blend & cases.on_source).sum() < cases.on_source.sum()
+    assert not (cases.is_blend | cases.is_star)[~cases.on_source].any()
+    # Bands, noise and masks of each scene are drawn; again they are the same.
+    again = collect_band_cases(new.build().eval(), scenes, 0.02)
+    np.testing.assert_array_equal(again.score, cases.score)
+
+
+def test_deblender_calibrates_what_networks_of_any_bands_say(calibrated_bands):
+    model = read_model(calibrated_bands[0])
+    calibration, architecture = model.metadata.calibration, model.metadata.architecture
+    y, x = np.mgrid[:120, :140]
+    rng = np.random.default_rng(8)
+    stars = sum(
+        peak * np.exp(-0.5 * ((y - rng.uniform(10, 110)) ** 2 + (x - rng.uniform(10, 130)) ** 2) / 1.7**2)
+        for peak in np.geomspace(2.0, 60.0, 24)
+    )
+    flux = (stars + rng.normal(size=(2, 120, 140))).astype(np.float32)
+    image = MultibandImage(flux, ("g", "i"), 0.2, psf_fwhm=[4.0, 4.0])
+    plain = replace(model, metadata=model.metadata.model_copy(update={"calibration": None}))
+    masks = ShareSettings(template="mask")
+    lowest = DeblendSettings(detection=DetectionSettings(score_threshold=0.0), shares=masks)
+    raw = find_sources(image, plain, lowest).detections
+    found = find_sources(image, model, lowest).detections
+    np.testing.assert_array_equal(found.scores, calibrate(raw.scores, calibration, "score"))
+    np.testing.assert_array_equal(found.p_star, calibrate(raw.p_star, calibration, "p_star"))
+    np.testing.assert_array_equal(found.p_blend, calibrate(raw.p_blend, calibration, "p_blend"))
+    assert (found.p_blend != raw.p_blend).any()
+    default = find_sources(image, model).detections
+    assert 0 < len(default) < len(found)
+    assert len(default) == (found.scores >= architecture.detection_score).sum()
 
 
 @pytest.mark.slow
@@ -316,11 +383,14 @@ def test_command_simulates_scenes(tmp_path, capsys):
         (["--presets", "mars"], "no preset mars"),
         (["--figure", "f.gif"], "must end in"),
         (["--device", "cuda:99"], "cuda:99"),
+        (["any", "--presets", "hsc-500s"], "of fixed bands"),
     ],
 )
 def test_command_refuses(tmp_path, capsys, options, message):
-    output = tmp_path / "new.safetensors"
-    assert command.main([str(default_model_path()), str(output), *options]) == 1
+    output, model = tmp_path / "new.safetensors", default_model_path()
+    if options[0] == "any":
+        model, options = model.with_name("any.safetensors"), options[1:]
+    assert command.main([str(model), str(output), *options]) == 1
     assert message in capsys.readouterr().err
     assert not output.exists()
 

@@ -17,7 +17,7 @@ from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -27,22 +27,36 @@ from ..deblend.deblend import DeblendSettings, find_sources
 from ..deblend.image import MultibandImage
 from ..deblend.shares import ShareSettings
 from ..images.files import write_atomically
-from ..metrics.calibration import log_loss, reliability
+from ..metrics.calibration import log_loss, reliability, threshold_at_purity
+from ..network.any_band import AnyBandNetwork, AnyBandSpec
+from ..network.calibration import Calibration
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings, select_device
-from ..network.model_file import MaskRcnnModel, ModelFileError, model_from_bytes, replace_metadata
+from ..network.model_file import (
+    MaskRcnnModel,
+    ModelFileError,
+    ModelMetadata,
+    model_from_bytes,
+    replace_metadata,
+)
 from ..report.calibration_figure import plot_calibrated
 from ..scenes.presets import PRESETS, preset_config, random_scene_config
 from ..scenes.simulate import simulate_scene
+from ..scenes.survey_mixture import draw_survey_scene, random_survey_config
+from ..train.any_band_validation import PURITY, collect_band_cases
+from ..train.band_scenes import BandScene, read_band_scene, to_band_scene
 from ..train.calibrate import CalibrationCases, collect_cases, cross_calibrate, fit_calibration
 from ..train.scene_sources import SceneFiles
 from ..train.training_scene import TrainingScene
 from ..train.training_set import to_training_scene
 
-_SHAPE = (512, 512)
+_SHAPE, _BAND_SHAPE = (512, 512), (384, 384)
 _COUNT = 200
 _FEWEST = 10
 _LOWEST_SCORE = 0.02
+
+
+_T = TypeVar("_T")
 
 
 class CalibrateError(RuntimeError):
@@ -63,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         "--scenes",
         type=Path,
         metavar="FOLDER",
-        help="training scenes (.npz) to use; not those of the training",
+        help="scenes (.npz) to use, made by bin/train, or for models of any bands by bin/train_any_band; "
+        "not those of the training",
     )
     scenes.add_argument(
         "--count", type=int, help=f"scenes to simulate (default: {_COUNT}), or the most to use of --scenes"
@@ -81,7 +96,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help="kinds of scenes (default: the training's mixture)",
     )
-    fit = parser.add_argument_group("comparison")
+    fit = parser.add_argument_group("comparison", "all but --method for models of fixed bands")
     fit.add_argument(
         "--method",
         choices=("isotonic", "temperature"),
@@ -135,21 +150,8 @@ def _run(arguments: argparse.Namespace) -> None:
     _check(arguments)
     data = arguments.model.read_bytes()
     model = model_from_bytes(data, name=str(arguments.model))
-    if model.takes_any_bands:
-        raise CalibrateError(
-            f"{arguments.model} takes any bands; give a model of fixed bands, which alone can be calibrated."
-        )
     torch.set_num_threads(1)
-    count, described, scenes = _open_scenes(arguments, model.metadata.bands)
-    with closing(scenes):
-        cases = collect_cases(
-            detector(model, arguments.device),
-            tqdm(scenes, total=count, unit="scene", disable=None),
-            model.metadata,
-            iou=arguments.iou,
-            min_area=arguments.min_area,
-            min_peak_snr=arguments.min_peak_snr,
-        )
+    cases, described = (_any_band_cases if model.takes_any_bands else _fixed_cases)(model, arguments)
     after = cross_calibrate(cases, arguments.method)
     figures = {"before": _figures(cases), "after": _figures(after)}
     calibration = fit_calibration(
@@ -157,32 +159,29 @@ def _run(arguments: argparse.Namespace) -> None:
         arguments.method,
         provenance={
             "method": arguments.method,
-            "scenes": described,
-            "n_scenes": count,
             "n_detections": int(cases.counts.sum()),
             "n_sources": int(cases.true.sum()),
             "n_stars": int(cases.is_star.sum()),
-            "iou": arguments.iou,
-            "min_area": arguments.min_area,
-            "min_peak_snr": arguments.min_peak_snr,
+            "n_blends": int(cases.is_blend.sum()),
+            **described,
             "lowest_score": _LOWEST_SCORE,
             **figures,
         },
     )
     if arguments.figure is not None:
         plot_calibrated(cases, after).savefig(arguments.figure)
-    metadata = model.metadata.model_copy(update={"calibration": calibration})
+    metadata = _calibrated(model.metadata, calibration, cases)
     write_atomically(arguments.output.absolute(), replace_metadata(data, metadata, str(arguments.model)))
     print(
-        f"{int(cases.counts.sum())} detections on {count} scenes, {int(cases.true.sum())} of them true, "
-        f"{int(cases.is_star.sum())} stars."
+        f"{int(cases.counts.sum())} detections on {described['n_scenes']} scenes, "
+        f"{int(cases.true.sum())} of them true, {int(cases.is_star.sum())} stars."
     )
     print(f"{'':15s}{'':>19s} {'':>7s} {'':>9s}   at 0.5 and above:")
     print(
         f"{'':15s}{'calibration error':>19s} {'Brier':>7s} {'log loss':>9s} {'number':>8s} {'purity':>7s} "
         f"{'completeness':>13s}"
     )
-    for name in ("score", "p_star"):
+    for name in figures["before"]:
         for when, rows in figures.items():
             row = rows[name]
             print(
@@ -191,6 +190,52 @@ def _run(arguments: argparse.Namespace) -> None:
             )
     half = np.interp(0.5, calibration.score.probability, calibration.score.given)
     print(f"A probability of 0.5 is a score of {half:.3f}. Written to {arguments.output}.")
+
+
+def _calibrated(metadata: ModelMetadata, calibration: Calibration, cases: CalibrationCases) -> ModelMetadata:
+    """Put a calibration into a header, and the threshold of the default purity if the model has its own."""
+    update: dict[str, Any] = {"calibration": calibration}
+    if isinstance(metadata.architecture, AnyBandSpec):
+        score = float(calibration.score.apply(threshold_at_purity(*cases.scores(), PURITY)))
+        # Cut off, not rounded up above the last score that passes.
+        threshold = math.floor(1e4 * min(score, 0.9999)) / 1e4
+        update["architecture"] = metadata.architecture.model_copy(update={"detection_score": threshold})
+        print(f"A purity of {PURITY} from a probability of {threshold:.3f}, the default threshold.")
+    return metadata.model_copy(update=update)
+
+
+def _fixed_cases(
+    model: MaskRcnnModel, arguments: argparse.Namespace
+) -> tuple[CalibrationCases, dict[str, Any]]:
+    """Collect the cases of a model of fixed bands, and tell of what they are."""
+    count, described, scenes = _open_scenes(arguments, model.metadata.bands)
+    rules = {name: getattr(arguments, name) for name in ("iou", "min_area", "min_peak_snr")}
+    with closing(scenes):
+        counted = tqdm(scenes, total=count, unit="scene", disable=None)
+        cases = collect_cases(detector(model, arguments.device), counted, model.metadata, **rules)
+    return cases, {"scenes": described, "n_scenes": count, **rules}
+
+
+def _any_band_cases(
+    model: MaskRcnnModel, arguments: argparse.Namespace
+) -> tuple[CalibrationCases, dict[str, Any]]:
+    """Collect the cases of a model of any bands, and tell of what they are."""
+    if arguments.presets:
+        raise CalibrateError("--presets is for models of fixed bands; leave it out, or give --scenes.")
+    scenes: Generator[BandScene, None, None]
+    if arguments.scenes is None:
+        count, described = arguments.count or _COUNT, {"kind": "simulated", "seed": arguments.seed}
+        described |= {"presets": "mixture of surveys", "shape": list(_BAND_SHAPE)}
+        scenes = _simulate_all(partial(_simulate_bands, seed=arguments.seed), count, arguments.jobs)
+    else:
+        paths = _scene_paths(arguments)
+        count, described = len(paths), {"kind": "files", "first": paths[0].name, "last": paths[-1].name}
+        scenes = (read_band_scene(path) for path in paths)
+    network = cast(AnyBandNetwork, model.build(select_device(arguments.device)).eval())
+    with closing(scenes):
+        counted = tqdm(scenes, total=count, unit="scene", disable=None)
+        cases = collect_band_cases(network, counted, _LOWEST_SCORE)
+    return cases, {"scenes": described, "n_scenes": count}
 
 
 def _check(arguments: argparse.Namespace) -> None:
@@ -229,19 +274,21 @@ def _open_scenes(
         }
         make = partial(_simulate, seed=arguments.seed, presets=tuple(arguments.presets), bands=bands)
         return count, described, _simulate_all(make, count, arguments.jobs)
-    paths = sorted(arguments.scenes.glob("*.npz"))
-    if len(paths) < _FEWEST:
-        raise CalibrateError(
-            f"{arguments.scenes} has {len(paths)} training scenes (.npz), too few; make some with "
-            "bin/train --scenes or leave out --scenes to have them simulated."
-        )
-    files = SceneFiles(paths[: arguments.count])
+    files = SceneFiles(_scene_paths(arguments))
     return len(files), files.describe(), (files.scene(number) for number in range(len(files)))
 
 
-def _simulate_all(
-    make: partial[TrainingScene], count: int, jobs: int
-) -> Generator[TrainingScene, None, None]:
+def _scene_paths(arguments: argparse.Namespace) -> list[Path]:
+    paths = sorted(arguments.scenes.glob("*.npz"))[: arguments.count]
+    if len(paths) < _FEWEST:
+        raise CalibrateError(
+            f"{arguments.scenes} has {len(paths)} training scenes (.npz), too few; make some with "
+            "bin/train --scenes or bin/train_any_band scenes, or leave out --scenes to have them simulated."
+        )
+    return paths
+
+
+def _simulate_all(make: partial[_T], count: int, jobs: int) -> Generator[_T, None, None]:
     """Simulate scenes, in processes beside this one if there are jobs for them."""
     if jobs == 1:
         yield from map(make, range(count))
@@ -258,6 +305,12 @@ def _simulate(number: int, seed: int, presets: tuple[str, ...], bands: tuple[str
     else:
         config = random_scene_config(rng, _SHAPE, bands)
     return to_training_scene(simulate_scene(config, rng))
+
+
+def _simulate_bands(number: int, seed: int) -> BandScene:
+    """Make a scene of the mixture of surveys."""
+    rng = np.random.default_rng([seed, number])
+    return to_band_scene(draw_survey_scene(random_survey_config(rng, _BAND_SHAPE), rng))
 
 
 def detector(model: MaskRcnnModel, device: str = "auto") -> Callable[[MultibandImage], Detections]:
@@ -292,7 +345,10 @@ def _figures(cases: CalibrationCases) -> dict[str, dict[str, Any]]:
     Completeness is that among the cases, not that on the sky.
     """
     figures = {}
-    for name, (given, true) in (("score", cases.scores()), ("p_star", cases.classes())):
+    quantities = {"score": cases.scores(), "p_star": cases.classes(), "p_blend": cases.blends()}
+    for name, (given, true) in quantities.items():
+        if not len(given):
+            continue
         result = reliability(given, true, n_bins=20, equal_counts=True)
         kept = given >= 0.5
         figures[name] = {

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from ..network.any_band import AnyBandNetwork
 from ..network.any_band_detect import BandImage, find_in_bands, learned_scale, normalize_bands
-from ..network.calibration import Calibration, calibrate_p_star, calibrate_scores
+from ..network.calibration import Calibration, calibrate
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings
 from ..network.wavelengths import band_wavelength
@@ -107,8 +107,9 @@ def detect_any_band(
     )
     found = replace(
         found,
-        scores=calibrate_scores(found.scores, calibration),
-        p_star=calibrate_p_star(found.p_star, calibration),
+        scores=calibrate(found.scores, calibration, "score"),
+        p_star=calibrate(found.p_star, calibration, "p_star"),
+        p_blend=calibrate(found.p_blend, calibration, "p_blend"),
     )
     found = found.take(found.scores >= threshold)
     if scale > 1:

@@ -14,7 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from .binned import BinnedFraction, binned_fraction
 from .match_table import MatchTable, detection_rows, matched_rows
 
-__all__ = ["Reliability", "log_loss", "p_star_reliability", "reliability", "score_reliability"]
+__all__ = [
+    "Reliability",
+    "log_loss",
+    "p_star_reliability",
+    "reliability",
+    "score_reliability",
+    "threshold_at_purity",
+]
 
 
 @dataclass(frozen=True)
@@ -189,3 +196,34 @@ def log_loss(probability: ArrayLike, true: ArrayLike) -> float:
         return float("nan")
     chance = np.clip(np.where(outcome, given, 1.0 - given), 1e-6, 1.0)
     return float(-np.log(chance).mean())
+
+
+def threshold_at_purity(score: ArrayLike, true: ArrayLike, purity: float) -> float:
+    """Find the smallest score above which enough is true.
+
+    Parameters
+    ----------
+    score : array_like
+        Scores between 0 and 1, (case,).
+    true : array_like
+        Whether each is true, bool, (case,).
+    purity : `float`
+        Share of what has at least the score that is to be true.
+
+    Returns
+    -------
+    threshold : `float`
+        The score; 1 if there is none.
+
+    Examples
+    --------
+    >>> threshold_at_purity([0.9, 0.8, 0.7, 0.6], [True, False, True, False], 0.6)
+    0.7
+    """
+    values, outcome = np.asarray(score, dtype=float), np.asarray(true, dtype=bool)
+    order = np.argsort(-values, kind="stable")
+    share = np.cumsum(outcome[order]) / np.arange(1, len(order) + 1)
+    # Equal scores pass together.
+    last = np.append(np.diff(values[order]) != 0, True)[: len(order)]
+    good = np.flatnonzero(last & (share >= purity))
+    return float(values[order[good[-1]]]) if len(good) else 1.0

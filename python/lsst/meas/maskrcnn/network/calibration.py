@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Calibration", "CalibrationMethod", "calibrate_p_star", "calibrate_scores", "fit_curve"]
+__all__ = ["Calibration", "CalibrationMethod", "calibrate", "fit_curve"]
 
 CalibrationMethod = Literal["isotonic", "temperature"]
 
@@ -64,7 +64,7 @@ class CalibrationCurve(BaseModel):
 
 
 class Calibration(BaseModel):
-    """From the scores and P(star) of a model to probabilities."""
+    """From the scores, P(star) and P(blend) of a model to probabilities."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -74,49 +74,37 @@ class Calibration(BaseModel):
     p_star: CalibrationCurve
     """From P(star) to the probability that a source is a star."""
 
+    p_blend: CalibrationCurve | None = None
+    """From P(blend) to the probability that a detection holds more than one source;
+    `None` for networks that do not give it."""
+
     provenance: dict[str, Any] = Field(default_factory=dict)
     """Scenes, rules, method, and figures before and after."""
 
 
-def calibrate_scores(scores: npt.ArrayLike, calibration: Calibration | None) -> npt.NDArray[np.float32]:
-    """Turn the scores of a network into probabilities of being a source.
+def calibrate(
+    values: npt.ArrayLike, calibration: Calibration | None, quantity: Literal["score", "p_star", "p_blend"]
+) -> npt.NDArray[np.float32]:
+    """Turn values of a network into probabilities.
 
     Parameters
     ----------
-    scores : array_like
-        Scores of the network, between 0 and 1, of any shape.
+    values : array_like
+        As the network gives them, between 0 and 1 or NaN, of any shape.
     calibration : `Calibration` or `None`
-        That of the model; without one nothing changes.
+        That of the model; without one, or a curve of the quantity in it, nothing
+        changes.
+    quantity : `str`
+        ``score``, of being a source; ``p_star``, of being a star; ``p_blend``, of
+        being more than one source.
 
     Returns
     -------
     probability : `numpy.ndarray`
         Float32, of the same shape and in the same order of size.
     """
-    if calibration is None:
-        return np.asarray(scores, dtype=np.float32)
-    return calibration.score.apply(scores)
-
-
-def calibrate_p_star(p_star: npt.ArrayLike, calibration: Calibration | None) -> npt.NDArray[np.float32]:
-    """Turn the P(star) of a network into probabilities of being a star.
-
-    Parameters
-    ----------
-    p_star : array_like
-        Share of the star in the two classes as the network gives it, between
-        0 and 1, of any shape.
-    calibration : `Calibration` or `None`
-        That of the model; without one nothing changes.
-
-    Returns
-    -------
-    probability : `numpy.ndarray`
-        Float32, of the same shape and in the same order of size.
-    """
-    if calibration is None:
-        return np.asarray(p_star, dtype=np.float32)
-    return calibration.p_star.apply(p_star)
+    curve: CalibrationCurve | None = getattr(calibration, quantity, None)
+    return np.asarray(values, dtype=np.float32) if curve is None else curve.apply(values)
 
 
 def fit_curve(

@@ -27,7 +27,7 @@ from torchvision.ops import clip_boxes_to_image
 from ..images.classes import GALAXY, STAR
 from ..images.settings import settings
 from ..images.tiles import Tile, make_tiles, seam_keep
-from .calibration import Calibration, calibrate_p_star, calibrate_scores
+from .calibration import Calibration, calibrate
 from .detections import Detections
 from .masks import MASK_THRESHOLD, paste_soft_masks
 from .psf import add_psf_planes
@@ -454,8 +454,8 @@ class _Forward:
         sources = chances[:, 1:]
         raw_star = sources[:, 0] / sources.sum(dim=1).clamp_min(1e-12)
         raw_scores = 1.0 - chances[:, 0]
-        scores = torch.from_numpy(calibrate_scores(raw_scores.cpu().numpy(), self._calibration))
-        p_star = torch.from_numpy(calibrate_p_star(raw_star.cpu().numpy(), self._calibration))
+        scores = torch.from_numpy(calibrate(raw_scores.cpu().numpy(), self._calibration, "score"))
+        p_star = torch.from_numpy(calibrate(raw_star.cpu().numpy(), self._calibration, "p_star"))
         scores, p_star = scores.to(boxes.device), p_star.to(boxes.device)
         label = torch.where(p_star >= 0.5, STAR, GALAXY)
         chosen = boxes[torch.arange(len(boxes), device=boxes.device), label]

@@ -320,7 +320,8 @@ def replace_metadata(data: bytes, metadata: ModelMetadata, name: str = "<bytes>"
     data : `bytes`
         Content of a model file.
     metadata : `ModelMetadata`
-        The header to put there, of the same architecture.
+        The header to put there, of the same architecture; only its default score
+        threshold may be another.
     name : `str`
         What to call the file in error messages.
 
@@ -335,7 +336,8 @@ def replace_metadata(data: bytes, metadata: ModelMetadata, name: str = "<bytes>"
         Raised if this is not a model file, or the architecture is another.
     """
     length, before = _read_header(io.BytesIO(data), len(data), name)
-    if before.architecture != metadata.architecture:
+    default = {"detection_score": metadata.architecture.detection_score}
+    if before.architecture.model_copy(update=default) != metadata.architecture:
         raise ModelFileError(f"The new header of {name} has another architecture than its weights.")
     content = json.loads(data[8 : 8 + length])
     content["__metadata__"][_HEADER_KEY] = metadata.model_dump_json()

@@ -43,7 +43,7 @@ _Curves = Mapping[str, tuple[CurveStyle, NDArray[np.float64], NDArray[np.bool_]]
 
 
 def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure:
-    """Draw what scores and P(star) say against what is true.
+    """Draw what scores, P(star) and P(blend) say against what is true.
 
     Parameters
     ----------
@@ -56,9 +56,10 @@ def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure
     Returns
     -------
     figure : `matplotlib.figure.Figure`
-        Six diagrams, each over the distribution of the probabilities: the
-        score and P(star) of all before and after; after calibration, the
-        score by class and P(star) by S/N, and both by depth. Bands are of one
+        Three diagrams a quantity, each over the distribution of the
+        probabilities: all before and after; after calibration, the score by
+        class and the others by S/N, and all by depth. P(blend) is left out where
+        the network does not give it. Bands are of one
         standard deviation; expected calibration errors are in the legends.
 
     Raises
@@ -68,44 +69,36 @@ def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure
     """
     if len(before) != len(after):
         raise ValueError(f"There are {len(before)} cases before calibration and {len(after)} after.")
-    figure, axes = make_figure(
-        DOUBLE_COLUMN, 1.12 * DOUBLE_COLUMN, 4, 3, share_y=True, height_ratios=(3.2, 1.0, 3.2, 1.0)
-    )
-    bright = after.peak_snr >= _BRIGHT
+    bright = after.snr >= _BRIGHT
     star = before.p_star > 0.5
     classes = [("star", CLASS_STYLES["star"], star), ("galaxy", CLASS_STYLES["galaxy"], ~star)]
     brightness = [(f"< {_BRIGHT:.0f}", _FAINT, ~bright), (f"≥ {_BRIGHT:.0f}", _STRONG, bright)]
     depths = _by_depth(after)
-    rows: list[tuple[str, str, list[_Curves]]] = [
-        (
-            "Score",
-            "Share of detections that are sources",
-            [
-                {"before": (_BEFORE, *before.scores()), "after": (_AFTER, *after.scores())},
-                {name: (style, *after.select(chosen).scores()) for name, style, chosen in classes},
-                {name: (style, *after.select(chosen).scores()) for name, style, chosen in depths},
-            ],
-        ),
-        (
-            "P(star)",
-            "Share of sources that are stars",
-            [
-                {"before": (_BEFORE, *before.classes()), "after": (_AFTER, *after.classes())},
-                {name: (style, *after.select(chosen).classes()) for name, style, chosen in brightness},
-                {name: (style, *after.select(chosen).classes()) for name, style, chosen in depths},
-            ],
-        ),
+    quantities = [
+        ("Score", "Share of detections that are sources", CalibrationCases.scores, "class", classes),
+        ("P(star)", "Share of sources that are stars", CalibrationCases.classes, "S/N", brightness),
     ]
-    titles = (("all", "by class, after", "by depth, after"), ("all", "by peak S/N, after", "by depth, after"))
-    for row, (x_label, y_label, panels) in enumerate(rows):
-        for column, curves in enumerate(panels):
+    if len(after.blends()[0]):
+        label = "Share of sources that are blends"
+        quantities.append(("P(blend)", label, CalibrationCases.blends, "S/N", brightness))
+    rows = len(quantities)
+    figure, axes = make_figure(
+        DOUBLE_COLUMN, 0.56 * rows * DOUBLE_COLUMN, 2 * rows, 3, share_y=True, height_ratios=rows * (3.2, 1.0)
+    )
+    for row, (x_label, y_label, take, by, groups) in enumerate(quantities):
+        both: _Curves = {"before": (_BEFORE, *take(before)), "after": (_AFTER, *take(after))}
+        parts: list[tuple[str, _Curves]] = [
+            (f"by {kind}, after", {n: (style, *take(after.select(chosen))) for n, style, chosen in some})
+            for kind, some in ((by, groups), ("depth", depths))
+        ]
+        for column, (title, curves) in enumerate([("all", both), *parts]):
             top, bottom = axes[6 * row + column], axes[6 * row + 3 + column]
             results = {
                 name: (style, reliability(given, true)) for name, (style, given, true) in curves.items()
             }
             _draw_curves(top, bottom, results)
             add_legend(top, loc="lower right", handlelength=2.2)
-            top.set_title(f"{x_label}: {titles[row][column]}", fontsize=LABEL_SIZE)
+            top.set_title(f"{x_label}: {title}", fontsize=LABEL_SIZE)
             bottom.set_xlabel(x_label)
         axes[6 * row].set_ylabel(y_label)
         axes[6 * row + 3].set_ylabel("Number")

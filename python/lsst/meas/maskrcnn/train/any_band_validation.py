@@ -7,22 +7,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from ..images.classes import STAR
 from ..metrics.average_precision import average_precision
+from ..metrics.calibration import threshold_at_purity
 from ..metrics.matching import greedy_match
 from ..metrics.spans import mask_pairs
 from ..network.any_band import AnyBandNetwork
 from ..network.any_band_detect import detect_bands
 from ..network.detections import Detections
 from .band_scenes import BandScene, draw_crop
+from .calibrate import CalibrationCases
 
 _SEED = 5
 """With the number of a scene, decides its noise."""
+
+PURITY = 0.97
+"""Share of what is found by default that is a source of S/N 3 or more."""
 
 
 def validate_any_band(network: AnyBandNetwork, scenes: Sequence[BandScene]) -> dict[str, float]:
@@ -48,10 +54,7 @@ def validate_any_band(network: AnyBandNetwork, scenes: Sequence[BandScene]) -> d
         figures[f"ap50_{name}"] = average_precision(score.astype(np.float32), hit, count)
     score = np.concatenate([row["score"] for row in rows])
     real = np.concatenate([row["real"] for row in rows])
-    order = np.argsort(-score)
-    purity = np.cumsum(real[order]) / np.arange(1, len(order) + 1)
-    good = np.flatnonzero(purity >= 0.97)
-    cut = float(score[order[good[-1]]]) if len(good) else 1.0
+    cut = threshold_at_purity(score, real, PURITY)
     best = np.concatenate([row["best"] for row in rows])
     snr, near, star = (np.concatenate([row[name] for row in rows]) for name in ("snr", "near", "star"))
     figures["score_97"] = cut
@@ -73,6 +76,54 @@ def validate_any_band(network: AnyBandNetwork, scenes: Sequence[BandScene]) -> d
             float(star[chosen & called].mean()) if (chosen & called).any() else math.nan
         )
     return figures
+
+
+def collect_band_cases(
+    network: AnyBandNetwork, scenes: Iterable[BandScene], least: float
+) -> CalibrationCases:
+    """Detect sources in whole scenes, and compare the detections with the truth.
+
+    Bands, depths, noise and missing pixels are drawn as in training. Right are the
+    detections within a FWHM of a source of S/N 3 or more, one for each; on a source
+    those of S/N 5 or more. Scores below ``least`` are left out.
+    """
+    parts = []
+    for number, scene in enumerate(scenes):
+        image, target = draw_crop(scene, np.random.default_rng([_SEED, number]), max(scene.pixels.shape[1:]))
+        found = detect_bands(network, image, float(target["fwhm"]), least=least, masks=False)
+        truth = _match_places(found, target)
+        count, known = len(target["labels"]), np.append(target["labels"].numpy() == STAR, False)
+        on_source = (truth >= 0) & (truth < count)
+        index = np.where(on_source, truth, count)
+        parts.append(
+            CalibrationCases(
+                score=np.asarray(found.scores, dtype=np.float64),
+                p_star=np.asarray(found.p_star, dtype=np.float64),
+                p_blend=np.asarray(found.p_blend, dtype=np.float64),
+                counts=np.ones(len(truth), bool),
+                true=truth >= 0,
+                on_source=on_source,
+                is_star=known[index],
+                is_blend=np.append(target["blended"].numpy(), False)[index],
+                snr=np.append(target["snr"].numpy().astype(np.float64), np.nan)[index],
+                depth=np.full(len(truth), float(np.median(scene.sigma))),
+                image=np.full(len(truth), number, dtype=np.int64),
+            )
+        )
+    return CalibrationCases.concatenate(parts)
+
+
+def _match_places(found: Detections, target: dict[str, torch.Tensor]) -> np.ndarray:
+    """Number of the source of each detection, -1 without; those that are ignored come last."""
+    places = np.concatenate([target["centres"].numpy(), target["ignore_centres"].numpy()])
+    distance = _distance(found.positions[:, ::-1], places)
+    truth, taken = np.full(len(distance), -1), np.zeros(len(places), bool)
+    for index, row in enumerate(distance):
+        free = np.where(taken, np.inf, row)
+        if len(free) and free.min() < float(target["fwhm"]):
+            truth[index] = free.argmin()
+            taken[truth[index]] = True
+    return truth
 
 
 def _compare(found: Detections, target: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -101,27 +152,20 @@ def _compare(found: Detections, target: dict[str, torch.Tensor]) -> dict[str, An
             {f"score_{label}": score[~spare], f"hit_{label}": hit[~spare], f"count_{label}": len(truth)}
         )
     centres = target["centres"].numpy()
-    places = np.concatenate([centres, ignored])
-    distance = _distance(found.positions[:, ::-1], places)
-    taken, real = np.zeros(len(places), bool), np.zeros(len(found.scores), bool)
-    best, p_star = np.full(len(places), -1.0), np.zeros(len(places))
-    for index in range(len(found.scores)):
-        free = np.where(taken, np.inf, distance[index])
-        if len(free) and free.min() < 1.0 * fwhm:
-            at = int(free.argmin())
-            taken[at] = real[index] = True
-            best[at], p_star[at] = found.scores[index], found.p_star[index]
+    at = _match_places(found, target)
+    best, p_star = (np.full(len(centres) + len(ignored), value) for value in (-1.0, 0.0))
+    best[at[at >= 0]], p_star[at[at >= 0]] = found.scores[at >= 0], found.p_star[at >= 0]
     count = len(centres)
     apart = _distance(centres, centres) / fwhm
     np.fill_diagonal(apart, np.inf)
     result.update(
         score=found.scores,
-        real=real,
+        real=at >= 0,
         best=best[:count],
         p_star=p_star[:count],
         snr=target["snr"].numpy(),
         near=apart.min(axis=1, initial=np.inf),
-        star=labels == 1,
+        star=labels == STAR,
     )
     return result
 

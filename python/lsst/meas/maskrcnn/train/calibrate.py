@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -17,13 +17,7 @@ from ..deblend.image import MultibandImage
 from ..images.classes import GALAXY, STAR
 from ..metrics.matching import ImagePairs, match
 from ..metrics.spans import SpanMasks
-from ..network.calibration import (
-    Calibration,
-    CalibrationMethod,
-    calibrate_p_star,
-    calibrate_scores,
-    fit_curve,
-)
+from ..network.calibration import Calibration, CalibrationMethod, calibrate, fit_curve
 from ..network.detections import Detections
 from ..network.model_file import ModelMetadata
 from .training_scene import TrainingScene
@@ -47,8 +41,9 @@ class CalibrationCases:
 
     Parameters
     ----------
-    score, p_star : `numpy.ndarray`
-        Score and P(star), float64, (case,).
+    score, p_star, p_blend : `numpy.ndarray`
+        Score, P(star) and P(blend), float64, (case,); the last is NaN for networks
+        that do not give it.
     counts : `numpy.ndarray`
         Whether it is right or wrong, and not ignored, bool, (case,).
     true : `numpy.ndarray`
@@ -58,9 +53,11 @@ class CalibrationCases:
         right, bool, (case,).
     is_star : `numpy.ndarray`
         Whether that source is a star, bool, (case,); `False` without one.
-    peak_snr : `numpy.ndarray`
-        S/N of the source's brightest pixel in its best band, float64,
-        (case,); NaN without a source.
+    is_blend : `numpy.ndarray`
+        Whether it is blended with another, bool, (case,); `False` without one.
+    snr : `numpy.ndarray`
+        S/N of the source, float64, (case,): of its brightest pixel in its best band, or
+        of all its light for networks that take any bands. NaN without a source.
     depth : `numpy.ndarray`
         Noise of a pixel in the image, float64, (case,), nJy; 0 in an image
         without noise.
@@ -70,11 +67,13 @@ class CalibrationCases:
 
     score: NDArray[np.float64]
     p_star: NDArray[np.float64]
+    p_blend: NDArray[np.float64]
     counts: NDArray[np.bool_]
     true: NDArray[np.bool_]
     on_source: NDArray[np.bool_]
     is_star: NDArray[np.bool_]
-    peak_snr: NDArray[np.float64]
+    is_blend: NDArray[np.bool_]
+    snr: NDArray[np.float64]
     depth: NDArray[np.float64]
     image: NDArray[np.int64]
 
@@ -98,6 +97,11 @@ class CalibrationCases:
     def classes(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return P(star) of what lies on a source, float64, and whether each is a star, bool, (N,)."""
         return self.p_star[self.on_source], self.is_star[self.on_source]
+
+    def blends(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return P(blend) of what lies on a source, where known, and whether each is a blend, bool, (N,)."""
+        known = self.on_source & np.isfinite(self.p_blend)
+        return self.p_blend[known], self.is_blend[known]
 
 
 def collect_cases(
@@ -163,11 +167,13 @@ def calibration_cases(
     cases = CalibrationCases(
         score=np.asarray(found.scores, dtype=np.float64),
         p_star=np.asarray(found.p_star, dtype=np.float64),
+        p_blend=np.asarray(found.p_blend, dtype=np.float64),
         counts=counts,
         true=matches.hit[0],
         on_source=on_source,
         is_star=on_source & (np.append(scene.labels, 0)[truth] == STAR),
-        peak_snr=np.where(on_source, np.append(snr, np.nan)[truth], np.nan),
+        is_blend=np.zeros(len(found), bool),
+        snr=np.where(on_source, np.append(snr, np.nan)[truth], np.nan),
         depth=np.full(len(found), float(np.median(sky_sigma)) if scene.noisy else 0.0),
         image=np.full(len(found), number, dtype=np.int64),
     )
@@ -177,14 +183,16 @@ def calibration_cases(
 def fit_calibration(
     cases: CalibrationCases, method: CalibrationMethod = "isotonic", provenance: dict[str, Any] | None = None
 ) -> Calibration:
-    """Fit the curves from scores and P(star) to probabilities.
+    """Fit the curves from scores, P(star) and P(blend) to probabilities.
 
-    That of the score is fitted to what is right or wrong, that of P(star) to what
-    lies on a source. The cases must be of images that the model was not trained on.
+    That of the score is fitted to what is right or wrong, those of P(star)
+    and P(blend) to what lies on a source. The cases must be of images that the model was not trained on.
     """
+    p_blend, is_blend = cases.blends()
     return Calibration(
         score=fit_curve(*cases.scores(), method),
         p_star=fit_curve(*cases.classes(), method),
+        p_blend=fit_curve(p_blend, is_blend, method) if len(p_blend) else None,
         provenance=provenance or {},
     )
 
@@ -197,10 +205,14 @@ def cross_calibrate(
     if not 2 <= n_folds <= len(images):
         raise ValueError(f"{len(images)} images cannot be divided by {n_folds} fits; give more images.")
     fold = np.searchsorted(images, cases.image) % n_folds
-    score, p_star = np.empty(len(cases)), np.empty(len(cases))
+    after: dict[Literal["score", "p_star", "p_blend"], NDArray[np.float64]] = {
+        "score": cases.score.copy(),
+        "p_star": cases.p_star.copy(),
+        "p_blend": cases.p_blend.copy(),
+    }
     for number in range(n_folds):
         out = fold == number
         fitted = fit_calibration(cases.select(~out), method)
-        score[out] = calibrate_scores(cases.score[out], fitted)
-        p_star[out] = calibrate_p_star(cases.p_star[out], fitted)
-    return replace(cases, score=score, p_star=p_star)
+        for name, values in after.items():
+            values[out] = calibrate(values[out], fitted, name)
+    return replace(cases, score=after["score"], p_star=after["p_star"], p_blend=after["p_blend"])

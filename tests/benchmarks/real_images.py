@@ -1,0 +1,83 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Real images: pictures with outlines, and the share of sep's detections that is found.
+
+    python tests/benchmarks/real_images.py --model any --out pictures
+
+The images are ``decals`` (g r z) and ``hsc_cosmos`` (g r i z y) of the test data. The list is of
+``sep`` in r, 5 sigma, five connected pixels, default deblending.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+import numpy as np
+import sep
+
+from lsst.meas.maskrcnn import MultibandImage, SourceList, find_sources, load_model, read_images
+from lsst.meas.maskrcnn.compare.comparison import match_positions
+from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions
+from lsst.meas.maskrcnn.report.overlay import save_overlay
+
+DATA = Path(os.environ.get("MASKRCNN_TESTDATA", Path(__file__).parents[3] / "shared/data"))
+REACH = 5.0
+"""Largest distance of a detection of sep from a source, px."""
+
+
+def read_fields() -> dict[str, MultibandImage]:
+    """Read the images, by name."""
+    files = {band: DATA / f"decals/img_{band}.fits" for band in "grz"}
+    fields = {"decals": read_images(files, FitsOptions(zero_points=dict.fromkeys("grz", 22.5)))}
+    with np.load(DATA / "hsc_cosmos/hsc_cosmos.npz") as data:
+        bands, psf = data["filters"].tolist(), list(data["psfs"])
+        fields["hsc_cosmos"] = MultibandImage(data["images"], bands, 0.168, psf=psf)
+    return fields
+
+
+def missed(image: MultibandImage, sources: SourceList) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (x, y) of sep's detections, and whether they are no source."""
+    plane = np.where(image.usable, image.flux, 0.0)[image.bands.index("r")].astype(np.float32)
+    size = max(64, min(image.shape) // 4)
+    sky = sep.Background(plane, bw=size, bh=size)
+    found = sep.extract(plane - sky, 5.0, err=sky.globalrms)
+    places = np.stack([found["x"], found["y"]], axis=1)
+    return places, match_positions(places, sources.peaks[:, ::-1], REACH)[0] < 0
+
+
+def main() -> None:
+    """Run."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", default="any")
+    parser.add_argument("--out", type=Path, default=Path("pictures"))
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    model = load_model(arguments.model)
+    for name, image in read_fields().items():
+        sources = find_sources(image, model)
+        places, lost = missed(image, sources)
+        print(f"{name}: {len(sources)} sources, {sources.is_star.sum()} stars; of sep's {len(places)}")
+        print(f"    {np.mean(~lost):.1%} are found; not: {np.round(places[lost], 1).tolist()}")
+        found = sources.detections
+        red = [image.bands.index(band) for band in ("z", "r", "g")]
+        save_overlay(
+            arguments.out / f"{name}.png",
+            image.flux[red],
+            found.masks,
+            found.origins,
+            sources.is_star,
+            sources.scores,
+            noise=sources.noise[red],
+            pixel_scale=image.pixel_scale,
+            title=f"{name}, model {model.metadata.name}",
+        )
+
+
+if __name__ == "__main__":
+    main()
