@@ -203,6 +203,13 @@ class _BandStem(nn.Module):
         return torch.cat([torch.stack([first, 1.0 - first - last, last], dim=-1), rest], dim=-1)
 
 
+def _start_at_zero(block: nn.Sequential) -> None:
+    """Let the last layer of a residual block give 0 at the start of training."""
+    last = cast(nn.Linear, block[-1])
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+
+
 class _CentreHead(nn.Module):
     """Map of the centres of sources, at every pixel.
 
@@ -216,6 +223,11 @@ class _CentreHead(nn.Module):
         self.unfold = nn.Conv2d(channels, 96, 1)
         self.fine = nn.Conv2d(64, 16, 3, padding=1)
         self.join = nn.Conv2d(40, 40, 3, padding=1)
+        # Two sources one FWHM apart differ at this resolution only.
+        self.refine = nn.Sequential(
+            nn.Conv2d(40, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, 40, 3, padding=1)
+        )
+        _start_at_zero(self.refine)
         self.last = nn.Conv2d(40, 7 * _REFINE**2, 1)
         nn.init.normal_(self.last.weight, std=0.01)
         bias = cast(Tensor, self.last.bias)
@@ -226,8 +238,8 @@ class _CentreHead(nn.Module):
     def forward(self, level: Tensor, stem: Tensor) -> Tensor:
         coarse = F.relu(self.unfold(F.relu(self.coarse(level))))
         fine = F.relu(self.fine(stem))
-        joined = torch.cat([F.pixel_shuffle(coarse, 2), fine], dim=1)
-        return F.pixel_shuffle(self.last(F.relu(self.join(joined))), _REFINE)
+        joined = F.relu(self.join(torch.cat([F.pixel_shuffle(coarse, 2), fine], dim=1)))
+        return F.pixel_shuffle(self.last(joined + self.refine(joined)), _REFINE)
 
 
 class _StampHead(nn.Module):
@@ -265,7 +277,7 @@ class _StampHead(nn.Module):
             bands.pixels.reshape(-1, 1, height, width).float(),
             rois,
             _STAMP_CELLS,
-            sampling_ratio=1,
+            sampling_ratio=2,
             aligned=True,
         ).reshape(len(where), count, _STAMP_CELLS**2)
         shape = cells / (cells.square().mean(dim=-1, keepdim=True).sqrt() + 1.0)
@@ -334,6 +346,12 @@ class AnyBandNetwork(nn.Module):
         width = spec.box_features + 2 * spec.stamp_features
         classes = 1 + len(CLASS_NAMES)
         self.hidden = nn.Linear(width, spec.box_features)
+        self.hidden_block = nn.Sequential(
+            nn.Linear(spec.box_features, spec.box_features),
+            nn.ReLU(),
+            nn.Linear(spec.box_features, spec.box_features),
+        )
+        _start_at_zero(self.hidden_block)
         self.classes = nn.Linear(spec.box_features, classes)
         self.box_deltas = nn.Linear(spec.box_features, 4 * classes)
         self.blend = nn.Linear(spec.box_features, 1)
@@ -420,8 +438,8 @@ class AnyBandNetwork(nn.Module):
         """
         pooled = self.box_head(self.box_pool(features.levels, boxes, features.sizes))
         stamps = self.stamp_head(features.bands, positions)
-        hidden = pooled + self.hidden(torch.cat([pooled, stamps], dim=1))
-        hidden = F.relu(hidden)
+        hidden = F.relu(pooled + self.hidden(torch.cat([pooled, stamps], dim=1)))
+        hidden = F.relu(hidden + self.hidden_block(hidden))
         return self.classes(hidden), self.box_deltas(hidden), self.blend(hidden)[:, 0]
 
     def masks(self, features: Features, boxes: list[Tensor]) -> Tensor:

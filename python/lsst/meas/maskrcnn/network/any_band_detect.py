@@ -259,7 +259,8 @@ def detect_bands(
     """
     device = network.classes.weight.device
     features = network.features([image.to(device)])
-    peaks = network.propose(features, _LEAST_PEAK, network.spec.proposals)[0]
+    # The score is at most the square root of the probability of the peak.
+    peaks = network.propose(features, max(_LEAST_PEAK, 0.99 * least**2), network.spec.proposals)[0]
     proposals = BandProposals(*(part.cpu() for part in peaks))
     logits, deltas, blend = (
         part.cpu() for part in network.classify(features, [peaks.boxes], [peaks.positions])
