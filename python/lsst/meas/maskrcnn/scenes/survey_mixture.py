@@ -106,7 +106,7 @@ def _draw_field(
     area = shape[0] * shape[1] * (scale / 60.0) ** 2
     kind = str(rng.choice(["field", "crowded", "cluster"], p=[0.82, 0.09, 0.09]))
     count = float(10.0 ** rng.uniform(math.log10(18.0), math.log10(110.0)))
-    stars = float(rng.choice([0.15, 0.35, 0.6], p=(0.4, 0.4, 0.2)) * rng.uniform(0.6, 1.4))
+    stars = float(rng.choice([0.1, 0.25, 0.5], p=(0.45, 0.35, 0.2)) * rng.uniform(0.6, 1.4))
     slope = float(rng.uniform(0.12, 0.33))
     if kind == "crowded":
         count, stars = float(rng.uniform(60.0, 170.0)), float(rng.uniform(0.7, 0.95))
@@ -120,19 +120,20 @@ def _draw_field(
         star_mag_range=(depth - 8.5, depth + 0.6),
         star_counts_slope=float(rng.uniform(0.03, 0.22)),
         dust_reddening=float(rng.choice([0.0, rng.uniform(0.0, 1.0)])),
-        size_at_22=0.55 * float(rng.lognormal(0.0, 0.15)),
+        size_at_22=0.55 * float(rng.lognormal(0.08, 0.28)),
+        size_scatter=float(rng.uniform(0.15, 0.3)),
         pair_fraction=0.0,
         cluster_probability=1.0 if kind == "cluster" else 0.06,
         cluster_richness=(15, 50) if kind == "cluster" else (6, 20),
         cluster_core=(15.0 * scale, 60.0 * scale),
         bright_star_density=float(rng.choice([0.0, 0.3, 1.5], p=(0.4, 0.4, 0.2))) / area,
         bright_star_mags=(depth - 11.0, depth - 7.0),
-        large_galaxy_density=float(rng.choice([0.1, 0.4, 1.5], p=(0.4, 0.4, 0.2))) / area,
+        large_galaxy_density=float(rng.choice([0.2, 0.8, 2.0], p=(0.4, 0.4, 0.2))) / area,
         large_galaxy_mags=(max(depth - 9.5, 14.5), max(depth - 5.5, 18.0)),
         disc_sersic=(0.7, 1.4) if rng.random() < 0.6 else (1.0, 1.0),
         bulge_sersic=(2.0, 5.0) if rng.random() < 0.6 else (4.0, 4.0),
-        structure_size=float(rng.choice([0.8, 1.2, 3.0])),
-        irregular_fraction=0.35,
+        structure_size=float(rng.choice([0.6, 1.0, 2.0])),
+        irregular_fraction=float(rng.uniform(0.2, 0.6)),
     )
 
 
@@ -169,7 +170,7 @@ def draw_survey_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
     """
     population = draw_population(config.population, config.shape, config.pixel_scale, rng)
     fwhm = float(np.median([c.fwhm for c in config.conditions])) / config.pixel_scale
-    _move_to_pairs(population, fwhm, float(rng.uniform(0.2, 0.5)), rng)
+    _move_to_pairs(population, fwhm, float(rng.uniform(0.05, 0.4)), rng)
     scene = draw_scene(config, population[np.argsort(population["mag"], kind="stable")], rng)
     sigma = scene.sky_sigma[:, None, None].astype(np.float32)
     if rng.random() < 0.5:

@@ -219,7 +219,7 @@ def draw_crop(
         bands, noise = _draw_bands(scene, rng)
         y0, x0 = int(rng.integers(height - size_y + 1)), int(rng.integers(width - size_x + 1))
         turns, flip = int(rng.integers(4)), bool(rng.integers(2))
-        kernel = float(rng.choice([0.0, rng.uniform(0.35, 0.65)]))
+        kernel = float(rng.choice([0.0, rng.uniform(0.35, 0.95)]))
         share = float(rng.uniform(0.0, 0.5)) if rng.random() < 0.1 else 1.0
     window = np.s_[bands, y0 : y0 + size_y, x0 : x0 + size_x]
     light = scene.pixels[window].astype(np.float32) / noise[:, None, None]
