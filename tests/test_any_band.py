@@ -251,9 +251,17 @@ def test_scale_brings_the_psf_to_a_width_that_is_known(fwhm, scale):
     assert scaled.pixels.std() == pytest.approx(1.0, abs=0.05)
 
 
+def test_wavelengths_are_those_of_surveys():
+    surveycodex = pytest.importorskip("surveycodex")
+    for survey in ("LSST", "HSC", "DES", "SDSS", "Euclid_NISP", "Roman_WFI"):
+        for name in surveycodex.get_survey(survey).available_filters:
+            effective = surveycodex.get_survey(survey).get_filter(name).effective_wavelength
+            assert band_wavelength(name) == pytest.approx(effective.to_value("nm"), rel=0.05)
+
+
 def test_wavelengths_of_bands():
-    assert band_wavelength("r") == 620.0
-    assert band_wavelength("HSC-G") == 480.0
+    assert band_wavelength("HSC-G") == band_wavelength("lsst_g") == band_wavelength("g")
+    assert band_wavelength("f106") == band_wavelength("F106")
     assert band_wavelength("r", given={"r": 640.0}) == 640.0
     with pytest.raises(ValueError, match="Give its effective wavelength"):
         band_wavelength("odd")

@@ -12,22 +12,37 @@ from collections.abc import Mapping
 
 _BY_NAME = {
     "u": 370.0,
-    "g": 480.0,
-    "r": 620.0,
-    "i": 760.0,
-    "z": 880.0,
-    "y": 980.0,
+    "g": 485.0,
+    "r": 625.0,
+    "i": 765.0,
+    "z": 885.0,
+    "y": 975.0,
+    "w": 658.0,
     "B": 440.0,
     "V": 550.0,
     "R": 640.0,
     "I": 790.0,
-    "VIS": 700.0,
     "Y": 1020.0,
     "J": 1250.0,
     "H": 1640.0,
     "K": 2150.0,
     "Ks": 2150.0,
+    "VIS": 751.0,
+    "IE": 751.0,
+    "YE": 1089.0,
+    "JE": 1379.0,
+    "HE": 1786.0,
+    "F814W": 807.0,
+    "F087": 881.0,
+    "F106": 1074.0,
+    "F129": 1297.0,
+    "F146": 1537.0,
+    "F158": 1596.0,
+    "F184": 1850.0,
+    "F213": 2144.0,
 }
+"""Effective wavelengths (nm): of surveycodex 1.3, the mean where several surveys
+have a band; of Bessell (2005, ARA&A 43, 293) for bands that it does not have."""
 
 
 def band_wavelength(band: str, given: Mapping[str, float] | None = None) -> float:
@@ -54,7 +69,7 @@ def band_wavelength(band: str, given: Mapping[str, float] | None = None) -> floa
     if given and band in given:
         return float(given[band])
     short = band.replace("-", "_").split("_")[-1]
-    for name in (band, short, short.lower()):
+    for name in (band, short, short.lower(), short.upper()):
         if name in _BY_NAME:
             return _BY_NAME[name]
     raise ValueError(
