@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,7 @@ from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
 from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.images.normalize import BandNoiseSettings, LuptonSettings
 from lsst.meas.maskrcnn.network.any_band import AnyBandNetwork, AnyBandSpec, pack_bands
-from lsst.meas.maskrcnn.network.any_band_detect import (
-    detect_bands,
-    learned_scale,
-    normalize_bands,
-)
+from lsst.meas.maskrcnn.network.any_band_detect import detect_bands, learned_scale, normalize_bands
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
     ModelFileError,
@@ -140,7 +137,7 @@ def scene(positions: list[tuple[float, float]], snr: list[float], sigma: float =
         origins.append((rows[0], columns[0]))
     count = len(positions)
     return BandScene(
-        pixels=np.repeat(pixels[None], 3, axis=0).astype(np.float16),
+        pixels=np.repeat(pixels[None], 3, axis=0).astype(np.float32),
         sigma=np.full(3, sigma, np.float32),
         gain=np.full(3, 1e4, np.float32),
         fwhm=np.full(3, 4.0, np.float32),
@@ -204,7 +201,8 @@ def test_scene_files_hold_all(tmp_path):
     again = read_band_scene(tmp_path / "scene.npz")
     for name, value in vars(made).items():
         for one, other in zip(value, getattr(again, name), strict=True):
-            np.testing.assert_array_equal(one, other)
+            # Pixels are rounded to 0.5 %, or to 0.005 of their noise.
+            np.testing.assert_allclose(one, other, *((0.003, 0.003) if name == "pixels" else (0.0, 0.0)))
 
 
 def test_simulated_scene_has_truth_where_the_light_is():
@@ -322,7 +320,8 @@ def test_training_goes_on_where_it_was_interrupted(tmp_path):
     again = tmp_path / "again"
     again.mkdir()
     (tmp_path / "whole" / "before_decay.safetensors").rename(again / "checkpoint.safetensors")
-    rest = train_any_band(folder, folder, again, short)
+    # Processes that draw crops change nothing.
+    rest = train_any_band(folder, folder, again, dataclasses.replace(short, workers=1))
     for name, value in whole.state.items():
         assert torch.equal(value, rest.state[name]), name
     assert rest.metadata.training["crops"] == 2

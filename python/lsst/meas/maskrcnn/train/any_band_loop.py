@@ -20,10 +20,13 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from pydantic import Field
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
 
 from ..images.normalize import BandNoiseSettings
 from ..images.settings import settings as settings_class
 from ..network.any_band import AnyBandNetwork, AnyBandSpec, start_from
+from ..network.inference import select_device
 from ..network.model_file import MaskRcnnModel, ModelMetadata, write_model
 from .any_band_loss import LOSS_NAMES, any_band_losses
 from .any_band_validation import validate_any_band
@@ -61,6 +64,10 @@ class AnyBandTrainSettings:
     batch_size: Annotated[int, Field(ge=1, description="Crops in a step.")] = 4
     crop_size: Annotated[int, Field(ge=32, description="Side of a crop (px).")] = 192
     seed: Annotated[int, Field(ge=0, description="Random seed of crops, noise and samples.")] = 1
+    device: Annotated[str, Field(description="cpu, cuda, or auto: a GPU if there is one.")] = "auto"
+    workers: Annotated[
+        int, Field(ge=0, description="Processes that draw crops; 0: the training itself does.")
+    ] = 0
     save_interval: Annotated[float, Field(gt=0, description="Time between checkpoints (s).")] = 300.0
 
     def rate(self, step: int) -> float:
@@ -101,6 +108,18 @@ def _scene_files(folder: Path) -> list[Path]:
     return files
 
 
+class _Crops(Dataset[tuple[torch.Tensor, dict[str, torch.Tensor]]]):
+    """Crops by their number, which decides all of a crop."""
+
+    def __init__(self, files: list[Path], size: int, seed: int):
+        self.files, self.size, self.seed = files, size, seed
+
+    def __getitem__(self, number: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        rng = np.random.default_rng([self.seed, number])
+        scene = read_band_scene(self.files[int(rng.integers(len(self.files)))])
+        return draw_crop(scene, rng, self.size)
+
+
 class _Training:
     """A network, its optimizer and where they stand."""
 
@@ -118,6 +137,8 @@ class _Training:
                 self.network.load_state_dict(initial.state)
             else:
                 start_from(self.network, initial.state, initial.metadata.bands)
+        self.device = select_device(settings.device)
+        self.network.to(self.device)
         self.average = {name: value.clone() for name, value in self.network.state_dict().items()}
         self.optimizer = torch.optim.AdamW(self.network.parameters(), weight_decay=_WEIGHT_DECAY)
         self.state = TrainingState()
@@ -135,13 +156,23 @@ class _Training:
         began = saved = time.monotonic()
         before = self.state.elapsed
         rows: list[dict[str, float]] = []
-        while self.state.step < self.settings.steps:
-            rows.append(self._step())
+        size = self.settings.batch_size
+        batches = DataLoader(
+            _Crops(self.files, self.settings.crop_size, self.settings.seed),
+            batch_size=size,
+            sampler=range(self.state.crops, size * self.settings.steps),
+            num_workers=self.settings.workers,
+            collate_fn=list,
+        )
+        bar = tqdm(batches, total=self.settings.steps, initial=self.state.step, unit="step", smoothing=0.02)
+        for batch in bar:
+            rows.append(self._step(batch))
             self.state.elapsed = before + time.monotonic() - began
             if self.state.step % _ROW == 0:
                 means = {name: round(float(np.mean([row[name] for row in rows])), 5) for name in rows[0]}
                 self._append({"step": self.state.step, "seconds": round(self.state.elapsed), **means})
                 rows = []
+                bar.set_postfix(loss=means["total"])
             if self.state.step == self.settings.steps - self.settings.decay_steps:
                 self._save(self.out / "before_decay.safetensors")
             if time.monotonic() - saved > self.settings.save_interval:
@@ -173,19 +204,13 @@ class _Training:
         )
         return MaskRcnnModel.from_network(self.network, metadata)
 
-    def _crop(self, number: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        rng = np.random.default_rng([self.settings.seed, number])
-        scene = read_band_scene(self.files[int(rng.integers(len(self.files)))])
-        return draw_crop(scene, rng, self.settings.crop_size)
-
-    def _step(self) -> dict[str, float]:
+    def _step(self, batch: list[tuple[torch.Tensor, dict[str, torch.Tensor]]]) -> dict[str, float]:
         """Move the weights once."""
         state, settings = self.state, self.settings
-        crops = [self._crop(state.crops + index) for index in range(settings.batch_size)]
+        images = [image.to(self.device) for image, _ in batch]
+        targets = [{name: value.to(self.device) for name, value in target.items()} for _, target in batch]
         generator = torch.Generator().manual_seed(settings.seed * 1_000_003 + state.step)
-        losses = any_band_losses(
-            self.network, [image for image, _ in crops], [target for _, target in crops], generator
-        )
+        losses = any_band_losses(self.network, images, targets, generator)
         total = torch.stack([_WEIGHTS[name] * losses[name] for name in LOSS_NAMES]).sum()
         rate = settings.rate(state.step)
         for group in self.optimizer.param_groups:
@@ -212,7 +237,8 @@ class _Training:
     def _load(self) -> None:
         tensors, self.state = read_checkpoint(self.checkpoint, self.identity)
         self.network.load_state_dict(tensors.pop("network"))
-        self.average = tensors.pop("average")
+        average = tensors.pop("average")
+        self.average = {name: value.to(self.device) for name, value in average.items()}
         moments = {int(kind.removeprefix("optimizer.")): value for kind, value in tensors.items()}
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": moments})
         _LOG.info("Go on from step %d.", self.state.step)

@@ -79,11 +79,13 @@ def _draw_targets(
 ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor, Tensor, Tensor]]:
     """Heat and weight of the cells of an image, and the cells that have a box."""
     height, width = shape
-    heat, weight = torch.zeros(height, width), torch.ones(height, width)
+    device = target["centres"].device
+    heat = torch.zeros(height, width, device=device)
+    weight = torch.ones_like(heat)
     known = target["known"].float()
     weight[: known.shape[0], : known.shape[1]] = known
     weight[known.shape[0] :], weight[:, known.shape[1] :] = 0.0, 0.0
-    y, x = torch.arange(height, dtype=torch.float32), torch.arange(width, dtype=torch.float32)
+    y, x = (torch.arange(side, dtype=torch.float32, device=device) for side in shape)
     fwhm = float(target["fwhm"])
     if len(target["ignore_centres"]):
         at = target["ignore_centres"]
@@ -91,13 +93,13 @@ def _draw_targets(
         near = ((x - at[:, :1])[:, None, :] ** 2 + (y - at[:, 1:])[:, :, None] ** 2 < radius**2).any(dim=0)
         weight[near] = 0.0
     centres, boxes = target["centres"], target["boxes"]
-    empty = torch.zeros(0, dtype=torch.int64)
+    empty = torch.zeros(0, dtype=torch.int64, device=device)
     if not len(centres):
-        return heat, weight, (empty, empty, empty, torch.zeros(0))
+        return heat, weight, (empty, empty, empty, heat[0, :0])
     size = (boxes[:, 2:] - boxes[:, :2]).amin(dim=1)
     sigma = (0.06 * size).clamp(max(0.8, 0.2 * fwhm), 5.0)
     cell = centres.round().long().clamp_min(0)
-    cell = torch.minimum(cell, torch.tensor([width - 1, height - 1]))
+    cell = torch.minimum(cell, cell.new_tensor([width - 1, height - 1]))
     across = torch.exp(-0.5 * ((x - cell[:, :1]) / sigma[:, None]) ** 2)
     along = torch.exp(-0.5 * ((y - cell[:, 1:]) / sigma[:, None]) ** 2)
     heat, which = (along[:, :, None] * across[:, None, :]).max(dim=0)
@@ -140,7 +142,7 @@ def _source_losses(
     few_boxes, few_truths, few_labels = [], [], []
     for (box, _, label, match), target in zip(chosen, targets):
         at = torch.where(label > 0)[0]
-        pick = torch.randperm(len(at), generator=generator)[:_MASKS]
+        pick = _shuffle(at, generator)[:_MASKS]
         few_boxes.append(box[at[pick]])
         few_labels.append(label[at[pick]])
         if len(pick):
@@ -148,9 +150,14 @@ def _source_losses(
     shapes = network.masks(features, few_boxes).float()
     index = torch.cat(few_labels)
     losses["mask"] = F.binary_cross_entropy_with_logits(
-        shapes[torch.arange(len(index)), index], torch.cat(few_truths)
+        shapes[torch.arange(len(index), device=index.device), index], torch.cat(few_truths)
     )
     return losses
+
+
+def _shuffle(rows: Tensor, generator: torch.Generator) -> Tensor:
+    """Draw on the CPU, so that all devices train on the same sources."""
+    return torch.randperm(len(rows), generator=generator).to(rows.device)
 
 
 def _sample(
@@ -162,14 +169,14 @@ def _sample(
     if count:
         # Sources that have no peak yet, and boxes as wrong as those of peaks are.
         size = (sources[:, 2:] - sources[:, :2]).repeat(1, 2)
-        noise = torch.randn(count, 4, generator=generator) * 0.07 * size
-        jitter = torch.randn(count, 2, generator=generator) * 0.4
+        noise = torch.randn(count, 4, generator=generator).to(size) * 0.07 * size
+        jitter = torch.randn(count, 2, generator=generator).to(size) * 0.4
         boxes = torch.cat([boxes, sources + noise])
         positions = torch.cat([positions, centres + jitter])
     large = (boxes[:, 2:] - boxes[:, :2] >= 1.0).all(dim=1)
     boxes, positions = boxes[large], positions[large]
-    labels = torch.zeros(len(boxes), dtype=torch.int64)
-    match = torch.zeros(len(boxes), dtype=torch.int64)
+    labels = torch.zeros(len(boxes), dtype=torch.int64, device=boxes.device)
+    match = torch.zeros_like(labels)
     if count and len(boxes):
         overlap, match = box_iou(boxes, sources).max(dim=1)
         labels = torch.where(overlap >= 0.5, target["labels"][match], labels)
@@ -178,7 +185,7 @@ def _sample(
     share = ignored_share(boxes, target["ignore_boxes"])
     labels[(labels == 0) & (share > 0.5)] = -1
     positive, negative = torch.where(labels > 0)[0], torch.where(labels == 0)[0]
-    positive = positive[torch.randperm(len(positive), generator=generator)[: _ROIS // 2]]
-    negative = negative[torch.randperm(len(negative), generator=generator)[: _ROIS - len(positive)]]
+    positive = positive[_shuffle(positive, generator)[: _ROIS // 2]]
+    negative = negative[_shuffle(negative, generator)[: _ROIS - len(positive)]]
     index = torch.cat([positive, negative])
     return boxes[index], positions[index], labels[index], match[positive]

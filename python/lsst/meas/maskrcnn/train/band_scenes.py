@@ -16,7 +16,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -78,7 +77,7 @@ class BandScene:
         Truth masks.
     """
 
-    pixels: npt.NDArray[Any]
+    pixels: npt.NDArray[np.float32]
     sigma: npt.NDArray[np.float32]
     gain: npt.NDArray[np.float32]
     fwhm: npt.NDArray[np.float32]
@@ -99,7 +98,7 @@ def to_band_scene(scene: Scene) -> BandScene:
     sources = scene.sources[drawn]
     sigma = np.asarray(scene.sky_sigma, np.float32)
     return BandScene(
-        pixels=np.clip(scene.noiseless / sigma[:, None, None], -6e4, 6e4).astype(np.float16),
+        pixels=(scene.noiseless / sigma[:, None, None]).astype(np.float32),
         sigma=sigma,
         gain=(scene.electrons_per_njy * sigma).astype(np.float32),
         fwhm=np.array([_moments_fwhm(psf, scene.pixel_scale) for psf in scene.psfs], np.float32),
@@ -121,30 +120,26 @@ def _moments_fwhm(psf: BandPsf, pixel_scale: float) -> float:
     return psf.moments_fwhm(pixel_scale / times) / times
 
 
-_PLAIN = (
-    "pixels",
-    "sigma",
-    "gain",
-    "fwhm",
-    "wavelength",
-    "positions",
-    "labels",
-    "snr",
-    "peak_share",
-    "origins",
-)
+_PLAIN = ("sigma", "gain", "fwhm", "wavelength", "positions", "labels", "snr", "peak_share", "origins")
 _BITS = ("unusable", "saturated")
+
+_STEPS = 200.0
+"""Steps of a file per unit of arcsinh(pixel): 0.005 sigma in the sky, 0.5 % of bright pixels."""
 
 
 def write_band_scene(scene: BandScene, path: str | os.PathLike[str]) -> None:
-    """Write a scene as an ``.npz`` file, whole or not at all."""
+    """Write a scene as an ``.npz`` file, whole or not at all.
+
+    Pixels are rounded to a small part of their noise: 500 scenes of 288 px have 50 MB.
+    """
     arrays = {name: getattr(scene, name) for name in _PLAIN}
+    arrays["pixels"] = np.rint(_STEPS * np.arcsinh(scene.pixels)).astype(np.int16)
     arrays.update({name: np.packbits(getattr(scene, name)) for name in _BITS})
     arrays["shapes"] = np.array([mask.shape for mask in scene.masks], np.int32).reshape(-1, 2)
     bits = [mask.ravel() for mask in scene.masks]
     arrays["bits"] = np.packbits(np.concatenate(bits) if bits else np.zeros(0, bool))
     buffer = BytesIO()
-    np.savez(buffer, **arrays)
+    np.savez_compressed(buffer, **arrays)
     write_atomically(Path(path), buffer.getvalue())
 
 
@@ -152,6 +147,7 @@ def read_band_scene(path: str | os.PathLike[str]) -> BandScene:
     """Read a scene that `write_band_scene` wrote."""
     with np.load(path, allow_pickle=False) as data:
         arrays = {name: data[name] for name in _PLAIN}
+        arrays["pixels"] = np.sinh(data["pixels"] / np.float32(_STEPS))
         shape = arrays["pixels"].shape
         for name in _BITS:
             arrays[name] = np.unpackbits(data[name], count=int(np.prod(shape))).astype(bool).reshape(shape)
@@ -222,7 +218,7 @@ def draw_crop(
         kernel = float(rng.choice([0.0, rng.uniform(0.35, 0.95)]))
         share = float(rng.uniform(0.0, 0.5)) if rng.random() < 0.1 else 1.0
     window = np.s_[bands, y0 : y0 + size_y, x0 : x0 + size_x]
-    light = scene.pixels[window].astype(np.float32) / noise[:, None, None]
+    light = scene.pixels[window] / noise[:, None, None]
     # Longer exposures have more photons for each sigma.
     variance = 1.0 + np.maximum(light, 0.0) * (noise / scene.gain[bands])[:, None, None]
     light += share * np.sqrt(variance) * correlated_noise(light.shape, kernel, rng)
