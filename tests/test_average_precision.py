@@ -25,7 +25,7 @@ from lsst.meas.maskrcnn.metrics.average_precision import (
 from lsst.meas.maskrcnn.metrics.matching import IOU_THRESHOLDS, AreaRange, ImagePairs
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
-from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
+from lsst.meas.maskrcnn.network.model_file import load_model
 from lsst.meas.maskrcnn.scenes.config import SceneConfig
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 
@@ -138,10 +138,7 @@ def test_an_image_without_truth_in_the_published_definition():
 
 def test_the_published_definition_is_the_mean_of_images():
     # One image of one source that is found, one of three of which one is found below the cut of 0.5.
-    images = [
-        compare(slots(0), [0.9], slots(0)),
-        compare(slots(0, 1, 2), [0.8, 0.7, 0.4], slots(0, 2, 5)),
-    ]
+    images = [compare(slots(0), [0.9], slots(0)), compare(slots(0, 1, 2), [0.8, 0.7, 0.4], slots(0, 2, 5))]
     outcomes = collect_outcomes(images)
     assert compute_ap(outcomes, "perImage").at(0.5) == pytest.approx((1 + 1 / 3) / 2)
     # A score of just the cut is in.
@@ -364,7 +361,7 @@ def test_coco_is_that_of_faster_coco_eval(seed):
 
 def test_coco_is_that_of_faster_coco_eval_for_the_model():
     """Masks of simulated scenes, overlapping as they do, and what the model finds there."""
-    model = read_model(default_model_path())
+    model = load_model("lite")
     normalization, network = model.metadata.normalization, model.build()
     config = SceneConfig(shape=(200, 260), bands=model.metadata.bands, noise=False)
     data = BothSides(config.shape)
@@ -378,11 +375,7 @@ def test_coco_is_that_of_faster_coco_eval_for_the_model():
         labels = np.where(scene.sources["is_star"][real], STAR, GALAXY)
         found_labels = np.where(found.p_star > 0.5, STAR, GALAXY)
         data.add(
-            painted(found.masks, found.origins, config.shape),
-            found.scores,
-            found_labels,
-            truths,
-            labels,
+            painted(found.masks, found.origins, config.shape), found.scores, found_labels, truths, labels
         )
     check_against_reference(data)
 

@@ -77,7 +77,7 @@ def make_field(seed: int) -> Field:
 
 @pytest.fixture(scope="session")
 def model_path() -> Path:
-    return default_model_path()
+    return default_model_path().with_name("lite.safetensors")
 
 
 def make_wcs(shift: float = 0.0) -> SkyWcs:

@@ -22,7 +22,7 @@ from lsst.daf.butler import Butler, DataCoordinate
 from lsst.daf.butler.tests import addDatasetType
 from lsst.meas.maskrcnn.ingest.ingest_model import ingest_model
 from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, put_exposures, register_patches
-from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
+from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, load_model
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
 
 BANDS = ("g", "r", "z")
@@ -31,7 +31,7 @@ PATCH = {"skymap": "sky", "tract": 0, "patch": 5}
 
 @pytest.fixture(scope="module")
 def model() -> MaskRcnnModel:
-    return read_model(default_model_path())
+    return load_model("lite")
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +53,7 @@ def butler(exposures: dict[str, ExposureF], tmp_path_factory: pytest.TempPathFac
     geometry = PatchGeometry(0, 5, reference.getWcs(), reference.getBBox(), (5, 0))
     register_patches(writeable, "sky", [geometry], BANDS, instrument="cam")
     put_exposures(writeable, "run", PATCH, exposures)
-    ingest_model(writeable, default_model_path(), collection="run")
+    ingest_model(writeable, default_model_path().with_name("lite.safetensors"), collection="run")
     task = MaskRcnnDeblendTask(config=MaskRcnnDeblendConfig())
     made = Butler.from_config(butler=writeable, run="run")
     for name, kind in (

@@ -22,7 +22,7 @@ from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.network.calibration import Calibration, CalibrationCurve, calibrate
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
-from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
+from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, load_model
 
 SHAPE = (180, 240)
 FWHM = 4.0
@@ -356,7 +356,7 @@ HALVED = Calibration(
 
 @pytest.fixture(scope="module")
 def shipped() -> MaskRcnnModel:
-    return read_model(default_model_path())
+    return load_model("lite")
 
 
 @pytest.fixture(scope="module")

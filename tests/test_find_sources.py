@@ -28,7 +28,7 @@ from lsst.meas.maskrcnn.deblend.image import gaussian_fwhm
 from lsst.meas.maskrcnn.deblend.sources import SourceList
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
-from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel
+from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
@@ -108,6 +108,7 @@ def test_the_task_and_files_give_what_the_engine_gives(
         [
             *("--fits", *map(str, files.values())),
             *("--out", str(tmp_path / "demo")),
+            *("--model", str(default_model_path().with_name("lite.safetensors"))),
             *("--config", "maskRcnnDeblend:detection.precision=float32"),
         ]
     )

@@ -22,7 +22,7 @@ from lsst.meas.maskrcnn.ingest.exposures import field_to_exposures
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles, FitsImageError
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
 from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, register_patches
-from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
+from lsst.meas.maskrcnn.network.model_file import load_model
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendTask
 
 SHAPE = (70, 100)
@@ -394,7 +394,7 @@ def test_deblender_on_what_was_imported(shared_data, tmp_path):
     assert main([str(repo), "--band", *images, *collections, "--tract", "1"]) == 0
     assert import_sets([str(repo), str(shared_data / "phosim_decam"), *collections, "--tract", "2"]) == 0
     butler = Butler.from_config(str(repo))
-    model = read_model(default_model_path())
+    model = load_model("lite")
     task = MaskRcnnDeblendTask()
     found = {}
     for tract in (1, 2):

@@ -94,7 +94,7 @@ def test_rooms_import_downhill(path):
 
 
 def internal_functions(path: Path) -> set[int]:
-    """Lines on which functions and classes begin that are no part of the public interface, the names in ``__all__``."""
+    """Lines on which functions and classes begin whose names are not in ``__all__``."""
     body = ast.parse(path.read_text(encoding="utf-8")).body
     assigned = {ast.unparse(node.targets[0]): node.value for node in body if isinstance(node, ast.Assign)}
     public = ast.literal_eval(assigned["__all__"]) if "__all__" in assigned else ()

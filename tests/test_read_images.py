@@ -135,6 +135,13 @@ def test_header_names_the_band(fits_files):
     assert bands == ["g", "r", "z"] and len(notes) == 2 and "by its position" in notes[0]
     with pytest.raises(FitsImageError, match="2 images were given, 3 are wanted"):
         assign_bands(paths[:2], "grz")
+    for path, band in zip(paths, "iyr"):
+        fits.setval(path, "FILTER", value=band)
+    for bands in ("", "grz"):
+        assert assign_bands(paths, bands, fixed=False) == (["i", "y", "r"], [])
+    fits.setval(paths[1], "FILTER", value="open")
+    with pytest.raises(FitsImageError, match="says none, .* Give --bands, one for each file"):
+        assign_bands(paths, "", fixed=False)
 
 
 def test_unusable_images(fits_files, tmp_path, rng):

@@ -115,7 +115,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory, sample: ModuleType) -> Iterat
         butler.registry.registerDatasetType(
             DatasetType(f"maskRcnnEvaluation_{name}", ("skymap",), kind, universe=butler.dimensions)
         )
-    ingest_model(butler, default_model_path(), "models/lite")
+    ingest_model(butler, default_model_path().with_name("lite.safetensors"), "models/lite")
     for name, quality in (("u/first", 0.9), ("u/second", 0.7)):
         _put(butler, sample.make_sample(name, 3, quality), name)
     butler.collections.redefine_chain("u/first", ["u/first/run", "models/lite"])

@@ -19,14 +19,14 @@ from lsst.meas.maskrcnn.network import runtime
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
-from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
+from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, load_model
 from lsst.meas.maskrcnn.network.runtime import prepare_network
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 
 
 @pytest.fixture(scope="module")
 def model() -> MaskRcnnModel:
-    return read_model(default_model_path())
+    return load_model("lite")
 
 
 def find(network: MaskRCNN, image: np.ndarray, precision: str = "float32", batch_size: int = 2) -> Detections:

@@ -29,6 +29,8 @@ from lsst.meas.maskrcnn.train.band_scenes import read_band_scene
 from lsst.meas.maskrcnn.train.calibrate import CalibrationCases, calibration_cases, cross_calibrate
 from lsst.meas.maskrcnn.train.training_scene import TrainingScene, write_scene
 
+LITE = default_model_path().with_name("lite.safetensors")
+
 
 def overconfident(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
     """What comes true with p is given as 1 / (1 + exp(-2 logit(p)))."""
@@ -255,12 +257,12 @@ def write_squares(folder: Path, count: int) -> None:
 def test_command_from_scenes_to_model(tmp_path, capsys):
     write_squares(tmp_path, 24)
     output, figure = tmp_path / "new.safetensors", tmp_path / "f.png"
-    arguments = [str(default_model_path()), str(output), "--scenes", str(tmp_path), "--method", "temperature"]
+    arguments = [str(LITE), str(output), "--scenes", str(tmp_path), "--method", "temperature"]
     assert command.main([*arguments, "--figure", str(figure)]) == 0
     printed = capsys.readouterr().out
     assert "24 scenes" in printed and "p_star" in printed
     assert figure.stat().st_size > 10_000
-    old, new = read_model(default_model_path()), read_model(output)
+    old, new = load_model("lite"), read_model(output)
     assert new.metadata.model_copy(update={"calibration": old.metadata.calibration}) == old.metadata
     assert all(torch.equal(new.state[name], value) for name, value in old.state.items())
     calibration = new.metadata.calibration
@@ -276,7 +278,7 @@ def test_command_from_scenes_to_model(tmp_path, capsys):
 
 def test_command_detects_as_the_deblender_does(rng, monkeypatch):
     """At all binnings and with the settings of the model, but with the scores of the network."""
-    model = read_model(default_model_path())
+    model = load_model("lite")
     y, x = np.mgrid[:160, :220]
     galaxy = 60.0 * np.exp(-np.hypot(y - 80, (x - 100) / 1.3) / 15.0)
     star = 80.0 * np.exp(-0.5 * ((y - 30) ** 2 + (x - 180) ** 2) / 1.7**2)
@@ -308,7 +310,7 @@ def calibrated_bands(tmp_path_factory) -> tuple[Path, Path]:
     for _ in make_scenes(folder, range(12), 31, (144, 160)):
         pass
     output = folder / "any.safetensors"
-    model = default_model_path().with_name("any.safetensors")
+    model = default_model_path()
     options = ["--scenes", str(folder), "--method", "temperature", "--figure", str(folder / "f.png")]
     assert command.main([str(model), str(output), *options]) == 0
     return output, folder
@@ -366,7 +368,7 @@ def test_deblender_calibrates_what_networks_of_any_bands_say(calibrated_bands):
 @pytest.mark.slow
 def test_command_simulates_scenes(tmp_path, capsys):
     output = tmp_path / "new.safetensors"
-    arguments = [str(default_model_path()), str(output), "--count", "10", "--presets", "hsc-500s", "lsst-1yr"]
+    arguments = [str(LITE), str(output), "--count", "10", "--presets", "hsc-500s", "lsst-1yr"]
     assert command.main(arguments) == 0
     calibration = read_metadata(output).calibration
     assert calibration is not None
@@ -387,7 +389,7 @@ def test_command_simulates_scenes(tmp_path, capsys):
     ],
 )
 def test_command_refuses(tmp_path, capsys, options, message):
-    output, model = tmp_path / "new.safetensors", default_model_path()
+    output, model = tmp_path / "new.safetensors", LITE
     if options[0] == "any":
         model, options = model.with_name("any.safetensors"), options[1:]
     assert command.main([str(model), str(output), *options]) == 1
@@ -399,5 +401,5 @@ def test_command_names_what_is_no_model(tmp_path, capsys):
     (tmp_path / "m").write_bytes(b"SIMPLE  =" * 99)
     assert command.main([str(tmp_path / "m"), str(tmp_path / "n")]) == 1
     assert "not a model file" in capsys.readouterr().err
-    assert command.main([str(default_model_path()), str(tmp_path / "no" / "n")]) == 1
+    assert command.main([str(LITE), str(tmp_path / "no" / "n")]) == 1
     assert "There is no folder" in capsys.readouterr().err

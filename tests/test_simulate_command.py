@@ -22,7 +22,7 @@ from lsst.daf.butler import Butler, CollectionType
 from lsst.geom import Box2D
 from lsst.meas.maskrcnn.cli.simulate_scenes import main
 from lsst.meas.maskrcnn.ingest.repo import create_repo
-from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
+from lsst.meas.maskrcnn.network.model_file import load_model
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
 
 SMALL = ("--shape", "64", "80", "--preset", "hsc-500s", "--seed", "3")
@@ -160,7 +160,7 @@ def test_the_deblender_runs_on_them(repo):
     butler = Butler.from_config(str(repo), collections="simulated/hsc-500s/test")
     data_id = {"skymap": "maskRcnnSim-hsc-500s", "tract": 3, "patch": 8}
     exposures = {band: butler.get("deepCoadd_calexp", data_id, band=band) for band in "zrg"}
-    catalog = MaskRcnnDeblendTask().run(exposures=exposures, model=read_model(default_model_path())).catalog
+    catalog = MaskRcnnDeblendTask().run(exposures=exposures, model=load_model("lite")).catalog
     for record in catalog:
         assert exposures["z"].getBBox().contains(record.getFootprint().getBBox())
 

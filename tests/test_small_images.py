@@ -16,7 +16,7 @@ from lsst.meas.maskrcnn.deblend.detection import detect
 from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
-from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
+from lsst.meas.maskrcnn.network.model_file import load_model
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 
 CASES = Path(__file__).resolve().parents[2] / "shared" / "data" / "cases"
@@ -26,7 +26,7 @@ FWHM = 4.2
 
 @pytest.fixture(scope="module")
 def model():
-    return read_model(default_model_path())
+    return load_model("lite")
 
 
 def find(model, flux, noise):

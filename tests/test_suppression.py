@@ -26,7 +26,7 @@ from lsst.meas.maskrcnn.deblend.suppression import (
 )
 from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
-from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
+from lsst.meas.maskrcnn.network.model_file import load_model
 from lsst.meas.maskrcnn.scenes.config import ArtefactConfig
 from lsst.meas.maskrcnn.scenes.populations import POPULATION_DTYPE
 from lsst.meas.maskrcnn.scenes.presets import preset_config
@@ -259,7 +259,7 @@ def star_pairs():
 
 def test_the_default_finds_more_pairs_and_no_more_single_stars(star_pairs) -> None:
     config, table, first, second, fwhm = star_pairs
-    model = read_model(default_model_path())
+    model = load_model("lite")
     network = model.build()
     how = model.metadata.normalization
     found: dict[tuple[str, bool], PairOutcomes] = {}

@@ -18,7 +18,7 @@ from lsst.meas.maskrcnn.metrics.matching import greedy_match
 from lsst.meas.maskrcnn.metrics.spans import mask_pairs
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
-from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
+from lsst.meas.maskrcnn.network.model_file import load_model
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
@@ -277,7 +277,7 @@ def test_tiles_begin_on_a_grid(shape: tuple[int, int], size: int, overlap: int, 
 @pytest.fixture(scope="module")
 def field():
     """A simulated field of 900 x 700 px, normalised, with the model of the package."""
-    model = read_model(default_model_path())
+    model = load_model("lite")
     config = preset_config("hsc-wide", bands=model.metadata.bands, shape=(900, 700))
     scene = simulate_scene(config, np.random.default_rng([7, 1]))
     usable = ~((scene.mask & MASK_BITS["NO_DATA"]) != 0).any(axis=0)

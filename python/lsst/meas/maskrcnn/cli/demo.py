@@ -38,6 +38,7 @@ from ..ingest.fits_images import FitsOptions, read_field
 from ..ingest.ingest_model import IngestModelError, ingest_model
 from ..ingest.repo import PatchGeometry, create_repo, patch_data_id, put_exposures, register_patches
 from ..network.model_file import ModelFileError, ModelMetadata, default_model_path, read_metadata
+from ..network.wavelengths import band_wavelength
 from ..report.overlay import mask_outlines, save_overlay, write_regions
 from ..scenes.presets import preset_config
 from ..scenes.simulate import simulate_scene
@@ -54,6 +55,10 @@ _XY0 = (12000, 8000)
 
 class DemoError(RuntimeError):
     """The demonstration cannot go on; the message says why."""
+
+
+_USUAL_BANDS = ("g", "r", "z")
+"""Bands of the simulated field, and of three images that do not say theirs."""
 
 
 @dataclass
@@ -76,7 +81,7 @@ class Field:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="demo",
-        description="Find, outline and classify the sources of a simulated field or of three FITS images.",
+        description="Find, outline and classify the sources of a simulated field or of FITS images.",
     )
     parser.add_argument(
         "--out",
@@ -86,7 +91,14 @@ def _parser() -> argparse.ArgumentParser:
         help="folder for all that is made (default: %(default)s in the current folder)",
     )
     parser.add_argument(
-        "--fits", nargs="+", type=Path, metavar="FILE", help="three images of one field in the order g, r, z"
+        "--fits", nargs="+", type=Path, metavar="FILE", help="images of one field, one for each band"
+    )
+    parser.add_argument(
+        "--bands",
+        nargs="+",
+        metavar="BAND",
+        help="of the images in their order, or of the simulated field (default: of the headers; g r z if "
+        "three images do not say)",
     )
     parser.add_argument(
         "--zeropoint",
@@ -171,8 +183,6 @@ def _run(arguments: argparse.Namespace) -> None:
     if not model_path.is_file():
         raise DemoError(f"There is no model file {model_path}; name one with --model.")
     metadata = read_metadata(model_path)
-    if not metadata.bands:
-        raise DemoError(f"Model {metadata.name!r} takes any bands; give the demo a model of fixed bands.")
     pipeline = pipeline_path("MaskRcnnDeblend.yaml")
     cores = arguments.cores if arguments.cores is not None else _usable_cores()
     if cores < 1:
@@ -190,7 +200,7 @@ def _run(arguments: argparse.Namespace) -> None:
     steps(f"Butler repository {out / 'repo'}")
     butler = _open_repo(out)
     inputs, data_id = _put_field(butler, field)
-    steps(f"model {metadata.name} (bands {', '.join(metadata.bands)})")
+    steps(f"model {metadata.name} (bands {', '.join(metadata.bands or field.exposures)})")
     model_digest = _digest(model_path.read_bytes())
     models = f"models/{metadata.name}/{model_digest}"
     # pipetask wants the same inputs whenever it adds a run to an output collection.
@@ -243,13 +253,17 @@ def _digest(data: bytes) -> str:
 
 
 def _simulated_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> Field:
-    """Simulate a field in the model's bands."""
+    """Simulate a field."""
     width, height = arguments.size
     if min(width, height) < 64 or max(width, height) > 8192:
         raise DemoError(f"A field of {width} x {height} pixels is not possible; give sides of 64 to 8192.")
     if arguments.seed < 0:
         raise DemoError(f"--seed {arguments.seed} is not possible; give 0 or more.")
-    config = preset_config("hsc-wide", shape=(height, width), bands=metadata.bands)
+    bands = tuple(arguments.bands or metadata.bands or _USUAL_BANDS)
+    try:
+        config = preset_config("hsc-wide", shape=(height, width), bands=bands)
+    except (KeyError, ValueError) as error:
+        raise DemoError(f"--bands {' '.join(bands)} is not possible: {error}") from error
     scene = simulate_scene(config, np.random.default_rng(arguments.seed))
     exposures = scene_to_exposures(scene, xy0=_XY0)
     # The pixels go into the name, so that a changed simulator does not meet its older fields.
@@ -265,7 +279,10 @@ def _simulated_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> 
 def _fits_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> Field:
     """Read the user's images."""
     # By convention the shortest wavelength comes first.
-    bands, notes = assign_bands(arguments.fits, sorted(metadata.bands, key="ugrizy".find))
+    wanted = arguments.bands or sorted(metadata.bands, key="ugrizy".find)
+    if not wanted and len(arguments.fits) == len(_USUAL_BANDS):
+        wanted = _USUAL_BANDS
+    bands, notes = assign_bands(arguments.fits, wanted, fixed=bool(arguments.bands or metadata.bands))
     given = arguments.zeropoint or []
     if len(given) not in (0, 1, len(bands)):
         raise DemoError(f"--zeropoint has {len(given)} numbers for {len(bands)} images; give one or as many.")
@@ -367,39 +384,49 @@ def _write_tables(out: Path, field: Field, metadata: ModelMetadata, catalog: Sou
 
 
 def _write_pictures(out: Path, field: Field, image: MultibandImage, catalog: SourceCatalog) -> None:
-    """Write the picture, if there are three bands, and the regions."""
+    """Write the picture and the regions."""
     exposure = next(iter(field.exposures.values()))
     masks, origins = footprints_to_masks([record.getFootprint() for record in catalog], exposure.getBBox())
     is_star = np.asarray(catalog["maskrcnn_star"], dtype=bool)
     scores = np.asarray(catalog["maskrcnn_score"])
     wcs = _astropy_wcs(exposure)
-    # The reddest band first.
-    bands = sorted(image.bands, key="ugrizy".find, reverse=True)[:3]
-    if len(bands) == 3:
-        colours = image.select(bands)
-        noise = _noise(colours)
-        names = ", ".join(f"{band} {name}" for band, name in zip(bands, ("red", "green", "blue")))
-        title = f"{_shorten(field.description)}: {len(catalog)} sources ({names})"
-        _replace(
-            out / "overlay.png",
-            lambda path: save_overlay(
-                path,
-                colours.flux,
-                masks,
-                origins,
-                is_star,
-                scores,
-                noise=noise if (noise > 0).all() else None,
-                wcs=wcs,
-                pixel_scale=image.pixel_scale,
-                title=title,
-            ),
-        )
+    # The reddest band first; fewer than three are shown twice.
+    order = sorted(image.bands, key=_place_in_spectrum, reverse=True)
+    shown = [order[index] for index in np.rint(np.linspace(0, len(order) - 1, 3)).astype(int)]
+    planes = [image.bands.index(band) for band in shown]
+    noise = _noise(image)[planes]
+    names = ", ".join(f"{band} {name}" for band, name in zip(shown, ("red", "green", "blue")))
+    if len(order) == 1:
+        names = order[0]
+    title = f"{_shorten(field.description)}: {len(catalog)} sources ({names})"
+    _replace(
+        out / "overlay.png",
+        lambda path: save_overlay(
+            path,
+            image.flux[planes],
+            masks,
+            origins,
+            is_star,
+            scores,
+            noise=noise if (noise > 0).all() else None,
+            wcs=wcs,
+            pixel_scale=image.pixel_scale,
+            title=title,
+        ),
+    )
     comment = "sources found by meas_maskrcnn: stars yellow, galaxies blue"
     outlines = mask_outlines(masks, origins)
     _replace(
         out / "regions.reg", lambda path: write_regions(path, outlines, is_star, scores, wcs, comment=comment)
     )
+
+
+def _place_in_spectrum(band: str) -> float:
+    """Wavelength of a band (nm); 0 if it is not known."""
+    try:
+        return band_wavelength(band)
+    except ValueError:
+        return 0.0
 
 
 def _summarize(field: Field, image: MultibandImage, catalog: SourceCatalog) -> list[str]:

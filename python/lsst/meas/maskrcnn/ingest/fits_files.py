@@ -226,7 +226,9 @@ def _image_of(
     return data if data.ndim == 2 else None
 
 
-def assign_bands(paths: Sequence[Path], bands: Sequence[str]) -> tuple[list[str], list[str]]:
+def assign_bands(
+    paths: Sequence[Path], bands: Sequence[str], fixed: bool = True
+) -> tuple[list[str], list[str]]:
     """Decide the band of each of some files that were given in an order.
 
     Parameters
@@ -236,6 +238,9 @@ def assign_bands(paths: Sequence[Path], bands: Sequence[str]) -> tuple[list[str]
     bands : `~collections.abc.Sequence` [`str`]
         Bands in the order of the files; headers that name these bands in
         another order are believed.
+    fixed : `bool`
+        Whether it has to be these bands; if not, headers that name others are
+        believed, and ``bands`` may be empty.
 
     Returns
     -------
@@ -250,12 +255,17 @@ def assign_bands(paths: Sequence[Path], bands: Sequence[str]) -> tuple[list[str]
         Raised if a file cannot be read, the numbers of files and bands
         differ, or two headers name the same band.
     """
+    named = [_band_of(read_fits(path).header) for path in paths]
+    if not fixed and None not in named and len(set(named)) == len(named):
+        return [str(band) for band in named], []
+    if not bands:
+        listed = ", ".join(f"{path.name} says {band or 'none'}" for path, band in zip(paths, named))
+        raise FitsImageError(f"The headers do not tell the bands: {listed}. Give --bands, one for each file.")
     if len(paths) != len(bands):
         raise FitsImageError(
             f"{len(paths)} images were given, {len(bands)} are wanted, one for each of the bands "
             f"{', '.join(bands)}; name one file per band."
         )
-    named = [_band_of(read_fits(path).header) for path in paths]
     listed = ", ".join(f"{path.name} says {band}" for path, band in zip(paths, named))
     if set(named) <= set(bands):
         if len(set(named)) < len(named):

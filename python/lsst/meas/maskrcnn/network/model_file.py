@@ -235,7 +235,7 @@ class MaskRcnnModel:
         return network.to(device).eval()
 
 
-def load_model(model: str | os.PathLike[str] = "lite") -> MaskRcnnModel:
+def load_model(model: str | os.PathLike[str] = "any") -> MaskRcnnModel:
     """Read a model that comes with this package, or a model file.
 
     Parameters
@@ -274,9 +274,9 @@ def default_model_path() -> Path:
     Returns
     -------
     path : `pathlib.Path`
-        The ``lite`` model.
+        The model ``any``, which takes any bands.
     """
-    return Path(str(importlib.resources.files("lsst.meas.maskrcnn") / "models" / "lite.safetensors"))
+    return Path(str(importlib.resources.files("lsst.meas.maskrcnn") / "models" / "any.safetensors"))
 
 
 def model_to_bytes(model: MaskRcnnModel, half: bool = False) -> bytes:
