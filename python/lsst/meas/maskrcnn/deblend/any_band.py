@@ -102,7 +102,7 @@ def detect_any_band(
         scaled,
         tile_size=settings.tile_size,
         tile_overlap=settings.tile_overlap,
-        least=_LEAST_SCORE,
+        least=_raw_score(threshold, calibration),
         progress=progress,
     )
     found = replace(
@@ -117,6 +117,13 @@ def detect_any_band(
     elif scale < 1:
         found = _halve(found, image.shape)
     return found, _images(image, bands)
+
+
+def _raw_score(threshold: float, calibration: Calibration | None) -> float:
+    """Return a score of the network below which none is calibrated to the threshold."""
+    raw = np.linspace(0.0, 1.0, 1001)
+    enough = np.flatnonzero(calibrate(raw, calibration, "score") >= threshold)
+    return max(float(raw[enough[0]]) - 0.001, _LEAST_SCORE) if len(enough) else 1.0
 
 
 def _images(image: MultibandImage, bands: BandImage) -> DetectionImages:
