@@ -130,7 +130,7 @@ _STEPS = 200.0
 def write_band_scene(scene: BandScene, path: str | os.PathLike[str]) -> None:
     """Write a scene as an ``.npz`` file, whole or not at all.
 
-    Pixels are rounded to a small part of their noise: 500 scenes of 288 px have 50 MB.
+    Pixels are rounded to a small part of their noise: 400 scenes of 288 px have 50 MB.
     """
     arrays = {name: getattr(scene, name) for name in _PLAIN}
     arrays["pixels"] = np.rint(_STEPS * np.arcsinh(scene.pixels)).astype(np.int16)
