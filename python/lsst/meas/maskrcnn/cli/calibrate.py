@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import math
 import multiprocessing
-import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import replace
@@ -49,6 +48,7 @@ from ..train.calibrate import CalibrationCases, collect_cases, cross_calibrate, 
 from ..train.scene_sources import SceneFiles
 from ..train.training_scene import TrainingScene
 from ..train.training_set import to_training_scene
+from .command import CommandError, check_folder, check_limits, run_command
 
 _SHAPE, _BAND_SHAPE = (512, 512), (384, 384)
 _COUNT = 200
@@ -57,10 +57,6 @@ _LOWEST_SCORE = 0.02
 
 
 _T = TypeVar("_T")
-
-
-class CalibrateError(RuntimeError):
-    """The model cannot be calibrated; the message says why."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -121,28 +117,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Parameters
-    ----------
-    argv : `~collections.abc.Sequence` [`str`], optional
-        Arguments, by default those of the process.
-
-    Returns
-    -------
-    status : `int`
-        0; 1 if something was refused or failed; 130 if it was interrupted.
-    """
+    """Run the command; return the exit status."""
     arguments = _parser().parse_args(argv)
-    try:
-        _run(arguments)
-    except (CalibrateError, ModelFileError, OSError, ValueError) as error:
-        print(f"calibrate_model: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("calibrate_model: interrupted; nothing was written.", file=sys.stderr)
-        return 130
-    return 0
+    errors = (ModelFileError, OSError, ValueError)
+    return run_command("calibrate_model", lambda: _run(arguments), errors, "; nothing was written")
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -221,7 +199,7 @@ def _any_band_cases(
 ) -> tuple[CalibrationCases, dict[str, Any]]:
     """Collect the cases of a model of any bands, and tell of what they are."""
     if arguments.presets:
-        raise CalibrateError("--presets is for models of fixed bands; leave it out, or give --scenes.")
+        raise CommandError("--presets is for models of fixed bands; leave it out, or give --scenes.")
     scenes: Generator[BandScene, None, None]
     if arguments.scenes is None:
         count, described = arguments.count or _COUNT, {"kind": "simulated", "seed": arguments.seed}
@@ -240,23 +218,20 @@ def _any_band_cases(
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse what would fail after minutes."""
-    for name, least in (("count", _FEWEST), ("jobs", 1), ("min_area", 1)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            raise CalibrateError(f"--{name.replace('_', '-')} {value} is not possible; give {least} or more.")
+    check_limits(arguments, count=(_FEWEST, math.inf), jobs=(1, math.inf), min_area=(1, math.inf))
     if not 0.0 < arguments.iou <= 1.0:
-        raise CalibrateError(f"--iou {arguments.iou} is not possible; give a number above 0, at most 1.")
+        raise CommandError(f"--iou {arguments.iou} is not possible; give a number above 0, at most 1.")
     if arguments.scenes is not None and arguments.presets:
-        raise CalibrateError("--presets is for scenes that are simulated; leave it out with --scenes.")
+        raise CommandError("--presets is for scenes that are simulated; leave it out with --scenes.")
     unknown = sorted(set(arguments.presets) - set(PRESETS))
     if unknown:
-        raise CalibrateError(f"There is no preset {', '.join(unknown)}; known are {', '.join(PRESETS)}.")
+        raise CommandError(f"There is no preset {', '.join(unknown)}; known are {', '.join(PRESETS)}.")
     select_device(arguments.device)
     for path in (arguments.output, arguments.figure):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise CalibrateError(f"There is no folder {path.absolute().parent}; make it first.")
+        if path is not None:
+            check_folder(path)
     if arguments.figure is not None and arguments.figure.suffix not in (".png", ".pdf", ".svg"):
-        raise CalibrateError(f"--figure {arguments.figure} must end in .png, .pdf or .svg.")
+        raise CommandError(f"--figure {arguments.figure} must end in .png, .pdf or .svg.")
 
 
 def _open_scenes(
@@ -281,7 +256,7 @@ def _open_scenes(
 def _scene_paths(arguments: argparse.Namespace) -> list[Path]:
     paths = sorted(arguments.scenes.glob("*.npz"))[: arguments.count]
     if len(paths) < _FEWEST:
-        raise CalibrateError(
+        raise CommandError(
             f"{arguments.scenes} has {len(paths)} training scenes (.npz), too few; make some with "
             "bin/train --scenes or bin/train_any_band scenes, or leave out --scenes to have them simulated."
         )

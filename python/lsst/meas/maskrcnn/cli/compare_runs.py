@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -20,7 +21,8 @@ from ..images.files import write_atomically
 from ..metrics.run_comparison import RunComparison, RunComparisonError, compare_runs, settings_that_differ
 from ..report.comparison_table import comparison_table, figure_label
 from ..report.report_page import Page, Paragraph, Section, Value, format_value, render_page
-from .evaluation_runs import RunLookupError, add_run_options, find_run, open_butler, progress_bar
+from .command import CommandError, check_folder, check_limits, run_command
+from .evaluation_runs import add_run_options, find_run, open_butler, progress_bar
 
 _FEW = 10
 _SUFFIXES = (".csv", ".ecsv", ".html")
@@ -45,35 +47,23 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Compare evaluations.
-
-    Parameters
-    ----------
-    argv : `~collections.abc.Sequence` [`str`], optional
-        Arguments; by default those of the process.
-
-    Returns
-    -------
-    status : `int`
-        0, or 1 if there is no such evaluation or they cannot be compared.
-    """
+    """Compare evaluations; return the exit status."""
     arguments = _parser().parse_args(argv)
-    try:
-        names = _names(arguments)
-        butler = open_butler(arguments.repo)
-        runs = [
-            find_run(butler, name, skymap=arguments.skymap, evaluation=arguments.evaluation).run
-            for name in names
-        ]
-        reference = names.index(arguments.reference) if arguments.reference else 0
-        with progress_bar() as progress:
-            comparison = compare_runs(runs, reference, n_samples=arguments.samples, progress=progress)
-        warnings = settings_that_differ(runs, comparison.patches)
-        if arguments.out is not None:
-            write_atomically(arguments.out, _file(arguments.out, comparison, warnings).encode("utf-8"))
-    except (RunLookupError, RunComparisonError, OSError) as error:
-        print(f"compare_runs: {error}", file=sys.stderr)
-        return 1
+    return run_command("compare_runs", lambda: _run(arguments), (RunComparisonError, OSError))
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    names = _names(arguments)
+    butler = open_butler(arguments.repo)
+    runs = [
+        find_run(butler, name, skymap=arguments.skymap, evaluation=arguments.evaluation).run for name in names
+    ]
+    reference = names.index(arguments.reference) if arguments.reference else 0
+    with progress_bar() as progress:
+        comparison = compare_runs(runs, reference, n_samples=arguments.samples, progress=progress)
+    warnings = settings_that_differ(runs, comparison.patches)
+    if arguments.out is not None:
+        write_atomically(arguments.out, _file(arguments.out, comparison, warnings).encode("utf-8"))
     for sentence in warnings:
         print(f"compare_runs: {sentence}", file=sys.stderr)
     try:
@@ -81,7 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         # Whoever read this has enough; Python would complain once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0
 
 
 def _names(arguments: argparse.Namespace) -> list[str]:
@@ -89,17 +78,13 @@ def _names(arguments: argparse.Namespace) -> list[str]:
     if arguments.reference and arguments.reference not in names:
         names.insert(0, arguments.reference)
     if len(names) < 2:
-        raise RunLookupError(f"At least two different collections are needed; given was {names[0]!r}.")
-    if arguments.samples < 2:
-        raise RunLookupError(f"--samples {arguments.samples} is not possible; give 2 or more.")
+        raise CommandError(f"At least two different collections are needed; given was {names[0]!r}.")
+    check_limits(arguments, samples=(2, math.inf))
     out = arguments.out
     if out is not None:
         if out.suffix not in _SUFFIXES:
-            raise RunLookupError(f"{out} cannot be written; the name must end in {', '.join(_SUFFIXES)}.")
-        if not out.absolute().parent.is_dir():
-            raise RunLookupError(
-                f"There is no folder {out.absolute().parent} to write {out.name} to; make it first."
-            )
+            raise CommandError(f"{out} cannot be written; the name must end in {', '.join(_SUFFIXES)}.")
+        check_folder(out)
     return names
 
 

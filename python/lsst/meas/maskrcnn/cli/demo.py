@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import math
 import os
 import shlex
 import shutil
@@ -42,6 +43,7 @@ from ..network.wavelengths import band_wavelength
 from ..report.overlay import mask_outlines, save_overlay, write_regions
 from ..scenes.presets import preset_config
 from ..scenes.simulate import simulate_scene
+from .command import CommandError, check_limits, run_command
 from .paths import package_dir, pipeline_path
 
 if TYPE_CHECKING:
@@ -51,10 +53,6 @@ if TYPE_CHECKING:
 
 _MARKER = "made_by_meas_maskrcnn_demo"
 _XY0 = (12000, 8000)
-
-
-class DemoError(RuntimeError):
-    """The demonstration cannot go on; the message says why."""
 
 
 _USUAL_BANDS = ("g", "r", "z")
@@ -133,28 +131,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the demonstration.
-
-    Parameters
-    ----------
-    argv : `~collections.abc.Sequence` [`str`], optional
-        Arguments; by default those of the process.
-
-    Returns
-    -------
-    status : `int`
-        0, or 1 if something was refused or failed.
-    """
+    """Run the demonstration; return the exit status."""
     arguments = _parser().parse_args(argv)
-    try:
-        _run(arguments)
-    except (DemoError, FitsImageError, ModelFileError, IngestModelError, OSError) as error:
-        print(f"demo: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("demo: interrupted; run it again to go on.", file=sys.stderr)
-        return 130
-    return 0
+    errors = (FitsImageError, ModelFileError, IngestModelError, OSError)
+    return run_command("demo", lambda: _run(arguments), errors, "; run it again to go on")
 
 
 class _Steps:
@@ -181,12 +161,11 @@ def _run(arguments: argparse.Namespace) -> None:
     # Refuse what cannot work before anything is made.
     model_path = arguments.model if arguments.model is not None else default_model_path()
     if not model_path.is_file():
-        raise DemoError(f"There is no model file {model_path}; name one with --model.")
+        raise CommandError(f"There is no model file {model_path}; name one with --model.")
     metadata = read_metadata(model_path)
     pipeline = pipeline_path("MaskRcnnDeblend.yaml")
-    cores = arguments.cores if arguments.cores is not None else _usable_cores()
-    if cores < 1:
-        raise DemoError(f"--cores {cores} is not possible; give 1 or more.")
+    check_limits(arguments, cores=(1, math.inf), seed=(0, math.inf))
+    cores = arguments.cores or _usable_cores()
 
     out = arguments.out.absolute()
     steps = _Steps(6)
@@ -256,14 +235,12 @@ def _simulated_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> 
     """Simulate a field."""
     width, height = arguments.size
     if min(width, height) < 64 or max(width, height) > 8192:
-        raise DemoError(f"A field of {width} x {height} pixels is not possible; give sides of 64 to 8192.")
-    if arguments.seed < 0:
-        raise DemoError(f"--seed {arguments.seed} is not possible; give 0 or more.")
+        raise CommandError(f"A field of {width} x {height} pixels is not possible; give sides of 64 to 8192.")
     bands = tuple(arguments.bands or metadata.bands or _USUAL_BANDS)
     try:
         config = preset_config("hsc-wide", shape=(height, width), bands=bands)
     except (KeyError, ValueError) as error:
-        raise DemoError(f"--bands {' '.join(bands)} is not possible: {error}") from error
+        raise CommandError(f"--bands {' '.join(bands)} is not possible: {error}") from error
     scene = simulate_scene(config, np.random.default_rng(arguments.seed))
     exposures = scene_to_exposures(scene, xy0=_XY0)
     # The pixels go into the name, so that a changed simulator does not meet its older fields.
@@ -285,7 +262,7 @@ def _fits_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> Field
     bands, notes = assign_bands(arguments.fits, wanted, fixed=bool(arguments.bands or metadata.bands))
     given = arguments.zeropoint or []
     if len(given) not in (0, 1, len(bands)):
-        raise DemoError(f"--zeropoint has {len(given)} numbers for {len(bands)} images; give one or as many.")
+        raise CommandError(f"--zeropoint has {len(given)} numbers for {len(bands)} images; give one or all.")
     zero_points = dict(zip(bands, given * len(bands) if len(given) == 1 else given)) or None
     images = read_field(
         {band: BandFiles(path) for band, path in zip(bands, arguments.fits)},
@@ -304,11 +281,11 @@ def _open_repo(out: Path) -> Butler:
     repo = out / "repo"
     marker = out / _MARKER
     if out.exists() and not out.is_dir():
-        raise DemoError(f"{out} is a file; give a folder with --out.")
+        raise CommandError(f"{out} is a file; give a folder with --out.")
     if (repo / "butler.yaml").is_file() and marker.exists():
         return Butler.from_config(str(repo), writeable=True)
     if repo.exists() and any(repo.iterdir()):
-        raise DemoError(f"{repo} was not made by this demonstration and is left alone; give another --out.")
+        raise CommandError(f"{repo} was not made by bin/demo and is left alone; give another --out.")
     out.mkdir(parents=True, exist_ok=True)
     # First the mark: a repository without one would be taken for the user's.
     marker.write_text(
@@ -333,7 +310,7 @@ def _wcs_of(exposure: ExposureF) -> SkyWcs:
     """World coordinates of an exposure that must have them."""
     wcs = exposure.getWcs()
     if wcs is None:
-        raise DemoError("An exposure has no world coordinates (WCS); give images that have them.")
+        raise CommandError("An exposure has no world coordinates (WCS); give images that have them.")
     return wcs
 
 
@@ -344,7 +321,7 @@ def _pipetask() -> list[str]:
         return [sys.executable, str(beside)]
     found = shutil.which("pipetask")
     if found is None:
-        raise DemoError("The command pipetask was not found; install lsst-ctrl-mpexec into this environment.")
+        raise CommandError("The command pipetask was not found; install lsst-ctrl-mpexec.")
     return [found]
 
 
@@ -371,7 +348,7 @@ def _run_pipetask(command: Sequence[str], log: Path) -> None:
     if process.returncode != 0:
         said = [line for line in tail if "Error" in line or "ERROR" in line or "CRITICAL" in line]
         reason = (said or tail or ["it said nothing"])[-1]
-        raise DemoError(f"pipetask failed (status {process.returncode}): {reason} The whole log: {log}")
+        raise CommandError(f"pipetask failed (status {process.returncode}): {reason} The whole log: {log}")
 
 
 def _write_tables(out: Path, field: Field, metadata: ModelMetadata, catalog: SourceCatalog) -> None:

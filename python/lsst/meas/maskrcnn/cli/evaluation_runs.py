@@ -21,31 +21,17 @@ from tqdm import tqdm
 from lsst.daf.butler import Butler, DatasetRef, MissingCollectionError, MissingDatasetTypeError
 
 from ..metrics.run_comparison import EvaluatedRun
+from .command import CommandError, first_line
 
 EVALUATION = "maskRcnnEvaluation"
 """First part of the names of the datasets of an evaluation (`str`)."""
 
 
-class RunLookupError(RuntimeError):
-    """An evaluation cannot be found or read; the message says why."""
-
-
 @dataclass(frozen=True)
 class StoredRun:
-    """An evaluation in a repository.
+    """An evaluation in a repository, by the collection that was asked for and the reference of its metrics.
 
-    Parameters
-    ----------
-    butler : `lsst.daf.butler.Butler`
-        Where it is.
-    collection : `str`
-        The collection that was asked for.
-    ref : `lsst.daf.butler.DatasetRef`
-        Its metrics.
-    evaluation : `str`
-        First part of the names of its datasets.
-    run : `EvaluatedRun`
-        Its figures and tables.
+    ``evaluation`` is the first part of the names of its datasets.
     """
 
     butler: Butler
@@ -55,51 +41,19 @@ class StoredRun:
     run: EvaluatedRun
 
     def get(self, part: str) -> Any:
-        """Read another dataset of the evaluation.
-
-        Parameters
-        ----------
-        part : `str`
-            Last part of its name, such as ``gallery``.
-
-        Returns
-        -------
-        dataset : `object`
-            The dataset; `None` if the evaluation was made without it.
-
-        Raises
-        ------
-        RunLookupError
-            Raised if it cannot be read.
-        """
+        """Read another dataset of the evaluation by the last part of its name; `None` if there is none."""
         return _get(self.butler, f"{self.evaluation}_{part}", self.ref)
 
 
 def open_butler(repo: str) -> Butler:
-    """Open a repository to read from it.
-
-    Parameters
-    ----------
-    repo : `str`
-        Path, URI or alias.
-
-    Returns
-    -------
-    butler : `lsst.daf.butler.Butler`
-        The repository.
-
-    Raises
-    ------
-    RunLookupError
-        Raised if there is no repository, or it cannot be opened.
-    """
+    """Open a repository (path, URI or alias) to read from it."""
     # It warns of each kind of table that it could make as well, if pandas were there.
     logging.getLogger("lsst.daf.butler._storage_class").setLevel(logging.ERROR)
     try:
         return Butler.from_config(repo)
     except Exception as error:
         # Which exception tells of a repository that is not there depends on what is there instead.
-        raise RunLookupError(
+        raise CommandError(
             f"{repo!r} is no Butler repository that can be opened: {first_line(error)}"
         ) from error
 
@@ -107,43 +61,19 @@ def open_butler(repo: str) -> Butler:
 def find_run(
     butler: Butler, collection: str, *, skymap: str | None = None, evaluation: str = EVALUATION
 ) -> StoredRun:
-    """Read an evaluation.
-
-    Parameters
-    ----------
-    butler : `lsst.daf.butler.Butler`
-        The repository.
-    collection : `str`
-        A collection with an evaluation.
-    skymap : `str`, optional
-        Name of the sky map, if there are evaluations on several.
-    evaluation : `str`
-        First part of the names of its datasets.
-
-    Returns
-    -------
-    stored : `StoredRun`
-        The evaluation.
-
-    Raises
-    ------
-    RunLookupError
-        Raised if there is no such collection, no evaluation in it, or none or
-        more than one for the sky map; or if it was written by a newer
-        version.
-    """
+    """Read the evaluation of this name in a collection, on a sky map if there are several."""
     name = f"{evaluation}_metrics"
     try:
         refs = butler.query_datasets(name, collections=collection, find_first=True, explain=False)
     except MissingCollectionError as error:
-        raise RunLookupError(_no_collection(butler, collection)) from error
+        raise CommandError(_no_collection(butler, collection)) from error
     except MissingDatasetTypeError as error:
-        raise RunLookupError(
+        raise CommandError(
             f"The repository holds no evaluation (it knows no dataset {name}); run "
             f"pipelines/MaskRcnnEvaluate.yaml first{_other_names(butler, collection, evaluation)}."
         ) from error
     if not refs:
-        raise RunLookupError(
+        raise CommandError(
             f"Collection {collection!r} holds no evaluation (no dataset {name}); run "
             "pipelines/MaskRcnnEvaluate.yaml with it as output, or name the output collection of such a run"
             f"{_other_names(butler, collection, evaluation)}."
@@ -152,13 +82,13 @@ def find_run(
     listed = ", ".join(map(repr, sorted(by_skymap)))
     if skymap is None:
         if len(by_skymap) > 1:
-            raise RunLookupError(
+            raise CommandError(
                 f"Collection {collection!r} holds evaluations on several sky maps ({listed}); name one "
                 "with --skymap."
             )
         skymap = next(iter(by_skymap))
     if skymap not in by_skymap:
-        raise RunLookupError(
+        raise CommandError(
             f"Collection {collection!r} holds no evaluation on the sky map {skymap!r}; there is one on "
             f"{listed}."
         )
@@ -168,7 +98,7 @@ def find_run(
     for part in ("matches", "outcomes"):
         table = _get(butler, f"{evaluation}_{part}", ref)
         if table is None:
-            raise RunLookupError(
+            raise CommandError(
                 f"Run {ref.run!r} has {name} but no {evaluation}_{part}; it was not stored whole. Run the "
                 "evaluation "
                 "again."
@@ -178,32 +108,9 @@ def find_run(
     return StoredRun(butler, collection, ref, evaluation, run)
 
 
-def first_line(error: BaseException) -> str:
-    """Give the first line of what an exception says.
-
-    Parameters
-    ----------
-    error : `BaseException`
-        The exception.
-
-    Returns
-    -------
-    line : `str`
-        The line; the name of the exception if it says nothing.
-    """
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__
-
-
 @contextlib.contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """Show how far a comparison is, on a terminal.
-
-    Yields
-    ------
-    progress : `~collections.abc.Callable`
-        For `~lsst.meas.maskrcnn.metrics.run_comparison.compare_runs`.
-    """
+    """Give a function for `compare_runs` that shows on a terminal how far a comparison is."""
     # disable=None: no bar where nobody watches.
     with tqdm(leave=False, disable=None, bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} {elapsed}") as bar:
 
@@ -216,16 +123,7 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 
 def add_run_options(parser: argparse.ArgumentParser, samples_for: str) -> None:
-    """Add the options that say which evaluation is meant.
-
-    Parameters
-    ----------
-    parser : `argparse.ArgumentParser`
-        Gets ``--skymap``, ``--evaluation`` and ``--samples``.
-    samples_for : `str`
-        What the patches are resampled for, as it follows on the help of
-        ``--samples``.
-    """
+    """Add the options that say which evaluation is meant; ``samples_for`` ends the help of ``--samples``."""
     parser.add_argument(
         "--skymap", metavar="NAME", help="sky map, where a collection has evaluations on several"
     )
@@ -280,8 +178,8 @@ def _get(butler: Butler, name: str, ref: DatasetRef) -> Any:
             cause = cause.__cause__ or cause.__context__
         if isinstance(cause, ValidationError):
             details = "; ".join(str(item["msg"]).removeprefix("Value error, ") for item in cause.errors()[:2])
-            raise RunLookupError(f"{name} in {ref.run!r} cannot be read: {details}") from error
-        raise RunLookupError(f"{name} in {ref.run!r} cannot be read: {first_line(error)}") from error
+            raise CommandError(f"{name} in {ref.run!r} cannot be read: {details}") from error
+        raise CommandError(f"{name} in {ref.run!r} cannot be read: {first_line(error)}") from error
 
 
 def _structured(table: Any) -> np.ndarray:

@@ -25,10 +25,10 @@ from ..ingest.import_repo import digest_files
 from ..ingest.imported import ImportedScene
 from ..ingest.repo import PatchGeometry
 from ..scenes.config import MaskRule
+from .command import CommandError
 from .importing import (
     Field,
     FieldJob,
-    ImportFieldsError,
     add_common_options,
     by_band,
     made_up_center,
@@ -113,18 +113,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Import sets into a repository.
-
-    Parameters
-    ----------
-    argv : `~collections.abc.Sequence` [`str`], optional
-        Arguments; by default those of the process.
-
-    Returns
-    -------
-    status : `int`
-        0; 1 if something was refused or failed; 130 if it was interrupted.
-    """
+    """Import sets into a repository; return the exit status."""
     arguments = _parser().parse_args(argv)
     return run_import("import_astro_rcnn", arguments, lambda: _make_jobs(arguments))
 
@@ -142,7 +131,7 @@ def _make_jobs(arguments: argparse.Namespace) -> list[FieldJob]:
     jobs = []
     for entry in sets:
         if entry.number >= _SETS_PER_FOLDER:
-            raise ImportFieldsError(
+            raise CommandError(
                 f"{entry.path} has a number above {_SETS_PER_FOLDER - 1}; rename it, or import it by itself."
             )
         jobs.append(_job(entry, arguments, options, split_of(split, entry.number, entry.split)))
@@ -152,9 +141,7 @@ def _make_jobs(arguments: argparse.Namespace) -> list[FieldJob]:
 def _options(arguments: argparse.Namespace) -> AstroRcnnOptions:
     bands = tuple(arguments.bands)
     if arguments.mask_band is not None and arguments.mask_band not in bands:
-        raise ImportFieldsError(
-            f"--mask-band {arguments.mask_band} is not one of the bands {', '.join(bands)}."
-        )
+        raise CommandError(f"--mask-band {arguments.mask_band} is not one of the bands {', '.join(bands)}.")
     try:
         rule = MaskRule(
             kind=arguments.mask_rule,
@@ -167,7 +154,7 @@ def _options(arguments: argparse.Namespace) -> AstroRcnnOptions:
             min_snr=arguments.min_snr,
         )
     except ValueError as error:
-        raise ImportFieldsError(str(error)) from error
+        raise CommandError(str(error)) from error
     fits = FitsOptions(
         zero_points=by_band(arguments.zeropoint, bands, "--zeropoint"),
         pixel_scale=arguments.pixel_scale,

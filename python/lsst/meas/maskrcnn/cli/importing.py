@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,15 +20,12 @@ from lsst.daf.butler.registry import ConflictingDefinitionError
 from ..ingest.fits_files import FitsImageError
 from ..ingest.import_repo import FieldStore, ImportConflictError
 from ..ingest.repo import PatchGeometry, open_repo
+from .command import CommandError, run_command
 
 SPLITS = ("train", "validation", "test")
 """Names of the splits (`tuple` [`str`])."""
 
 _SHOWN_NOTES = 20
-
-
-class ImportFieldsError(RuntimeError):
-    """Fields cannot be imported; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -169,7 +165,7 @@ def by_band(words: Sequence[str] | None, bands: Sequence[str], option: str) -> d
         else:
             raise ValueError(f"{len(words)} numbers for the {len(bands)} bands {', '.join(bands)}")
     except ValueError as error:
-        raise ImportFieldsError(
+        raise CommandError(
             f"{option} {' '.join(words)} is not understood ({error}); give one number, or BAND=NUMBER."
         ) from error
     return result
@@ -199,7 +195,7 @@ def parse_split(text: str) -> str | tuple[str, ...]:
             break
         names += [name] * int(share)
     if len(names) != 10:
-        raise ImportFieldsError(
+        raise CommandError(
             f"--split {text} is not understood; use auto, none, {', '.join(SPLITS)}, or shares that make 10, "
             "such as train=7,validation=1,test=2."
         )
@@ -214,61 +210,41 @@ def split_of(choice: str | tuple[str, ...], number: int, named: str) -> str:
 
 
 def run_import(program: str, arguments: argparse.Namespace, make_jobs: Callable[[], list[FieldJob]]) -> int:
-    """Import fields and tell the user about it.
+    """Import the fields that a function returns; return the exit status."""
+    errors = (FitsImageError, ImportConflictError)
+    return run_command(program, lambda: _import(arguments, make_jobs()), errors, "; run it again to go on")
 
-    Parameters
-    ----------
-    program : `str`
-        Name of the command.
-    arguments : `argparse.Namespace`
-        With ``repo``, ``collection`` and ``skymap``.
-    make_jobs : `~collections.abc.Callable`
-        Returns the fields.
 
-    Returns
-    -------
-    status : `int`
-        0; 1 if something was refused or failed; 130 if it was interrupted.
-    """
-    tally = _Tally()
+def _import(arguments: argparse.Namespace, jobs: Sequence[FieldJob]) -> None:
+    if not jobs:
+        raise CommandError("There is nothing to import.")
+    places: dict[tuple[int, int], str] = {}
+    for job in jobs:
+        other = places.setdefault((job.tract, job.patch), job.label)
+        if other is not job.label:
+            raise CommandError(
+                f"{job.label} and {other} would both be tract {job.tract}, patch {job.patch}; "
+                "give them different numbers."
+            )
     try:
-        jobs = make_jobs()
-        if not jobs:
-            raise ImportFieldsError("There is nothing to import.")
-        places: dict[tuple[int, int], str] = {}
-        for job in jobs:
-            other = places.setdefault((job.tract, job.patch), job.label)
-            if other is not job.label:
-                raise ImportFieldsError(
-                    f"{job.label} and {other} would both be tract {job.tract}, patch {job.patch}; "
-                    "give them different numbers."
-                )
+        butler = open_repo(arguments.repo)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise CommandError(f"The repository {arguments.repo} cannot be used: {error}") from error
+    store = FieldStore(butler, arguments.skymap, arguments.collection)
+    store.check_names()
+    tally = _Tally()
+    for job in tqdm(jobs, desc="fields", unit="field"):
         try:
-            butler = open_repo(arguments.repo)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise ImportFieldsError(f"The repository {arguments.repo} cannot be used: {error}") from error
-        store = FieldStore(butler, arguments.skymap, arguments.collection)
-        store.check_names()
-        for job in tqdm(jobs, desc="fields", unit="field"):
-            try:
-                _import_field(store, job, tally)
-            except (ImportConflictError, ConflictingDefinitionError, ValueError, OSError) as error:
-                text = str(error)
-                raise ImportFieldsError(text if job.label in text else f"{job.label}: {text}") from error
-            finally:
-                # Also after an error: what is in is to be found.
-                if tally.imported:
-                    store.chain()
-        store.chain()
-    except (ImportFieldsError, FitsImageError, ImportConflictError) as error:
-        # A message of several lines would hide what happened.
-        print(f"{program}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print(f"{program}: interrupted; run it again to go on.", file=sys.stderr)
-        return 130
+            _import_field(store, job, tally)
+        except (ImportConflictError, ConflictingDefinitionError, ValueError, OSError) as error:
+            text = str(error)
+            raise CommandError(text if job.label in text else f"{job.label}: {text}") from error
+        finally:
+            # Also after an error: what is in is to be found.
+            if tally.imported:
+                store.chain()
+    store.chain()
     _report(arguments, jobs, tally)
-    return 0
 
 
 def _import_field(store: FieldStore, job: FieldJob, tally: _Tally) -> None:

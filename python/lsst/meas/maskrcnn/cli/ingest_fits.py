@@ -20,11 +20,11 @@ from ..ingest.fits_files import BandFiles, FitsImageError, find_fits
 from ..ingest.fits_images import FitsOptions, read_field
 from ..ingest.import_repo import digest_files
 from ..ingest.repo import PatchGeometry
+from .command import CommandError
 from .importing import (
     SPLITS,
     Field,
     FieldJob,
-    ImportFieldsError,
     add_common_options,
     by_band,
     made_up_center,
@@ -117,18 +117,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Ingest images into a repository.
-
-    Parameters
-    ----------
-    argv : `~collections.abc.Sequence` [`str`], optional
-        Arguments; by default those of the process.
-
-    Returns
-    -------
-    status : `int`
-        0; 1 if something was refused or failed; 130 if it was interrupted.
-    """
+    """Ingest images into a repository; return the exit status."""
     arguments = _parser().parse_args(argv)
     return run_import("ingest_fits", arguments, lambda: _make_jobs(arguments))
 
@@ -138,15 +127,15 @@ def _make_jobs(arguments: argparse.Namespace) -> list[FieldJob]:
     given = [name for name in ("band", "fits", "table", "dirs") if getattr(arguments, name)]
     if len(given) != 1:
         listed = " and ".join(f"--{name}" for name in given) or "no images"
-        raise ImportFieldsError(f"Given were {listed}; give one of --band, --fits, --table and --dirs.")
+        raise CommandError(f"Given were {listed}; give one of --band, --fits, --table and --dirs.")
     if given[0] in ("table", "dirs") and any(getattr(arguments, name) for name in _COMPANIONS):
-        raise ImportFieldsError(
+        raise CommandError(
             f"--variance, --weight, --rms and --mask go with --band or --fits, not with --{given[0]}; "
             "use columns of a --table."
         )
     bands = tuple(arguments.bands or ("g", "r", "z"))
     if len(set(bands)) != len(bands):
-        raise ImportFieldsError(f"--bands {' '.join(bands)} names a band twice.")
+        raise CommandError(f"--bands {' '.join(bands)} names a band twice.")
     split = parse_split(arguments.split)
     if given[0] == "table":
         entries = _from_table(arguments)
@@ -167,9 +156,9 @@ def _pairs(words: Sequence[str], option: str) -> dict[str, Path]:
     for word in words:
         band, separator, name = word.partition("=")
         if not separator or not band or not name:
-            raise ImportFieldsError(f"{option} {word} is not understood; write it like g=image_g.fits.")
+            raise CommandError(f"{option} {word} is not understood; write it like g=image_g.fits.")
         if band in result:
-            raise ImportFieldsError(f"{option} names band {band!r} twice; give one file per band.")
+            raise CommandError(f"{option} names band {band!r} twice; give one file per band.")
         result[band] = Path(name)
     return result
 
@@ -183,7 +172,7 @@ def _from_options(arguments: argparse.Namespace, bands: tuple[str, ...]) -> _Ent
     elif len(arguments.fits) == len(bands):
         images = {band: Path(name) for band, name in zip(bands, arguments.fits)}
     else:
-        raise ImportFieldsError(
+        raise CommandError(
             f"--fits has {len(arguments.fits)} files for the bands {', '.join(bands)}; give one per "
             "band, or a cube, and name the bands with --bands."
         )
@@ -191,9 +180,7 @@ def _from_options(arguments: argparse.Namespace, bands: tuple[str, ...]) -> _Ent
     for name, files in extra.items():
         unknown = [band for band in files if band not in images]
         if unknown:
-            raise ImportFieldsError(
-                f"--{name} is given for {', '.join(unknown)}, of which there is no image."
-            )
+            raise CommandError(f"--{name} is given for {', '.join(unknown)}, of which there is no image.")
     fields = {
         band: BandFiles(path, **{name: extra[name].get(band) for name in _COMPANIONS})
         for band, path in images.items()
@@ -205,7 +192,7 @@ def _from_options(arguments: argparse.Namespace, bands: tuple[str, ...]) -> _Ent
 def _from_folders(arguments: argparse.Namespace, bands: tuple[str, ...]) -> list[_Entry]:
     """A field per folder."""
     if "{band}" not in arguments.pattern:
-        raise ImportFieldsError(f"--pattern {arguments.pattern} must hold {{band}}, like img_{{band}}.fits.")
+        raise CommandError(f"--pattern {arguments.pattern} must hold {{band}}, like img_{{band}}.fits.")
     entries = []
     for index, folder in enumerate(map(Path, arguments.dirs)):
         files = {}
@@ -213,7 +200,7 @@ def _from_folders(arguments: argparse.Namespace, bands: tuple[str, ...]) -> list
             name = folder / arguments.pattern.replace("{band}", band)
             path = find_fits(name)
             if path is None:
-                raise ImportFieldsError(
+                raise CommandError(
                     f"There is no {name} (nor .gz, .fz); check the folder, --pattern and --bands."
                 )
             files[band] = BandFiles(path)
@@ -231,7 +218,7 @@ def _from_table(arguments: argparse.Namespace) -> list[_Entry]:
             reader.fieldnames = names
             rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ImportFieldsError(f"The table {path} cannot be read: {error}") from error
+        raise CommandError(f"The table {path} cannot be read: {error}") from error
     bands = arguments.bands or [
         name
         for name in names
@@ -243,7 +230,7 @@ def _from_table(arguments: argparse.Namespace) -> list[_Entry]:
         [name for name in names if name not in known],
     )
     if not bands or missing or odd:
-        raise ImportFieldsError(
+        raise CommandError(
             f"{path} has the columns {', '.join(names)}; columns named after bands are wanted"
             f"{', missing: ' + ', '.join(missing) if missing else ''}"
             f"{', not understood: ' + ', '.join(odd) if odd else ''}."
@@ -265,12 +252,12 @@ def _from_row(
 ) -> _Entry:
     """Read a row of a table."""
     if None in row or None in row.values():
-        raise ImportFieldsError(f"{where} has not as many values as there are columns.")
+        raise CommandError(f"{where} has not as many values as there are columns.")
     values = {name: value.strip() for name, value in row.items() if value.strip()}
     files = {}
     for band in bands:
         if band not in values:
-            raise ImportFieldsError(f"{where} has no image in {band}; every field needs all bands.")
+            raise CommandError(f"{where} has no image in {band}; every field needs all bands.")
         extra = {kind: base / values[f"{kind}_{band}"] for kind in _COMPANIONS if f"{kind}_{band}" in values}
         files[band] = BandFiles(base / values[band], **extra)
     try:
@@ -280,10 +267,10 @@ def _from_row(
             band: float(values.get(f"zeropoint_{band}", values.get("zeropoint", "nan"))) for band in bands
         }
     except ValueError as error:
-        raise ImportFieldsError(f"{where}: {error}; tract and patch are integers.") from error
+        raise CommandError(f"{where}: {error}; tract and patch are integers.") from error
     split = values.get("split", "")
     if split and split not in SPLITS:
-        raise ImportFieldsError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}.")
+        raise CommandError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}.")
     known = {band: value for band, value in zero_points.items() if value == value}
     return _Entry(values.get("name", where), files, tract, patch, split, known)
 
@@ -315,7 +302,7 @@ def _mask_bits(words: Sequence[str] | None) -> dict[str, int] | None:
         plane, _, numbers = word.partition("=")
         bits = numbers.split(",")
         if not plane or not all(bit.isdecimal() and int(bit) < 63 for bit in bits):
-            raise ImportFieldsError(f"--mask-bits {word} is not understood; write it like BAD=0,5.")
+            raise CommandError(f"--mask-bits {word} is not understood; write it like BAD=0,5.")
         for bit in bits:
             result[plane] = result.get(plane, 0) | 1 << int(bit)
     return result

@@ -9,35 +9,30 @@ repository, for a person to judge.
 from __future__ import annotations
 
 import argparse
-import logging
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import contourpy
 import numpy as np
 from tqdm import tqdm
 
 from lsst.afw.image import ExposureF
 from lsst.daf.butler import Butler, CollectionType, MissingCollectionError
-from lsst.geom import Box2D, Box2I, Extent2I, Point2D, Point2I
+from lsst.geom import Box2D, Box2I, Extent2I, Point2I
 
+from ..catalogs.exposures import psf_image
 from ..catalogs.truth import read_truth
+from ..deblend.image import gaussian_fwhm
 from ..report.overlay import lupton_rgb
 from ..report.picture_book import PageField, save_page
+from .command import CommandError, check_limits, first_line, run_command
 
-_LOG = logging.getLogger(__name__)
 _IMAGE = "deepCoadd_calexp"
 _TRUTH = "maskRcnn_truth"
 _SPECTRUM = "yzirgu"
 """Bands from red to blue."""
-
-
-class PreviewError(RuntimeError):
-    """No page can be made; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -124,46 +119,24 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write pages of pictures of a repository.
-
-    Parameters
-    ----------
-    argv : `~collections.abc.Sequence` [`str`], optional
-        Arguments; by default those of the process.
-
-    Returns
-    -------
-    status : `int`
-        0; 1 if something was refused or failed; 130 if it was interrupted.
-    """
+    """Write pages of pictures of a repository; return the exit status."""
     arguments = _parser().parse_args(argv)
-    try:
-        paths = _run(arguments)
-    except PreviewError as error:
-        _LOG.debug("Details:", exc_info=True)
-        print(f"preview_scenes: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("preview_scenes: interrupted.", file=sys.stderr)
-        return 130
-    for path in paths:
-        print(path)
-    return 0
+    return run_command("preview_scenes", lambda: _run(arguments))
 
 
-def _run(arguments: argparse.Namespace) -> list[Path]:
-    """Write the pages; return their paths."""
+def _run(arguments: argparse.Namespace) -> None:
+    """Write the pages, and print their paths."""
     _check(arguments)
     try:
         # Some kinds of repository are opened with a warning, others not at all.
         butler = Butler.from_config(arguments.repo)
     except Exception as error:
-        raise PreviewError(f"The repository {arguments.repo} cannot be opened: {_one_line(error)}") from error
+        raise CommandError(f"{arguments.repo} cannot be opened: {first_line(error)}") from error
     collections = _collections(butler, arguments.repo, arguments.collection)
     chosen = {name: _spread(_patches(butler, name), arguments.count) for name in collections}
     empty = [name for name, patches in chosen.items() if not patches]
     if empty:
-        raise PreviewError(
+        raise CommandError(
             f"Collection {empty[0]!r} of {arguments.repo} has no {_IMAGE}; put scenes into it, for instance "
             "with bin/simulate_scenes, or name another --collection."
         )
@@ -171,8 +144,8 @@ def _run(arguments: argparse.Namespace) -> list[Path]:
     try:
         arguments.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise PreviewError(
-            f"The folder {arguments.out} cannot be made: {_one_line(error)} Give another --out."
+        raise CommandError(
+            f"The folder {arguments.out} cannot be made: {first_line(error)} Give another --out."
         ) from error
     paths: list[Path] = []
     total = sum(map(len, chosen.values()))
@@ -186,30 +159,16 @@ def _run(arguments: argparse.Namespace) -> list[Path]:
             path = arguments.out / _file_name(name, paths)
             _save(path, fields, name, bands[name], arguments)
             paths.append(path)
-    return paths
+    for path in paths:
+        print(path)
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse numbers that cannot work."""
-    for name, low, high in (
-        ("count", 1, math.inf),
-        ("cutout", 16, math.inf),
-        ("panel", 64, 8192),
-        ("colors", 2, 256),
-    ):
-        value = getattr(arguments, name)
-        if value is not None and not low <= value <= high:
-            limit = f"{low} or more" if math.isinf(high) else f"{low} to {high}"
-            raise PreviewError(f"--{name} {value} is not possible; give {limit}.")
+    check_limits(arguments, count=(1, math.inf), cutout=(16, math.inf), panel=(64, 8192), colors=(2, 256))
     for option, value in (("stretch", arguments.stretch), ("Q", arguments.softening)):
         if not (math.isfinite(value) and value > 0):
-            raise PreviewError(f"--{option} {value} is not possible; give a number above 0.")
-
-
-def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else "no more is known."
-    return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
+            raise CommandError(f"--{option} {value} is not possible; give a number above 0.")
 
 
 def _collections(butler: Butler, repo: str, names: Sequence[str] | None) -> list[str]:
@@ -224,7 +183,7 @@ def _collections(butler: Butler, repo: str, names: Sequence[str] | None) -> list
                 butler.collections.get_info(name)
             except MissingCollectionError as error:
                 known = ", ".join(_collections(butler, repo, None))
-                raise PreviewError(
+                raise CommandError(
                     f"{repo} has no collection {name!r}; with images it has {known}."
                 ) from error
         return list(dict.fromkeys(names))
@@ -239,7 +198,7 @@ def _collections(butler: Butler, repo: str, names: Sequence[str] | None) -> list
     # What was deleted stays in a summary.
     filled = [name for name in result if _patches(butler, name)]
     if not filled:
-        raise PreviewError(
+        raise CommandError(
             f"{repo} has no {_IMAGE}; put scenes into it with bin/simulate_scenes, bin/ingest_fits or "
             "bin/import_astro_rcnn."
         )
@@ -285,13 +244,13 @@ def _bands(collection: str, patches: Sequence[_Patch], wanted: Sequence[str] | N
     if wanted is not None:
         lacking = [band for band in wanted if band not in common]
         if lacking:
-            raise PreviewError(
+            raise CommandError(
                 f"Not all images of {collection!r} are there in {', '.join(lacking)}; give three of "
                 f"{', '.join(_by_colour(common)) or 'none'} with --bands, or other collections."
             )
         return tuple(wanted)
     if not common:
-        raise PreviewError(f"The images of {collection!r} have no band in common; name it with --bands.")
+        raise CommandError(f"The images of {collection!r} have no band in common; name it with --bands.")
     if {"z", "r", "g"} <= common:
         return ("z", "r", "g")
     ordered = _by_colour(common)
@@ -321,8 +280,8 @@ def _read_field(
         truth = None if catalog is None else read_truth(catalog, box)
     except Exception as error:
         where = ", ".join(f"{key} {value}" for key, value in patch.data_id.items())
-        raise PreviewError(
-            f"The images at {where} of {collection!r} cannot be read: {_one_line(error)}"
+        raise CommandError(
+            f"The images at {where} of {collection!r} cannot be read: {first_line(error)}"
         ) from error
     image = np.stack([plane.image for plane in planes])
     noise = np.array([plane.noise for plane in planes])
@@ -376,28 +335,15 @@ def _read_band(butler: Butler, collection: str, patch: _Patch, band: str, cutout
     wcs = exposure.getWcs()
     center = Box2D(box).getCenter()
     scale = 1.0 if wcs is None else wcs.getPixelScale(center).asArcseconds()
+    psf = psf_image(part, 0.5 * (height - 1), 0.5 * (width - 1))
     return _Band(
         # Nothing of the whole coadd is kept.
         image=(to_njy * part.image.array).astype(np.float32),
         noise=noise,
-        fwhm=scale * _psf_fwhm(exposure, center),
+        fwhm=math.nan if psf is None else scale * gaussian_fwhm(psf),
         pixel_scale=scale,
         box=box,
     )
-
-
-def _psf_fwhm(exposure: ExposureF, position: Point2D) -> float:
-    """Return the width of the PSF at half of its maximum, px; NaN without one."""
-    psf = exposure.getPsf()
-    if psf is None:
-        return math.nan
-    image = psf.computeKernelImage(position).array
-    lines = contourpy.contour_generator(z=image).lines(0.5 * float(image.max()))
-    areas = []
-    for line in lines:
-        x, y = np.asarray(line).T
-        areas.append(0.5 * abs(float(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1)))))
-    return 2.0 * math.sqrt(max(areas) / math.pi) if areas else math.nan
 
 
 def _file_name(collection: str, taken: Sequence[Path]) -> str:
@@ -430,4 +376,4 @@ def _save(
             colors=arguments.colors,
         )
     except OSError as error:
-        raise PreviewError(f"The page {path} cannot be written: {_one_line(error)}") from error
+        raise CommandError(f"The page {path} cannot be written: {first_line(error)}") from error

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import re
 import sys
 from collections.abc import Sequence
@@ -25,15 +26,8 @@ from ..metrics.run_comparison import RunComparisonError, compare_runs
 from ..report.deblender_report import deblender_parts
 from ..report.evaluation_report import ReportContext, evaluation_page
 from ..report.report_page import Part, Section, render_page
-from .evaluation_runs import (
-    RunLookupError,
-    StoredRun,
-    add_run_options,
-    find_run,
-    first_line,
-    open_butler,
-    progress_bar,
-)
+from .command import CommandError, check_folder, check_limits, first_line, run_command
+from .evaluation_runs import StoredRun, add_run_options, find_run, open_butler, progress_bar
 
 if TYPE_CHECKING:
     # It brings torch, which takes seconds and is not needed here.
@@ -82,43 +76,20 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write a page on an evaluation.
-
-    Parameters
-    ----------
-    argv : `~collections.abc.Sequence` [`str`], optional
-        Arguments; by default those of the process.
-
-    Returns
-    -------
-    status : `int`
-        0, or 1 if there is no such evaluation or it cannot be compared.
-    """
+    """Write a page on an evaluation; return the exit status."""
     arguments = _parser().parse_args(argv)
+    return run_command("report", lambda: _run(arguments), (RunComparisonError, OSError))
+
+
+def _run(arguments: argparse.Namespace) -> None:
     out = arguments.out if arguments.out is not None else Path(_file_name(arguments.collection))
-    try:
-        _check(arguments, out)
-        text = _report(arguments)
-        data = text.encode("utf-8")
-        write_atomically(out, data)
-    except (RunLookupError, RunComparisonError, OSError) as error:
-        print(f"report: {error}", file=sys.stderr)
-        return 1
-    print(f"{out} ({len(data) / 1e6:.1f} MB)")
-    return 0
-
-
-def _check(arguments: argparse.Namespace, out: Path) -> None:
-    if arguments.samples < 2:
-        raise RunLookupError(f"--samples {arguments.samples} is not possible; give 2 or more.")
-    if arguments.gallery < 0:
-        raise RunLookupError(f"--gallery {arguments.gallery} is not possible; give 0 or more.")
-    if not out.absolute().parent.is_dir():
-        raise RunLookupError(
-            f"There is no folder {out.absolute().parent} to write {out.name} to; make it first."
-        )
+    check_limits(arguments, samples=(2, math.inf), gallery=(0, math.inf))
+    check_folder(out)
     if out.is_dir():
-        raise RunLookupError(f"{out} is a folder; name a file with --out.")
+        raise CommandError(f"{out} is a folder; name a file with --out.")
+    data = _report(arguments).encode("utf-8")
+    write_atomically(out, data)
+    print(f"{out} ({len(data) / 1e6:.1f} MB)")
 
 
 def _report(arguments: argparse.Namespace) -> str:

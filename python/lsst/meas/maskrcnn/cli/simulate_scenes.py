@@ -16,7 +16,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -37,23 +36,19 @@ from lsst.daf.butler import (
     MissingCollectionError,
     MissingDatasetTypeError,
 )
-from lsst.pex.config import FieldValidationError
 from lsst.pipe.base.configOverrides import ConfigOverrides
 
 from ..ingest.repo import open_repo, patch_data_id
 from ..ingest.scenes import SceneGrid, ingest_scene, missing_scenes, scene_dataset_types
 from ..scenes.presets import PRESETS, expected_sources
 from ..tasks.simulate import SimulateScenesConfig, SimulateScenesTask
+from .command import CommandError, add_config_options, add_overrides, check_limits, first_line, run_command
 
 _LOG = logging.getLogger(__name__)
 _CONFIG_TYPE = "simulateScenes_config"
 _STAGING = ".simulate_scenes"
 _DEFAULT_SPLIT = "train=7,validation=1,test=2"
 _SPLIT_TOTAL = 10
-
-
-class SimulateError(RuntimeError):
-    """The scenes cannot be made; the message says why."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -93,35 +88,14 @@ def _parser() -> argparse.ArgumentParser:
         "--collection", default="simulated", help="start of the collections' names (default: %(default)s)"
     )
     parser.add_argument("--skymap", help="name of the sky map (default: maskRcnnSim-PRESET)")
-    parser.add_argument(
-        "-c",
-        "--config",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="change to the presets, such as population.star_density=40; can be repeated",
-    )
-    parser.add_argument(
-        "--config-file", action="append", default=[], metavar="FILE", help="file with such changes in Python"
-    )
+    add_config_options(parser, "change to the presets, such as population.star_density=40; can be repeated")
     parser.add_argument("--no-flux", action="store_true", help="leave out the pixels of the single sources")
     parser.add_argument("--list", action="store_true", help="list the presets and stop")
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Simulate scenes into a repository.
-
-    Parameters
-    ----------
-    argv : `~collections.abc.Sequence` [`str`], optional
-        Arguments; by default those of the process.
-
-    Returns
-    -------
-    status : `int`
-        0; 1 if something was refused or failed; 130 if it was interrupted.
-    """
+    """Simulate scenes into a repository; return the exit status."""
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.list:
@@ -129,16 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.repo is None:
         parser.error("the repository is missing")
-    try:
-        _run(arguments)
-    except SimulateError as error:
-        _LOG.debug("Details:", exc_info=True)
-        print(f"simulate_scenes: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("simulate_scenes: interrupted; run it again to go on.", file=sys.stderr)
-        return 130
-    return 0
+    return run_command("simulate_scenes", lambda: _run(arguments), advice="; run it again to go on")
 
 
 def _print_presets() -> None:
@@ -194,10 +159,10 @@ def _run(arguments: argparse.Namespace) -> None:
                 for index, series in enumerate(all_series)
                 for number in _prepare(butler, series, arguments.count)
             ]
-        except (SimulateError, KeyboardInterrupt):
+        except (CommandError, KeyboardInterrupt):
             raise
         except Exception as error:
-            raise SimulateError(f"The repository {repo} cannot be used: {_one_line(error)}") from error
+            raise CommandError(f"The repository {repo} cannot be used: {first_line(error)}") from error
         total = arguments.count * len(all_series)
         if len(orders) < total:
             print(f"{total - len(orders)} of {total} scenes are there already.")
@@ -209,31 +174,23 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _make_series(arguments: argparse.Namespace) -> list[_Series]:
     """Read and check the arguments."""
-    for name, low, high in (
-        ("count", 1, math.inf),
-        ("jobs", 1, math.inf),
-        ("seed", 0, SceneGrid.TRACT_MAX - 1),
-    ):
-        value = getattr(arguments, name)
-        if not low <= value <= high:
-            limit = f"{low} or more" if math.isinf(high) else f"{low} to {high}"
-            raise SimulateError(f"--{name} {value} is not possible; give {limit}.")
+    check_limits(arguments, count=(1, math.inf), jobs=(1, math.inf), seed=(0, SceneGrid.TRACT_MAX - 1))
     unknown = [name for name in arguments.preset if name not in PRESETS]
     if unknown:
-        raise SimulateError(
+        raise CommandError(
             f"There is no preset {', '.join(map(repr, unknown))}; there are {', '.join(PRESETS)}."
         )
     if len(set(arguments.preset)) != len(arguments.preset):
-        raise SimulateError(f"A preset was given twice: {' '.join(arguments.preset)}.")
+        raise CommandError(f"A preset was given twice: {' '.join(arguments.preset)}.")
     if arguments.skymap and len(arguments.preset) > 1:
-        raise SimulateError("--skymap names the sky map of one preset; give one --preset at a time with it.")
+        raise CommandError("--skymap names the sky map of one preset; give one --preset at a time with it.")
     split = _parse_split(arguments.split)
     all_series = []
     for preset in arguments.preset:
         config = _make_config(arguments, preset)
         grid = config.grid(arguments.skymap or f"maskRcnnSim-{preset}")
         if arguments.count > grid.side**2:
-            raise SimulateError(
+            raise CommandError(
                 f"--count {arguments.count} is not possible: a seed has {grid.side**2} scenes of this size; "
                 "use another --seed for more."
             )
@@ -248,10 +205,10 @@ def _parse_split(text: str) -> tuple[str, ...]:
     for part in text.split(","):
         name, _, share = part.strip().partition("=")
         if not name.isidentifier() or not share.isdecimal() or name in names:
-            raise SimulateError(f"--split {text} is not understood; write it like {_DEFAULT_SPLIT}.")
+            raise CommandError(f"--split {text} is not understood; write it like {_DEFAULT_SPLIT}.")
         names += [name] * int(share)
     if len(names) != _SPLIT_TOTAL:
-        raise SimulateError(f"--split {text} adds up to {len(names)}; it must make {_SPLIT_TOTAL}.")
+        raise CommandError(f"--split {text} adds up to {len(names)}; it must make {_SPLIT_TOTAL}.")
     return tuple(names)
 
 
@@ -261,17 +218,7 @@ def _make_config(arguments: argparse.Namespace, preset: str) -> SimulateScenesCo
     config.preset = preset
     config.doTruthFlux = not arguments.no_flux
     overrides = ConfigOverrides()
-    for name in arguments.config_file:
-        if not Path(name).is_file():
-            raise SimulateError(f"There is no file {name} (--config-file).")
-        overrides.addFileOverride(name)
-    for text in arguments.config:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise SimulateError(
-                f"--config {text} is not understood; write it like population.star_density=40."
-            )
-        overrides.addValueOverride(name, value)
+    add_overrides(overrides, arguments, "population.star_density=40")
     try:
         if arguments.shape:
             config.shape = list(arguments.shape)
@@ -280,25 +227,15 @@ def _make_config(arguments: argparse.Namespace, preset: str) -> SimulateScenesCo
         overrides.applyTo(config)
         # These are said by options of their own.
         if config.preset != preset or config.seed is not None:
-            raise SimulateError("Give preset and seed with --preset and --seed.")
+            raise CommandError("Give preset and seed with --preset and --seed.")
         config.validate()
         return config.expanded()
-    except (SimulateError, KeyboardInterrupt):
+    except (CommandError, KeyboardInterrupt):
         raise
     # A file of changes is a program.
     except Exception as error:
         given = ", ".join([*arguments.config_file, *arguments.config]) or "the options"
-        raise SimulateError(f"Preset {preset!r} cannot be changed by {given}: {_one_line(error)}") from error
-
-
-def _one_line(error: BaseException) -> str:
-    """Say what an error is in one line."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, FieldValidationError):
-        # What follows is where each field was set.
-        return lines[0].partition(" failed validation: ")[2] or lines[0]
-    text = lines[0] if lines else "no more is known"
-    return text if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {text}"
+        raise CommandError(f"Preset {preset!r} cannot be changed by {given}: {first_line(error)}") from error
 
 
 def _prepare(butler: Butler, series: _Series, count: int) -> list[int]:
@@ -307,7 +244,7 @@ def _prepare(butler: Butler, series: _Series, count: int) -> list[int]:
     try:
         series.grid.register(butler, series.seed, range(count), settings.bands)
     except ValueError as error:
-        raise SimulateError(str(error)) from error
+        raise CommandError(str(error)) from error
     dataset_types = scene_dataset_types(butler.dimensions, flux=series.config.doTruthFlux)
     for dataset_type in dataset_types.values():
         butler.registry.registerDatasetType(dataset_type)
@@ -336,7 +273,7 @@ def _check_splits(butler: Butler, series: _Series, count: int) -> None:
         for ref in found:
             number = int(ref.dataId["patch"])
             if ref.dataId["skymap"] == series.grid.name and series.run_of(number) != run:
-                raise SimulateError(
+                raise CommandError(
                     f"Scene {number} of seed {series.seed} is in {run!r} already and would come into "
                     f"{series.run_of(number)!r} as well; give the --split of the first time, or another "
                     "--collection."
@@ -367,7 +304,7 @@ def _check_config(butler: Butler, series: _Series, run: str) -> None:
         del settings["doTruthFlux"]
     different = sorted(_differences(before, now))
     if different:
-        raise SimulateError(
+        raise CommandError(
             f"The scenes in {run!r} were made with other settings ({', '.join(different[:4])}); give another "
             "--collection or --seed."
         )
@@ -390,7 +327,7 @@ def _extend_chain(butler: Butler, chain: str, child: str) -> None:
         butler.collections.register(chain, CollectionType.CHAINED)
         info = butler.collections.get_info(chain)
     if info.type is not CollectionType.CHAINED:
-        raise SimulateError(
+        raise CommandError(
             f"Collection {chain!r} is a {info.type.name} collection, but should be a chain; give another "
             "--collection."
         )
@@ -419,7 +356,7 @@ def _only_one(repo: Path, series: _Series) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             stream.close()
-            raise SimulateError(
+            raise CommandError(
                 f"Another command is making scenes of seed {series.seed} in {series.prefix!r}; wait for it, "
                 "or use another --seed."
             ) from error
@@ -516,11 +453,11 @@ def _simulate(
                     bar.update()
             finally:
                 executor.shutdown(wait=True, cancel_futures=True)
-    except (SimulateError, KeyboardInterrupt):
+    except (CommandError, KeyboardInterrupt):
         raise
     except Exception as error:
-        raise SimulateError(
-            f"A scene could not be made or stored: {_one_line(error)}. What is complete stays; run the "
+        raise CommandError(
+            f"A scene could not be made or stored: {first_line(error)}. What is complete stays; run the "
             "command again to go on."
         ) from error
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import argparse
 import logging
+import math
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -42,9 +42,16 @@ from ..train.augment import AugmentSettings
 from ..train.distributed import on_first_process
 from ..train.scene_sources import SceneFiles, SceneSource
 from ..train.training_set import SimulatedSource, make_training_set
+from .command import (
+    CommandError,
+    add_config_options,
+    add_overrides,
+    check_folder,
+    check_limits,
+    first_line,
+    run_command,
+)
 from .paths import package_dir
-
-_LOG = logging.getLogger(__name__)
 
 _LABEL = MaskRcnnTrainTask._DefaultName
 
@@ -57,10 +64,6 @@ _SCHEDULES = {
     "scratch": "one stage from random weights",
     "fine-tune": "few images of a new survey",
 }
-
-
-class _TrainError(RuntimeError):
-    """The training cannot be done; the message says why."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,10 +99,7 @@ def _parser() -> argparse.ArgumentParser:
         help="; ".join(f"{name}: {text}" for name, text in _SCHEDULES.items())
         + " (default: published, with --scenes scratch)",
     )
-    common.add_argument("-c", "--config", action="append", default=[], metavar="FIELD=VALUE", help="change")
-    common.add_argument(
-        "-C", "--config-file", action="append", default=[], metavar="FILE", help="file of changes in Python"
-    )
+    add_config_options(common, "change")
     common.add_argument("--initial", metavar="MODEL", help="path or URI of a model file to start from")
     common.add_argument("--name", help="name of the model")
     common.add_argument("--minutes", type=float, help="end after this wall time at the latest")
@@ -113,75 +113,52 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command.
-
-    Parameters
-    ----------
-    argv : `~collections.abc.Sequence` [`str`], optional
-        Arguments, by default those of the process.
-
-    Returns
-    -------
-    status : `int`
-        0; 1 if something was refused or failed; 130 if it was interrupted.
-    """
+    """Run the command; return the exit status."""
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    try:
-        _check(arguments)
-        task = MaskRcnnTrainTask(config=_make_config(arguments))
-        torch.set_num_threads(arguments.jobs)
-        first = int(os.environ.get("RANK", 0)) == 0
-        task.log.setLevel(logging.INFO if first else logging.WARNING)
-        (_train_in_repo if arguments.scenes is None else _train_on_scenes)(arguments, task, first)
-    except (
-        _TrainError,
+    errors = (
         TrainingDataError,
         TrainingDivergedError,
         InvalidQuantumError,
         ButlerUserError,
         OSError,
         ValueError,
-    ) as error:
-        _LOG.debug("Details:", exc_info=True)
-        print(f"train: {_one_line(error)}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("train: interrupted; run it again to go on.", file=sys.stderr)
-        return 130
-    return 0
+    )
+    return run_command("train", lambda: _run(arguments), errors, "; run it again to go on")
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    _check(arguments)
+    task = MaskRcnnTrainTask(config=_make_config(arguments))
+    torch.set_num_threads(arguments.jobs)
+    first = int(os.environ.get("RANK", 0)) == 0
+    task.log.setLevel(logging.INFO if first else logging.WARNING)
+    (_train_in_repo if arguments.scenes is None else _train_on_scenes)(arguments, task, first)
 
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse at once what would fail only after hours."""
-    for name in ("count", "steps", "batch_size", "jobs"):
-        value = getattr(arguments, name)
-        if value is not None and value < 1:
-            option = name.replace("_", "-")
-            raise _TrainError(f"--{option} {value} is not possible; give 1 or more.")
-    if arguments.validate < 0:
-        raise _TrainError(f"--validate {arguments.validate} is not possible; give 0 or more.")
+    positive = dict.fromkeys(("count", "steps", "batch_size", "jobs"), (1, math.inf))
+    check_limits(arguments, validate=(0, math.inf), **positive)
     if arguments.device is not None:
         select_device(arguments.device)
     if arguments.scenes is None:
         missing = [name for name in ("input", "output") if not getattr(arguments, name)]
         if missing:
-            raise _TrainError(
+            raise CommandError(
                 f"Give {' and '.join('--' + name for name in missing)} to train in the repository "
                 f"{arguments.target}, or --scenes to train on simulated scenes."
             )
         return
     given = [name for name in ("input", "output", "data_query", "checkpoints") if getattr(arguments, name)]
     if given:
-        raise _TrainError(
+        raise CommandError(
             f"--{given[0].replace('_', '-')} is for a training in a repository, --scenes for one without."
         )
-    folder = Path(arguments.target).absolute().parent
-    if not folder.is_dir():
-        raise _TrainError(f"There is no folder {folder} for the model; make it first.")
     output = Path(arguments.target)
+    check_folder(output)
     if output.exists() and not output.with_name(f"{output.name}.checkpoint").exists():
-        raise _TrainError(f"{output} is there already; choose another name, or remove it.")
+        raise CommandError(f"{output} is there already; choose another name, or remove it.")
 
 
 def _make_config(arguments: argparse.Namespace) -> MaskRcnnTrainConfig:
@@ -198,24 +175,16 @@ def _make_config(arguments: argparse.Namespace) -> MaskRcnnTrainConfig:
         config.augment.set_from(AugmentSettings.mixture())
     elif schedule == "fine-tune":
         overrides.addFileOverride(str(package_dir() / "config" / "fine_tune.py"))
-    for name in arguments.config_file:
-        if not Path(name).is_file():
-            raise _TrainError(f"There is no file {name} (--config-file).")
-        overrides.addFileOverride(name)
-    for text in arguments.config:
-        name, equals, value = text.partition("=")
-        if not equals:
-            raise _TrainError(f"--config {text} is not understood; write it like engine.seed=2.")
-        overrides.addValueOverride(name.removeprefix(f"{_LABEL}:"), value)
+    add_overrides(overrides, arguments, "engine.seed=2")
     try:
         overrides.applyTo(config)
         _apply_options(arguments, config)
         config.validate()
-    except (_TrainError, KeyboardInterrupt):
+    except (CommandError, KeyboardInterrupt):
         raise
     # A file of changes is a program.
     except Exception as error:
-        raise _TrainError(f"The configuration is not possible: {_one_line(error)}") from error
+        raise CommandError(f"The configuration is not possible: {first_line(error)}") from error
     return config
 
 
@@ -237,19 +206,13 @@ def _apply_options(arguments: argparse.Namespace, config: MaskRcnnTrainConfig) -
         if value is None:
             continue
         if len(config.stage_order) != 1:
-            raise _TrainError(
+            raise CommandError(
                 f"--{option.replace('_', '-')} is for a schedule of one stage, but this one has "
                 f"{list(config.stage_order)}; give -c \"stages['{config.stage_order[0]}'].{option}={value}\"."
             )
         stage = config.stages[config.stage_order[0]]
         setattr(stage, option, value)
         stage.warmup_steps = min(stage.warmup_steps, stage.steps or stage.warmup_steps)
-
-
-def _one_line(error: BaseException) -> str:
-    """Return the first line of an error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
 
 
 @contextmanager
@@ -352,11 +315,11 @@ def _check_output(butler: Butler, collection: str, model: str) -> None:
     except MissingCollectionError:
         return
     if kind is not CollectionType.RUN:
-        raise _TrainError(
+        raise CommandError(
             f"Collection {collection!r} is a {kind.name} collection; choose the name of a RUN or a new one."
         )
     if _find(butler, model, [collection]):
-        raise _TrainError(f"Collection {collection!r} holds a model already; choose another one.")
+        raise CommandError(f"Collection {collection!r} holds a model already; choose another one.")
 
 
 def _find(
@@ -379,7 +342,7 @@ def _find_datasets(
     try:
         truth = _find(butler, connections.truth.name, inputs, where)
         if not truth:
-            raise _TrainError(
+            raise CommandError(
                 f"There is no {connections.truth.name} in {', '.join(inputs)}"
                 f"{f' where {where}' if where else ''}; name a collection of patches whose sources are known."
             )
@@ -389,7 +352,7 @@ def _find_datasets(
         light = getattr(connections, "truthImages", None)
         truth_images = [] if light is None else _find(butler, light.name, inputs, of_bands)
     except MissingCollectionError as error:
-        raise _TrainError(f"{_one_line(error).rstrip('.')}; see `butler query-collections`.") from error
+        raise CommandError(f"{str(error).rstrip('.')}; see `butler query-collections`.") from error
     return group_datasets(exposures, truth, truth_images)
 
 

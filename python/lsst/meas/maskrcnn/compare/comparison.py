@@ -26,6 +26,7 @@ from pydantic import Field
 from ..catalogs.truth import FLAGS
 from ..images.classes import CLASS_NAMES
 from ..images.settings import settings
+from ..metrics.binned import divide
 from ..metrics.blends import BlendGroups, friends_of_friends, overlap_links, peak_links
 from ..metrics.match_table import ab_magnitude
 from ..metrics.matching import greedy_match
@@ -271,7 +272,7 @@ def compare_with_truth(
         for band, flux in truth.flux.items():
             own = np.append(field.flux.get(band, np.full(len(field), np.nan)), np.nan)[match]
             table[f"flux_{band}_{field.name}"] = own
-            table[f"flux_residual_{band}_{field.name}"] = _divide(own, flux) - 1.0
+            table[f"flux_residual_{band}_{field.name}"] = divide(own, flux) - 1.0
         unit = np.where(unit < 0, np.append(comparison.groups[side], -1)[match], unit)
         truth_id = np.full(len(field), -1, dtype=np.int64)
         truth_id[match[found]] = np.where(counted, truth.ids, -2)[found]
@@ -377,10 +378,10 @@ def _blend_measures(
         return np.bincount(owner[part], weights=weights[part], minlength=number).astype(np.float64)
 
     of_model, of_mask = slice(n_model), slice(n_model, None)
-    blendedness = 1.0 - _divide(per_source(values**2, of_model), per_source(blend * values, of_model))
+    blendedness = 1.0 - divide(per_source(values**2, of_model), per_source(blend * values, of_model))
     own = np.bincount(owner[of_model], weights=values[of_model] * in_own_mask, minlength=number)
     overlap = np.where(models.spans.areas > 0, per_source(blend, of_mask) - own, np.nan)
-    return blendedness, overlap, _divide(overlap, models.sums)
+    return blendedness, overlap, divide(overlap, models.sums)
 
 
 def _reduced_chi2(
@@ -394,13 +395,8 @@ def _reduced_chi2(
             residual = images.images[band] - field.templates[band].paint(images.shape, images.origin)
             square = np.zeros(images.shape)
             np.divide(residual**2, images.variances[band], out=square, where=usable)
-            chi2[band] = _divide(regions.sum_over(square, images.origin), n_pixels)
+            chi2[band] = divide(regions.sum_over(square, images.origin), n_pixels)
     return chi2
-
-
-def _divide(above: Numbers, below: Numbers) -> FloatArray:
-    """Ratio; NaN where the denominator is not positive."""
-    return np.divide(above, below, out=np.full(len(above), np.nan), where=below > 0)
 
 
 def _class_names(labels: IntArray) -> npt.NDArray[np.str_]:
@@ -472,7 +468,7 @@ def _fluxes(first: DeblendedField, second: DeblendedField, rows: _SourceRows) ->
     mag_difference = {}
     for band in both:
         a, b = columns[f"flux_{band}_{first.name}"], columns[f"flux_{band}_{second.name}"]
-        columns[f"flux_ratio_{band}"] = _divide(a, b)
+        columns[f"flux_ratio_{band}"] = divide(a, b)
         mag_difference[band] = ab_magnitude(a) - ab_magnitude(b)
     for blue, red in zip(both[:-1], both[1:]):
         columns[f"color_difference_{blue}_{red}"] = mag_difference[blue] - mag_difference[red]
@@ -523,7 +519,7 @@ def _blend_columns(
             total(np.ones(len(known)), known) > 0, total(runtime, known), np.nan
         )
         known, area = np.isfinite(chi2), field.parent_spans.areas.astype(np.float64)
-        table[f"chi2_reported_{name}"] = _divide(total(area * chi2, known), total(area, known))
+        table[f"chi2_reported_{name}"] = divide(total(area * chi2, known), total(area, known))
         table |= _residuals(field, regions, images, usable)
     return table
 
@@ -554,5 +550,5 @@ def _residuals(
         image = np.where(images.usable, images.images[band], 0.0)
         given = np.where(images.usable, field.models[band].paint(images.shape, images.origin), 0.0)
         total = regions.sum_over(image, images.origin)
-        columns[f"unassigned_{band}_{name}"] = _divide(total - regions.sum_over(given, images.origin), total)
+        columns[f"unassigned_{band}_{name}"] = divide(total - regions.sum_over(given, images.origin), total)
     return columns

@@ -32,11 +32,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from .binned import divide
 from .bootstrap import ImageStatistic
 from .matching import IOU_THRESHOLDS, AreaRange, ImagePairs, match
 
@@ -388,7 +389,7 @@ def ap_statistic(outcomes: Outcomes, definition: Definition = "pooled") -> Image
         values = np.where(known, image_ap, 0.0)
 
         def per_image(weights: FloatArray) -> FloatArray:
-            return _ratio(weights @ values.T, weights @ known.T.astype(np.float64))
+            return divide(weights @ values.T, weights @ known.T.astype(np.float64))
 
         return ImageStatistic(outcomes.names, per_image)
 
@@ -472,12 +473,6 @@ def _mean_of_images(outcomes: Outcomes) -> tuple[FloatArray, list[PrecisionRecal
     return np.array(ap), curves
 
 
-def _ratio(above: npt.NDArray[Any], below: npt.NDArray[Any]) -> FloatArray:
-    """Divide; NaN where there is nothing to divide by."""
-    below = np.broadcast_to(np.asarray(below, dtype=np.float64), np.shape(above))
-    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
-
-
 def _step_table(
     scores: FloatArray,
     image: npt.NDArray[np.int64],
@@ -512,7 +507,7 @@ def _weighted_ap(weights: FloatArray, table: FloatArray, n_truth: FloatArray, at
     np.divide(hits, precision, out=precision, where=precision > 0)
     envelope = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
     if not at_recalls:
-        return _ratio(np.sum(np.diff(hits, axis=1, prepend=0.0) * envelope, axis=1), n_truth)
+        return divide(np.sum(np.diff(hits, axis=1, prepend=0.0) * envelope, axis=1), n_truth)
     ap = np.full(len(weights), np.nan)
     for b in np.flatnonzero(n_truth > 0):
         index = np.searchsorted(hits[b] / n_truth[b], COCO_RECALLS, side="left")

@@ -273,7 +273,7 @@ def binned_fraction(values: ArrayLike, hit: ArrayLike, edges: ArrayLike) -> Binn
     total = np.bincount(index[inside], minlength=n_bins)
     hits = np.bincount(index[inside & hit], minlength=n_bins)
     low, high = binomial_interval(hits, total)
-    share = np.divide(hits, total, out=np.full(n_bins, np.nan), where=total > 0)
+    share = divide(hits, total)
     return BinnedFraction(edges, _centers(values, index, edges), hits, total, share, low, high)
 
 
@@ -443,6 +443,12 @@ def log_edges(values: ArrayLike, per_decade: int = 4) -> NDArray[np.float64]:
     sample = np.asarray(values, dtype=float).ravel()
     sample = sample[np.isfinite(sample) & (sample > 0.0)]
     return 10.0 ** even_edges(np.log10(sample), 1.0 / per_decade)
+
+
+def divide(above: ArrayLike, below: ArrayLike) -> NDArray[np.float64]:
+    """Divide numbers of shapes that fit each other; NaN where there is nothing to divide by."""
+    top, bottom = np.broadcast_arrays(np.asarray(above, dtype=float), np.asarray(below, dtype=float))
+    return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
 
 
 def _bin_index(

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .binned import MAD_TO_SIGMA, OUTLIER_SIGMA, weighted_median
+from .binned import MAD_TO_SIGMA, OUTLIER_SIGMA, divide, weighted_median
 from .bootstrap import ImageStatistic
 
 __all__ = ["count_by_image", "median_statistic", "reliability_statistic", "roc_area_statistic"]
@@ -59,7 +59,7 @@ def median_statistic(
             distance = np.abs(points - median[:, None])
             scatter = MAD_TO_SIGMA * weighted_median(distance, numbers)
             outside = np.where(distance > OUTLIER_SIGMA * scatter[:, None], numbers, 0.0).sum(axis=1)
-            share = _divide(outside, numbers.sum(axis=1))
+            share = divide(outside, numbers.sum(axis=1))
             result[part] = np.stack([median, scatter, share], axis=1)
         return result
 
@@ -96,7 +96,7 @@ def roc_area_statistic(
         s, g = weights @ stars, weights @ galaxies
         # Galaxies below each star, and half of those beside it.
         below = np.cumsum(g, axis=1) - 0.5 * g
-        return _divide((s * below).sum(axis=1), s.sum(axis=1) * g.sum(axis=1))[:, None]
+        return divide((s * below).sum(axis=1), s.sum(axis=1) * g.sum(axis=1))[:, None]
 
     return ImageStatistic(names, area)
 
@@ -130,7 +130,7 @@ def reliability_statistic(
 
     def errors(weights: FloatArray) -> FloatArray:
         both = np.stack([np.abs(weights @ gap).sum(axis=1), weights @ square], axis=1)
-        return _divide(both, (weights @ number).sum(axis=1)[:, None])
+        return divide(both, (weights @ number).sum(axis=1)[:, None])
 
     return ImageStatistic(names, errors)
 
@@ -170,8 +170,3 @@ def _grouped(values: FloatArray) -> tuple[FloatArray, NDArray[np.int64]]:
         middle = 0.5 * (edges[:-1] + edges[1:])
         points = np.divide(total, number, out=middle, where=number > 0)
     return points, index.reshape(-1)
-
-
-def _divide(above: FloatArray, below: FloatArray) -> FloatArray:
-    """Divide; NaN where there is nothing to divide by."""
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)

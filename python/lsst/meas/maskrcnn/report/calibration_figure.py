@@ -26,11 +26,10 @@ from .plot_style import (
     add_legend,
     add_minor_ticks,
     curve_style,
-    draw_band,
+    draw_curve,
     family_styles,
     log_counts,
     make_figure,
-    marker_size,
 )
 
 _BEFORE = CurveStyle(OKABE_ITO["orange"], (0, (5, 1.5)), "^")
@@ -126,20 +125,7 @@ def _by_depth(cases: CalibrationCases) -> list[tuple[str, CurveStyle, NDArray[np
 
 
 def plot_calibration(curves: Mapping[str, Reliability], *, x_label: str, y_label: str) -> Figure:
-    """Draw reliability diagrams over the distribution of the probabilities.
-
-    Parameters
-    ----------
-    curves : `~collections.abc.Mapping` [`str`, `Reliability`]
-        The curves by name.
-    x_label, y_label : `str`
-        Names of the axes.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        The figure; the expected calibration errors are in the legend.
-    """
+    """Draw reliability diagrams, with expected errors in the legend, over the numbers of cases."""
     figure, (top, bottom) = make_figure(SINGLE_COLUMN, 1.2 * SINGLE_COLUMN, 2, 1, height_ratios=(3.4, 1.0))
     _draw_curves(
         top,
@@ -163,17 +149,7 @@ def _draw_curves(
     top.plot([0.0, 1.0], [0.0, 1.0], color="0.5", lw=0.8, ls=":")
     for name, (style, result) in curves.items():
         error = f"{result.expected_error:.3f}" if np.isfinite(result.expected_error) else "none"
-        draw_band(top, result.mean_probability, result.bins.low, result.bins.high, style.color)
-        top.plot(
-            result.mean_probability,
-            result.bins.fraction,
-            color=style.color,
-            ls=style.line,
-            lw=LINE_WIDTH,
-            marker=style.marker,
-            ms=marker_size(style.marker),
-            label=f"{name}: {word}{error}",
-        )
+        draw_curve(top, result.mean_probability, result.bins, style, f"{name}: {word}{error}")
         bottom.stairs(result.bins.total, result.bins.edges, color=style.color, ls=style.line, lw=LINE_WIDTH)
     for axes in (top, bottom):
         axes.set_xlim(-0.02, 1.02)

@@ -45,18 +45,7 @@ _LABELS = {
 
 
 def figure_label(figure: MetricValue) -> str:
-    """Name a figure in words.
-
-    Parameters
-    ----------
-    figure : `MetricValue`
-        The figure.
-
-    Returns
-    -------
-    label : `str`
-        Its name, with the IoU and unit where it has any.
-    """
+    """Name a figure in words, with the IoU and unit where it has any."""
     label = _LABELS.get(figure.name, figure.name.replace("_", " "))
     label = label[0].upper() + label[1:]
     if figure.name in ("ap", "recall"):
@@ -67,20 +56,7 @@ def figure_label(figure: MetricValue) -> str:
 
 
 def format_p_value(p_value: float, n_samples: int) -> str:
-    """Write a significance.
-
-    Parameters
-    ----------
-    p_value : `float`
-        Probability; NaN where there is none.
-    n_samples : `int`
-        Number of resamplings, which limits how small it can be.
-
-    Returns
-    -------
-    text : `str`
-        Such as ``p = 0.013``; empty where there is none.
-    """
+    """Write a significance such as ``p = 0.013``, limited by the resamplings; empty if there is none."""
     if not math.isfinite(p_value):
         return ""
     smallest = 1.0 / (n_samples + 1.0)
@@ -90,21 +66,7 @@ def format_p_value(p_value: float, n_samples: int) -> str:
 
 
 def comparison_table(comparison: RunComparison, caption: str) -> Table:
-    """Put a comparison into a table of a page.
-
-    Parameters
-    ----------
-    comparison : `RunComparison`
-        The comparison.
-    caption : `str`
-        Title of the table.
-
-    Returns
-    -------
-    table : `Table`
-        One row per figure, with two columns for each run beside the
-        reference.
-    """
+    """Put a comparison into a table: a row per figure, two columns per run beside the reference."""
     order = [comparison.reference, *(i for i in range(len(comparison.names)) if i != comparison.reference)]
     letters = dict(zip(order, run_letters(len(order))))
     columns = ["Figure", "Class", "Definition"]
@@ -141,16 +103,5 @@ def comparison_table(comparison: RunComparison, caption: str) -> Table:
 
 
 def run_letters(number: int) -> list[str]:
-    """Name runs by letters.
-
-    Parameters
-    ----------
-    number : `int`
-        Number of runs.
-
-    Returns
-    -------
-    letters : `list` [`str`]
-        One for each.
-    """
+    """Name runs by letters."""
     return [chr(ord("A") + i) if i < 26 else f"R{i}" for i in range(number)]

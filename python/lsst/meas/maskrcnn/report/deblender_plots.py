@@ -59,20 +59,7 @@ class _Panel:
 
 
 def plot_flux_pairs(comparison: FieldComparison, bands: Sequence[str]) -> Figure:
-    """Draw the fluxes of one deblender against those of the other.
-
-    Parameters
-    ----------
-    comparison : `~lsst.meas.maskrcnn.compare.comparison.FieldComparison`
-        The comparison.
-    bands : `~collections.abc.Sequence` [`str`]
-        Bands, one panel each; those that one of the two lacks are empty.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        Above fluxes, below their ratio.
-    """
+    """Draw the fluxes of two deblenders against each other, a panel per band, and their ratio below."""
     first, second = comparison.names
     number = max(len(bands), 1)
     figure, axes = make_figure(DOUBLE_COLUMN, 3.6, 2, number, height_ratios=(2.0, 1.0))
@@ -114,21 +101,9 @@ def plot_residual_panels(
 ) -> Figure:
     """Draw flux residuals by blendedness.
 
-    Parameters
-    ----------
-    comparison : `~lsst.meas.maskrcnn.compare.comparison.FieldComparison`
-        The comparison.
-    band : `str`
-        Band.
-    truths : `dict` [`str`, `numpy.ndarray`], optional
-        From `~lsst.meas.maskrcnn.compare.comparison.compare_with_truth`.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        With truth, the residual of each deblender; without, or where the true
-        blendedness is not known, the ratio of both by the blendedness of the
-        first, or else of the second.
+    With ``truths`` of `~lsst.meas.maskrcnn.compare.comparison.compare_with_truth`
+    they are those of each deblender; without, or where the true blendedness is not
+    known, the ratio of both by the blendedness of the first, or else of the second.
     """
     edges = np.asarray(BLENDEDNESS_EDGES)
 

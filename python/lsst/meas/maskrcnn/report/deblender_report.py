@@ -24,25 +24,7 @@ _SUMS = _COUNTS | {"seconds"}
 
 
 def deblender_parts(comparisons: Sequence[EvaluationMetrics], n_samples: int = 1000) -> list[Part]:
-    """Lay out comparisons of two deblenders.
-
-    Parameters
-    ----------
-    comparisons : sequence of `EvaluationMetrics`
-        Those of some patches, of the same two deblenders.
-    n_samples : `int`
-        Resamplings of the patches, where there are several.
-
-    Returns
-    -------
-    parts : `list`
-        Parts of a section; none without comparisons.
-
-    Raises
-    ------
-    ValueError
-        Raised if they are not of the same two deblenders.
-    """
+    """Lay out comparisons of the same two deblenders in some patches, which are resampled if several."""
     if not comparisons:
         return []
     kinds = sorted({one.catalog for one in comparisons})

@@ -47,16 +47,7 @@ CLASS_WORDS = {"all": "all", "star": "stars", "galaxy": "galaxies"}
 
 
 class EvaluationFigures:
-    """Draws the figures of an evaluation.
-
-    Parameters
-    ----------
-    run : `EvaluatedRun`
-        The evaluation.
-    curves : `numpy.ndarray`, optional
-        Its precision-recall curves, structured array of
-        `binned_figures.PRECISION_RECALL_DTYPE`.
-    """
+    """Draws the figures of an evaluation, with its precision-recall curves if there are any."""
 
     def __init__(self, run: EvaluatedRun, curves: NDArray[np.void] | None = None) -> None:
         self.metrics, self.table, self.curves = run.metrics, run.matches, curves
@@ -66,14 +57,7 @@ class EvaluationFigures:
         self.min_score = None if score is None else float(score)
 
     def task_plots(self) -> dict[str, Figure]:
-        """Draw the plots that the task stores.
-
-        Returns
-        -------
-        plots : `dict` [`str`, `matplotlib.figure.Figure`]
-            ``precisionRecall``, ``completeness``, ``confusion``, ``roc``,
-            ``fluxResidual``, ``calibration`` and ``blends``.
-        """
+        """Draw the plots that the task stores, by the last part of their names."""
         separate = self.classes[1:] or self.classes
         return {
             "precisionRecall": self.precision_recall(self.classes),
@@ -86,18 +70,7 @@ class EvaluationFigures:
         }
 
     def precision_recall(self, names: Sequence[str]) -> Figure:
-        """Draw precision against recall of the pooled detections.
-
-        Parameters
-        ----------
-        names : `~collections.abc.Sequence` [`str`]
-            Classes, a panel each.
-
-        Returns
-        -------
-        figure : `matplotlib.figure.Figure`
-            A curve for each IoU.
-        """
+        """Draw precision against recall of the pooled detections of each class, a curve for each IoU."""
         families = []
         for name in names:
             for value in self.metrics.select(name="ap", object_class=name, definition="pooled", area="all"):
@@ -115,80 +88,29 @@ class EvaluationFigures:
         return plot_precision_recall(families)
 
     def shares(self) -> list[BinnedShares]:
-        """Compute completeness and purity.
-
-        Returns
-        -------
-        shares : `list` [`BinnedShares`]
-            Those that the match table allows.
-        """
+        """Compute the completeness and purity that the match table allows."""
         return binned_shares(self.table, self.classes, min_score=self.min_score)
 
     def completeness(self, families: Sequence[BinnedShares]) -> Figure:
-        """Draw completeness and purity.
-
-        Parameters
-        ----------
-        families : `~collections.abc.Sequence` [`BinnedShares`]
-            From `shares`, a panel each.
-
-        Returns
-        -------
-        figure : `matplotlib.figure.Figure`
-            The figure.
-        """
+        """Draw completeness and purity, a panel each."""
         return plot_shares(families, band=self.band)
 
     def confusion(self) -> Figure:
-        """Draw the confusion of stars and galaxies.
-
-        Returns
-        -------
-        figure : `matplotlib.figure.Figure`
-            The figure.
-        """
+        """Draw the confusion of stars and galaxies."""
         counts = confusion_matrix(self.table, min_score=self.min_score)
         return plot_confusion(counts, class_shares(self.table, min_score=self.min_score), band=self.band)
 
     def roc(self) -> Figure:
-        """Draw the receiver operating characteristic of ``p_star``.
-
-        Returns
-        -------
-        figure : `matplotlib.figure.Figure`
-            The figure.
-        """
+        """Draw the receiver operating characteristic of ``p_star``."""
         return plot_roc(magnitude_rocs(self.table, min_score=self.min_score))
 
     def flux_residual(self, names: Sequence[str]) -> Figure:
-        """Draw the residuals of fluxes.
-
-        Parameters
-        ----------
-        names : `~collections.abc.Sequence` [`str`]
-            Classes, a panel each.
-
-        Returns
-        -------
-        figure : `matplotlib.figure.Figure`
-            The figure.
-        """
+        """Draw the residuals of fluxes, a panel for each class."""
         residual = flux_residual(self.table["flux_detected"], self.table["flux_truth"])
         return self._residuals(residual, names, "Detected flux / true flux - 1")
 
     def centroid_offset(self, names: Sequence[str]) -> Figure:
-        """Draw the offsets of positions.
-
-        Parameters
-        ----------
-        names : `~collections.abc.Sequence` [`str`]
-            Classes, a panel each.
-
-        Returns
-        -------
-        figure : `matplotlib.figure.Figure`
-            The figure.
-        """
+        """Draw the offsets of positions, a panel for each class."""
         offset = np.asarray(self.table["separation_arcsec"], dtype=float)
         return self._residuals(offset, names, "Centroid offset (arcsec)")
 
@@ -208,18 +130,7 @@ class EvaluationFigures:
         return plot_residuals(panels, x_label=self.residual_label, y_label=label)
 
     def calibration(self, of: str = "score") -> Figure:
-        """Draw how often scores or ``p_star`` came true.
-
-        Parameters
-        ----------
-        of : `str`
-            ``score`` or ``p_star``.
-
-        Returns
-        -------
-        figure : `matplotlib.figure.Figure`
-            The figure; of scores, a curve for each class.
-        """
+        """Draw how often scores, with a curve for each class, or ``p_star`` came true."""
         curves = reliability_curves(self.table, self.classes, min_score=self.min_score)
         if of == "p_star":
             label = "Share of matched sources that are stars"
@@ -238,16 +149,8 @@ class EvaluationFigures:
 def blend_shares(metrics: EvaluationMetrics) -> Mapping[str, Fraction]:
     """Take the shares of blends that ended in each way from the figures.
 
-    Parameters
-    ----------
-    metrics : `EvaluationMetrics`
-        The figures.
-
-    Returns
-    -------
-    shares : `dict` [`str`, `Fraction`]
-        By kind, with the interval of the bootstrap, or the binomial one of a
-        single patch; NaN where there is no blend.
+    They have the interval of the bootstrap, or the binomial one of a single patch,
+    and are NaN where there is no blend.
     """
     by_name = {value.name: value for value in metrics.values}
     shares = {}

@@ -38,24 +38,7 @@ _PLOTTED = 4
 
 
 def draw_entry(cutout: BlendCutout, *, kind: str, patch: tuple[int, int], quality: float) -> GalleryEntry:
-    """Draw a blend.
-
-    Parameters
-    ----------
-    cutout : `BlendCutout`
-        The blend.
-    kind : `str`
-        ``best`` or ``worst``.
-    patch : `tuple` [`int`, `int`]
-        Tract and patch.
-    quality : `float`
-        Quality of the blend.
-
-    Returns
-    -------
-    entry : `GalleryEntry`
-        Its pictures and outlines.
-    """
+    """Draw a blend of a kind (``best`` or ``worst``) and quality in a tract and patch."""
     residual = ""
     if cutout.residual is not None:
         colors = _RESIDUAL_COLORS(Normalize(-RESIDUAL_RANGE, RESIDUAL_RANGE)(cutout.residual))[..., :3]
@@ -84,15 +67,7 @@ def draw_entry(cutout: BlendCutout, *, kind: str, patch: tuple[int, int], qualit
 
 
 class BlendGallery:
-    """The best and the worst blends of several patches.
-
-    Parameters
-    ----------
-    number : `int`
-        Number of blends of each sort.
-    bands : `~collections.abc.Sequence` [`str`]
-        Three bands, the reddest first.
-    """
+    """The ``number`` best and worst blends of several patches, in three bands, the reddest first."""
 
     def __init__(self, number: int, bands: Sequence[str]) -> None:
         self.number = number
@@ -111,18 +86,10 @@ class BlendGallery:
         quality: NDArray[np.float64],
         cut: Callable[[int], BlendCutout],
     ) -> None:
-        """Take the blends of a patch that are among the best or the worst.
+        """Take the blends of a tract and patch that are among the best or the worst.
 
-        Parameters
-        ----------
-        patch : `tuple` [`int`, `int`]
-            Tract and patch.
-        n_truth : `numpy.ndarray`
-            Number of truths of each group, (group,).
-        quality : `numpy.ndarray`
-            Quality of each group, (group,).
-        cut : `~collections.abc.Callable`
-            Cuts out the group of a number.
+        ``n_truth`` and ``quality`` are those of each group, (group,); ``cut`` cuts out
+        the group of a number.
         """
         blends = np.flatnonzero(n_truth > 1)
         self._n_blends += len(blends)
@@ -140,14 +107,7 @@ class BlendGallery:
                 del kept[number:]
 
     def entries(self) -> list[GalleryEntry]:
-        """Return the pictures.
-
-        Returns
-        -------
-        entries : `list` [`GalleryEntry`]
-            The best, then the worst, the most extreme first; none of the best
-            is among the worst.
-        """
+        """Return the best, then the worst, the most extreme first; none of the best is among the worst."""
         best = self._kept["best"][: min(self.number, (self._n_blends + 1) // 2)]
         places = {place for _, place, _ in best}
         worst = [item for item in self._kept["worst"] if item[1] not in places][: self.number]
@@ -155,18 +115,10 @@ class BlendGallery:
 
 
 def plot_gallery(gallery: EvaluationGallery) -> Figure:
-    """Draw the best and the worst blends.
+    """Draw up to four of the best and of the worst blends, one a column.
 
-    Parameters
-    ----------
-    gallery : `EvaluationGallery`
-        The blends; up to four of each sort are drawn, one a column.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        Rows: image, outlines of the truth, outlines of what was found, and
-        the residual where there is one.
+    Rows are the image, outlines of the truth, outlines of what was found, and the
+    residual where there is one.
     """
     best, worst = (
         [entry for entry in gallery.entries if entry.kind == kind][:_PLOTTED] for kind in ("best", "worst")
@@ -270,20 +222,7 @@ def _draw_scale(axis: Axes, size: int, pixel_scale: float | None) -> None:
 
 
 def cut_square(image: NDArray[np.floating], left: int, bottom: int, size: int) -> NDArray[np.float32]:
-    """Cut a square out of an image.
-
-    Parameters
-    ----------
-    image : `numpy.ndarray`
-        The image, (band, y, x).
-    left, bottom, size : `int`
-        First column and row of the square, and its side (px).
-
-    Returns
-    -------
-    cut : `numpy.ndarray`
-        (band, size, size), float32; NaN off the image.
-    """
+    """Cut a square (px) out of an image (band, y, x), float32; NaN off the image."""
     cut = np.full((image.shape[0], size, size), np.nan, dtype=np.float32)
     height, width = image.shape[1:]
     y0, y1 = max(bottom, 0), min(bottom + size, height)

@@ -169,21 +169,7 @@ def draw_outlines(
     line_width: float,
     **style: Any,
 ) -> None:
-    """Draw the outlines of sources in the colours of their classes.
-
-    Parameters
-    ----------
-    axes : `matplotlib.axes.Axes`
-        Where to; the centre of the first pixel is (0, 0).
-    outlines : `~collections.abc.Sequence`
-        Lines of each source in pixels, as `mask_outlines` makes them.
-    is_star : `~collections.abc.Sequence` [`bool`]
-        Class of each source.
-    line_width : `float`
-        Width of the lines, points.
-    **style
-        Passed on to `matplotlib.collections.LineCollection`.
-    """
+    """Draw outlines of `mask_outlines` in the colours of their classes; the width is in points."""
     for star, color in ((False, GALAXY_COLOR), (True, STAR_COLOR)):
         lines = [line for source, one in zip(outlines, is_star) if bool(one) == star for line in source]
         drawn = LineCollection(lines, colors=color, linewidths=line_width, **style)
@@ -372,19 +358,7 @@ def _draw_axes_labels(axes: Any, wcs: WCS | None) -> None:
 
 
 def draw_scale_bar(axes: Axes, pixel_scale: float, shape: tuple[int, int], inch_per_pixel: float) -> None:
-    """Draw a bar of a round number of arcseconds at the lower left.
-
-    Parameters
-    ----------
-    axes : `matplotlib.axes.Axes`
-        The axes.
-    pixel_scale : `float`
-        Pixel scale (arcsec).
-    shape : `tuple` [`int`, `int`]
-        Height and width of the image.
-    inch_per_pixel : `float`
-        Size of an image pixel.
-    """
+    """Draw a bar of a round number of arcseconds at the lower left of an image of a shape (y, x)."""
     height, width = shape
     wanted = 0.2 * width * pixel_scale
     rounds = np.array([1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600], dtype=float)

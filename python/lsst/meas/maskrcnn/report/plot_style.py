@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import AutoMinorLocator, LogLocator, NullFormatter
 from numpy.typing import NDArray
 
+from ..metrics.binned import BinnedFraction
+
 SINGLE_COLUMN = 3.5
 """Width of a column of a journal (inch)."""
 
@@ -79,38 +81,13 @@ _FAMILY_LINES = ("-", (0, (6, 1.5)), (0, (3, 1.2)), (0, (4, 1.2, 1, 1.2)), (0, (
 
 
 def curve_style(name: str, index: int = 0) -> CurveStyle:
-    """Choose the style of a curve.
-
-    Parameters
-    ----------
-    name : `str`
-        Name of the curve; classes have a style of their own, in singular or
-        plural.
-    index : `int`
-        Place of the curve among the others.
-
-    Returns
-    -------
-    style : `CurveStyle`
-        The style.
-    """
+    """Choose the style of a curve: that of a class by its name, singular or plural, or by its place."""
     singular = {"stars": "star", "galaxies": "galaxy"}.get(name, name)
     return CLASS_STYLES.get(singular, _OTHERS[index % len(_OTHERS)])
 
 
 def family_styles(n: int) -> list[CurveStyle]:
-    """Choose styles for curves that belong to a sequence.
-
-    Parameters
-    ----------
-    n : `int`
-        Number of curves.
-
-    Returns
-    -------
-    styles : `list` [`CurveStyle`]
-        From dark to light, with changing lines.
-    """
+    """Choose styles for n curves that belong to a sequence: from dark to light, with changing lines."""
     # The lightest end of cividis is lost on white paper.
     levels = np.linspace(0.0, 0.8, n) if n > 1 else np.zeros(1)
     colors = matplotlib.colormaps["cividis"](levels)
@@ -130,28 +107,9 @@ def make_figure(
     share_y: bool = False,
     height_ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """Make a figure and its axes.
+    """Make a figure (inch) and its panels, row by row; those of a row may have one y axis.
 
-    Parameters
-    ----------
-    width, height : `float`
-        Size (inch).
-    n_rows, n_columns : `int`
-        Number of panels.
-    dpi : `float`
-        Pixels per inch.
-    share_y : `bool`
-        The panels of a row have one y axis.
-    height_ratios : `~collections.abc.Sequence` [`float`], optional
-        Heights of the rows relative to each other.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        The figure; not one of pyplot, which would keep it and may want a
-        display.
-    axes : `list` [`matplotlib.axes.Axes`]
-        The panels, row by row.
+    It is not one of pyplot, which would keep it and may want a display.
     """
     figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
@@ -169,13 +127,7 @@ def make_figure(
 
 
 def style_axes(axes: Axes) -> None:
-    """Set ticks and lines of a panel.
-
-    Parameters
-    ----------
-    axes : `matplotlib.axes.Axes`
-        The panel.
-    """
+    """Set ticks and lines of a panel."""
     axes.tick_params(which="both", direction="in", top=True, right=True, labelsize=TICK_SIZE, width=0.7)
     axes.tick_params(which="major", length=4.0)
     axes.tick_params(which="minor", length=2.0)
@@ -187,15 +139,7 @@ def style_axes(axes: Axes) -> None:
 
 
 def add_legend(axes: Axes, **settings: Any) -> None:
-    """Add a legend if there is anything to name.
-
-    Parameters
-    ----------
-    axes : `matplotlib.axes.Axes`
-        The panel.
-    **settings
-        Passed on to `matplotlib.axes.Axes.legend`.
-    """
+    """Add a legend with some settings of matplotlib, if there is anything to name."""
     if not axes.get_legend_handles_labels()[1]:
         return
     choice = {
@@ -213,17 +157,7 @@ def add_legend(axes: Axes, **settings: Any) -> None:
 def draw_band(
     axes: Axes, x: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], color: str
 ) -> None:
-    """Shade the interval of a curve.
-
-    Parameters
-    ----------
-    axes : `matplotlib.axes.Axes`
-        The panel.
-    x, low, high : `numpy.ndarray`
-        Places and limits, NaN where there are none, (point,).
-    color : `str`
-        Colour of the curve.
-    """
+    """Shade the interval of a curve, (point,), NaN where there is none."""
     axes.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
     # A band has no width at a bin between empty ones.
     filled = np.isfinite(low)
@@ -233,16 +167,25 @@ def draw_band(
         axes.vlines(x[alone], low[alone], high[alone], color=color, alpha=0.5, lw=0.9)
 
 
-def log_counts(axes: Axes, counts: Sequence[NDArray[np.int64]]) -> None:
-    """Set the y axis of numbers, logarithmic unless all are small.
+def draw_curve(
+    axes: Axes, x: NDArray[np.float64], binned: BinnedFraction, style: CurveStyle, label: str
+) -> None:
+    """Draw shares in bins, at places x, with their intervals."""
+    draw_band(axes, x, binned.low, binned.high, style.color)
+    axes.plot(
+        x,
+        binned.fraction,
+        color=style.color,
+        ls=style.line,
+        lw=LINE_WIDTH,
+        marker=style.marker,
+        ms=5.5 if style.marker == "*" else 3.2,
+        label=label,
+    )
 
-    Parameters
-    ----------
-    axes : `matplotlib.axes.Axes`
-        The panel.
-    counts : `~collections.abc.Sequence` [`numpy.ndarray`]
-        What is drawn in it.
-    """
+
+def log_counts(axes: Axes, counts: Sequence[NDArray[np.int64]]) -> None:
+    """Set the y axis of numbers that are drawn in it, logarithmic unless all are small."""
     # Few against many can only be seen in the logarithm.
     if max((int(count.max(initial=0)) for count in counts), default=0) <= 20:
         axes.set_ylim(bottom=0.0)
@@ -254,29 +197,7 @@ def log_counts(axes: Axes, counts: Sequence[NDArray[np.int64]]) -> None:
 
 
 def add_minor_ticks(axes: Axes) -> None:
-    """Add minor ticks to the linear axes of a panel.
-
-    Parameters
-    ----------
-    axes : `matplotlib.axes.Axes`
-        The panel.
-    """
+    """Add minor ticks to the linear axes of a panel."""
     for one, scale in ((axes.xaxis, axes.get_xscale()), (axes.yaxis, axes.get_yscale())):
         if scale == "linear":
             one.set_minor_locator(AutoMinorLocator())
-
-
-def marker_size(marker: str) -> float:
-    """Choose the size of a marker, so that all look alike.
-
-    Parameters
-    ----------
-    marker : `str`
-        Marker of matplotlib.
-
-    Returns
-    -------
-    size : `float`
-        In points.
-    """
-    return 5.5 if marker == "*" else 3.2

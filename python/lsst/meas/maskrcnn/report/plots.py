@@ -24,7 +24,7 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import AutoMinorLocator, FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
-from ..metrics.binned import BinnedFraction, BinnedStatistics, Fraction, fraction
+from ..metrics.binned import BinnedStatistics, Fraction, divide, fraction
 from ..metrics.binned_figures import BinnedShares
 from ..metrics.blends import BLEND_KINDS
 from ..metrics.classification import RocCurve
@@ -40,11 +40,10 @@ from .plot_style import (
     add_legend,
     add_minor_ticks,
     curve_style,
-    draw_band,
+    draw_curve,
     family_styles,
     log_counts,
     make_figure,
-    marker_size,
     style_axes,
 )
 
@@ -69,20 +68,7 @@ _MEASURE_LABELS = {
 
 
 def column_label(column: str, band: str = "") -> str:
-    """Name a column of the match table on an axis.
-
-    Parameters
-    ----------
-    column : `str`
-        The column.
-    band : `str`
-        Band of the magnitudes.
-
-    Returns
-    -------
-    label : `str`
-        Its name and unit.
-    """
+    """Name a column of the match table on an axis, with its unit and the band of magnitudes."""
     label = _COLUMN_LABELS[column]
     return label.replace("magnitude", f"{band} magnitude") if band else label
 
@@ -131,18 +117,7 @@ class ResidualPanel:
 
 
 def plot_precision_recall(curves: Sequence[PrecisionRecallCurve]) -> Figure:
-    """Draw families of precision-recall curves, a panel for each class.
-
-    Parameters
-    ----------
-    curves : `~collections.abc.Sequence` [`PrecisionRecallCurve`]
-        The curves.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        The figure; the average precisions are in the legends.
-    """
+    """Draw families of precision-recall curves, a panel for each class; the AP are in the legends."""
     names = list(dict.fromkeys(curve.name for curve in curves)) or [""]
     width = SINGLE_COLUMN if len(names) == 1 else DOUBLE_COLUMN
     # The lines of the legend stand below the axes, where curves do not run.
@@ -184,22 +159,7 @@ def plot_precision_recall(curves: Sequence[PrecisionRecallCurve]) -> Figure:
 
 
 def plot_shares(families: Sequence[BinnedShares], *, band: str = "", y_label: str | None = None) -> Figure:
-    """Draw completeness, purity or other shares.
-
-    Parameters
-    ----------
-    families : `~collections.abc.Sequence` [`BinnedShares`]
-        The curves of each panel, row by row.
-    band : `str`
-        Band of the magnitudes.
-    y_label : `str`, optional
-        Name of the y axes; by default what is measured.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        The figure, with up to three panels beside each other.
-    """
+    """Draw completeness, purity or other shares, with up to three panels beside each other."""
     n = max(len(families), 1)
     n_columns = n if n <= 3 else (2 if n == 4 else 3)
     width = SINGLE_COLUMN if n_columns == 1 else DOUBLE_COLUMN
@@ -209,7 +169,7 @@ def plot_shares(families: Sequence[BinnedShares], *, band: str = "", y_label: st
         axis.set_visible(False)
     for number, (axis, family) in enumerate(zip(axes, families)):
         for index, (name, curve) in enumerate(family.curves.items()):
-            _draw_fraction(axis, curve, name, index)
+            draw_curve(axis, curve.center, curve, curve_style(name, index), name)
             _mark_limit(axis, family, name, index)
         if family.column in ("snr", "neighbor_distance"):
             axis.set_xscale("log")
@@ -240,22 +200,10 @@ def plot_shares(families: Sequence[BinnedShares], *, band: str = "", y_label: st
 
 
 def plot_confusion(counts: NDArray[np.int64], shares: BinnedShares | None, *, band: str = "") -> Figure:
-    """Draw the confusion of stars and galaxies, overall and by magnitude.
+    """Draw the confusion of stars and galaxies, overall and by magnitude in a band.
 
-    Parameters
-    ----------
-    counts : `numpy.ndarray`
-        Matched sources by true class (row) and class given (column), (2, 2).
-    shares : `BinnedShares` or `None`
-        Share of each true class that was classed as such.
-    band : `str`
-        Band of the magnitudes.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        Left the matrix, with shares of each true class and counts; right the
-        shares by magnitude.
+    ``counts`` are matched sources by true class (row) and class given (column), and
+    ``shares`` those of each true class that were classed as such.
     """
     figure = Figure(figsize=(DOUBLE_COLUMN, 2.9), dpi=200.0, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
@@ -264,8 +212,7 @@ def plot_confusion(counts: NDArray[np.int64], shares: BinnedShares | None, *, ba
     lower = figure.add_subplot(grid[1, 1], sharex=right)
     for axis in (left, right, lower):
         style_axes(axis)
-    total = counts.sum(axis=1, keepdims=True)
-    share = np.divide(counts, total, out=np.full((2, 2), np.nan), where=total > 0)
+    share = divide(counts, counts.sum(axis=1, keepdims=True))
     left.imshow(np.nan_to_num(share), cmap="Blues", vmin=0.0, vmax=1.25, aspect="equal")
     for i in range(2):
         for j in range(2):
@@ -291,8 +238,8 @@ def plot_confusion(counts: NDArray[np.int64], shares: BinnedShares | None, *, ba
         )
     curves = {} if shares is None else shares.curves
     for index, (name, curve) in enumerate(curves.items()):
-        _draw_fraction(right, curve, f"{name} classed as {name}", index, style_name=name)
         style = curve_style(name, index)
+        draw_curve(right, curve.center, curve, style, f"{name} classed as {name}")
         lower.stairs(curve.total, curve.edges, color=style.color, ls=style.line, lw=LINE_WIDTH)
     right.set_ylim(-0.03, 1.05)
     right.tick_params(labelbottom=False)
@@ -306,18 +253,7 @@ def plot_confusion(counts: NDArray[np.int64], shares: BinnedShares | None, *, ba
 
 
 def plot_roc(curves: Mapping[str, RocCurve]) -> Figure:
-    """Draw receiver operating characteristics.
-
-    Parameters
-    ----------
-    curves : `~collections.abc.Mapping` [`str`, `RocCurve`]
-        The curves by name, such as the range of magnitudes.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        The figure; the areas are in the legend.
-    """
+    """Draw receiver operating characteristics by name, with the areas in the legend."""
     figure, (axis,) = make_figure(SINGLE_COLUMN, 0.95 * SINGLE_COLUMN)
     axis.plot([0.0, 1.0], [0.0, 1.0], color="0.6", lw=0.7, ls=":")
     for index, (name, curve) in enumerate(curves.items()):
@@ -348,20 +284,9 @@ def plot_residuals(
 ) -> Figure:
     """Draw residuals of sources with their median and scatter in bins.
 
-    Parameters
-    ----------
-    panels : `~collections.abc.Sequence` [`ResidualPanel`]
-        The panels, beside each other with one y axis.
-    x_label, y_label : `str`
-        Names of the axes, with units.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        Up to 300 sources a panel as points, more as shading; the medians with
-        the scatter as bars and the error of the median as a band. The y axis
-        holds the scatter of each bin and nine tenths of the sources; a panel
-        says how many are beyond it.
+    Up to 300 sources a panel are points, more are shading. Bars are the scatter, and
+    a band is the error of the median. The y axis holds the scatter of each bin and
+    nine tenths of the sources; a panel says how many are beyond it.
     """
     n = max(len(panels), 1)
     width = SINGLE_COLUMN if n == 1 else DOUBLE_COLUMN
@@ -411,19 +336,7 @@ def plot_residuals(
 
 
 def plot_blends(shares: Mapping[str, Mapping[str, Fraction]]) -> Figure:
-    """Draw how blends ended, as bars.
-
-    Parameters
-    ----------
-    shares : `~collections.abc.Mapping`
-        Share of the groups of two true sources or more that ended in each of
-        `BLEND_KINDS`, by the name of the run.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        A bar for each run and kind.
-    """
+    """Draw how blends ended, as bars: their shares of each of `BLEND_KINDS`, by the name of the run."""
     figure, (axis,) = make_figure(SINGLE_COLUMN, 2.5)
     hatches = ("", "////", "....", "xxxx", "\\\\\\\\")
     place = np.arange(len(BLEND_KINDS))
@@ -452,23 +365,6 @@ def plot_blends(shares: Mapping[str, Mapping[str, Fraction]]) -> Figure:
     axis.yaxis.set_minor_locator(AutoMinorLocator())
     add_legend(axis, loc="upper right")
     return figure
-
-
-def _draw_fraction(
-    axis: Axes, curve: BinnedFraction, name: str, index: int, style_name: str | None = None
-) -> None:
-    style = curve_style(style_name or name, index)
-    draw_band(axis, curve.center, curve.low, curve.high, style.color)
-    axis.plot(
-        curve.center,
-        curve.fraction,
-        color=style.color,
-        ls=style.line,
-        lw=LINE_WIDTH,
-        marker=style.marker,
-        ms=marker_size(style.marker),
-        label=name,
-    )
 
 
 def _mark_limit(axis: Axes, family: BinnedShares, name: str, index: int) -> None:

@@ -58,15 +58,7 @@ Cell = str | int | float | Value
 
 @dataclass(frozen=True)
 class Paragraph:
-    """A paragraph of text.
-
-    Parameters
-    ----------
-    text : `str`
-        The text.
-    warning : `bool`
-        Make it stand out.
-    """
+    """A paragraph of text, which stands out if it is a warning."""
 
     text: str
     warning: bool = False
@@ -74,21 +66,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Table:
-    """A table, of which each column sorts.
-
-    Parameters
-    ----------
-    caption : `str`
-        Its title.
-    columns : `~collections.abc.Sequence` [`str`]
-        Names of the columns.
-    rows : `~collections.abc.Sequence`
-        Rows of as many cells: text, numbers or `Value`.
-    note : `str`
-        What the table's figures are, below it.
-    tall : `bool`
-        Show some fifteen rows at a time.
-    """
+    """A table of which each column sorts, with a note below; a tall one shows some fifteen rows at a time."""
 
     caption: str
     columns: Sequence[str]
@@ -99,15 +77,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Plots:
-    """Figures beside each other, as many as the window has room for.
-
-    Parameters
-    ----------
-    figures : `~collections.abc.Sequence`
-        Figures, each with a description for those who do not see it.
-    caption : `str`
-        What is seen.
-    """
+    """Figures beside each other, each with a description for those who do not see it."""
 
     figures: Sequence[tuple[Figure, str]]
     caption: str = ""
@@ -115,28 +85,14 @@ class Plots:
 
 @dataclass(frozen=True)
 class Card:
-    """Names and what they stand for.
-
-    Parameters
-    ----------
-    entries : `~collections.abc.Sequence` [`tuple` [`str`, `str`]]
-        The pairs.
-    """
+    """Names and what they stand for."""
 
     entries: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True)
 class Details:
-    """Long text that is folded until it is asked for.
-
-    Parameters
-    ----------
-    summary : `str`
-        What it is.
-    text : `str`
-        The text; its lines are kept.
-    """
+    """Long text that is folded until it is asked for; its lines are kept."""
 
     summary: str
     text: str
@@ -144,17 +100,7 @@ class Details:
 
 @dataclass(frozen=True)
 class GalleryItem:
-    """A picture with outlines.
-
-    Parameters
-    ----------
-    title : `str`
-        What it is called.
-    details : `str`
-        What was found, in a line or two.
-    entry : `GalleryEntry`
-        The pictures and outlines.
-    """
+    """A picture with outlines, a title, and what was found in a line or two."""
 
     title: str
     details: str
@@ -163,16 +109,9 @@ class GalleryItem:
 
 @dataclass(frozen=True)
 class Gallery:
-    """Pictures on which outlines are switched on and off.
+    """Titles with their pictures, on which outlines are switched on and off.
 
-    Parameters
-    ----------
-    groups : `~collections.abc.Sequence`
-        Titles with their pictures.
-    residual_range : `float`
-        Residual at the ends of the colour scale.
-    note : `str`
-        What the pictures are.
+    ``residual_range`` is the residual at the ends of the colour scale.
     """
 
     groups: Sequence[tuple[str, Sequence[GalleryItem]]]
@@ -185,17 +124,7 @@ Part = Paragraph | Table | Plots | Card | Details | Gallery
 
 @dataclass(frozen=True)
 class Headline:
-    """A figure at the top of the page.
-
-    Parameters
-    ----------
-    label : `str`
-        What it is.
-    value : `Value`
-        The figure.
-    note : `str`
-        Written below it.
-    """
+    """A figure at the top of the page, with a note below it."""
 
     label: str
     value: Value
@@ -204,17 +133,7 @@ class Headline:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page with a title.
-
-    Parameters
-    ----------
-    name : `str`
-        Its address in the page: letters, digits and hyphens.
-    title : `str`
-        Its title.
-    parts : `~collections.abc.Sequence`
-        What is in it.
-    """
+    """A part of the page with a title; its name is its address: letters, digits and hyphens."""
 
     name: str
     title: str
@@ -223,21 +142,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Page:
-    """All that is on the page.
-
-    Parameters
-    ----------
-    title : `str`
-        Title.
-    subtitle : `str`
-        Below it.
-    headlines : `~collections.abc.Sequence` [`Headline`]
-        Figures at the top.
-    sections : `~collections.abc.Sequence` [`Section`]
-        The sections; those without parts are left out.
-    footer : `str`
-        At the bottom.
-    """
+    """All that is on the page; sections without parts are left out."""
 
     title: str
     subtitle: str = ""

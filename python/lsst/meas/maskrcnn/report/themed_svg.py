@@ -95,21 +95,7 @@ class ThemedSvg:
         self._number = 0
 
     def element(self, figure: Figure, description: str) -> str:
-        """Make an element of a figure.
-
-        Parameters
-        ----------
-        figure : `matplotlib.figure.Figure`
-            The figure.
-        description : `str`
-            What is to be seen, for those who do not see it.
-
-        Returns
-        -------
-        svg : `str`
-            An ``svg`` element, to be put into a page as it is; letters are
-            letters, not shapes.
-        """
+        """Make an ``svg`` element, whose letters are letters, of a figure and its description in words."""
         self._number += 1
         buffer = io.StringIO()
         # Without these the file is the same whenever and wherever it is made.
@@ -134,18 +120,7 @@ class ThemedSvg:
         )
 
     def styles(self, dark: bool) -> str:
-        """Give the colours of all figures so far.
-
-        Parameters
-        ----------
-        dark : `bool`
-            For a dark ground.
-
-        Returns
-        -------
-        declarations : `str`
-            Declarations of CSS variables.
-        """
+        """Return the declarations of CSS variables for the colours of all figures so far."""
         return "".join(
             f"--p-{color[1:]}:{dark_color(color) if dark else color};" for color in sorted(self._colors)
         )

@@ -24,19 +24,10 @@ _FEW = 60
 
 
 def history_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """Make a table of the rows of a history.
+    """Make a table of the rows of a history, as `~lsst.meas.maskrcnn.train.loop.TrainResult` has them.
 
-    Parameters
-    ----------
-    rows : `~collections.abc.Sequence` [`~collections.abc.Mapping`]
-        Rows as
-        `~lsst.meas.maskrcnn.train.loop.TrainResult` has them.
-
-    Returns
-    -------
-    table : `astropy.table.Table`
-        With ``step``, ``epoch`` and ``stage`` first; NaN where a row has no
-        such value. Times are in seconds.
+    ``step``, ``epoch`` and ``stage`` come first; NaN where a row has no such value.
+    Times are in seconds.
     """
     names = list(dict.fromkeys(name for row in rows for name in row if name != "kind"))
     table = Table()
