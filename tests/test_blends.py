@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lsst.meas.maskrcnn.metrics.blends import (
+    blended_truths,
     classify_groups,
     friends_of_friends,
     group_boxes,
@@ -170,3 +171,19 @@ def test_boxes():
 def test_quality(groups):
     quality = group_quality(groups, MATCH, [0.9, 0.8, 0.6, 0.7, 0.5, 0, 0, 0, 0])
     np.testing.assert_allclose(quality, [0.9, 0.7, 0.7 / 1.5, 0.5 / 2.0, 0.0, 0.0, 0.0])
+
+
+@pytest.mark.parametrize(
+    ("distance", "flux", "snr", "blended"),
+    [
+        (3.9, (9.0, 1.1), (90.0, 11.0), True),
+        (4.1, (9.0, 1.1), (90.0, 11.0), False),
+        (3.9, (9.0, 0.9), (90.0, 9.0), False),
+        (3.9, (9.0, 1.1), (40.0, 4.9), False),
+    ],
+)
+def test_truths_that_blend_are_near_and_alike(distance, flux, snr, blended):
+    x, y = [0.0, distance, 30.0], [5.0, 5.0, 5.0]
+    found = blended_truths(x, y, [*flux, 9.0], [*snr, 90.0], fwhm=4.0)
+    assert found.tolist() == [blended, blended, False]
+    assert blended_truths([], [], [], [], fwhm=4.0).tolist() == []

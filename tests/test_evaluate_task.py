@@ -252,6 +252,27 @@ def test_perfect() -> None:
         assert isinstance(getattr(outputs, name), Figure)
 
 
+def test_blends() -> None:
+    """A seventh truth lies within a FWHM of the last: one of six matched sources is a blend."""
+    scene = Scene()
+    y, x, star = scene.places[-1]
+    patch = make_patch(0, perfect(), dataclasses.replace(scene, places=(*scene.places, (y + 3, x, star))))
+    given = [0.1, 0.2, 0.1, 0.3, 0.2, 0.8]
+    for record, p_blend in zip(patch.catalog, given, strict=True):
+        record["maskrcnn_pBlend"] = p_blend
+    outputs = make_task().run(patches=[patch])
+    metrics = outputs.metrics
+    assert metrics.get("clean_share").value == pytest.approx(5 / 6)
+    # The tenth of the largest pBlend is the blend.
+    assert metrics.get("clean_purity").value == 1.0 and metrics.get("clean_purity").n == 5
+    assert metrics.get("blend_roc_area").value == 1.0
+    assert metrics.get("p_blend_brier").value == pytest.approx((0.19 + 0.04) / 6)
+    blended = outputs.matches["blended"][outputs.matches["truth_id"] > 0]
+    assert blended.tolist() == [0.0] * 5 + [1.0] * 2
+    without = make_task().run(patches=[make_patch(0, perfect())]).metrics
+    assert not without.select(name="clean_purity")
+
+
 def test_known_answers() -> None:
     """One of six missed in each patch, one false detection, one class swapped, one moved."""
     found = perfect()[:5]
@@ -404,10 +425,7 @@ def test_gallery() -> None:
     assert without.gallery.entries == []
 
 
-@pytest.mark.parametrize(
-    "found, exposures",
-    [([], True), ([], False), ([(60, 45, False, 0.3)], False)],
-)
+@pytest.mark.parametrize("found, exposures", [([], True), ([], False), ([(60, 45, False, 0.3)], False)])
 def test_nothing_there(found: list, exposures: bool) -> None:
     """No detections, or no truth, or neither: no figure, but no failure."""
     empty = Scene(places=())

@@ -77,10 +77,10 @@ def simulate(preset: str, number: int, seed: int, size: int, bands: Sequence[str
     return simulate_scene(replace(config, population=population), np.random.default_rng([seed, number]))
 
 
-def find(model: MaskRcnnModel, scene: Scene, binnings: tuple[int, ...]) -> Detections:
-    """Find the sources of a scene at some binnings."""
+def scene_image(scene: Scene) -> MultibandImage:
+    """Make an image of a scene."""
     unusable = MASK_BITS["BAD"] | MASK_BITS["CR"] | MASK_BITS["NO_DATA"]
-    image = MultibandImage(
+    return MultibandImage(
         scene.images,
         scene.bands,
         scene.pixel_scale,
@@ -89,10 +89,14 @@ def find(model: MaskRcnnModel, scene: Scene, binnings: tuple[int, ...]) -> Detec
         saturated=(scene.mask & MASK_BITS["SAT"]) != 0,
         psf_fwhm=[psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs],
     )
+
+
+def find(model: MaskRcnnModel, scene: Scene, binnings: tuple[int, ...]) -> Detections:
+    """Find the sources of a scene at some binnings."""
     # Fluxes are not asked for.
     shares = ShareSettings(template="mask", parent_grow=0.0)
     settings = DeblendSettings(detection=DetectionSettings(binnings=binnings), shares=shares)
-    return find_sources(image, model, settings).detections
+    return find_sources(scene_image(scene), model, settings).detections
 
 
 def flux_shares(scene: Scene, truth: int, found: Detections, boxes: np.ndarray) -> np.ndarray:

@@ -50,12 +50,7 @@ def main() -> None:
     measure("lupton, in place", normalize, LuptonSettings(), flux.copy(), variance, overwrite=True)
     measure("lupton, no variance", normalize, LuptonSettings(), flux)
     measure("lupton, local background", normalize, LuptonSettings(background="local"), flux, variance)
-    percentiles = {
-        "stretch": 99.0,
-        "stretch_unit": "percentile",
-        "scale": 99.95,
-        "scale_unit": "percentile",
-    }
+    percentiles = {"stretch": 99.0, "stretch_unit": "percentile", "scale": 99.95, "scale_unit": "percentile"}
     measure("lupton, percentiles", normalize, LuptonSettings(**percentiles), flux, variance)
     measure("z-score, clipped", normalize, ZScoreSettings(), flux)
     measure("z-score, full, asinh before", normalize, ZScoreSettings(statistics="full", asinh="before"), flux)

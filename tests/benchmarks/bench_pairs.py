@@ -27,14 +27,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from pair_experiment import (
-    PairErrors,
-    PairExample,
-    draw_errors,
-    draw_examples,
-    format_table,
-    median_error,
-)
+from pair_experiment import PairErrors, PairExample, draw_errors, draw_examples, format_table, median_error
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
 from lsst.meas.maskrcnn.deblend.detection import detect

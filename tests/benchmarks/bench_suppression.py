@@ -199,9 +199,7 @@ def main() -> None:
 
 
 def report_pairs(
-    joined: dict[str, dict[str, PairOutcomes]],
-    alone: dict[str, list[float]],
-    seconds: dict[str, np.ndarray],
+    joined: dict[str, dict[str, PairOutcomes]], alone: dict[str, list[float]], seconds: dict[str, np.ndarray]
 ) -> None:
     """Print the share of pairs of which both were found, and the price."""
     grid = np.array(SEPARATIONS)

@@ -71,11 +71,7 @@ def main() -> None:
         scenes = list(make_training_set(arguments.scenes or Path(folder), arguments.count, 1, 1))
         spec = NetworkSpec.published(3) if arguments.published else NetworkSpec.light(3, psf_channels=True)
         metadata = ModelMetadata(
-            name="bench",
-            architecture=spec,
-            bands=BANDS,
-            normalization=LuptonSettings(),
-            pixel_scale=0.168,
+            name="bench", architecture=spec, bands=BANDS, normalization=LuptonSettings(), pixel_scale=0.168
         )
 
         def new_source() -> CropSource:

@@ -28,12 +28,7 @@ from lsst.meas.maskrcnn.network.model_file import read_model
 from lsst.meas.maskrcnn.report.plot_style import DOUBLE_COLUMN, make_figure
 
 # The stretch in nJy is that which the noise of hsc-500s sets, so that both start alike.
-FIXED = [
-    "-c",
-    "normalize['lupton'].stretch_unit=nJy",
-    "-c",
-    "normalize['lupton'].scale_unit=nJy",
-]
+FIXED = ["-c", "normalize['lupton'].stretch_unit=nJy", "-c", "normalize['lupton'].scale_unit=nJy"]
 NORMALIZATIONS = {"Lupton, noise": [], "Lupton, nJy": FIXED, "z-score": ["-c", "normalize=zscore"]}
 ORDER = (
     "hsc-500s-noiseless",

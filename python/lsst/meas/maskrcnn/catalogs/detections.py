@@ -102,6 +102,8 @@ class DetectionArrays:
         Scores; 1 where the catalogue has none.
     p_star : `numpy.ndarray`, (N,), float64
         Probabilities of being a star; NaN where the catalogue has none.
+    p_blend : `numpy.ndarray`, (N,), float64
+        Probabilities of being a blend; NaN where the catalogue has none.
     spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
         Masks.
     flux : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
@@ -124,6 +126,7 @@ class DetectionArrays:
     labels: np.ndarray
     score: np.ndarray
     p_star: np.ndarray
+    p_blend: np.ndarray
     spans: SpanMasks
     flux: Mapping[str, np.ndarray]
     footprints: list[Footprint]
@@ -215,6 +218,7 @@ def read_detections(
         labels=labels[keep],
         score=score[keep],
         p_star=_optional(catalog, names, fields.p_star, "maskrcnn_pStar", "p_star", np.nan)[keep],
+        p_blend=_optional(catalog, names, None, "maskrcnn_pBlend", "p_blend", np.nan)[keep],
         spans=SpanMasks.from_masks(masks, origins),
         flux=flux,
         footprints=chosen,
@@ -235,7 +239,7 @@ def no_detections() -> DetectionArrays:
     """
     nothing, number = np.zeros(0), np.zeros(0, dtype=np.int64)
     spans = SpanMasks.from_masks([], np.zeros((0, 2), dtype=np.int64))
-    return DetectionArrays(number, nothing, nothing, number, nothing, nothing, spans, {}, [], True)
+    return DetectionArrays(number, nothing, nothing, number, nothing, nothing, nothing, spans, {}, [], True)
 
 
 def catalog_pixel_scale(catalog: afwTable.SourceCatalog, x: np.ndarray, y: np.ndarray) -> float:

@@ -32,6 +32,7 @@ from ..images.settings import settings
 from ..metrics.blends import (
     BLEND_DTYPE,
     BlendGroups,
+    blended_truths,
     classify_groups,
     friends_of_friends,
     group_boxes,
@@ -291,7 +292,7 @@ def compare_patch(patch: EvaluationPatch, settings: EvaluationSettings, image: i
     truth_outcome, detection_outcome = source_outcomes(groups, counted)
     iou = _matched_iou(pairs, matched)
     table = make_match_table(
-        _truth_columns(patch, truth, ignored, settings.band, bands, detections, matched),
+        _truth_columns(patch, truth, ignored, settings.band, bands, detections, matched, fwhm),
         _detection_columns(patch, detections, not_counted, settings, bands),
         matched,
         iou=iou,
@@ -470,6 +471,7 @@ def _truth_columns(
     bands: tuple[str, ...],
     detections: DetectionArrays,
     matched: np.ndarray,
+    fwhm: float,
 ) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "id": truth.ids,
@@ -482,6 +484,9 @@ def _truth_columns(
     }
     if band in truth.bands:
         columns |= {"mag": truth.mag[band], "snr": truth.snr[band]}
+        if np.isfinite(fwhm):
+            flux_snr = truth.flux[band], truth.snr[band]
+            columns["blended"] = blended_truths(truth.x, truth.y, *flux_snr, fwhm).astype(float)
     flux = {name: truth.flux[name] for name in {band, *bands} if name in truth.bands}
     for name, catalog in patch.truth_flux.items():
         if name in flux:
@@ -535,6 +540,7 @@ def _detection_columns(
         "is_star": found.is_star,
         "score": found.score,
         "p_star": found.p_star,
+        "p_blend": found.p_blend,
         "ignored": ignored,
     }
     flux = dict(found.flux)

@@ -27,6 +27,7 @@ from ..deblend.image import MultibandImage
 from ..deblend.shares import ShareSettings
 from ..images.files import write_atomically
 from ..metrics.calibration import log_loss, reliability, threshold_at_purity
+from ..metrics.classification import roc_curve
 from ..network.any_band import AnyBandNetwork, AnyBandSpec
 from ..network.calibration import Calibration
 from ..network.detections import Detections
@@ -157,15 +158,18 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"{'':15s}{'':>19s} {'':>7s} {'':>9s}   at 0.5 and above:")
     print(
         f"{'':15s}{'calibration error':>19s} {'Brier':>7s} {'log loss':>9s} {'number':>8s} {'purity':>7s} "
-        f"{'completeness':>13s}"
+        f"{'completeness':>13s} {'ROC area':>9s}"
     )
     for name in figures["before"]:
         for when, rows in figures.items():
             row = rows[name]
             print(
                 f"{name:8s}{when:7s}{row['expected_error']:19.4f} {row['brier']:7.4f} {row['log_loss']:9.4f} "
-                f"{row['number']:8d} {row['purity']:7.3f} {row['completeness']:13.3f}"
+                f"{row['number']:8d} {row['purity']:7.3f} {row['completeness']:13.3f} {row['roc_area']:9.3f}"
             )
+    if "p_blend" in figures["after"]:
+        row = figures["after"]["p_blend"]
+        print(f"Single are {row['single']:.3f}, and {row['clean']:.3f} of the 90 % with the lowest P(blend).")
     half = np.interp(0.5, calibration.score.probability, calibration.score.given)
     print(f"A probability of 0.5 is a score of {half:.3f}. Written to {arguments.output}.")
 
@@ -315,9 +319,10 @@ def detector(model: MaskRcnnModel, device: str = "auto") -> Callable[[MultibandI
 
 
 def _figures(cases: CalibrationCases) -> dict[str, dict[str, Any]]:
-    """Errors of probabilities, and what has one of at least 0.5.
+    """Errors of probabilities, what has one of at least 0.5, and the area under the ROC curve.
 
-    Completeness is that among the cases, not that on the sky.
+    Completeness is that among the cases, not that on the sky. Of blends, also the share
+    that is single, of all and of the 90 % with the lowest probability.
     """
     figures = {}
     quantities = {"score": cases.scores(), "p_star": cases.classes(), "p_blend": cases.blends()}
@@ -333,5 +338,12 @@ def _figures(cases: CalibrationCases) -> dict[str, dict[str, Any]]:
             "number": int(kept.sum()),
             "purity": round(float(true[kept].mean()) if kept.any() else math.nan, 5),
             "completeness": round(float(kept[true].mean()), 5),
+            "roc_area": round(roc_curve(given, true).area, 5),
         }
+        if name == "p_blend":
+            clean = ~true[given <= np.quantile(given, 0.9)]
+            figures[name] |= {
+                "single": round(float((~true).mean()), 5),
+                "clean": round(float(clean.mean()), 5),
+            }
     return figures

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from ..images.classes import IS_STAR
 from .average_precision import AveragePrecision
 from .binned import BinnedFraction, BinnedStatistics, binned_statistics, even_edges, log_edges
-from .calibration import Reliability, p_star_reliability, score_reliability
-from .classification import binned_class_completeness
+from .calibration import Reliability, p_star_reliability, reliability, score_reliability
+from .classification import binned_class_completeness, blend_cases
 from .completeness import CompletenessLimit, binned_completeness, binned_purity, completeness_limit
 from .match_table import detection_rows, matched_rows, truth_rows
 from .residuals import flux_residual
@@ -196,7 +196,7 @@ def binned_residual(
 def reliability_curves(
     table: Table, classes: Sequence[str], *, min_score: float | None = None
 ) -> dict[str, Reliability]:
-    """Compute how often scores and ``p_star`` came true.
+    """Compute how often scores, ``p_star`` and ``p_blend`` came true.
 
     Parameters
     ----------
@@ -206,13 +206,13 @@ def reliability_curves(
         Names of the classes that are separated. With several, a detection is
         true only if its class is right too.
     min_score : `float`, optional
-        Only detections of at least this score, for ``p_star``.
+        Only detections of at least this score, but for scores.
 
     Returns
     -------
     curves : `dict` [`str`, `Reliability`]
-        ``score/<class>`` where scores are probabilities, and ``p_star`` where
-        it is known.
+        ``score/<class>`` where scores are probabilities, and ``p_star`` and
+        ``p_blend`` where they are known.
     """
     curves: dict[str, Reliability] = {}
     scores = table["score"][detection_rows(table)]
@@ -221,6 +221,9 @@ def reliability_curves(
             curves[f"score/{name}"] = score_reliability(table, IS_STAR[name], same_class=len(classes) > 1)
     if len(classes) > 1 and np.isfinite(table["p_star"][matched_rows(table, min_score=min_score)]).any():
         curves["p_star"] = p_star_reliability(table, min_score=min_score)
+    rows, _ = blend_cases(table, min_score=min_score)
+    if rows.any():
+        curves["p_blend"] = reliability(table["p_blend"][rows], table["blended"][rows] == 1)
     return curves
 
 
@@ -261,8 +264,8 @@ def binned_tables(
         for name in classes:
             binned = binned_residual(table, residual, IS_STAR[name], min_score=min_score)
             add(f"flux_residual/{column}/{name}", binned.columns())
-    for name, reliability in reliability_curves(table, classes, min_score=min_score).items():
-        columns = {"mean_probability": reliability.mean_probability, **reliability.bins.columns()}
+    for name, result in reliability_curves(table, classes, min_score=min_score).items():
+        columns = {"mean_probability": result.mean_probability, **result.bins.columns()}
         add(f"calibration/{name}", columns)
     return tables
 

@@ -29,6 +29,7 @@ __all__ = [
     "GROUP_KINDS",
     "BlendCutout",
     "BlendGroups",
+    "blended_truths",
     "classify_groups",
     "friends_of_friends",
     "group_boxes",
@@ -48,6 +49,45 @@ BLEND_DTYPE = np.dtype(
     [("image", "i8"), ("kind", "U12"), ("n_truth", "i8"), ("n_detection", "i8"), ("quality", "f8")]
 )
 """One row per group of truths and detections of several images."""
+
+
+_BLEND_SHARE, _BLEND_SNR = 0.1, 5.0
+"""Share of the flux of two sources that each must have, and S/N, to blend with the other."""
+
+
+def blended_truths(
+    x: ArrayLike, y: ArrayLike, flux: ArrayLike, snr: ArrayLike, fwhm: float
+) -> NDArray[np.bool_]:
+    """Find the true sources that are within one FWHM of another that counts.
+
+    Parameters
+    ----------
+    x, y : array_like
+        Positions, px, (truth,).
+    flux, snr : array_like
+        Flux and signal to noise ratio, (truth,). Both of two sources must have a
+        tenth of their flux and a S/N of 5.
+    fwhm : `float`
+        Of the PSF, px.
+
+    Returns
+    -------
+    blended : `numpy.ndarray`
+        What ``maskrcnn_pBlend`` is the probability of, bool, (truth,).
+
+    Examples
+    --------
+    >>> blended_truths([0.0, 3.0, 9.0], [0.0, 0.0, 0.0], [9.0, 2.0, 9.0], [90, 20, 90], fwhm=4.0).tolist()
+    [True, True, False]
+    """
+    places = np.stack([np.asarray(x, dtype=float), np.asarray(y, dtype=float)], axis=1)
+    light, bright = np.asarray(flux, dtype=float), np.asarray(snr, dtype=float) >= _BLEND_SNR
+    blended = np.zeros(len(places), bool)
+    one, other = scipy.spatial.cKDTree(places).query_pairs(fwhm, output_type="ndarray").T
+    least = np.minimum(light[one], light[other]) >= _BLEND_SHARE * (light[one] + light[other])
+    both = least & bright[one] & bright[other]
+    blended[one[both]] = blended[other[both]] = True
+    return blended
 
 
 @dataclass(frozen=True)

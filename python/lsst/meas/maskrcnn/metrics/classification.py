@@ -15,7 +15,14 @@ from numpy.typing import ArrayLike, NDArray
 from .binned import BinnedFraction, binned_fraction
 from .match_table import MatchTable, matched_rows
 
-__all__ = ["RocCurve", "binned_class_completeness", "confusion_matrix", "magnitude_rocs", "roc_curve"]
+__all__ = [
+    "RocCurve",
+    "binned_class_completeness",
+    "blend_cases",
+    "confusion_matrix",
+    "magnitude_rocs",
+    "roc_curve",
+]
 
 # Matched sources from which on the curve is drawn for three ranges of magnitude too.
 _FEWEST_FOR_THIRDS = 30
@@ -148,6 +155,32 @@ def roc_curve(p_star: ArrayLike, is_star: ArrayLike) -> RocCurve:
         area = float((ranks[star].mean() - 0.5 * (n_star + 1)) / n_galaxy)
     threshold = np.append(np.inf, sorted_p[last])
     return RocCurve(false_positive, true_positive, threshold, area, n_star, n_galaxy)
+
+
+def blend_cases(
+    table: MatchTable, *, kept: float = 0.9, min_score: float | None = None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Find the matched sources of which ``p_blend`` can be judged, and the clean ones.
+
+    Parameters
+    ----------
+    table : `MatchTable`
+        The match table.
+    kept : `float`
+        Share of the sources that is called clean, those of the lowest ``p_blend``.
+    min_score : `float`, optional
+        Only detections of at least this score.
+
+    Returns
+    -------
+    rows, clean : `numpy.ndarray`
+        Whether each row of the table is such a source, and a clean one, bool,
+        (row,).
+    """
+    p_blend = np.asarray(table["p_blend"], dtype=float)
+    rows = matched_rows(table, min_score=min_score) & np.isfinite(p_blend) & np.isfinite(table["blended"])
+    limit = np.quantile(p_blend[rows], kept) if rows.any() else np.nan
+    return rows, rows & (p_blend <= limit)
 
 
 def magnitude_rocs(table: MatchTable, *, min_score: float | None = None) -> dict[str, RocCurve]:

@@ -22,6 +22,8 @@ it: completeness and purity, classes, residuals, calibration. Its columns are
   ``separation_arcsec``: its length (px, arcsec);
 - ``blendedness``: 1 - sum m^2 / sum B m of the truth;
 - ``neighbor_distance``: from the truth to the nearest other (arcsec);
+- ``p_blend``: probability of the detection that it is a blend; ``blended``: whether
+  its truth is one, see `blends.blended_truths`; 1, 0 or NaN where it is not known;
 - ``ignored``: neither hit nor miss: the truth is too faint, too small or
   masked, or the detection lies on such a one;
 - ``outcome``: one of `OUTCOMES`.
@@ -59,6 +61,7 @@ _COLUMNS: tuple[tuple[str, str], ...] = (
     ("detected_is_star", "?"),
     ("score", "f8"),
     ("p_star", "f8"),
+    ("p_blend", "f8"),
     ("mag", "f8"),
     ("mag_detected", "f8"),
     ("snr", "f8"),
@@ -70,12 +73,13 @@ _COLUMNS: tuple[tuple[str, str], ...] = (
     ("separation_arcsec", "f8"),
     ("blendedness", "f8"),
     ("neighbor_distance", "f8"),
+    ("blended", "f8"),
     ("ignored", "?"),
     ("outcome", "U12"),
 )
 
 # Quantities of the truth that may be unknown.
-_OPTIONAL = ("mag", "snr", "blendedness", "neighbor_distance")
+_OPTIONAL = ("mag", "snr", "blendedness", "neighbor_distance", "blended")
 
 
 def make_match_table(
@@ -97,8 +101,8 @@ def make_match_table(
     truth, detections : `~collections.abc.Mapping` [`str`, array_like]
         Columns ``id``, ``x``, ``y``, ``is_star`` and, of the detections,
         ``score``; where known ``flux``, ``flux_<band>`` and ``ignored``, of
-        the truth ``mag``, ``snr``, ``blendedness`` and
-        ``neighbor_distance``, of the detections ``p_star``.
+        the truth ``mag``, ``snr``, ``blendedness``, ``neighbor_distance``
+        and ``blended``, of the detections ``p_star`` and ``p_blend``.
     match : array_like
         Index of the truth of each detection, or -1, (detection,).
     iou : array_like, optional
@@ -299,8 +303,9 @@ def _fill_sources(
             table[name][of_truth] = truth[name]
     table["detection_id"][row], table["detected_is_star"][row] = detections["id"], detections["is_star"]
     table["score"][row] = detections["score"]
-    if "p_star" in detections:
-        table["p_star"][row] = detections["p_star"]
+    for name in ("p_star", "p_blend"):
+        if name in detections:
+            table[name][row] = detections[name]
     for suffix in ("", *(f"_{band}" for band in bands)):
         if f"flux{suffix}" in truth:
             table[f"flux_truth{suffix}"][of_truth] = truth[f"flux{suffix}"]

@@ -32,7 +32,7 @@ from .binned import even_edges, robust_statistics
 from .blends import BLEND_KINDS, GROUP_KINDS
 from .bootstrap import BootstrapResult, ImageStatistic, bootstrap, combine, ratio_statistic
 from .calibration import reliability
-from .classification import roc_curve
+from .classification import blend_cases, roc_curve
 from .completeness import binned_completeness, completeness_limit, last_crossing
 from .evaluation_metrics import CLASS_LABELS, MetricValue
 from .match_table import detection_rows, matched_rows, truth_rows
@@ -344,6 +344,7 @@ class MatchedSources:
         if len(self.classes) > 1:
             yield from self._class_figures()
         yield from self._losses()
+        yield from self._blend_figures()
         for name in self.classes:
             yield from self._residuals(name)
         yield from self._calibration()
@@ -400,10 +401,22 @@ class MatchedSources:
                 yield self._share(what, right & total, total, object_class=name)
         known = rows & np.isfinite(table["p_star"])
         if known.any():
-            p_star, is_star = table["p_star"][known], truth[known]
-            figure = MetricValue(name="roc_area", value=roc_curve(p_star, is_star).area, n=int(known.sum()))
-            statistic = roc_area_statistic(self.names, table["image"][known], p_star, is_star)
-            yield FigureGroup("area under the ROC curve", (figure,), statistic)
+            yield self._roc_area("roc_area", known, table["p_star"], truth)
+
+    def _blend_figures(self) -> Iterator[FigureGroup]:
+        table = self.table
+        rows, clean = blend_cases(table, min_score=self.score_threshold)
+        if rows.any():
+            blended = table["blended"] == 1
+            yield self._share("clean_purity", clean & ~blended, clean)
+            yield self._share("clean_share", rows & ~blended, rows)
+            yield self._roc_area("blend_roc_area", rows, table["p_blend"], blended)
+
+    def _roc_area(self, name: str, rows: BoolArray, given: FloatArray, true: BoolArray) -> FigureGroup:
+        given, true = given[rows], true[rows]
+        figure = MetricValue(name=name, value=roc_curve(given, true).area, n=int(rows.sum()))
+        statistic = roc_area_statistic(self.names, self.table["image"][rows], given, true)
+        return FigureGroup("area under the ROC curve", (figure,), statistic)
 
     def _losses(self) -> Iterator[FigureGroup]:
         truths = truth_rows(self.table)
@@ -465,6 +478,8 @@ class MatchedSources:
         if len(self.classes) > 1:
             rows = matched_rows(table, min_score=self.score_threshold) & np.isfinite(table["p_star"])
             parts.append(("p_star", table["p_star"], table["truth_is_star"], rows))
+        rows, _ = blend_cases(table, min_score=self.score_threshold)
+        parts.append(("p_blend", table["p_blend"], table["blended"] == 1, rows))
         for what, column, outcome, rows in parts:
             given, outcome = column[rows], outcome[rows]
             # The score of another detector need not be a probability.

@@ -24,7 +24,7 @@ from ..metrics.binned_figures import (
     residual_bins,
 )
 from ..metrics.blends import BLEND_KINDS
-from ..metrics.classification import confusion_matrix, magnitude_rocs
+from ..metrics.classification import blend_cases, confusion_matrix, magnitude_rocs, roc_curve
 from ..metrics.evaluation_metrics import EvaluationMetrics
 from ..metrics.match_table import matched_rows
 from ..metrics.residuals import flux_residual
@@ -104,6 +104,13 @@ class EvaluationFigures:
         """Draw the receiver operating characteristic of ``p_star``."""
         return plot_roc(magnitude_rocs(self.table, min_score=self.min_score))
 
+    def blend_roc(self) -> Figure:
+        """Draw the receiver operating characteristic of ``p_blend``."""
+        rows, _ = blend_cases(self.table, min_score=self.min_score)
+        curve = roc_curve(self.table["p_blend"][rows], self.table["blended"][rows] == 1)
+        labels = "Single sources called blends (share)", "Blends called blends (share)"
+        return plot_roc({"all": curve}, labels=labels)
+
     def flux_residual(self, names: Sequence[str]) -> Figure:
         """Draw the residuals of fluxes, a panel for each class."""
         residual = flux_residual(self.table["flux_detected"], self.table["flux_truth"])
@@ -130,12 +137,12 @@ class EvaluationFigures:
         return plot_residuals(panels, x_label=self.residual_label, y_label=label)
 
     def calibration(self, of: str = "score") -> Figure:
-        """Draw how often scores, with a curve for each class, or ``p_star`` came true."""
+        """Draw how often scores, with a curve for each class, ``p_star`` or ``p_blend`` came true."""
         curves = reliability_curves(self.table, self.classes, min_score=self.min_score)
-        if of == "p_star":
-            label = "Share of matched sources that are stars"
-            shown = {"pStar": curves["p_star"]} if "p_star" in curves else {}
-            return plot_calibration(shown, x_label="pStar", y_label=label)
+        if of != "score":
+            name, kind = {"p_star": ("pStar", "stars"), "p_blend": ("pBlend", "blends")}[of]
+            shown = {name: curves[of]} if of in curves else {}
+            return plot_calibration(shown, x_label=name, y_label=f"Share of matched sources that are {kind}")
         # With classes, a detection counts as true only if its class is right too.
         label = (
             "Share true, class right too" if len(self.classes) > 1 else "Share of detections that are true"

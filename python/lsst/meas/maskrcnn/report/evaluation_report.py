@@ -357,7 +357,7 @@ def _class_parts(draw: EvaluationFigures) -> list[Part]:
 
 
 def _calibration_parts(draw: EvaluationFigures) -> list[Part]:
-    names = ("score_ece", "score_brier", "p_star_ece", "p_star_brier")
+    names = tuple(f"{of}_{what}" for of in ("score", "p_star", "p_blend") for what in ("ece", "brier"))
     parts = _value_table(draw.metrics, "Calibration", lambda value: value.name in names)
     curves = reliability_curves(draw.table, draw.classes, min_score=draw.min_score)
     figures = []
@@ -368,6 +368,12 @@ def _calibration_parts(draw: EvaluationFigures) -> list[Part]:
     if "p_star" in curves:
         about = "Share of matched sources that are stars against pStar."
         figures.append((draw.calibration("p_star"), about))
+    if "p_blend" in curves:
+        names = ("clean_share", "clean_purity", "blend_roc_area")
+        parts += _value_table(draw.metrics, "Blends among matched sources", lambda value: value.name in names)
+        figures.append((draw.blend_roc(), "Receiver operating characteristic of pBlend."))
+        about = "Share of matched sources within one FWHM of another against pBlend."
+        figures.append((draw.calibration("p_blend"), about))
     if figures:
         parts.append(
             Plots(figures, "Reliability with 68 % intervals; ECE is the expected calibration error.")

@@ -252,7 +252,11 @@ def plot_confusion(counts: NDArray[np.int64], shares: BinnedShares | None, *, ba
     return figure
 
 
-def plot_roc(curves: Mapping[str, RocCurve]) -> Figure:
+def plot_roc(
+    curves: Mapping[str, RocCurve],
+    *,
+    labels: tuple[str, str] = ("Galaxies classed as star (share)", "Stars classed as star (share)"),
+) -> Figure:
     """Draw receiver operating characteristics by name, with the areas in the legend."""
     figure, (axis,) = make_figure(SINGLE_COLUMN, 0.95 * SINGLE_COLUMN)
     axis.plot([0.0, 1.0], [0.0, 1.0], color="0.6", lw=0.7, ls=":")
@@ -269,8 +273,8 @@ def plot_roc(curves: Mapping[str, RocCurve]) -> Figure:
         )
     axis.set_xlim(-0.02, 1.0)
     axis.set_ylim(0.0, 1.02)
-    axis.set_xlabel("Galaxies classed as star (share)")
-    axis.set_ylabel("Stars classed as star (share)")
+    axis.set_xlabel(labels[0])
+    axis.set_ylabel(labels[1])
     add_minor_ticks(axis)
     add_legend(axis, loc="lower right")
     return figure

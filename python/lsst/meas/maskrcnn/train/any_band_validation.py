@@ -91,7 +91,7 @@ def collect_band_cases(
     for number, scene in enumerate(scenes):
         image, target = draw_crop(scene, np.random.default_rng([_SEED, number]), max(scene.pixels.shape[1:]))
         found = detect_bands(network, image, float(target["fwhm"]), least=least, masks=False)
-        truth = _match_places(found, target)
+        truth = _match_target(found, target)
         count, known = len(target["labels"]), np.append(target["labels"].numpy() == STAR, False)
         on_source = (truth >= 0) & (truth < count)
         index = np.where(on_source, truth, count)
@@ -113,17 +113,26 @@ def collect_band_cases(
     return CalibrationCases.concatenate(parts)
 
 
-def _match_places(found: Detections, target: dict[str, torch.Tensor]) -> np.ndarray:
-    """Number of the source of each detection, -1 without; those that are ignored come last."""
-    places = np.concatenate([target["centres"].numpy(), target["ignore_centres"].numpy()])
-    distance = _distance(found.positions[:, ::-1], places)
-    truth, taken = np.full(len(distance), -1), np.zeros(len(places), bool)
+def match_places(places: np.ndarray, truths: np.ndarray, radius: float) -> np.ndarray:
+    """Match detections to truths by their places, one to one, the first detection first.
+
+    Positions are (detection, 2) and (truth, 2); returns the number of the nearest truth
+    within ``radius`` that is free, or -1, int64, (detection,).
+    """
+    distance = _distance(places, truths)
+    match, taken = np.full(len(distance), -1), np.zeros(len(truths), bool)
     for index, row in enumerate(distance):
         free = np.where(taken, np.inf, row)
-        if len(free) and free.min() < float(target["fwhm"]):
-            truth[index] = free.argmin()
-            taken[truth[index]] = True
-    return truth
+        if len(free) and free.min() < radius:
+            match[index] = free.argmin()
+            taken[match[index]] = True
+    return match
+
+
+def _match_target(found: Detections, target: dict[str, torch.Tensor]) -> np.ndarray:
+    """Number of the source of each detection, -1 without; those that are ignored come last."""
+    places = np.concatenate([target["centres"].numpy(), target["ignore_centres"].numpy()])
+    return match_places(found.positions[:, ::-1], places, float(target["fwhm"]))
 
 
 def _compare(found: Detections, target: dict[str, torch.Tensor]) -> dict[str, Any]:
@@ -152,7 +161,7 @@ def _compare(found: Detections, target: dict[str, torch.Tensor]) -> dict[str, An
             {f"score_{label}": score[~spare], f"hit_{label}": hit[~spare], f"count_{label}": len(truth)}
         )
     centres = target["centres"].numpy()
-    at = _match_places(found, target)
+    at = _match_target(found, target)
     best, p_star = (np.full(len(centres) + len(ignored), value) for value in (-1.0, 0.0))
     best[at[at >= 0]], p_star[at[at >= 0]] = found.scores[at >= 0], found.p_star[at >= 0]
     count = len(centres)
