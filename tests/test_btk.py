@@ -36,16 +36,8 @@ ours = importlib.import_module("lsst.meas.maskrcnn.compare.btk")
 N_MAX = 6
 # Offsets from the centre of the stamp (arcsec), i magnitudes, half-light radii of disc and bulge (arcsec).
 SCENES = (
-    (
-        (-6.0, -5.0, 21.5, 0.6, 0.3),
-        (6.5, -2.0, 22.0, 0.5, 0.2),
-        (-1.0, 6.0, 21.0, 0.9, 0.4),
-    ),
-    (
-        (-1.6, 0.5, 20.8, 0.6, 0.3),
-        (1.6, -0.5, 21.3, 0.5, 0.2),
-        (5.0, 7.5, 21.8, 0.5, 0.3),
-    ),
+    ((-6.0, -5.0, 21.5, 0.6, 0.3), (6.5, -2.0, 22.0, 0.5, 0.2), (-1.0, 6.0, 21.0, 0.9, 0.4)),
+    ((-1.6, 0.5, 20.8, 0.6, 0.3), (1.6, -0.5, 21.3, 0.5, 0.2), (5.0, 7.5, 21.8, 0.5, 0.3)),
     ((0.0, -3.0, 20.0, 1.0, 0.5),),
 )
 
@@ -287,9 +279,7 @@ def test_missing_bands_are_named(batch, deblender):
     survey = surveys.get_surveys("LSST")
     survey.available_filters = [*"ugrizy"[:4], "w", "y"]
     survey._filters["w"] = survey._filters["z"]
-    with pytest.raises(
-        ValueError, match="z, r, g, but the image has u, g, r, i, w, y: z is missing"
-    ):
+    with pytest.raises(ValueError, match="z, r, g, but the image has u, g, r, i, w, y: z is missing"):
         deblender(dataclasses.replace(batch, survey=survey))
 
 

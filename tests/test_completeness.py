@@ -18,11 +18,7 @@ from lsst.meas.maskrcnn.metrics.binned import (
     robust_statistics,
     weighted_median,
 )
-from lsst.meas.maskrcnn.metrics.completeness import (
-    binned_completeness,
-    binned_purity,
-    completeness_limit,
-)
+from lsst.meas.maskrcnn.metrics.completeness import binned_completeness, binned_purity, completeness_limit
 from lsst.meas.maskrcnn.metrics.match_table import (
     ab_magnitude,
     detection_rows,

@@ -416,14 +416,7 @@ def test_a_lost_band_is_zero_and_the_others_are_normalised_alone(
 ) -> None:
     monkeypatch.setattr(dataset_module, "_PSF_KNOWN", 1.0)
     scene = make_scene()
-    source = CropSource(
-        [scene],
-        how,
-        CropSettings(size=512),
-        1,
-        True,
-        quiet(drop_probability=1.0),
-    )
+    source = CropSource([scene], how, CropSettings(size=512), 1, True, quiet(drop_probability=1.0))
     lost = set()
     for image in source.crops(range(12))[0]:
         assert image.shape == (4, *SHAPE)
@@ -591,9 +584,9 @@ def test_masks_grow_with_the_blur() -> None:
     augment = AugmentSettings(turns=False, blur_probability=1.0, blur_range=(1.2, 1.2))
     source = make_source(settings=CropSettings(size=512), augment=augment)
     _, (target,) = source.crops(range(1))
-    _, (plain,) = make_source(
-        settings=CropSettings(size=512), augment=AugmentSettings(turns=False)
-    ).crops(range(1))
+    _, (plain,) = make_source(settings=CropSettings(size=512), augment=AugmentSettings(turns=False)).crops(
+        range(1)
+    )
     scene = make_scene()
     y, x = np.mgrid[: SHAPE[0], : SHAPE[1]]
     for k, ((y0, x0), label) in enumerate(zip(scene.positions, scene.labels, strict=True)):

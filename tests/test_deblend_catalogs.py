@@ -13,11 +13,7 @@ import lsst.geom as geom
 from lsst.afw.geom import makeCdMatrix, makeSkyWcs
 from lsst.afw.table import SourceCatalog, SourceTable
 from lsst.meas.base import IdGenerator
-from lsst.meas.maskrcnn.catalogs.footprints import (
-    footprints_to_masks,
-    inclusive_boxes,
-    masks_to_footprints,
-)
+from lsst.meas.maskrcnn.catalogs.footprints import footprints_to_masks, inclusive_boxes, masks_to_footprints
 from lsst.meas.maskrcnn.catalogs.schema import fill_catalog, make_schema
 from lsst.meas.maskrcnn.deblend.masks import clean_masks, measure_masks, move_peaks
 

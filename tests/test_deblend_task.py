@@ -51,12 +51,7 @@ from lsst.meas.maskrcnn.ingest.repo import (
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
-from lsst.meas.maskrcnn.network.model_file import (
-    MaskRcnnModel,
-    ModelMetadata,
-    load_model,
-    write_model,
-)
+from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, ModelMetadata, load_model, write_model
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.tasks.deblend import (
     MaskRcnnDeblendConfig,
@@ -88,11 +83,7 @@ def model() -> MaskRcnnModel:
         detections_per_image=123,
     )
     metadata = ModelMetadata(
-        name="tiny",
-        architecture=spec,
-        bands=BANDS,
-        normalization=LuptonSettings(),
-        pixel_scale=0.168,
+        name="tiny", architecture=spec, bands=BANDS, normalization=LuptonSettings(), pixel_scale=0.168
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)

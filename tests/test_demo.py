@@ -25,11 +25,7 @@ from lsst.meas.maskrcnn.cli.demo import main
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.network.build import build_network
-from lsst.meas.maskrcnn.network.model_file import (
-    MaskRcnnModel,
-    ModelMetadata,
-    write_model,
-)
+from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, ModelMetadata, write_model
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.report.overlay import lupton_rgb, mask_outlines, save_overlay, write_regions
 
@@ -119,7 +115,7 @@ def test_demo_refuses_in_one_line(model_file, fits_files, tmp_path, capfd):
         (["--model", str(model_file), "--fits", str(fits_files[0])], "one file per band"),
         (
             ["--model", str(model_file), "--zeropoint", "1", "2", "--fits", *map(str, fits_files)],
-            "2 numbers for 3 images",
+            "2 numbers for the 3 bands",
         ),
         (["--model", str(model_file), "--size", "10", "10"], "10 x 10"),
         (["--model", str(fits_files[0])], "not a model file"),
@@ -157,6 +153,8 @@ def test_outlines_and_regions(tmp_path):
     outlines = mask_outlines([np.ones((3, 4), dtype=bool)], np.array([[10, 20]]))
     (line,) = outlines[0]
     assert line.min(axis=0) == pytest.approx([19.5, 9.5]) and line.max(axis=0) == pytest.approx([23.5, 12.5])
+    write_regions(tmp_path / "p.reg", outlines, np.array([True]), np.array([0.9]), None)
+    assert "\nimage\npolygon(" in (tmp_path / "p.reg").read_text()
     wcs = tan_wcs(90, 70)
     write_regions(tmp_path / "r.reg", outlines, np.array([True]), np.array([0.9]), wcs)
     (polygon,) = re.findall(

@@ -118,13 +118,7 @@ def pipetask(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [
             *(program, "run", "-b", str(root), "-p", str(PIPELINE), "-i", "inputs"),
-            *(
-                "--register-dataset-types",
-                "-d",
-                "skymap='sky'",
-                "-c",
-                "maskRcnnEvaluate:n_samples=20",
-            ),
+            *("--register-dataset-types", "-d", "skymap='sky'", "-c", "maskRcnnEvaluate:n_samples=20"),
             *arguments,
         ],
         capture_output=True,

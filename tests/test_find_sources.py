@@ -292,9 +292,7 @@ def test_neighbors_are_removed(sources: SourceList) -> None:
     index = int(np.flatnonzero(~sources.is_isolated)[0])
     alone = sources.neighbors_removed(index)
     np.testing.assert_allclose(
-        alone - sources.residual(),
-        np.stack([sources.child_image(index, band) for band in BANDS]),
-        atol=1e-3,
+        alone - sources.residual(), np.stack([sources.child_image(index, band) for band in BANDS]), atol=1e-3
     )
     with pytest.raises(ValueError, match="no band 'y'"):
         sources.child_image(index, "y")

@@ -176,10 +176,12 @@ def test_relative_weights(files, tmp_path):
     companions = {"weight": {band: tmp_path / f"w_{band}.fits" for band in files}}
     for path in companions["weight"].values():
         fits.writeto(path, np.where(np.arange(SHAPE[1]) < 50, 1.0, 0.5) * np.ones(SHAPE))
-    assert any("--rescale" in note for note in read(files, companions).notes)
-    variance = read(files, companions, rescale=True).exposures["r"].variance.array
-    assert variance[0, 60] / variance[0, 40] == pytest.approx(2.0)
-    assert 2e-4 < np.median(variance) < 8e-4
+    for rescale in (True, False):
+        images = read(files, companions, rescale=rescale)
+        assert any("relative" in note for note in images.notes) != rescale
+        variance = images.exposures["r"].variance.array
+        assert variance[0, 60] / variance[0, 40] == pytest.approx(2.0)
+        assert 2e-4 < np.median(variance) < 8e-4
 
 
 def test_masks(files, tmp_path):

@@ -17,11 +17,7 @@ import lsst.meas.maskrcnn.network.model_file as model_file
 from lsst.daf.butler import Butler, CollectionType, Config, DatasetType
 from lsst.meas.maskrcnn.cli.ingest_model import main
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
-from lsst.meas.maskrcnn.ingest.ingest_model import (
-    DATASET_TYPE,
-    IngestModelError,
-    ingest_model,
-)
+from lsst.meas.maskrcnn.ingest.ingest_model import DATASET_TYPE, IngestModelError, ingest_model
 from lsst.meas.maskrcnn.ingest.repo import SEED_CONFIG
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import (
@@ -47,11 +43,7 @@ def make_model(name: str = "tiny", seed: int = 1) -> MaskRcnnModel:
         mask_channels=(8,),
     )
     metadata = ModelMetadata(
-        name=name,
-        architecture=spec,
-        bands=("z", "r", "g"),
-        normalization=LuptonSettings(),
-        pixel_scale=0.168,
+        name=name, architecture=spec, bands=("z", "r", "g"), normalization=LuptonSettings(), pixel_scale=0.168
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

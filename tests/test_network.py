@@ -166,8 +166,7 @@ def test_detect_refuses_what_it_cannot_use(overfitted):
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    [{"tile_overlap": 512}, {"batch_size": 0}, {"score_threshold": 1.5}, {"suppression": "soft"}],
+    "wrong", [{"tile_overlap": 512}, {"batch_size": 0}, {"score_threshold": 1.5}, {"suppression": "soft"}]
 )
 def test_detection_settings_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):

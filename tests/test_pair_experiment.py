@@ -14,14 +14,7 @@ import numpy as np
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent / "benchmarks"))
-from pair_experiment import (
-    PairErrors,
-    PairExample,
-    draw_errors,
-    draw_examples,
-    format_table,
-    median_error,
-)
+from pair_experiment import PairErrors, PairExample, draw_errors, draw_examples, format_table, median_error
 
 
 def make_pairs() -> PairErrors:

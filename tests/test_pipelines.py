@@ -30,21 +30,13 @@ def deblended(coadd: str) -> set[str]:
 @pytest.mark.parametrize(
     "overrides, inputs, outputs",
     [
-        (
-            {},
-            {"deepCoadd_calexp", "maskRcnnModel"},
-            deblended("deep"),
-        ),
+        ({}, {"deepCoadd_calexp", "maskRcnnModel"}, deblended("deep")),
         (
             {"maskRcnnDeblend:connections.coaddName": "goodSeeing"},
             {"goodSeeingCoadd_calexp", "maskRcnnModel"},
             deblended("goodSeeing"),
         ),
-        (
-            {"maskRcnnDeblend:model_uri": "model.safetensors"},
-            {"deepCoadd_calexp"},
-            deblended("deep"),
-        ),
+        ({"maskRcnnDeblend:model_uri": "model.safetensors"}, {"deepCoadd_calexp"}, deblended("deep")),
     ],
 )
 def test_deblend(tmp_path: Path, overrides: dict[str, str], inputs: set[str], outputs: set[str]) -> None:

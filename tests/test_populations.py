@@ -14,12 +14,7 @@ import pytest
 
 from lsst.meas.maskrcnn.scenes import populations
 from lsst.meas.maskrcnn.scenes.config import ALL_BANDS, PopulationConfig
-from lsst.meas.maskrcnn.scenes.populations import (
-    draw_population,
-    sersic_indices,
-    source_fluxes,
-    star_colours,
-)
+from lsst.meas.maskrcnn.scenes.populations import draw_population, sersic_indices, source_fluxes, star_colours
 
 SCALE = 0.2
 BARE = PopulationConfig(

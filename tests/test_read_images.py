@@ -86,8 +86,9 @@ def test_same_pixels_as_by_exposures(fits_files):
     """Files that are read at once, and files that become exposures first."""
     fits.setval(fits_files["r"], "SATURATE", value=2.0)
     files = {band: BandFiles(path) for band, path in fits_files.items()}
-    ours = read_images(fits_files)
-    theirs = to_multiband_image(field_to_exposures(read_field(files)))
+    options = FitsOptions(psf_fwhm=1.0)
+    ours = read_images(fits_files, options)
+    theirs = to_multiband_image(field_to_exposures(read_field(files, options)))
     assert ours.saturated.sum() == 16
     for name in ("flux", "variance", "usable", "saturated", "bad"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)

@@ -395,11 +395,7 @@ def test_masks_by_other_rules(kind):
 
 def test_neighbours_and_profiles():
     population = np.concatenate(
-        [
-            star(100.0, 90.0, 20.0),
-            galaxy(103.0, 94.0, 21.0, bulge=0.2),
-            galaxy(20.0, 20.0, 21.0, bulge=0.8),
-        ]
+        [star(100.0, 90.0, 20.0), galaxy(103.0, 94.0, 21.0, bulge=0.2), galaxy(20.0, 20.0, 21.0, bulge=0.8)]
     )
     scene = noiseless(population)
     far = math.hypot(83.0, 74.0)

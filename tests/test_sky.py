@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.images.sky import blur, estimate_fwhm, estimate_sky, find_plateau
+from lsst.meas.maskrcnn.images.sky import blur, estimate_sky, find_plateau
+from lsst.meas.maskrcnn.images.stars import measure_psfs
 
 SHAPE = (300, 380)
 
@@ -83,18 +84,19 @@ def test_stars_among_galaxies_and_cosmic_rays(rng, fwhm):
         add_sources(image, rng, 1, width)
     ys, xs = rng.integers(20, 380, 20), rng.integers(20, 480, 20)
     image[ys, xs] += 800.0
-    found = estimate_fwhm(image, np.ones(image.shape, bool), 2.0)
+    (found,) = measure_psfs([image], [np.ones(image.shape, bool)], [2.0])
     assert found is not None
-    assert found[0] == pytest.approx(fwhm, rel=0.04)
-    assert 5 <= found[1] <= 37
+    assert found.fwhm == pytest.approx(fwhm, rel=0.04)
+    assert abs(found.fwhm - fwhm) < 4.0 * found.error < 0.2 * fwhm
+    assert 5 <= found.n_stars <= 37
 
 
 def test_no_stars(rng):
     noise = rng.normal(0.0, 1.0, SHAPE)
     good = np.ones(SHAPE, bool)
-    assert estimate_fwhm(noise, good, 1.0) is None
-    assert estimate_fwhm(noise[:20, :20], good[:20, :20], 1.0) is None
-    assert estimate_fwhm(noise, good, 0.0) is None
+    assert measure_psfs([noise, noise[::-1]], [good, good], [1.0, 1.0]) == [None, None]
+    assert measure_psfs([noise[:20, :20]], [good[:20, :20]], [1.0]) == [None]
+    assert measure_psfs([noise, noise], [good, ~good], [0.0, 1.0]) == [None, None]
 
 
 def test_plateau(rng):

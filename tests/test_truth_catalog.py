@@ -80,8 +80,7 @@ def butler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Butler]:
         for band in "grz":
             registry.syncDimensionData("physical_filter", {"instrument": "Cam", "name": band, "band": band})
         registry.syncDimensionData(
-            "skymap",
-            {"name": "map", "hash": b"x", "tract_max": 10, "patch_nx_max": 10, "patch_ny_max": 10},
+            "skymap", {"name": "map", "hash": b"x", "tract_max": 10, "patch_nx_max": 10, "patch_ny_max": 10}
         )
         registry.syncDimensionData("tract", {"skymap": "map", "id": 3})
         registry.syncDimensionData("patch", {"skymap": "map", "tract": 3, "id": 7, "cell_x": 0, "cell_y": 0})

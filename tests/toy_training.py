@@ -46,11 +46,7 @@ SPEC = NetworkSpec(
 )
 
 METADATA = ModelMetadata(
-    name="toy",
-    architecture=SPEC,
-    bands=("r",),
-    normalization=LuptonSettings(),
-    pixel_scale=0.2,
+    name="toy", architecture=SPEC, bands=("r",), normalization=LuptonSettings(), pixel_scale=0.2
 )
 
 STAGES = (

@@ -173,9 +173,11 @@ def check_exposures(exposures: Mapping[str, ExposureF], max_wcs_offset: float = 
                 "bounding box", (first, band), (bbox, exposure.getBBox()), advice
             )
     x, y = np.array([[p.getX(), p.getY()] for p in geom.Box2D(bbox).getCorners()]).T.copy()
-    ra, dec = all_wcs[first].pixelToSkyArray(x, y)
+    # The way back to pixels may be approximate: the same one is used for both.
+    own_x, own_y = all_wcs[first].skyToPixelArray(*all_wcs[first].pixelToSkyArray(x, y))
     for band, _ in others:
-        other_x, other_y = all_wcs[band].skyToPixelArray(ra, dec)
+        back_x, back_y = all_wcs[first].skyToPixelArray(*all_wcs[band].pixelToSkyArray(x, y))
+        other_x, other_y = x - (back_x - own_x), y - (back_y - own_y)
         distance = np.hypot(other_x - x, other_y - y)
         # A comparison with NaN is False, so this asks for what is right.
         if not np.all(distance <= max_wcs_offset):

@@ -12,6 +12,7 @@ import argparse
 import hashlib
 import math
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -35,7 +36,7 @@ from ..deblend.image import MultibandImage
 from ..images.units import AB_ZERO_POINT
 from ..ingest.exposures import field_to_exposures, scene_to_exposures
 from ..ingest.fits_files import BandFiles, FitsImageError, assign_bands
-from ..ingest.fits_images import FitsOptions, read_field
+from ..ingest.fits_images import read_field
 from ..ingest.ingest_model import IngestModelError, ingest_model
 from ..ingest.repo import PatchGeometry, create_repo, patch_data_id, put_exposures, register_patches
 from ..network.model_file import ModelFileError, ModelMetadata, default_model_path, read_metadata
@@ -44,6 +45,8 @@ from ..report.overlay import mask_outlines, save_overlay, write_regions
 from ..scenes.presets import preset_config
 from ..scenes.simulate import simulate_scene
 from .command import CommandError, check_limits, run_command
+from .importing import add_reading_options
+from .ingest_fits import add_fits_options, fits_options
 from .paths import package_dir, pipeline_path
 
 if TYPE_CHECKING:
@@ -75,6 +78,9 @@ class Field:
     truth: np.ndarray | None = None
     """Sources that were drawn, for a simulated field."""
 
+    has_sky: bool = True
+    """Whether its world coordinates are those of the images, and not made up."""
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -98,16 +104,8 @@ def _parser() -> argparse.ArgumentParser:
         help="of the images in their order, or of the simulated field (default: of the headers; g r z if "
         "three images do not say)",
     )
-    parser.add_argument(
-        "--zeropoint",
-        nargs="+",
-        type=float,
-        metavar="MAG",
-        help="AB magnitude of one count, one for all images or one each (default: from the header)",
-    )
-    parser.add_argument(
-        "--pixel-scale", type=float, metavar="ARCSEC", help="where the headers have no world coordinates"
-    )
+    add_reading_options(parser)
+    add_fits_options(parser)
     parser.add_argument(
         "--size",
         nargs=2,
@@ -256,24 +254,21 @@ def _simulated_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> 
 def _fits_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> Field:
     """Read the user's images."""
     # By convention the shortest wavelength comes first.
+    paths = list(arguments.fits if arguments.bands else dict.fromkeys(arguments.fits))
     wanted = arguments.bands or sorted(metadata.bands, key="ugrizy".find)
     if not wanted and len(arguments.fits) == len(_USUAL_BANDS):
-        wanted = _USUAL_BANDS
-    bands, notes = assign_bands(arguments.fits, wanted, fixed=bool(arguments.bands or metadata.bands))
-    given = arguments.zeropoint or []
-    if len(given) not in (0, 1, len(bands)):
-        raise CommandError(f"--zeropoint has {len(given)} numbers for {len(bands)} images; give one or all.")
-    zero_points = dict(zip(bands, given * len(bands) if len(given) == 1 else given)) or None
-    images = read_field(
-        {band: BandFiles(path) for band, path in zip(bands, arguments.fits)},
-        FitsOptions(zero_points=zero_points, pixel_scale=arguments.pixel_scale),
-    )
+        wanted = _USUAL_BANDS if len(paths) == len(_USUAL_BANDS) else ()
+    bands, notes = assign_bands(paths, wanted, fixed=bool(arguments.bands or metadata.bands))
+    if len(paths) < len(arguments.fits):
+        notes.append("A file that was given several times is used once.")
+    options = fits_options(arguments, bands)
+    images = read_field({band: BandFiles(path) for band, path in zip(bands, paths)}, options)
     for note in [*notes, *images.notes]:
         print(f"    {note}")
-    options = repr((arguments.zeropoint, arguments.pixel_scale)).encode()
-    digest = _digest(b"".join(path.read_bytes() for path in arguments.fits) + options)
-    names = ", ".join(path.name for path in arguments.fits)
-    return Field(f"fits_{digest}", names, field_to_exposures(images))
+    contents = [path.read_bytes() for path in paths]
+    digest = _digest(b"".join([*contents, repr((bands, options)).encode()]))
+    names = ", ".join(path.name for path in paths)
+    return Field(f"fits_{digest}", names, field_to_exposures(images), has_sky=images.has_sky)
 
 
 def _open_repo(out: Path) -> Butler:
@@ -328,7 +323,7 @@ def _pipetask() -> list[str]:
 def _run_pipetask(command: Sequence[str], log: Path) -> None:
     """Run pipetask, showing and keeping what it says."""
     environment = {**os.environ, "MEAS_MASKRCNN_DIR": str(package_dir()), "PYTHONUNBUFFERED": "1"}
-    tail: list[str] = []
+    last, cause = "it said nothing", ""
     with (
         log.open("w", encoding="utf-8") as stream,
         subprocess.Popen(
@@ -343,12 +338,15 @@ def _run_pipetask(command: Sequence[str], log: Path) -> None:
         if process.stdout is not None:
             for line in process.stdout:
                 stream.write(line)
-                tail = [*tail[-30:], line.strip()]
+                last = line.strip() or last
+                # The first error is the cause; those after it only say that something failed.
+                if not cause and re.search(r"ERROR|CRITICAL|Error\b|Exception\b", line):
+                    cause = last
                 print("    " + line, end="", flush=True)
     if process.returncode != 0:
-        said = [line for line in tail if "Error" in line or "ERROR" in line or "CRITICAL" in line]
-        reason = (said or tail or ["it said nothing"])[-1]
-        raise CommandError(f"pipetask failed (status {process.returncode}): {reason} The whole log: {log}")
+        raise CommandError(
+            f"pipetask failed (status {process.returncode}): {cause or last} The whole log: {log}"
+        )
 
 
 def _write_tables(out: Path, field: Field, metadata: ModelMetadata, catalog: SourceCatalog) -> None:
@@ -366,7 +364,7 @@ def _write_pictures(out: Path, field: Field, image: MultibandImage, catalog: Sou
     masks, origins = footprints_to_masks([record.getFootprint() for record in catalog], exposure.getBBox())
     is_star = np.asarray(catalog["maskrcnn_star"], dtype=bool)
     scores = np.asarray(catalog["maskrcnn_score"])
-    wcs = _astropy_wcs(exposure)
+    wcs = _astropy_wcs(exposure) if field.has_sky else None
     # The reddest band first; fewer than three are shown twice.
     order = sorted(image.bands, key=_place_in_spectrum, reverse=True)
     shown = [order[index] for index in np.rint(np.linspace(0, len(order) - 1, 3)).astype(int)]

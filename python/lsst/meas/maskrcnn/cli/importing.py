@@ -103,6 +103,11 @@ def add_common_options(parser: argparse.ArgumentParser, collection: str, skymap:
     parser.add_argument(
         "--tract", type=int, default=0, help="number of the first tract; each field has its own (default: 0)"
     )
+    add_reading_options(parser)
+
+
+def add_reading_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how images are read."""
     parser.add_argument(
         "--zeropoint",
         nargs="+",
@@ -110,13 +115,13 @@ def add_common_options(parser: argparse.ArgumentParser, collection: str, skymap:
         help="AB magnitude of one count, one for all bands or BAND=MAG for each (default: from the headers)",
     )
     parser.add_argument(
-        "--pixel-scale", type=float, metavar="ARCSEC", help="where headers have no world coordinates"
+        "--pixel-scale", type=float, metavar="ARCSEC", help="where headers have no usable world coordinates"
     )
     parser.add_argument(
         "--psf-fwhm",
         nargs="+",
         metavar="ARCSEC",
-        help="width of the PSF, one or BAND=ARCSEC (default: measured on stars)",
+        help="width of the PSF, one or BAND=ARCSEC (default: measured on stars, or of the header)",
     )
     parser.add_argument(
         "--saturation",

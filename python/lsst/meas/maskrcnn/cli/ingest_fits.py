@@ -87,13 +87,30 @@ def _parser() -> argparse.ArgumentParser:
         default="img_{band}.fits",
         help="name of the images in --dirs; they may be compressed (default: %(default)s)",
     )
-    parser.add_argument("--hdu", help="name or number of the HDU with the image (default: SCI, or the first)")
+    add_fits_options(parser)
+    parser.add_argument("--patch", type=int, default=0, help="number of the patch (default: %(default)s)")
+    parser.add_argument(
+        "--split",
+        default="none",
+        help="none, train, validation, test, or shares by the number of the field such as "
+        "train=7,validation=1,test=2 (default: %(default)s)",
+    )
+    add_common_options(parser, "imported/fits", "maskRcnnFits")
+    return parser
+
+
+def add_fits_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for plain FITS images alone."""
+    parser.add_argument(
+        "--hdu",
+        help="name or number of the HDU with the image (default: SCI, or the one with world coordinates)",
+    )
     parser.add_argument(
         "--mask-bits",
         nargs="+",
         metavar="PLANE=BIT[,BIT]",
         help="which bits (from 0) of a mask image become which mask plane, such as SAT=1 BAD=0,5 "
-        "(default: every pixel that is not 0 is BAD)",
+        "(default: as the header or the telescope has it, else every pixel that is not 0 is BAD)",
     )
     parser.add_argument(
         "--gain",
@@ -105,15 +122,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--rescale", action="store_true", help="scale variances that are given to the noise in the sky"
     )
-    parser.add_argument("--patch", type=int, default=0, help="number of the patch (default: %(default)s)")
-    parser.add_argument(
-        "--split",
-        default="none",
-        help="none, train, validation, test, or shares by the number of the field such as "
-        "train=7,validation=1,test=2 (default: %(default)s)",
-    )
-    add_common_options(parser, "imported/fits", "maskRcnnFits")
-    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -146,7 +154,8 @@ def _make_jobs(arguments: argparse.Namespace) -> list[FieldJob]:
     jobs = []
     for index, entry in enumerate(entries):
         named = entry.split or split_of(split, index, "")
-        jobs.append(_job(entry, _options(arguments, entry), named))
+        options = fits_options(arguments, tuple(entry.files), entry.zero_points)
+        jobs.append(_job(entry, options, named))
     return jobs
 
 
@@ -275,11 +284,13 @@ def _from_row(
     return _Entry(values.get("name", where), files, tract, patch, split, known)
 
 
-def _options(arguments: argparse.Namespace, entry: _Entry) -> FitsOptions:
-    bands = tuple(entry.files)
-    zero_points = {**(by_band(arguments.zeropoint, bands, "--zeropoint") or {}), **entry.zero_points}
+def fits_options(
+    arguments: argparse.Namespace, bands: Sequence[str], zero_points: dict[str, float] | None = None
+) -> FitsOptions:
+    """Read the options of `add_fits_options` and of `~.importing.add_reading_options` for some bands."""
+    magnitudes = {**(by_band(arguments.zeropoint, bands, "--zeropoint") or {}), **(zero_points or {})}
     return FitsOptions(
-        zero_points=zero_points or None,
+        zero_points=magnitudes or None,
         pixel_scale=arguments.pixel_scale,
         psf_fwhm=by_band(arguments.psf_fwhm, bands, "--psf-fwhm"),
         hdu=arguments.hdu,

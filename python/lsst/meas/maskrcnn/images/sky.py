@@ -2,11 +2,11 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Sky, noise and seeing of an image of which nothing is known but its pixels."""
+"""Sky, noise and fill values of an image of which nothing is known but its pixels."""
 
 from __future__ import annotations
 
-__all__ = ["blur", "estimate_fwhm", "estimate_sky", "find_plateau"]
+__all__ = ["blur", "estimate_sky", "find_fill", "find_plateau"]
 
 import math
 from dataclasses import dataclass
@@ -16,7 +16,6 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from .background import Background, BoolArray, FloatArray, clip_sorted, mesh_background
-from .units import FWHM_PER_SIGMA
 
 _CLIP_SIGMA = 3.0
 _ITERATIONS = 10
@@ -24,9 +23,9 @@ _ITERATIONS = 10
 _FAR = 8
 _FEWEST_PAIRS = 500
 _ONE_SIGMA_BELOW = 0.15865525393145707
-# Half width of the stamps on which sizes are measured.
-_STAMP = 15
-_FEWEST_STARS = 4
+# Pixels in a row, and in all, that must have one value to be no data.
+_FILL_RUN = 6
+_FEWEST_FILLED = 32
 
 
 @dataclass(frozen=True)
@@ -146,57 +145,64 @@ def find_plateau(plane: FloatArray, fewest: int = 5) -> float | None:
     return level if high and fewest <= count < 0.05 * finite.size else None
 
 
-def estimate_fwhm(plane: FloatArray, good: BoolArray, sigma: float) -> tuple[float, int] | None:
-    """Estimate the width of the PSF from stars.
+def find_fill(plane: FloatArray) -> BoolArray:
+    """Find the pixels that were filled with a constant because there are no data.
 
     Parameters
     ----------
     plane : `numpy.ndarray`
-        Sky-subtracted image (y, x).
-    good : `numpy.ndarray`
-        Bool (y, x), the pixels to use: finite and not saturated.
-    sigma : `float`
-        Noise of a pixel.
+        Image (y, x), as it was stored.
 
     Returns
     -------
-    estimate : `tuple` [`float`, `int`] or `None`
-        Full width at half maximum (px) and the number of stars, or `None` if
-        there are too few.
-
-    Notes
-    -----
-    Bright, round and lonely maxima are measured with moments of an adaptive
-    Gaussian weight (Bernstein & Jarvis 2002). Stars have one size, galaxies
-    are larger and cosmic rays smaller: the size in which most agree within
-    10 % is that of the stars.
+    filled : `numpy.ndarray`
+        Bool (y, x): connected pixels of exactly one value. Saturated stars and
+        the empty sky of images without noise are not among them.
     """
-    if not sigma > 0:
-        return None
-    filled = np.where(good, plane, 0.0)
-    smooth = blur(filled, 1.0)
-    height, width = plane.shape
-    inside = (slice(_STAMP, height - _STAMP), slice(_STAMP, width - _STAMP))
-    if min(height, width) <= 2 * _STAMP:
-        return None
-    highest = smooth == ndimage.maximum_filter(smooth, 3, mode="constant")
-    peaks = (smooth[inside] > 10.0 * sigma) & good[inside] & highest[inside]
-    ys, xs = np.nonzero(peaks)
-    order = np.argsort(-smooth[inside][ys, xs], kind="stable")[:1000]
-    sizes = []
-    for y, x in zip(ys[order], xs[order]):
-        stamp = slice(y, y + 2 * _STAMP + 1), slice(x, x + 2 * _STAMP + 1)
-        size = _round_size(filled[stamp], good[stamp], sigma)
-        if size is not None:
-            sizes.append(size)
-    if len(sizes) < _FEWEST_STARS:
-        return None
-    ordered = np.sort(sizes)
-    counts = np.searchsorted(ordered, 1.1 * ordered, side="right") - np.arange(ordered.size)
-    first = int(np.argmax(counts))
-    if counts[first] < max(_FEWEST_STARS, 0.15 * ordered.size):
-        return None
-    return float(np.median(ordered[first : first + counts[first]])), int(counts[first])
+    finite = np.isfinite(plane)
+    runs = np.zeros(plane.shape, dtype=bool)
+    repeats = []
+    for axis in (0, 1):
+        lines = np.moveaxis(plane, axis, 1)
+        equal = lines[:, 1:] == lines[:, :-1]
+        repeats.append(equal)
+        opened = ndimage.binary_opening(equal, np.ones((1, _FILL_RUN - 1)))
+        runs |= np.moveaxis(np.pad(opened, ((0, 0), (0, 1))) | np.pad(opened, ((0, 0), (1, 0))), 1, axis)
+    others = finite & ~runs
+    filled = np.zeros(plane.shape, dtype=bool)
+    if not runs.any() or not others.any():
+        return runs & finite
+    values = plane[others]
+    median = float(np.median(values))
+    scatter = 1.4826 * float(np.median(np.abs(values - median)))
+    # Counts of few photons repeat by chance, but not without holes.
+    integers = np.array_equal(values, np.rint(values))
+    inner = others[:, 1:] & others[:, :-1]
+    chance = float(np.mean(repeats[1][inner])) if inner.any() else 0.0
+    lowest, highest = float(plane[finite].min()), float(plane[finite].max())
+    low, high = np.quantile(values, [0.16, 0.84])
+    # Where all that is not constant is the light of sources, there is no noise.
+    noiseless = high - median > 2.5 * (median - low)
+    labels, number = ndimage.label(runs)
+    for label, box in enumerate(ndimage.find_objects(labels, number), 1):
+        wide = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in box)
+        block, part = labels[wide] == label, plane[wide]
+        if np.count_nonzero(block) < _FEWEST_FILLED:
+            continue
+        constants, counts = np.unique(part[block], return_counts=True)
+        for constant in constants[counts >= _FEWEST_FILLED]:
+            same = block & (part == constant)
+            border = part[ndimage.binary_dilation(same) & others[wide]]
+            if not border.size:
+                continue
+            step = float(np.median(np.abs(border - constant)))
+            saturated = constant == highest and float(np.median(border)) > median + 10.0 * scatter
+            likely = (chance > 0.2 or integers) and abs(constant - median) <= 5.0 * scatter + 1.0
+            full = border.size < 0.1 * np.count_nonzero(same) and (step > 1.0 or not integers)
+            empty = noiseless and constant == lowest
+            if step > 0.1 * scatter and not (saturated or empty) and (full or not likely):
+                filled[wide] |= same
+    return filled
 
 
 def _continued(background: Background, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
@@ -302,39 +308,3 @@ def _difference_sigma(difference: FloatArray, used: BoolArray, lag: int) -> floa
             break
         sigma = float(np.sqrt(np.mean(kept**2)))
     return sigma / math.sqrt(2.0) if lag else sigma
-
-
-def _round_size(stamp: FloatArray, good: BoolArray, sigma: float) -> float | None:
-    """FWHM of a round lonely source in the middle of a stamp, or nothing."""
-    if not good.all():
-        return None
-    y, x = np.mgrid[-_STAMP : _STAMP + 1, -_STAMP : _STAMP + 1].astype(float)
-    radius = np.hypot(x, y)
-    pixels = stamp - np.median(stamp[radius > _STAMP - 3.0])
-    peak = pixels[_STAMP - 1 : _STAMP + 2, _STAMP - 1 : _STAMP + 2].max()
-    if peak < 20.0 * sigma or pixels[radius > 0.55 * _STAMP].max() > max(0.2 * peak, 6.0 * sigma):
-        return None
-    center_x = center_y = 0.0
-    width = 2.0
-    for _ in range(40):
-        dx, dy = x - center_x, y - center_y
-        weighted = pixels * np.exp(-0.5 * (dx * dx + dy * dy) / width**2)
-        total = weighted.sum()
-        if not total > 0:
-            return None
-        # The weight halves an offset and the variance of a Gaussian source.
-        step_x, step_y = 2.0 * (weighted * dx).sum() / total, 2.0 * (weighted * dy).sum() / total
-        xx, yy = (weighted * dx * dx).sum() / total, (weighted * dy * dy).sum() / total
-        xy = (weighted * dx * dy).sum() / total
-        new = math.sqrt(max(xx + yy, 0.1))
-        center_x, center_y = center_x + step_x, center_y + step_y
-        if math.hypot(center_x, center_y) > 3.0 or not 0.4 < new < 0.5 * _STAMP:
-            return None
-        done = abs(new - width) < 1e-3 * width
-        width = new
-        if done:
-            break
-    if math.hypot(xx - yy, 2.0 * xy) > 0.25 * (xx + yy):
-        return None
-    fwhm = FWHM_PER_SIGMA * width
-    return fwhm if fwhm > 1.5 else None

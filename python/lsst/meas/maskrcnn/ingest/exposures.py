@@ -27,7 +27,8 @@ from lsst.pex.exceptions import Exception as PexError
 from ..images.units import FWHM_PER_SIGMA
 from ..scenes.artefacts import MASK_BITS
 from .fits_files import FitsImageError
-from .fits_images import FitsField, tangent_plane
+from .fits_images import FitsField
+from .fits_wcs import tangent_plane
 
 _PSF_FLUX_LOST = 0.003
 """Share of the flux that may lie outside a PSF's image."""
@@ -101,7 +102,8 @@ def field_to_exposures(field: FitsField) -> dict[str, ExposureF]:
             nanojansky_per_count=image.nanojansky_per_count,
             band=band,
         )
-        exposure.setPsf(gaussian_psf(image.psf_fwhm / wcs.getPixelScale().asArcseconds()))
+        if image.psf is not None:
+            exposure.setPsf(image_psf(image.psf))
         known = exposure.mask.getMaskPlaneDict()
         for plane, selected in image.planes.items():
             if plane not in known:
@@ -123,7 +125,8 @@ def sky_wcs(wcs: WCS, shape: tuple[int, int]) -> SkyWcs:
     if all(str(kind).endswith(("TAN", "TAN-SIP")) for kind in wcs.wcs.ctype):
         metadata = PropertyList()
         for key, value in wcs.to_header(relax=True).items():
-            if isinstance(value, int | float | str):
+            # The polynomials of the way back are approximate; without them it is solved for.
+            if isinstance(value, int | float | str) and not key.startswith(("AP_", "BP_")):
                 metadata.set(key, value)
         try:
             return makeSkyWcs(metadata)
@@ -204,7 +207,9 @@ def scene_to_exposures(
             nanojansky_per_count=calibration,
             band=band,
         )
-        exposure.setPsf(_scene_psf(scene, index))
+        psf = _scene_psf(scene, index)
+        if psf is not None:
+            exposure.setPsf(psf)
         if flags is not None:
             for plane, bit in MASK_BITS.items():
                 exposure.mask.array[(flags[index] & bit) != 0] |= exposure.mask.getPlaneBitMask(plane)
@@ -282,10 +287,12 @@ def image_psf(image: NDArray[np.floating]) -> KernelPsf:
     return KernelPsf(FixedKernel(kernel))
 
 
-def _scene_psf(scene: SceneLike, index: int) -> GaussianPsf | KernelPsf:
-    """Return the PSF of one band of a scene."""
+def _scene_psf(scene: SceneLike, index: int) -> GaussianPsf | KernelPsf | None:
+    """Return the PSF of one band of a scene, if it is known."""
     psfs = getattr(scene, "psfs", None)
     if psfs is None:
+        if not np.isfinite(scene.psf_fwhm[index]):
+            return None
         return gaussian_psf(float(scene.psf_fwhm[index]) / scene.pixel_scale)
     halves = np.arange(_PSF_HALF_SIZES[0], _PSF_HALF_SIZES[1] + 1)
     enough = psfs[index].missing_flux(halves * scene.pixel_scale) < _PSF_FLUX_LOST

@@ -20,21 +20,35 @@ import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
 
+from .fits_header import linear_pixels
+
 FloatArray = npt.NDArray[np.floating[Any]]
 
 FITS_SUFFIXES = ("", ".gz", ".fz")
 """What may follow the name of a FITS file: nothing, or that it is compressed (`tuple` [`str`])."""
 
 _BAND_KEYS = ("BAND", "BANDS", "BAND0", "FILTER", "FILTNAM", "FILTNAME")
-# Extensions beside the image, by what they usually are called.
+# Extensions beside the image, by their EXTNAME or EXTTYPE.
 _COMPANIONS = {
-    "variance": ("VAR", "VARIANCE"),
-    "rms": ("ERR", "RMS", "SIGMA", "UNCERT", "STDDEV"),
-    "weight": ("WHT", "WEIGHT", "IVAR", "INVVAR"),
-    "mask": ("DQ", "MASK", "FLAGS"),
+    "variance": ("VAR", "VARIANCE", "STAT"),
+    "rms": ("ERR", "ERROR", "RMS", "SIGMA", "UNCERT", "UNC", "STDDEV", "NOISE"),
+    "weight": ("WHT", "WGT", "WT", "WEIGHT", "WEIGHTS", "IVAR", "INVVAR"),
+    "mask": ("DQ", "MASK", "MSK", "FLAG", "FLAGS", "QUAL", "QUALITY", "BPM"),
+}
+# What HDUCLAS3 of ESO's files and UTYPE of astropy's say of an extension.
+_ERROR_TYPES = {
+    "MSE": "variance",
+    "RMSE": "rms",
+    "INVMSE": "weight",
+    "VARIANCEUNCERTAINTY": "variance",
+    "STDDEVUNCERTAINTY": "rms",
+    "INVERSEVARIANCE": "weight",
 }
 _IMAGE_NAMES = ("SCI", "IMAGE", "SCIENCE", "DATA")
-_READ_ERRORS = (OSError, ValueError, TypeError, EOFError, IndexError, KeyError, zlib.error)
+_SENTINELS = (-9999.0, -99999.0)
+"""Values that stand for no data wherever they are."""
+
+_READ_ERRORS = (OSError, ValueError, TypeError, EOFError, IndexError, KeyError, zlib.error, fits.VerifyError)
 
 
 class FitsImageError(ValueError):
@@ -88,38 +102,56 @@ class FitsContent:
     """Images of the same shape in other HDUs, by what they are: variance,
     rms, weight or mask."""
 
-    def variance(self, files: BandFiles) -> FloatArray | None:
-        """Return the variance (y, x), counts^2, from files or extensions; NaN where there is no data."""
+    mask_header: fits.Header = field(default_factory=fits.Header)
+    """That of the mask."""
+
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Names of the HDUs of the image and of the companions."""
+
+    notes: tuple[str, ...] = ()
+    """What was assumed or left out."""
+
+    def variance(self, files: BandFiles) -> tuple[FloatArray | None, str]:
+        """Return the variance (y, x), counts^2, from files or extensions, and where it is from.
+
+        It is NaN where there is no data, and `None` if it is not known or says nothing.
+        """
         kinds = ("variance", "weight", "rms")
         given = next((kind for kind in kinds if getattr(files, kind) is not None), None)
         kind = given or next((kind for kind in kinds if kind in self.companions), None)
         if kind is None:
-            return None
-        values = self._matching(getattr(files, kind)) if given else np.asarray(self.companions[kind], float)
+            return None, ""
+        source = getattr(files, kind).name if given else f"extension {self.names[kind]}"
+        values = self._matching(getattr(files, kind)).pixels if given else self.companions[kind]
+        values = np.asarray(values, float)
         usable = np.isfinite(values) & (values > 0.0)
+        if not usable.any():
+            return None, f"{source} has no value above 0 and is not used"
         result = np.full(self.pixels.shape, np.nan)
         result[usable] = values[usable] ** {"variance": 1, "rms": 2, "weight": -1}[kind]
-        return result
+        return result, source
 
-    def flags(self, files: BandFiles) -> npt.NDArray[np.int64]:
-        """Return the values of the mask image (y, x); zeros without one."""
+    def flags(self, files: BandFiles) -> tuple[npt.NDArray[np.int64], fits.Header, str]:
+        """Return the values of the mask image (y, x), its header and its name; zeros without one."""
         if files.mask is not None:
-            values = self._matching(files.mask)
+            mask = self._matching(files.mask)
+            values, header, name = mask.pixels, mask.header, files.mask.name
         elif "mask" in self.companions:
-            values = self.companions["mask"]
+            values, header, name = self.companions["mask"], self.mask_header, self.names["mask"]
         else:
-            return np.zeros(self.pixels.shape, dtype=np.int64)
-        return np.where(np.isfinite(values), values, 0).astype(np.int64)
+            return np.zeros(self.pixels.shape, dtype=np.int64), fits.Header(), ""
+        return np.where(np.isfinite(values), values, 0).astype(np.int64), header, name
 
-    def _matching(self, path: Path) -> FloatArray:
+    def _matching(self, path: Path) -> FitsContent:
         """Read an image that must have the shape of this one."""
-        values, shape = read_fits(path).pixels, self.pixels.shape
-        if values.shape != shape:
+        content, shape = read_fits(path), self.pixels.shape
+        if content.pixels.shape != shape:
+            height, width = content.pixels.shape
             raise FitsImageError(
-                f"{path.name} is {values.shape[1]} x {values.shape[0]}, its image {shape[1]} x {shape[0]}; "
+                f"{path.name} is {width} x {height}, its image {shape[1]} x {shape[0]}; "
                 "they must be on one pixel grid."
             )
-        return values
+        return content
 
 
 def find_fits(path: Path) -> Path | None:
@@ -152,6 +184,8 @@ def read_fits(
         raise FitsImageError(f"There is no file {path}; check the name.")
     try:
         with warnings.catch_warnings():
+            # What is odd about cards is noted below.
+            warnings.simplefilter("ignore", fits.verify.VerifyWarning)
             # Files that were cut short are read with zeros and a warning.
             warnings.filterwarnings("error", message=".*truncated.*")
             with fits.open(path, memmap=False) as hdus:
@@ -162,7 +196,7 @@ def read_fits(
         raise
     except _READ_ERRORS as error:
         raise FitsImageError(
-            f"{path} is not a FITS file that can be read ({error}); give a FITS image."
+            f"{path} is not a FITS file that can be read ({' '.join(str(error).split())}); give a FITS image."
         ) from error
 
 
@@ -180,25 +214,85 @@ def _find_image(
             raise FitsImageError(f"{path} has no HDU {number}; its last is {len(hdus) - 1}.")
         candidates = [hdus[number if number is not None else str(wanted)]]
     else:
-        companions = {name for group in _COMPANIONS.values() for name in group}
-        candidates = [entry for entry in hdus if entry.name in _IMAGE_NAMES]
-        candidates += [entry for entry in hdus if entry.name not in companions]
+        candidates = [entry for entry in hdus if _kind_of(entry) in ("image", "")]
     is_exposure = any("ARCHIVE_INDEX" in (entry.name, entry.header.get("EXTTYPE")) for entry in hdus)
-    for entry in candidates:
-        data = _image_of(entry, band, cube_bands)
-        if data is None:
+    images = [(entry, _image_of(entry, band, cube_bands)) for entry in candidates]
+    found = [(entry, data) for entry, data in images if data is not None]
+    if not found:
+        raise FitsImageError(f"{path} holds no two-dimensional image; give a FITS image.")
+    # The first of the best: by its name, by its world coordinates, by its size.
+    entry, data = max(
+        found,
+        key=lambda pair: (_kind_of(pair[0]) == "image", bool(pair[0].header.get("CTYPE1")), pair[1].size),
+    )
+    header, skipped = _merged_header(hdus[0].header, entry.header)
+    notes = [f"header cards that cannot be read are left out: {', '.join(skipped)}."] if skipped else []
+    companions: dict[str, npt.NDArray[Any]] = {}
+    labels, mask_header, unused = {"image": _label(hdus, entry)}, fits.Header(), []
+    for other in hdus:
+        if other is entry:
             continue
-        header = hdus[0].header.copy()
-        header.update(entry.header)
-        found: dict[str, npt.NDArray[Any]] = {}
+        kind = _kind_of(other)
+        values = _image_of(other, band, cube_bands if kind in _COMPANIONS else ())
+        if values is None:
+            continue
+        if (
+            kind in _COMPANIONS
+            and kind not in companions
+            and other.ver == entry.ver
+            and values.shape == data.shape
+        ):
+            companions[kind], labels[kind] = values, _label(hdus, other)
+            if kind == "mask":
+                mask_header = _merged_header(hdus[0].header, other.header)[0]
+        else:
+            unused.append(f"{_label(hdus, other)} ({values.shape[1]} x {values.shape[0]})")
+    if unused and not is_exposure:
+        notes.append(f"the image is HDU {labels['image']}; not used are {', '.join(unused)}.")
+    try:
+        pixels, note = linear_pixels(np.asarray(data, dtype=np.float64), header)
+    except ValueError as error:
+        raise FitsImageError(f"{path.name}: {error}.") from error
+    pixels[np.isin(pixels, _SENTINELS) | (np.abs(pixels) > 1e29)] = np.nan
+    notes += [note] if note else []
+    return FitsContent(path, header, pixels, is_exposure, companions, mask_header, labels, tuple(notes))
+
+
+def _label(hdus: fits.HDUList, entry: fits.hdu.base._BaseHDU) -> str:
+    """Name of an HDU, or its number."""
+    return entry.name or str(entry.header.get("EXTTYPE") or hdus.index(entry))
+
+
+def _kind_of(entry: fits.hdu.base._BaseHDU) -> str:
+    """What an HDU is by its name and type: image, a key of `_COMPANIONS`, or empty."""
+    header = entry.header
+    for key in ("HDUCLAS3", "UTYPE"):
+        kind = _ERROR_TYPES.get(str(header.get(key, "")).strip().upper())
+        if kind is not None:
+            return kind
+    for name in (entry.name, str(header.get("EXTTYPE", "")).strip().upper()):
+        if name in _IMAGE_NAMES:
+            return "image"
         for kind, group in _COMPANIONS.items():
-            for other in hdus:
-                if other.name in group and other.ver == entry.ver and kind not in found:
-                    values = _image_of(other, band, cube_bands)
-                    if values is not None and values.shape == data.shape:
-                        found[kind] = values
-        return FitsContent(path, header, np.asarray(data, dtype=np.float64), is_exposure, found)
-    raise FitsImageError(f"{path} holds no two-dimensional image; give a FITS image.")
+            if name in group:
+                return kind
+    return ""
+
+
+def _merged_header(*headers: fits.Header) -> tuple[fits.Header, list[str]]:
+    """Put the cards of headers into one, the last first; returns what cannot be read as well."""
+    merged, skipped = fits.Header(), []
+    for header in headers:
+        for card in header.cards:
+            if card.keyword in ("", "COMMENT", "HISTORY"):
+                continue
+            try:
+                if " " in card.keyword and not str(card.image).startswith("HIERARCH"):
+                    raise ValueError("no keyword")
+                merged[card.keyword] = (card.value, card.comment)
+            except (fits.VerifyError, ValueError):
+                skipped.append(card.keyword[:8].split(" ")[0])
+    return merged, skipped
 
 
 def _image_of(

@@ -13,7 +13,6 @@ __all__ = ["FitsField", "FitsOptions", "read_field"]
 
 import dataclasses
 import math
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,27 +21,24 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
-from astropy.wcs import WCS, FITSFixedWarning
+from astropy.wcs import WCS
 
-from ..images.sky import blur, estimate_fwhm, estimate_sky, find_plateau
-from ..images.units import AB_ZERO_POINT
+from ..images.sky import blur, estimate_sky, find_fill, find_plateau
+from ..images.stars import StarPsf, measure_psfs
+from ..images.units import AB_ZERO_POINT, FWHM_PER_SIGMA
 from .fits_files import BandFiles, FitsContent, FitsImageError, read_fits
+from .fits_header import header_fwhm, mask_patterns, number_of, zero_point
+from .fits_wcs import check_grids, made_up_wcs, pixel_scale_of, read_wcs
 
 FloatArray = npt.NDArray[np.floating[Any]]
 BoolArray = npt.NDArray[np.bool_]
 
-_ZERO_POINT_KEYS = ("MAGZERO", "MAGZPT", "MAGZP", "MAG_ZP", "ZP", "ZEROPNT", "ZPT")
-# AB magnitudes of one count by unit.
-_UNITS = {
-    "nanomaggy": 22.5,
-    "nanomaggies": 22.5,
-    "nmgy": 22.5,
-    "njy": AB_ZERO_POINT,
-    "ujy": 23.9,
-    "microjansky": 23.9,
-}
-# Surveys whose images are in nanomaggies but often lack BUNIT.
-_NANOMAGGY_SURVEYS = ("decals", "legacysurvey", "sdss")
+_LEAST_VARIANCE_RATIO = 0.25
+"""Variances that are smaller than that of the sky by more than this are relative."""
+
+_MOST_VARIANCE_RATIO = 30.0
+"""So are those that are larger by more than this; the noise of stacked images is
+correlated, and the scatter of their pixels smaller than the noise of a source."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +47,25 @@ class FitsOptions:
 
     zero_points: Mapping[str, float] | None = None
     """AB magnitude of one count by band; by default from the headers
-    (MAGZERO and similar keywords, BUNIT, known surveys), else 31.4, one nJy."""
+    (MAGZERO and similar keywords, FLUXMAG0, PHOTFLAM, BUNIT, known surveys),
+    else 31.4, one nJy."""
 
     pixel_scale: float | None = None
-    """Pixel scale (arcsec) where a header has no world coordinates; 0.2 by
-    default."""
+    """Pixel scale (arcsec) where a header has no world coordinates, or none
+    that are plausible; 0.2 by default."""
 
     psf_fwhm: Mapping[str, float] | float | None = None
     """Full width at half maximum of the PSF (arcsec); `None` to measure it on
-    stars."""
+    stars, or else to take it from the header. It can remain unknown."""
 
     hdu: str | int | None = None
-    """Name or number of the HDU with the image; by default the first one that
-    holds one, or SCI."""
+    """Name or number of the HDU with the image; by default SCI or the like, else
+    one with world coordinates, else the largest."""
 
     mask_bits: Mapping[str, int] | None = None
     """Which bits of a mask image become which mask plane, as a pattern of
-    bits by plane; by default all are BAD."""
+    bits by plane; others mean nothing. By default as the header or the
+    telescope has it, see `~.fits_header.mask_patterns`."""
 
     saturation: Mapping[str, float] | float | None = None
     """Count at and above which pixels are saturated; by default the header's
@@ -93,7 +91,7 @@ class FitsOptions:
 
     rescale: bool = False
     """Scale variances that were given to the noise that is found in the sky,
-    for relative weights."""
+    for relative weights. Those that are far off are scaled anyway."""
 
     sky_center: tuple[float, float] = (150.0, 0.0)
     """Where to put images without world coordinates (RA, Dec, deg)."""
@@ -146,7 +144,10 @@ class PlainImage:
     """Standard deviation of an empty pixel (counts)."""
 
     psf_fwhm: float
-    """Full width at half maximum of the PSF (arcsec)."""
+    """Full width at half maximum of the PSF (arcsec); NaN if it is not known."""
+
+    psf: FloatArray | None
+    """Image of the PSF (y, x); `None` if it is not known."""
 
 
 @dataclass(frozen=True)
@@ -168,6 +169,9 @@ class FitsField:
     wcs: WCS | None
     """World coordinates; `None` where afw wrote all files."""
 
+    has_sky: bool = True
+    """Whether world coordinates are those of a header, and not made up."""
+
     notes: list[str] = field(default_factory=list)
     """Sentences for the user: what was assumed."""
 
@@ -176,7 +180,7 @@ class FitsField:
         """Pixel scale at the centre (arcsec); NaN without world coordinates."""
         if self.wcs is None:
             return math.nan
-        return 3600.0 * math.sqrt(abs(float(np.linalg.det(tangent_plane(self.wcs, self.shape)[1]))))
+        return pixel_scale_of(self.wcs, self.shape)
 
 
 def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = None) -> FitsField:
@@ -199,8 +203,9 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
     Raises
     ------
     FitsImageError
-        Raised if a file is missing or damaged, or if the images do not fit
-        each other.
+        Raised if a file is missing or damaged, if the images do not fit
+        each other or show different pieces of sky, or if some were written by
+        afw and others were not.
 
     Notes
     -----
@@ -225,6 +230,14 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
         )
     plain = {band: content for band, content in contents.items() if not content.is_exposure}
     exposures = {band: content.path for band, content in contents.items() if content.is_exposure}
+    if plain and exposures:
+        raise FitsImageError(
+            f"afw wrote the files of bands {', '.join(exposures)}, and those of {', '.join(plain)} are "
+            "plain; give files of one kind."
+        )
+    shape = next(iter(shapes.values()))
+    if exposures:
+        return FitsField({}, exposures, tuple(files), shape, None, notes=notes)
     if options.common_saturation and options.saturation is None:
         unknown = [content for content in plain.values() if "SATURATE" not in content.header]
         levels = [find_plateau(content.pixels) for content in unknown]
@@ -232,69 +245,198 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
         if highest is not None:
             notes.append(f"Many pixels have {highest:g} counts exactly: this is taken for saturation.")
             options = dataclasses.replace(options, saturation=highest)
-    height, width = next(iter(shapes.values()))
-    # One WCS for all: the images are on one grid by definition.
-    wcs = _read_wcs(next(iter(plain.values())), options, notes) if plain else None
-    result = FitsField({}, exposures, tuple(files), (height, width), wcs, notes)
-    for band, content in plain.items():
-        result.images[band] = _read_band(band, files[band], content, options, result.pixel_scale, notes)
+    wcs, has_sky = _common_wcs(plain, shape, options, notes)
+    scale = pixel_scale_of(wcs, shape)
+    bands = [_read_band(band, files[band], content, options, scale) for band, content in plain.items()]
+    measured = measure_psfs(
+        [entry.pixels for entry in bands], [entry.good for entry in bands], [entry.sigma for entry in bands]
+    )
+    result = FitsField({}, {}, tuple(files), shape, wcs, has_sky, notes)
+    for entry, stars in zip(bands, measured):
+        fwhm, psf, source = _psf_of(entry, stars, options, scale)
+        entry.found.append(f"PSF {source}")
+        notes.append(f"{entry.name}: {entry.band}, {'; '.join(entry.found)}.")
+        notes += [f"{entry.name}: {text}" for text in dict.fromkeys(entry.notes)]
+        result.images[entry.band] = PlainImage(
+            np.where(entry.finite, entry.pixels, np.nan),
+            np.where(entry.finite, entry.variance, np.nan),
+            entry.planes,
+            10.0 ** (-0.4 * (entry.zero_point - AB_ZERO_POINT)),
+            entry.sigma,
+            fwhm,
+            psf,
+        )
+    _note_missing_area(bands, notes)
     return result
 
 
-def _read_band(
-    band: str, files: BandFiles, content: FitsContent, options: FitsOptions, scale: float, notes: list[str]
-) -> PlainImage:
-    """Calibrate one image; notes get what had to be assumed."""
-    name = content.path.name
+@dataclass
+class _Band:
+    """An image while it is read."""
 
-    def note(text: str) -> None:
-        notes.append(f"{name}: {text}")
+    band: str
+    name: str
+    header: fits.Header
+    pixels: FloatArray
+    finite: BoolArray
+    good: BoolArray
+    variance: FloatArray
+    planes: dict[str, BoolArray]
+    sigma: float
+    zero_point: float
+    found: list[str]
+    notes: list[str]
 
-    variance, flags = content.variance(files), content.flags(files)
-    finite = np.isfinite(content.pixels)
-    if variance is not None:
-        finite &= variance > 0.0
-    if not finite.any():
-        raise FitsImageError(f"{name} has no pixel with a finite value; give an image of the sky.")
-    level = _saturation_level(content, options.for_band("saturation", band), note)
-    saturated = finite & (content.pixels >= level) if level is not None else np.zeros(finite.shape, bool)
-    good = finite & ~saturated & (flags == 0)
-    if np.count_nonzero(good) < 0.1 * np.count_nonzero(finite):
-        good = finite
-    pixels, sigma, sources = _subtract_sky(
-        content.pixels, good, options, options.for_band("noise", band), note
+
+def _common_wcs(
+    contents: Mapping[str, FitsContent], shape: tuple[int, int], options: FitsOptions, notes: list[str]
+) -> tuple[WCS, bool]:
+    """World coordinates of all images, and whether they are those of a header; else they are made up."""
+    known, without = {}, []
+    for band, content in contents.items():
+        wcs, note = read_wcs(content.header, content.path.name, shape, options.pixel_scale)
+        if note:
+            notes.append(f"{content.path.name}: {note}")
+        if wcs is None:
+            without.append(content.path.name)
+        else:
+            known[band] = wcs
+    if known:
+        check_grids(known, shape)
+        first = next(iter(known))
+        if without:
+            notes.append(
+                f"{', '.join(without)}: no world coordinates in the header; those of {first} are used."
+            )
+        return known[first], True
+    scale = options.pixel_scale if options.pixel_scale is not None else 0.2
+    ra, dec = options.sky_center
+    notes.append(
+        f"{', '.join(dict.fromkeys(without))}: no world coordinates in the header; made up are RA {ra:g}, "
+        f"Dec {dec:g} at the centre and {scale:g} arcsec per pixel."
     )
+    return made_up_wcs(shape, (ra, dec), scale), False
+
+
+def _read_band(
+    band: str, files: BandFiles, content: FitsContent, options: FitsOptions, scale: float
+) -> _Band:
+    """Calibrate one image."""
+    name = content.path.name
+    notes = list(content.notes)
+    found = [f"HDU {content.names.get('image', 0)}"]
+    filled = find_fill(content.pixels)
+    if filled.any():
+        constants = ", ".join(f"{value:g}" for value in np.unique(content.pixels[filled])[:3])
+        notes.append(f"{filled.mean():.1%} of the pixels are {constants} exactly, in blocks: no data.")
+    variance, source = content.variance(files)
+    finite = np.isfinite(content.pixels) & ~filled
+    if not finite.any():
+        raise FitsImageError(
+            f"{name} has no pixel with a finite value that is no fill value; give an image of the sky."
+        )
+    if variance is not None:
+        if not (finite & (variance > 0.0)).any():
+            variance, source = None, f"{source} has no value above 0 where the image has data"
+        else:
+            finite &= variance > 0.0
+    if variance is None and source:
+        notes.append(f"{source}.")
+    level = _saturation_level(content, options.for_band("saturation", band), notes.append)
+    saturated = finite & (content.pixels >= level) if level is not None else np.zeros(finite.shape, bool)
+    planes = {"SAT": saturated}
+    for plane, selected in _mask_planes(content, files, options, found, notes).items():
+        planes[plane] = planes.get(plane, np.zeros(finite.shape, bool)) | selected
+    good = finite & ~np.logical_or.reduce(list(planes.values()))
+    if np.count_nonzero(good) < 0.1 * np.count_nonzero(finite):
+        notes.append("its mask leaves less than a tenth of the pixels; noise and PSF are measured on all.")
+        good = finite & ~saturated if (finite & ~saturated).any() else finite
+    noise = options.for_band("noise", band)
+    pixels, sigma, sources = _subtract_sky(content.pixels, good, options, noise, notes.append)
     if variance is None:
-        text = "Variance is estimated from the pixel noise."
-        notes += [text] if text not in notes else []
         gain = options.for_band("gain", band)
         variance = np.full(finite.shape, sigma**2)
         if gain is not None:
             variance += _source_light(pixels, finite, sources | ~good, sigma) / gain
+        source = "given" if noise is not None else "measured between the sources"
     else:
-        variance = _check_variance(variance, good, sigma, options.rescale, note)
-    fwhm = options.for_band("psf_fwhm", band)
-    if fwhm is None:
-        found = estimate_fwhm(pixels, good, sigma)
-        fwhm = found[0] * scale if found is not None else 1.0
-        words = f"from {found[1]} stars" if found is not None else "a guess, for want of stars"
-        note(f"PSF of {fwhm:.2f} arcsec ({words}).")
-    planes = {"SAT": saturated}
-    if options.mask_bits is None:
-        planes["BAD"] = flags != 0
-    for plane, pattern in (options.mask_bits or {}).items():
-        planes[plane] = planes.get(plane, np.zeros(finite.shape, bool)) | (flags & pattern != 0)
-    zero_point = (options.zero_points or {}).get(band)
-    if zero_point is None:
-        zero_point = _find_zero_point(content.header, note)
-    return PlainImage(
-        np.where(finite, pixels, np.nan),
-        np.where(finite, variance, np.nan),
+        variance, source = _check_variance(variance, good, sigma, options.rescale, source, notes.append)
+    found.append(f"noise {float(np.sqrt(np.median(variance[finite]))):.4g} counts ({source})")
+    magnitude = (options.zero_points or {}).get(band)
+    source = "given"
+    if magnitude is None:
+        magnitude, source = zero_point(content.header, scale)
+    if magnitude is None:
+        notes.append(
+            f"{source}: one count is taken for one nJy, and magnitudes are wrong; --zeropoint sets it."
+        )
+    found.append("zero point not known" if magnitude is None else f"zero point {magnitude:.2f} ({source})")
+    return _Band(
+        band,
+        name,
+        content.header,
+        pixels,
+        finite,
+        good,
+        variance,
         planes,
-        10.0 ** (-0.4 * (zero_point - AB_ZERO_POINT)),
         sigma,
-        fwhm,
+        AB_ZERO_POINT if magnitude is None else magnitude,
+        found,
+        notes,
     )
+
+
+def _mask_planes(
+    content: FitsContent, files: BandFiles, options: FitsOptions, found: list[str], notes: list[str]
+) -> dict[str, BoolArray]:
+    """Pixels (y, x) by mask plane, of the mask image if there is one."""
+    flags, header, name = content.flags(files)
+    if not name:
+        return {}
+    if options.mask_bits is not None:
+        patterns, source = dict(options.mask_bits), "given"
+    else:
+        patterns, source = mask_patterns(header, name)
+    planes = {plane: flags & pattern != 0 for plane, pattern in patterns.items()}
+    counts = ", ".join(f"{plane} {selected.mean():.1%}" for plane, selected in planes.items())
+    found.append(f"mask {name} by {source} ({counts})")
+    if source.startswith("every") and planes["BAD"].mean() > 0.05:
+        notes.append(
+            f"{planes['BAD'].mean():.0%} of the pixels of {name} are not 0 and BAD; --mask-bits sets it."
+        )
+    return planes
+
+
+def _psf_of(
+    entry: _Band, stars: StarPsf | None, options: FitsOptions, scale: float
+) -> tuple[float, FloatArray | None, str]:
+    """FWHM (arcsec) and image of the PSF, and words on them."""
+    fwhm, source = options.for_band("psf_fwhm", entry.band), "given"
+    if fwhm is None and stars is not None:
+        fwhm, error = stars.fwhm * scale, stars.error * scale
+        words = f"{fwhm:.2f} +- {error:.2f} arcsec (measured on {stars.n_stars} stars)"
+        return fwhm, stars.image(), words
+    if fwhm is None:
+        said = header_fwhm(entry.header, scale)
+        if said is None:
+            entry.notes.append("too few stars to measure the PSF, which remains unknown; --psf-fwhm sets it.")
+            return math.nan, None, "not known"
+        fwhm, source = said[0], f"{said[1]} of the header, too few stars"
+    return fwhm, gaussian_image(fwhm / scale), f"{fwhm:.2f} arcsec ({source})"
+
+
+def _note_missing_area(bands: list[_Band], notes: list[str]) -> None:
+    """Say how much of the area some bands lack."""
+    usable = [entry.finite for entry in bands]
+    covered = np.logical_or.reduce(usable)
+    for entry, has_data in zip(bands, usable):
+        lost = 1.0 - np.count_nonzero(has_data) / np.count_nonzero(covered)
+        if lost > 0.03:
+            notes.append(
+                f"{entry.name}: {entry.band} has no data in {lost:.0%} of the area that others cover; models "
+                "of fixed bands find nothing there, and the model 'any' goes by the other bands."
+            )
 
 
 def _source_light(pixels: FloatArray, finite: BoolArray, sources: BoolArray, sigma: float) -> FloatArray:
@@ -311,9 +453,9 @@ def _saturation_level(content: FitsContent, given: float | None, note: Callable[
     """Count at which pixels are saturated, if any is known."""
     if given is not None:
         return given
-    level = content.header.get("SATURATE")
-    if isinstance(level, int | float) and math.isfinite(level) and level > 0:
-        return float(level)
+    level = number_of(content.header, "SATURATE")
+    if level is not None and level > 0:
+        return level
     level = find_plateau(content.pixels)
     if level is not None:
         note(f"many pixels have {level:g} counts exactly and are taken for saturated.")
@@ -354,73 +496,34 @@ def _subtract_sky(
 
 
 def _check_variance(
-    variance: FloatArray, good: BoolArray, sigma: float, rescale: bool, note: Callable[[str], None]
-) -> FloatArray:
-    """Compare a given variance with the noise in the sky."""
-    ratio = sigma**2 / float(np.median(variance[good]))
-    if rescale:
-        note(f"its variance was multiplied by {ratio:.3g} to fit the noise in the sky.")
-        return variance * ratio
-    if not 0.25 < ratio < 4.0:
+    variance: FloatArray,
+    good: BoolArray,
+    sigma: float,
+    rescale: bool,
+    source: str,
+    note: Callable[[str], None],
+) -> tuple[FloatArray, str]:
+    """Compare a given variance with the noise in the sky; returns what to use, and where it is from."""
+    ratio = float(np.median(variance[good])) / sigma**2
+    if rescale or not _LEAST_VARIANCE_RATIO < ratio < _MOST_VARIANCE_RATIO:
+        if not rescale:
+            note(
+                f"the variance of {source} is {ratio:.2g} times the one found in the sky: it is taken for "
+                "relative and scaled to the noise in the sky."
+            )
+        return variance / ratio, f"{source}, scaled to the sky"
+    if ratio > 5.0:
         note(
-            f"the variance given is {1.0 / ratio:.2g} times the one found in the sky; "
-            "--rescale makes them agree."
+            f"the variance of {source} is {ratio:.2g} times the one found in the sky; --rescale makes them "
+            "agree."
         )
-    return variance
+    return variance, source
 
 
-def _find_zero_point(header: fits.Header, note: Callable[[str], None]) -> float:
-    """AB magnitude of one count."""
-    for key in _ZERO_POINT_KEYS:
-        value = header.get(key)
-        if isinstance(value, int | float) and np.isfinite(value) and value > 0:
-            return float(value)
-    unit = str(header.get("BUNIT", "")).strip().lower()
-    if unit in _UNITS:
-        return _UNITS[unit]
-    survey = str(header.get("SURVEY", "")).strip().lower()
-    if survey.startswith(_NANOMAGGY_SURVEYS):
-        note(f"zero point 22.5 (nanomaggies), as survey {header['SURVEY']} has it.")
-        return 22.5
-    note("no zero point in the header, one count is taken for one nJy; --zeropoint sets it.")
-    return AB_ZERO_POINT
-
-
-def _read_wcs(content: FitsContent, options: FitsOptions, notes: list[str]) -> WCS:
-    """World coordinates of an image; made up if its header has none."""
-    header, name = content.header, content.path.name
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FITSFixedWarning)
-        wcs = WCS(header, naxis=2) if header.get("CTYPE1") else None
-    if wcs is None or not wcs.has_celestial:
-        scale = options.pixel_scale if options.pixel_scale is not None else 0.2
-        ra, dec = options.sky_center
-        notes.append(
-            f"{name}: no world coordinates in the header; made up are RA {ra:g}, Dec {dec:g} at the centre "
-            f"and {scale:g} arcsec per pixel."
-        )
-        height, width = content.pixels.shape
-        wcs = WCS(naxis=2)
-        wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
-        wcs.wcs.crpix = [0.5 * (width + 1), 0.5 * (height + 1)]
-        wcs.wcs.crval = [ra, dec]
-        wcs.wcs.cd = [[-scale / 3600.0, 0.0], [0.0, scale / 3600.0]]
-    elif not np.isfinite(tangent_plane(wcs, content.pixels.shape)[1]).all():
-        raise FitsImageError(
-            f"The world coordinates of {name} are not usable; give a header that has them right."
-        )
-    return wcs
-
-
-def tangent_plane(wcs: WCS, shape: tuple[int, ...]) -> tuple[tuple[float, float], FloatArray]:
-    """Find the tangent plane that touches an image of a shape (y, x) at its centre.
-
-    Returns right ascension and declination there (deg), and the matrix that takes
-    offsets (x, y), px, to offsets to the east and north, deg.
-    """
-    step = 10.0
-    x, y = 0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1)
-    sky = wcs.pixel_to_world(np.array([x, x + step, x]), np.array([y, y, y + step])).icrs
-    offsets = [sky[0].spherical_offsets_to(sky[k]) for k in (1, 2)]
-    matrix = np.array([[o[0].deg for o in offsets], [o[1].deg for o in offsets]]) / step
-    return (float(sky[0].ra.deg), float(sky[0].dec.deg)), matrix
+def gaussian_image(fwhm: float) -> FloatArray:
+    """Draw a round Gaussian of a FWHM (px) that sums to one, out to five sigma."""
+    sigma = max(fwhm / FWHM_PER_SIGMA, 0.3)
+    reach = math.ceil(5.0 * sigma)
+    profile = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    image = np.outer(profile, profile)
+    return np.asarray(image / image.sum())

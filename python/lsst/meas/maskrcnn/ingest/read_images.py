@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from ..deblend.image import MultibandImage
-from ..images.units import FWHM_PER_SIGMA
-from .fits_files import BandFiles, FitsImageError
+from .fits_files import BandFiles
 from .fits_images import FitsField, FitsOptions, read_field
 
 _LOG = logging.getLogger(__name__)
@@ -70,11 +69,6 @@ def read_images(
         _LOG.info("%s", note)
     if not field.exposures:
         return _from_plain_images(field)
-    if field.images:
-        raise FitsImageError(
-            f"afw wrote the files of bands {', '.join(field.exposures)}, and those of "
-            f"{', '.join(field.images)} are plain; give files of one kind."
-        )
     from lsst.afw.image import ExposureF
 
     from ..catalogs.exposures import to_multiband_image
@@ -86,7 +80,7 @@ def _from_plain_images(field: FitsField) -> MultibandImage:
     shape = (len(field.bands), *field.shape)
     flux, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
     flags = {name: np.zeros(shape, bool) for name in ("unusable", "bad", "saturated")}
-    widths = np.array([field.images[band].psf_fwhm for band in field.bands]) / field.pixel_scale
+    psfs = [field.images[band].psf for band in field.bands]
     for index, band in enumerate(field.bands):
         image = field.images[band]
         # Counts as an exposure would hold them, so that it gives the same pixels.
@@ -105,16 +99,6 @@ def _from_plain_images(field: FitsField) -> MultibandImage:
         usable=~flags["unusable"],
         saturated=flags["saturated"],
         bad=flags["bad"],
-        psf=[_gaussian_psf(width) for width in widths],
-        psf_fwhm=widths,
+        psf=lambda band, y, x: psfs[band],
         wcs=field.wcs,
     )
-
-
-def _gaussian_psf(fwhm: float) -> np.ndarray:
-    """Image of a round Gaussian that sums to one, out to five sigma."""
-    sigma = max(fwhm / FWHM_PER_SIGMA, 0.3)
-    reach = int(np.ceil(5.0 * sigma))
-    profile = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    image = np.outer(profile, profile)
-    return image / image.sum()

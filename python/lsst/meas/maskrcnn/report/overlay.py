@@ -397,7 +397,7 @@ def write_regions(
     outlines: Sequence[Sequence[NDArray[np.float64]]],
     is_star: NDArray[np.bool_],
     scores: NDArray[np.floating],
-    wcs: WCS,
+    wcs: WCS | None,
     *,
     comment: str = "",
 ) -> None:
@@ -413,27 +413,31 @@ def write_regions(
         Class of each source, `bool`, (source,).
     scores : `numpy.ndarray`
         Score of each source, (source,).
-    wcs : `astropy.wcs.WCS`
-        World coordinates of the pixels.
+    wcs : `astropy.wcs.WCS` or `None`
+        World coordinates of the pixels; without, regions are in pixels.
     comment : `str`
         A line for the head of the file.
 
     Notes
     -----
-    Each source is a polygon in ICRS, tagged ``star`` or ``galaxy``; holes are
+    Each source is a polygon in ICRS or pixels, tagged ``star`` or ``galaxy``; holes are
     left out.
     """
     lines = ["# Region file format: DS9 version 4.1"]
     if comment:
         lines.append(f"# {comment}")
-    lines += ['global width=1 font="helvetica 9 normal roman" select=1 edit=0 move=0 delete=1', "icrs"]
+    lines += ['global width=1 font="helvetica 9 normal roman" select=1 edit=0 move=0 delete=1']
+    lines.append("image" if wcs is None else "icrs")
     for polygons, star, score in zip(outlines, is_star, scores):
         if not polygons:
             continue
         outline = _simplify(max(polygons, key=len))
-        sky = wcs.pixel_to_world(outline[:, 0], outline[:, 1])
-        sky = sky.icrs if isinstance(sky, SkyCoord) else SkyCoord(*sky, unit=u.deg)
-        points = ",".join(f"{ra:.7f},{dec:.7f}" for ra, dec in zip(sky.ra.deg, sky.dec.deg))
+        if wcs is None:
+            points = ",".join(f"{x + 1:.2f},{y + 1:.2f}" for x, y in outline)
+        else:
+            sky = wcs.pixel_to_world(outline[:, 0], outline[:, 1])
+            sky = sky.icrs if isinstance(sky, SkyCoord) else SkyCoord(*sky, unit=u.deg)
+            points = ",".join(f"{ra:.7f},{dec:.7f}" for ra, dec in zip(sky.ra.deg, sky.dec.deg))
         color, name = (STAR_COLOR, "star") if star else (GALAXY_COLOR, "galaxy")
         lines.append(f"polygon({points}) # color={color} text={{{score:.2f}}} tag={{{name}}}")
     with open(path, "w", encoding="ascii") as stream:

@@ -88,7 +88,7 @@ class SipPixels(LinearPixels):
     a, b : `numpy.ndarray`, shape (order + 1, order + 1)
         Coefficients of u^i v^j at [i, j].
     ap, bp : `numpy.ndarray` or `None`
-        Coefficients of the way back; without them it is solved for.
+        Coefficients of the way back, which FITS files have; it is solved for.
     """
 
     a: np.ndarray
@@ -106,10 +106,8 @@ class SipPixels(LinearPixels):
     def inverse(self, plane: np.ndarray) -> np.ndarray:
         """Map the plane (2, N) to pixels."""
         uv = np.linalg.solve(self.cd, plane)
-        if self.ap is not None and self.bp is not None:
-            uv = uv + _polynomial_pair(self.ap, self.bp, uv)
-        else:
-            uv = invert_numerically(self._distort, uv)
+        # The polynomials of the way back are approximate.
+        uv = invert_numerically(self._distort, uv)
         return uv + self.crpix[:, None]
 
     def jacobian(self, pixel: np.ndarray) -> np.ndarray:

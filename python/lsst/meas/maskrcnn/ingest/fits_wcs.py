@@ -1,0 +1,153 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""World coordinates of FITS images."""
+
+from __future__ import annotations
+
+__all__ = ["check_grids", "made_up_wcs", "pixel_scale_of", "read_wcs", "tangent_plane"]
+
+import math
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from astropy.io import fits
+from astropy.wcs import WCS, NoConvergence
+
+from .fits_files import FitsImageError
+
+_LARGEST_OFFSET = 0.1
+"""Distance (px) of one position on the grids of two bands up to which they are one grid."""
+
+_SCALE_RANGE = (1e-3, 60.0)
+"""Pixel scales that are believed (arcsec)."""
+
+_SCALE_KEYS = ("CD1_1", "CD1_2", "CD2_1", "CD2_2", "CDELT1", "CDELT2")
+_WCS_ERRORS = (NoConvergence, ValueError, TypeError, KeyError, MemoryError)
+
+
+def read_wcs(
+    header: fits.Header, name: str, shape: tuple[int, ...], pixel_scale: float | None = None
+) -> tuple[WCS | None, str]:
+    """Read the world coordinates of an image.
+
+    Parameters
+    ----------
+    header : `astropy.io.fits.Header`
+        Of the image.
+    name : `str`
+        Of the file, for messages.
+    shape : `tuple` [`int`, ...]
+        Of the image (y, x).
+    pixel_scale : `float`, optional
+        What to take (arcsec) where the header has no usable scale.
+
+    Returns
+    -------
+    wcs : `astropy.wcs.WCS` or `None`
+        `None` if the header has none.
+    note : `str`
+        What had to be assumed; empty for nothing.
+
+    Raises
+    ------
+    FitsImageError
+        Raised if they are not usable, and no pixel scale was given.
+    """
+    if not header.get("CTYPE1"):
+        return None, ""
+    header = header.copy()
+    for key in ("CUNIT1", "CUNIT2"):
+        if str(header.get(key, "")).strip().lower() in ("degree", "degrees", "degs"):
+            header[key] = "deg"
+    advice = "; correct it, or give --pixel-scale (pixel_scale) to go on without world coordinates"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            wcs = WCS(header, naxis=2)
+            if not wcs.has_celestial:
+                return None, ""
+            if not any(key in header for key in (*_SCALE_KEYS, "PC1_1")):
+                scale, reason = math.nan, "the header has world coordinates but no pixel scale (CD or CDELT)"
+            else:
+                scale = pixel_scale_of(wcs, shape)
+                reason = f"the header's pixel scale of {scale:.4g} arcsec is not plausible"
+    except _WCS_ERRORS as error:
+        text = " ".join(str(error).split())
+        if pixel_scale is not None:
+            return None, f"its world coordinates cannot be used ({text}) and are left out."
+        raise FitsImageError(f"{name}: its world coordinates cannot be used ({text}){advice}.") from error
+    if _SCALE_RANGE[0] < scale < _SCALE_RANGE[1]:
+        if pixel_scale is not None and abs(math.log(pixel_scale / scale)) > 0.02:
+            return wcs, f"the header's pixel scale of {scale:.4g} arcsec is used, not {pixel_scale:g}."
+        return wcs, ""
+    if pixel_scale is None:
+        raise FitsImageError(f"{name}: {reason}; give it with --pixel-scale (pixel_scale).")
+    plain = made_up_wcs(shape, tuple(wcs.wcs.crval), pixel_scale)
+    plain.wcs.crpix = wcs.wcs.crpix
+    return plain, f"{reason}; {pixel_scale:g} arcsec, which was given, is used."
+
+
+def made_up_wcs(shape: tuple[int, ...], center: tuple[float, ...], pixel_scale: float) -> WCS:
+    """Make world coordinates of an image of a shape (y, x): its centre (RA, Dec, deg) and scale (arcsec)."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = ["RA---TAN", "DEC--TAN"]
+    wcs.wcs.crpix = [0.5 * (shape[1] + 1), 0.5 * (shape[0] + 1)]
+    wcs.wcs.crval = center
+    wcs.wcs.cd = [[-pixel_scale / 3600.0, 0.0], [0.0, pixel_scale / 3600.0]]
+    return wcs
+
+
+def pixel_scale_of(wcs: WCS, shape: tuple[int, ...]) -> float:
+    """Measure the pixel scale (arcsec) at the centre of an image of a shape (y, x)."""
+    return 3600.0 * math.sqrt(abs(float(np.linalg.det(tangent_plane(wcs, shape)[1]))))
+
+
+def check_grids(wcs_by_band: Mapping[str, WCS], shape: tuple[int, ...]) -> None:
+    """Check that images of a shape (y, x) show the same sky.
+
+    Positions on the sky are compared: the way back to pixels may be
+    approximate.
+
+    Raises
+    ------
+    FitsImageError
+        Raised if the images of two bands are shifted, rotated or of different
+        fields.
+    """
+    height, width = shape
+    x = np.array([0.0, width - 1.0, 0.0, width - 1.0, 0.5 * (width - 1)])
+    y = np.array([0.0, 0.0, height - 1.0, height - 1.0, 0.5 * (height - 1)])
+    (first, reference), *others = wcs_by_band.items()
+    expected, scale = reference.pixel_to_world(x, y).icrs, pixel_scale_of(reference, shape)
+    worst = {}
+    for band, wcs in others:
+        distance = wcs.pixel_to_world(x, y).icrs.separation(expected).arcsec / scale
+        if not (distance <= _LARGEST_OFFSET).all():
+            worst[band] = float(np.max(distance))
+    if worst:
+        listed = ", ".join(f"{band} is up to {distance:.4g} pixels off" for band, distance in worst.items())
+        raise FitsImageError(
+            f"The world coordinates of the bands disagree: compared with {first}, {listed}; resample all "
+            "images to one pixel grid."
+        )
+
+
+def tangent_plane(
+    wcs: WCS, shape: tuple[int, ...]
+) -> tuple[tuple[float, float], npt.NDArray[np.floating[Any]]]:
+    """Find the tangent plane that touches an image of a shape (y, x) at its centre.
+
+    Returns right ascension and declination there (deg), and the matrix that takes
+    offsets (x, y), px, to offsets to the east and north, deg.
+    """
+    step = 10.0
+    x, y = 0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1)
+    sky = wcs.pixel_to_world(np.array([x, x + step, x]), np.array([y, y, y + step])).icrs
+    offsets = [sky[0].spherical_offsets_to(sky[k]) for k in (1, 2)]
+    matrix = np.array([[o[0].deg for o in offsets], [o[1].deg for o in offsets]]) / step
+    return (float(sky[0].ra.deg), float(sky[0].dec.deg)), matrix
