@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["blur", "estimate_sky", "find_fill", "find_plateau"]
+__all__ = ["blur", "estimate_sky", "find_plateau"]
 
 import math
 from dataclasses import dataclass
@@ -146,18 +146,10 @@ def find_plateau(plane: FloatArray, fewest: int = 5) -> float | None:
 
 
 def find_fill(plane: FloatArray) -> BoolArray:
-    """Find the pixels that were filled with a constant because there are no data.
+    """Find pixels (y, x) that were filled with a constant because there are no data.
 
-    Parameters
-    ----------
-    plane : `numpy.ndarray`
-        Image (y, x), as it was stored.
-
-    Returns
-    -------
-    filled : `numpy.ndarray`
-        Bool (y, x): connected pixels of exactly one value. Saturated stars and
-        the empty sky of images without noise are not among them.
+    They are connected and of exactly one value. Saturated stars and the empty sky
+    of images without noise are not among them.
     """
     finite = np.isfinite(plane)
     runs = np.zeros(plane.shape, dtype=bool)

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["StarPsf", "measure_psfs"]
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -86,24 +84,11 @@ class _Source:
 def measure_psfs(
     planes: Sequence[FloatArray], good: Sequence[BoolArray], sigmas: Sequence[float]
 ) -> list[StarPsf | None]:
-    """Measure the PSF of images of one field on its stars.
+    """Measure the PSF of sky-subtracted images (y, x) of one field on its stars.
 
-    Parameters
-    ----------
-    planes : sequence of `numpy.ndarray`
-        Sky-subtracted images (y, x) on one pixel grid, one for each band.
-    good : sequence of `numpy.ndarray`
-        Bool (y, x), the pixels to use: finite and not saturated.
-    sigmas : sequence of `float`
-        Noise of a pixel in each band.
+    ``good`` are the pixels to use, finite and not saturated, and ``sigmas`` the
+    noise of a pixel in each band. Returns `None` for bands with too few stars.
 
-    Returns
-    -------
-    psfs : `list` [`StarPsf` or `None`]
-        Of each band; `None` where there are too few stars.
-
-    Notes
-    -----
     Round maxima are measured with moments of an adaptive Gaussian weight
     (Bernstein & Jarvis 2002). A star has the same size as the other stars in
     every band; galaxies are larger, and each has its own. The smallest size in

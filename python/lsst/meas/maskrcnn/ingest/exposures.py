@@ -23,7 +23,9 @@ from lsst.daf.base import PropertyList
 from lsst.geom import Box2I, Extent2I, Point2D, Point2I, SpherePoint, arcseconds, degrees
 from lsst.meas.algorithms import KernelPsf
 from lsst.pex.exceptions import Exception as PexError
+from lsst.pipe.base import AlgorithmError
 
+from ..catalogs.exposures import check_exposures
 from ..images.units import FWHM_PER_SIGMA
 from ..scenes.artefacts import MASK_BITS
 from .fits_files import FitsImageError
@@ -88,6 +90,11 @@ def field_to_exposures(field: FitsField) -> dict[str, ExposureF]:
             exposures[band] = ExposureF.readFits(str(path))
         except (PexError, OSError, ValueError, RuntimeError) as error:
             raise FitsImageError(f"{path} cannot be read ({error}); get the whole file.") from error
+    if exposures:
+        try:
+            check_exposures(exposures)
+        except AlgorithmError as error:
+            raise FitsImageError(str(error)) from error
     wcs = next((exposure.getWcs() for exposure in exposures.values()), None)
     wcs = sky_wcs(field.wcs, field.shape) if wcs is None and field.wcs is not None else wcs
     if wcs is None:

@@ -28,21 +28,12 @@ FITS_SUFFIXES = ("", ".gz", ".fz")
 """What may follow the name of a FITS file: nothing, or that it is compressed (`tuple` [`str`])."""
 
 _BAND_KEYS = ("BAND", "BANDS", "BAND0", "FILTER", "FILTNAM", "FILTNAME")
-# Extensions beside the image, by their EXTNAME or EXTTYPE.
+# Extensions beside the image, by HDUCLAS3 (of ESO), UTYPE (of astropy), EXTNAME or EXTTYPE.
 _COMPANIONS = {
-    "variance": ("VAR", "VARIANCE", "STAT"),
-    "rms": ("ERR", "ERROR", "RMS", "SIGMA", "UNCERT", "UNC", "STDDEV", "NOISE"),
-    "weight": ("WHT", "WGT", "WT", "WEIGHT", "WEIGHTS", "IVAR", "INVVAR"),
+    "variance": ("VAR", "VARIANCE", "STAT", "MSE", "VARIANCEUNCERTAINTY"),
+    "rms": ("ERR", "ERROR", "RMS", "SIGMA", "UNCERT", "UNC", "STDDEV", "NOISE", "RMSE", "STDDEVUNCERTAINTY"),
+    "weight": ("WHT", "WGT", "WT", "WEIGHT", "WEIGHTS", "IVAR", "INVVAR", "INVMSE", "INVERSEVARIANCE"),
     "mask": ("DQ", "MASK", "MSK", "FLAG", "FLAGS", "QUAL", "QUALITY", "BPM"),
-}
-# What HDUCLAS3 of ESO's files and UTYPE of astropy's say of an extension.
-_ERROR_TYPES = {
-    "MSE": "variance",
-    "RMSE": "rms",
-    "INVMSE": "weight",
-    "VARIANCEUNCERTAINTY": "variance",
-    "STDDEVUNCERTAINTY": "rms",
-    "INVERSEVARIANCE": "weight",
 }
 _IMAGE_NAMES = ("SCI", "IMAGE", "SCIENCE", "DATA")
 _SENTINELS = (-9999.0, -99999.0)
@@ -265,15 +256,9 @@ def _label(hdus: fits.HDUList, entry: fits.hdu.base._BaseHDU) -> str:
 
 def _kind_of(entry: fits.hdu.base._BaseHDU) -> str:
     """What an HDU is by its name and type: image, a key of `_COMPANIONS`, or empty."""
-    header = entry.header
-    for key in ("HDUCLAS3", "UTYPE"):
-        kind = _ERROR_TYPES.get(str(header.get(key, "")).strip().upper())
-        if kind is not None:
-            return kind
-    for name in (entry.name, str(header.get("EXTTYPE", "")).strip().upper()):
-        if name in _IMAGE_NAMES:
-            return "image"
-        for kind, group in _COMPANIONS.items():
+    for key in ("HDUCLAS3", "UTYPE", "EXTNAME", "EXTTYPE"):
+        name = str(entry.header.get(key, "")).strip().upper()
+        for kind, group in {"image": _IMAGE_NAMES, **_COMPANIONS}.items():
             if name in group:
                 return kind
     return ""

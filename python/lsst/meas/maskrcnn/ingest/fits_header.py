@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["header_fwhm", "linear_pixels", "mask_patterns", "zero_point"]
-
 import math
 import re
 from typing import Any
@@ -77,31 +75,10 @@ def number_of(header: fits.Header, key: str) -> float | None:
 def linear_pixels(
     pixels: npt.NDArray[np.floating[Any]], header: fits.Header
 ) -> tuple[npt.NDArray[np.floating[Any]], str]:
-    """Undo a scaling of pixels (y, x) that is not linear.
+    """Undo a scaling of pixels (y, x) that is not linear; returns what was done as well, empty for nothing.
 
-    Parameters
-    ----------
-    pixels : `numpy.ndarray`
-        As stored.
-    header : `astropy.io.fits.Header`
-        Theirs.
-
-    Returns
-    -------
-    pixels : `numpy.ndarray`
-        Proportional to flux.
-    note : `str`
-        What was done; empty for nothing.
-
-    Raises
-    ------
-    ValueError
-        Raised if they are logarithms or magnitudes.
-
-    Notes
-    -----
     Stacks of Pan-STARRS1 hold 2.5 log10(e) asinh((flux - BOFFSET) / (2 BSOFTEN))
-    (Waters et al. 2020, ApJS 251, 4).
+    (Waters et al. 2020, ApJS 251, 4). Raises `ValueError` for logarithms and magnitudes.
     """
     soften = number_of(header, "BSOFTEN")
     if soften is not None and soften > 0:
@@ -116,21 +93,10 @@ def linear_pixels(
 
 
 def zero_point(header: fits.Header, pixel_scale: float) -> tuple[float | None, str]:
-    """Find the AB magnitude of one count.
+    """Find the AB magnitude of one count, and where it is from.
 
-    Parameters
-    ----------
-    header : `astropy.io.fits.Header`
-        Of the image.
-    pixel_scale : `float`
-        Side of a pixel (arcsec), for surface brightnesses.
-
-    Returns
-    -------
-    magnitude : `float` or `None`
-        `None` if the header does not say it, or contradicts itself.
-    source : `str`
-        Where it is from, or why there is none.
+    It is `None`, with the reason, if the header does not say it or contradicts
+    itself. The pixel scale (arcsec) is for surface brightnesses.
     """
     found: dict[str, float] = {}
     refused = []
@@ -239,21 +205,10 @@ def header_fwhm(header: fits.Header, pixel_scale: float) -> tuple[float, str] | 
 
 
 def mask_patterns(header: fits.Header, name: str) -> tuple[dict[str, int], str]:
-    """Find which bits of a mask image become which mask plane.
+    """Find which bits of a mask image become which mask plane, and whose convention that is.
 
-    Parameters
-    ----------
-    header : `astropy.io.fits.Header`
-        That of the mask, with what the primary one says beside it.
-    name : `str`
-        Name of its extension.
-
-    Returns
-    -------
-    patterns : `dict` [`str`, `int`]
-        Pattern of bits by mask plane. Bits that only inform are in none.
-    source : `str`
-        Whose convention it is.
+    ``header`` is that of the mask with what the primary one says, ``name`` that
+    of its extension. Bits that only inform are in no plane.
     """
     planes = {
         key[3:]: int(value)

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["check_grids", "made_up_wcs", "pixel_scale_of", "read_wcs", "tangent_plane"]
-
 import math
 import warnings
 from collections.abc import Mapping
@@ -33,30 +31,11 @@ _WCS_ERRORS = (NoConvergence, ValueError, TypeError, KeyError, MemoryError)
 def read_wcs(
     header: fits.Header, name: str, shape: tuple[int, ...], pixel_scale: float | None = None
 ) -> tuple[WCS | None, str]:
-    """Read the world coordinates of an image.
+    """Read the world coordinates of an image of a shape (y, x).
 
-    Parameters
-    ----------
-    header : `astropy.io.fits.Header`
-        Of the image.
-    name : `str`
-        Of the file, for messages.
-    shape : `tuple` [`int`, ...]
-        Of the image (y, x).
-    pixel_scale : `float`, optional
-        What to take (arcsec) where the header has no usable scale.
-
-    Returns
-    -------
-    wcs : `astropy.wcs.WCS` or `None`
-        `None` if the header has none.
-    note : `str`
-        What had to be assumed; empty for nothing.
-
-    Raises
-    ------
-    FitsImageError
-        Raised if they are not usable, and no pixel scale was given.
+    Returns `None` if the header has none, and what had to be assumed, empty for
+    nothing. ``pixel_scale`` (arcsec) is for headers without a usable one; without
+    it, these are refused.
     """
     if not header.get("CTYPE1"):
         return None, ""
@@ -108,16 +87,9 @@ def pixel_scale_of(wcs: WCS, shape: tuple[int, ...]) -> float:
 
 
 def check_grids(wcs_by_band: Mapping[str, WCS], shape: tuple[int, ...]) -> None:
-    """Check that images of a shape (y, x) show the same sky.
+    """Refuse images of a shape (y, x) whose bands are shifted, rotated or of different fields.
 
-    Positions on the sky are compared: the way back to pixels may be
-    approximate.
-
-    Raises
-    ------
-    FitsImageError
-        Raised if the images of two bands are shifted, rotated or of different
-        fields.
+    Positions on the sky are compared: the way back to pixels may be approximate.
     """
     height, width = shape
     x = np.array([0.0, width - 1.0, 0.0, width - 1.0, 0.5 * (width - 1)])
