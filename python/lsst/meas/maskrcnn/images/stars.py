@@ -103,7 +103,7 @@ def measure_psfs(
     padded = {index: np.pad(np.where(good[index], planes[index], 0.0), pad) for index in usable}
     blurred = {index: blur(padded[index], _BLUR) for index in usable}
     masks = {index: np.pad(good[index], pad) for index in usable}
-    combined = sum(padded[index] / sigmas[index] for index in usable) / math.sqrt(len(usable))
+    combined = np.sum([padded[index] / sigmas[index] for index in usable], axis=0) / math.sqrt(len(usable))
     found: dict[tuple[int, int], dict[int, _Source]] = {}
     for y, x in _maxima(combined):
         sources = {}

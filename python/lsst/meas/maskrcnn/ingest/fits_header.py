@@ -51,7 +51,7 @@ _PREFIXES = {
 # Surveys whose images are in nanomaggies but often lack BUNIT.
 _NANOMAGGY_SURVEYS = ("decals", "legacysurvey", "sdss")
 # Bits of the mask images of telescopes that mean that a pixel is unusable; the others inform.
-_TELESCOPE_BITS = {
+_TELESCOPE_BITS: dict[str, dict[str, tuple[int, ...]]] = {
     "JWST": {"BAD": (0,), "SAT": (1,)},
     "HST": {"NO_DATA": (1,), "BAD": (0, 2, 3, 4, 7, 9), "SAT": (8, 11), "CR": (12, 13)},
     "DES": {"BAD": (0, 3, 6, 7, 8, 10), "SAT": (1,), "CR": (4,)},
