@@ -118,9 +118,12 @@ def test_command(files, tmp_path, capsys):
     assert error.startswith("ingest_fits: ") and "another image at tract 5" in error
     after = butler.get("deepCoadd_calexp", data_id, band="r", collections="imported/fits")
     assert after.getPhotoCalib().getCalibrationMean() == pytest.approx(10 ** (0.4 * 4.4))
-    with fits.open(files["g"], mode="update") as hdus:
-        hdus[0].header["CRVAL1"] = 12.0
     arguments += ["--collection", "second"]
+    fits.setval(files["g"], "CRVAL1", value=12.0)
+    assert main(arguments) == 1
+    assert "compared with g, r is up to" in capsys.readouterr().err
+    for band in "rz":
+        fits.setval(files[band], "CRVAL1", value=12.0)
     assert main(arguments) == 1
     assert "another place" in capsys.readouterr().err
 
