@@ -175,6 +175,7 @@ def find_fill(plane: FloatArray) -> BoolArray:
     low, high = np.quantile(values, [0.16, 0.84])
     # Where all that is not constant is the light of sources, there is no noise.
     noiseless = high - median > 2.5 * (median - low)
+    plateau = find_plateau(plane)
     labels, number = ndimage.label(runs)
     for label, box in enumerate(ndimage.find_objects(labels, number), 1):
         wide = tuple(slice(max(part.start - 1, 0), part.stop + 1) for part in box)
@@ -188,7 +189,8 @@ def find_fill(plane: FloatArray) -> BoolArray:
             if not border.size:
                 continue
             step = float(np.median(np.abs(border - constant)))
-            saturated = constant == highest and float(np.median(border)) > median + 10.0 * scatter
+            bright = float(np.median(border)) > median + 10.0 * scatter
+            saturated = constant == plateau or (constant == highest and bright)
             likely = (chance > 0.2 or integers) and abs(constant - median) <= 5.0 * scatter + 1.0
             full = border.size < 0.1 * np.count_nonzero(same) and (step > 1.0 or not integers)
             empty = noiseless and constant == lowest
