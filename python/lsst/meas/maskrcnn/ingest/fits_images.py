@@ -238,13 +238,7 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
     shape = next(iter(shapes.values()))
     if exposures:
         return FitsField({}, exposures, tuple(files), shape, None, notes=notes)
-    if options.common_saturation and options.saturation is None:
-        unknown = [content for content in plain.values() if "SATURATE" not in content.header]
-        levels = [find_plateau(content.pixels) for content in unknown]
-        highest = max((level for level in levels if level is not None), default=None)
-        if highest is not None:
-            notes.append(f"Many pixels have {highest:g} counts exactly: this is taken for saturation.")
-            options = dataclasses.replace(options, saturation=highest)
+    options = _common_saturation(plain, options, notes)
     wcs, has_sky = _common_wcs(plain, shape, options, notes)
     scale = pixel_scale_of(wcs, shape)
     bands = [_read_band(band, files[band], content, options, scale) for band, content in plain.items()]
@@ -268,6 +262,20 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
         )
     _note_missing_area(bands, notes)
     return result
+
+
+def _common_saturation(
+    contents: Mapping[str, FitsContent], options: FitsOptions, notes: list[str]
+) -> FitsOptions:
+    """Make the highest plateau of all images the saturation of each, where that is asked for."""
+    if options.common_saturation and options.saturation is None:
+        unknown = [content for content in contents.values() if "SATURATE" not in content.header]
+        levels = [find_plateau(content.pixels) for content in unknown]
+        highest = max((level for level in levels if level is not None), default=None)
+        if highest is not None:
+            notes.append(f"Many pixels have {highest:g} counts exactly: this is taken for saturation.")
+            options = dataclasses.replace(options, saturation=highest)
+    return options
 
 
 @dataclass
