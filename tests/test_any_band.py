@@ -14,11 +14,12 @@ import pytest
 import torch
 
 from lsst.meas.maskrcnn.cli.train_any_band import main
+from lsst.meas.maskrcnn.deblend.any_band import _in_brighter_sources
 from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
 from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.images.normalize import BandNoiseSettings, LuptonSettings
 from lsst.meas.maskrcnn.network.any_band import AnyBandNetwork, AnyBandSpec, pack_bands
-from lsst.meas.maskrcnn.network.any_band_detect import detect_bands, learned_scale, normalize_bands
+from lsst.meas.maskrcnn.network.any_band_detect import BandImage, detect_bands, learned_scale, normalize_bands
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
     ModelFileError,
@@ -247,6 +248,16 @@ def test_scale_brings_the_psf_to_a_width_that_is_known(fwhm, scale):
     assert factor == scale
     assert 2.6 <= scaled.mean_fwhm <= 8.0
     assert scaled.pixels.std() == pytest.approx(1.0, abs=0.05)
+
+
+def test_flanks_of_bright_sources_are_no_sources():
+    image = 3000.0 * star(40.0, 40.0, 81) + 100.0 * star(40.0, 33.5, 81) + 30.0 * star(10.0, 10.0, 81)
+    valid = np.ones((1, 81, 81), bool)
+    bands = BandImage(image[None].astype(np.float32), valid, *np.array([[4.0], [1.0], [620.0]], np.float32))
+    # The star, its neighbour, a piece of its flank, a source far away.
+    positions = np.array([[40.0, 40.0], [40.0, 33.5], [34.0, 41.0], [10.0, 10.0]])
+    assert _in_brighter_sources(positions, bands).tolist() == [False, False, True, False]
+    assert _in_brighter_sources(positions[:0], bands).tolist() == []
 
 
 def test_wavelengths_are_those_of_surveys():

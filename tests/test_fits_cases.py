@@ -408,7 +408,8 @@ def test_folder_of_cases(shared_data, caplog):
         widths = [float(text.split(" +-")[0]) for text in caplog.text.split("; PSF ")[1:] if " +-" in text]
         assert widths == pytest.approx([seeing] * len(widths), rel=0.05), case.name
         if (case / "truth.ecsv").is_file():
-            truth, found = Table.read(case / "truth.ecsv"), find_sources(image, model).to_table()
+            with caplog.at_level(logging.WARNING):
+                truth, found = Table.read(case / "truth.ecsv"), find_sources(image, model).to_table()
             found = found[found["n_child"] == 0] if "n_child" in found.colnames else found
             distance, nearest = cKDTree(np.stack([found["x"], found["y"]], 1)).query(
                 np.stack([truth["x"], truth["y"]], 1)
@@ -416,4 +417,7 @@ def test_folder_of_cases(shared_data, caplog):
             near = distance < 3.0
             right = (np.asarray(found["class"])[nearest] == "star") == np.asarray(truth["is_star"])
             assert near.sum() >= len(truth) - 1 and len(found) <= len(truth) + 1, case.name
-            assert (near & right).sum() >= 0.8 * near.sum(), case.name
+            if np.isfinite(image.psf_fwhm).any():
+                assert (near & right).sum() >= 0.8 * near.sum(), case.name
+            else:
+                assert "do not trust the classes" in caplog.text, case.name

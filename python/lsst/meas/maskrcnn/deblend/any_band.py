@@ -8,11 +8,14 @@ from __future__ import annotations
 
 __all__ = ["detect_any_band", "image_wavelengths"]
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
+from scipy.spatial import cKDTree
 
 from ..network.any_band import AnyBandNetwork
 from ..network.any_band_detect import BandImage, find_in_bands, learned_scale, normalize_bands
@@ -23,8 +26,14 @@ from ..network.wavelengths import band_wavelength
 from .detection import DetectionImages, to_full_pixels
 from .image import MultibandImage
 
+_LOG = logging.getLogger(__name__)
+
 _MAX_BANDS = 8
 """Most bands that a network is given; it is trained on at most six."""
+
+_BRIGHT, _FLANK, _FLANK_LEVEL, _LEAST_EXCESS = 100.0, 3.0, 0.3, 0.25
+"""A source with a peak over 100 sigma is bright; its flank reaches to 3 FWHM, with less than
+0.3 of its peak. What belongs there is brighter than the other side by at least 0.25 of it."""
 
 _LEAST_SCORE = 0.05
 """Smallest score of the network, before it is calibrated."""
@@ -94,6 +103,10 @@ def detect_any_band(
     usable = np.asarray(image.usable)
     bands = normalize_bands(image.flux, usable, np.asarray(image.psf_fwhm), wavelengths, image.variance)
     scaled, scale = learned_scale(bands)
+    if not (bands.fwhm > 0).any():
+        _LOG.warning(
+            "The width of the PSF is not known in any band: do not trust the classes; give it if you can."
+        )
     threshold = settings.score_threshold
     if threshold is None:
         threshold = network.spec.detection_score
@@ -112,6 +125,7 @@ def detect_any_band(
         p_blend=calibrate(found.p_blend, calibration, "p_blend"),
     )
     found = found.take(found.scores >= threshold)
+    found = found.take(~_in_brighter_sources(found.positions, scaled))
     if scale > 1:
         found = to_full_pixels(found, int(scale), image.shape)
     elif scale < 1:
@@ -124,6 +138,28 @@ def _raw_score(threshold: float, calibration: Calibration | None) -> float:
     raw = np.linspace(0.0, 1.0, 1001)
     enough = np.flatnonzero(calibrate(raw, calibration, "score") >= threshold)
     return max(float(raw[enough[0]]) - 0.001, _LEAST_SCORE) if len(enough) else 1.0
+
+
+def _in_brighter_sources(positions: npt.NDArray[np.float32], image: BandImage) -> npt.NDArray[np.bool_]:
+    """Mark what is on the flank of a bright source, with as much light on the other side of it.
+
+    A source of its own adds to one side alone. Pairs of detections on opposite sides are left as they are.
+    """
+    fwhm = image.mean_fwhm
+    share = np.sqrt(np.maximum(image.valid.sum(axis=0), 1))
+    smooth = ndimage.gaussian_filter(image.pixels.sum(axis=0) / share, 0.3 * fwhm)
+    level = ndimage.map_coordinates(smooth, positions.T, order=1, mode="nearest")
+    tree = cKDTree(positions) if len(positions) else None
+    doubtful = np.zeros(len(positions), bool)
+    for star in np.flatnonzero(level > _BRIGHT):
+        around = np.array(tree.query_ball_point(positions[star], _FLANK * fwhm), int)  # type: ignore[union-attr]
+        around = around[level[around] < _FLANK_LEVEL * level[star]]
+        mirrored = 2.0 * positions[star] - positions[around]
+        inside = ((mirrored >= 0) & (mirrored <= np.array(smooth.shape) - 1)).all(axis=1)
+        alone = tree.query(mirrored)[0] > fwhm if len(around) else inside  # type: ignore[union-attr]
+        other = ndimage.map_coordinates(smooth, mirrored.T, order=1, mode="nearest")
+        doubtful[around] |= inside & alone & (level[around] - other < _LEAST_EXCESS * level[around])
+    return doubtful
 
 
 def _images(image: MultibandImage, bands: BandImage) -> DetectionImages:

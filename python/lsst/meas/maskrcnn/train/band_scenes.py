@@ -232,6 +232,9 @@ def draw_crop(
     if not plain:
         fwhm *= rng.normal(1.0, 0.02, len(fwhm)).astype(np.float32)
         wavelength *= rng.normal(1.0, 0.015, len(fwhm)).astype(np.float32)
+        if rng.random() < 0.08:
+            # Images whose PSF is not known.
+            fwhm[:] = 0.0
     image = pack_bands(light, ~bad, fwhm, scene.sigma[bands] * noise, wavelength)
     effective = noise * _correlation_loss(kernel, scene.fwhm[bands])
     target = _cut_truth(scene, bands, effective, (y0, x0), ~bad, 0.5 if share < 1.0 else _FAINTEST_IGNORED)
