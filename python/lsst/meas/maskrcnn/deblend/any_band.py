@@ -149,14 +149,18 @@ def _in_brighter_sources(positions: npt.NDArray[np.float32], image: BandImage) -
     share = np.sqrt(np.maximum(image.valid.sum(axis=0), 1))
     smooth = ndimage.gaussian_filter(image.pixels.sum(axis=0) / share, 0.3 * fwhm)
     level = ndimage.map_coordinates(smooth, positions.T, order=1, mode="nearest")
-    tree = cKDTree(positions) if len(positions) else None
     doubtful = np.zeros(len(positions), bool)
-    for star in np.flatnonzero(level > _BRIGHT):
-        around = np.array(tree.query_ball_point(positions[star], _FLANK * fwhm), int)  # type: ignore[union-attr]
-        around = around[level[around] < _FLANK_LEVEL * level[star]]
+    bright = np.flatnonzero(level > _BRIGHT)
+    if not len(bright):
+        return doubtful
+    tree = cKDTree(positions)
+    for star, near in zip(bright.tolist(), tree.query_ball_point(positions[bright], _FLANK * fwhm)):
+        around = np.array([index for index in near if level[index] < _FLANK_LEVEL * level[star]], np.int64)
+        if not len(around):
+            continue
         mirrored = 2.0 * positions[star] - positions[around]
         inside = ((mirrored >= 0) & (mirrored <= np.array(smooth.shape) - 1)).all(axis=1)
-        alone = tree.query(mirrored)[0] > fwhm if len(around) else inside  # type: ignore[union-attr]
+        alone = tree.query(mirrored)[0] > fwhm
         other = ndimage.map_coordinates(smooth, mirrored.T, order=1, mode="nearest")
         doubtful[around] |= inside & alone & (level[around] - other < _LEAST_EXCESS * level[around])
     return doubtful
