@@ -183,6 +183,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     model = read_model(arguments.model)
+    bands = model.metadata.bands or ("z", "r", "g")
     totals = {binnings: Count() for binnings in BINNINGS}
     titles = ("bright", "found", "shredded", "recall", "detections", "false")
     print(f"{'':24s} {{:>6s}} {{:>8s}} {{:>8s}} {{:>8s}} {{:>10s}} {{:>8s}}".format(*titles))
@@ -190,9 +191,7 @@ def main() -> None:
         counts = {binnings: Count() for binnings in BINNINGS}
         for number in range(arguments.count):
             # No two presets share a sky.
-            scene = simulate(
-                preset, 100 * place + number, arguments.seed, arguments.size, model.metadata.bands
-            )
+            scene = simulate(preset, 100 * place + number, arguments.seed, arguments.size, bands)
             for binnings in BINNINGS:
                 found = find(model, scene, binnings)
                 counts[binnings].add(count(scene, found, f"{preset} {number}"))

@@ -393,7 +393,7 @@ def main() -> None:
         return
     rng = np.random.default_rng(arguments.seed)
     finder = Finder(arguments.model, arguments.suppression) if arguments.masks == "network" else None
-    bands = tuple(finder.model.metadata.bands) if finder else ("z", "r", "g")
+    bands = (tuple(finder.model.metadata.bands) if finder else ()) or ("z", "r", "g")
     designs = all_designs(arguments.count)
     results, examples = measure(designs, bands, arguments.seed, arguments.grow, finder, arguments.methods)
     for grow, pairs in results.items():

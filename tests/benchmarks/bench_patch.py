@@ -106,20 +106,20 @@ def measure(arguments: argparse.Namespace, size: int, density: float, output: st
 
     torch.set_num_threads(arguments.threads)
     model = read_model(arguments.model or default_model_path())
+    bands = model.metadata.bands or ("z", "r", "g")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder)
         # Simulated in a process of its own: its memory is not the task's.
         context = multiprocessing.get_context("spawn")
         process = context.Process(
-            target=write_patch,
-            args=(size, density, arguments.preset, arguments.seed, model.metadata.bands, folder),
+            target=write_patch, args=(size, density, arguments.preset, arguments.seed, bands, folder)
         )
         process.start()
         process.join()
         if process.exitcode:
             sys.exit(f"the simulation ended with code {process.exitcode}")
         clock = time.perf_counter()
-        patch = read_patch(path, arguments.preset, model.metadata.bands)
+        patch = read_patch(path, arguments.preset, bands)
         exposures = scene_to_exposures(patch)
         n_drawn = int(patch.drawn)
         del patch

@@ -138,7 +138,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", nargs="?", type=Path, default=default_model_path())
+    parser.add_argument(
+        "model", nargs="?", type=Path, default=default_model_path().with_name("lite.safetensors")
+    )
     parser.add_argument("--presets", nargs="+", default=["hsc-wide", "hsc-deep", "crowded"])
     parser.add_argument("--tiles", type=int, default=4, help="per preset (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")

@@ -143,7 +143,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", nargs="?", type=Path, default=default_model_path())
+    parser.add_argument(
+        "model", nargs="?", type=Path, default=default_model_path().with_name("lite.safetensors")
+    )
     parser.add_argument("--repeats", type=int, default=12, help="pairs of each kind (default: %(default)s)")
     parser.add_argument("--snr", type=float, nargs="+", default=[20.0, 100.0])
     parser.add_argument("--scenes", type=int, default=4, help="scenes per preset (default: %(default)s)")
