@@ -140,9 +140,18 @@ def test_header_names_the_band(fits_files):
         fits.setval(path, "FILTER", value=band)
     for bands in ("", "grz"):
         assert assign_bands(paths, bands, fixed=False) == (["i", "y", "r"], [])
-    fits.setval(paths[1], "FILTER", value="open")
-    with pytest.raises(FitsImageError, match="says none, .* Give --bands, one for each file"):
-        assign_bands(paths, "", fixed=False)
+    fits.setval(paths[1], "FILTER", value="F106")
+    assert assign_bands(paths, "grz", fixed=False) == (["i", "F106", "r"], [])
+    # Twice the same band, and a filter that is not known.
+    for value in ("r", "open"):
+        fits.setval(paths[1], "FILTER", value=value)
+        with pytest.raises(FitsImageError, match=f"says {value}, .* Give --bands, one for each file"):
+            assign_bands(paths, "grz", fixed=False)
+    for path in paths:
+        fits.delval(path, "FILTER")
+    assert assign_bands(paths, "grz", fixed=False) == (["g", "r", "z"], [])
+    with pytest.raises(FitsImageError, match="says none, .* Give --bands"):
+        assign_bands(paths[:2], "grz", fixed=False)
 
 
 def test_unusable_images(fits_files, tmp_path, rng):

@@ -218,33 +218,31 @@ def _neighbours(
 
 def _choose_stars(sources: list[dict[int, _Source]]) -> list[dict[int, _Source]]:
     """Choose the sources of the smallest size in which several agree, in all bands in which they are seen."""
-    groups, density = [], []
-    for reference in sources:
-        group, weight = [], 0.0
-        for other in sources:
-            common = reference.keys() & other.keys()
-            if not common:
-                continue
-            errors = np.array([math.hypot(other[band].error, reference[band].error) for band in common])
-            ratios = np.array([other[band].fwhm / reference[band].fwhm for band in common])
-            distance = float(np.abs(np.log(ratios) / errors).max())
-            weight += math.exp(-0.5 * distance**2) / float(errors.min())
-            if distance < 2.0:
-                group.append(other)
-        groups.append(group)
-        density.append(weight if len(group) >= _FEWEST_STARS else 0.0)
-    highest = max(density, default=0.0)
-    if not highest > 0.0:
+    if not sources:
         return []
-    likely = [number for number, weight in enumerate(density) if weight >= 0.5 * highest]
-
-    def size(number: int) -> float:
-        return float(np.mean([math.log(source.fwhm) for source in sources[number].values()]))
-
-    chosen = min(likely, key=size)
-    smaller = [number for number in range(len(sources)) if size(number) < size(chosen) - 0.15]
+    bands = sorted({band for source in sources for band in source})
+    sizes, errors = np.full((2, len(sources), len(bands)), np.nan)
+    for row, source in enumerate(sources):
+        for column, band in enumerate(bands):
+            if band in source:
+                sizes[row, column], errors[row, column] = math.log(source[band].fwhm), source[band].error
+    # By source, other source and band.
+    error = np.hypot(errors[:, None], errors)
+    common = np.isfinite(error)
+    distance = np.where(common, np.abs(sizes[:, None] - sizes) / error, 0.0).max(axis=2)
+    distance[~common.any(axis=2)] = np.inf
+    agree = distance < 2.0
+    density = (np.exp(-0.5 * distance**2) / np.where(common, error, np.inf).min(axis=2)).sum(axis=1)
+    density[np.count_nonzero(agree, axis=1) < _FEWEST_STARS] = 0.0
+    if not density.max() > 0.0:
+        return []
+    mean = np.nanmean(sizes, axis=1)
+    likely = np.flatnonzero(density >= 0.5 * density.max())
+    chosen = likely[mean[likely].argmin()]
+    members = np.flatnonzero(agree[chosen]).tolist()
     # Stars are not larger than other sources: then these are galaxies that happen to agree.
-    return groups[chosen] if len(smaller) <= 0.5 * len(groups[chosen]) else []
+    smaller = np.count_nonzero(mean < mean[chosen] - 0.15)
+    return [sources[index] for index in members] if smaller <= 0.5 * len(members) else []
 
 
 def _moffat_scale(fwhm: float, beta: float) -> float:

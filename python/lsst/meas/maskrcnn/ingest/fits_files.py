@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
 
+from ..network.wavelengths import band_wavelength
 from .fits_header import linear_pixels
 
 FloatArray = npt.NDArray[np.floating[Any]]
@@ -319,7 +320,8 @@ def assign_bands(
         another order are believed.
     fixed : `bool`
         Whether it has to be these bands; if not, headers that name others are
-        believed, and ``bands`` may be empty.
+        believed, ``bands`` are those of as many files of which no header says
+        a filter, and may be empty.
 
     Returns
     -------
@@ -334,12 +336,18 @@ def assign_bands(
         Raised if a file cannot be read, the numbers of files and bands
         differ, or two headers name the same band.
     """
-    named = [_band_of(read_fits(path).header) for path in paths]
-    if not fixed and None not in named and len(set(named)) == len(named):
-        return [str(band) for band in named], []
-    if not bands:
-        listed = ", ".join(f"{path.name} says {band or 'none'}" for path, band in zip(paths, named))
-        raise FitsImageError(f"The headers do not tell the bands: {listed}. Give --bands, one for each file.")
+    headers = [read_fits(path).header for path in paths]
+    if not fixed:
+        filters = [_known_filter(header) for header in headers]
+        if None not in filters and len(set(filters)) == len(filters):
+            return [str(band) for band in filters], []
+        said = [next((str(header[key]) for key in _BAND_KEYS if key in header), "none") for header in headers]
+        if set(said) != {"none"} or len(bands) != len(paths):
+            listed = ", ".join(f"{path.name} says {text}" for path, text in zip(paths, said))
+            raise FitsImageError(
+                f"The headers do not tell the bands: {listed}. Give --bands, one for each file."
+            )
+    named = [_band_of(header) for header in headers]
     if len(paths) != len(bands):
         raise FitsImageError(
             f"{len(paths)} images were given, {len(bands)} are wanted, one for each of the bands "
@@ -358,6 +366,18 @@ def assign_bands(
         for path, band, place in zip(paths, named, bands)
         if band is not None and band != place
     ]
+
+
+def _known_filter(header: fits.Header) -> str | None:
+    """Filter that a header names, if its wavelength is known."""
+    band = _band_of(header)
+    for value in (str(header[key]).strip() for key in _BAND_KEYS if band is None and key in header):
+        try:
+            band_wavelength(value)
+        except ValueError:
+            continue
+        return value
+    return band
 
 
 def _band_of(header: fits.Header) -> str | None:
