@@ -146,8 +146,7 @@ def _in_brighter_sources(positions: npt.NDArray[np.float32], image: BandImage) -
     A source of its own adds to one side alone. Pairs of detections on opposite sides are left as they are.
     """
     fwhm = image.mean_fwhm
-    share = np.sqrt(np.maximum(image.valid.sum(axis=0), 1))
-    smooth = ndimage.gaussian_filter(image.pixels.sum(axis=0) / share, 0.3 * fwhm)
+    smooth = ndimage.gaussian_filter(image.snr, 0.3 * fwhm)
     level = ndimage.map_coordinates(smooth, positions.T, order=1, mode="nearest")
     doubtful = np.zeros(len(positions), bool)
     bright = np.flatnonzero(level > _BRIGHT)
@@ -174,7 +173,7 @@ def _images(image: MultibandImage, bands: BandImage) -> DetectionImages:
     noise = np.full(len(image.bands), np.nan)
     noise[known] = bands.noise
     return DetectionImages(
-        snr=bands.pixels.sum(axis=0) / np.sqrt(share),
+        snr=bands.snr,
         mean=np.arcsinh(bands.pixels / 3.0).sum(axis=0) / share,
         valid=count > 0,
         bad=np.logical_or.reduce(np.asarray(image.bad), axis=0),

@@ -74,6 +74,11 @@ class BandImage:
         known = self.fwhm[np.isfinite(self.fwhm) & (self.fwhm > 0)]
         return float(np.median(known)) if len(known) else _USUAL
 
+    @property
+    def snr(self) -> npt.NDArray[np.float32]:
+        """All bands that have data in a pixel together, in units of the noise, (y, x) (`numpy.ndarray`)."""
+        return self.pixels.sum(axis=0) / np.sqrt(np.maximum(self.valid.sum(axis=0), 1).astype(np.float32))
+
 
 def normalize_bands(
     flux: npt.NDArray[np.float32],
