@@ -132,11 +132,6 @@ class NetworkSpec(BaseModel):
         return self.in_channels * (2 if self.psf_channels else 1)
 
     @property
-    def mask_size(self) -> int:
-        """Side of the masks that the network predicts (`int`, cells)."""
-        return 2 * self.mask_pool
-
-    @property
     def divisor(self) -> int:
         """Multiple of which the sides of an input should be (`int`, px)."""
         return 2 ** (len(self.returned_layers) + 2)
