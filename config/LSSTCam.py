@@ -2,11 +2,15 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-# LSST Camera: 0.2 arcsec per pixel. Use as
+# LSST Camera: 0.2 arcsec per pixel, names of datasets as in the pipeline of the data releases. Use as
 #   pipetask run ... -C maskRcnnDeblend:$MEAS_MASKRCNN_DIR/config/LSSTCam.py
 
-# Data releases of LSST name their coadds so; the output keeps its name.
 config.connections.exposures = "deep_coadd"
+config.connections.catalog = "object_maskrcnn"
+config.connections.bandCatalogs = "object_maskrcnn_deblended"
+config.connections.blendStatistics = "object_maskrcnn_blends"
+config.connections.outputSchema = "object_maskrcnn_schema"
+config.connections.bandSchema = "object_maskrcnn_deblended_schema"
 
 # Satellite trails and vignetted corners survive in coadds of few visits.
 config.bad_planes = ["BAD", "CR", "NO_DATA", "SAT", "STREAK", "VIGNETTED"]

@@ -107,6 +107,20 @@ def test_mask_planes(pixels: Any) -> None:
     assert not flagged_pixels(exposure, []).any()
 
 
+@pytest.mark.parametrize(
+    ("name", "other"),
+    [("CR", "COSMIC_RAY"), ("SAT", "SATURATED"), ("INTRP", "INTERPOLATED"), ("EDGE", "DETECTION_EDGE")],
+)
+def test_mask_planes_have_two_spellings(pixels: Any, name: str, other: str) -> None:
+    exposure = make_exposure(*pixels)
+    if other not in exposure.mask.getMaskPlaneDict():
+        exposure.mask.addMaskPlane(other)
+    exposure.mask.array[3, 4] |= exposure.mask.getPlaneBitMask(other)
+    for asked in (name, other):
+        assert np.argwhere(flagged_pixels(exposure, [asked])).tolist() == [[3, 4]]
+    assert not flagged_pixels(exposure, ["NO_DATA"]).any()
+
+
 def test_scarlet_exposures(shared_data: Path) -> None:
     """An HSC-like patch far from the origin, in electrons."""
     exposures = [afwImage.ExposureF(str(shared_data / "scarlet" / f"exposure_{band}.fits")) for band in "zrg"]

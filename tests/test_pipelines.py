@@ -129,12 +129,22 @@ def test_pipeline_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "BRIGHT_OBJECT" in config.bad_planes
 
 
-@pytest.mark.parametrize("instrument", ["HSC", "DECam", "LSSTCam"])
-def test_overrides(instrument: str) -> None:
+@pytest.mark.parametrize("instrument", ["HSC", "DECam", "LSSTCam", "LSSTComCam"])
+def test_overrides(instrument: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MEAS_MASKRCNN_DIR", str(PROJECT))
     config = MaskRcnnDeblendConfig()
     config.load(str(PROJECT / "config" / f"{instrument}.py"))
     config.validate()
     default = MaskRcnnDeblendConfig()
     assert config.toDict() != default.toDict()
-    expected = "deep_coadd" if instrument == "LSSTCam" else "{coaddName}Coadd_calexp"
-    assert config.connections.exposures == expected
+    rubin = instrument.startswith("LSST")
+    names = config.connections
+    assert names.exposures == ("deep_coadd" if rubin else "{coaddName}Coadd_calexp")
+    outputs = {
+        getattr(names, name)
+        for name in ("catalog", "bandCatalogs", "blendStatistics", "outputSchema", "bandSchema")
+    }
+    assert len(outputs) == 5
+    assert all(
+        name.startswith("object_maskrcnn" if rubin else "{coaddName}Coadd_maskRcnn") for name in outputs
+    )

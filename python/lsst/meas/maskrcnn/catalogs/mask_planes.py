@@ -12,6 +12,9 @@ from collections.abc import Iterable
 
 from lsst.afw.image import MaskX
 
+_SAME = ({"INTRP", "INTERPOLATED"}, {"CR", "COSMIC_RAY"}, {"SAT", "SATURATED"}, {"EDGE", "DETECTION_EDGE"})
+"""Names of one plane in ``lsst.afw.image`` and in ``lsst.images``."""
+
 
 def defined_plane_bits(mask: MaskX, planes: Iterable[str]) -> int:
     """Bits of those of some mask planes that a mask defines.
@@ -21,7 +24,9 @@ def defined_plane_bits(mask: MaskX, planes: Iterable[str]) -> int:
     mask : `lsst.afw.image.MaskX`
         The mask.
     planes : `~collections.abc.Iterable` [`str`]
-        Names of planes; those that the mask does not define are passed over.
+        Names of planes, in the spelling of ``lsst.afw.image`` or of
+        ``lsst.images``: CR stands for COSMIC_RAY too. Those that the mask does
+        not define are passed over.
 
     Returns
     -------
@@ -29,5 +34,7 @@ def defined_plane_bits(mask: MaskX, planes: Iterable[str]) -> int:
         For ``mask.array & bits``; 0 if no plane is left.
     """
     defined = mask.getMaskPlaneDict()
-    present = [plane for plane in planes if plane in defined]
+    wanted = set(planes)
+    wanted.update(*(names for names in _SAME if names & wanted))
+    present = sorted(wanted.intersection(defined))
     return mask.getPlaneBitMask(present) if present else 0

@@ -203,9 +203,9 @@ class CompareDeblendersConfig(
     do_truth = pexConfig.Field[bool](doc="Read the truth where there is one?", default=True)
     do_plots = pexConfig.Field[bool](doc="Draw plots?", default=True)
     convergence_inverted = pexConfig.Field[bool](
-        doc="Is deblend_blendConvergenceFailedFlag of the second set where a blend did converge, as it was "
-        "until 2026 (DM-54841)?",
-        default=True,
+        doc="Is deblend_blendConvergenceFailedFlag of the second set where a blend did converge, as in "
+        "repositories written before DM-54841 (2026)?",
+        default=False,
     )
     bad_mask_planes = pexConfig.ListField[str](
         doc="Mask planes of pixels that count neither for residuals nor for baselines.",
