@@ -336,7 +336,7 @@ def assign_bands(
         Raised if a file cannot be read, the numbers of files and bands
         differ, or two headers name the same band.
     """
-    headers = [read_fits(path).header for path in paths]
+    headers = [_header_of(path) for path in paths]
     if not fixed:
         filters = [_known_filter(header) for header in headers]
         if None not in filters and len(set(filters)) == len(filters):
@@ -366,6 +366,16 @@ def assign_bands(
         for path, band, place in zip(paths, named, bands)
         if band is not None and band != place
     ]
+
+
+def _header_of(path: Path) -> fits.Header:
+    """Read the header of an image; of a coadd of lsst.images, its band."""
+    from .rubin_images import is_rubin_image, read_band
+
+    if not is_rubin_image(path):
+        return read_fits(path).header
+    band = read_band(path)
+    return fits.Header({"FILTER": band} if band is not None else {})
 
 
 def _known_filter(header: fits.Header) -> str | None:

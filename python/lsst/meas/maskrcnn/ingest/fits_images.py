@@ -93,6 +93,10 @@ class FitsOptions:
     """Scale variances that were given to the noise that is found in the sky,
     for relative weights. Those that are far off are scaled anyway."""
 
+    background: str | None = None
+    """Name of the background to subtract of those that a coadd of ``lsst.images``
+    carries, or ``"none"``; by default the one that is subtracted stays so."""
+
     sky_center: tuple[float, float] = (150.0, 0.0)
     """Where to put images without world coordinates (RA, Dec, deg)."""
 
@@ -148,6 +152,9 @@ class PlainImage:
 
     psf: FloatArray | None
     """Image of the PSF (y, x); `None` if it is not known."""
+
+    local_psf: Callable[[float, float], FloatArray | None] | None = None
+    """Image of the PSF at a position (y, x; px), where it varies."""
 
 
 @dataclass(frozen=True)
@@ -215,9 +222,16 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
     """
     if not files:
         raise FitsImageError("No images were given; give at least one band.")
+    from .rubin_images import is_rubin_image, read_rubin_field
+
     options = options if options is not None else FitsOptions()
     notes: list[str] = []
     paths = [entry.image for entry in files.values()]
+    of_rubin = [is_rubin_image(path) for path in paths]
+    if any(of_rubin):
+        if not all(of_rubin):
+            raise FitsImageError("lsst.images wrote some of the files, and not the others; give one kind.")
+        return read_rubin_field({band: entry.image for band, entry in files.items()}, options)
     contents = {
         band: read_fits(entry.image, options.hdu, band, tuple(files) if paths.count(entry.image) > 1 else ())
         for band, entry in files.items()

@@ -12,8 +12,10 @@ import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from ..deblend.image import MultibandImage
 from .fits_files import BandFiles
@@ -33,7 +35,8 @@ def read_images(
     Parameters
     ----------
     files : `~collections.abc.Mapping`
-        Files by band: FITS images, or files that afw wrote (ExposureF), all
+        Files by band: FITS images, files that afw wrote (ExposureF), or
+        coadds of ``lsst.images`` (CellCoadd, MaskedImage), all
         on one pixel grid. `~.fits_files.BandFiles` name the variance and mask
         of an image as well.
     options : `~.fits_images.FitsOptions`, optional
@@ -80,7 +83,12 @@ def _from_plain_images(field: FitsField) -> MultibandImage:
     shape = (len(field.bands), *field.shape)
     flux, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
     flags = {name: np.zeros(shape, bool) for name in ("unusable", "bad", "saturated")}
-    psfs = [field.images[band].psf for band in field.bands]
+    images = [field.images[band] for band in field.bands]
+
+    def psf(band: int, y: float, x: float) -> npt.NDArray[np.floating[Any]] | None:
+        local = images[band].local_psf
+        return images[band].psf if local is None else local(y, x)
+
     for index, band in enumerate(field.bands):
         image = field.images[band]
         # Counts as an exposure would hold them, so that it gives the same pixels.
@@ -99,6 +107,6 @@ def _from_plain_images(field: FitsField) -> MultibandImage:
         usable=~flags["unusable"],
         saturated=flags["saturated"],
         bad=flags["bad"],
-        psf=lambda band, y, x: psfs[band],
+        psf=psf,
         wcs=field.wcs,
     )
