@@ -132,7 +132,7 @@ def test_examples_run(path):
 
 def test_ups_table_lists_what_is_imported(project_dir):
     table = (project_dir / "ups" / "meas_maskrcnn.table").read_text()
-    listed = set(re.findall(r"setupRequired\((\w+)\)", table))
+    listed = set(re.findall(r"setup(?:Required|Optional)\((\w+)\)", table))
     two_levels = {"daf", "pex", "pipe", "meas", "obs", "ctrl"}
     missing = set()
     for path in SOURCES:

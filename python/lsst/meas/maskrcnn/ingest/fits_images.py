@@ -222,26 +222,18 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
     """
     if not files:
         raise FitsImageError("No images were given; give at least one band.")
-    from .rubin_images import is_rubin_image, read_rubin_field
+    from .rubin_images import are_rubin_images, read_rubin_field
 
     options = options if options is not None else FitsOptions()
     notes: list[str] = []
     paths = [entry.image for entry in files.values()]
-    of_rubin = [is_rubin_image(path) for path in paths]
-    if any(of_rubin):
-        if not all(of_rubin):
-            raise FitsImageError("lsst.images wrote some of the files, and not the others; give one kind.")
-        return read_rubin_field({band: entry.image for band, entry in files.items()}, options)
+    if are_rubin_images(paths):
+        return read_rubin_field(dict(zip(files, paths)), options)
     contents = {
         band: read_fits(entry.image, options.hdu, band, tuple(files) if paths.count(entry.image) > 1 else ())
         for band, entry in files.items()
     }
-    shapes = {content.path.name: content.pixels.shape for content in contents.values()}
-    if len(set(shapes.values())) > 1:
-        listed = ", ".join(f"{name} is {shape[1]} x {shape[0]}" for name, shape in shapes.items())
-        raise FitsImageError(
-            f"The images must be on one pixel grid, but {listed}; resample them to one grid."
-        )
+    shape = _common_shape(contents)
     plain = {band: content for band, content in contents.items() if not content.is_exposure}
     exposures = {band: content.path for band, content in contents.items() if content.is_exposure}
     if plain and exposures:
@@ -249,7 +241,6 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
             f"afw wrote the files of bands {', '.join(exposures)}, and those of {', '.join(plain)} are "
             "plain; give files of one kind."
         )
-    shape = next(iter(shapes.values()))
     if exposures:
         return FitsField({}, exposures, tuple(files), shape, None, notes=notes)
     options = _common_saturation(plain, options, notes)
@@ -276,6 +267,17 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
         )
     _note_missing_area(bands, notes)
     return result
+
+
+def _common_shape(contents: Mapping[str, FitsContent]) -> tuple[int, int]:
+    shapes = {content.path.name: content.pixels.shape for content in contents.values()}
+    if len(set(shapes.values())) > 1:
+        listed = ", ".join(f"{name} is {shape[1]} x {shape[0]}" for name, shape in shapes.items())
+        raise FitsImageError(
+            f"The images must be on one pixel grid, but {listed}; resample them to one grid."
+        )
+    height, width = next(iter(shapes.values()))
+    return height, width
 
 
 def _common_saturation(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,14 @@ def is_rubin_image(path: Path) -> bool:
     except (OSError, ValueError):
         # Said by the reader of plain images.
         return False
+
+
+def are_rubin_images(paths: Sequence[Path]) -> bool:
+    """Tell whether ``lsst.images`` wrote all of some files, or none; others are refused."""
+    kinds = {is_rubin_image(path) for path in paths}
+    if len(kinds) > 1:
+        raise FitsImageError("lsst.images wrote some of the files, and not the others; give one kind.")
+    return kinds == {True}
 
 
 def read_band(path: Path) -> str | None:
