@@ -1,0 +1,664 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""The joint fit of all sources in all bands.
+
+A star is the PSF; a galaxy is a Sersic profile whose centre, size, shape and
+index are the same in all bands. Fluxes are free in each band. Both are sums of
+Gaussians (`~.mixtures`), drawn on a square window around each source
+(`~.render`). Sources of one group are fitted together; what is outside of it
+is subtracted as it was fitted last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from .mixtures import LOG_INDEX_RANGE, PsfMixture
+from .render import N_SHAPE, render_windows
+
+__all__ = ["FitSources", "ProfileFit", "fit_profiles"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+PsfMixtures = Callable[[float, float], Sequence[PsfMixture]]
+"""Takes a position (y, x), px; gives the PSF of each band there."""
+
+WINDOW_HALVES = (8, 12, 16, 24, 32, 48, 64, 96, 128)
+"""Half sides of the windows on which sources are drawn (px)."""
+
+_BLOCK_SOURCES = 64
+_BLOCK_PIXELS = 150_000
+"""Most sources that are held in memory together, and most pixels of their windows in a band."""
+_GROUP_SOURCES = 24
+"""Most sources whose parameters are solved for together; larger groups are split in space."""
+_SWEEPS, _SPLIT_SWEEPS = 2, 3
+"""How often everything is fitted, and what is in groups that were split."""
+_MAX_STEPS = 15
+_SETTLED = 0.02
+"""A group has converged if the next step promises to lower chi^2 by less than this for each source."""
+_LARGEST_STEP = np.array([1.0, 1.0, 0.7, 0.7, 0.7, 0.5])
+
+# Standard deviations of the priors. Centre: around the peak that was given (px). ln of the half-light radius: the
+# galaxies of deep HST fields (CANDELS, van der Wel et al. 2012) of 22 < H < 26 have a median of 0.35 arcsec and a
+# scatter of 0.25 dex; taken twice as wide. Conformal shear: intrinsic ellipticity of 0.26 a component (COSMOS,
+# Leauthaud et al. 2007), which is half of it. ln of the index: median of 1.3 and a scatter of 0.25 dex in the same
+# fields.
+_PRIOR_SIGMA = np.array([1.0, 1.0, 1.15, 0.55, 0.55, 0.6])
+_PRIOR_SIZE = 0.35  # arcsec
+_PRIOR_INDEX = 1.3
+
+
+@dataclass(frozen=True)
+class FitSources:
+    """N sources to fit, (N, ...) each."""
+
+    positions: FloatArray
+    """(y, x) of the peaks, (N, 2), px."""
+    is_star: npt.NDArray[np.bool_]
+    """Whether it is fitted as a star."""
+    sizes: FloatArray
+    """Half-light radii to start with (px)."""
+    halves: IntArray
+    """Half sides of their windows, out of `WINDOW_HALVES`."""
+    groups: IntArray
+    """Number of the group: sources of one group are fitted together."""
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+@dataclass
+class ProfileFit:
+    """Models of N sources in B bands, (N, ...) each."""
+
+    parameters: FloatArray
+    """y, x (px), ln r, eta1, eta2, ln n, (N, 6), as `~.render.N_SHAPE` has them; of stars y and x."""
+    flux: FloatArray
+    """Total fluxes, (N, B)."""
+    covariance: FloatArray
+    """Of the parameters and the fluxes, (N, 6 + B, 6 + B), all other sources of the group marginalised over."""
+    is_star: npt.NDArray[np.bool_]
+    """Whether the model is a star."""
+    chi2: FloatArray
+    """chi^2 over the pixels of the window that were fitted."""
+    dof: IntArray
+    """Number of those pixels in all bands, less that of the parameters."""
+    n_iter: IntArray
+    """Steps that were made."""
+    converged: npt.NDArray[np.bool_]
+    """Whether the fit of its group converged."""
+    delta_chi2: FloatArray = field(default_factory=lambda: np.zeros(0))
+    """chi^2 as a star less that as a galaxy; NaN where both were not tried."""
+    windows: list[tuple[int, int, npt.NDArray[np.float32]]] = field(default_factory=list)
+    """First row and column of each model's window, and its pixels, (B, y, x)."""
+
+
+def fit_profiles(
+    flux: npt.NDArray[np.float32],
+    weight: npt.NDArray[np.float32],
+    sources: FitSources,
+    psfs: PsfMixtures,
+    pixel_scale: float,
+    doubtful: npt.NDArray[np.float64] | None = None,
+    device: torch.device | str = "cpu",
+) -> ProfileFit:
+    """Fit all sources of an image.
+
+    Parameters
+    ----------
+    flux : `numpy.ndarray`
+        The image, float32, (band, y, x).
+    weight : `numpy.ndarray`
+        Inverse variances, float32, (band, y, x); 0 for pixels that are not
+        fitted.
+    sources : `FitSources`
+        N sources.
+    psfs : callable
+        Takes a position (y, x) and gives the PSF of each band there.
+    pixel_scale : `float`
+        Side of a pixel (arcsec), for the prior on sizes.
+    doubtful : `numpy.ndarray`, optional
+        ln of the odds of being a star, (N,), of the sources that are to be
+        fitted as star and as galaxy; NaN for others.
+    device : `torch.device` or `str`, optional
+        Where the arithmetic on pixels is done.
+
+    Returns
+    -------
+    fit : `ProfileFit`
+        The models.
+    """
+    run = _Run(flux, weight, sources, psfs, pixel_scale, device)
+    blocks = list(_blocks(sources))
+    for sweep in range(_SPLIT_SWEEPS):
+        for members, groups, is_split in blocks:
+            if sweep < _SWEEPS or is_split:
+                run.fit_block(members, groups)
+        if sweep == 0 and doubtful is not None and np.isfinite(doubtful).any():
+            run.try_both(np.flatnonzero(np.isfinite(doubtful)), doubtful)
+    return run.result
+
+
+def _blocks(sources: FitSources) -> Iterator[tuple[IntArray, IntArray, bool]]:
+    """Split the sources into compact blocks: members, their groups, and whether a group was split."""
+    order = np.argsort(sources.groups, kind="stable")
+    starts = np.flatnonzero(np.diff(sources.groups[order], prepend=-1))
+    pieces: list[tuple[IntArray, bool]] = []
+    for group in np.split(order, starts[1:]) if len(order) else []:
+        parts = _halve(sources.positions, group, _GROUP_SOURCES, sources.halves, np.inf)
+        pieces += [(part, len(parts) > 1) for part in parts]
+    if not pieces:
+        return
+    centers = np.array([sources.positions[piece].mean(axis=0) for piece, _ in pieces])
+    sizes = np.array([len(piece) for piece, _ in pieces])
+    areas = np.array([((2 * sources.halves[piece] + 1) ** 2).sum() for piece, _ in pieces])
+    todo = [np.arange(len(pieces))]
+    while todo:
+        chosen = todo.pop()
+        if len(chosen) > 1 and (
+            sizes[chosen].sum() > _BLOCK_SOURCES or areas[chosen].sum() > _BLOCK_PIXELS
+        ):
+            todo += _cut(centers, chosen)
+            continue
+        members = np.concatenate([pieces[number][0] for number in chosen])
+        groups = np.repeat(np.arange(len(chosen)), sizes[chosen])
+        yield members, groups, any(pieces[number][1] for number in chosen)
+
+
+def _halve(
+    positions: FloatArray, members: IntArray, most: int, halves: IntArray, area: float
+) -> list[IntArray]:
+    """Cut a group across its longer side until no part has too many members."""
+    if len(members) <= most:
+        return [members]
+    return [
+        part
+        for piece in _cut(positions, members)
+        for part in _halve(positions, piece, most, halves, area)
+    ]
+
+
+def _cut(positions: FloatArray, members: IntArray) -> list[IntArray]:
+    axis = int(np.ptp(positions[members], axis=0).argmax())
+    order = members[np.argsort(positions[members, axis], kind="stable")]
+    return [order[: len(order) // 2], order[len(order) // 2 :]]
+
+
+class _Run:
+    """The models as they are, and the image of their sum."""
+
+    def __init__(
+        self,
+        flux: npt.NDArray[np.float32],
+        weight: npt.NDArray[np.float32],
+        sources: FitSources,
+        psfs: PsfMixtures,
+        pixel_scale: float,
+        device: torch.device | str,
+    ) -> None:
+        n_sources, n_bands = len(sources), len(flux)
+        self.residual = np.where(weight > 0, flux, np.float32(0.0))
+        self.weight, self.sources, self.psfs, self.device = weight, sources, psfs, device
+        self.prior = np.zeros((n_sources, N_SHAPE))
+        self.prior[:, :2] = sources.positions
+        self.prior[:, 2], self.prior[:, 5] = np.log(_PRIOR_SIZE / pixel_scale), np.log(_PRIOR_INDEX)
+        start = self.prior.copy()
+        start[:, 2] = np.where(sources.is_star, start[:, 2], np.log(sources.sizes))
+        self.origins = np.rint(sources.positions).astype(np.int64) - sources.halves[:, None]
+        self.damping = np.full(n_sources, 0.01)
+        self.result = ProfileFit(
+            start,
+            np.zeros((n_sources, n_bands)),
+            np.full((n_sources, N_SHAPE + n_bands, N_SHAPE + n_bands), np.nan),
+            sources.is_star.copy(),
+            np.full(n_sources, np.nan),
+            np.zeros(n_sources, np.int64),
+            np.zeros(n_sources, np.int64),
+            np.zeros(n_sources, bool),
+            np.full(n_sources, np.nan),
+            [(0, 0, np.zeros((n_bands, 0, 0), np.float32))] * n_sources,
+        )
+
+    def fit_block(self, members: IntArray, groups: IntArray) -> None:
+        """Fit some sources, and put them into the sum of all models."""
+        for member in members.tolist():
+            self._add(member, 1.0)
+        block = _Block(self, members, groups)
+        block.fit()
+        block.store()
+        for member in members.tolist():
+            self._add(member, -1.0)
+
+    def _add(self, member: int, sign: float) -> None:
+        y0, x0, pixels = self.result.windows[member]
+        height, width = self.residual.shape[1:]
+        top, left = max(y0, 0), max(x0, 0)
+        bottom, right = min(y0 + pixels.shape[1], height), min(x0 + pixels.shape[2], width)
+        if top < bottom and left < right:
+            part = pixels[:, top - y0 : bottom - y0, left - x0 : right - x0]
+            self.residual[:, top:bottom, left:right] += np.float32(sign) * part
+
+    def try_both(self, members: IntArray, odds: FloatArray) -> None:
+        """Fit sources as what they are not, all others held, and keep what is likelier."""
+        for first in range(0, len(members), _BLOCK_SOURCES):
+            self._try_both(members[first : first + _BLOCK_SOURCES], odds)
+
+    def _try_both(self, members: IntArray, odds: FloatArray) -> None:
+        result = self.result
+        names = ("parameters", "flux", "covariance", "is_star", "chi2", "dof", "n_iter", "converged")
+        before = {name: getattr(result, name)[members].copy() for name in names}
+        windows = [result.windows[member] for member in members.tolist()]
+        result.is_star[members] ^= True
+        size = np.log(self.sources.sizes[members])
+        result.parameters[members, 2] = np.where(result.is_star[members], self.prior[members, 2], size)
+        self.fit_block(members, np.arange(len(members)))
+        delta = np.where(before["is_star"], 1.0, -1.0) * (before["chi2"] - result.chi2[members])
+        result.delta_chi2[members] = delta
+        back = (delta < 2.0 * odds[members] + _EXTENDED_COST) == before["is_star"]
+        for name, values in before.items():
+            getattr(result, name)[members[back]] = values[back]
+        for number in np.flatnonzero(back).tolist():
+            member = int(members[number])
+            self._add(member, 1.0)
+            result.windows[member] = windows[number]
+            self._add(member, -1.0)
+
+
+_EXTENDED_COST = 4.0
+"""By how much chi^2 has to be lower for a galaxy, which has four parameters more, if both are as likely."""
+
+
+@dataclass
+class _Windows:
+    """Windows of one size around sources of one kind."""
+
+    members: IntArray
+    """Which sources of the block."""
+    side: int
+    is_star: bool
+    index: torch.Tensor
+    """Pixels of the windows in the region of the block, (n, pixel)."""
+    weight: torch.Tensor
+    """Inverse variance there, (n, pixel, band)."""
+    share: torch.Tensor
+    """1 over the number of the block's windows on each pixel, (n, pixel)."""
+    pixels: torch.Tensor
+    """Templates and derivatives, (n, pixel, band, 7), as they were drawn last."""
+
+
+@dataclass
+class _Pairs:
+    """Pairs of sources of a group whose windows overlap, from two sets of windows."""
+
+    first: IntArray
+    second: IntArray
+    """Which sources of the block."""
+    windows: tuple[_Windows, _Windows]
+    places: tuple[IntArray, IntArray]
+    """Their places in these."""
+    index: torch.Tensor
+    """Pixels of the first one's window in that of the second, (pair, pixel); of others any."""
+    overlap: torch.Tensor
+    """Whether it is there, float32, (pair, pixel)."""
+
+
+@dataclass
+class _State:
+    """Parameters and what was found with them, by source of the block."""
+
+    parameters: FloatArray
+    flux: FloatArray
+    own: FloatArray
+    """Products of templates and derivatives of a source, (n, band, 7, 7)."""
+    pair: FloatArray
+    """Those of pairs."""
+    gradient: FloatArray
+    """Product of templates and derivatives with the residual, (n, band, 7)."""
+    chi2: FloatArray
+    """Of each source's part of the pixels, with the prior, (n,)."""
+
+    def take(self, other: _State, sources: npt.NDArray[np.bool_], pairs: npt.NDArray[np.bool_]) -> None:
+        """Overwrite what belongs to some sources and pairs."""
+        for name in ("parameters", "flux", "own", "gradient", "chi2"):
+            getattr(self, name)[sources] = getattr(other, name)[sources]
+        self.pair[pairs] = other.pair[pairs]
+
+    def copy(self) -> _State:
+        return replace(self, **{name: value.copy() for name, value in vars(self).items()})
+
+
+class _Block:
+    """Sources that are fitted at the same time."""
+
+    def __init__(self, run: _Run, members: IntArray, groups: IntArray) -> None:
+        self.run, self.members, self.groups = run, members, groups
+        self.is_star = run.result.is_star[members]
+        self.halves, self.origins = run.sources.halves[members], run.origins[members]
+        self.prior = run.prior[members]
+        self.psfs = run.psfs(*run.sources.positions[members].mean(axis=0).tolist())
+        sides = 2 * self.halves + 1
+        corner = self.origins.min(axis=0)
+        self.shape = tuple(((self.origins + sides[:, None]).max(axis=0) - corner).tolist())
+        self.data, self.weight = (
+            torch.as_tensor(_cut_out(image, corner, self.shape), device=run.device)
+            for image in (run.residual, run.weight)
+        )
+        self.windows = self._make_windows(sides, corner)
+        self.pairs = self._make_pairs()
+        first = [pairs.first for pairs in self.pairs] or [np.zeros(0, np.int64)]
+        second = [pairs.second for pairs in self.pairs] or [np.zeros(0, np.int64)]
+        self.first, self.second = np.concatenate(first), np.concatenate(second)
+        self.buckets = list(_buckets(groups))
+
+    def _make_windows(self, sides: IntArray, corner: IntArray) -> list[_Windows]:
+        device, made = self.run.device, []
+        counts = torch.zeros(self.shape[0] * self.shape[1], device=device)
+        for side, star in sorted(set(zip(sides.tolist(), self.is_star.tolist(), strict=True))):
+            chosen = np.flatnonzero((sides == side) & (self.is_star == star))
+            axis = np.arange(side)
+            y, x = (self.origins[chosen] - corner).T[..., None] + axis
+            index = torch.as_tensor((y[:, :, None] * self.shape[1] + x[:, None]).reshape(len(chosen), -1))
+            index = index.to(device)
+            counts.index_add_(0, index.flatten(), torch.ones(index.numel(), device=device))
+            weight = self.weight[:, index].permute(1, 2, 0).contiguous()
+            made.append(_Windows(chosen, side, star, index, weight, counts, torch.zeros(0)))
+        for windows in made:
+            windows.share = 1.0 / counts[windows.index]
+            shape = (*windows.index.shape, len(self.weight), 1 + N_SHAPE)
+            windows.pixels = torch.zeros(shape, device=device)
+        return made
+
+    def _make_pairs(self) -> list[_Pairs]:
+        places = np.zeros(len(self.members), np.int64)
+        kinds = np.zeros(len(self.members), np.int64)
+        for number, windows in enumerate(self.windows):
+            places[windows.members], kinds[windows.members] = np.arange(len(windows.members)), number
+        middles = self.origins + self.halves[:, None]
+        apart = np.abs(middles[:, None] - middles).max(axis=2)
+        near = (self.groups[:, None] == self.groups) & (apart <= np.maximum(self.halves[:, None], self.halves))
+        first, second = np.nonzero(np.triu(near, 1))
+        swap = self.halves[first] > self.halves[second]
+        first, second = np.where(swap, second, first), np.where(swap, first, second)
+        found = []
+        for a, b in sorted(set(zip(kinds[first].tolist(), kinds[second].tolist(), strict=True))):
+            chosen = (kinds[first] == a) & (kinds[second] == b)
+            i, j = first[chosen], second[chosen]
+            side, other = self.windows[a].side, self.windows[b].side
+            y, x = (self.origins[i] - self.origins[j]).T[..., None] + np.arange(side)
+            inside = ((y >= 0) & (y < other))[:, :, None] & ((x >= 0) & (x < other))[:, None]
+            index = np.clip(y, 0, other - 1)[:, :, None] * other + np.clip(x, 0, other - 1)[:, None]
+            found.append(
+                _Pairs(
+                    i,
+                    j,
+                    (self.windows[a], self.windows[b]),
+                    (places[i], places[j]),
+                    torch.as_tensor(index.reshape(len(i), -1), device=self.run.device),
+                    torch.as_tensor(inside.reshape(len(i), -1), device=self.run.device).float(),
+                )
+            )
+        return found
+
+    def fit(self) -> None:
+        """Fit until every group has converged or the steps are used up."""
+        run, members = self.run, self.members
+        n_sources, n_bands = len(members), len(self.weight)
+        state = _State(
+            run.result.parameters[members].copy(),
+            run.result.flux[members].copy(),
+            np.zeros((n_sources, n_bands, 1 + N_SHAPE, 1 + N_SHAPE)),
+            np.zeros((len(self.first), n_bands, 1 + N_SHAPE, 1 + N_SHAPE)),
+            np.zeros((n_sources, n_bands, 1 + N_SHAPE)),
+            np.full(n_sources, np.inf),
+        )
+        n_groups = int(self.groups.max()) + 1
+        damping = np.maximum.reduceat(run.damping[members], np.unique(self.groups, return_index=True)[1])
+        active, moved = np.ones(n_groups, bool), np.zeros(n_groups, np.int64)
+        size = np.bincount(self.groups, minlength=n_groups)
+        trial = state.copy()
+        for number in range(_MAX_STEPS):
+            mine = active[self.groups]
+            self._evaluate(trial, mine)
+            change = self._sum(trial.chi2) - self._sum(np.where(np.isfinite(state.chi2), state.chi2, 1e300))
+            better = active & (change <= 0.02 * size + 1e-6 * self._sum(trial.chi2))
+            damping = np.where(better, np.maximum(damping * 0.2, 1e-4), np.where(active, damping * 8.0, damping))
+            state.take(trial, better[self.groups], better[self.groups[self.first]])
+            moved += better
+            step, promise = self._step(state, damping, mine)
+            active &= ~((promise < _SETTLED * size) | (damping > 1e6))
+            if not active.any() or number == _MAX_STEPS - 1:
+                break
+            trial.take(state, mine, mine[self.first])
+            trial.parameters[active[self.groups]] += step[active[self.groups]]
+            trial.parameters[:, 5] = np.clip(trial.parameters[:, 5], *LOG_INDEX_RANGE)
+        self.state, self.converged, self.steps = state, ~active, moved
+        run.damping[members] = damping[self.groups]
+
+    def _sum(self, values: FloatArray) -> FloatArray:
+        return np.bincount(self.groups, values)
+
+    def _evaluate(self, trial: _State, mine: npt.NDArray[np.bool_]) -> None:
+        """Draw the chosen sources, solve for their fluxes, and find the gradient and chi^2."""
+        n_bands = len(self.weight)
+        self._draw(trial.parameters, mine)
+        residual = self.data.clone()
+        for windows in self.windows:
+            flux = torch.as_tensor(trial.flux[windows.members], dtype=torch.float32, device=self.run.device)
+            light = windows.pixels[..., 0] * flux[:, None]
+            residual.index_add_(1, windows.index.flatten(), light.permute(2, 0, 1).reshape(n_bands, -1), alpha=-1)
+        weighted: dict[int, torch.Tensor] = {}
+        for windows in self.windows:
+            rows = np.flatnonzero(mine[windows.members])
+            if not len(rows):
+                continue
+            chosen, at = windows.members[rows], torch.as_tensor(rows, device=self.run.device)
+            pixels, weight = windows.pixels[at], windows.weight[at]
+            rest = residual[:, windows.index[at]].permute(1, 2, 0)
+            whole = torch.zeros_like(windows.pixels)
+            whole[at] = pixels * weight[..., None]
+            weighted[id(windows)] = whole
+            by_band, heavy = pixels.permute(0, 2, 3, 1), whole[at].permute(0, 2, 1, 3)
+            trial.own[chosen] = (by_band @ heavy).double().cpu().numpy()
+            trial.gradient[chosen] = torch.einsum("npbq,npb->nbq", whole[at], rest).double().cpu().numpy()
+            chi2 = torch.einsum("npb,npb,np->n", weight, rest * rest, windows.share[at])
+            trial.chi2[chosen] = chi2.double().cpu().numpy()
+        start = 0
+        for pairs in self.pairs:
+            rows = np.flatnonzero(mine[pairs.first])
+            if len(rows):
+                trial.pair[start + rows] = self._products(pairs, rows, weighted[id(pairs.windows[0])])
+            start += len(pairs.first)
+        self._solve_fluxes(trial, mine)
+        deviation = (trial.parameters - self.prior) / _PRIOR_SIGMA
+        trial.chi2[mine] += (deviation**2).sum(axis=1)[mine]
+
+    def _draw(self, parameters: FloatArray, mine: npt.NDArray[np.bool_]) -> None:
+        for windows in self.windows:
+            rows = np.flatnonzero(mine[windows.members])
+            if len(rows):
+                chosen = windows.members[rows]
+                windows.pixels[torch.as_tensor(rows, device=self.run.device)] = render_windows(
+                    parameters[chosen],
+                    self.origins[chosen],
+                    windows.side,
+                    self.psfs,
+                    windows.is_star,
+                    self.run.device,
+                )
+
+    def _products(self, pairs: _Pairs, rows: IntArray, weighted: torch.Tensor) -> FloatArray:
+        """Products of the templates and derivatives of pairs, (pair, band, 7, 7)."""
+        n_bands = len(self.weight)
+        second = pairs.windows[1].pixels.flatten(0, 1).flatten(1)
+        n_pixels = pairs.windows[1].side ** 2
+        found = np.zeros((len(rows), n_bands, 1 + N_SHAPE, 1 + N_SHAPE))
+        step = max(1, 2_000_000 // (n_bands * (1 + N_SHAPE) * pairs.windows[0].side ** 2))
+        for begin in range(0, len(rows), step):
+            part = rows[begin : begin + step]
+            at = torch.as_tensor(part, device=self.run.device)
+            i, j = (torch.as_tensor(place[part], device=self.run.device) for place in pairs.places)
+            own = weighted[i] * pairs.overlap[at][..., None, None]
+            other = second[(j[:, None] * n_pixels + pairs.index[at]).flatten()].view(len(part), -1, second.shape[1])
+            product = own.flatten(2).transpose(1, 2) @ other
+            product = product.view(len(part), n_bands, 1 + N_SHAPE, n_bands, 1 + N_SHAPE)
+            diagonal = torch.diagonal(product, dim1=1, dim2=3).permute(0, 3, 1, 2)
+            found[begin : begin + step] = diagonal.double().cpu().numpy()
+        return found
+
+    def _solve_fluxes(self, trial: _State, mine: npt.NDArray[np.bool_]) -> None:
+        """Solve for the fluxes of the chosen sources, and bring gradient and chi^2 to them."""
+        change = np.zeros_like(trial.flux)
+        own, pair = trial.own[..., 0, 0], trial.pair[..., 0, 0]
+        chosen = [bucket for bucket in self.buckets]
+        for members in chosen:
+            members = members[mine[members[:, 0]]]
+            if not len(members):
+                continue
+            matrix = self._assemble(members, own[:, :, None, None], pair[:, :, None, None])[:, :, :, 0, :, 0]
+            diagonal = np.einsum("gbii->gbi", matrix)
+            diagonal += 1e-6 * diagonal + 1e-30
+            right = trial.gradient[members][..., 0].transpose(0, 2, 1)
+            change[members] = np.linalg.solve(matrix, right[..., None])[..., 0].transpose(0, 2, 1)
+        trial.chi2[mine] -= (2.0 * trial.gradient[..., 0] * change).sum(axis=1)[mine]
+        shift = np.einsum("nbpq,nb->nbp", trial.own[..., :1], change)
+        np.add.at(shift, self.first, np.einsum("kbp,kb->kbp", trial.pair[..., 0], change[self.second]))
+        np.add.at(shift, self.second, np.einsum("kbp,kb->kbp", trial.pair[:, :, 0], change[self.first]))
+        trial.gradient[mine] -= shift[mine]
+        trial.chi2[mine] += (shift[..., 0] * change).sum(axis=1)[mine]
+        trial.flux += change
+
+    def _assemble(self, members: IntArray, own: FloatArray, pair: FloatArray) -> FloatArray:
+        """Put the products of sources into matrices of groups of one size.
+
+        (group, band, source, parameter, source, parameter).
+        """
+        n_groups, size = members.shape
+        group, place = np.full(len(self.members), -1), np.zeros(len(self.members), np.int64)
+        group[members], place[members] = np.arange(n_groups)[:, None], np.arange(size)
+        matrix = np.zeros((n_groups, size, size, *own.shape[1:]))
+        matrix[group[members], place[members], place[members]] = own[members]
+        chosen = group[self.first] >= 0
+        i, j = self.first[chosen], self.second[chosen]
+        matrix[group[i], place[i], place[j]] = pair[chosen]
+        matrix[group[i], place[j], place[i]] = pair[chosen].transpose(0, 1, 3, 2)
+        return matrix.transpose(0, 3, 1, 4, 2, 5)
+
+    def _fisher(self, state: _State, members: IntArray) -> FloatArray:
+        """Matrix of parameters and fluxes of groups of one size, (group, source, 6 + B, source, 6 + B)."""
+        n_bands = state.flux.shape[1]
+        size = N_SHAPE + n_bands
+        # Derivatives by the parameters are those of a template times its flux.
+        scale = np.ones((len(self.members), n_bands, 1 + N_SHAPE))
+        scale[..., 1:] = state.flux[..., None]
+        own = _by_parameter(state.own * scale[..., None] * scale[:, :, None])
+        pair = _by_parameter(state.pair * scale[self.first][..., None] * scale[self.second][:, :, None])
+        precision = np.zeros(size)
+        precision[:N_SHAPE] = _PRIOR_SIGMA**-2.0
+        own += np.diag(precision)
+        return self._assemble(members, own[:, None], pair[:, None])[:, 0]
+
+    def _step(
+        self, state: _State, damping: FloatArray, mine: npt.NDArray[np.bool_]
+    ) -> tuple[FloatArray, FloatArray]:
+        """Step of the parameters, (n, 6), and by how much chi^2 should fall, by group."""
+        n_bands = state.flux.shape[1]
+        step = np.zeros((len(self.members), N_SHAPE + n_bands))
+        right = np.concatenate(
+            [
+                np.einsum("nb,nbp->np", state.flux, state.gradient[..., 1:])
+                - (state.parameters - self.prior) / _PRIOR_SIGMA**2,
+                state.gradient[..., 0],
+            ],
+            axis=1,
+        )
+        for bucket in self.buckets:
+            members = bucket[mine[bucket[:, 0]]]
+            if not len(members):
+                continue
+            fisher = self._fisher(state, members)
+            n_groups, size, width = fisher.shape[:3]
+            matrix = fisher.reshape(n_groups, size * width, -1)
+            more = np.zeros((n_groups, size, width))
+            more[..., :N_SHAPE] = damping[self.groups[members[:, 0]]][:, None, None]
+            more[..., N_SHAPE:] = 1e-6
+            diagonal = np.einsum("gii->gi", matrix)
+            diagonal += diagonal * more.reshape(n_groups, -1) + 1e-30
+            found = np.linalg.solve(matrix, right[members].reshape(n_groups, -1, 1))
+            step[members] = found.reshape(n_groups, size, width)
+        promise = self._sum((step * right).sum(axis=1))
+        step = step[:, :N_SHAPE]
+        step /= np.maximum(np.abs(step / _LARGEST_STEP).max(axis=1, keepdims=True), 1.0)
+        return step, promise
+
+    def store(self) -> None:
+        """Write the models to the results."""
+        result, members, state = self.run.result, self.members, self.state
+        self._draw(state.parameters, np.ones(len(members), bool))
+        result.parameters[members], result.flux[members] = state.parameters, state.flux
+        result.converged[members] = self.converged[self.groups]
+        result.n_iter[members] += self.steps[self.groups]
+        for bucket in self.buckets:
+            fisher = self._fisher(state, bucket)
+            n_groups, size, width = fisher.shape[:3]
+            matrix = fisher.reshape(n_groups, size * width, -1)
+            diagonal = np.einsum("gii->gi", matrix)
+            diagonal += 1e-6 * diagonal + 1e-30
+            inverse = np.linalg.inv(matrix).reshape(fisher.shape)
+            result.covariance[members[bucket]] = np.einsum("gsisj->gsij", inverse)
+        residual = self.data.clone()
+        for windows in self.windows:
+            flux = torch.as_tensor(state.flux[windows.members], dtype=torch.float32, device=self.run.device)
+            light = (windows.pixels[..., 0] * flux[:, None]).permute(0, 2, 1)
+            residual.index_add_(1, windows.index.flatten(), light.transpose(0, 1).flatten(1), alpha=-1)
+            stamps = light.reshape(len(light), -1, windows.side, windows.side).cpu().numpy()
+            for row, member in enumerate(windows.members.tolist()):
+                y0, x0 = self.origins[member].tolist()
+                result.windows[members[member]] = (y0, x0, stamps[row])
+        for windows in self.windows:
+            rest = residual[:, windows.index].permute(1, 2, 0)
+            chi2 = (rest * rest * windows.weight).sum(dim=(1, 2))
+            used = (windows.weight > 0).sum(dim=(1, 2)).cpu().numpy()
+            free = (2 if windows.is_star else N_SHAPE) + len(self.weight)
+            result.chi2[members[windows.members]] = chi2.double().cpu().numpy()
+            result.dof[members[windows.members]] = np.maximum(used - free, 0)
+
+
+def _by_parameter(products: FloatArray) -> FloatArray:
+    """From products by band to those of parameters and fluxes: (n, B, 7, 7) to (n, 6 + B, 6 + B)."""
+    n, n_bands = products.shape[:2]
+    matrix = np.zeros((n, N_SHAPE + n_bands, N_SHAPE + n_bands))
+    matrix[:, :N_SHAPE, :N_SHAPE] = products[:, :, 1:, 1:].sum(axis=1)
+    matrix[:, :N_SHAPE, N_SHAPE:] = products[:, :, 1:, 0].transpose(0, 2, 1)
+    matrix[:, N_SHAPE:, :N_SHAPE] = products[:, :, 0, 1:]
+    bands = N_SHAPE + np.arange(n_bands)
+    matrix[:, bands, bands] = products[:, :, 0, 0]
+    return matrix
+
+
+def _buckets(groups: IntArray) -> Iterator[IntArray]:
+    """Members of the groups of each size, (group, size)."""
+    order = np.argsort(groups, kind="stable")
+    numbers, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
+    for size in np.unique(sizes).tolist():
+        yield order[starts[sizes == size][:, None] + np.arange(size)]
+
+
+def _cut_out(
+    image: npt.NDArray[np.float32], corner: IntArray, shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    """Pixels of a box that may reach beyond the image, 0 there, (band, y * x)."""
+    height, width = image.shape[1:]
+    y0, x0 = corner.tolist()
+    made = np.zeros((len(image), *shape), np.float32)
+    top, left = max(y0, 0), max(x0, 0)
+    bottom, right = min(y0 + shape[0], height), min(x0 + shape[1], width)
+    if top < bottom and left < right:
+        made[:, top - y0 : bottom - y0, left - x0 : right - x0] = image[:, top:bottom, left:right]
+    return made.reshape(len(image), -1)
