@@ -47,6 +47,7 @@ from .detection import DetectionImages, Normalize, combine_bands, detect_binning
 from .image import MultibandImage
 from .masks import MaskMeasurements, clean_masks, measure_masks, move_peaks
 from .merging import merge_scales
+from .models import fit_models
 from .parents import Parent, make_parents
 from .peaks import find_peaks
 from .saturated import join_saturated
@@ -124,7 +125,7 @@ def find_sources(
     0
     """
     settings = settings or DeblendSettings()
-    timings = dict.fromkeys(("normalize", "forward", "merge", "masks", "shares"), 0.0)
+    timings = dict.fromkeys(("normalize", "forward", "merge", "masks", "profiles", "shares"), 0.0)
     if model.takes_any_bands:
         if normalizer is not None:
             raise ValueError(f"model {model.metadata.name!r} has its own normalisation; give no normalizer")
@@ -149,10 +150,13 @@ def find_sources(
         parents = make_parents(found.masks, found.origins, image.shape, sharing.parent_grow, *limits)
         blended, report = _blend_sources(found, peaks), progress and functools.partial(progress, "parents")
         with_variance = _with_variance(image, combined.noise)
-        shares, statistics = share_parents(with_variance, parents, blended, sharing, report)
+    with _timed(timings, "profiles"):
+        models = fit_models(with_variance, parents, blended, found.p_star)
+    with _timed(timings, "shares"):
+        shares, statistics = share_parents(with_variance, parents, blended, sharing, report, models)
     whole, n_valid = _measure_parents(parents, combined), int(np.count_nonzero(combined.valid))
     return SourceList(
-        image, found, peaks, measured, whole, parents, shares, statistics, combined.noise, n_valid, timings
+        image, found, peaks, measured, whole, parents, shares, statistics, combined.noise, n_valid, timings, models
     )
 
 

@@ -35,10 +35,11 @@ import numpy.typing as npt
 from pydantic import Field
 
 from ..images.settings import settings
-from ..profiles.blend import REACH, Blend, BlendSource
-from ..profiles.elliptical import fit_profiles
+from ..profiles.blend import REACH, Blend, BlendSource, Box
+from ..profiles.fit import ProfileFit
 from ..profiles.symmetry import symmetric_part
 from .image import MultibandImage
+from .models import fit_models
 from .parents import Parent
 
 _LOG = logging.getLogger(__name__)
@@ -46,8 +47,14 @@ _LOG = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
+Window = tuple[int, int, FloatArray]
+"""First row and column of a model's window, and its pixels, (band, y, x)."""
+
 _SMALLEST_SHARE = 1e-3
 """Smallest share of a pixel; footprints end there."""
+
+_PIXEL_SCALE = 0.2
+"""Side of a pixel (arcsec) where it is not given; only the prior on sizes depends on it."""
 
 
 @settings
@@ -59,7 +66,8 @@ class ShareSettings:
         Field(
             description="By what the flux of overlapping sources is shared.",
             json_schema_extra={
-                "profile": "models: the PSF for stars, elliptical profiles for galaxies",
+                "profile": "models that are fitted to all sources and bands together: the PSF for stars, Sersic "
+                "profiles for galaxies; the symmetric parts where no band has a PSF",
                 "symmetric": "the part of each source that is symmetric about its peak, as SDSS has it",
                 "mask": "the network's masks alone",
             },
@@ -198,6 +206,7 @@ def share_flux(
     *,
     template: str = "profile",
     reach: float = REACH,
+    windows: Sequence[Window] | None = None,
 ) -> Shares:
     r"""Share the flux of a parent among its sources.
 
@@ -221,6 +230,9 @@ def share_flux(
         As in `ShareSettings`.
     reach : `float`, optional
         How far beyond its soft mask a source has flux (px).
+    windows : `~collections.abc.Sequence`, optional
+        First row and column of the window of each source's model and its
+        pixels, (band, y, x), if they are fitted already.
 
     Returns
     -------
@@ -256,14 +268,35 @@ def share_flux(
     if template == "mask":
         n_bands = len(blend.images)
         return _normalise(blend, [np.ones((n_bands, *mask.shape), np.float32) for mask in blend.masks])
-    if template == "symmetric":
-        models = [symmetric_part(blend, index) for index in range(len(sources))]
+    if template == "profile" and windows is None and psf_images is not None:
+        bands = [str(band) for band in range(len(blend.images))]
+        image = MultibandImage(
+            blend.images, bands, _PIXEL_SCALE, blend.variances, bad=~blend.good, psf=list(psf_images)
+        )
+        whole = Parent(np.arange(len(sources)), 0, 0, blend.parent)
+        fit = fit_models(image, [whole], sources)
+        windows = fit and fit.windows
+    if template == "profile" and windows is not None:
+        models = [_on_box(box, window) for box, window in zip(blend.boxes, windows, strict=True)]
     else:
-        models = fit_profiles(blend)
+        models = [symmetric_part(blend, index) for index in range(len(sources))]
     total = np.zeros(blend.images.shape, np.float32)
     for box, model in zip(blend.boxes, models, strict=True):
         total[(slice(None), *box)] += model
     return replace(_normalise(blend, models), model=total)
+
+
+def _on_box(box: Box, window: Window) -> FloatArray:
+    """Cut a model out, at least 0."""
+    rows, columns = box
+    y0, x0, pixels = window
+    made = np.zeros((len(pixels), rows.stop - rows.start, columns.stop - columns.start), np.float32)
+    top, left = max(rows.start, y0), max(columns.start, x0)
+    bottom, right = min(rows.stop, y0 + pixels.shape[1]), min(columns.stop, x0 + pixels.shape[2])
+    if top < bottom and left < right:
+        into = made[:, top - rows.start : bottom - rows.start, left - columns.start : right - columns.start]
+        np.maximum(pixels[:, top - y0 : bottom - y0, left - x0 : right - x0], 0.0, out=into)
+    return made
 
 
 def _normalise(blend: Blend, templates: list[FloatArray]) -> Shares:
@@ -328,6 +361,7 @@ def share_parents(
     sources: Sequence[BlendSource],
     settings: ShareSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
+    models: ProfileFit | None = None,
 ) -> tuple[list[SourceShare], ParentStatistics]:
     """Share the flux of all parents among their sources, in every band.
 
@@ -343,6 +377,8 @@ def share_parents(
         How flux is shared.
     progress : callable, optional
         Called with the number of parents done and their number.
+    models : `~lsst.meas.maskrcnn.profiles.fit.ProfileFit`, optional
+        Models of the sources, if they are fitted already.
 
     Returns
     -------
@@ -366,6 +402,8 @@ def share_parents(
         failed=np.zeros(len(parents), bool),
         chi2=np.full((len(parents), len(image.bands)), np.nan),
     )
+    if models is None and settings.template == "profile":
+        models = fit_models(image, parents, sources)
     shares: dict[int, SourceShare] = {}
     for index, parent in enumerate(parents):
         started = time.perf_counter()
@@ -373,7 +411,7 @@ def share_parents(
             whole = SourceShare.whole(parent.pixels, len(image.bands), parent.y0, parent.x0)
             shares[int(parent.members[0])] = whole
         else:
-            found = _share_parent(image, index, parent, sources, settings, statistics)
+            found = _share_parent(image, index, parent, sources, settings, statistics, models)
             for member, share in zip(parent.members.tolist(), found.sources, strict=True):
                 shares[member] = replace(share, y0=parent.y0 + share.y0, x0=parent.x0 + share.x0)
         statistics.runtime[index] = 1e3 * (time.perf_counter() - started)
@@ -389,6 +427,7 @@ def _share_parent(
     sources: Sequence[BlendSource],
     settings: ShareSettings,
     statistics: ParentStatistics,
+    models: ProfileFit | None,
 ) -> Shares:
     """Share the flux of one parent."""
     window = (slice(None), *parent.box)
@@ -400,6 +439,10 @@ def _share_parent(
     middle = (parent.y0 + 0.5 * (flux.shape[1] - 1), parent.x0 + 0.5 * (flux.shape[2] - 1))
     psfs = [image.psf_image(band, *middle) for band in range(len(image.bands))] if template != "mask" else []
     known = [psf for psf in psfs if psf is not None]
+    windows = None
+    if models is not None and template == "profile":
+        stamps = [models.windows[member] for member in parent.members.tolist()]
+        windows = [(y0 - parent.y0, x0 - parent.x0, pixels) for y0, x0, pixels in stamps]
     try:
         found = share_flux(
             flux,
@@ -410,6 +453,7 @@ def _share_parent(
             good=good,
             template=template,
             reach=reach,
+            windows=windows,
         )
     except (ArithmeticError, np.linalg.LinAlgError, RuntimeError) as error:
         # A fit that fails is no reason to lose the sources of a blend.

@@ -20,6 +20,7 @@ from astropy.table import QTable
 
 from ..images.units import AB_ZERO_POINT
 from ..network.detections import Detections
+from ..profiles.fit import ProfileFit
 from .image import MultibandImage
 from .masks import MaskMeasurements
 from .parents import Parent
@@ -57,6 +58,8 @@ class SourceList:
     """Number of pixels that hold data in all bands of the model."""
     timings: dict[str, float] = field(default_factory=dict)
     """Wall time by stage (s)."""
+    models: ProfileFit | None = None
+    """Models that were fitted to them; `None` if no band has a PSF."""
 
     def __len__(self) -> int:
         return len(self.detections)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, map_coordinates, spline_filter
 from scipy.spatial import cKDTree
 
-__all__ = ["Blend", "BlendSource", "mask_centers"]
+__all__ = ["Blend", "BlendSource", "mask_centers", "trusted_peaks"]
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -200,7 +200,7 @@ class Blend:
                 raise ValueError(f"good has shape {chosen.shape}; wanted {images.shape} or {parent.shape}")
             usable &= chosen
         psfs = None if psf_images is None else [_prepare_psf(psf) for psf in psf_images]
-        peaks = _trusted_peaks(sources)
+        peaks = trusted_peaks(sources)
         boxes = _boxes(parent, sources, peaks, reach)
         masks = [
             _weigh(parent, source, peak, box, masks_only)
@@ -262,8 +262,24 @@ def _add_wings(plane: FloatArray, spline: FloatArray, dy: npt.NDArray[Any], dx: 
     plane[outside] = level * (half / radius[outside]) ** 3
 
 
-def _trusted_peaks(sources: Sequence[BlendSource]) -> npt.NDArray[np.float64]:
-    """Give the peaks, or the middle of the mask of those that cannot be the source's own."""
+def trusted_peaks(sources: Sequence[BlendSource]) -> npt.NDArray[np.float64]:
+    """Give the peaks, or the middle of the mask of those that cannot be the source's own.
+
+    Parameters
+    ----------
+    sources : `~collections.abc.Sequence` [`BlendSource`]
+        N sources.
+
+    Returns
+    -------
+    peaks : `numpy.ndarray`
+        (y, x), (N, 2), px.
+
+    Raises
+    ------
+    ValueError
+        Raised if a source has neither a mask nor a finite peak.
+    """
     peaks = np.array([(source.peak_y, source.peak_x) for source in sources], np.float64)
     corners = [(source.y0, source.x0) for source in sources]
     centers = mask_centers([source.soft for source in sources], corners)

@@ -356,6 +356,7 @@ class _Block:
         second = [pairs.second for pairs in self.pairs] or [np.zeros(0, np.int64)]
         self.first, self.second = np.concatenate(first), np.concatenate(second)
         self.buckets = list(_buckets(groups))
+        self.drawn = np.full((len(members), N_SHAPE), np.nan)
 
     def _make_windows(self, sides: IntArray, corner: IntArray) -> list[_Windows]:
         device, made = self.run.device, []
@@ -480,8 +481,11 @@ class _Block:
         trial.chi2[mine] += (deviation**2).sum(axis=1)[mine]
 
     def _draw(self, parameters: FloatArray, mine: npt.NDArray[np.bool_]) -> None:
+        """Draw the chosen sources that were not drawn with these parameters last."""
+        changed = mine & (parameters != self.drawn).any(axis=1)
+        self.drawn[changed] = parameters[changed]
         for windows in self.windows:
-            rows = np.flatnonzero(mine[windows.members])
+            rows = np.flatnonzero(changed[windows.members])
             if len(rows):
                 chosen = windows.members[rows]
                 windows.pixels[torch.as_tensor(rows, device=self.run.device)] = render_windows(

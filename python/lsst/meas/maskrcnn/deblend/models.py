@@ -1,0 +1,132 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Models of the sources of an image: what the joint fit is given."""
+
+from __future__ import annotations
+
+__all__ = ["fit_models"]
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import distance_transform_edt
+
+from ..profiles.blend import BlendSource, trusted_peaks
+from ..profiles.fit import WINDOW_HALVES, FitSources, ProfileFit, fit_profiles
+from ..profiles.mixtures import PsfMixture, fit_psf
+from .image import MultibandImage
+from .parents import Parent
+
+_MARGIN = 6.0
+"""How far beyond their parents sources are fitted (px)."""
+
+_MASK_LEVEL = 0.08
+"""Fraction of its peak at which the mask of a galaxy ends."""
+
+_DOUBTFUL = 0.1, 0.9
+"""Probabilities of being a star between which a source is fitted as both."""
+
+_SIGMA_TO_RADIUS = 1.18
+"""Half-light radius of a Gaussian over its standard deviation."""
+
+
+def fit_models(
+    image: MultibandImage,
+    parents: Sequence[Parent],
+    sources: Sequence[BlendSource],
+    p_star: npt.ArrayLike | None = None,
+) -> ProfileFit | None:
+    """Fit all sources of an image.
+
+    Parameters
+    ----------
+    image : `~.image.MultibandImage`
+        The image, with a variance.
+    parents : `~collections.abc.Sequence` [`~.parents.Parent`]
+        Parents that hold every source exactly once; the sources of one are
+        fitted together.
+    sources : `~collections.abc.Sequence` [`BlendSource`]
+        N sources, positions in pixels of the image.
+    p_star : array_like, optional
+        Probability of being a star, (N,): sources between 0.1 and 0.9 are
+        fitted as star and as galaxy.
+
+    Returns
+    -------
+    models : `~lsst.meas.maskrcnn.profiles.fit.ProfileFit` or `None`
+        The models; fluxes in bands without a PSF and of sources without a
+        pixel that can be fitted are NaN. `None` if there is no PSF in any
+        band, or no source.
+    """
+    middle = (image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2
+    known = np.array([image.psf_image(band, *middle) is not None for band in range(len(image.bands))])
+    if not known.any() or not sources:
+        return None
+    variance = np.asarray(image.variance)
+    near = np.zeros(image.shape, bool)
+    groups = np.zeros(len(sources), np.int64)
+    for number, parent in enumerate(parents):
+        near[parent.box] |= parent.pixels
+        groups[parent.members] = number
+    near = distance_transform_edt(~near) <= _MARGIN
+    good = near & np.asarray(image.usable) & ~np.asarray(image.bad) & (variance > 0) & np.isfinite(variance)
+    good &= np.isfinite(image.flux) & known[:, None, None]
+    weight = np.where(good, 1.0 / np.where(good, variance, 1.0), 0.0).astype(np.float32)
+    psfs = _PsfMixtures(image, known)
+    sigma = np.mean([_width(psf) for psf in psfs(*middle)])
+    peaks = trusted_peaks(sources)
+    areas = np.array([np.count_nonzero(source.soft >= 128) for source in sources])
+    spread = areas / (2.0 * np.pi * np.log(1.0 / _MASK_LEVEL)) - sigma**2
+    chosen = FitSources(
+        positions=peaks,
+        is_star=np.array([source.is_star for source in sources]),
+        sizes=_SIGMA_TO_RADIUS * np.sqrt(np.maximum(spread, (0.4 * sigma) ** 2)),
+        halves=np.array([_half(source, *peak) for source, peak in zip(sources, peaks.tolist(), strict=True)]),
+        groups=groups,
+    )
+    doubtful = None
+    if p_star is not None:
+        p = np.asarray(p_star, np.float64)
+        with np.errstate(divide="ignore"):
+            odds = np.log(p) - np.log1p(-p)
+        doubtful = np.where((p > _DOUBTFUL[0]) & (p < _DOUBTFUL[1]), odds, np.nan)
+    fit = fit_profiles(image.flux, weight, chosen, psfs, image.pixel_scale, doubtful)
+    fit.flux[:, ~known] = np.nan
+    fit.flux[fit.dof <= 0] = np.nan
+    return fit
+
+
+class _PsfMixtures:
+    """The PSF of each band as a sum of Gaussians; each image is fitted once."""
+
+    def __init__(self, image: MultibandImage, known: npt.NDArray[np.bool_]) -> None:
+        self._image, self._known = image, known
+        self._fitted: dict[bytes, PsfMixture] = {}
+        self._last: dict[int, PsfMixture] = {}
+
+    def __call__(self, y: float, x: float) -> list[PsfMixture]:
+        for band in np.flatnonzero(self._known).tolist():
+            pixels = self._image.psf_image(band, y, x)
+            if pixels is not None:
+                key = np.ascontiguousarray(pixels).tobytes()
+                if key not in self._fitted:
+                    self._fitted[key] = fit_psf(pixels)
+                self._last[band] = self._fitted[key]
+        # Bands without a PSF have no weight.
+        some = next(iter(self._last.values()))
+        return [self._last.get(band, some) for band in range(len(self._known))]
+
+
+def _width(psf: PsfMixture) -> float:
+    core = psf.weight / np.linalg.det(psf.covariance) ** 0.5
+    return float(np.sqrt(psf.weight.sum() / core.sum()))
+
+
+def _half(source: BlendSource, y: float, x: float) -> int:
+    """Half side of the window that holds the mask and the margin."""
+    height, width = source.soft.shape
+    reach = max(y - source.y0, source.y0 + height - y, x - source.x0, source.x0 + width - x) + _MARGIN
+    return min((half for half in WINDOW_HALVES if half >= reach), default=WINDOW_HALVES[-1])
