@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -30,7 +31,7 @@ IntArray = npt.NDArray[np.int64]
 PsfMixtures = Callable[[float, float], Sequence[PsfMixture]]
 """Takes a position (y, x), px; gives the PSF of each band there."""
 
-WINDOW_HALVES = (8, 12, 16, 24, 32, 48, 64, 96, 128)
+WINDOW_HALVES = (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128)
 """Half sides of the windows on which sources are drawn (px)."""
 
 _BLOCK_SOURCES = 64
@@ -40,9 +41,11 @@ _GROUP_SOURCES = 24
 """Most sources whose parameters are solved for together; larger groups are split in space."""
 _SWEEPS, _SPLIT_SWEEPS = 2, 3
 """How often everything is fitted, and what is in groups that were split."""
-_MAX_STEPS = 15
+_MAX_STEPS = 20
 _SETTLED = 0.02
 """A group has converged if the next step promises to lower chi^2 by less than this for each source."""
+_UNCHANGED = 0.1
+"""Change of chi^2 in a window by other models up to which a source is not fitted again."""
 _LARGEST_STEP = np.array([1.0, 1.0, 0.7, 0.7, 0.7, 0.5])
 
 # Standard deviations of the priors. Centre: around the peak that was given (px). ln of the half-light radius: the
@@ -139,7 +142,9 @@ def fit_profiles(
     blocks = list(_blocks(sources))
     for sweep in range(_SPLIT_SWEEPS):
         for members, groups, is_split in blocks:
-            if sweep < _SWEEPS or is_split:
+            if sweep:
+                members, groups = run.changed(members, groups)
+            if len(members) and (sweep < _SWEEPS or is_split):
                 run.fit_block(members, groups)
         if sweep == 0 and doubtful is not None and np.isfinite(doubtful).any():
             run.try_both(np.flatnonzero(np.isfinite(doubtful)), doubtful)
@@ -152,7 +157,7 @@ def _blocks(sources: FitSources) -> Iterator[tuple[IntArray, IntArray, bool]]:
     starts = np.flatnonzero(np.diff(sources.groups[order], prepend=-1))
     pieces: list[tuple[IntArray, bool]] = []
     for group in np.split(order, starts[1:]) if len(order) else []:
-        parts = _halve(sources.positions, group, _GROUP_SOURCES, sources.halves, np.inf)
+        parts = _halve(sources.positions, group)
         pieces += [(part, len(parts) > 1) for part in parts]
     if not pieces:
         return
@@ -172,17 +177,11 @@ def _blocks(sources: FitSources) -> Iterator[tuple[IntArray, IntArray, bool]]:
         yield members, groups, any(pieces[number][1] for number in chosen)
 
 
-def _halve(
-    positions: FloatArray, members: IntArray, most: int, halves: IntArray, area: float
-) -> list[IntArray]:
+def _halve(positions: FloatArray, members: IntArray) -> list[IntArray]:
     """Cut a group across its longer side until no part has too many members."""
-    if len(members) <= most:
+    if len(members) <= _GROUP_SOURCES:
         return [members]
-    return [
-        part
-        for piece in _cut(positions, members)
-        for part in _halve(positions, piece, most, halves, area)
-    ]
+    return [part for piece in _cut(positions, members) for part in _halve(positions, piece)]
 
 
 def _cut(positions: FloatArray, members: IntArray) -> list[IntArray]:
@@ -225,6 +224,18 @@ class _Run:
             np.full(n_sources, np.nan),
             [(0, 0, np.zeros((n_bands, 0, 0), np.float32))] * n_sources,
         )
+
+    def changed(self, members: IntArray, groups: IntArray) -> tuple[IntArray, IntArray]:
+        """Take the groups that have not converged, or around which models have changed since."""
+        moved = np.bincount(groups, ~self.result.converged[members]) > 0
+        for member, group in zip(members.tolist(), groups.tolist(), strict=True):
+            y0, x0, pixels = self.result.windows[member]
+            window = (slice(None), *(slice(max(c, 0), c + pixels.shape[1]) for c in (y0, x0)))
+            rest = self.residual[window]
+            chi2 = float(np.vdot(rest * rest, self.weight[window]))
+            moved[group] |= abs(chi2 - self.result.chi2[member]) > _UNCHANGED
+        chosen = moved[groups]
+        return members[chosen], np.unique(groups[chosen], return_inverse=True)[1]
 
     def fit_block(self, members: IntArray, groups: IntArray) -> None:
         """Fit some sources, and put them into the sum of all models."""
@@ -288,9 +299,11 @@ class _Windows:
     weight: torch.Tensor
     """Inverse variance there, (n, pixel, band)."""
     share: torch.Tensor
-    """1 over the number of the block's windows on each pixel, (n, pixel)."""
+    """Inverse variance over the number of the block's windows on each pixel, (n, pixel, band)."""
     pixels: torch.Tensor
-    """Templates and derivatives, (n, pixel, band, 7), as they were drawn last."""
+    """Templates and derivatives, (n, pixel, band * 7), as they were drawn last."""
+    light: torch.Tensor
+    """Models that are subtracted, (n, pixel, band)."""
 
 
 @dataclass
@@ -346,16 +359,18 @@ class _Block:
         sides = 2 * self.halves + 1
         corner = self.origins.min(axis=0)
         self.shape = tuple(((self.origins + sides[:, None]).max(axis=0) - corner).tolist())
-        self.data, self.weight = (
+        self.residual, self.weight = (
             torch.as_tensor(_cut_out(image, corner, self.shape), device=run.device)
             for image in (run.residual, run.weight)
         )
+        self.n_bands = self.weight.shape[1]
         self.windows = self._make_windows(sides, corner)
         self.pairs = self._make_pairs()
         first = [pairs.first for pairs in self.pairs] or [np.zeros(0, np.int64)]
         second = [pairs.second for pairs in self.pairs] or [np.zeros(0, np.int64)]
         self.first, self.second = np.concatenate(first), np.concatenate(second)
         self.buckets = list(_buckets(groups))
+        # Parameters of the templates as they are drawn.
         self.drawn = np.full((len(members), N_SHAPE), np.nan)
 
     def _make_windows(self, sides: IntArray, corner: IntArray) -> list[_Windows]:
@@ -368,12 +383,13 @@ class _Block:
             index = torch.as_tensor((y[:, :, None] * self.shape[1] + x[:, None]).reshape(len(chosen), -1))
             index = index.to(device)
             counts.index_add_(0, index.flatten(), torch.ones(index.numel(), device=device))
-            weight = self.weight[:, index].permute(1, 2, 0).contiguous()
-            made.append(_Windows(chosen, side, star, index, weight, counts, torch.zeros(0)))
+            weight = self.weight[index]
+            shape = (*index.shape, self.n_bands)
+            pixels = torch.zeros((*index.shape, self.n_bands * (1 + N_SHAPE)), device=device)
+            light = torch.zeros(shape, device=device)
+            made.append(_Windows(chosen, side, star, index, weight, weight, pixels, light))
         for windows in made:
-            windows.share = 1.0 / counts[windows.index]
-            shape = (*windows.index.shape, len(self.weight), 1 + N_SHAPE)
-            windows.pixels = torch.zeros(shape, device=device)
+            windows.share = windows.weight / counts[windows.index][..., None]
         return made
 
     def _make_pairs(self) -> list[_Pairs]:
@@ -410,7 +426,7 @@ class _Block:
     def fit(self) -> None:
         """Fit until every group has converged or the steps are used up."""
         run, members = self.run, self.members
-        n_sources, n_bands = len(members), len(self.weight)
+        n_sources, n_bands = len(members), self.n_bands
         state = _State(
             run.result.parameters[members].copy(),
             run.result.flux[members].copy(),
@@ -422,6 +438,7 @@ class _Block:
         n_groups = int(self.groups.max()) + 1
         damping = np.maximum.reduceat(run.damping[members], np.unique(self.groups, return_index=True)[1])
         active, moved = np.ones(n_groups, bool), np.zeros(n_groups, np.int64)
+        failures = np.zeros(n_groups, np.int64)
         size = np.bincount(self.groups, minlength=n_groups)
         trial = state.copy()
         for number in range(_MAX_STEPS):
@@ -432,13 +449,16 @@ class _Block:
             damping = np.where(better, np.maximum(damping * 0.2, 1e-4), np.where(active, damping * 8.0, damping))
             state.take(trial, better[self.groups], better[self.groups[self.first]])
             moved += better
+            # Other groups have changed meanwhile: after two failures in a row chi^2 is taken afresh.
+            failures = np.where(better, 0, failures + active)
+            state.chi2[(failures >= 2)[self.groups]] = np.inf
+            failures[failures >= 2] = 0
             step, promise = self._step(state, damping, mine)
             active &= ~((promise < _SETTLED * size) | (damping > 1e6))
             if not active.any() or number == _MAX_STEPS - 1:
                 break
             trial.take(state, mine, mine[self.first])
             trial.parameters[active[self.groups]] += step[active[self.groups]]
-            trial.parameters[:, 5] = np.clip(trial.parameters[:, 5], *LOG_INDEX_RANGE)
         self.state, self.converged, self.steps = state, ~active, moved
         run.damping[members] = damping[self.groups]
 
@@ -447,82 +467,95 @@ class _Block:
 
     def _evaluate(self, trial: _State, mine: npt.NDArray[np.bool_]) -> None:
         """Draw the chosen sources, solve for their fluxes, and find the gradient and chi^2."""
-        n_bands = len(self.weight)
-        self._draw(trial.parameters, mine)
-        residual = self.data.clone()
-        for windows in self.windows:
-            flux = torch.as_tensor(trial.flux[windows.members], dtype=torch.float32, device=self.run.device)
-            light = windows.pixels[..., 0] * flux[:, None]
-            residual.index_add_(1, windows.index.flatten(), light.permute(2, 0, 1).reshape(n_bands, -1), alpha=-1)
-        weighted: dict[int, torch.Tensor] = {}
-        for windows in self.windows:
-            rows = np.flatnonzero(mine[windows.members])
-            if not len(rows):
-                continue
-            chosen, at = windows.members[rows], torch.as_tensor(rows, device=self.run.device)
-            pixels, weight = windows.pixels[at], windows.weight[at]
-            rest = residual[:, windows.index[at]].permute(1, 2, 0)
-            whole = torch.zeros_like(windows.pixels)
-            whole[at] = pixels * weight[..., None]
-            weighted[id(windows)] = whole
-            by_band, heavy = pixels.permute(0, 2, 3, 1), whole[at].permute(0, 2, 1, 3)
-            trial.own[chosen] = (by_band @ heavy).double().cpu().numpy()
-            trial.gradient[chosen] = torch.einsum("npbq,npb->nbq", whole[at], rest).double().cpu().numpy()
-            chi2 = torch.einsum("npb,npb,np->n", weight, rest * rest, windows.share[at])
-            trial.chi2[chosen] = chi2.double().cpu().numpy()
+        for windows, rows, at in self._chosen(mine):
+            self._draw(trial, windows, rows)
+            self._subtract(windows, at, trial.flux[windows.members[rows]])
+        width = 1 + N_SHAPE
+        for windows, rows, at in self._chosen(mine):
+            chosen, pixels = windows.members[rows], windows.pixels[at]
+            rest = self.residual[windows.index[at]]
+            product = (rest * windows.weight[at]).transpose(1, 2) @ pixels
+            product = product.view(len(rows), self.n_bands, self.n_bands, width)
+            diagonal = torch.diagonal(product, dim1=1, dim2=2).permute(0, 2, 1)
+            trial.gradient[chosen] = diagonal.double().cpu().numpy()
+            trial.chi2[chosen] = (rest.square_() * windows.share[at]).sum(dim=(1, 2)).double().cpu().numpy()
         start = 0
         for pairs in self.pairs:
             rows = np.flatnonzero(mine[pairs.first])
             if len(rows):
-                trial.pair[start + rows] = self._products(pairs, rows, weighted[id(pairs.windows[0])])
+                trial.pair[start + rows] = self._products(pairs, rows)
             start += len(pairs.first)
         self._solve_fluxes(trial, mine)
         deviation = (trial.parameters - self.prior) / _PRIOR_SIGMA
         trial.chi2[mine] += (deviation**2).sum(axis=1)[mine]
 
-    def _draw(self, parameters: FloatArray, mine: npt.NDArray[np.bool_]) -> None:
-        """Draw the chosen sources that were not drawn with these parameters last."""
-        changed = mine & (parameters != self.drawn).any(axis=1)
-        self.drawn[changed] = parameters[changed]
+    def _chosen(self, mine: npt.NDArray[np.bool_]) -> Iterator[tuple[_Windows, IntArray, Any]]:
+        """Windows with the rows of the chosen sources, also as an index of tensors."""
         for windows in self.windows:
-            rows = np.flatnonzero(changed[windows.members])
-            if len(rows):
-                chosen = windows.members[rows]
-                windows.pixels[torch.as_tensor(rows, device=self.run.device)] = render_windows(
-                    parameters[chosen],
-                    self.origins[chosen],
-                    windows.side,
-                    self.psfs,
-                    windows.is_star,
-                    self.run.device,
-                )
+            rows = np.flatnonzero(mine[windows.members])
+            if len(rows) == len(windows.members):
+                yield windows, rows, slice(None)
+            elif len(rows):
+                yield windows, rows, torch.as_tensor(rows, device=self.run.device)
 
-    def _products(self, pairs: _Pairs, rows: IntArray, weighted: torch.Tensor) -> FloatArray:
+    def _draw(self, trial: _State, windows: _Windows, rows: IntArray) -> None:
+        """Draw templates and derivatives where they were drawn with other parameters last."""
+        rows = rows[(trial.parameters != self.drawn)[windows.members[rows]].any(axis=1)]
+        members = windows.members[rows]
+        self.drawn[members] = trial.parameters[members]
+        if not len(rows):
+            return
+        drawn = render_windows(
+            trial.parameters[members],
+            self.origins[members],
+            windows.side,
+            self.psfs,
+            windows.is_star,
+            self.run.device,
+        )
+        for part, pixels in drawn:
+            at = torch.as_tensor(rows[part], device=self.run.device)
+            heavy = (pixels * windows.weight[at][..., None]).flatten(2)
+            flat = pixels.flatten(2)
+            windows.pixels[at] = flat
+            trial.own[members[part]] = self._by_band(heavy.transpose(1, 2) @ flat)
+
+    def _by_band(self, products: torch.Tensor) -> FloatArray:
+        """Products of templates and derivatives in the same band, (n, band, 7, 7)."""
+        products = products.view(len(products), self.n_bands, 1 + N_SHAPE, self.n_bands, 1 + N_SHAPE)
+        found: FloatArray = torch.diagonal(products, dim1=1, dim2=3).permute(0, 3, 1, 2).double().cpu().numpy()
+        return found
+
+    def _subtract(self, windows: _Windows, at: Any, flux: FloatArray) -> None:
+        """Subtract models with some fluxes in place of those that are subtracted."""
+        factor = torch.as_tensor(flux, dtype=torch.float32, device=self.run.device)
+        light = windows.pixels[at][..., :: 1 + N_SHAPE] * factor[:, None]
+        change = (windows.light[at] - light).flatten(0, 1)
+        self.residual.index_add_(0, windows.index[at].flatten(), change)
+        windows.light[at] = light
+
+    def _products(self, pairs: _Pairs, rows: IntArray) -> FloatArray:
         """Products of the templates and derivatives of pairs, (pair, band, 7, 7)."""
-        n_bands = len(self.weight)
-        second = pairs.windows[1].pixels.flatten(0, 1).flatten(1)
-        n_pixels = pairs.windows[1].side ** 2
-        found = np.zeros((len(rows), n_bands, 1 + N_SHAPE, 1 + N_SHAPE))
-        step = max(1, 2_000_000 // (n_bands * (1 + N_SHAPE) * pairs.windows[0].side ** 2))
+        first, second = pairs.windows
+        flat, n_pixels = second.pixels.flatten(0, 1), second.side**2
+        found = np.zeros((len(rows), self.n_bands, 1 + N_SHAPE, 1 + N_SHAPE))
+        step = max(1, 100_000 // (self.n_bands * first.side**2))
         for begin in range(0, len(rows), step):
             part = rows[begin : begin + step]
             at = torch.as_tensor(part, device=self.run.device)
             i, j = (torch.as_tensor(place[part], device=self.run.device) for place in pairs.places)
-            own = weighted[i] * pairs.overlap[at][..., None, None]
-            other = second[(j[:, None] * n_pixels + pairs.index[at]).flatten()].view(len(part), -1, second.shape[1])
-            product = own.flatten(2).transpose(1, 2) @ other
-            product = product.view(len(part), n_bands, 1 + N_SHAPE, n_bands, 1 + N_SHAPE)
-            diagonal = torch.diagonal(product, dim1=1, dim2=3).permute(0, 3, 1, 2)
-            found[begin : begin + step] = diagonal.double().cpu().numpy()
+            weight = (first.weight[i] * pairs.overlap[at][..., None])[..., None]
+            own = (first.pixels[i].view(*weight.shape[:3], -1) * weight).flatten(2)
+            other = flat[(j[:, None] * n_pixels + pairs.index[at]).flatten()].view(own.shape)
+            found[begin : begin + step] = self._by_band(own.transpose(1, 2) @ other)
         return found
 
     def _solve_fluxes(self, trial: _State, mine: npt.NDArray[np.bool_]) -> None:
         """Solve for the fluxes of the chosen sources, and bring gradient and chi^2 to them."""
         change = np.zeros_like(trial.flux)
         own, pair = trial.own[..., 0, 0], trial.pair[..., 0, 0]
-        chosen = [bucket for bucket in self.buckets]
-        for members in chosen:
-            members = members[mine[members[:, 0]]]
+        for bucket in self.buckets:
+            members = bucket[mine[bucket[:, 0]]]
             if not len(members):
                 continue
             matrix = self._assemble(members, own[:, :, None, None], pair[:, :, None, None])[:, :, :, 0, :, 0]
@@ -596,15 +629,20 @@ class _Block:
             diagonal += diagonal * more.reshape(n_groups, -1) + 1e-30
             found = np.linalg.solve(matrix, right[members].reshape(n_groups, -1, 1))
             step[members] = found.reshape(n_groups, size, width)
-        promise = self._sum((step * right).sum(axis=1))
-        step = step[:, :N_SHAPE]
-        step /= np.maximum(np.abs(step / _LARGEST_STEP).max(axis=1, keepdims=True), 1.0)
-        return step, promise
+        step = step[:, :N_SHAPE] / np.maximum(
+            np.abs(step[:, :N_SHAPE] / _LARGEST_STEP).max(axis=1, keepdims=True), 1.0
+        )
+        # What the limits of the index leave of it.
+        index = state.parameters[:, 5]
+        step[:, 5] = np.clip(index + step[:, 5], *LOG_INDEX_RANGE) - index
+        return step, self._sum((step * right[:, :N_SHAPE]).sum(axis=1))
 
     def store(self) -> None:
         """Write the models to the results."""
         result, members, state = self.run.result, self.members, self.state
-        self._draw(state.parameters, np.ones(len(members), bool))
+        for windows, rows, at in self._chosen(np.ones(len(members), bool)):
+            self._draw(state, windows, rows)
+            self._subtract(windows, at, state.flux[windows.members])
         result.parameters[members], result.flux[members] = state.parameters, state.flux
         result.converged[members] = self.converged[self.groups]
         result.n_iter[members] += self.steps[self.groups]
@@ -616,20 +654,14 @@ class _Block:
             diagonal += 1e-6 * diagonal + 1e-30
             inverse = np.linalg.inv(matrix).reshape(fisher.shape)
             result.covariance[members[bucket]] = np.einsum("gsisj->gsij", inverse)
-        residual = self.data.clone()
         for windows in self.windows:
-            flux = torch.as_tensor(state.flux[windows.members], dtype=torch.float32, device=self.run.device)
-            light = (windows.pixels[..., 0] * flux[:, None]).permute(0, 2, 1)
-            residual.index_add_(1, windows.index.flatten(), light.transpose(0, 1).flatten(1), alpha=-1)
-            stamps = light.reshape(len(light), -1, windows.side, windows.side).cpu().numpy()
-            for row, member in enumerate(windows.members.tolist()):
-                y0, x0 = self.origins[member].tolist()
-                result.windows[members[member]] = (y0, x0, stamps[row])
-        for windows in self.windows:
-            rest = residual[:, windows.index].permute(1, 2, 0)
-            chi2 = (rest * rest * windows.weight).sum(dim=(1, 2))
+            stamps = windows.light.transpose(1, 2).reshape(-1, self.n_bands, windows.side, windows.side)
+            for member, stamp in zip(windows.members.tolist(), stamps.cpu().numpy(), strict=True):
+                result.windows[members[member]] = (*self.origins[member].tolist(), stamp)
+            rest = self.residual[windows.index]
             used = (windows.weight > 0).sum(dim=(1, 2)).cpu().numpy()
-            free = (2 if windows.is_star else N_SHAPE) + len(self.weight)
+            free = (2 if windows.is_star else N_SHAPE) + self.n_bands
+            chi2 = (rest.square_() * windows.weight).sum(dim=(1, 2))
             result.chi2[members[windows.members]] = chi2.double().cpu().numpy()
             result.dof[members[windows.members]] = np.maximum(used - free, 0)
 
@@ -657,7 +689,7 @@ def _buckets(groups: IntArray) -> Iterator[IntArray]:
 def _cut_out(
     image: npt.NDArray[np.float32], corner: IntArray, shape: tuple[int, ...]
 ) -> npt.NDArray[np.float32]:
-    """Pixels of a box that may reach beyond the image, 0 there, (band, y * x)."""
+    """Pixels of a box that may reach beyond the image, 0 there, (y * x, band)."""
     height, width = image.shape[1:]
     y0, x0 = corner.tolist()
     made = np.zeros((len(image), *shape), np.float32)
@@ -665,4 +697,4 @@ def _cut_out(
     bottom, right = min(y0 + shape[0], height), min(x0 + shape[1], width)
     if top < bottom and left < right:
         made[:, top - y0 : bottom - y0, left - x0 : right - x0] = image[:, top:bottom, left:right]
-    return made.reshape(len(image), -1)
+    return np.ascontiguousarray(made.reshape(len(image), -1).T)

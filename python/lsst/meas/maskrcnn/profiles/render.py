@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -69,8 +69,8 @@ def render_windows(
     psfs: Sequence[PsfMixture],
     is_star: bool,
     device: torch.device | str = "cpu",
-) -> torch.Tensor:
-    """Draw sources of unit flux and their derivatives.
+) -> Iterator[tuple[slice, torch.Tensor]]:
+    """Draw sources of unit flux and their derivatives, a few at a time.
 
     Parameters
     ----------
@@ -88,50 +88,52 @@ def render_windows(
     device : `torch.device` or `str`, optional
         Where to draw.
 
-    Returns
-    -------
+    Yields
+    ------
+    chosen : `slice`
+        Which sources.
     pixels : `torch.Tensor`
-        The template and its derivatives by the parameters, float32, (N,
-        pixel, B, 7); 0 for the parameters that a star does not have.
+        Their templates and derivatives by the parameters, float32, (n, pixel,
+        B, 7), 0 for the parameters that a star does not have; overwritten by
+        the next ones.
     """
     n_sources, n_bands = len(parameters), len(psfs)
     gaussians = _coefficients(parameters, psfs, is_star)
-    n_gaussians = gaussians["weight"].shape[2]
+    n_gaussians, n_pixels = gaussians["weight"].shape[2], side * side
     centers = (parameters[:, None, :2] - origins[:, None]) + np.array([psf.center for psf in psfs])
     axis = torch.arange(side, dtype=torch.float32, device=device)
     y, x = axis.repeat_interleave(side), axis.repeat(side)
     basis = torch.stack([y * y, y * x, x * x, y, x, torch.ones_like(y)])
-    result = torch.empty((n_sources, side * side, n_bands, 1 + N_SHAPE), dtype=torch.float32, device=device)
-    step = max(1, _CHUNK // (n_bands * n_gaussians * side * side))
     exponents = torch.as_tensor(_exponents(gaussians, centers), dtype=torch.float32, device=device)
     rows = torch.as_tensor(_rows(gaussians, is_star), dtype=torch.float32, device=device)
     offsets = torch.as_tensor(centers, dtype=torch.float32, device=device)[..., None]
+    step = min(max(1, _CHUNK // (n_bands * n_gaussians * n_pixels)), n_sources)
     # Fresh memory would cost more time than the arithmetic.
-    values = torch.empty((min(step, n_sources) * n_bands * n_gaussians, side * side), device=device)
-    sums = torch.empty((min(step, n_sources) * n_bands, rows.shape[2], side * side), device=device)
+    values = torch.empty((step * n_bands * n_gaussians, n_pixels), device=device)
+    sums = torch.empty((step * n_bands, rows.shape[2], n_pixels), device=device)
+    result = torch.zeros((step, n_pixels, n_bands, 1 + N_SHAPE), device=device)
     for first in range(0, n_sources, step):
-        chosen = slice(first, first + step)
+        chosen = slice(first, min(first + step, n_sources))
         matrix = exponents[chosen].reshape(-1, 6)
         gaussian = torch.mm(matrix, basis, out=values[: len(matrix)]).exp_()
         factors = rows[chosen].reshape(-1, *rows.shape[2:])
         sum_of = torch.bmm(
             factors, gaussian.view(len(factors), n_gaussians, -1), out=sums[: len(factors)]
-        ).view(-1, n_bands, rows.shape[2], side * side)
+        ).view(-1, n_bands, rows.shape[2], n_pixels)
         dy, dx = y - offsets[chosen, :, 0], x - offsets[chosen, :, 1]
-        into = result[chosen].permute(3, 0, 2, 1)
+        pixels = result[: len(sum_of)]
+        into = pixels.permute(3, 0, 2, 1)
         into[0] = sum_of[:, :, 0]
         into[1] = dy * sum_of[:, :, 1] + dx * sum_of[:, :, 2]
         into[2] = dy * sum_of[:, :, 2] + dx * sum_of[:, :, 3]
-        if is_star:
-            into[3:] = 0.0
-            continue
-        squares = (dy * dy, dy * dx, dx * dx)
-        for number in range(4):
-            part = sum_of[:, :, 7 + 4 * number]
-            for power, square in enumerate(squares):
-                part.addcmul_(square, sum_of[:, :, 4 + 4 * number + power])
-            into[3 + number] = part
-    return result
+        if not is_star:
+            squares = (dy * dy, dy * dx, dx * dx)
+            for number in range(4):
+                part = sum_of[:, :, 7 + 4 * number]
+                for power, square in enumerate(squares):
+                    part.addcmul_(square, sum_of[:, :, 4 + 4 * number + power])
+                into[3 + number] = part
+        yield chosen, pixels
 
 
 def _coefficients(
