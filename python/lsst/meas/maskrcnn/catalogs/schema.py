@@ -17,6 +17,7 @@ from lsst.afw.detection import Footprint
 from lsst.afw.geom import SkyWcs
 
 from .deblend_columns import DEBLEND_FIELDS, Fields, add_fields
+from .profile_columns import BAND_FIELDS, PREFIX, SHAPE_FIELDS
 
 UNMEASURED = "maskrcnn_flag_unmeasured"
 """Flag of records on which measurement was not run (`str`)."""
@@ -75,11 +76,13 @@ def make_schema() -> afwTable.Schema:
     schema : `lsst.afw.table.Schema`
         The minimal schema of a `lsst.afw.table.SourceTable`, this package's
         fields and those of `~.deblend_columns.DEBLEND_FIELDS`, with
-        ``slot_Centroid`` pointing to ``maskrcnn_centroid``.
+        ``slot_Centroid`` pointing to ``maskrcnn_centroid`` and
+        ``slot_ModelFlux`` to ``maskrcnn_profile``.
     """
     schema = afwTable.SourceTable.makeMinimalSchema()
     add_fields(schema, "maskrcnn", _COLUMNS)
     extend_band_schema(schema)
+    add_fields(schema, PREFIX, SHAPE_FIELDS)
     schema.getAliasMap().set("slot_Centroid", "maskrcnn_centroid")
     return schema
 
@@ -94,6 +97,8 @@ def extend_band_schema(schema: afwTable.Schema) -> None:
     """
     add_fields(schema, "maskrcnn", _UNMEASURED)
     add_fields(schema, "deblend", DEBLEND_FIELDS)
+    add_fields(schema, PREFIX, BAND_FIELDS)
+    schema.getAliasMap().set("slot_ModelFlux", PREFIX)
 
 
 def fill_catalog(

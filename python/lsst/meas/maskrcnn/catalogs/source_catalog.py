@@ -22,6 +22,7 @@ from ..deblend.sources import SourceList
 from .deblend_columns import fill_parent_columns, fill_relations
 from .footprints import inclusive_boxes, masks_to_footprints
 from .heavy import parent_footprint
+from .profile_columns import fill_profile_shapes
 from .record_order import RecordOrder
 from .schema import fill_catalog
 
@@ -53,6 +54,7 @@ def fill_source_catalog(
         catalog["deblend_peak_center_x"] = np.array([peak.getIx() for peak in peaks], dtype=np.int32)
         catalog["deblend_peak_center_y"] = np.array([peak.getIy() for peak in peaks], dtype=np.int32)
     fill_parent_columns(catalog, order, sources.statistics, masks_on_edge(sources))
+    fill_profile_shapes(catalog, sources, order, bbox)
 
 
 def _columns(sources: SourceList, order: RecordOrder, bbox: geom.Box2I) -> dict[str, np.ndarray]:

@@ -15,7 +15,8 @@ and the Blending ToolKit call. Its stages, in order:
    of saturated stars (`~.saturated`);
 4. find the peak of each source (`~.peaks`) and measure its mask (`~.masks`);
 5. make parents of the sources that touch (`~.parents`);
-6. share the flux of each parent among its sources, in all bands (`~.shares`).
+6. fit models to all sources in all bands (`~.models`, `lsst.meas.maskrcnn.profiles`);
+7. share the flux of each parent among its sources, in all bands (`~.shares`).
 """
 
 from __future__ import annotations
@@ -156,7 +157,18 @@ def find_sources(
         shares, statistics = share_parents(with_variance, parents, blended, sharing, report, models)
     whole, n_valid = _measure_parents(parents, combined), int(np.count_nonzero(combined.valid))
     return SourceList(
-        image, found, peaks, measured, whole, parents, shares, statistics, combined.noise, n_valid, timings, models
+        image,
+        found,
+        peaks,
+        measured,
+        whole,
+        parents,
+        shares,
+        statistics,
+        combined.noise,
+        n_valid,
+        timings,
+        models,
     )
 
 

@@ -15,8 +15,9 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
 
 from ..profiles.blend import BlendSource, trusted_peaks
-from ..profiles.fit import WINDOW_HALVES, FitSources, ProfileFit, fit_profiles
+from ..profiles.fit import WINDOW_HALVES, fit_profiles
 from ..profiles.mixtures import PsfMixture, fit_psf
+from ..profiles.model import FitSources, ProfileFit
 from .image import MultibandImage
 from .parents import Parent
 
@@ -28,6 +29,9 @@ _MASK_LEVEL = 0.08
 
 _DOUBTFUL = 0.1, 0.9
 """Probabilities of being a star between which a source is fitted as both."""
+
+_UNKNOWN = 1e12
+"""Error of a flux (nJy) from which on it is not known at all: no pixel tells it."""
 
 _SIGMA_TO_RADIUS = 1.18
 """Half-light radius of a Gaussian over its standard deviation."""
@@ -94,8 +98,7 @@ def fit_models(
             odds = np.log(p) - np.log1p(-p)
         doubtful = np.where((p > _DOUBTFUL[0]) & (p < _DOUBTFUL[1]), odds, np.nan)
     fit = fit_profiles(image.flux, weight, chosen, psfs, image.pixel_scale, doubtful)
-    fit.flux[:, ~known] = np.nan
-    fit.flux[fit.dof <= 0] = np.nan
+    fit.flux[~(fit.flux_errors < _UNKNOWN)] = np.nan
     return fit
 
 

@@ -36,7 +36,7 @@ from pydantic import Field
 
 from ..images.settings import settings
 from ..profiles.blend import REACH, Blend, BlendSource, Box
-from ..profiles.fit import ProfileFit
+from ..profiles.model import ProfileFit
 from ..profiles.symmetry import symmetric_part
 from .image import MultibandImage
 from .models import fit_models
@@ -66,8 +66,8 @@ class ShareSettings:
         Field(
             description="By what the flux of overlapping sources is shared.",
             json_schema_extra={
-                "profile": "models that are fitted to all sources and bands together: the PSF for stars, Sersic "
-                "profiles for galaxies; the symmetric parts where no band has a PSF",
+                "profile": "models that are fitted in all bands together: the PSF for stars, Sersic profiles "
+                "for galaxies; the symmetric parts where no band has a PSF",
                 "symmetric": "the part of each source that is symmetric about its peak, as SDSS has it",
                 "mask": "the network's masks alone",
             },

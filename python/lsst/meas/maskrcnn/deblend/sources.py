@@ -9,9 +9,9 @@ from __future__ import annotations
 __all__ = ["SourceList"]
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import astropy.units as u
 import numpy as np
@@ -20,7 +20,7 @@ from astropy.table import QTable
 
 from ..images.units import AB_ZERO_POINT
 from ..network.detections import Detections
-from ..profiles.fit import ProfileFit
+from ..profiles.model import ProfileFit
 from .image import MultibandImage
 from .masks import MaskMeasurements
 from .parents import Parent
@@ -118,7 +118,14 @@ class SourceList:
         sums = [np.nansum(pixels, axis=(1, 2), dtype=np.float64) for pixels in of_sources]
         return np.array(sums).reshape(len(self), len(self.image.bands))
 
-    def child_image(self, index: int, band: int | str) -> npt.NDArray[np.float32]:
+    @functools.cached_property
+    def has_model_flux(self) -> npt.NDArray[np.bool_]:
+        """Whether there are model fluxes in a band, bool, (band,): whether its PSF is known."""
+        if self.models is None:
+            return np.zeros(len(self.image.bands), bool)
+        return np.asarray(np.isfinite(self.models.flux).any(axis=0))
+
+    def child_image(self, index: int, band: int | str, model: bool = False) -> npt.NDArray[np.float32]:
         """Draw one source alone.
 
         Parameters
@@ -127,16 +134,28 @@ class SourceList:
             Which source.
         band : `int` or `str`
             Number or name of the band.
+        model : `bool`, optional
+            Whether to draw the model in place of the share of the image.
 
         Returns
         -------
         pixels : `numpy.ndarray`
             Its share of the image, float32, (y, x), nJy, on the whole image;
-            0 outside its footprint.
+            0 outside its footprint. Of a model, 0 outside its window.
+
+        Raises
+        ------
+        ValueError
+            Raised if there are no models.
         """
         number = self._band(band)
-        share = self.shares[index]
         pixels = np.zeros(self.image.shape, np.float32)
+        if model:
+            if self.models is None:
+                raise ValueError("there are no models, as no band has a PSF; give MultibandImage a psf")
+            self.models.add_to(pixels[None], index, bands=[number])
+            return pixels
+        share = self.shares[index]
         pixels[share.box] = share.pixels(self.image.flux)[number]
         return pixels
 
@@ -159,16 +178,33 @@ class SourceList:
         pixels[(slice(None), *share.box)] += share.pixels(self.image.flux)
         return pixels
 
-    def residual(self) -> npt.NDArray[np.float32]:
+    def residual(self, model: bool = False) -> npt.NDArray[np.float32]:
         """Subtract all sources.
+
+        Parameters
+        ----------
+        model : `bool`, optional
+            Whether to subtract the models in place of the shares.
 
         Returns
         -------
         pixels : `numpy.ndarray`
             Image less the shares of all sources, float32, (band, y, x), nJy:
-            the sky outside the footprints, 0 in them.
+            the sky outside the footprints, 0 in them. Less the models, noise
+            and what they do not describe.
+
+        Raises
+        ------
+        ValueError
+            Raised if there are no models.
         """
         pixels = self.image.flux.copy()
+        if model:
+            if self.models is None:
+                raise ValueError("there are no models, as no band has a PSF; give MultibandImage a psf")
+            for index in range(len(self)):
+                self.models.add_to(pixels, index, sign=-1.0)
+            return pixels
         for share in self.shares:
             pixels[(slice(None), *share.box)] -= share.pixels(self.image.flux)
         return pixels
@@ -206,7 +242,8 @@ class SourceList:
             One row for each source: ``id``, ``parent``, ``x``, ``y`` (px),
             ``ra``, ``dec`` (deg), ``class``, ``p_star``, ``p_blend``, ``score``,
             ``area``, by band ``flux_<band>`` with error (nJy) and ``mag_<band>`` with
-            error (AB), and flags.
+            error (AB), and flags. With models, the same of their
+            fluxes (``model_flux_<band>``), their shapes and errors.
         """
         y, x = self.peaks.T
         ra, dec = self.image.to_sky(x, y)
@@ -239,9 +276,48 @@ class SourceList:
                 add(f"mag_{band}", magnitude, f"AB magnitude of flux_{band}", u.ABmag)
                 error = _MAG_PER_RATIO * error / np.where(flux > 0, flux, np.nan)
                 add(f"mag_err_{band}", error, f"Standard deviation of mag_{band}", u.mag)
+                if self.models is not None:
+                    self._add_model_flux(add, number, band)
+        if self.models is not None:
+            self._add_shapes(add)
         for name, values, doc in self._flags():
             add(name, values, doc)
         return table
+
+    def _add_model_flux(self, add: Callable[..., None], number: int, band: str) -> None:
+        models = cast(ProfileFit, self.models)
+        flux, error = models.flux[:, number], models.flux_errors[:, number]
+        add(f"model_flux_{band}", flux, f"Total flux of the model in {band}", u.nJy)
+        add(f"model_flux_err_{band}", error, f"Standard deviation of model_flux_{band}", u.nJy)
+        positive = np.where(flux > 0, flux, np.nan)
+        magnitude = AB_ZERO_POINT - 2.5 * np.log10(positive)
+        add(f"model_mag_{band}", magnitude, f"AB magnitude of model_flux_{band}", u.ABmag)
+        add(f"model_mag_err_{band}", _MAG_PER_RATIO * error / positive, f"Error of model_mag_{band}", u.mag)
+
+    def _add_shapes(self, add: Callable[..., None]) -> None:
+        models = cast(ProfileFit, self.models)
+        values, covariance = models.shapes()
+        errors = np.sqrt(np.einsum("nii->ni", covariance))
+        scale = self.image.pixel_scale
+        for number, name, unit, factor, doc in (
+            (0, "model_x", u.pixel, 1.0, "Column of the centre of the model, from 0"),
+            (1, "model_y", u.pixel, 1.0, "Row of the centre of the model, from 0"),
+            (2, "r50", u.arcsec, scale, "Half-light radius, geometric mean of the axes; 0 for stars"),
+            (3, "e1", None, 1.0, "(a - b) / (a + b) times the cosine of twice the angle from x to y"),
+            (4, "e2", None, 1.0, "(a - b) / (a + b) times the sine of twice the angle from x to y"),
+            (5, "sersic_index", None, 1.0, "Sersic index; NaN for stars"),
+        ):
+            add(name, factor * values[:, number], doc, unit)
+            add(f"{name}_err", factor * errors[:, number], f"Standard deviation of {name}", unit)
+        add("model_is_star", models.is_star, "Whether the model is the PSF")
+        add("chi2", models.chi2, "Chi squared in the window of the model, all bands")
+        add("dof", models.dof, "Pixels there less parameters")
+        add(
+            "delta_chi2",
+            models.delta_chi2,
+            "Chi squared as a star less that as a galaxy, where both were tried",
+        )
+        add("flag_not_converged", ~models.converged, "The fit of the model did not converge")
 
     def _flags(self) -> list[tuple[str, npt.NDArray[np.bool_], str]]:
         measured, (height, width) = self.measured, self.image.shape

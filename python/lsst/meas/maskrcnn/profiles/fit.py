@@ -14,17 +14,17 @@ is subtracted as it was fitted last.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from .mixtures import LOG_INDEX_RANGE, PsfMixture
-from .render import N_SHAPE, render_windows
+from .block import Block
+from .mixtures import PsfMixture
+from .model import FitSources, ProfileFit
+from .render import N_SHAPE
 
-__all__ = ["FitSources", "ProfileFit", "fit_profiles"]
+__all__ = ["fit_profiles"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -41,66 +41,11 @@ _GROUP_SOURCES = 24
 """Most sources whose parameters are solved for together; larger groups are split in space."""
 _SWEEPS, _SPLIT_SWEEPS = 2, 3
 """How often everything is fitted, and what is in groups that were split."""
-_MAX_STEPS = 20
-_SETTLED = 0.02
-"""A group has converged if the next step promises to lower chi^2 by less than this for each source."""
 _UNCHANGED = 0.1
 """Change of chi^2 in a window by other models up to which a source is not fitted again."""
-_LARGEST_STEP = np.array([1.0, 1.0, 0.7, 0.7, 0.7, 0.5])
-
-# Standard deviations of the priors. Centre: around the peak that was given (px). ln of the half-light radius: the
-# galaxies of deep HST fields (CANDELS, van der Wel et al. 2012) of 22 < H < 26 have a median of 0.35 arcsec and a
-# scatter of 0.25 dex; taken twice as wide. Conformal shear: intrinsic ellipticity of 0.26 a component (COSMOS,
-# Leauthaud et al. 2007), which is half of it. ln of the index: median of 1.3 and a scatter of 0.25 dex in the same
-# fields.
-_PRIOR_SIGMA = np.array([1.0, 1.0, 1.15, 0.55, 0.55, 0.6])
+# Medians of the priors; their widths are in `~.block`.
 _PRIOR_SIZE = 0.35  # arcsec
 _PRIOR_INDEX = 1.3
-
-
-@dataclass(frozen=True)
-class FitSources:
-    """N sources to fit, (N, ...) each."""
-
-    positions: FloatArray
-    """(y, x) of the peaks, (N, 2), px."""
-    is_star: npt.NDArray[np.bool_]
-    """Whether it is fitted as a star."""
-    sizes: FloatArray
-    """Half-light radii to start with (px)."""
-    halves: IntArray
-    """Half sides of their windows, out of `WINDOW_HALVES`."""
-    groups: IntArray
-    """Number of the group: sources of one group are fitted together."""
-
-    def __len__(self) -> int:
-        return len(self.positions)
-
-
-@dataclass
-class ProfileFit:
-    """Models of N sources in B bands, (N, ...) each."""
-
-    parameters: FloatArray
-    """y, x (px), ln r, eta1, eta2, ln n, (N, 6), as `~.render.N_SHAPE` has them; of stars y and x."""
-    flux: FloatArray
-    """Total fluxes, (N, B)."""
-    covariance: FloatArray
-    """Of the parameters and the fluxes, (N, 6 + B, 6 + B), all other sources of the group marginalised over."""
-    is_star: npt.NDArray[np.bool_]
-    """Whether the model is a star."""
-    chi2: FloatArray
-    """chi^2 over the pixels of the window that were fitted."""
-    dof: IntArray
-    """Number of those pixels in all bands, less that of the parameters."""
-    n_iter: IntArray
-    """Steps that were made."""
-    converged: npt.NDArray[np.bool_]
-    """Whether the fit of its group converged."""
-    delta_chi2: FloatArray = field(default_factory=lambda: np.zeros(0))
-    """chi^2 as a star less that as a galaxy; NaN where both were not tried."""
-    windows: list[tuple[int, int, npt.NDArray[np.float32]]] = field(default_factory=list)
-    """First row and column of each model's window, and its pixels, (B, y, x)."""
 
 
 def fit_profiles(
@@ -167,9 +112,7 @@ def _blocks(sources: FitSources) -> Iterator[tuple[IntArray, IntArray, bool]]:
     todo = [np.arange(len(pieces))]
     while todo:
         chosen = todo.pop()
-        if len(chosen) > 1 and (
-            sizes[chosen].sum() > _BLOCK_SOURCES or areas[chosen].sum() > _BLOCK_PIXELS
-        ):
+        if len(chosen) > 1 and (sizes[chosen].sum() > _BLOCK_SOURCES or areas[chosen].sum() > _BLOCK_PIXELS):
             todo += _cut(centers, chosen)
             continue
         members = np.concatenate([pieces[number][0] for number in chosen])
@@ -240,21 +183,24 @@ class _Run:
     def fit_block(self, members: IntArray, groups: IntArray) -> None:
         """Fit some sources, and put them into the sum of all models."""
         for member in members.tolist():
-            self._add(member, 1.0)
-        block = _Block(self, members, groups)
-        block.fit()
-        block.store()
+            self.result.add_to(self.residual, member, 1.0)
+        middle = self.sources.positions[members].mean(axis=0)
+        block = Block(
+            (self.residual, self.weight),
+            self.result.is_star[members],
+            self.sources.halves[members],
+            self.origins[members],
+            self.prior[members],
+            groups,
+            self.psfs(*middle.tolist()),
+            self.device,
+        )
+        self.damping[members] = block.fit(
+            self.result.parameters[members], self.result.flux[members], self.damping[members]
+        )
+        block.store(self.result, members)
         for member in members.tolist():
-            self._add(member, -1.0)
-
-    def _add(self, member: int, sign: float) -> None:
-        y0, x0, pixels = self.result.windows[member]
-        height, width = self.residual.shape[1:]
-        top, left = max(y0, 0), max(x0, 0)
-        bottom, right = min(y0 + pixels.shape[1], height), min(x0 + pixels.shape[2], width)
-        if top < bottom and left < right:
-            part = pixels[:, top - y0 : bottom - y0, left - x0 : right - x0]
-            self.residual[:, top:bottom, left:right] += np.float32(sign) * part
+            self.result.add_to(self.residual, member, -1.0)
 
     def try_both(self, members: IntArray, odds: FloatArray) -> None:
         """Fit sources as what they are not, all others held, and keep what is likelier."""
@@ -277,424 +223,10 @@ class _Run:
             getattr(result, name)[members[back]] = values[back]
         for number in np.flatnonzero(back).tolist():
             member = int(members[number])
-            self._add(member, 1.0)
+            self.result.add_to(self.residual, member, 1.0)
             result.windows[member] = windows[number]
-            self._add(member, -1.0)
+            self.result.add_to(self.residual, member, -1.0)
 
 
 _EXTENDED_COST = 4.0
 """By how much chi^2 has to be lower for a galaxy, which has four parameters more, if both are as likely."""
-
-
-@dataclass
-class _Windows:
-    """Windows of one size around sources of one kind."""
-
-    members: IntArray
-    """Which sources of the block."""
-    side: int
-    is_star: bool
-    index: torch.Tensor
-    """Pixels of the windows in the region of the block, (n, pixel)."""
-    weight: torch.Tensor
-    """Inverse variance there, (n, pixel, band)."""
-    share: torch.Tensor
-    """Inverse variance over the number of the block's windows on each pixel, (n, pixel, band)."""
-    pixels: torch.Tensor
-    """Templates and derivatives, (n, pixel, band * 7), as they were drawn last."""
-    light: torch.Tensor
-    """Models that are subtracted, (n, pixel, band)."""
-
-
-@dataclass
-class _Pairs:
-    """Pairs of sources of a group whose windows overlap, from two sets of windows."""
-
-    first: IntArray
-    second: IntArray
-    """Which sources of the block."""
-    windows: tuple[_Windows, _Windows]
-    places: tuple[IntArray, IntArray]
-    """Their places in these."""
-    index: torch.Tensor
-    """Pixels of the first one's window in that of the second, (pair, pixel); of others any."""
-    overlap: torch.Tensor
-    """Whether it is there, float32, (pair, pixel)."""
-
-
-@dataclass
-class _State:
-    """Parameters and what was found with them, by source of the block."""
-
-    parameters: FloatArray
-    flux: FloatArray
-    own: FloatArray
-    """Products of templates and derivatives of a source, (n, band, 7, 7)."""
-    pair: FloatArray
-    """Those of pairs."""
-    gradient: FloatArray
-    """Product of templates and derivatives with the residual, (n, band, 7)."""
-    chi2: FloatArray
-    """Of each source's part of the pixels, with the prior, (n,)."""
-
-    def take(self, other: _State, sources: npt.NDArray[np.bool_], pairs: npt.NDArray[np.bool_]) -> None:
-        """Overwrite what belongs to some sources and pairs."""
-        for name in ("parameters", "flux", "own", "gradient", "chi2"):
-            getattr(self, name)[sources] = getattr(other, name)[sources]
-        self.pair[pairs] = other.pair[pairs]
-
-    def copy(self) -> _State:
-        return replace(self, **{name: value.copy() for name, value in vars(self).items()})
-
-
-class _Block:
-    """Sources that are fitted at the same time."""
-
-    def __init__(self, run: _Run, members: IntArray, groups: IntArray) -> None:
-        self.run, self.members, self.groups = run, members, groups
-        self.is_star = run.result.is_star[members]
-        self.halves, self.origins = run.sources.halves[members], run.origins[members]
-        self.prior = run.prior[members]
-        self.psfs = run.psfs(*run.sources.positions[members].mean(axis=0).tolist())
-        sides = 2 * self.halves + 1
-        corner = self.origins.min(axis=0)
-        self.shape = tuple(((self.origins + sides[:, None]).max(axis=0) - corner).tolist())
-        self.residual, self.weight = (
-            torch.as_tensor(_cut_out(image, corner, self.shape), device=run.device)
-            for image in (run.residual, run.weight)
-        )
-        self.n_bands = self.weight.shape[1]
-        self.windows = self._make_windows(sides, corner)
-        self.pairs = self._make_pairs()
-        first = [pairs.first for pairs in self.pairs] or [np.zeros(0, np.int64)]
-        second = [pairs.second for pairs in self.pairs] or [np.zeros(0, np.int64)]
-        self.first, self.second = np.concatenate(first), np.concatenate(second)
-        self.buckets = list(_buckets(groups))
-        # Parameters of the templates as they are drawn.
-        self.drawn = np.full((len(members), N_SHAPE), np.nan)
-
-    def _make_windows(self, sides: IntArray, corner: IntArray) -> list[_Windows]:
-        device, made = self.run.device, []
-        counts = torch.zeros(self.shape[0] * self.shape[1], device=device)
-        for side, star in sorted(set(zip(sides.tolist(), self.is_star.tolist(), strict=True))):
-            chosen = np.flatnonzero((sides == side) & (self.is_star == star))
-            axis = np.arange(side)
-            y, x = (self.origins[chosen] - corner).T[..., None] + axis
-            index = torch.as_tensor((y[:, :, None] * self.shape[1] + x[:, None]).reshape(len(chosen), -1))
-            index = index.to(device)
-            counts.index_add_(0, index.flatten(), torch.ones(index.numel(), device=device))
-            weight = self.weight[index]
-            shape = (*index.shape, self.n_bands)
-            pixels = torch.zeros((*index.shape, self.n_bands * (1 + N_SHAPE)), device=device)
-            light = torch.zeros(shape, device=device)
-            made.append(_Windows(chosen, side, star, index, weight, weight, pixels, light))
-        for windows in made:
-            windows.share = windows.weight / counts[windows.index][..., None]
-        return made
-
-    def _make_pairs(self) -> list[_Pairs]:
-        places = np.zeros(len(self.members), np.int64)
-        kinds = np.zeros(len(self.members), np.int64)
-        for number, windows in enumerate(self.windows):
-            places[windows.members], kinds[windows.members] = np.arange(len(windows.members)), number
-        middles = self.origins + self.halves[:, None]
-        apart = np.abs(middles[:, None] - middles).max(axis=2)
-        near = (self.groups[:, None] == self.groups) & (apart <= np.maximum(self.halves[:, None], self.halves))
-        first, second = np.nonzero(np.triu(near, 1))
-        swap = self.halves[first] > self.halves[second]
-        first, second = np.where(swap, second, first), np.where(swap, first, second)
-        found = []
-        for a, b in sorted(set(zip(kinds[first].tolist(), kinds[second].tolist(), strict=True))):
-            chosen = (kinds[first] == a) & (kinds[second] == b)
-            i, j = first[chosen], second[chosen]
-            side, other = self.windows[a].side, self.windows[b].side
-            y, x = (self.origins[i] - self.origins[j]).T[..., None] + np.arange(side)
-            inside = ((y >= 0) & (y < other))[:, :, None] & ((x >= 0) & (x < other))[:, None]
-            index = np.clip(y, 0, other - 1)[:, :, None] * other + np.clip(x, 0, other - 1)[:, None]
-            found.append(
-                _Pairs(
-                    i,
-                    j,
-                    (self.windows[a], self.windows[b]),
-                    (places[i], places[j]),
-                    torch.as_tensor(index.reshape(len(i), -1), device=self.run.device),
-                    torch.as_tensor(inside.reshape(len(i), -1), device=self.run.device).float(),
-                )
-            )
-        return found
-
-    def fit(self) -> None:
-        """Fit until every group has converged or the steps are used up."""
-        run, members = self.run, self.members
-        n_sources, n_bands = len(members), self.n_bands
-        state = _State(
-            run.result.parameters[members].copy(),
-            run.result.flux[members].copy(),
-            np.zeros((n_sources, n_bands, 1 + N_SHAPE, 1 + N_SHAPE)),
-            np.zeros((len(self.first), n_bands, 1 + N_SHAPE, 1 + N_SHAPE)),
-            np.zeros((n_sources, n_bands, 1 + N_SHAPE)),
-            np.full(n_sources, np.inf),
-        )
-        n_groups = int(self.groups.max()) + 1
-        damping = np.maximum.reduceat(run.damping[members], np.unique(self.groups, return_index=True)[1])
-        active, moved = np.ones(n_groups, bool), np.zeros(n_groups, np.int64)
-        failures = np.zeros(n_groups, np.int64)
-        size = np.bincount(self.groups, minlength=n_groups)
-        trial = state.copy()
-        for number in range(_MAX_STEPS):
-            mine = active[self.groups]
-            self._evaluate(trial, mine)
-            change = self._sum(trial.chi2) - self._sum(np.where(np.isfinite(state.chi2), state.chi2, 1e300))
-            better = active & (change <= 0.02 * size + 1e-6 * self._sum(trial.chi2))
-            damping = np.where(better, np.maximum(damping * 0.2, 1e-4), np.where(active, damping * 8.0, damping))
-            state.take(trial, better[self.groups], better[self.groups[self.first]])
-            moved += better
-            # Other groups have changed meanwhile: after two failures in a row chi^2 is taken afresh.
-            failures = np.where(better, 0, failures + active)
-            state.chi2[(failures >= 2)[self.groups]] = np.inf
-            failures[failures >= 2] = 0
-            step, promise = self._step(state, damping, mine)
-            active &= ~((promise < _SETTLED * size) | (damping > 1e6))
-            if not active.any() or number == _MAX_STEPS - 1:
-                break
-            trial.take(state, mine, mine[self.first])
-            trial.parameters[active[self.groups]] += step[active[self.groups]]
-        self.state, self.converged, self.steps = state, ~active, moved
-        run.damping[members] = damping[self.groups]
-
-    def _sum(self, values: FloatArray) -> FloatArray:
-        return np.bincount(self.groups, values)
-
-    def _evaluate(self, trial: _State, mine: npt.NDArray[np.bool_]) -> None:
-        """Draw the chosen sources, solve for their fluxes, and find the gradient and chi^2."""
-        for windows, rows, at in self._chosen(mine):
-            self._draw(trial, windows, rows)
-            self._subtract(windows, at, trial.flux[windows.members[rows]])
-        width = 1 + N_SHAPE
-        for windows, rows, at in self._chosen(mine):
-            chosen, pixels = windows.members[rows], windows.pixels[at]
-            rest = self.residual[windows.index[at]]
-            product = (rest * windows.weight[at]).transpose(1, 2) @ pixels
-            product = product.view(len(rows), self.n_bands, self.n_bands, width)
-            diagonal = torch.diagonal(product, dim1=1, dim2=2).permute(0, 2, 1)
-            trial.gradient[chosen] = diagonal.double().cpu().numpy()
-            trial.chi2[chosen] = (rest.square_() * windows.share[at]).sum(dim=(1, 2)).double().cpu().numpy()
-        start = 0
-        for pairs in self.pairs:
-            rows = np.flatnonzero(mine[pairs.first])
-            if len(rows):
-                trial.pair[start + rows] = self._products(pairs, rows)
-            start += len(pairs.first)
-        self._solve_fluxes(trial, mine)
-        deviation = (trial.parameters - self.prior) / _PRIOR_SIGMA
-        trial.chi2[mine] += (deviation**2).sum(axis=1)[mine]
-
-    def _chosen(self, mine: npt.NDArray[np.bool_]) -> Iterator[tuple[_Windows, IntArray, Any]]:
-        """Windows with the rows of the chosen sources, also as an index of tensors."""
-        for windows in self.windows:
-            rows = np.flatnonzero(mine[windows.members])
-            if len(rows) == len(windows.members):
-                yield windows, rows, slice(None)
-            elif len(rows):
-                yield windows, rows, torch.as_tensor(rows, device=self.run.device)
-
-    def _draw(self, trial: _State, windows: _Windows, rows: IntArray) -> None:
-        """Draw templates and derivatives where they were drawn with other parameters last."""
-        rows = rows[(trial.parameters != self.drawn)[windows.members[rows]].any(axis=1)]
-        members = windows.members[rows]
-        self.drawn[members] = trial.parameters[members]
-        if not len(rows):
-            return
-        drawn = render_windows(
-            trial.parameters[members],
-            self.origins[members],
-            windows.side,
-            self.psfs,
-            windows.is_star,
-            self.run.device,
-        )
-        for part, pixels in drawn:
-            at = torch.as_tensor(rows[part], device=self.run.device)
-            heavy = (pixels * windows.weight[at][..., None]).flatten(2)
-            flat = pixels.flatten(2)
-            windows.pixels[at] = flat
-            trial.own[members[part]] = self._by_band(heavy.transpose(1, 2) @ flat)
-
-    def _by_band(self, products: torch.Tensor) -> FloatArray:
-        """Products of templates and derivatives in the same band, (n, band, 7, 7)."""
-        products = products.view(len(products), self.n_bands, 1 + N_SHAPE, self.n_bands, 1 + N_SHAPE)
-        found: FloatArray = torch.diagonal(products, dim1=1, dim2=3).permute(0, 3, 1, 2).double().cpu().numpy()
-        return found
-
-    def _subtract(self, windows: _Windows, at: Any, flux: FloatArray) -> None:
-        """Subtract models with some fluxes in place of those that are subtracted."""
-        factor = torch.as_tensor(flux, dtype=torch.float32, device=self.run.device)
-        light = windows.pixels[at][..., :: 1 + N_SHAPE] * factor[:, None]
-        change = (windows.light[at] - light).flatten(0, 1)
-        self.residual.index_add_(0, windows.index[at].flatten(), change)
-        windows.light[at] = light
-
-    def _products(self, pairs: _Pairs, rows: IntArray) -> FloatArray:
-        """Products of the templates and derivatives of pairs, (pair, band, 7, 7)."""
-        first, second = pairs.windows
-        flat, n_pixels = second.pixels.flatten(0, 1), second.side**2
-        found = np.zeros((len(rows), self.n_bands, 1 + N_SHAPE, 1 + N_SHAPE))
-        step = max(1, 100_000 // (self.n_bands * first.side**2))
-        for begin in range(0, len(rows), step):
-            part = rows[begin : begin + step]
-            at = torch.as_tensor(part, device=self.run.device)
-            i, j = (torch.as_tensor(place[part], device=self.run.device) for place in pairs.places)
-            weight = (first.weight[i] * pairs.overlap[at][..., None])[..., None]
-            own = (first.pixels[i].view(*weight.shape[:3], -1) * weight).flatten(2)
-            other = flat[(j[:, None] * n_pixels + pairs.index[at]).flatten()].view(own.shape)
-            found[begin : begin + step] = self._by_band(own.transpose(1, 2) @ other)
-        return found
-
-    def _solve_fluxes(self, trial: _State, mine: npt.NDArray[np.bool_]) -> None:
-        """Solve for the fluxes of the chosen sources, and bring gradient and chi^2 to them."""
-        change = np.zeros_like(trial.flux)
-        own, pair = trial.own[..., 0, 0], trial.pair[..., 0, 0]
-        for bucket in self.buckets:
-            members = bucket[mine[bucket[:, 0]]]
-            if not len(members):
-                continue
-            matrix = self._assemble(members, own[:, :, None, None], pair[:, :, None, None])[:, :, :, 0, :, 0]
-            diagonal = np.einsum("gbii->gbi", matrix)
-            diagonal += 1e-6 * diagonal + 1e-30
-            right = trial.gradient[members][..., 0].transpose(0, 2, 1)
-            change[members] = np.linalg.solve(matrix, right[..., None])[..., 0].transpose(0, 2, 1)
-        trial.chi2[mine] -= (2.0 * trial.gradient[..., 0] * change).sum(axis=1)[mine]
-        shift = np.einsum("nbpq,nb->nbp", trial.own[..., :1], change)
-        np.add.at(shift, self.first, np.einsum("kbp,kb->kbp", trial.pair[..., 0], change[self.second]))
-        np.add.at(shift, self.second, np.einsum("kbp,kb->kbp", trial.pair[:, :, 0], change[self.first]))
-        trial.gradient[mine] -= shift[mine]
-        trial.chi2[mine] += (shift[..., 0] * change).sum(axis=1)[mine]
-        trial.flux += change
-
-    def _assemble(self, members: IntArray, own: FloatArray, pair: FloatArray) -> FloatArray:
-        """Put the products of sources into matrices of groups of one size.
-
-        (group, band, source, parameter, source, parameter).
-        """
-        n_groups, size = members.shape
-        group, place = np.full(len(self.members), -1), np.zeros(len(self.members), np.int64)
-        group[members], place[members] = np.arange(n_groups)[:, None], np.arange(size)
-        matrix = np.zeros((n_groups, size, size, *own.shape[1:]))
-        matrix[group[members], place[members], place[members]] = own[members]
-        chosen = group[self.first] >= 0
-        i, j = self.first[chosen], self.second[chosen]
-        matrix[group[i], place[i], place[j]] = pair[chosen]
-        matrix[group[i], place[j], place[i]] = pair[chosen].transpose(0, 1, 3, 2)
-        return matrix.transpose(0, 3, 1, 4, 2, 5)
-
-    def _fisher(self, state: _State, members: IntArray) -> FloatArray:
-        """Matrix of parameters and fluxes of groups of one size, (group, source, 6 + B, source, 6 + B)."""
-        n_bands = state.flux.shape[1]
-        size = N_SHAPE + n_bands
-        # Derivatives by the parameters are those of a template times its flux.
-        scale = np.ones((len(self.members), n_bands, 1 + N_SHAPE))
-        scale[..., 1:] = state.flux[..., None]
-        own = _by_parameter(state.own * scale[..., None] * scale[:, :, None])
-        pair = _by_parameter(state.pair * scale[self.first][..., None] * scale[self.second][:, :, None])
-        precision = np.zeros(size)
-        precision[:N_SHAPE] = _PRIOR_SIGMA**-2.0
-        own += np.diag(precision)
-        return self._assemble(members, own[:, None], pair[:, None])[:, 0]
-
-    def _step(
-        self, state: _State, damping: FloatArray, mine: npt.NDArray[np.bool_]
-    ) -> tuple[FloatArray, FloatArray]:
-        """Step of the parameters, (n, 6), and by how much chi^2 should fall, by group."""
-        n_bands = state.flux.shape[1]
-        step = np.zeros((len(self.members), N_SHAPE + n_bands))
-        right = np.concatenate(
-            [
-                np.einsum("nb,nbp->np", state.flux, state.gradient[..., 1:])
-                - (state.parameters - self.prior) / _PRIOR_SIGMA**2,
-                state.gradient[..., 0],
-            ],
-            axis=1,
-        )
-        for bucket in self.buckets:
-            members = bucket[mine[bucket[:, 0]]]
-            if not len(members):
-                continue
-            fisher = self._fisher(state, members)
-            n_groups, size, width = fisher.shape[:3]
-            matrix = fisher.reshape(n_groups, size * width, -1)
-            more = np.zeros((n_groups, size, width))
-            more[..., :N_SHAPE] = damping[self.groups[members[:, 0]]][:, None, None]
-            more[..., N_SHAPE:] = 1e-6
-            diagonal = np.einsum("gii->gi", matrix)
-            diagonal += diagonal * more.reshape(n_groups, -1) + 1e-30
-            found = np.linalg.solve(matrix, right[members].reshape(n_groups, -1, 1))
-            step[members] = found.reshape(n_groups, size, width)
-        step = step[:, :N_SHAPE] / np.maximum(
-            np.abs(step[:, :N_SHAPE] / _LARGEST_STEP).max(axis=1, keepdims=True), 1.0
-        )
-        # What the limits of the index leave of it.
-        index = state.parameters[:, 5]
-        step[:, 5] = np.clip(index + step[:, 5], *LOG_INDEX_RANGE) - index
-        return step, self._sum((step * right[:, :N_SHAPE]).sum(axis=1))
-
-    def store(self) -> None:
-        """Write the models to the results."""
-        result, members, state = self.run.result, self.members, self.state
-        for windows, rows, at in self._chosen(np.ones(len(members), bool)):
-            self._draw(state, windows, rows)
-            self._subtract(windows, at, state.flux[windows.members])
-        result.parameters[members], result.flux[members] = state.parameters, state.flux
-        result.converged[members] = self.converged[self.groups]
-        result.n_iter[members] += self.steps[self.groups]
-        for bucket in self.buckets:
-            fisher = self._fisher(state, bucket)
-            n_groups, size, width = fisher.shape[:3]
-            matrix = fisher.reshape(n_groups, size * width, -1)
-            diagonal = np.einsum("gii->gi", matrix)
-            diagonal += 1e-6 * diagonal + 1e-30
-            inverse = np.linalg.inv(matrix).reshape(fisher.shape)
-            result.covariance[members[bucket]] = np.einsum("gsisj->gsij", inverse)
-        for windows in self.windows:
-            stamps = windows.light.transpose(1, 2).reshape(-1, self.n_bands, windows.side, windows.side)
-            for member, stamp in zip(windows.members.tolist(), stamps.cpu().numpy(), strict=True):
-                result.windows[members[member]] = (*self.origins[member].tolist(), stamp)
-            rest = self.residual[windows.index]
-            used = (windows.weight > 0).sum(dim=(1, 2)).cpu().numpy()
-            free = (2 if windows.is_star else N_SHAPE) + self.n_bands
-            chi2 = (rest.square_() * windows.weight).sum(dim=(1, 2))
-            result.chi2[members[windows.members]] = chi2.double().cpu().numpy()
-            result.dof[members[windows.members]] = np.maximum(used - free, 0)
-
-
-def _by_parameter(products: FloatArray) -> FloatArray:
-    """From products by band to those of parameters and fluxes: (n, B, 7, 7) to (n, 6 + B, 6 + B)."""
-    n, n_bands = products.shape[:2]
-    matrix = np.zeros((n, N_SHAPE + n_bands, N_SHAPE + n_bands))
-    matrix[:, :N_SHAPE, :N_SHAPE] = products[:, :, 1:, 1:].sum(axis=1)
-    matrix[:, :N_SHAPE, N_SHAPE:] = products[:, :, 1:, 0].transpose(0, 2, 1)
-    matrix[:, N_SHAPE:, :N_SHAPE] = products[:, :, 0, 1:]
-    bands = N_SHAPE + np.arange(n_bands)
-    matrix[:, bands, bands] = products[:, :, 0, 0]
-    return matrix
-
-
-def _buckets(groups: IntArray) -> Iterator[IntArray]:
-    """Members of the groups of each size, (group, size)."""
-    order = np.argsort(groups, kind="stable")
-    numbers, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
-    for size in np.unique(sizes).tolist():
-        yield order[starts[sizes == size][:, None] + np.arange(size)]
-
-
-def _cut_out(
-    image: npt.NDArray[np.float32], corner: IntArray, shape: tuple[int, ...]
-) -> npt.NDArray[np.float32]:
-    """Pixels of a box that may reach beyond the image, 0 there, (y * x, band)."""
-    height, width = image.shape[1:]
-    y0, x0 = corner.tolist()
-    made = np.zeros((len(image), *shape), np.float32)
-    top, left = max(y0, 0), max(x0, 0)
-    bottom, right = min(y0 + shape[0], height), min(x0 + shape[1], width)
-    if top < bottom and left < right:
-        made[:, top - y0 : bottom - y0, left - x0 : right - x0] = image[:, top:bottom, left:right]
-    return np.ascontiguousarray(made.reshape(len(image), -1).T)

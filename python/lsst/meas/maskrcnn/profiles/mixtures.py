@@ -21,8 +21,9 @@ _N_PSF_GAUSSIANS = 4
 
 _SERSIC_INDEX = (0.6, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 # Logarithm of the variances in units of the squared half-light radius, and weights, by index: least-squares
-# fits to r^2 times the profile over ln r, from 0.02 to 4 + 5 n half-light radii. Beyond, 1 % of the flux of a de
-# Vaucouleurs profile is missing; half of that is given back, which makes the flux of a fit right to 0.2 %.
+# fits to r^2 times the profile over ln r, from 0.02 to 4 + 5 n half-light radii. 1 % of the flux of a de
+# Vaucouleurs profile lies beyond and is missing; half of that is given back, which makes the flux of a fit
+# right to 0.2 %.
 _SERSIC_LOG_VARIANCE = (
     (-4.812, -3.398, -2.365, -1.526, -0.844, -0.334, 0.017, 0.271),
     (-5.105, -3.634, -2.558, -1.676, -0.933, -0.317, 0.179, 0.589),

@@ -162,7 +162,9 @@ def _coefficients(
         axis=2,
     )
     n_psf = psf_weight.shape[1]
-    changes = np.broadcast_to(changes[:, None, :, None], (n_sources, n_bands, variance.shape[1], n_psf, 4, 2, 2))
+    changes = np.broadcast_to(
+        changes[:, None, :, None], (n_sources, n_bands, variance.shape[1], n_psf, 4, 2, 2)
+    )
     by_index = np.broadcast_to((part_slope / part)[:, None, :, None], weight.shape)
     found = _finish(weight.reshape(shape), covariance.reshape(*shape, 2, 2))
     found["changes"] = changes.reshape(n_sources, n_bands, -1, 4, 2, 2)

@@ -40,6 +40,7 @@ from ..catalogs.deblend_columns import (
 )
 from ..catalogs.exposures import MissingBandError, to_multiband_image
 from ..catalogs.heavy import deblend_band, parent_fluxes, share_footprints
+from ..catalogs.profile_columns import fill_profile_fluxes
 from ..catalogs.record_order import RecordOrder, order_records
 from ..catalogs.schema import UNMEASURED, extend_band_schema, make_schema
 from ..catalogs.source_catalog import fill_source_catalog
@@ -228,7 +229,8 @@ class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=Mas
         # Slots of the forced catalogues are empty upstream but for positions and shapes; colours want fluxes.
         self.forcedMeasurement.slots.psfFlux = "base_PsfFlux"
         self.forcedMeasurement.slots.gaussianFlux = "base_GaussianFlux"
-        self.forcedMeasurement.slots.modelFlux = "base_GaussianFlux"
+        # The fluxes of the models are there before anything is measured.
+        self.measurement.slots.modelFlux = self.forcedMeasurement.slots.modelFlux = None
         self.forcedMeasurement.slots.apFlux = "base_CircularApertureFlux_12_0"
 
     def validate(self) -> None:
@@ -395,9 +397,11 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             coverage = fluxes[band].data_coverage
             if band == reference:
                 fill_band_columns(catalog, order, columns, coverage)
+                fill_profile_fluxes(catalog, sources, order, chosen[band], list(chosen).index(band))
                 self._measure(catalog, heavy, order, chosen[band], band, idGenerator)
             made = self._measure_forced(catalog, heavy, order, chosen[band], band, wcs, idGenerator)
             fill_band_columns(made, order, columns, coverage, catalog)
+            fill_profile_fluxes(made, sources, order, chosen[band], list(chosen).index(band))
             band_catalogs[band] = made
         return pipeBase.Struct(
             catalog=catalog,

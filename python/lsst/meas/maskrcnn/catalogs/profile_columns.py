@@ -1,0 +1,166 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Columns of the fitted models.
+
+Names follow those of CModel and of meas_extensions_multiprofit: total flux by
+band, and in the reference catalogue centre and shape, the same in all bands.
+"""
+
+from __future__ import annotations
+
+__all__ = ["BAND_FIELDS", "PREFIX", "SHAPE_FIELDS", "fill_profile_fluxes", "fill_profile_shapes"]
+
+from itertools import combinations
+
+import numpy as np
+
+import lsst.geom as geom
+from lsst.afw.image import ExposureF
+from lsst.afw.table import SourceCatalog
+
+from ..deblend.sources import SourceList
+from ..profiles.model import SHAPE_NAMES
+from .deblend_columns import Fields
+from .record_order import RecordOrder
+
+PREFIX = "maskrcnn_profile"
+
+BAND_FIELDS: Fields = (
+    ("instFlux", np.float64, "count", "Total flux of the model that is fitted in all bands together: the "
+     "PSF for stars, a Sersic profile for galaxies"),
+    ("instFluxErr", np.float64, "count", "Standard deviation of maskrcnn_profile_instFlux, the shape and "
+     "all other sources of the parent marginalised over"),
+    ("flag", "Flag", "", "Set if there is no model or it failed, see the other flags"),
+    ("flag_parent", "Flag", "", "Set for parents, which have no model"),
+    ("flag_noPsf", "Flag", "", "Set if there is no PSF in this band"),
+    ("flag_noPixels", "Flag", "", "Set if no pixel of this band tells the flux"),
+    ("flag_notConverged", "Flag", "", "Set if the fit stopped before it converged"),
+)  # fmt: skip
+"""Fields of every band."""
+
+_SHAPE_DOCS = (
+    ("pixel", "Centre of the model, column"),
+    ("pixel", "Centre of the model, row"),
+    ("pixel", "Half-light radius of the model before the PSF, geometric mean of the axes; 0 for stars"),
+    ("", "Ellipticity (a - b) / (a + b) times the cosine of twice the position angle; 0 for stars"),
+    ("", "Ellipticity (a - b) / (a + b) times the sine of twice the position angle; 0 for stars"),
+    ("", "Sersic index, from 0.6 to 6; NaN for stars"),
+)
+_STATISTICS: Fields = (
+    ("isStar", "Flag", "", "Set if the model is the PSF"),
+    ("chi2", np.float64, "", "Chi squared in the window of the model, all bands"),
+    ("dof", np.int32, "", "Number of pixels there, all bands, less that of the parameters"),
+    ("nIter", np.int32, "", "Steps of the fit"),
+    ("deltaChi2", np.float64, "", "Chi squared as a star less that as a galaxy; NaN where only one was "
+     "fitted, as pStar is below 0.1 or above 0.9"),
+)  # fmt: skip
+
+SHAPE_FIELDS: Fields = (
+    *((name, np.float64, unit, doc) for name, (unit, doc) in zip(SHAPE_NAMES, _SHAPE_DOCS, strict=True)),
+    *(
+        (f"{name}Err", np.float32, unit, f"Standard deviation of maskrcnn_profile_{name}")
+        for name, (unit, _) in zip(SHAPE_NAMES, _SHAPE_DOCS, strict=True)
+    ),
+    *(
+        (
+            f"{SHAPE_NAMES[i]}_{SHAPE_NAMES[j]}_Cov",
+            np.float32,
+            " ".join(_SHAPE_DOCS[k][0] for k in (i, j) if _SHAPE_DOCS[k][0]).replace("pixel pixel", "pixel2"),
+            f"Covariance of maskrcnn_profile_{SHAPE_NAMES[i]} and maskrcnn_profile_{SHAPE_NAMES[j]}",
+        )
+        for i, j in combinations(range(len(SHAPE_NAMES)), 2)
+    ),
+    *_STATISTICS,
+)
+"""Fields of the reference catalogue alone."""
+
+
+def _spread(order: RecordOrder, values: np.ndarray, parents: float | bool) -> np.ndarray:
+    """Values of the rows from those of the sources."""
+    rows = np.full(len(order), parents, dtype=values.dtype)
+    has_source = order.source >= 0
+    rows[has_source] = values[order.source[has_source]]
+    return rows
+
+
+def fill_profile_shapes(
+    catalog: SourceCatalog, sources: SourceList, order: RecordOrder, bbox: geom.Box2I
+) -> None:
+    """Write centres and shapes.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        Contiguous catalogue with `SHAPE_FIELDS`; changed in place.
+    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
+        The sources.
+    order : `~.record_order.RecordOrder`
+        The rows.
+    bbox : `lsst.geom.Box2I`
+        Box of the exposures: its minimum is xy0.
+    """
+    models = sources.models
+    if models is None or not len(catalog):
+        return
+    values, covariance = models.shapes()
+    values[:, 0] += bbox.getMinX()
+    values[:, 1] += bbox.getMinY()
+    columns = dict(zip(SHAPE_NAMES, values.T, strict=True))
+    for i, name in enumerate(SHAPE_NAMES):
+        columns[f"{name}Err"] = np.sqrt(covariance[:, i, i])
+    for i, j in combinations(range(len(SHAPE_NAMES)), 2):
+        columns[f"{SHAPE_NAMES[i]}_{SHAPE_NAMES[j]}_Cov"] = covariance[:, i, j]
+    columns |= {"chi2": models.chi2, "deltaChi2": models.delta_chi2}
+    kinds = {name: kind for name, kind, _, _ in SHAPE_FIELDS}
+    for name, column in columns.items():
+        catalog[f"{PREFIX}_{name}"] = _spread(order, column, np.nan).astype(kinds[name])
+    catalog[f"{PREFIX}_isStar"] = _spread(order, models.is_star, False)
+    for name, counts in (("dof", models.dof), ("nIter", models.n_iter)):
+        catalog[f"{PREFIX}_{name}"] = _spread(order, counts.astype(np.int32), 0)
+
+
+def fill_profile_fluxes(
+    catalog: SourceCatalog, sources: SourceList, order: RecordOrder, exposure: ExposureF, band: int
+) -> None:
+    """Write the fluxes of one band.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        Contiguous catalogue with `BAND_FIELDS`; changed in place.
+    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
+        The sources.
+    order : `~.record_order.RecordOrder`
+        The rows.
+    exposure : `lsst.afw.image.ExposureF`
+        Exposure of the band; its PhotoCalib takes nJy to counts.
+    band : `int`
+        Number of the band among those of the sources.
+    """
+    if not len(catalog):
+        return
+    models, n_sources = sources.models, len(sources)
+    flux, error = np.full((2, n_sources), np.nan)
+    converged = np.ones(n_sources, bool)
+    if models is not None:
+        corner, calibration = exposure.getXY0(), exposure.getPhotoCalib()
+        y, x = models.parameters[:, :2].T
+        places = [geom.Point2D(*xy) for xy in zip(x + corner.getX(), y + corner.getY(), strict=True)]
+        scale = np.array([calibration.instFluxToNanojansky(1.0, place) for place in places])
+        flux, error = models.flux[:, band] / scale, models.flux_errors[:, band] / scale
+        converged = models.converged
+    no_psf = models is None or not sources.has_model_flux[band]
+    no_pixels = ~np.isfinite(flux) & (not no_psf)
+    failed = ~np.isfinite(flux) | ~converged
+    for name, values, of_parents in (
+        ("instFlux", flux, np.nan),
+        ("instFluxErr", error, np.nan),
+        ("flag", failed, True),
+        ("flag_parent", np.zeros(n_sources, bool), True),
+        ("flag_noPsf", np.full(n_sources, no_psf), False),
+        ("flag_noPixels", no_pixels, False),
+        ("flag_notConverged", ~converged, False),
+    ):
+        catalog[f"{PREFIX}_{name}"] = _spread(order, values, of_parents)

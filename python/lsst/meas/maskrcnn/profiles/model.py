@@ -1,0 +1,136 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""What the joint fit takes, and the models that it gives."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from .render import N_SHAPE
+
+__all__ = ["SHAPE_NAMES", "FitSources", "ProfileFit"]
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+SHAPE_NAMES = ("x", "y", "r50", "e1", "e2", "index")
+"""Centre (px), half-light radius (px; geometric mean of the axes), ellipticity
+:math:`(a - b) / (a + b)` times the cosine and the sine of twice the position angle, from x to y, and
+Sersic index."""
+
+
+@dataclass(frozen=True)
+class FitSources:
+    """N sources to fit, (N, ...) each."""
+
+    positions: FloatArray
+    """(y, x) of the peaks, (N, 2), px."""
+    is_star: npt.NDArray[np.bool_]
+    """Whether it is fitted as a star."""
+    sizes: FloatArray
+    """Half-light radii to start with (px)."""
+    halves: IntArray
+    """Half sides of their windows, out of `WINDOW_HALVES`."""
+    groups: IntArray
+    """Number of the group: sources of one group are fitted together."""
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+
+@dataclass
+class ProfileFit:
+    """Models of N sources in B bands, (N, ...) each."""
+
+    parameters: FloatArray
+    """y, x (px), ln r, eta1, eta2, ln n, (N, 6), as `~.render.N_SHAPE` has them; of stars y and x."""
+    flux: FloatArray
+    """Total fluxes, (N, B)."""
+    covariance: FloatArray
+    """Of parameters and fluxes, (N, 6 + B, 6 + B), all other sources of the group marginalised over."""
+    is_star: npt.NDArray[np.bool_]
+    """Whether the model is a star."""
+    chi2: FloatArray
+    """chi^2 over the pixels of the window that were fitted."""
+    dof: IntArray
+    """Number of those pixels in all bands, less that of the parameters."""
+    n_iter: IntArray
+    """Steps that were made."""
+    converged: npt.NDArray[np.bool_]
+    """Whether the fit of its group converged."""
+    delta_chi2: FloatArray = field(default_factory=lambda: np.zeros(0))
+    """chi^2 as a star less that as a galaxy; NaN where both were not tried."""
+    windows: list[tuple[int, int, npt.NDArray[np.float32]]] = field(default_factory=list)
+    """First row and column of each model's window, and its pixels, (B, y, x)."""
+
+    @property
+    def flux_errors(self) -> FloatArray:
+        """Standard deviations of ``flux``, (N, B)."""
+        variances: FloatArray = np.einsum("nii->ni", self.covariance)[:, N_SHAPE:]
+        return np.where(np.isfinite(self.flux), np.sqrt(variances), np.nan)
+
+    def add_to(
+        self,
+        images: npt.NDArray[np.float32],
+        index: int,
+        sign: float = 1.0,
+        bands: Sequence[int] | None = None,
+    ) -> None:
+        """Add a model to images.
+
+        Parameters
+        ----------
+        images : `numpy.ndarray`
+            Images, (band, y, x); changed in place.
+        index : `int`
+            Which source.
+        sign : `float`, optional
+            What the model is multiplied by.
+        bands : `~collections.abc.Sequence` [`int`], optional
+            Bands of the model, in the order of the images; default all.
+        """
+        y0, x0, pixels = self.windows[index]
+        if bands is not None:
+            pixels = pixels[list(bands)]
+        height, width = images.shape[1:]
+        top, left = max(y0, 0), max(x0, 0)
+        bottom, right = min(y0 + pixels.shape[1], height), min(x0 + pixels.shape[2], width)
+        if top < bottom and left < right:
+            part = pixels[:, top - y0 : bottom - y0, left - x0 : right - x0]
+            images[:, top:bottom, left:right] += np.float32(sign) * part
+
+    def shapes(self) -> tuple[FloatArray, FloatArray]:
+        """Give centres and shapes.
+
+        Returns
+        -------
+        values : `numpy.ndarray`
+            By `SHAPE_NAMES`, (N, 6). Stars have no radius, ellipticity or
+            index: 0, 0 and NaN.
+        covariance : `numpy.ndarray`
+            (N, 6, 6); NaN for what stars do not have.
+        """
+        y, x, log_radius, *eta, log_index = self.parameters.T
+        length = np.hypot(*eta)
+        safe = np.maximum(length, 1e-6)
+        ratio, slope = np.tanh(0.5 * safe) / safe, 0.5 / np.cosh(0.5 * safe) ** 2
+        radius, index = np.exp(log_radius), np.exp(log_index)
+        values = np.stack([x, y, radius, ratio * eta[0], ratio * eta[1], index], axis=1)
+        jacobian = np.zeros((len(values), len(SHAPE_NAMES), N_SHAPE))
+        jacobian[:, 0, 1] = jacobian[:, 1, 0] = 1.0
+        jacobian[:, 2, 2], jacobian[:, 5, 5] = radius, index
+        for i in range(2):
+            for j in range(2):
+                along = (slope - ratio) * eta[i] * eta[j] / safe**2
+                jacobian[:, 3 + i, 3 + j] = along + (ratio if i == j else 0.0)
+        covariance = jacobian @ self.covariance[:, :N_SHAPE, :N_SHAPE] @ jacobian.transpose(0, 2, 1)
+        values[self.is_star, 2:] = 0.0, 0.0, 0.0, np.nan
+        covariance[self.is_star, 2:] = np.nan
+        covariance[self.is_star, :, 2:] = np.nan
+        return values, covariance
