@@ -14,7 +14,7 @@ from scipy.ndimage import distance_transform_edt
 
 from lsst.meas.maskrcnn.deblend.peaks import find_peaks
 from lsst.meas.maskrcnn.deblend.shares import BlendSource, Shares, ShareSettings, share_flux
-from lsst.meas.maskrcnn.profiles import elliptical, symmetry
+from lsst.meas.maskrcnn.profiles import block, symmetry
 from lsst.meas.maskrcnn.profiles.blend import Blend, mask_centers
 
 TEMPLATES = ("mask", "profile", "symmetric")
@@ -421,7 +421,7 @@ def test_the_fit_converges(monkeypatch):
     parent = np.ones(images.shape[1:], bool)
     fluxes = share_flux(images, variances, parent, sources, [PSF]).fluxes(images)
     np.testing.assert_allclose(fluxes[:, 0], [3000.0, 1000.0], rtol=0.015)
-    monkeypatch.setattr(elliptical, "_MAX_SWEEPS", 10 * elliptical._MAX_SWEEPS)
+    monkeypatch.setattr(block, "_MAX_STEPS", 10 * block._MAX_STEPS)
     more = share_flux(images, variances, parent, sources, [PSF]).fluxes(images)
     np.testing.assert_array_equal(more, fluxes)
 

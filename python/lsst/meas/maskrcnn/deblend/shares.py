@@ -28,14 +28,14 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Annotated, Literal
+from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
 from ..images.settings import settings
-from ..profiles.blend import REACH, Blend, BlendSource, Box
+from ..profiles.blend import REACH, Blend, BlendSource
 from ..profiles.model import ProfileFit
 from ..profiles.symmetry import symmetric_part
 from .image import MultibandImage
@@ -47,8 +47,29 @@ _LOG = logging.getLogger(__name__)
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 
-Window = tuple[int, int, FloatArray]
-"""First row and column of a model's window, and its pixels, (band, y, x)."""
+
+class SourceModel(NamedTuple):
+    """Model of a source in the frame of its parent."""
+
+    y0: int
+    x0: int
+    """First pixel of its window."""
+    pixels: FloatArray
+    """The model there, (band, y, x)."""
+    star: tuple[float, float, npt.NDArray[np.float64]] | None
+    """(y, x) and fluxes of a star, whose template is the PSF itself."""
+
+
+def _models_of(fit: ProfileFit, members: Sequence[int], y0: int, x0: int) -> list[SourceModel]:
+    """Models of some sources in the frame of a parent whose first pixel is (y0, x0)."""
+    models = []
+    for member in members:
+        top, left, pixels = fit.windows[member]
+        y, x = fit.parameters[member, :2]
+        star = (y - y0, x - x0, fit.flux[member]) if fit.is_star[member] else None
+        models.append(SourceModel(top - y0, left - x0, pixels, star))
+    return models
+
 
 _SMALLEST_SHARE = 1e-3
 """Smallest share of a pixel; footprints end there."""
@@ -206,7 +227,7 @@ def share_flux(
     *,
     template: str = "profile",
     reach: float = REACH,
-    windows: Sequence[Window] | None = None,
+    models: Sequence[SourceModel] | None = None,
 ) -> Shares:
     r"""Share the flux of a parent among its sources.
 
@@ -230,9 +251,8 @@ def share_flux(
         As in `ShareSettings`.
     reach : `float`, optional
         How far beyond its soft mask a source has flux (px).
-    windows : `~collections.abc.Sequence`, optional
-        First row and column of the window of each source's model and its
-        pixels, (band, y, x), if they are fitted already.
+    models : `~collections.abc.Sequence` [`SourceModel`], optional
+        Models of the sources, if they are fitted already.
 
     Returns
     -------
@@ -268,28 +288,31 @@ def share_flux(
     if template == "mask":
         n_bands = len(blend.images)
         return _normalise(blend, [np.ones((n_bands, *mask.shape), np.float32) for mask in blend.masks])
-    if template == "profile" and windows is None and psf_images is not None:
+    if template == "profile" and models is None and psf_images is not None:
         bands = [str(band) for band in range(len(blend.images))]
         image = MultibandImage(
             blend.images, bands, _PIXEL_SCALE, blend.variances, bad=~blend.good, psf=list(psf_images)
         )
         whole = Parent(np.arange(len(sources)), 0, 0, blend.parent)
         fit = fit_models(image, [whole], sources)
-        windows = fit and fit.windows
-    if template == "profile" and windows is not None:
-        models = [_on_box(box, window) for box, window in zip(blend.boxes, windows, strict=True)]
+        models = fit and _models_of(fit, range(len(sources)), 0, 0)
+    if template == "profile" and models is not None:
+        templates = [_on_box(blend, index, model) for index, model in enumerate(models)]
     else:
-        models = [symmetric_part(blend, index) for index in range(len(sources))]
+        templates = [symmetric_part(blend, index) for index in range(len(sources))]
     total = np.zeros(blend.images.shape, np.float32)
-    for box, model in zip(blend.boxes, models, strict=True):
-        total[(slice(None), *box)] += model
-    return replace(_normalise(blend, models), model=total)
+    for box, part in zip(blend.boxes, templates, strict=True):
+        total[(slice(None), *box)] += part
+    return replace(_normalise(blend, templates), model=total)
 
 
-def _on_box(box: Box, window: Window) -> FloatArray:
-    """Cut a model out, at least 0."""
-    rows, columns = box
-    y0, x0, pixels = window
+def _on_box(blend: Blend, index: int, model: SourceModel) -> FloatArray:
+    """Draw a model on the box of a source, at least 0."""
+    y0, x0, pixels, star = model
+    if star is not None and blend.psfs is not None:
+        flux = np.maximum(np.nan_to_num(star[2]), 0.0).astype(np.float32)
+        return blend.psf_on_box(index, *star[:2]) * flux[:, None, None]
+    rows, columns = blend.boxes[index]
     made = np.zeros((len(pixels), rows.stop - rows.start, columns.stop - columns.start), np.float32)
     top, left = max(rows.start, y0), max(columns.start, x0)
     bottom, right = min(rows.stop, y0 + pixels.shape[1]), min(columns.stop, x0 + pixels.shape[2])
@@ -439,10 +462,9 @@ def _share_parent(
     middle = (parent.y0 + 0.5 * (flux.shape[1] - 1), parent.x0 + 0.5 * (flux.shape[2] - 1))
     psfs = [image.psf_image(band, *middle) for band in range(len(image.bands))] if template != "mask" else []
     known = [psf for psf in psfs if psf is not None]
-    windows = None
+    fitted = None
     if models is not None and template == "profile":
-        stamps = [models.windows[member] for member in parent.members.tolist()]
-        windows = [(y0 - parent.y0, x0 - parent.x0, pixels) for y0, x0, pixels in stamps]
+        fitted = _models_of(models, parent.members.tolist(), parent.y0, parent.x0)
     try:
         found = share_flux(
             flux,
@@ -453,7 +475,7 @@ def _share_parent(
             good=good,
             template=template,
             reach=reach,
-            windows=windows,
+            models=fitted,
         )
     except (ArithmeticError, np.linalg.LinAlgError, RuntimeError) as error:
         # A fit that fails is no reason to lose the sources of a blend.

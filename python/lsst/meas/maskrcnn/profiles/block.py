@@ -199,7 +199,7 @@ class Block:
         n_groups = int(self.groups.max()) + 1
         damping = np.maximum.reduceat(damping, np.unique(self.groups, return_index=True)[1])
         active, moved = np.ones(n_groups, bool), np.zeros(n_groups, np.int64)
-        failures = np.zeros(n_groups, np.int64)
+        failures, promise = np.zeros(n_groups, np.int64), np.zeros(n_groups)
         size = np.bincount(self.groups, minlength=n_groups)
         trial = state.copy()
         for number in range(_MAX_STEPS):
