@@ -1,0 +1,101 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""How well the joint fit measures sources that GalSim drew, and what it costs.
+
+    python tests/benchmarks/bench_profiles.py [--count 400] [--seed 1] [--snr 20 50 200]
+
+Sources alone in cells of 60 px with noise of 1, in three bands, S/N of a matched filter in all of
+them; a Moffat PSF of FWHM 4 px. For each kind: median error of the flux (%), mean and width of the pulls
+of flux, half-light radius, ellipticity and position, the part that converged, and CPU ms a source.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import galsim
+import numpy as np
+import torch
+
+from lsst.meas.maskrcnn.profiles.fit import fit_profiles
+from lsst.meas.maskrcnn.profiles.mixtures import PsfMixture, fit_psf
+from lsst.meas.maskrcnn.profiles.model import FitSources
+
+CELL, COLUMNS = 60, 10
+COLORS = np.array([1.0, 2.0, 1.5])
+ETA = 0.4, -0.3
+KINDS = {
+    "star": None,
+    "exponential, r50 0.5 FWHM": (1.0, 2.0),
+    "exponential, r50 0.75 FWHM": (1.0, 3.0),
+    "de Vaucouleurs, r50 0.5 FWHM": (4.0, 2.0),
+}
+
+
+def measure(name: str, snr: float, count: int, seed: int, mixtures: list[PsfMixture]) -> str:
+    rng = np.random.default_rng([seed, 3])
+    shape = KINDS[name]
+    psf = galsim.Moffat(beta=3.0, fwhm=4.0).shear(g1=0.03, g2=-0.02)
+    source = psf
+    if shape is not None:
+        galaxy = galsim.Sersic(n=shape[0], half_light_radius=shape[1]).shear(eta1=ETA[0], eta2=ETA[1])
+        source = galsim.Convolve(galaxy, psf)
+
+    def draw(y: float, x: float) -> np.ndarray:
+        return source.drawImage(nx=59, ny=59, scale=1.0, method="no_pixel", offset=(x, y)).array
+
+    flux = snr / np.sqrt((draw(0.0, 0.0) ** 2).sum() * (COLORS**2).sum())
+    images = rng.normal(size=(3, -(-count // COLUMNS) * CELL, COLUMNS * CELL))
+    places = []
+    for number in range(count):
+        y0, x0 = CELL * np.array(divmod(number, COLUMNS))
+        y, x = rng.uniform(-0.5, 0.5, 2)
+        images[:, y0 : y0 + 59, x0 : x0 + 59] += flux * COLORS[:, None, None] * draw(y, x)
+        places.append((y0 + 29.0 + y, x0 + 29.0 + x))
+    truth, images = np.array(places), images.astype(np.float32)
+    sources = FitSources(
+        truth + 0.2 * rng.normal(size=truth.shape),
+        np.full(count, shape is None),
+        np.full(count, 2.5),
+        np.full(count, 16 if shape is None or shape[1] < 3.0 else 20),
+        np.arange(count),
+    )
+    clock = time.process_time()
+    fit = fit_profiles(images, np.ones_like(images), sources, lambda y, x: mixtures, 0.2)
+    cost = 1e3 * (time.process_time() - clock) / count
+    values, covariance = fit.shapes()
+    errors = np.sqrt(np.einsum("nii->ni", covariance))
+    pulls = {"flux": (fit.flux - flux * COLORS) / fit.flux_errors}
+    pulls["position"] = (values[:, :2] - truth[:, ::-1]) / errors[:, :2]
+    if shape is not None:
+        length = np.hypot(*ETA)
+        pulls["r50"] = (values[:, 2] - shape[1]) / errors[:, 2]
+        pulls["e"] = (values[:, 3:5] - np.tanh(0.5 * length) * np.array(ETA) / length) / errors[:, 3:5]
+    told = ", ".join(f"{key} {value.mean():+.2f} {value.std():.2f}" for key, value in pulls.items())
+    bias = 100.0 * (np.median(fit.flux / (flux * COLORS)) - 1.0)
+    converged = 100.0 * fit.converged.mean()
+    return f"{name}, S/N {snr:g}: flux {bias:+.2f} %; {told}; {converged:.0f} % converged; {cost:.1f} ms"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--count", type=int, default=400, help="sources of each kind (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--snr", type=float, nargs="+", default=[20.0, 50.0, 200.0, 2000.0])
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    stamp = galsim.Moffat(beta=3.0, fwhm=4.0).shear(g1=0.03, g2=-0.02)
+    mixture = fit_psf(stamp.drawImage(nx=61, ny=61, scale=1.0, method="no_pixel").array)
+    print(f"Flux of a star with the mixture for the PSF: {100.0 * mixture.flux_error:+.3f} %")
+    for name in KINDS:
+        for snr in arguments.snr:
+            print(measure(name, snr, arguments.count, arguments.seed, [mixture] * 3), flush=True)
+
+
+if __name__ == "__main__":
+    main()
