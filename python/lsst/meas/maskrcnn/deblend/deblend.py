@@ -145,30 +145,33 @@ def find_sources(
         peaks = np.where(np.isfinite(found.positions), found.positions, peaks)
         measured = _measure(found.masks, found.origins, combined)
         measured = move_peaks(measured, found.masks, found.origins, peaks, combined.mean)
+    return _deblend(image, found, peaks, measured, combined, settings.shares, timings, progress)
+
+
+def _deblend(
+    image: MultibandImage,
+    found: Detections,
+    peaks: npt.NDArray[np.float64],
+    measured: MaskMeasurements,
+    combined: DetectionImages,
+    settings: ShareSettings,
+    timings: dict[str, float],
+    progress: Progress | None,
+) -> SourceList:
+    """Make parents, fit models to their sources, and share their flux."""
     with _timed(timings, "shares"):
-        sharing = settings.shares
-        limits = sharing.max_parent_sources, sharing.max_parent_area
-        parents = make_parents(found.masks, found.origins, image.shape, sharing.parent_grow, *limits)
+        limits = settings.max_parent_sources, settings.max_parent_area
+        parents = make_parents(found.masks, found.origins, image.shape, settings.parent_grow, *limits)
         blended, report = _blend_sources(found, peaks), progress and functools.partial(progress, "parents")
         with_variance = _with_variance(image, combined.noise)
     with _timed(timings, "profiles"):
         models = fit_models(with_variance, parents, blended, found.p_star)
     with _timed(timings, "shares"):
-        shares, statistics = share_parents(with_variance, parents, blended, sharing, report, models)
+        shares, statistics = share_parents(with_variance, parents, blended, settings, report, models)
     whole, n_valid = _measure_parents(parents, combined), int(np.count_nonzero(combined.valid))
+    noise = combined.noise
     return SourceList(
-        image,
-        found,
-        peaks,
-        measured,
-        whole,
-        parents,
-        shares,
-        statistics,
-        combined.noise,
-        n_valid,
-        timings,
-        models,
+        image, found, peaks, measured, whole, parents, shares, statistics, noise, n_valid, timings, models
     )
 
 

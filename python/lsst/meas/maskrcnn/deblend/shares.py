@@ -289,13 +289,7 @@ def share_flux(
         n_bands = len(blend.images)
         return _normalise(blend, [np.ones((n_bands, *mask.shape), np.float32) for mask in blend.masks])
     if template == "profile" and models is None and psf_images is not None:
-        bands = [str(band) for band in range(len(blend.images))]
-        image = MultibandImage(
-            blend.images, bands, _PIXEL_SCALE, blend.variances, bad=~blend.good, psf=list(psf_images)
-        )
-        whole = Parent(np.arange(len(sources)), 0, 0, blend.parent)
-        fit = fit_models(image, [whole], sources)
-        models = fit and _models_of(fit, range(len(sources)), 0, 0)
+        models = _fit_alone(blend, psf_images)
     if template == "profile" and models is not None:
         templates = [_on_box(blend, index, model) for index, model in enumerate(models)]
     else:
@@ -304,6 +298,17 @@ def share_flux(
     for box, part in zip(blend.boxes, templates, strict=True):
         total[(slice(None), *box)] += part
     return replace(_normalise(blend, templates), model=total)
+
+
+def _fit_alone(blend: Blend, psf_images: Sequence[npt.ArrayLike]) -> list[SourceModel] | None:
+    """Fit the sources of a blend of which no more is known than its own pixels."""
+    bands = [str(band) for band in range(len(blend.images))]
+    image = MultibandImage(
+        blend.images, bands, _PIXEL_SCALE, blend.variances, bad=~blend.good, psf=list(psf_images)
+    )
+    members = np.arange(len(blend.sources))
+    fit = fit_models(image, [Parent(members, 0, 0, blend.parent)], blend.sources)
+    return None if fit is None else _models_of(fit, members.tolist(), 0, 0)
 
 
 def _on_box(blend: Blend, index: int, model: SourceModel) -> FloatArray:
