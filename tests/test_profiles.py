@@ -13,8 +13,9 @@ from scipy.special import gammainc, gammaincinv
 
 from lsst.meas.maskrcnn.profiles import fit as module
 from lsst.meas.maskrcnn.profiles.fit import fit_profiles
-from lsst.meas.maskrcnn.profiles.mixtures import fit_psf, sersic_mixture
+from lsst.meas.maskrcnn.profiles.mixtures import sersic_mixture
 from lsst.meas.maskrcnn.profiles.model import FitSources, ProfileFit
+from lsst.meas.maskrcnn.profiles.psf import fit_psf
 from lsst.meas.maskrcnn.profiles.render import render_windows, shape_matrix
 
 galsim = pytest.importorskip("galsim")
@@ -97,7 +98,11 @@ def test_profiles_are_sums_of_gaussians(index: float) -> None:
     scale = gammaincinv(2.0 * index, 0.5)
     for radius in (0.3, 0.6, 1.0, 2.0, 4.0):
         within = float((weight * -np.expm1(-0.5 * radius**2 / variance)).sum())
-        assert within == pytest.approx(gammainc(2.0 * index, scale * radius ** (1.0 / index)), abs=6e-3)
+        # Of an index of 6, a hundredth of the flux is nearer to the centre than any Gaussian.
+        accuracy = 6e-3 if index <= 4.0 else 12e-3
+        assert within == pytest.approx(
+            gammainc(2.0 * index, scale * radius ** (1.0 / index)), abs=accuracy
+        )
 
 
 @pytest.mark.parametrize("is_star", [False, True])

@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from lsst.meas.maskrcnn.profiles.fit import fit_profiles
-from lsst.meas.maskrcnn.profiles.mixtures import PsfMixture, fit_psf
 from lsst.meas.maskrcnn.profiles.model import FitSources
+from lsst.meas.maskrcnn.profiles.psf import PsfMixture, fit_psf
 
 CELL, COLUMNS = 60, 10
 COLORS = np.array([1.0, 2.0, 1.5])

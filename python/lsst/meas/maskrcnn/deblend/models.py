@@ -8,16 +8,20 @@ from __future__ import annotations
 
 __all__ = ["fit_models"]
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial import cKDTree
 
 from ..profiles.blend import BlendSource, trusted_peaks
 from ..profiles.fit import WINDOW_HALVES, fit_profiles
-from ..profiles.mixtures import PsfMixture, fit_psf
 from ..profiles.model import FitSources, ProfileFit
+from ..profiles.psf import PsfMixture, fit_psf
 from .image import MultibandImage
 from .parents import Parent
 
@@ -32,6 +36,9 @@ _DOUBTFUL = 0.1, 0.9
 
 _UNKNOWN = 1e12
 """Error of a flux (nJy) from which on it is not known at all: no pixel tells it."""
+
+_SAME_PLACE = 0.3
+"""Distance up to which sources are at one place (px): they share a model."""
 
 _SIGMA_TO_RADIUS = 1.18
 """Half-light radius of a Gaussian over its standard deviation."""
@@ -65,6 +72,11 @@ def fit_models(
         pixel that can be fitted are NaN. `None` if there is no PSF in any
         band, or no source.
     """
+    ordered = sorted(image.bands)
+    if list(image.bands) != ordered:
+        # In one order, so that rounding of the sums over bands does not depend on it.
+        found = fit_models(image.select(ordered), parents, sources, p_star)
+        return found and found.select([ordered.index(band) for band in image.bands])
     middle = (image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2
     known = np.array([image.psf_image(band, *middle) is not None for band in range(len(image.bands))])
     if not known.any() or not sources:
@@ -81,7 +93,7 @@ def fit_models(
     weight = np.where(good, 1.0 / np.where(good, variance, 1.0), 0.0).astype(np.float32)
     psfs = _PsfMixtures(image, known)
     sigma = np.mean([_width(psf) for psf in psfs(*middle)])
-    peaks = trusted_peaks(sources)
+    peaks = trusted_peaks(sources).round(6)
     areas = np.array([np.count_nonzero(source.soft >= 128) for source in sources])
     spread = areas / (2.0 * np.pi * np.log(1.0 / _MASK_LEVEL)) - sigma**2
     chosen = FitSources(
@@ -97,9 +109,24 @@ def fit_models(
         with np.errstate(divide="ignore"):
             odds = np.log(p) - np.log1p(-p)
         doubtful = np.where((p > _DOUBTFUL[0]) & (p < _DOUBTFUL[1]), odds, np.nan)
+    first, rows = _merge(peaks, groups)
+    chosen = FitSources(*(getattr(chosen, item.name)[first] for item in dataclasses.fields(chosen)))
+    doubtful = None if doubtful is None else doubtful[first]
     fit = fit_profiles(image.flux, weight, chosen, psfs, image.pixel_scale, doubtful)
     fit.flux[~(fit.flux_errors < _UNKNOWN)] = np.nan
-    return fit
+    return fit if len(first) == len(rows) else fit.share(rows)
+
+
+def _merge(
+    peaks: npt.NDArray[np.float64], groups: npt.NDArray[np.int64]
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Find sources of a parent at one place: the first of each place, and which of these each source has."""
+    pairs = cKDTree(peaks).query_pairs(_SAME_PLACE, output_type="ndarray")
+    pairs = pairs[groups[pairs[:, 0]] == groups[pairs[:, 1]]]
+    near = coo_array((np.ones(len(pairs)), pairs.T), shape=(len(peaks), len(peaks)))
+    _, labels = connected_components(near, directed=False)
+    _, first, rows = np.unique(labels, return_index=True, return_inverse=True)
+    return first, rows
 
 
 class _PsfMixtures:

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.ndimage import distance_transform_edt, map_coordinates, spline_filter
+from scipy.ndimage import distance_transform_edt
 from scipy.spatial import cKDTree
+
+from .psf import draw_psf, prepare_psf
 
 __all__ = ["Blend", "BlendSource", "mask_centers", "trusted_peaks"]
 
@@ -199,7 +200,7 @@ class Blend:
             if chosen.shape not in (images.shape, parent.shape):
                 raise ValueError(f"good has shape {chosen.shape}; wanted {images.shape} or {parent.shape}")
             usable &= chosen
-        psfs = None if psf_images is None else [_prepare_psf(psf) for psf in psf_images]
+        psfs = None if psf_images is None else [prepare_psf(psf) for psf in psf_images]
         peaks = trusted_peaks(sources)
         boxes = _boxes(parent, sources, peaks, reach)
         masks = [
@@ -229,37 +230,7 @@ class Blend:
         rows, columns = self.boxes[index]
         dy = np.arange(rows.start, rows.stop, dtype=np.float64) - y
         dx = np.arange(columns.start, columns.stop, dtype=np.float64) - x
-        pixels = np.zeros((len(self.psfs), len(dy), len(dx)), np.float32)
-        for plane, spline in zip(pixels, self.psfs, strict=True):
-            half = (spline.shape[0] // 2, spline.shape[1] // 2)
-            i, j = np.flatnonzero(np.abs(dy) <= half[0]), np.flatnonzero(np.abs(dx) <= half[1])
-            if i.size and j.size:
-                grid = np.meshgrid(dy[i] + half[0], dx[j] + half[1], indexing="ij")
-                part = map_coordinates(spline, grid, order=3, mode="constant", prefilter=False)
-                plane[i[0] : i[-1] + 1, j[0] : j[-1] + 1] = np.maximum(part, 0.0)
-            if i.size < len(dy) or j.size < len(dx):
-                _add_wings(plane, spline, dy, dx)
-        return pixels
-
-
-def _prepare_psf(psf: npt.ArrayLike) -> FloatArray:
-    pixels = np.asarray(psf, np.float32)
-    if pixels.ndim != 2 or pixels.shape[0] % 2 == 0 or pixels.shape[1] % 2 == 0:
-        raise ValueError(f"a PSF has shape {pixels.shape}; wanted (y, x) with odd sides")
-    if not (np.isfinite(pixels).all() and pixels.sum() > 0):
-        raise ValueError("a PSF is not finite, or its sum is not above 0")
-    return np.asarray(spline_filter(pixels / pixels.sum(), 3, output=np.float32, mode="constant"))
-
-
-def _add_wings(plane: FloatArray, spline: FloatArray, dy: npt.NDArray[Any], dx: npt.NDArray[Any]) -> None:
-    """Continue a PSF beyond the circle that its image holds, with the mean there."""
-    half = min(spline.shape) // 2
-    angle = np.linspace(0.0, 2.0 * np.pi, 64, endpoint=False)
-    ring = [spline.shape[0] // 2 + half * np.sin(angle), spline.shape[1] // 2 + half * np.cos(angle)]
-    level = max(float(map_coordinates(spline, ring, order=3, mode="nearest", prefilter=False).mean()), 0.0)
-    radius = np.hypot(dy[:, None], dx)
-    outside = radius > half
-    plane[outside] = level * (half / radius[outside]) ** 3
+        return np.stack([draw_psf(psf, dy, dx) for psf in self.psfs])
 
 
 def trusted_peaks(sources: Sequence[BlendSource]) -> npt.NDArray[np.float64]:

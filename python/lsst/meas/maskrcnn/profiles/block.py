@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .mixtures import LOG_INDEX_RANGE, PsfMixture
+from .mixtures import LOG_INDEX_RANGE
 from .model import ProfileFit
+from .psf import PsfMixture
 from .render import N_SHAPE, render_windows
 
 __all__ = ["Block"]
@@ -415,20 +416,23 @@ class Block:
             fisher = self._fisher(state, bucket)
             n_groups, size, width = fisher.shape[:3]
             matrix = fisher.reshape(n_groups, size * width, -1)
-            diagonal = np.einsum("gii->gi", matrix)
-            diagonal += 1e-6 * diagonal + 1e-30
-            inverse = np.linalg.inv(matrix).reshape(fisher.shape)
+            inverse = _invert(matrix).reshape(fisher.shape)
             result.covariance[members[bucket]] = np.einsum("gsisj->gsij", inverse)
         for windows in self.windows:
             stamps = windows.light.transpose(1, 2).reshape(-1, self.n_bands, windows.side, windows.side)
             for member, stamp in zip(windows.members.tolist(), stamps.cpu().numpy(), strict=True):
                 result.windows[members[member]] = (*self.origins[member].tolist(), stamp)
-            rest = self.residual[windows.index]
             used = (windows.weight > 0).sum(dim=(1, 2)).cpu().numpy()
             free = (2 if windows.is_star else N_SHAPE) + self.n_bands
-            chi2 = (rest.square_() * windows.weight).sum(dim=(1, 2))
-            result.chi2[members[windows.members]] = chi2.double().cpu().numpy()
             result.dof[members[windows.members]] = np.maximum(used - free, 0)
+
+
+def _invert(matrix: FloatArray) -> FloatArray:
+    """Invert symmetric matrices whose eigenvalues, scaled to a diagonal of 1, are raised to 1e-6."""
+    scale = 1.0 / np.sqrt(np.einsum("gii->gi", matrix) + 1e-30)
+    values, vectors = np.linalg.eigh(matrix * scale[:, :, None] * scale[:, None])
+    inverse: FloatArray = (vectors / np.maximum(values, 1e-6)[:, None]) @ vectors.transpose(0, 2, 1)
+    return inverse * scale[:, :, None] * scale[:, None]
 
 
 def _by_parameter(products: FloatArray) -> FloatArray:

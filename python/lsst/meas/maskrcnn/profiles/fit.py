@@ -20,8 +20,8 @@ import numpy.typing as npt
 import torch
 
 from .block import Block
-from .mixtures import PsfMixture
-from .model import FitSources, ProfileFit
+from .model import FitSources, ProfileFit, add_stamp
+from .psf import PsfMixture, draw_psf
 from .render import N_SHAPE
 
 __all__ = ["fit_profiles"]
@@ -41,6 +41,8 @@ _GROUP_SOURCES = 24
 """Most sources whose parameters are solved for together; larger groups are split in space."""
 _SWEEPS, _SPLIT_SWEEPS = 2, 3
 """How often everything is fitted, and what is in groups that were split."""
+_BRIGHT = 30.0
+"""S/N from which on stars are drawn with more than the Gaussians of the PSF."""
 _UNCHANGED = 0.1
 """Change of chi^2 in a window by other models up to which a source is not fitted again."""
 # Medians of the priors; their widths are in `~.block`.
@@ -93,6 +95,7 @@ def fit_profiles(
                 run.fit_block(members, groups)
         if sweep == 0 and doubtful is not None and np.isfinite(doubtful).any():
             run.try_both(np.flatnonzero(np.isfinite(doubtful)), doubtful)
+    run.result.chi2 = run.chi2(np.arange(len(sources)))
     return run.result
 
 
@@ -166,25 +169,36 @@ class _Run:
             np.zeros(n_sources, bool),
             np.full(n_sources, np.nan),
             [(0, 0, np.zeros((n_bands, 0, 0), np.float32))] * n_sources,
+            np.zeros(n_sources, bool),
         )
+        # What bright stars have beside the Gaussians of the PSF, and chi^2 in the windows after their fit.
+        self.beside: dict[int, npt.NDArray[np.float32]] = {}
+        self.fitted = np.full(n_sources, np.nan)
 
     def changed(self, members: IntArray, groups: IntArray) -> tuple[IntArray, IntArray]:
         """Take the groups that have not converged, or around which models have changed since."""
         moved = np.bincount(groups, ~self.result.converged[members]) > 0
-        for member, group in zip(members.tolist(), groups.tolist(), strict=True):
-            y0, x0, pixels = self.result.windows[member]
-            window = (slice(None), *(slice(max(c, 0), c + pixels.shape[1]) for c in (y0, x0)))
-            rest = self.residual[window]
-            chi2 = float(np.vdot(rest * rest, self.weight[window]))
-            moved[group] |= abs(chi2 - self.result.chi2[member]) > _UNCHANGED
+        unlike = np.abs(self.chi2(members) - self.fitted[members]) > _UNCHANGED
+        moved |= np.bincount(groups, unlike) > 0
         chosen = moved[groups]
         return members[chosen], np.unique(groups[chosen], return_inverse=True)[1]
+
+    def chi2(self, members: IntArray) -> FloatArray:
+        """chi^2 in the windows of some sources as the models are."""
+        found = np.zeros(len(members))
+        for number, member in enumerate(members.tolist()):
+            y0, x0, pixels = self.result.windows[member]
+            window = (slice(None), *(slice(max(c, 0), max(c + pixels.shape[1], 0)) for c in (y0, x0)))
+            rest = self.residual[window]
+            found[number] = np.vdot(rest * rest, self.weight[window])
+        return found
 
     def fit_block(self, members: IntArray, groups: IntArray) -> None:
         """Fit some sources, and put them into the sum of all models."""
         for member in members.tolist():
             self.result.add_to(self.residual, member, 1.0)
-        middle = self.sources.positions[members].mean(axis=0)
+            self._add_beside(member, -1.0)
+        psfs = self.psfs(*self.sources.positions[members].mean(axis=0).tolist())
         block = Block(
             (self.residual, self.weight),
             self.result.is_star[members],
@@ -192,7 +206,7 @@ class _Run:
             self.origins[members],
             self.prior[members],
             groups,
-            self.psfs(*middle.tolist()),
+            psfs,
             self.device,
         )
         self.damping[members] = block.fit(
@@ -201,6 +215,31 @@ class _Run:
         block.store(self.result, members)
         for member in members.tolist():
             self.result.add_to(self.residual, member, -1.0)
+        self.fitted[members] = self.chi2(members)
+        for member in members.tolist():
+            self._add_beside(member, 1.0)
+            self._draw_beside(member, psfs)
+            self._add_beside(member, -1.0)
+            if member in self.beside:
+                self.result.windows[member][2][...] += self.beside[member]
+
+    def _add_beside(self, member: int, sign: float) -> None:
+        if member in self.beside:
+            y0, x0, _ = self.result.windows[member]
+            add_stamp(self.residual, y0, x0, self.beside[member], sign)
+
+    def _draw_beside(self, member: int, psfs: Sequence[PsfMixture]) -> None:
+        """Draw what a bright star has beside the Gaussians of the PSF: their misfit, and wings."""
+        result = self.result
+        self.beside.pop(member, None)
+        bright = np.nanmax(result.flux[member] / result.flux_errors[member], initial=0.0) > _BRIGHT
+        if not (result.is_star[member] and bright):
+            return
+        y0, x0, pixels = result.windows[member]
+        y, x = result.parameters[member, :2]
+        axis = np.arange(pixels.shape[1], dtype=np.float64)
+        drawn = np.stack([draw_psf(psf.spline, axis + y0 - y, axis + x0 - x) for psf in psfs])
+        self.beside[member] = drawn * result.flux[member, :, None, None].astype(np.float32) - pixels
 
     def try_both(self, members: IntArray, odds: FloatArray) -> None:
         """Fit sources as what they are not, all others held, and keep what is likelier."""
@@ -211,20 +250,27 @@ class _Run:
         result = self.result
         names = ("parameters", "flux", "covariance", "is_star", "chi2", "dof", "n_iter", "converged")
         before = {name: getattr(result, name)[members].copy() for name in names}
+        before["chi2"] = self.chi2(members)
+        fitted = self.fitted[members]
         windows = [result.windows[member] for member in members.tolist()]
+        beside = {member: self.beside.pop(member, None) for member in members.tolist()}
         result.is_star[members] ^= True
         size = np.log(self.sources.sizes[members])
         result.parameters[members, 2] = np.where(result.is_star[members], self.prior[members, 2], size)
         self.fit_block(members, np.arange(len(members)))
-        delta = np.where(before["is_star"], 1.0, -1.0) * (before["chi2"] - result.chi2[members])
+        delta = np.where(before["is_star"], 1.0, -1.0) * (before["chi2"] - self.chi2(members))
         result.delta_chi2[members] = delta
         back = (delta < 2.0 * odds[members] + _EXTENDED_COST) == before["is_star"]
         for name, values in before.items():
             getattr(result, name)[members[back]] = values[back]
+        self.fitted[members[back]] = fitted[back]
         for number in np.flatnonzero(back).tolist():
             member = int(members[number])
             self.result.add_to(self.residual, member, 1.0)
             result.windows[member] = windows[number]
+            self.beside.pop(member, None)
+            if (old := beside[member]) is not None:
+                self.beside[member] = old
             self.result.add_to(self.residual, member, -1.0)
 
 

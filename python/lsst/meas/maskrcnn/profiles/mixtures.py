@@ -2,22 +2,17 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""PSFs and Sersic profiles as sums of Gaussians."""
+"""Sersic profiles as sums of Gaussians."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import CubicSpline
-from scipy.optimize import least_squares
 
-__all__ = ["PsfMixture", "fit_psf", "sersic_mixture"]
+__all__ = ["LOG_INDEX_RANGE", "sersic_mixture"]
 
 FloatArray = npt.NDArray[np.float64]
-
-_N_PSF_GAUSSIANS = 4
 
 _SERSIC_INDEX = (0.6, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)
 # Logarithm of the variances in units of the squared half-light radius, and weights, by index: least-squares
@@ -83,94 +78,3 @@ def sersic_mixture(log_index: FloatArray) -> tuple[FloatArray, FloatArray, Float
     """
     value, slope = _SERSIC(log_index), _SERSIC_SLOPE(log_index)
     return np.exp(value[:, :8]), value[:, 8:], slope[:, :8], slope[:, 8:]
-
-
-@dataclass(frozen=True)
-class PsfMixture:
-    """A PSF as a sum of Gaussians with one centre."""
-
-    weight: FloatArray
-    """Parts of the flux, (4,)."""
-    covariance: FloatArray
-    """Covariances in the order y, x, (4, 2, 2), px^2."""
-    center: FloatArray
-    """(y, x) of the centre from the middle pixel of the image, px."""
-    flux_error: float
-    """Relative error of the flux of a bright star that is fitted with the
-    mixture in place of the PSF."""
-
-
-def fit_psf(image: npt.ArrayLike) -> PsfMixture:
-    """Fit four Gaussians to the image of a PSF.
-
-    Parameters
-    ----------
-    image : array_like
-        The PSF, (y, x), odd sides with the centre in the middle pixel.
-
-    Returns
-    -------
-    mixture : `PsfMixture`
-        The fit; its weights add up to 1 (to some 1e-4).
-
-    Raises
-    ------
-    ValueError
-        Raised if the image is not 2-D with odd sides, not finite, or its sum
-        is not above 0.
-    """
-    pixels = np.asarray(image, np.float64)
-    if pixels.ndim != 2 or pixels.shape[0] % 2 == 0 or pixels.shape[1] % 2 == 0:
-        raise ValueError(f"a PSF has shape {pixels.shape}; wanted (y, x) with odd sides")
-    if not (np.isfinite(pixels).all() and pixels.sum() > 0):
-        raise ValueError("a PSF is not finite, or its sum is not above 0")
-    y, x = (axis.ravel() - (axis.max() // 2) for axis in np.mgrid[: pixels.shape[0], : pixels.shape[1]])
-    data = pixels.ravel() / pixels.sum()
-    # Wings count for more than their flux, as they decide on the flux of large sources.
-    scale = (np.maximum(data, 0.0) / data.max() + 1e-3) ** -0.25 / data.max()
-    sigma = np.sqrt(1.0 / (2.0 * np.pi * data.max())) * np.array([0.8, 1.3, 2.4, 5.0])
-    start = np.zeros((_N_PSF_GAUSSIANS, 4))
-    start[:, 0], start[:, 1] = np.log([0.55, 0.33, 0.09, 0.03]), np.log(sigma)
-    start[:, 3] = start[:, 1]
-
-    def misfit(p: FloatArray) -> FloatArray:
-        gaussians = _psf_gaussians(p, y, x)[0]
-        return np.append(scale * (gaussians.sum(axis=1) - data), _SUM_WEIGHT * (np.exp(p[2::4]).sum() - 1))
-
-    def slope(p: FloatArray) -> FloatArray:
-        gaussians, (u, v, a, b, c) = _psf_gaussians(p, y, x)
-        jacobian = np.zeros((len(y) + 1, len(p)))
-        rows = jacobian[:-1]
-        rows[:, 0] = (gaussians * (u - v * b / c) / a).sum(axis=1)
-        rows[:, 1] = (gaussians * v / c).sum(axis=1)
-        rows[:, 2::4] = gaussians
-        rows[:, 3::4] = gaussians * (u * u - u * v * b / c - 1.0)
-        rows[:, 4::4] = gaussians * u * v / c
-        rows[:, 5::4] = gaussians * (v * v - 1.0)
-        rows *= scale[:, None]
-        jacobian[-1, 2::4] = _SUM_WEIGHT * np.exp(p[2::4])
-        return jacobian
-
-    found = least_squares(misfit, np.append([0.0, 0.0], start), jac=slope, method="lm", max_nfev=60).x
-    model = _psf_gaussians(found, y, x)[0].sum(axis=1)
-    parts = found[2:].reshape(-1, 4)
-    lower = np.zeros((_N_PSF_GAUSSIANS, 2, 2))
-    lower[:, 0, 0], lower[:, 1, 0], lower[:, 1, 1] = np.exp(parts[:, 1]), parts[:, 2], np.exp(parts[:, 3])
-    return PsfMixture(
-        np.exp(parts[:, 0]),
-        lower @ lower.transpose(0, 2, 1),
-        found[:2],
-        float(model @ data / (model @ model) - 1.0),
-    )
-
-
-_SUM_WEIGHT = 30.0  # of the condition that weights add up to 1, in units of the PSF's peak
-
-
-def _psf_gaussians(p: FloatArray, y: FloatArray, x: FloatArray) -> tuple[FloatArray, tuple[FloatArray, ...]]:
-    """Gaussians with covariance L L^T, (pixel, Gaussian), and L^-1 d and L = ((a, 0), (b, c))."""
-    parts = p[2:].reshape(-1, 4)
-    a, b, c = np.exp(parts[:, 1]), parts[:, 2], np.exp(parts[:, 3])
-    u = (y - p[0])[:, None] / a
-    v = ((x - p[1])[:, None] - b * u) / c
-    return np.exp(parts[:, 0] - 0.5 * (u * u + v * v)) / (2.0 * np.pi * a * c), (u, v, a, b, c)

@@ -7,14 +7,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from .render import N_SHAPE
 
-__all__ = ["SHAPE_NAMES", "FitSources", "ProfileFit"]
+__all__ = ["SHAPE_NAMES", "FitSources", "ProfileFit", "add_stamp"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -23,6 +23,18 @@ SHAPE_NAMES = ("x", "y", "r50", "e1", "e2", "index")
 """Centre (px), half-light radius (px; geometric mean of the axes), ellipticity
 :math:`(a - b) / (a + b)` times the cosine and the sine of twice the position angle, from x to y, and
 Sersic index."""
+
+
+def add_stamp(
+    images: npt.NDArray[np.float32], y0: int, x0: int, pixels: npt.NDArray[np.float32], sign: float
+) -> None:
+    """Add pixels whose first one is (y0, x0) to images (band, y, x), as far as they are inside."""
+    height, width = images.shape[1:]
+    top, left = max(y0, 0), max(x0, 0)
+    bottom, right = min(y0 + pixels.shape[1], height), min(x0 + pixels.shape[2], width)
+    if top < bottom and left < right:
+        part = pixels[:, top - y0 : bottom - y0, left - x0 : right - x0]
+        images[:, top:bottom, left:right] += np.float32(sign) * part
 
 
 @dataclass(frozen=True)
@@ -68,12 +80,39 @@ class ProfileFit:
     """chi^2 as a star less that as a galaxy; NaN where both were not tried."""
     windows: list[tuple[int, int, npt.NDArray[np.float32]]] = field(default_factory=list)
     """First row and column of each model's window, and its pixels, (B, y, x)."""
+    shared: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    """Whether it shares its model with another source at its place."""
 
     @property
     def flux_errors(self) -> FloatArray:
         """Standard deviations of ``flux``, (N, B)."""
         variances: FloatArray = np.einsum("nii->ni", self.covariance)[:, N_SHAPE:]
         return np.where(np.isfinite(self.flux), np.sqrt(variances), np.nan)
+
+    def share(self, rows: IntArray) -> ProfileFit:
+        """Give models to sources that share them: the row of each, (M,); fluxes are divided evenly."""
+        part = 1.0 / np.bincount(rows, minlength=len(self.flux))[rows]
+        names = ("parameters", "is_star", "chi2", "dof", "n_iter", "converged", "delta_chi2")
+        windows = [
+            (*self.windows[row][:2], self.windows[row][2] * np.float32(scale))
+            for row, scale in zip(rows.tolist(), part.tolist(), strict=True)
+        ]
+        return replace(
+            self,
+            **{name: getattr(self, name)[rows] for name in names},
+            flux=self.flux[rows] * part[:, None],
+            covariance=self.covariance[rows],
+            windows=windows,
+            shared=part < 1.0,
+        )
+
+    def select(self, bands: Sequence[int]) -> ProfileFit:
+        """Take some of the bands, in another order if need be: their numbers."""
+        chosen = list(bands)
+        rows = [*range(N_SHAPE), *(N_SHAPE + band for band in chosen)]
+        windows = [(y0, x0, pixels[chosen]) for y0, x0, pixels in self.windows]
+        covariance = self.covariance[:, rows][:, :, rows]
+        return replace(self, flux=self.flux[:, chosen], covariance=covariance, windows=windows)
 
     def add_to(
         self,
@@ -98,12 +137,7 @@ class ProfileFit:
         y0, x0, pixels = self.windows[index]
         if bands is not None:
             pixels = pixels[list(bands)]
-        height, width = images.shape[1:]
-        top, left = max(y0, 0), max(x0, 0)
-        bottom, right = min(y0 + pixels.shape[1], height), min(x0 + pixels.shape[2], width)
-        if top < bottom and left < right:
-            part = pixels[:, top - y0 : bottom - y0, left - x0 : right - x0]
-            images[:, top:bottom, left:right] += np.float32(sign) * part
+        add_stamp(images, y0, x0, pixels, sign)
 
     def shapes(self) -> tuple[FloatArray, FloatArray]:
         """Give centres and shapes.

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .mixtures import PsfMixture, sersic_mixture
+from .mixtures import sersic_mixture
+from .psf import PsfMixture
 
 __all__ = ["N_SHAPE", "render_windows", "shape_matrix"]
 

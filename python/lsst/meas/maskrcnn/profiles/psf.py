@@ -1,0 +1,181 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""PSFs as images, and as sums of Gaussians."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.ndimage import map_coordinates, spline_filter
+from scipy.optimize import least_squares
+
+__all__ = ["PsfMixture", "draw_psf", "fit_psf", "prepare_psf"]
+
+FloatArray = npt.NDArray[np.float64]
+Float32Array = npt.NDArray[np.float32]
+
+_N_PSF_GAUSSIANS = 4
+
+
+def prepare_psf(psf: npt.ArrayLike) -> Float32Array:
+    """Make the coefficients of a cubic spline through an image of a PSF.
+
+    Parameters
+    ----------
+    psf : array_like
+        The PSF, (y, x), odd sides with the centre in the middle pixel.
+
+    Returns
+    -------
+    spline : `numpy.ndarray`
+        Coefficients, float32, (y, x), of a sum of 1.
+
+    Raises
+    ------
+    ValueError
+        Raised if the image is not 2-D with odd sides, not finite, or its sum
+        is not above 0.
+    """
+    pixels = np.asarray(psf, np.float32)
+    if pixels.ndim != 2 or pixels.shape[0] % 2 == 0 or pixels.shape[1] % 2 == 0:
+        raise ValueError(f"a PSF has shape {pixels.shape}; wanted (y, x) with odd sides")
+    if not (np.isfinite(pixels).all() and pixels.sum() > 0):
+        raise ValueError("a PSF is not finite, or its sum is not above 0")
+    return np.asarray(spline_filter(pixels / pixels.sum(), 3, output=np.float32, mode="constant"))
+
+
+def draw_psf(spline: Float32Array, dy: FloatArray, dx: FloatArray) -> Float32Array:
+    """Draw a PSF.
+
+    Parameters
+    ----------
+    spline : `numpy.ndarray`
+        As `prepare_psf` makes it.
+    dy, dx : `numpy.ndarray`
+        Rows and columns from the centre (px).
+
+    Returns
+    -------
+    pixels : `numpy.ndarray`
+        The PSF, at least 0, float32, (y, x). Beyond the image of the PSF it
+        falls with the third power of the distance.
+    """
+    plane = np.zeros((len(dy), len(dx)), np.float32)
+    half = (spline.shape[0] // 2, spline.shape[1] // 2)
+    i, j = np.flatnonzero(np.abs(dy) <= half[0]), np.flatnonzero(np.abs(dx) <= half[1])
+    if i.size and j.size:
+        grid = np.meshgrid(dy[i] + half[0], dx[j] + half[1], indexing="ij")
+        part = map_coordinates(spline, grid, order=3, mode="constant", prefilter=False)
+        plane[i[0] : i[-1] + 1, j[0] : j[-1] + 1] = np.maximum(part, 0.0)
+    if i.size < len(dy) or j.size < len(dx):
+        _add_wings(plane, spline, dy, dx)
+    return plane
+
+
+def _add_wings(plane: Float32Array, spline: Float32Array, dy: npt.NDArray[Any], dx: npt.NDArray[Any]) -> None:
+    """Continue a PSF beyond the circle that its image holds, with the mean there."""
+    half = min(spline.shape) // 2
+    angle = np.linspace(0.0, 2.0 * np.pi, 64, endpoint=False)
+    ring = [spline.shape[0] // 2 + half * np.sin(angle), spline.shape[1] // 2 + half * np.cos(angle)]
+    level = max(float(map_coordinates(spline, ring, order=3, mode="nearest", prefilter=False).mean()), 0.0)
+    radius = np.hypot(dy[:, None], dx)
+    outside = radius > half
+    plane[outside] = level * (half / radius[outside]) ** 3
+
+
+@dataclass(frozen=True)
+class PsfMixture:
+    """A PSF as a sum of Gaussians with one centre."""
+
+    weight: FloatArray
+    """Parts of the flux, (4,)."""
+    covariance: FloatArray
+    """Covariances in the order y, x, (4, 2, 2), px^2."""
+    center: FloatArray
+    """(y, x) of the centre from the middle pixel of the image, px."""
+    flux_error: float
+    """Relative error of the flux of a bright star that is fitted with the
+    mixture in place of the PSF."""
+    spline: Float32Array
+    """The PSF itself, as `prepare_psf` makes it."""
+
+
+def fit_psf(image: npt.ArrayLike) -> PsfMixture:
+    """Fit four Gaussians to the image of a PSF.
+
+    Parameters
+    ----------
+    image : array_like
+        The PSF, (y, x), odd sides with the centre in the middle pixel.
+
+    Returns
+    -------
+    mixture : `PsfMixture`
+        The fit; its weights add up to 1 (to some 1e-4).
+
+    Raises
+    ------
+    ValueError
+        Raised if the image is not 2-D with odd sides, not finite, or its sum
+        is not above 0.
+    """
+    spline = prepare_psf(image)
+    pixels = np.asarray(image, np.float64)
+    y, x = (axis.ravel() - (axis.max() // 2) for axis in np.mgrid[: pixels.shape[0], : pixels.shape[1]])
+    data = pixels.ravel() / pixels.sum()
+    # Wings count for more than their flux, as they decide on the flux of large sources.
+    scale = (np.maximum(data, 0.0) / data.max() + 1e-3) ** -0.25 / data.max()
+    sigma = np.sqrt(1.0 / (2.0 * np.pi * data.max())) * np.array([0.8, 1.3, 2.4, 5.0])
+    start = np.zeros((_N_PSF_GAUSSIANS, 4))
+    start[:, 0], start[:, 1] = np.log([0.55, 0.33, 0.09, 0.03]), np.log(sigma)
+    start[:, 3] = start[:, 1]
+
+    def misfit(p: FloatArray) -> FloatArray:
+        gaussians = _psf_gaussians(p, y, x)[0]
+        return np.append(scale * (gaussians.sum(axis=1) - data), _SUM_WEIGHT * (np.exp(p[2::4]).sum() - 1))
+
+    def slope(p: FloatArray) -> FloatArray:
+        gaussians, (u, v, a, b, c) = _psf_gaussians(p, y, x)
+        jacobian = np.zeros((len(y) + 1, len(p)))
+        rows = jacobian[:-1]
+        rows[:, 0] = (gaussians * (u - v * b / c) / a).sum(axis=1)
+        rows[:, 1] = (gaussians * v / c).sum(axis=1)
+        rows[:, 2::4] = gaussians
+        rows[:, 3::4] = gaussians * (u * u - u * v * b / c - 1.0)
+        rows[:, 4::4] = gaussians * u * v / c
+        rows[:, 5::4] = gaussians * (v * v - 1.0)
+        rows *= scale[:, None]
+        jacobian[-1, 2::4] = _SUM_WEIGHT * np.exp(p[2::4])
+        return jacobian
+
+    found = least_squares(misfit, np.append([0.0, 0.0], start), jac=slope, method="lm", max_nfev=60).x
+    # Libraries of linear algebra do not give the same last digits in each run.
+    found = found.round(6)
+    model = _psf_gaussians(found, y, x)[0].sum(axis=1)
+    parts = found[2:].reshape(-1, 4)
+    lower = np.zeros((_N_PSF_GAUSSIANS, 2, 2))
+    lower[:, 0, 0], lower[:, 1, 0], lower[:, 1, 1] = np.exp(parts[:, 1]), parts[:, 2], np.exp(parts[:, 3])
+    return PsfMixture(
+        np.exp(parts[:, 0]),
+        lower @ lower.transpose(0, 2, 1),
+        found[:2],
+        float(model @ data / (model @ model) - 1.0),
+        spline,
+    )
+
+
+_SUM_WEIGHT = 30.0  # of the condition that weights add up to 1, in units of the PSF's peak
+
+
+def _psf_gaussians(p: FloatArray, y: FloatArray, x: FloatArray) -> tuple[FloatArray, tuple[FloatArray, ...]]:
+    """Gaussians with covariance L L^T, (pixel, Gaussian), and L^-1 d and L = ((a, 0), (b, c))."""
+    parts = p[2:].reshape(-1, 4)
+    a, b, c = np.exp(parts[:, 1]), parts[:, 2], np.exp(parts[:, 3])
+    u = (y - p[0])[:, None] / a
+    v = ((x - p[1])[:, None] - b * u) / c
+    return np.exp(parts[:, 0] - 0.5 * (u * u + v * v)) / (2.0 * np.pi * a * c), (u, v, a, b, c)
