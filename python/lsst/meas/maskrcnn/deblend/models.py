@@ -37,6 +37,9 @@ _DOUBTFUL = 0.1, 0.9
 _UNKNOWN = 1e12
 """Error of a flux (nJy) from which on it is not known at all: no pixel tells it."""
 
+_PSF_CELL = 256
+"""Side of the cells in which the PSF is taken to be the same (px)."""
+
 _SAME_PLACE = 0.3
 """Distance up to which sources are at one place (px): they share a model."""
 
@@ -130,24 +133,34 @@ def _merge(
 
 
 class _PsfMixtures:
-    """The PSF of each band as a sum of Gaussians; each image is fitted once."""
+    """The PSF of each band in the middle of cells as a sum of Gaussians; each image is fitted once."""
 
     def __init__(self, image: MultibandImage, known: npt.NDArray[np.bool_]) -> None:
         self._image, self._known = image, known
         self._fitted: dict[bytes, PsfMixture] = {}
         self._last: dict[int, PsfMixture] = {}
+        self._cells: dict[tuple[int, int], list[PsfMixture]] = {}
 
     def __call__(self, y: float, x: float) -> list[PsfMixture]:
-        for band in np.flatnonzero(self._known).tolist():
-            pixels = self._image.psf_image(band, y, x)
-            if pixels is not None:
-                key = np.ascontiguousarray(pixels).tobytes()
-                if key not in self._fitted:
-                    self._fitted[key] = fit_psf(pixels)
-                self._last[band] = self._fitted[key]
-        # Bands without a PSF have no weight.
-        some = next(iter(self._last.values()))
-        return [self._last.get(band, some) for band in range(len(self._known))]
+        cell = int(y // _PSF_CELL), int(x // _PSF_CELL)
+        if cell not in self._cells:
+            y, x = (
+                min(max((number + 0.5) * _PSF_CELL, 0.0), side - 1.0)
+                for number, side in zip(cell, self._image.shape, strict=True)
+            )
+            for band in np.flatnonzero(self._known).tolist():
+                pixels = self._image.psf_image(band, y, x)
+                if pixels is not None:
+                    key = np.ascontiguousarray(pixels).tobytes()
+                    if key not in self._fitted:
+                        self._fitted[key] = fit_psf(
+                            pixels, self._last.get(band, next(iter(self._last.values()), None))
+                        )
+                    self._last[band] = self._fitted[key]
+            # Bands without a PSF have no weight.
+            some = next(iter(self._last.values()))
+            self._cells[cell] = [self._last.get(band, some) for band in range(len(self._known))]
+        return self._cells[cell]
 
 
 def _width(psf: PsfMixture) -> float:

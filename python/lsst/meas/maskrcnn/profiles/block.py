@@ -10,7 +10,8 @@ other parameters take Levenberg-Marquardt steps, with a damping by group.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,19 +20,22 @@ import numpy.typing as npt
 import torch
 
 from .mixtures import LOG_INDEX_RANGE
-from .model import ProfileFit
-from .psf import PsfMixture
-from .render import N_SHAPE, render_windows
+from .model import ProfileFit, cut_out
+from .psf import PsfStack
+from .render import N_SHAPE, render_windows, window_pixels
 
 __all__ = ["Block"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-_MAX_STEPS = 20
+_MAX_STEPS = 25
 _SETTLED = 0.02
 """A group has converged if the next step promises to lower chi^2 by less than this for each source."""
+_STILL = 0.002
+"""A source is not drawn again for a step that promises less than this."""
 _LARGEST_STEP = np.array([1.0, 1.0, 0.7, 0.7, 0.7, 0.5])
+_LARGEST_DAMPING = 1e6
 
 # Standard deviations of the priors. Centre: around the peak that was given (px). ln of the half-light
 # radius: galaxies of 22 < H < 26 in deep HST fields (CANDELS, van der Wel et al. 2012) have a median of
@@ -43,22 +47,22 @@ _PRIOR_SIGMA = np.array([1.0, 1.0, 1.15, 0.55, 0.55, 0.6])
 
 @dataclass
 class _Windows:
-    """Windows of one size around sources of one kind."""
+    """Windows of one size around sources of one kind; P is the number of their pixels."""
 
     members: IntArray
     """Which sources of the block."""
     side: int
     is_star: bool
     index: torch.Tensor
-    """Pixels of the windows in the region of the block, (n, pixel)."""
+    """Pixels of the windows in the images of the block, (n, band, P)."""
     weight: torch.Tensor
-    """Inverse variance there, (n, pixel, band)."""
+    """Inverse variance there, (n, band, P)."""
     share: torch.Tensor
-    """Inverse variance over the number of the block's windows on each pixel, (n, pixel, band)."""
+    """Inverse variance over the number of the block's windows on each pixel, (n, band, P)."""
     pixels: torch.Tensor
-    """Templates and derivatives, (n, pixel, band * 7), as they were drawn last."""
+    """Templates and derivatives as they were drawn last, (n, band, 7, P), of stars (n, band, 3, P)."""
     light: torch.Tensor
-    """Models that are subtracted, (n, pixel, band)."""
+    """Models that are subtracted, (n, band, P)."""
 
 
 @dataclass
@@ -71,10 +75,10 @@ class _Pairs:
     windows: tuple[_Windows, _Windows]
     places: tuple[IntArray, IntArray]
     """Their places in these."""
-    index: torch.Tensor
-    """Pixels of the first one's window in that of the second, (pair, pixel); of others any."""
-    overlap: torch.Tensor
-    """Whether it is there, float32, (pair, pixel)."""
+    pixels: tuple[torch.Tensor, torch.Tensor]
+    """Pixels of the overlap in the windows of both, (pair, Q); where there are fewer, any at the end."""
+    inside: torch.Tensor
+    """Which of these are in the overlap, float32, (pair, Q)."""
 
 
 @dataclass
@@ -113,7 +117,7 @@ class Block:
         origins: IntArray,
         prior: FloatArray,
         groups: IntArray,
-        psfs: Sequence[PsfMixture],
+        psfs: PsfStack,
         device: torch.device | str,
     ) -> None:
         self.is_star, self.halves, self.origins, self.prior = is_star, halves, origins, prior
@@ -121,11 +125,12 @@ class Block:
         sides = 2 * self.halves + 1
         corner = self.origins.min(axis=0)
         self.shape = tuple(((self.origins + sides[:, None]).max(axis=0) - corner).tolist())
-        self.residual, self.weight = (
-            torch.as_tensor(_cut_out(image, corner, self.shape), device=device) for image in images
+        y0, x0 = corner.tolist()
+        self.residual, weight = (
+            torch.as_tensor(cut_out(image, y0, x0, self.shape).ravel(), device=device) for image in images
         )
-        self.n_bands = self.weight.shape[1]
-        self.windows = self._make_windows(sides, corner)
+        self.n_bands = len(images[0])
+        self.windows = self._make_windows(sides, corner, weight)
         self.pairs = self._make_pairs()
         first = [pairs.first for pairs in self.pairs] or [np.zeros(0, np.int64)]
         second = [pairs.second for pairs in self.pairs] or [np.zeros(0, np.int64)]
@@ -134,23 +139,23 @@ class Block:
         # Parameters of the templates as they are drawn.
         self.drawn = np.full(prior.shape, np.nan)
 
-    def _make_windows(self, sides: IntArray, corner: IntArray) -> list[_Windows]:
+    def _make_windows(self, sides: IntArray, corner: IntArray, weight: torch.Tensor) -> list[_Windows]:
         device, made = self.device, []
-        counts = torch.zeros(self.shape[0] * self.shape[1], device=device)
+        area = self.shape[0] * self.shape[1]
+        counts = torch.zeros(self.n_bands * area, device=device)
         for side, star in sorted(set(zip(sides.tolist(), self.is_star.tolist(), strict=True))):
             chosen = np.flatnonzero((sides == side) & (self.is_star == star))
-            axis = np.arange(side)
-            y, x = (self.origins[chosen] - corner).T[..., None] + axis
-            index = torch.as_tensor((y[:, :, None] * self.shape[1] + x[:, None]).reshape(len(chosen), -1))
-            index = index.to(device)
+            rows, columns = window_pixels(side)
+            y, x = (self.origins[chosen] - corner).T[..., None]
+            place = (y + rows) * self.shape[1] + x + columns
+            index = torch.as_tensor(place[:, None] + area * np.arange(self.n_bands)[:, None], device=device)
             counts.index_add_(0, index.flatten(), torch.ones(index.numel(), device=device))
-            weight = self.weight[index]
-            shape = (*index.shape, self.n_bands)
-            pixels = torch.zeros((*index.shape, self.n_bands * (1 + N_SHAPE)), device=device)
-            light = torch.zeros(shape, device=device)
-            made.append(_Windows(chosen, side, star, index, weight, weight, pixels, light))
+            at = weight[index]
+            n_rows = 3 if star else 1 + N_SHAPE
+            pixels = torch.zeros((*index.shape[:2], n_rows, index.shape[2]), device=device)
+            made.append(_Windows(chosen, side, star, index, at, at, pixels, torch.zeros_like(at)))
         for windows in made:
-            windows.share = windows.weight / counts[windows.index][..., None]
+            windows.share = windows.weight / counts[windows.index]
         return made
 
     def _make_pairs(self) -> list[_Pairs]:
@@ -159,10 +164,8 @@ class Block:
         for number, windows in enumerate(self.windows):
             places[windows.members], kinds[windows.members] = np.arange(len(windows.members)), number
         middles = self.origins + self.halves[:, None]
-        apart = np.abs(middles[:, None] - middles).max(axis=2)
-        near = (self.groups[:, None] == self.groups) & (
-            apart <= np.maximum(self.halves[:, None], self.halves)
-        )
+        apart = np.hypot(*(middles[:, None] - middles).transpose(2, 0, 1))
+        near = (self.groups[:, None] == self.groups) & (apart <= self.halves[:, None] + self.halves)
         first, second = np.nonzero(np.triu(near, 1))
         swap = self.halves[first] > self.halves[second]
         first, second = np.where(swap, second, first), np.where(swap, first, second)
@@ -170,23 +173,28 @@ class Block:
         for a, b in sorted(set(zip(kinds[first].tolist(), kinds[second].tolist(), strict=True))):
             chosen = (kinds[first] == a) & (kinds[second] == b)
             i, j = first[chosen], second[chosen]
-            side, other = self.windows[a].side, self.windows[b].side
-            y, x = (self.origins[i] - self.origins[j]).T[..., None] + np.arange(side)
-            inside = ((y >= 0) & (y < other))[:, :, None] & ((x >= 0) & (x < other))[:, None]
-            index = np.clip(y, 0, other - 1)[:, :, None] * other + np.clip(x, 0, other - 1)[:, None]
-            found.append(
-                _Pairs(
-                    i,
-                    j,
-                    (self.windows[a], self.windows[b]),
-                    (places[i], places[j]),
-                    torch.as_tensor(index.reshape(len(i), -1), device=self.device),
-                    torch.as_tensor(inside.reshape(len(i), -1), device=self.device).float(),
-                )
-            )
+            windows = self.windows[a], self.windows[b]
+            shared = _overlap(self.origins[i] - self.origins[j], windows[0].side, windows[1].side)
+            counts = (shared >= 0).sum(axis=1)
+            n_pixels = shared.shape[1]
+            # Pairs of similar overlap together.
+            for least, most in itertools.pairwise((0, n_pixels // 6, n_pixels // 2, n_pixels)):
+                some = np.flatnonzero((counts > least) & (counts <= most))
+                if len(some):
+                    own = np.argsort(shared[some] < 0, axis=1, kind="stable")[:, : counts[some].max()]
+                    other = np.take_along_axis(shared[some], own, axis=1)
+                    pixels = (
+                        torch.as_tensor(own, device=self.device),
+                        torch.as_tensor(np.maximum(other, 0), device=self.device),
+                    )
+                    inside = torch.as_tensor(other >= 0, device=self.device).float()
+                    at = places[i[some]], places[j[some]]
+                    found.append(_Pairs(i[some], j[some], windows, at, pixels, inside))
         return found
 
-    def fit(self, parameters: FloatArray, flux: FloatArray, damping: FloatArray) -> FloatArray:
+    def fit(
+        self, parameters: FloatArray, flux: FloatArray, damping: FloatArray, only_fluxes: bool
+    ) -> FloatArray:
         """Fit until every group has converged or the steps are used up; returns the damping by source."""
         n_sources, n_bands = flux.shape
         state = _State(
@@ -197,61 +205,67 @@ class Block:
             np.zeros((n_sources, n_bands, 1 + N_SHAPE)),
             np.full(n_sources, np.inf),
         )
+        self._evaluate(state, np.ones(n_sources, bool))
         n_groups = int(self.groups.max()) + 1
         damping = np.maximum.reduceat(damping, np.unique(self.groups, return_index=True)[1])
-        active, moved = np.ones(n_groups, bool), np.zeros(n_groups, np.int64)
-        failures, promise = np.zeros(n_groups, np.int64), np.zeros(n_groups)
+        active, settled = np.ones(n_groups, bool), np.zeros(n_groups, bool)
+        moved = np.zeros(n_groups, np.int64)
         size = np.bincount(self.groups, minlength=n_groups)
         trial = state.copy()
-        for number in range(_MAX_STEPS):
+        for _ in range(0 if only_fluxes else _MAX_STEPS):
             mine = active[self.groups]
+            step, promise = self._step(state, damping, mine)
+            settled |= active & (self._sum(np.abs(promise)) < _SETTLED * size)
+            active &= ~settled & (damping <= _LARGEST_DAMPING)
+            if not active.any():
+                break
+            mine = active[self.groups]
+            trial.take(state, mine, mine[self.first])
+            moving = mine & (promise > _STILL)
+            trial.parameters[moving] += step[moving]
             self._evaluate(trial, mine)
-            change = self._sum(trial.chi2) - self._sum(np.where(np.isfinite(state.chi2), state.chi2, 1e300))
-            better = active & (change <= 0.02 * size + 1e-6 * self._sum(trial.chi2))
+            # Rounding of chi^2, which is summed in float32.
+            better = active & (
+                self._sum(trial.chi2 - state.chi2) <= 1e-6 * self._sum(state.chi2) + 1e-3 * size
+            )
+            state.take(trial, better[self.groups], better[self.groups[self.first]])
             damping = np.where(
                 better, np.maximum(damping * 0.2, 1e-4), np.where(active, damping * 8.0, damping)
             )
-            state.take(trial, better[self.groups], better[self.groups[self.first]])
             moved += better
-            # Other groups have changed meanwhile: after two failures in a row chi^2 is taken afresh.
-            failures = np.where(better, 0, failures + active)
-            state.chi2[(failures >= 2)[self.groups]] = np.inf
-            failures[failures >= 2] = 0
-            step, promise = self._step(state, damping, mine)
-            active &= ~((promise < _SETTLED * size) | (damping > 1e6))
-            if not active.any() or number == _MAX_STEPS - 1:
-                break
-            trial.take(state, mine, mine[self.first])
-            trial.parameters[active[self.groups]] += step[active[self.groups]]
-        self.state, self.converged, self.steps = state, ~active, moved
+        self.state, self.converged, self.steps = state, settled, moved
         return damping[self.groups]
 
     def _sum(self, values: FloatArray) -> FloatArray:
-        return np.bincount(self.groups, values)
+        sums: FloatArray = np.bincount(self.groups, values)
+        return sums
 
     def _evaluate(self, trial: _State, mine: npt.NDArray[np.bool_]) -> None:
         """Draw the chosen sources, solve for their fluxes, and find the gradient and chi^2."""
         for windows, rows, at in self._chosen(mine):
             self._draw(trial, windows, rows)
             self._subtract(windows, at, trial.flux[windows.members[rows]])
-        width = 1 + N_SHAPE
-        for windows, rows, at in self._chosen(mine):
-            chosen, pixels = windows.members[rows], windows.pixels[at]
-            rest = self.residual[windows.index[at]]
-            product = (rest * windows.weight[at]).transpose(1, 2) @ pixels
-            product = product.view(len(rows), self.n_bands, self.n_bands, width)
-            diagonal = torch.diagonal(product, dim1=1, dim2=2).permute(0, 2, 1)
-            trial.gradient[chosen] = diagonal.double().cpu().numpy()
-            trial.chi2[chosen] = (rest.square_() * windows.share[at]).sum(dim=(1, 2)).double().cpu().numpy()
         start = 0
         for pairs in self.pairs:
             rows = np.flatnonzero(mine[pairs.first])
             if len(rows):
                 trial.pair[start + rows] = self._products(pairs, rows)
             start += len(pairs.first)
+        for windows, rows, at in self._chosen(mine):
+            rest = self.residual[windows.index[at]] * windows.weight[at]
+            product = (windows.pixels[at][:, :, 0] * rest).sum(dim=2)
+            trial.gradient[windows.members[rows], :, 0] = product.double().cpu().numpy()
         self._solve_fluxes(trial, mine)
+        for windows, rows, at in self._chosen(mine):
+            self._subtract(windows, at, trial.flux[windows.members[rows]])
         deviation = (trial.parameters - self.prior) / _PRIOR_SIGMA
-        trial.chi2[mine] += (deviation**2).sum(axis=1)[mine]
+        for windows, rows, at in self._chosen(mine):
+            chosen, pixels = windows.members[rows], windows.pixels[at]
+            rest = self.residual[windows.index[at]]
+            product = (pixels @ (rest * windows.weight[at])[..., None])[..., 0]
+            trial.gradient[chosen, :, : product.shape[2]] = product.double().cpu().numpy()
+            chi2 = (rest.square_() * windows.share[at]).sum(dim=(1, 2))
+            trial.chi2[chosen] = chi2.double().cpu().numpy() + (deviation[chosen] ** 2).sum(axis=1)
 
     def _chosen(self, mine: npt.NDArray[np.bool_]) -> Iterator[tuple[_Windows, IntArray, Any]]:
         """Windows with the rows of the chosen sources, also as an index of tensors."""
@@ -273,69 +287,56 @@ class Block:
             trial.parameters[members],
             self.origins[members],
             windows.side,
-            self.psfs,
+            self.psfs.take(members),
             windows.is_star,
             self.device,
         )
+        n = windows.pixels.shape[2]
         for part, pixels in drawn:
             at = torch.as_tensor(rows[part], device=self.device)
-            heavy = (pixels * windows.weight[at][..., None]).flatten(2)
-            flat = pixels.flatten(2)
-            windows.pixels[at] = flat
-            trial.own[members[part]] = self._by_band(heavy.transpose(1, 2) @ flat)
-
-    def _by_band(self, products: torch.Tensor) -> FloatArray:
-        """Products of templates and derivatives in the same band, (n, band, 7, 7)."""
-        products = products.view(len(products), self.n_bands, 1 + N_SHAPE, self.n_bands, 1 + N_SHAPE)
-        found: FloatArray = (
-            torch.diagonal(products, dim1=1, dim2=3).permute(0, 3, 1, 2).double().cpu().numpy()
-        )
-        return found
+            heavy = pixels * windows.weight[at][:, :, None]
+            windows.pixels[at] = pixels
+            own = heavy @ pixels.transpose(2, 3)
+            trial.own[members[part], :, :n, :n] = own.double().cpu().numpy()
 
     def _subtract(self, windows: _Windows, at: Any, flux: FloatArray) -> None:
         """Subtract models with some fluxes in place of those that are subtracted."""
         factor = torch.as_tensor(flux, dtype=torch.float32, device=self.device)
-        light = windows.pixels[at][..., :: 1 + N_SHAPE] * factor[:, None]
-        change = (windows.light[at] - light).flatten(0, 1)
-        self.residual.index_add_(0, windows.index[at].flatten(), change)
+        light = windows.pixels[at][:, :, 0] * factor[..., None]
+        change = windows.light[at] - light
+        self.residual.index_add_(0, windows.index[at].flatten(), change.flatten())
         windows.light[at] = light
 
     def _products(self, pairs: _Pairs, rows: IntArray) -> FloatArray:
         """Products of the templates and derivatives of pairs, (pair, band, 7, 7)."""
         first, second = pairs.windows
-        flat, n_pixels = second.pixels.flatten(0, 1), second.side**2
         found = np.zeros((len(rows), self.n_bands, 1 + N_SHAPE, 1 + N_SHAPE))
-        step = max(1, 100_000 // (self.n_bands * first.side**2))
+        n, m = first.pixels.shape[2], second.pixels.shape[2]
+        step = max(1, 200_000 // (self.n_bands * m * pairs.inside.shape[1]))
         for begin in range(0, len(rows), step):
             part = rows[begin : begin + step]
             at = torch.as_tensor(part, device=self.device)
             i, j = (torch.as_tensor(place[part], device=self.device) for place in pairs.places)
-            weight = (first.weight[i] * pairs.overlap[at][..., None])[..., None]
-            own = (first.pixels[i].view(*weight.shape[:3], -1) * weight).flatten(2)
-            other = flat[(j[:, None] * n_pixels + pairs.index[at]).flatten()].view(own.shape)
-            found[begin : begin + step] = self._by_band(own.transpose(1, 2) @ other)
+            pixels, others = (index[at][:, None, None] for index in pairs.pixels)
+            weight = first.weight[i].gather(2, pixels[:, 0].expand(-1, self.n_bands, -1))
+            own = first.pixels[i].gather(3, pixels.expand(-1, self.n_bands, n, -1))
+            other = second.pixels[j].gather(3, others.expand(-1, self.n_bands, m, -1))
+            product = (own * (weight * pairs.inside[at][:, None])[:, :, None]) @ other.transpose(2, 3)
+            found[begin : begin + step, :, :n, :m] = product.double().cpu().numpy()
         return found
 
     def _solve_fluxes(self, trial: _State, mine: npt.NDArray[np.bool_]) -> None:
-        """Solve for the fluxes of the chosen sources, and bring gradient and chi^2 to them."""
-        change = np.zeros_like(trial.flux)
+        """Solve for the fluxes of the chosen sources."""
         own, pair = trial.own[..., 0, 0], trial.pair[..., 0, 0]
         for bucket in self.buckets:
             members = bucket[mine[bucket[:, 0]]]
             if not len(members):
                 continue
+            right = trial.gradient[members][..., 0].transpose(0, 2, 1)
             matrix = self._assemble(members, own[:, :, None, None], pair[:, :, None, None])[:, :, :, 0, :, 0]
             diagonal = np.einsum("gbii->gbi", matrix)
             diagonal += 1e-6 * diagonal + 1e-30
-            right = trial.gradient[members][..., 0].transpose(0, 2, 1)
-            change[members] = np.linalg.solve(matrix, right[..., None])[..., 0].transpose(0, 2, 1)
-        trial.chi2[mine] -= (2.0 * trial.gradient[..., 0] * change).sum(axis=1)[mine]
-        shift = np.einsum("nbpq,nb->nbp", trial.own[..., :1], change)
-        np.add.at(shift, self.first, np.einsum("kbp,kb->kbp", trial.pair[..., 0], change[self.second]))
-        np.add.at(shift, self.second, np.einsum("kbp,kb->kbp", trial.pair[:, :, 0], change[self.first]))
-        trial.gradient[mine] -= shift[mine]
-        trial.chi2[mine] += (shift[..., 0] * change).sum(axis=1)[mine]
-        trial.flux += change
+            trial.flux[members] += np.linalg.solve(matrix, right[..., None])[..., 0].transpose(0, 2, 1)
 
     def _assemble(self, members: IntArray, own: FloatArray, pair: FloatArray) -> FloatArray:
         """Put the products of sources into matrices of groups of one size.
@@ -370,7 +371,7 @@ class Block:
     def _step(
         self, state: _State, damping: FloatArray, mine: npt.NDArray[np.bool_]
     ) -> tuple[FloatArray, FloatArray]:
-        """Step of the parameters, (n, 6), and by how much chi^2 should fall, by group."""
+        """Step of the parameters, (n, 6), and by how much chi^2 should fall, (n,)."""
         n_bands = state.flux.shape[1]
         step = np.zeros((len(self.groups), N_SHAPE + n_bands))
         right = np.concatenate(
@@ -401,7 +402,7 @@ class Block:
         # What the limits of the index leave of it.
         index = state.parameters[:, 5]
         step[:, 5] = np.clip(index + step[:, 5], *LOG_INDEX_RANGE) - index
-        return step, self._sum((step * right[:, :N_SHAPE]).sum(axis=1))
+        return step, (step * right[:, :N_SHAPE]).sum(axis=1)
 
     def store(self, result: ProfileFit, members: IntArray) -> None:
         """Write the models to the results."""
@@ -419,12 +420,10 @@ class Block:
             inverse = _invert(matrix).reshape(fisher.shape)
             result.covariance[members[bucket]] = np.einsum("gsisj->gsij", inverse)
         for windows in self.windows:
-            stamps = windows.light.transpose(1, 2).reshape(-1, self.n_bands, windows.side, windows.side)
-            for member, stamp in zip(windows.members.tolist(), stamps.cpu().numpy(), strict=True):
+            stamps = np.zeros((len(windows.members), self.n_bands, windows.side, windows.side), np.float32)
+            stamps[:, :, *window_pixels(windows.side)] = windows.light.cpu().numpy()
+            for member, stamp in zip(windows.members.tolist(), stamps, strict=True):
                 result.windows[members[member]] = (*self.origins[member].tolist(), stamp)
-            used = (windows.weight > 0).sum(dim=(1, 2)).cpu().numpy()
-            free = (2 if windows.is_star else N_SHAPE) + self.n_bands
-            result.dof[members[windows.members]] = np.maximum(used - free, 0)
 
 
 def _invert(matrix: FloatArray) -> FloatArray:
@@ -447,23 +446,20 @@ def _by_parameter(products: FloatArray) -> FloatArray:
     return matrix
 
 
+def _overlap(shift: IntArray, side: int, other: int) -> IntArray:
+    """Pixels of windows in other ones from which they are shifted, (pair, pixel); -1 of those outside."""
+    rows, columns = window_pixels(other)
+    number = np.full((other, other), -1)
+    number[rows, columns] = np.arange(len(rows))
+    rows, columns = window_pixels(side)
+    y, x = shift[:, :1] + rows, shift[:, 1:] + columns
+    inside = (y >= 0) & (y < other) & (x >= 0) & (x < other)
+    return np.where(inside, number[np.where(inside, y, 0), np.where(inside, x, 0)], -1)
+
+
 def _buckets(groups: IntArray) -> Iterator[IntArray]:
     """Members of the groups of each size, (group, size)."""
     order = np.argsort(groups, kind="stable")
     numbers, starts, sizes = np.unique(groups[order], return_index=True, return_counts=True)
     for size in np.unique(sizes).tolist():
         yield order[starts[sizes == size][:, None] + np.arange(size)]
-
-
-def _cut_out(
-    image: npt.NDArray[np.float32], corner: IntArray, shape: tuple[int, ...]
-) -> npt.NDArray[np.float32]:
-    """Pixels of a box that may reach beyond the image, 0 there, (y * x, band)."""
-    height, width = image.shape[1:]
-    y0, x0 = corner.tolist()
-    made = np.zeros((len(image), *shape), np.float32)
-    top, left = max(y0, 0), max(x0, 0)
-    bottom, right = min(y0 + shape[0], height), min(x0 + shape[1], width)
-    if top < bottom and left < right:
-        made[:, top - y0 : bottom - y0, left - x0 : right - x0] = image[:, top:bottom, left:right]
-    return np.ascontiguousarray(made.reshape(len(image), -1).T)

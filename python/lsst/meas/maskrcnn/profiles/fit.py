@@ -21,7 +21,7 @@ import torch
 
 from .block import Block
 from .model import FitSources, ProfileFit, add_stamp
-from .psf import PsfMixture, draw_psf
+from .psf import PsfMixture, PsfStack, draw_psf
 from .render import N_SHAPE
 
 __all__ = ["fit_profiles"]
@@ -31,16 +31,17 @@ IntArray = npt.NDArray[np.int64]
 PsfMixtures = Callable[[float, float], Sequence[PsfMixture]]
 """Takes a position (y, x), px; gives the PSF of each band there."""
 
-WINDOW_HALVES = (8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 96, 128)
+WINDOW_HALVES = (10, 14, 18, 24, 32, 48, 64, 96, 128)
 """Half sides of the windows on which sources are drawn (px)."""
 
-_BLOCK_SOURCES = 64
-_BLOCK_PIXELS = 150_000
+_BLOCK_SOURCES = 256
+_BLOCK_PIXELS = 400_000
 """Most sources that are held in memory together, and most pixels of their windows in a band."""
-_GROUP_SOURCES = 24
+_GROUP_SOURCES = 48
 """Most sources whose parameters are solved for together; larger groups are split in space."""
-_SWEEPS, _SPLIT_SWEEPS = 2, 3
-"""How often everything is fitted, and what is in groups that were split."""
+_FLUX_SWEEPS = 3
+_SWEEPS, _SPLIT_SWEEPS = 2, 12
+"""How often fluxes alone are fitted at first, and then everything, and what is in groups that were split."""
 _BRIGHT = 30.0
 """S/N from which on stars are drawn with more than the Gaussians of the PSF."""
 _UNCHANGED = 0.1
@@ -87,6 +88,10 @@ def fit_profiles(
     """
     run = _Run(flux, weight, sources, psfs, pixel_scale, device)
     blocks = list(_blocks(sources))
+    # Parts of groups that were split start with fluxes that know of each other.
+    for members, groups, is_split in _FLUX_SWEEPS * blocks:
+        if is_split:
+            run.fit_block(members, groups, only_fluxes=True)
     for sweep in range(_SPLIT_SWEEPS):
         for members, groups, is_split in blocks:
             if sweep:
@@ -95,8 +100,11 @@ def fit_profiles(
                 run.fit_block(members, groups)
         if sweep == 0 and doubtful is not None and np.isfinite(doubtful).any():
             run.try_both(np.flatnonzero(np.isfinite(doubtful)), doubtful)
-    run.result.chi2 = run.chi2(np.arange(len(sources)))
-    return run.result
+    result = run.result
+    result.chi2, pixels = run.chi2(np.arange(len(sources)))
+    free = np.where(result.is_star, 2, N_SHAPE) + len(flux)
+    result.dof = np.maximum(pixels - free, 0)
+    return result
 
 
 def _blocks(sources: FitSources) -> Iterator[tuple[IntArray, IntArray, bool]]:
@@ -178,27 +186,27 @@ class _Run:
     def changed(self, members: IntArray, groups: IntArray) -> tuple[IntArray, IntArray]:
         """Take the groups that have not converged, or around which models have changed since."""
         moved = np.bincount(groups, ~self.result.converged[members]) > 0
-        unlike = np.abs(self.chi2(members) - self.fitted[members]) > _UNCHANGED
+        unlike = np.abs(self.chi2(members)[0] - self.fitted[members]) > _UNCHANGED
         moved |= np.bincount(groups, unlike) > 0
         chosen = moved[groups]
         return members[chosen], np.unique(groups[chosen], return_inverse=True)[1]
 
-    def chi2(self, members: IntArray) -> FloatArray:
-        """chi^2 in the windows of some sources as the models are."""
-        found = np.zeros(len(members))
+    def chi2(self, members: IntArray) -> tuple[FloatArray, IntArray]:
+        """chi^2 in the squares around some sources as the models are, and how many pixels they hold."""
+        found, n_pixels = np.zeros(len(members)), np.zeros(len(members), np.int64)
         for number, member in enumerate(members.tolist()):
-            y0, x0, pixels = self.result.windows[member]
-            window = (slice(None), *(slice(max(c, 0), max(c + pixels.shape[1], 0)) for c in (y0, x0)))
-            rest = self.residual[window]
-            found[number] = np.vdot(rest * rest, self.weight[window])
-        return found
+            corner, side = self.origins[member].tolist(), 2 * int(self.sources.halves[member]) + 1
+            window = (slice(None), *(slice(max(c, 0), max(c + side, 0)) for c in corner))
+            rest, weight = self.residual[window], self.weight[window]
+            found[number], n_pixels[number] = np.vdot(rest * rest, weight), np.count_nonzero(weight)
+        return found, n_pixels
 
-    def fit_block(self, members: IntArray, groups: IntArray) -> None:
+    def fit_block(self, members: IntArray, groups: IntArray, only_fluxes: bool = False) -> None:
         """Fit some sources, and put them into the sum of all models."""
         for member in members.tolist():
             self.result.add_to(self.residual, member, 1.0)
             self._add_beside(member, -1.0)
-        psfs = self.psfs(*self.sources.positions[members].mean(axis=0).tolist())
+        psfs = [self.psfs(y, x) for y, x in self.sources.positions[members].tolist()]
         block = Block(
             (self.residual, self.weight),
             self.result.is_star[members],
@@ -206,19 +214,20 @@ class _Run:
             self.origins[members],
             self.prior[members],
             groups,
-            psfs,
+            PsfStack.make(psfs),
             self.device,
         )
-        self.damping[members] = block.fit(
-            self.result.parameters[members], self.result.flux[members], self.damping[members]
-        )
+        # A damping that has grown belongs to other surroundings.
+        damping = np.minimum(self.damping[members], 0.1)
+        start = self.result.parameters[members], self.result.flux[members]
+        self.damping[members] = block.fit(*start, damping, only_fluxes)
         block.store(self.result, members)
         for member in members.tolist():
             self.result.add_to(self.residual, member, -1.0)
-        self.fitted[members] = self.chi2(members)
-        for member in members.tolist():
+        self.fitted[members] = self.chi2(members)[0]
+        for member, psf in zip(members.tolist(), psfs, strict=True):
             self._add_beside(member, 1.0)
-            self._draw_beside(member, psfs)
+            self._draw_beside(member, psf)
             self._add_beside(member, -1.0)
             if member in self.beside:
                 self.result.windows[member][2][...] += self.beside[member]
@@ -248,9 +257,9 @@ class _Run:
 
     def _try_both(self, members: IntArray, odds: FloatArray) -> None:
         result = self.result
-        names = ("parameters", "flux", "covariance", "is_star", "chi2", "dof", "n_iter", "converged")
+        names = ("parameters", "flux", "covariance", "is_star", "n_iter", "converged")
         before = {name: getattr(result, name)[members].copy() for name in names}
-        before["chi2"] = self.chi2(members)
+        chi2 = self.chi2(members)[0]
         fitted = self.fitted[members]
         windows = [result.windows[member] for member in members.tolist()]
         beside = {member: self.beside.pop(member, None) for member in members.tolist()}
@@ -258,7 +267,7 @@ class _Run:
         size = np.log(self.sources.sizes[members])
         result.parameters[members, 2] = np.where(result.is_star[members], self.prior[members, 2], size)
         self.fit_block(members, np.arange(len(members)))
-        delta = np.where(before["is_star"], 1.0, -1.0) * (before["chi2"] - self.chi2(members))
+        delta = np.where(before["is_star"], 1.0, -1.0) * (chi2 - self.chi2(members)[0])
         result.delta_chi2[members] = delta
         back = (delta < 2.0 * odds[members] + _EXTENDED_COST) == before["is_star"]
         for name, values in before.items():

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .render import N_SHAPE
 
-__all__ = ["SHAPE_NAMES", "FitSources", "ProfileFit", "add_stamp"]
+__all__ = ["SHAPE_NAMES", "FitSources", "ProfileFit", "add_stamp", "cut_out"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -35,6 +35,15 @@ def add_stamp(
     if top < bottom and left < right:
         part = pixels[:, top - y0 : bottom - y0, left - x0 : right - x0]
         images[:, top:bottom, left:right] += np.float32(sign) * part
+
+
+def cut_out(
+    images: npt.NDArray[np.float32], y0: int, x0: int, shape: tuple[int, ...]
+) -> npt.NDArray[np.float32]:
+    """Copy the pixels of a box whose first pixel is (y0, x0), (band, y, x); 0 outside the images."""
+    made = np.zeros((len(images), *shape), np.float32)
+    add_stamp(made, -y0, -x0, images, 1.0)
+    return made
 
 
 @dataclass(frozen=True)

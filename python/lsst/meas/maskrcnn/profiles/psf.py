@@ -6,15 +6,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import map_coordinates, spline_filter
 from scipy.optimize import least_squares
 
-__all__ = ["PsfMixture", "draw_psf", "fit_psf", "prepare_psf"]
+__all__ = ["PsfMixture", "PsfStack", "draw_psf", "fit_psf", "prepare_psf"]
 
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
@@ -105,13 +106,43 @@ class PsfMixture:
     """The PSF itself, as `prepare_psf` makes it."""
 
 
-def fit_psf(image: npt.ArrayLike) -> PsfMixture:
+class PsfStack(NamedTuple):
+    """PSFs of N sources in B bands, four Gaussians each."""
+
+    weight: FloatArray
+    """Parts of the flux, (N, B, 4)."""
+    covariance: FloatArray
+    """Elements yy, yx and xx of the covariances, (3, N, B, 4), px^2."""
+    center: FloatArray
+    """(y, x) of the centres, (N, B, 2), px."""
+
+    @classmethod
+    def make(cls, psfs: Sequence[Sequence[PsfMixture]]) -> PsfStack:
+        """Put the PSFs of each source in each band together."""
+        # Most of them are the same objects.
+        number: dict[int, int] = {}
+        rows = np.array([[number.setdefault(id(psf), len(number)) for psf in bands] for bands in psfs])
+        different = {id(psf): psf for bands in psfs for psf in bands}
+        known = [different[key] for key in number]
+        weight = np.array([psf.weight for psf in known])
+        covariance = np.array([psf.covariance for psf in known])
+        elements = np.stack([covariance[..., i, j] for i, j in ((0, 0), (0, 1), (1, 1))])
+        return cls(weight[rows], elements[:, rows], np.array([psf.center for psf in known])[rows])
+
+    def take(self, rows: npt.NDArray[np.int64]) -> PsfStack:
+        """Take those of some sources."""
+        return PsfStack(self.weight[rows], self.covariance[:, rows], self.center[rows])
+
+
+def fit_psf(image: npt.ArrayLike, start: PsfMixture | None = None) -> PsfMixture:
     """Fit four Gaussians to the image of a PSF.
 
     Parameters
     ----------
     image : array_like
         The PSF, (y, x), odd sides with the centre in the middle pixel.
+    start : `PsfMixture`, optional
+        One of nearly the same shape, to start with.
 
     Returns
     -------
@@ -131,9 +162,13 @@ def fit_psf(image: npt.ArrayLike) -> PsfMixture:
     # Wings count for more than their flux, as they decide on the flux of large sources.
     scale = (np.maximum(data, 0.0) / data.max() + 1e-3) ** -0.25 / data.max()
     sigma = np.sqrt(1.0 / (2.0 * np.pi * data.max())) * np.array([0.8, 1.3, 2.4, 5.0])
-    start = np.zeros((_N_PSF_GAUSSIANS, 4))
-    start[:, 0], start[:, 1] = np.log([0.55, 0.33, 0.09, 0.03]), np.log(sigma)
-    start[:, 3] = start[:, 1]
+    first = np.zeros((_N_PSF_GAUSSIANS, 4))
+    first[:, 0], first[:, 1] = np.log([0.55, 0.33, 0.09, 0.03]), np.log(sigma)
+    first[:, 3] = first[:, 1]
+    if start is not None:
+        lower = np.linalg.cholesky(start.covariance)
+        parts = np.log(start.weight), np.log(lower[:, 0, 0]), lower[:, 1, 0], np.log(lower[:, 1, 1])
+        first = np.stack(parts, axis=1)
 
     def misfit(p: FloatArray) -> FloatArray:
         gaussians = _psf_gaussians(p, y, x)[0]
@@ -153,7 +188,9 @@ def fit_psf(image: npt.ArrayLike) -> PsfMixture:
         jacobian[-1, 2::4] = _SUM_WEIGHT * np.exp(p[2::4])
         return jacobian
 
-    found = least_squares(misfit, np.append([0.0, 0.0], start), jac=slope, method="lm", max_nfev=60).x
+    found = least_squares(
+        misfit, np.append([0.0, 0.0], first), jac=slope, method="lm", max_nfev=60, xtol=1e-6, ftol=1e-6
+    ).x
     # Libraries of linear algebra do not give the same last digits in each run.
     found = found.round(6)
     model = _psf_gaussians(found, y, x)[0].sum(axis=1)

@@ -2,27 +2,30 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Templates of sources of unit flux, and their derivatives, on square windows."""
+"""Templates of sources of unit flux, and their derivatives, on round windows."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from .mixtures import sersic_mixture
-from .psf import PsfMixture
+from .psf import PsfStack
 
-__all__ = ["N_SHAPE", "render_windows", "shape_matrix"]
+__all__ = ["N_SHAPE", "render_windows", "shape_matrix", "window_pixels"]
 
 N_SHAPE = 6
 """Parameters of a galaxy: y and x of the centre (px), ln of the half-light radius (px; geometric
 mean of the axes), the two components of the conformal shear, and ln of the Sersic index."""
 
-_CHUNK = 250_000
+_CHUNK = 400_000
 """Values of Gaussians that are held at once: about what fits into the cache of a core."""
+_LEAST_EXPONENT = -80.0
+"""Exponents are raised to this: arithmetic with numbers that are not normal is slow."""
 
 
 def shape_matrix(shape: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -63,11 +66,20 @@ def shape_matrix(shape: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64
     return matrix, derivatives
 
 
+@functools.cache
+def window_pixels(side: int) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Give the rows and columns, from 0, of the pixels of a round window in a square of some side."""
+    half = side // 2
+    axis = np.arange(side) - half
+    rows, columns = np.nonzero(axis[:, None] ** 2 + axis**2 <= (half + 0.5) ** 2)
+    return rows, columns
+
+
 def render_windows(
     parameters: npt.NDArray[np.float64],
     origins: npt.NDArray[np.int64],
     side: int,
-    psfs: Sequence[PsfMixture],
+    psfs: PsfStack,
     is_star: bool,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[slice, torch.Tensor]]:
@@ -79,11 +91,11 @@ def render_windows(
         Parameters of N sources, (N, 6), see `N_SHAPE`; of stars the first two
         count.
     origins : `numpy.ndarray`
-        (y, x) of the first pixel of each window, (N, 2).
+        (y, x) of the first pixel of the square around each window, (N, 2).
     side : `int`
-        Side of the windows (px).
-    psfs : `~collections.abc.Sequence` [`PsfMixture`]
-        The PSF in each of B bands.
+        Its side (px).
+    psfs : `PsfStack`
+        Their PSFs in B bands.
     is_star : `bool`
         Whether they are stars.
     device : `torch.device` or `str`, optional
@@ -94,120 +106,111 @@ def render_windows(
     chosen : `slice`
         Which sources.
     pixels : `torch.Tensor`
-        Their templates and derivatives by the parameters, float32, (n, pixel,
-        B, 7), 0 for the parameters that a star does not have; overwritten by
-        the next ones.
+        Their templates and derivatives by the parameters, float32, (n, B, 7,
+        P), of stars (n, B, 3, P), with the P pixels of `window_pixels`;
+        overwritten by the next ones.
     """
-    n_sources, n_bands = len(parameters), len(psfs)
-    gaussians = _coefficients(parameters, psfs, is_star)
-    n_gaussians, n_pixels = gaussians["weight"].shape[2], side * side
-    centers = (parameters[:, None, :2] - origins[:, None]) + np.array([psf.center for psf in psfs])
-    axis = torch.arange(side, dtype=torch.float32, device=device)
-    y, x = axis.repeat_interleave(side), axis.repeat(side)
+    n_sources, n_bands = psfs.weight.shape[:2]
+    half = 0.5 * (side - 1)
+    centers = parameters[:, None, :2] - origins[:, None] - half + psfs.center
+    offsets = torch.as_tensor(centers, dtype=torch.float32, device=device)
+    amplitude, inverse, rows = _coefficients(parameters, psfs, is_star, device)
+    y, x = (torch.as_tensor(axis - half, dtype=torch.float32, device=device) for axis in window_pixels(side))
     basis = torch.stack([y * y, y * x, x * x, y, x, torch.ones_like(y)])
-    exponents = torch.as_tensor(_exponents(gaussians, centers), dtype=torch.float32, device=device)
-    rows = torch.as_tensor(_rows(gaussians, is_star), dtype=torch.float32, device=device)
-    offsets = torch.as_tensor(centers, dtype=torch.float32, device=device)[..., None]
+    exponents = _exponents(inverse, offsets)
+    n_gaussians, n_pixels, n_rows = amplitude.shape[2], len(y), rows.shape[2]
     step = min(max(1, _CHUNK // (n_bands * n_gaussians * n_pixels)), n_sources)
     # Fresh memory would cost more time than the arithmetic.
     values = torch.empty((step * n_bands * n_gaussians, n_pixels), device=device)
-    sums = torch.empty((step * n_bands, rows.shape[2], n_pixels), device=device)
-    result = torch.zeros((step, n_pixels, n_bands, 1 + N_SHAPE), device=device)
+    sums = torch.empty((step * n_bands, n_rows, n_pixels), device=device)
+    result = torch.empty((step, n_bands, 3 if is_star else 1 + N_SHAPE, n_pixels), device=device)
     for first in range(0, n_sources, step):
         chosen = slice(first, min(first + step, n_sources))
         matrix = exponents[chosen].reshape(-1, 6)
-        gaussian = torch.mm(matrix, basis, out=values[: len(matrix)]).exp_()
-        factors = rows[chosen].reshape(-1, *rows.shape[2:])
-        sum_of = torch.bmm(
-            factors, gaussian.view(len(factors), n_gaussians, -1), out=sums[: len(factors)]
-        ).view(-1, n_bands, rows.shape[2], n_pixels)
-        dy, dx = y - offsets[chosen, :, 0], x - offsets[chosen, :, 1]
+        gaussian = torch.mm(matrix, basis, out=values[: len(matrix)])
+        gaussian.clamp_(min=_LEAST_EXPONENT).exp_()
+        factors = rows[chosen].reshape(-1, n_rows, n_gaussians)
+        sum_of = torch.bmm(factors, gaussian.view(len(factors), n_gaussians, -1), out=sums[: len(factors)])
+        sum_of = sum_of.view(-1, n_bands, n_rows, n_pixels)
+        dy, dx = y - offsets[chosen, :, :1], x - offsets[chosen, :, 1:]
         pixels = result[: len(sum_of)]
-        into = pixels.permute(3, 0, 2, 1)
-        into[0] = sum_of[:, :, 0]
-        into[1] = dy * sum_of[:, :, 1] + dx * sum_of[:, :, 2]
-        into[2] = dy * sum_of[:, :, 2] + dx * sum_of[:, :, 3]
+        pixels[:, :, 0] = sum_of[:, :, 0]
+        torch.mul(dy, sum_of[:, :, 1], out=pixels[:, :, 1]).addcmul_(dx, sum_of[:, :, 2])
+        torch.mul(dy, sum_of[:, :, 2], out=pixels[:, :, 2]).addcmul_(dx, sum_of[:, :, 3])
         if not is_star:
-            squares = (dy * dy, dy * dx, dx * dx)
-            for number in range(4):
-                part = sum_of[:, :, 7 + 4 * number]
-                for power, square in enumerate(squares):
-                    part.addcmul_(square, sum_of[:, :, 4 + 4 * number + power])
-                into[3 + number] = part
+            shapes = pixels[:, :, 3:]
+            parts = sum_of[:, :, 4:].view(*sum_of.shape[:2], 4, 4, n_pixels)
+            shapes.copy_(parts[:, :, 3])
+            for number, square in enumerate((dy * dy, dy * dx, dx * dx)):
+                shapes.addcmul_(square[:, :, None], parts[:, :, number])
         yield chosen, pixels
 
 
 def _coefficients(
-    parameters: npt.NDArray[np.float64], psfs: Sequence[PsfMixture], is_star: bool
-) -> dict[str, npt.NDArray[np.float64]]:
-    """Weight, inverse covariance and their derivatives of each Gaussian, (source, band, Gaussian, ...)."""
-    psf_weight = np.array([psf.weight for psf in psfs])
-    psf_covariance = np.array([psf.covariance for psf in psfs])
-    n_sources, n_bands = len(parameters), len(psfs)
+    parameters: npt.NDArray[np.float64], psfs: PsfStack, is_star: bool, device: torch.device | str
+) -> tuple[torch.Tensor, tuple[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Coefficients of the Gaussians.
+
+    Amplitudes, (source, band, Gaussian); elements yy, yx and xx of the inverse
+    covariances; and rows of coefficients for the sums over Gaussians that
+    templates and derivatives are made of, (source, band, row, Gaussian): the
+    value; three for the derivatives by the centre; and then for y^2, y x, x^2
+    and 1 those of each parameter of the shape.
+    """
+
+    def tensor(values: npt.NDArray[np.float64]) -> torch.Tensor:
+        return torch.as_tensor(values, dtype=torch.float32, device=device)
+
+    n_sources, n_bands, n_psf = psfs.weight.shape
+    weight, elements = tensor(psfs.weight), tensor(psfs.covariance)
+    if not is_star:
+        numbers = sersic_mixture(parameters[:, 5])
+        # (source, 1, Gaussian of the profile, 1)
+        variance, part, log_variance_slope, part_slope = (
+            tensor(values)[:, None, :, None] for values in numbers
+        )
+        matrix, derivatives = shape_matrix(parameters[:, 2:5])
+        own = tensor(np.stack([matrix[:, i, j] for i, j in ((0, 0), (0, 1), (1, 1))]))
+        weight = (part * weight[:, :, None]).flatten(2)
+        elements = (own[:, :, None, None, None] * variance + elements[:, :, :, None]).flatten(3)
+    yy, yx, xx = elements
+    determinant = yy * xx - yx * yx
+    a, b, c = xx / determinant, -yx / determinant, yy / determinant
+    amplitude = weight * determinant.rsqrt() / (2.0 * np.pi)
+    rows = torch.empty((n_sources, n_bands, 4 if is_star else 20, amplitude.shape[2]), device=device)
+    for number, value in enumerate((amplitude, amplitude * a, amplitude * b, amplitude * c)):
+        rows[:, :, number] = value
     if is_star:
-        weight = np.broadcast_to(psf_weight, (n_sources, *psf_weight.shape))
-        covariance = np.broadcast_to(psf_covariance, (n_sources, *psf_covariance.shape))
-        return _finish(weight, covariance)
-    variance, part, log_variance_slope, part_slope = sersic_mixture(parameters[:, 5])
-    matrix, derivatives = shape_matrix(parameters[:, 2:5])
-    shape = (n_sources, n_bands, -1)
-    own = variance[:, :, None, None] * matrix[:, None]
-    covariance = own[:, None, :, None] + psf_covariance[None, :, None]
-    weight = part[:, None, :, None] * psf_weight[None, :, None]
-    # Derivatives of the covariance by ln r, eta1, eta2 and ln n, and of ln of the weight by ln n.
-    changes = np.concatenate(
+        return amplitude, (a, b, c), rows
+
+    def spread(values: torch.Tensor) -> torch.Tensor:
+        return values.expand(-1, -1, -1, n_psf).flatten(2)
+
+    # d ln g = (d^T A C' A d - tr(A C')) / 2 by each element of C = v S + P.
+    u = 0.5 * amplitude * spread(variance)
+    ua, ub, uc = u * a, u * b, u * c
+    forms = torch.stack(
         [
-            variance[:, :, None, None, None] * derivatives[:, None],
-            (log_variance_slope[:, :, None, None] * own)[:, :, None],
+            *(ua * a, 2.0 * ua * b, ub * b, -ua),
+            *(2.0 * ua * b, 2.0 * (ua * c + ub * b), 2.0 * ub * c, -2.0 * ub),
+            *(ub * b, 2.0 * ub * c, uc * c, -uc),
         ],
-        axis=2,
-    )
-    n_psf = psf_weight.shape[1]
-    changes = np.broadcast_to(
-        changes[:, None, :, None], (n_sources, n_bands, variance.shape[1], n_psf, 4, 2, 2)
-    )
-    by_index = np.broadcast_to((part_slope / part)[:, None, :, None], weight.shape)
-    found = _finish(weight.reshape(shape), covariance.reshape(*shape, 2, 2))
-    found["changes"] = changes.reshape(n_sources, n_bands, -1, 4, 2, 2)
-    found["by_index"] = by_index.reshape(shape)
-    return found
-
-
-def _finish(
-    weight: npt.NDArray[np.float64], covariance: npt.NDArray[np.float64]
-) -> dict[str, npt.NDArray[np.float64]]:
-    a, b, c = covariance[..., 0, 0], covariance[..., 0, 1], covariance[..., 1, 1]
-    determinant = a * c - b * b
-    inverse = np.stack([c, -b, -b, a], axis=-1).reshape(covariance.shape) / determinant[..., None, None]
-    return {"weight": weight / (2.0 * np.pi * np.sqrt(determinant)), "inverse": inverse}
+        dim=1,
+    ).view(n_sources, 3, -1)
+    change = tensor(np.stack([derivatives[..., i, j] for i, j in ((0, 0), (0, 1), (1, 1))], axis=-1))
+    by_shape = (change @ forms).view(n_sources, 3, 4, n_bands, -1)
+    shapes = rows[:, :, 4:].view(n_sources, n_bands, 4, 4, -1)
+    shapes[:, :, :, :3] = by_shape.permute(0, 3, 2, 1, 4)
+    torch.mul(shapes[:, :, :, 0], 0.5 * spread(log_variance_slope)[:, :, None], out=shapes[:, :, :, 3])
+    shapes[:, :, 3, 3] += amplitude * spread(part_slope / part)
+    return amplitude, (a, b, c), rows
 
 
 def _exponents(
-    gaussians: dict[str, npt.NDArray[np.float64]], centers: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+    inverse: tuple[torch.Tensor, torch.Tensor, torch.Tensor], offsets: torch.Tensor
+) -> torch.Tensor:
     """Coefficients of y^2, y x, x^2, y, x and 1 in the exponents, (source, band, Gaussian, 6)."""
-    a, b, c = (gaussians["inverse"][..., i, j] for i, j in ((0, 0), (0, 1), (1, 1)))
-    y, x = centers[..., None, 0], centers[..., None, 1]
+    a, b, c = inverse
+    y, x = offsets[..., :1], offsets[..., 1:]
     constant = -0.5 * (a * y * y + 2.0 * b * y * x + c * x * x)
-    return np.stack([-0.5 * a, -b, -0.5 * c, a * y + b * x, b * y + c * x, constant], axis=-1)
-
-
-def _rows(gaussians: dict[str, npt.NDArray[np.float64]], is_star: bool) -> npt.NDArray[np.float64]:
-    """Coefficients of the sums over the Gaussians that templates and derivatives are made of.
-
-    (source, band, row, Gaussian): the value; three for the derivatives by the
-    centre; and for each parameter of the shape those of y^2, y x, x^2 and 1.
-    """
-    weight, inverse = gaussians["weight"], gaussians["inverse"]
-    rows = [weight] + [weight * inverse[..., i, j] for i, j in ((0, 0), (0, 1), (1, 1))]
-    if not is_star:
-        # d ln g = (u^T C' u - tr(A C')) / 2 with u = A d.
-        wide = inverse[..., None, :, :]
-        product = wide @ gaussians["changes"]
-        quadratic = 0.5 * weight[..., None, None, None] * (product @ wide)
-        constant = -0.5 * weight[..., None] * np.trace(product, axis1=-2, axis2=-1)
-        constant[..., 3] += weight * gaussians["by_index"]
-        for number in range(4):
-            form = quadratic[..., number, :, :]
-            rows += [form[..., 0, 0], 2.0 * form[..., 0, 1], form[..., 1, 1], constant[..., number]]
-    return np.stack(rows, axis=-2)
+    return torch.stack([-0.5 * a, -b, -0.5 * c, a * y + b * x, b * y + c * x, constant], dim=-1)
