@@ -394,14 +394,10 @@ class Block:
             more[..., N_SHAPE:] = 1e-6
             diagonal = np.einsum("gii->gi", matrix)
             diagonal += diagonal * more.reshape(n_groups, -1) + 1e-30
-            found = np.linalg.solve(matrix, right[members].reshape(n_groups, -1, 1))
-            step[members] = found.reshape(n_groups, size, width)
+            step[members] = _solve_within(matrix, right[members], state.parameters[members, 5])
         step = step[:, :N_SHAPE] / np.maximum(
             np.abs(step[:, :N_SHAPE] / _LARGEST_STEP).max(axis=1, keepdims=True), 1.0
         )
-        # What the limits of the index leave of it.
-        index = state.parameters[:, 5]
-        step[:, 5] = np.clip(index + step[:, 5], *LOG_INDEX_RANGE) - index
         return step, (step * right[:, :N_SHAPE]).sum(axis=1)
 
     def store(self, result: ProfileFit, members: IntArray) -> None:
@@ -424,6 +420,32 @@ class Block:
             stamps[:, :, *window_pixels(windows.side)] = windows.light.cpu().numpy()
             for member, stamp in zip(windows.members.tolist(), stamps, strict=True):
                 result.windows[members[member]] = (*self.origins[member].tolist(), stamp)
+
+
+def _solve_within(matrix: FloatArray, right: FloatArray, index: FloatArray) -> FloatArray:
+    """Solve for the steps of groups of one size, (group, source, 6 + B).
+
+    ln of an index, (group, source), that would pass a limit goes to that limit,
+    and the other parameters take the step that goes with it.
+    """
+    n_groups, size, width = right.shape
+    found: FloatArray = np.linalg.solve(matrix, right.reshape(n_groups, -1, 1)).reshape(right.shape)
+    stop = np.clip(index + found[..., 5], *LOG_INDEX_RANGE) - index
+    held = np.zeros(right.shape, bool)
+    held[..., 5] = np.abs(stop - found[..., 5]) > 1e-9
+    again = np.flatnonzero(held.any(axis=(1, 2)))
+    if len(again):
+        fixed = held[again].reshape(len(again), -1)
+        known = np.where(held, stop[..., None], 0.0)[again].reshape(len(again), -1)
+        part = matrix[again]
+        aim = right[again].reshape(len(again), -1) - np.einsum("gij,gj->gi", part, known)
+        part[fixed] = 0.0
+        part.transpose(0, 2, 1)[fixed] = 0.0
+        diagonal = np.einsum("gii->gi", part)
+        diagonal[fixed] = 1.0
+        aim[fixed] = known[fixed]
+        found[again] = np.linalg.solve(part, aim[..., None]).reshape(len(again), size, width)
+    return found
 
 
 def _invert(matrix: FloatArray) -> FloatArray:

@@ -34,8 +34,8 @@ PsfMixtures = Callable[[float, float], Sequence[PsfMixture]]
 WINDOW_HALVES = (10, 14, 18, 24, 32, 48, 64, 96, 128)
 """Half sides of the windows on which sources are drawn (px)."""
 
-_BLOCK_SOURCES = 256
-_BLOCK_PIXELS = 400_000
+_BLOCK_SOURCES = 512
+_BLOCK_PIXELS = 1_000_000
 """Most sources that are held in memory together, and most pixels of their windows in a band."""
 _GROUP_SOURCES = 48
 """Most sources whose parameters are solved for together; larger groups are split in space."""
