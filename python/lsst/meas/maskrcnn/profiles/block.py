@@ -173,8 +173,8 @@ class Block:
         for a, b in sorted(set(zip(kinds[first].tolist(), kinds[second].tolist(), strict=True))):
             chosen = (kinds[first] == a) & (kinds[second] == b)
             i, j = first[chosen], second[chosen]
-            windows = self.windows[a], self.windows[b]
-            shared = _overlap(self.origins[i] - self.origins[j], windows[0].side, windows[1].side)
+            both = self.windows[a], self.windows[b]
+            shared = _overlap(self.origins[i] - self.origins[j], both[0].side, both[1].side)
             counts = (shared >= 0).sum(axis=1)
             n_pixels = shared.shape[1]
             # Pairs of similar overlap together.
@@ -189,7 +189,7 @@ class Block:
                     )
                     inside = torch.as_tensor(other >= 0, device=self.device).float()
                     at = places[i[some]], places[j[some]]
-                    found.append(_Pairs(i[some], j[some], windows, at, pixels, inside))
+                    found.append(_Pairs(i[some], j[some], both, at, pixels, inside))
         return found
 
     def fit(
@@ -237,8 +237,7 @@ class Block:
         return damping[self.groups]
 
     def _sum(self, values: FloatArray) -> FloatArray:
-        sums: FloatArray = np.bincount(self.groups, values)
-        return sums
+        return np.asarray(np.bincount(self.groups, values), np.float64)
 
     def _evaluate(self, trial: _State, mine: npt.NDArray[np.bool_]) -> None:
         """Draw the chosen sources, solve for their fluxes, and find the gradient and chi^2."""
@@ -429,7 +428,7 @@ def _solve_within(matrix: FloatArray, right: FloatArray, index: FloatArray) -> F
     and the other parameters take the step that goes with it.
     """
     n_groups, size, width = right.shape
-    found: FloatArray = np.linalg.solve(matrix, right.reshape(n_groups, -1, 1)).reshape(right.shape)
+    found = np.asarray(np.linalg.solve(matrix, right.reshape(n_groups, -1, 1))).reshape(right.shape)
     stop = np.clip(index + found[..., 5], *LOG_INDEX_RANGE) - index
     held = np.zeros(right.shape, bool)
     held[..., 5] = np.abs(stop - found[..., 5]) > 1e-9
