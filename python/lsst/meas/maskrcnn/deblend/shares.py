@@ -233,10 +233,8 @@ def share_flux(
 
     Parameters
     ----------
-    images : array_like
-        Images of the parent's bounding box, (band, y, x).
-    variances : array_like
-        Variances, (band, y, x).
+    images, variances : array_like
+        Images of the parent's bounding box, and variances, (band, y, x).
     parent : array_like
         Pixels of the parent, bool, (y, x).
     sources : `~collections.abc.Sequence` [`BlendSource`]

@@ -24,8 +24,6 @@ from .model import ProfileFit, cut_out
 from .psf import PsfStack
 from .render import N_SHAPE, render_windows, window_pixels
 
-__all__ = ["Block"]
-
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 

@@ -76,7 +76,7 @@ def fit_profiles(
     pixel_scale : `float`
         Side of a pixel (arcsec), for the prior on sizes.
     doubtful : `numpy.ndarray`, optional
-        ln of the odds of being a star, (N,), of the sources that are to be
+        Logarithm of the odds of being a star, (N,), of the sources that are to be
         fitted as star and as galaxy; NaN for others.
     device : `torch.device` or `str`, optional
         Where the arithmetic on pixels is done.

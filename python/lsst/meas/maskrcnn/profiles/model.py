@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from .render import N_SHAPE
 
-__all__ = ["SHAPE_NAMES", "FitSources", "ProfileFit", "add_stamp", "cut_out"]
+__all__ = ["SHAPE_NAMES", "FitSources", "ProfileFit"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -99,7 +99,18 @@ class ProfileFit:
         return np.where(np.isfinite(self.flux), np.sqrt(variances), np.nan)
 
     def share(self, rows: IntArray) -> ProfileFit:
-        """Give models to sources that share them: the row of each, (M,); fluxes are divided evenly."""
+        """Give models to sources that share them.
+
+        Parameters
+        ----------
+        rows : `numpy.ndarray`
+            Row of the model of each source, int, (M,).
+
+        Returns
+        -------
+        fit : `ProfileFit`
+            Models of M sources; their fluxes are divided evenly.
+        """
         part = 1.0 / np.bincount(rows, minlength=len(self.flux))[rows]
         names = ("parameters", "is_star", "chi2", "dof", "n_iter", "converged", "delta_chi2")
         windows = [
@@ -116,7 +127,18 @@ class ProfileFit:
         )
 
     def select(self, bands: Sequence[int]) -> ProfileFit:
-        """Take some of the bands, in another order if need be: their numbers."""
+        """Take some of the bands, in another order if need be.
+
+        Parameters
+        ----------
+        bands : `~collections.abc.Sequence` [`int`]
+            Their numbers.
+
+        Returns
+        -------
+        fit : `ProfileFit`
+            The models with these.
+        """
         chosen = list(bands)
         rows = [*range(N_SHAPE), *(N_SHAPE + band for band in chosen)]
         windows = [(y0, x0, pixels[chosen]) for y0, x0, pixels in self.windows]

@@ -16,7 +16,7 @@ import torch
 from .mixtures import sersic_mixture
 from .psf import PsfStack
 
-__all__ = ["N_SHAPE", "render_windows", "shape_matrix", "window_pixels"]
+__all__ = ["N_SHAPE", "render_windows", "shape_matrix"]
 
 N_SHAPE = 6
 """Parameters of a galaxy: y and x of the centre (px), ln of the half-light radius (px; geometric
@@ -34,7 +34,7 @@ def shape_matrix(shape: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64
     Parameters
     ----------
     shape : `numpy.ndarray`
-        ln r and conformal shear (eta1, eta2) of N sources, (N, 3).
+        Logarithm of r and conformal shear (eta1, eta2) of N sources, (N, 3).
 
     Returns
     -------
