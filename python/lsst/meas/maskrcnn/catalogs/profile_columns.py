@@ -32,10 +32,15 @@ BAND_FIELDS: Fields = (
      "PSF for stars, a Sersic profile for galaxies"),
     ("instFluxErr", np.float64, "count", "Standard deviation of maskrcnn_profile_instFlux, the shape and "
      "all other sources of the parent marginalised over"),
-    ("flag", "Flag", "", "Set if there is no model or it failed, see the other flags"),
+    ("flag", "Flag", "", "Set if there is no model, or a reason not to trust it: one of the other flags"),
     ("flag_parent", "Flag", "", "Set for parents, which have no model"),
     ("flag_noPsf", "Flag", "", "Set if there is no PSF in this band"),
-    ("flag_noPixels", "Flag", "", "Set if no pixel of this band tells the flux"),
+    ("flag_noPixels", "Flag", "", "Set if no pixel of this band tells the flux: all are masked, NaN or "
+     "have no variance"),
+    ("flag_core", "Flag", "", "Set if one of the 3 x 3 pixels at the peak was not fitted in this band, as it "
+     "is saturated, masked, NaN, has no variance or is outside the image"),
+    ("flag_edge", "Flag", "", "Set if the peak is nearer to the edge of the image than a FWHM of the PSF"),
+    ("flag_samePlace", "Flag", "", "Set if it shares its model with another source at the same place"),
     ("flag_notConverged", "Flag", "", "Set if the fit stopped before it converged"),
 )  # fmt: skip
 """Fields of every band."""
@@ -143,6 +148,7 @@ def fill_profile_fluxes(
         return
     models, n_sources = sources.models, len(sources)
     flux, error = np.full((2, n_sources), np.nan)
+    core, edge, shared = np.zeros((3, n_sources), bool)
     converged = np.ones(n_sources, bool)
     if models is not None:
         corner, calibration = exposure.getXY0(), exposure.getPhotoCalib()
@@ -150,10 +156,10 @@ def fill_profile_fluxes(
         places = [geom.Point2D(*xy) for xy in zip(x + corner.getX(), y + corner.getY(), strict=True)]
         scale = np.array([calibration.instFluxToNanojansky(1.0, place) for place in places])
         flux, error = models.flux[:, band] / scale, models.flux_errors[:, band] / scale
-        converged = models.converged
+        core, edge, shared, converged = models.core[:, band], models.edge, models.shared, models.converged
     no_psf = models is None or not sources.has_model_flux[band]
     no_pixels = ~np.isfinite(flux) & (not no_psf)
-    failed = ~np.isfinite(flux) | ~converged
+    failed = ~np.isfinite(flux) | ~converged | core | edge | shared
     for name, values, of_parents in (
         ("instFlux", flux, np.nan),
         ("instFluxErr", error, np.nan),
@@ -161,6 +167,9 @@ def fill_profile_fluxes(
         ("flag_parent", np.zeros(n_sources, bool), True),
         ("flag_noPsf", np.full(n_sources, no_psf), False),
         ("flag_noPixels", no_pixels, False),
+        ("flag_core", core, False),
+        ("flag_edge", edge, False),
+        ("flag_samePlace", shared, False),
         ("flag_notConverged", ~converged, False),
     ):
         catalog[f"{PREFIX}_{name}"] = _spread(order, values, of_parents)

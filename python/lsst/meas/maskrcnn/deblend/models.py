@@ -10,6 +10,7 @@ __all__ = ["fit_models"]
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -81,7 +82,7 @@ def fit_models(
         found = fit_models(image.select(ordered), parents, sources, p_star)
         return found and found.select([ordered.index(band) for band in image.bands])
     middle = (image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2
-    known = np.array([image.psf_image(band, *middle) is not None for band in range(len(image.bands))])
+    known = np.array([_valid_psf(image, band, *middle) is not None for band in range(len(image.bands))])
     if not known.any() or not sources:
         return None
     variance = np.asarray(image.variance)
@@ -117,7 +118,18 @@ def fit_models(
     doubtful = None if doubtful is None else doubtful[first]
     fit = fit_profiles(image.flux, weight, chosen, psfs, image.pixel_scale, doubtful)
     fit.flux[~(fit.flux_errors < _UNKNOWN)] = np.nan
-    return fit if len(first) == len(rows) else fit.share(rows)
+    fit = fit if len(first) == len(rows) else fit.share(rows)
+    fit.core = _near_bad(weight > 0, peaks)
+    fit.edge = ((peaks < 2.35 * sigma) | (peaks > np.array(image.shape) - 1 - 2.35 * sigma)).any(axis=1)
+    return fit
+
+
+def _near_bad(good: npt.NDArray[np.bool_], peaks: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Whether one of the 3 x 3 pixels around each peak is not good, (source, band); outside counts as bad."""
+    padded = np.pad(good, ((0, 0), (1, 1), (1, 1)))
+    y, x = np.clip(np.rint(peaks).astype(np.int64), 0, np.array(good.shape[1:]) - 1).T
+    near = [padded[:, y + dy, x + dx] for dy in range(3) for dx in range(3)]
+    return ~np.logical_and.reduce(near).T
 
 
 def _merge(
@@ -130,6 +142,12 @@ def _merge(
     _, labels = connected_components(near, directed=False)
     _, first, rows = np.unique(labels, return_index=True, return_inverse=True)
     return first, rows
+
+
+def _valid_psf(image: MultibandImage, band: int, y: float, x: float) -> npt.NDArray[np.floating[Any]] | None:
+    """The image of a PSF; `None` if it is not known, not finite or has no flux."""
+    pixels = image.psf_image(band, y, x)
+    return pixels if pixels is not None and np.isfinite(pixels).all() and pixels.sum() > 0 else None
 
 
 class _PsfMixtures:
@@ -149,7 +167,7 @@ class _PsfMixtures:
                 for number, side in zip(cell, self._image.shape, strict=True)
             )
             for band in np.flatnonzero(self._known).tolist():
-                pixels = self._image.psf_image(band, y, x)
+                pixels = _valid_psf(self._image, band, y, x)
                 if pixels is not None:
                     key = np.ascontiguousarray(pixels).tobytes()
                     if key not in self._fitted:

@@ -318,6 +318,9 @@ class SourceList:
             "Chi squared as a star less that as a galaxy, where both were tried",
         )
         add("flag_not_converged", ~models.converged, "The fit of the model did not converge")
+        add("flag_same_place", models.shared, "It shares its model with another source at the same place")
+        bad = "Pixels at the peak could not be fitted in some band"
+        add("flag_core", models.core.any(axis=1), bad)
 
     def _flags(self) -> list[tuple[str, npt.NDArray[np.bool_], str]]:
         measured, (height, width) = self.measured, self.image.shape

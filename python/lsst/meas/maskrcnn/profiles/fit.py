@@ -40,11 +40,11 @@ _BLOCK_PIXELS = 1_000_000
 _GROUP_SOURCES = 48
 """Most sources whose parameters are solved for together; larger groups are split in space."""
 _FLUX_SWEEPS = 3
-_SWEEPS, _SPLIT_SWEEPS = 2, 12
+_SWEEPS, _SPLIT_SWEEPS = 2, 8
 """How often fluxes alone are fitted at first, and then everything, and what is in groups that were split."""
-_BRIGHT = 30.0
+_BRIGHT = 100.0
 """S/N from which on stars are drawn with more than the Gaussians of the PSF."""
-_UNCHANGED = 0.1
+_UNCHANGED = 0.5
 """Change of chi^2 in a window by other models up to which a source is not fitted again."""
 # Medians of the priors; their widths are in `~.block`.
 _PRIOR_SIZE = 0.35  # arcsec
@@ -241,8 +241,8 @@ class _Run:
         """Draw what a bright star has beside the Gaussians of the PSF: their misfit, and wings."""
         result = self.result
         self.beside.pop(member, None)
-        bright = np.nanmax(result.flux[member] / result.flux_errors[member], initial=0.0) > _BRIGHT
-        if not (result.is_star[member] and bright):
+        variance = np.diag(result.covariance[member])[N_SHAPE:]
+        if not (result.is_star[member] and (result.flux[member] > _BRIGHT * np.sqrt(variance)).any()):
             return
         y0, x0, pixels = result.windows[member]
         y, x = result.parameters[member, :2]

@@ -91,6 +91,10 @@ class ProfileFit:
     """First row and column of each model's window, and its pixels, (B, y, x)."""
     shared: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     """Whether it shares its model with another source at its place."""
+    core: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros((0, 0), bool))
+    """Whether a pixel next to its peak could not be fitted, (N, B)."""
+    edge: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    """Whether it is nearer to the edge of the image than a FWHM of the PSF."""
 
     @property
     def flux_errors(self) -> FloatArray:
@@ -143,7 +147,8 @@ class ProfileFit:
         rows = [*range(N_SHAPE), *(N_SHAPE + band for band in chosen)]
         windows = [(y0, x0, pixels[chosen]) for y0, x0, pixels in self.windows]
         covariance = self.covariance[:, rows][:, :, rows]
-        return replace(self, flux=self.flux[:, chosen], covariance=covariance, windows=windows)
+        core = self.core[:, chosen]
+        return replace(self, flux=self.flux[:, chosen], covariance=covariance, windows=windows, core=core)
 
     def add_to(
         self,

@@ -172,7 +172,9 @@ def fit_psf(image: npt.ArrayLike, start: PsfMixture | None = None) -> PsfMixture
 
     def misfit(p: FloatArray) -> FloatArray:
         gaussians = _psf_gaussians(p, y, x)[0]
-        return np.append(scale * (gaussians.sum(axis=1) - data), _SUM_WEIGHT * (np.exp(p[2::4]).sum() - 1))
+        return np.append(
+            scale * (gaussians.sum(axis=1) - data), _SUM_WEIGHT * (np.exp(np.minimum(p[2::4], 3.0)).sum() - 1)
+        )
 
     def slope(p: FloatArray) -> FloatArray:
         gaussians, (u, v, a, b, c) = _psf_gaussians(p, y, x)
@@ -185,20 +187,21 @@ def fit_psf(image: npt.ArrayLike, start: PsfMixture | None = None) -> PsfMixture
         rows[:, 4::4] = gaussians * u * v / c
         rows[:, 5::4] = gaussians * (v * v - 1.0)
         rows *= scale[:, None]
-        jacobian[-1, 2::4] = _SUM_WEIGHT * np.exp(p[2::4])
+        jacobian[-1, 2::4] = _SUM_WEIGHT * np.exp(np.minimum(p[2::4], 3.0))
         return jacobian
 
     found = least_squares(
-        misfit, np.append([0.0, 0.0], first), jac=slope, method="lm", max_nfev=60, xtol=1e-6, ftol=1e-6
+        misfit, np.append([0.0, 0.0], first), jac=slope, method="lm", max_nfev=40, xtol=1e-6, ftol=1e-6
     ).x
     # Libraries of linear algebra do not give the same last digits in each run.
     found = found.round(6)
     model = _psf_gaussians(found, y, x)[0].sum(axis=1)
     parts = found[2:].reshape(-1, 4)
     lower = np.zeros((_N_PSF_GAUSSIANS, 2, 2))
-    lower[:, 0, 0], lower[:, 1, 0], lower[:, 1, 1] = np.exp(parts[:, 1]), parts[:, 2], np.exp(parts[:, 3])
+    lower[:, 0, 0], lower[:, 1, 1] = np.exp(np.clip(parts[:, [1, 3]], *_LOG_SIGMA)).T
+    lower[:, 1, 0] = parts[:, 2]
     return PsfMixture(
-        np.exp(parts[:, 0]),
+        np.exp(np.minimum(parts[:, 0], 3.0)),
         lower @ lower.transpose(0, 2, 1),
         found[:2],
         float(model @ data / (model @ model) - 1.0),
@@ -206,13 +209,16 @@ def fit_psf(image: npt.ArrayLike, start: PsfMixture | None = None) -> PsfMixture
     )
 
 
+_LOG_SIGMA = -2.0, 5.0  # logarithms of the smallest and the largest standard deviation, px
 _SUM_WEIGHT = 30.0  # of the condition that weights add up to 1, in units of the PSF's peak
 
 
 def _psf_gaussians(p: FloatArray, y: FloatArray, x: FloatArray) -> tuple[FloatArray, tuple[FloatArray, ...]]:
     """Gaussians with covariance L L^T, (pixel, Gaussian), and L^-1 d and L = ((a, 0), (b, c))."""
     parts = p[2:].reshape(-1, 4)
-    a, b, c = np.exp(parts[:, 1]), parts[:, 2], np.exp(parts[:, 3])
+    a, c = np.exp(np.clip(parts[:, [1, 3]], *_LOG_SIGMA)).T
+    b = parts[:, 2]
     u = (y - p[0])[:, None] / a
     v = ((x - p[1])[:, None] - b * u) / c
-    return np.exp(parts[:, 0] - 0.5 * (u * u + v * v)) / (2.0 * np.pi * a * c), (u, v, a, b, c)
+    weight = np.minimum(parts[:, 0], 3.0)
+    return np.exp(weight - 0.5 * (u * u + v * v)) / (2.0 * np.pi * a * c), (u, v, a, b, c)

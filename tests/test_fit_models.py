@@ -1,0 +1,136 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Models of the sources of an image, where something is wrong with it."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from lsst.meas.maskrcnn import MultibandImage
+from lsst.meas.maskrcnn.deblend.models import fit_models
+from lsst.meas.maskrcnn.deblend.parents import Parent
+from lsst.meas.maskrcnn.profiles.blend import BlendSource
+from lsst.meas.maskrcnn.profiles.model import ProfileFit
+
+SHAPE = (70, 90)
+PLACES = np.array([[20.0, 20.0], [21.0, 27.0], [50.0, 60.0]])
+FLUX = np.array([4000.0, 2000.0, 3000.0])
+SIGMA = 1.8
+
+
+def gaussian(shape: tuple[int, int], y: float, x: float) -> np.ndarray:
+    dy, dx = np.mgrid[: shape[0], : shape[1]] - np.array([y, x])[:, None, None]
+    return np.exp(-(dy**2 + dx**2) / (2.0 * SIGMA**2)) / (2.0 * np.pi * SIGMA**2)
+
+
+PSF = gaussian((25, 25), 12.0, 12.0)
+
+
+def make(
+    places: np.ndarray = PLACES, flux: np.ndarray = FLUX, shape: tuple[int, int] = SHAPE, stars: bool = True
+) -> tuple[dict, list[Parent], list[BlendSource]]:
+    """Arguments of an image of two bands with noise of 1, one parent and its sources."""
+    rng = np.random.default_rng(4)
+    image = rng.normal(size=(2, *shape))
+    sources = []
+    for (y, x), value in zip(places, flux, strict=True):
+        image += value * gaussian(shape, y, x)
+        soft = np.full((11, 11), 255, np.uint8)
+        sources.append(BlendSource(soft, round(y) - 5, round(x) - 5, float(y), float(x), stars))
+    arguments = {"flux": image.astype(np.float32), "variance": np.ones((2, *shape), np.float32)}
+    parent = Parent(np.arange(len(places)), 0, 0, np.ones(shape, bool))
+    return arguments, [parent], sources
+
+
+def fit(arguments: dict, parents: list[Parent], sources: list[BlendSource], psf: object = None) -> ProfileFit:
+    images = dict(arguments)
+    image = MultibandImage(
+        images.pop("flux"),
+        "gr",
+        0.2,
+        images.pop("variance"),
+        psf=[PSF, PSF] if psf is None else psf,
+        **images,
+    )
+    found = fit_models(image, parents, sources)
+    assert found is not None
+    assert np.isfinite(found.parameters).all()
+    return found
+
+
+def test_nothing_is_wrong() -> None:
+    found = fit(*make())
+    np.testing.assert_allclose(found.flux, np.column_stack([FLUX, FLUX]), rtol=0.03)
+    assert not (found.core.any() or found.edge.any() or found.shared.any()) and found.converged.all()
+
+
+@pytest.mark.parametrize("kind", ["nan", "bad", "saturated", "variance"])
+def test_core_without_pixels(kind: str) -> None:
+    """The flux comes from the pixels around it."""
+    arguments, parents, sources = make()
+    core = (0, slice(19, 22), slice(19, 22))
+    if kind == "nan":
+        arguments["flux"][core] = np.nan
+    elif kind == "variance":
+        arguments["variance"][core] = 0.0
+        arguments["flux"][core] = 1e6
+    else:
+        arguments["bad"] = np.zeros((2, *SHAPE), bool)
+        arguments["bad"][core] = True
+        arguments["flux"][core] = 1e6
+        if kind == "saturated":
+            arguments["saturated"] = arguments["bad"].copy()
+    found = fit(arguments, parents, sources)
+    assert found.core.tolist() == [[True, False], [False, False], [False, False]]
+    np.testing.assert_allclose(found.flux, np.column_stack([FLUX, FLUX]), rtol=0.06)
+
+
+def test_band_without_data() -> None:
+    arguments, parents, sources = make()
+    arguments["flux"][1] = np.nan
+    found = fit(arguments, parents, sources)
+    assert np.isnan(found.flux[:, 1]).all() and found.core[:, 1].all()
+    np.testing.assert_allclose(found.flux[:, 0], FLUX, rtol=0.03)
+
+
+@pytest.mark.parametrize("psf", [[PSF, None], [PSF, np.full((5, 5), np.nan)], [PSF, np.zeros((5, 5))]])
+def test_band_without_a_psf(psf: list) -> None:
+    def known(band: int, y: float, x: float) -> np.ndarray | None:
+        value: np.ndarray | None = psf[band]
+        return value
+
+    found = fit(*make(), psf=known)
+    assert np.isnan(found.flux[:, 1]).all()
+    np.testing.assert_allclose(found.flux[:, 0], FLUX, rtol=0.03)
+    arguments, parents, sources = make()
+    image = MultibandImage(arguments["flux"], "gr", 0.2, arguments["variance"], psf=lambda band, y, x: None)
+    assert fit_models(image, parents, sources) is None
+
+
+def test_edge() -> None:
+    places = np.array([[1.0, 40.0], [40.0, 88.5], [35.0, 35.0]])
+    found = fit(*make(places))
+    assert found.edge.tolist() == [True, True, False]
+    np.testing.assert_allclose(found.flux, np.column_stack([FLUX, FLUX]), rtol=0.06)
+
+
+def test_sources_at_one_place() -> None:
+    """They share what is there."""
+    places = np.array([[20.0, 20.0], [20.0, 20.1], [50.0, 60.0]])
+    found = fit(*make(places))
+    assert found.shared.tolist() == [True, True, False]
+    np.testing.assert_allclose(found.flux[:, 0], [3000.0, 3000.0, 3000.0], rtol=0.03)
+    assert len(found.windows) == 3
+
+
+def test_two_thousand_in_a_parent() -> None:
+    rng = np.random.default_rng(8)
+    places = np.stack(np.mgrid[:40, :50], axis=-1).reshape(-1, 2) * 9.0 + 8.0 + rng.uniform(-1, 1, (2000, 2))
+    flux = rng.uniform(200.0, 600.0, 2000)
+    found = fit(*make(places, flux, (370, 460)))
+    assert np.isfinite(found.flux).all() and found.converged.mean() > 0.98
+    errors = (found.flux - flux[:, None]) / found.flux_errors
+    assert 0.8 < np.median(np.abs(errors)) / 0.674 < 1.3
