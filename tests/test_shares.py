@@ -420,7 +420,8 @@ def test_the_fit_converges(monkeypatch):
     images, variances, sources = galaxy_pair()
     parent = np.ones(images.shape[1:], bool)
     fluxes = share_flux(images, variances, parent, sources, [PSF]).fluxes(images)
-    np.testing.assert_allclose(fluxes[:, 0], [3000.0, 1000.0], rtol=0.015)
+    # They are Gaussians; the models have indices from 0.6 on.
+    np.testing.assert_allclose(fluxes[:, 0], [3000.0, 1000.0], rtol=0.02)
     monkeypatch.setattr(block, "_MAX_STEPS", 10 * block._MAX_STEPS)
     more = share_flux(images, variances, parent, sources, [PSF]).fluxes(images)
     np.testing.assert_array_equal(more, fluxes)
