@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from scipy.ndimage import gaussian_filter
 
 from lsst.meas.maskrcnn import MultibandImage
 from lsst.meas.maskrcnn.deblend.models import fit_models
@@ -134,3 +135,24 @@ def test_two_thousand_in_a_parent() -> None:
     assert np.isfinite(found.flux).all() and found.converged.mean() > 0.98
     errors = (found.flux - flux[:, None]) / found.flux_errors
     assert 0.8 < np.median(np.abs(errors)) / 0.674 < 1.3
+
+
+def test_correlated_noise_is_in_the_errors() -> None:
+    """Errors are those of the scatter, whether the noise of pixels is independent or not."""
+    rng = np.random.default_rng(9)
+    places = np.stack(np.mgrid[:9, :9], axis=-1).reshape(-1, 2) * 40.0 + 25.0
+    sources = make(places, np.full(81, 300.0), (370, 370))[2]
+    parents = []
+    for number, (y, x) in enumerate(places.astype(int).tolist()):
+        parents.append(Parent(np.array([number]), y - 8, x - 8, np.ones((17, 17), bool)))
+    for blur in (0.0, 0.8):
+        noise = gaussian_filter(rng.normal(size=(2, 370, 370)), (0, blur, blur))
+        image = noise / noise.std()
+        for y, x in places:
+            image += 300.0 * gaussian((370, 370), y, x)
+        arguments = {"flux": image.astype(np.float32), "variance": np.ones_like(image, dtype=np.float32)}
+        found = fit(arguments, parents, sources)
+        pulls = (found.flux - 300.0) / found.flux_errors
+        assert 0.85 < pulls.std() < 1.15
+        if not blur:
+            assert found.flux_errors.mean() == pytest.approx(2.0 * np.sqrt(np.pi) * SIGMA, rel=0.05)

@@ -91,6 +91,15 @@ def test_psfs_are_sums_of_gaussians(fwhm: float, beta: float) -> None:
         fit_psf(np.full((5, 5), np.nan))
 
 
+@pytest.mark.parametrize("sigma", [0.7, 1.5, 2.0, 4.0])
+def test_a_psf_of_one_gaussian(sigma: float) -> None:
+    """The others stay harmless."""
+    dy, dx = np.mgrid[-12:13, -12:13]
+    found = fit_psf(np.exp(-(dy**2 + dx**2) / (2.0 * sigma**2)))
+    assert abs(found.flux_error) < 5e-3
+    assert (np.abs(found.covariance) < 1e5).all() and np.linalg.det(found.covariance).min() > 0
+
+
 @pytest.mark.parametrize("index", [0.6, 1.0, 2.3, 4.0, 6.0])
 def test_profiles_are_sums_of_gaussians(index: float) -> None:
     """The flux within some radii, of indices in the table and between."""

@@ -448,7 +448,7 @@ def _solve_within(matrix: FloatArray, right: FloatArray, index: FloatArray) -> F
 def _invert(matrix: FloatArray) -> FloatArray:
     """Invert symmetric matrices, scaled to a diagonal of 1; where that fails, raise eigenvalues to 1e-6."""
     scale = 1.0 / np.sqrt(np.einsum("gii->gi", matrix) + 1e-30)
-    scaled = matrix * scale[:, :, None] * scale[:, None]
+    scaled = np.nan_to_num(matrix * scale[:, :, None] * scale[:, None])
     inverse: FloatArray = np.linalg.inv(scaled + 1e-6 * np.eye(matrix.shape[1]))
     # No variance is below that with all other parameters known.
     failed = ~(np.einsum("gii->gi", inverse) >= 0.99).all(axis=1)

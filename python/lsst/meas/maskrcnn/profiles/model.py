@@ -102,6 +102,18 @@ class ProfileFit:
         variances: FloatArray = np.einsum("nii->ni", self.covariance)[:, N_SHAPE:]
         return np.where(np.isfinite(self.flux), np.sqrt(variances), np.nan)
 
+    def scale_errors(self, factors: FloatArray) -> None:
+        """Make all errors larger.
+
+        Parameters
+        ----------
+        factors : `numpy.ndarray`
+            Factors of the errors of the fluxes, (B,); those of the other
+            parameters have their root mean square.
+        """
+        all_of_them = np.append(np.full(N_SHAPE, np.sqrt(np.mean(factors**2))), factors)
+        self.covariance *= all_of_them[:, None] * all_of_them
+
     def share(self, rows: IntArray) -> ProfileFit:
         """Give models to sources that share them.
 

@@ -199,7 +199,9 @@ def fit_psf(image: npt.ArrayLike, start: PsfMixture | None = None) -> PsfMixture
     parts = found[2:].reshape(-1, 4)
     lower = np.zeros((_N_PSF_GAUSSIANS, 2, 2))
     lower[:, 0, 0], lower[:, 1, 1] = np.exp(np.clip(parts[:, [1, 3]], *_LOG_SIGMA)).T
-    lower[:, 1, 0] = parts[:, 2]
+    lower[:, 1, 0] = np.clip(parts[:, 2], *_SKEW)
+    # Nothing holds the shape of a Gaussian without flux.
+    lower[parts[:, 0] < np.log(1e-6)] = lower[parts[:, 0].argmax()]
     return PsfMixture(
         np.exp(np.minimum(parts[:, 0], 3.0)),
         lower @ lower.transpose(0, 2, 1),
@@ -210,6 +212,7 @@ def fit_psf(image: npt.ArrayLike, start: PsfMixture | None = None) -> PsfMixture
 
 
 _LOG_SIGMA = -2.0, 5.0  # logarithms of the smallest and the largest standard deviation, px
+_SKEW = -20.0, 20.0  # limits of the element below the diagonal of the root of a covariance, px
 _SUM_WEIGHT = 30.0  # of the condition that weights add up to 1, in units of the PSF's peak
 
 
@@ -217,7 +220,7 @@ def _psf_gaussians(p: FloatArray, y: FloatArray, x: FloatArray) -> tuple[FloatAr
     """Gaussians with covariance L L^T, (pixel, Gaussian), and L^-1 d and L = ((a, 0), (b, c))."""
     parts = p[2:].reshape(-1, 4)
     a, c = np.exp(np.clip(parts[:, [1, 3]], *_LOG_SIGMA)).T
-    b = parts[:, 2]
+    b = np.clip(parts[:, 2], *_SKEW)
     u = (y - p[0])[:, None] / a
     v = ((x - p[1])[:, None] - b * u) / c
     weight = np.minimum(parts[:, 0], 3.0)
