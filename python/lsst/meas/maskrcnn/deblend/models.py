@@ -41,9 +41,9 @@ _UNKNOWN = 1e12
 _PSF_CELL = 256
 """Side of the cells in which the PSF is taken to be the same (px)."""
 
-_NOISE_REACH = 4
-"""Distance in rows and columns up to which the noise of pixels is correlated (px)."""
-_NOISE_SIDE, _LEAST_SKY = 500, 20_000
+_HALF_OF_LAGS = np.array([(dy, dx) for dy in range(4) for dx in range(-3, 4) if dy or dx > 0])
+"""Rows and columns between pixels whose noise may be correlated; the others are on the opposite side."""
+_NOISE_SIDE, _LEAST_PIXELS = 500, 20_000
 """Half side of the part of the image in which that is measured (px), and the least number of pixels."""
 
 _SAME_PLACE = 0.3
@@ -99,9 +99,7 @@ def fit_models(
     near = distance_transform_edt(~near) <= _MARGIN
     good = np.asarray(image.usable) & ~np.asarray(image.bad) & (variance > 0) & np.isfinite(variance)
     good &= np.isfinite(image.flux) & known[:, None, None]
-    sky = good & ~near
-    good &= near
-    weight = np.where(good, 1.0 / np.where(good, variance, 1.0), 0.0).astype(np.float32)
+    weight = np.where(good & near, 1.0 / np.where(good, variance, 1.0), 0.0).astype(np.float32)
     psfs = _PsfMixtures(image, known)
     sigma = np.mean([_width(psf) for psf in psfs(*middle)])
     peaks = trusted_peaks(sources).round(6)
@@ -125,7 +123,11 @@ def fit_models(
     doubtful = None if doubtful is None else doubtful[first]
     fit = fit_profiles(image.flux, weight, chosen, psfs, image.pixel_scale, doubtful)
     fit.flux[~(fit.flux_errors < _UNKNOWN)] = np.nan
-    fit.scale_errors(np.sqrt(_noise_factors(image, sky, psfs(*middle))))
+    noise = np.where(good, image.flux, np.float32(0.0))
+    for index in range(len(first)):
+        fit.add_to(noise, index, sign=-1.0)
+    noise /= np.sqrt(np.where(good, variance, 1.0))
+    fit.scale_errors(np.sqrt(_noise_factors(noise, good, psfs(*middle))))
     fit = fit if len(first) == len(rows) else fit.share(rows)
     fit.core = _near_bad(weight > 0, peaks)
     fit.edge = ((peaks < 2.35 * sigma) | (peaks > np.array(image.shape) - 1 - 2.35 * sigma)).any(axis=1)
@@ -133,38 +135,42 @@ def fit_models(
 
 
 def _noise_factors(
-    image: MultibandImage, sky: npt.NDArray[np.bool_], psfs: Sequence[PsfMixture]
+    noise: npt.NDArray[np.float32], good: npt.NDArray[np.bool_], psfs: Sequence[PsfMixture]
 ) -> npt.NDArray[np.float64]:
     """Measure by how much variances of fluxes are larger than independent pixels make them, (band,).
 
-    The noise of the sky in units of its standard deviation has the mean product
-    C(d) at a distance d; that of a sum with the PSF P as weights is larger by
+    Only pixels below the median count, so that sources that are not fitted do not.
+    Residuals in units of their standard deviation have the mean product C(d) at
+    a distance d; that of a sum with the PSF P as weights is larger by
     the sum of C(d) A(d) / A(0), where A is the autocorrelation of P.
     """
-    factors = np.ones(len(image.bands))
-    middle = tuple(slice(max(0, side // 2 - _NOISE_SIDE), side // 2 + _NOISE_SIDE) for side in image.shape)
+    # Mean product of two numbers below 0 of a normal distribution, over the variance, by their correlation.
+    correlation = np.linspace(-0.99, 0.99, 397)
+    angle = 0.5 * np.pi + np.arcsin(correlation)
+    negative_product = correlation + np.sqrt(1.0 - correlation**2) / angle
+    factors = np.ones(len(noise))
+    middle = [slice(max(0, side // 2 - _NOISE_SIDE), side // 2 + _NOISE_SIDE) for side in noise.shape[1:]]
     for band, psf in enumerate(psfs):
-        use = sky[band][middle]
-        if np.count_nonzero(use) < _LEAST_SKY:
+        use, values = good[band][*middle], noise[band][*middle]
+        if np.count_nonzero(use) < _LEAST_PIXELS:
             continue
-        variance = np.where(use, np.asarray(image.variance)[band][middle], 1.0)
-        noise = np.clip(np.where(use, image.flux[band][middle], 0.0) / np.sqrt(variance), -4.0, 4.0)
-        noise = np.where(use, noise - noise[use].mean(), 0.0).astype(np.float32)
+        below = values - np.median(values[use])
+        below = np.where(use & (below > -4.0), np.minimum(below, np.float32(0.0)), np.float32(0.0))
+        below_zero = (below < 0).astype(np.float32)
+        variance = float(np.vdot(below, below) / below_zero.sum())
         both = psf.covariance[:, None] + psf.covariance
-        inverse, root = np.linalg.inv(both), np.sqrt(np.linalg.det(both))
-        pairs = psf.weight[:, None] * psf.weight / root
-        height, width = noise.shape
-        factor = 0.0
-        for dy in range(_NOISE_REACH + 1):
-            for dx in range(-_NOISE_REACH if dy else 0, _NOISE_REACH + 1):
-                first = slice(0, height - dy), slice(max(0, -dx), width - max(0, dx))
-                second = slice(dy, height), slice(max(0, dx), width - max(0, -dx))
-                count = np.count_nonzero(use[first] & use[second])
-                lag = np.array([dy, dx])
-                common = float((pairs * np.exp(-0.5 * np.einsum("i,abij,j->ab", lag, inverse, lag))).sum())
-                product = float(np.einsum("ij,ij->", noise[first], noise[second])) / max(count, 1)
-                factor += (2.0 if dy or dx else 1.0) * product * common / pairs.sum()
-        factors[band] = max(factor, 0.25)
+        inverse, pairs = np.linalg.inv(both), psf.weight[:, None] * psf.weight / np.sqrt(np.linalg.det(both))
+        height, width = below.shape
+        factor = 1.0
+        for lag in _HALF_OF_LAGS:
+            dy, dx = lag.tolist()
+            first = slice(0, height - dy), slice(max(0, -dx), width - max(0, dx))
+            second = slice(dy, height), slice(max(0, dx), width - max(0, -dx))
+            count = max(float(np.vdot(below_zero[first], below_zero[second])), 1.0)
+            product = float(np.vdot(below[first], below[second])) / count / variance
+            common = (pairs * np.exp(-0.5 * np.einsum("i,abij,j->ab", lag, inverse, lag))).sum() / pairs.sum()
+            factor += 2.0 * common * float(np.interp(product, negative_product, correlation))
+        factors[band] = variance * max(factor, 0.25)
     return factors
 
 
