@@ -46,7 +46,13 @@ def make(
     return arguments, [parent], sources
 
 
-def fit(arguments: dict, parents: list[Parent], sources: list[BlendSource], psf: object = None) -> ProfileFit:
+def fit(
+    arguments: dict,
+    parents: list[Parent],
+    sources: list[BlendSource],
+    psf: object = None,
+    local_sky: bool = False,
+) -> ProfileFit:
     images = dict(arguments)
     image = MultibandImage(
         images.pop("flux"),
@@ -56,7 +62,7 @@ def fit(arguments: dict, parents: list[Parent], sources: list[BlendSource], psf:
         psf=[PSF, PSF] if psf is None else psf,
         **images,
     )
-    found = fit_models(image, parents, sources)
+    found = fit_models(image, parents, sources, local_sky=local_sky)
     assert found is not None
     assert np.isfinite(found.parameters).all()
     return found
@@ -135,6 +141,20 @@ def test_two_thousand_in_a_parent() -> None:
     assert np.isfinite(found.flux).all() and found.converged.mean() > 0.98
     errors = (found.flux - flux[:, None]) / found.flux_errors
     assert 0.8 < np.median(np.abs(errors)) / 0.674 < 1.3
+
+
+@pytest.mark.parametrize("stars", [True, False])
+def test_local_sky(stars: bool) -> None:
+    """A constant on the image changes nothing, if it is asked for."""
+    arguments, parents, sources = make(stars=stars)
+    before = fit(arguments, parents, sources, local_sky=True)
+    arguments["flux"] = arguments["flux"] + np.array([1.0, -2.0], np.float32)[:, None, None]
+    after = fit(arguments, parents, sources, local_sky=True)
+    np.testing.assert_allclose(after.flux, before.flux, rtol=5e-3)
+    assert (np.abs(after.flux - FLUX[:, None]) < 4.0 * after.flux_errors).all()
+    plain = fit(arguments, parents, sources)
+    assert (plain.flux[:, 0] > after.flux[:, 0]).all() and (plain.flux[:, 1] < after.flux[:, 1]).all()
+    assert (after.flux_errors > 0).all()
 
 
 def test_correlated_noise_is_in_the_errors() -> None:

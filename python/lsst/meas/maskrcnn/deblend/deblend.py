@@ -165,7 +165,7 @@ def _deblend(
         blended, report = _blend_sources(found, peaks), progress and functools.partial(progress, "parents")
         with_variance = _with_variance(image, combined.noise)
     with _timed(timings, "profiles"):
-        models = fit_models(with_variance, parents, blended, found.p_star)
+        models = fit_models(with_variance, parents, blended, found.p_star, settings.local_sky)
     with _timed(timings, "shares"):
         shares, statistics = share_parents(with_variance, parents, blended, settings, report, models)
     whole, n_valid = _measure_parents(parents, combined), int(np.count_nonzero(combined.valid))

@@ -58,6 +58,7 @@ def fit_models(
     parents: Sequence[Parent],
     sources: Sequence[BlendSource],
     p_star: npt.ArrayLike | None = None,
+    local_sky: bool = False,
 ) -> ProfileFit | None:
     """Fit all sources of an image.
 
@@ -73,6 +74,8 @@ def fit_models(
     p_star : array_like, optional
         Probability of being a star, (N,): sources between 0.1 and 0.9 are
         fitted as star and as galaxy.
+    local_sky : `bool`, optional
+        Whether a constant is fitted to each parent and band, too.
 
     Returns
     -------
@@ -84,7 +87,7 @@ def fit_models(
     ordered = sorted(image.bands)
     if list(image.bands) != ordered:
         # In one order, so that rounding of the sums over bands does not depend on it.
-        found = fit_models(image.select(ordered), parents, sources, p_star)
+        found = fit_models(image.select(ordered), parents, sources, p_star, local_sky)
         return found and found.select([ordered.index(band) for band in image.bands])
     middle = (image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2
     known = np.array([_valid_psf(image, band, *middle) is not None for band in range(len(image.bands))])
@@ -121,7 +124,7 @@ def fit_models(
     first, rows = _merge(peaks, groups)
     chosen = FitSources(*(getattr(chosen, item.name)[first] for item in dataclasses.fields(chosen)))
     doubtful = None if doubtful is None else doubtful[first]
-    fit = fit_profiles(image.flux, weight, chosen, psfs, image.pixel_scale, doubtful)
+    fit = fit_profiles(image.flux, weight, chosen, psfs, image.pixel_scale, doubtful, local_sky=local_sky)
     fit.flux[~(fit.flux_errors < _UNKNOWN)] = np.nan
     noise = np.where(good, image.flux, np.float32(0.0))
     for index in range(len(first)):

@@ -94,6 +94,14 @@ class ShareSettings:
             },
         ),
     ] = "profile"
+    local_sky: Annotated[
+        bool,
+        Field(
+            description="Whether a constant is fitted to each parent and band together with its models: for "
+            "images whose sky was not subtracted well, or with many sources below the limit of detection. "
+            "Errors of fluxes get larger by it."
+        ),
+    ] = False
     parent_grow: Annotated[
         float,
         Field(
@@ -429,7 +437,7 @@ def share_parents(
         chi2=np.full((len(parents), len(image.bands)), np.nan),
     )
     if models is None and settings.template == "profile":
-        models = fit_models(image, parents, sources)
+        models = fit_models(image, parents, sources, local_sky=settings.local_sky)
     shares: dict[int, SourceShare] = {}
     for index, parent in enumerate(parents):
         started = time.perf_counter()

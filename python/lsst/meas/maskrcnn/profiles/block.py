@@ -93,10 +93,14 @@ class _State:
     """Product of templates and derivatives with the residual, (n, band, 7)."""
     chi2: FloatArray
     """Of each source's part of the pixels, with the prior, (n,)."""
+    level: FloatArray
+    """Weighted sums of templates and derivatives, (n, band, 7): their products with a constant sky."""
+    excess: FloatArray
+    """Weighted sum of each source's part of the residual, (n, band)."""
 
     def take(self, other: _State, sources: npt.NDArray[np.bool_], pairs: npt.NDArray[np.bool_]) -> None:
         """Overwrite what belongs to some sources and pairs."""
-        for name in ("parameters", "flux", "own", "gradient", "chi2"):
+        for name in ("parameters", "flux", "own", "gradient", "chi2", "level", "excess"):
             getattr(self, name)[sources] = getattr(other, name)[sources]
         self.pair[pairs] = other.pair[pairs]
 
@@ -117,6 +121,7 @@ class Block:
         groups: IntArray,
         psfs: PsfStack,
         device: torch.device | str,
+        local_sky: bool = False,
     ) -> None:
         self.is_star, self.halves, self.origins, self.prior = is_star, halves, origins, prior
         self.groups, self.psfs, self.device = groups, psfs, device
@@ -134,6 +139,15 @@ class Block:
         second = [pairs.second for pairs in self.pairs] or [np.zeros(0, np.int64)]
         self.first, self.second = np.concatenate(first), np.concatenate(second)
         self.buckets = list(_buckets(groups))
+        # Sum of the weights of each group, (group, band), by which a constant sky is taken out; or nothing.
+        part = np.zeros((len(groups), self.n_bands))
+        for windows in self.windows:
+            part[windows.members] = windows.share.sum(dim=2).double().cpu().numpy()
+        self.inverse_weight = np.zeros((int(groups.max()) + 1, self.n_bands))
+        if local_sky:
+            np.add.at(self.inverse_weight, groups, part)
+            known = self.inverse_weight > 0
+            self.inverse_weight[known] = 1.0 / self.inverse_weight[known]
         # Parameters of the templates as they are drawn.
         self.drawn = np.full(prior.shape, np.nan)
 
@@ -202,6 +216,8 @@ class Block:
             np.zeros((len(self.first), n_bands, 1 + N_SHAPE, 1 + N_SHAPE)),
             np.zeros((n_sources, n_bands, 1 + N_SHAPE)),
             np.full(n_sources, np.inf),
+            np.zeros((n_sources, n_bands, 1 + N_SHAPE)),
+            np.zeros((n_sources, n_bands)),
         )
         self._evaluate(state, np.ones(n_sources, bool))
         n_groups = int(self.groups.max()) + 1
@@ -249,9 +265,12 @@ class Block:
                 trial.pair[start + rows] = self._products(pairs, rows)
             start += len(pairs.first)
         for windows, rows, at in self._chosen(mine):
-            rest = self.residual[windows.index[at]] * windows.weight[at]
-            product = (windows.pixels[at][:, :, 0] * rest).sum(dim=2)
+            rest = self.residual[windows.index[at]]
+            product = (windows.pixels[at][:, :, 0] * rest * windows.weight[at]).sum(dim=2)
             trial.gradient[windows.members[rows], :, 0] = product.double().cpu().numpy()
+            excess = (rest * windows.share[at]).sum(dim=2)
+            trial.excess[windows.members[rows]] = excess.double().cpu().numpy()
+        self._remove_sky(trial, mine)
         self._solve_fluxes(trial, mine)
         for windows, rows, at in self._chosen(mine):
             self._subtract(windows, at, trial.flux[windows.members[rows]])
@@ -261,8 +280,20 @@ class Block:
             rest = self.residual[windows.index[at]]
             product = (pixels @ (rest * windows.weight[at])[..., None])[..., 0]
             trial.gradient[chosen, :, : product.shape[2]] = product.double().cpu().numpy()
+            trial.excess[chosen] = (rest * windows.share[at]).sum(dim=2).double().cpu().numpy()
             chi2 = (rest.square_() * windows.share[at]).sum(dim=(1, 2))
             trial.chi2[chosen] = chi2.double().cpu().numpy() + (deviation[chosen] ** 2).sum(axis=1)
+        self._remove_sky(trial, mine)
+
+    def _remove_sky(self, trial: _State, mine: npt.NDArray[np.bool_]) -> None:
+        """Bring gradient and chi^2 of the chosen sources to the best constant sky of their groups."""
+        if not self.inverse_weight.any():
+            return
+        excess = np.zeros_like(self.inverse_weight)
+        np.add.at(excess, self.groups, trial.excess)
+        sky = (excess * self.inverse_weight)[self.groups]
+        trial.gradient[mine] -= (trial.level * sky[..., None])[mine]
+        trial.chi2[mine] -= (trial.excess * sky).sum(axis=1)[mine]
 
     def _chosen(self, mine: npt.NDArray[np.bool_]) -> Iterator[tuple[_Windows, IntArray, Any]]:
         """Windows with the rows of the chosen sources, also as an index of tensors."""
@@ -295,6 +326,7 @@ class Block:
             windows.pixels[at] = pixels
             own = heavy @ pixels.transpose(2, 3)
             trial.own[members[part], :, :n, :n] = own.double().cpu().numpy()
+            trial.level[members[part], :, :n] = heavy.sum(dim=3).double().cpu().numpy()
 
     def _subtract(self, windows: _Windows, at: Any, flux: FloatArray) -> None:
         """Subtract models with some fluxes in place of those that are subtracted."""
@@ -331,6 +363,8 @@ class Block:
                 continue
             right = trial.gradient[members][..., 0].transpose(0, 2, 1)
             matrix = self._assemble(members, own[:, :, None, None], pair[:, :, None, None])[:, :, :, 0, :, 0]
+            level = trial.level[members][..., 0] * np.sqrt(self.inverse_weight[self.groups[members]])
+            matrix = matrix - np.einsum("gib,gjb->gbij", level, level)
             diagonal = np.einsum("gbii->gbi", matrix)
             diagonal += 1e-6 * diagonal + 1e-30
             trial.flux[members] += np.linalg.solve(matrix, right[..., None])[..., 0].transpose(0, 2, 1)
@@ -363,7 +397,15 @@ class Block:
         precision = np.zeros(size)
         precision[:N_SHAPE] = _PRIOR_SIGMA**-2.0
         own += np.diag(precision)
-        return self._assemble(members, own[:, None], pair[:, None])[:, 0]
+        matrix = self._assemble(members, own[:, None], pair[:, None])[:, 0]
+        if self.inverse_weight.any():
+            level = np.zeros((*members.shape, n_bands, size))
+            level[..., :N_SHAPE] = (state.level[..., 1:] * state.flux[..., None])[members]
+            bands = np.arange(n_bands)
+            level[:, :, bands, N_SHAPE + bands] = state.level[members][..., 0]
+            level *= np.sqrt(self.inverse_weight[self.groups[members]])[..., None]
+            matrix = matrix - np.einsum("gibp,gjbq->gipjq", level, level)
+        return matrix
 
     def _step(
         self, state: _State, damping: FloatArray, mine: npt.NDArray[np.bool_]

@@ -59,6 +59,7 @@ def fit_profiles(
     pixel_scale: float,
     doubtful: npt.NDArray[np.float64] | None = None,
     device: torch.device | str = "cpu",
+    local_sky: bool = False,
 ) -> ProfileFit:
     """Fit all sources of an image.
 
@@ -80,6 +81,8 @@ def fit_profiles(
         fitted as star and as galaxy; NaN for others.
     device : `torch.device` or `str`, optional
         Where the arithmetic on pixels is done.
+    local_sky : `bool`, optional
+        Whether a constant is fitted to each group and band, too.
 
     Returns
     -------
@@ -87,6 +90,7 @@ def fit_profiles(
         The models.
     """
     run = _Run(flux, weight, sources, psfs, pixel_scale, device)
+    run.local_sky = local_sky
     blocks = list(_blocks(sources))
     # Parts of groups that were split start with fluxes that know of each other.
     for members, groups, is_split in _FLUX_SWEEPS * blocks:
@@ -166,6 +170,7 @@ class _Run:
         start[:, 2] = np.where(sources.is_star, start[:, 2], np.log(sources.sizes))
         self.origins = np.rint(sources.positions).astype(np.int64) - sources.halves[:, None]
         self.damping = np.full(n_sources, 0.01)
+        self.local_sky = False
         self.result = ProfileFit(
             start,
             np.zeros((n_sources, n_bands)),
@@ -216,6 +221,7 @@ class _Run:
             groups,
             PsfStack.make(psfs),
             self.device,
+            self.local_sky,
         )
         # A damping that has grown belongs to other surroundings.
         damping = np.minimum(self.damping[members], 0.1)
