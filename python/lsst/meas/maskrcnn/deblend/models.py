@@ -104,18 +104,9 @@ def fit_models(
     good &= np.isfinite(image.flux) & known[:, None, None]
     weight = np.where(good & near, 1.0 / np.where(good, variance, 1.0), 0.0).astype(np.float32)
     psfs = _PsfMixtures(image, known)
-    sigma = np.mean([_width(psf) for psf in psfs(*middle)])
-    peaks = trusted_peaks(sources).round(6)
-    areas = np.array([np.count_nonzero(source.soft >= 128) for source in sources])
-    spread = areas / (2.0 * np.pi * np.log(1.0 / _MASK_LEVEL)) - sigma**2
-    chosen = FitSources(
-        positions=peaks,
-        is_star=np.array([source.is_star for source in sources]),
-        sizes=_SIGMA_TO_RADIUS * np.sqrt(np.maximum(spread, (0.4 * sigma) ** 2)),
-        halves=np.array([_half(source, *peak) for source, peak in zip(sources, peaks.tolist(), strict=True)]),
-        groups=groups,
-    )
-    doubtful = None
+    sigma = float(np.mean([_width(psf) for psf in psfs(*middle)]))
+    chosen = _start(sources, groups, sigma)
+    peaks, doubtful = chosen.positions, None
     if p_star is not None:
         p = np.asarray(p_star, np.float64)
         with np.errstate(divide="ignore"):
@@ -133,7 +124,8 @@ def fit_models(
     fit.scale_errors(np.sqrt(_noise_factors(noise, good, psfs(*middle))))
     fit = fit if len(first) == len(rows) else fit.share(rows)
     fit.core = _near_bad(weight > 0, peaks)
-    fit.edge = ((peaks < 2.35 * sigma) | (peaks > np.array(image.shape) - 1 - 2.35 * sigma)).any(axis=1)
+    on_edge = (peaks < 2.35 * sigma) | (peaks > np.array(image.shape) - 1 - 2.35 * sigma)
+    fit.edge = np.asarray(on_edge.any(axis=1))
     return fit
 
 
@@ -183,6 +175,20 @@ def _near_bad(good: npt.NDArray[np.bool_], peaks: npt.NDArray[np.float64]) -> np
     y, x = np.clip(np.rint(peaks).astype(np.int64), 0, np.array(good.shape[1:]) - 1).T
     near = [padded[:, y + dy, x + dx] for dy in range(3) for dx in range(3)]
     return ~np.logical_and.reduce(near).T
+
+
+def _start(sources: Sequence[BlendSource], groups: npt.NDArray[np.int64], sigma: float) -> FitSources:
+    """Where the fit starts; the PSF has the standard deviation ``sigma`` (px)."""
+    peaks = trusted_peaks(sources).round(6)
+    areas = np.array([np.count_nonzero(source.soft >= 128) for source in sources])
+    spread = areas / (2.0 * np.pi * np.log(1.0 / _MASK_LEVEL)) - sigma**2
+    return FitSources(
+        positions=peaks,
+        is_star=np.array([source.is_star for source in sources]),
+        sizes=_SIGMA_TO_RADIUS * np.sqrt(np.maximum(spread, (0.4 * sigma) ** 2)),
+        halves=np.array([_half(source, *peak) for source, peak in zip(sources, peaks.tolist(), strict=True)]),
+        groups=groups,
+    )
 
 
 def _merge(
