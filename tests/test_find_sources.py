@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import subprocess
 import sys
@@ -29,6 +30,7 @@ from lsst.meas.maskrcnn.deblend.sources import SourceList
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path
+from lsst.meas.maskrcnn.report.model_gallery import plot_models
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
@@ -119,6 +121,18 @@ def test_the_task_and_files_give_what_the_engine_gives(
     np.testing.assert_allclose(
         np.sort(np.asarray(catalog["maskrcnn_score"])[leaf]), np.sort(sources.scores), rtol=1e-5
     )
+
+
+def test_models_are_drawn(sources: SourceList) -> None:
+    assert sources.models is not None
+    figure = plot_models(sources, "r", 2, {0: 5.0})
+    titles = [axis.get_title() for axis in figure.axes]
+    assert titles[:3] == ["image", "models", "residual"] and any("±" in title for title in titles)
+    drawn = sources.image.flux - sources.residual(model=True)
+    children = sum(sources.child_image(index, "r", model=True) for index in range(len(sources)))
+    np.testing.assert_allclose(drawn[1], children, atol=1e-3 * children.max())
+    with pytest.raises(ValueError, match="there are no models"):
+        plot_models(dataclasses.replace(sources, models=None))
 
 
 def test_arrays_need_no_lsst_package(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@
 
 """How well the joint fit measures sources that GalSim drew, and what it costs.
 
-    python tests/benchmarks/bench_profiles.py [--count 400] [--seed 1] [--snr 20 50 200]
+    python tests/benchmarks/bench_profiles.py [--count 400] [--seed 1] [--snr 20 50 200] [--figure FILE]
 
 Sources alone in cells of 60 px with noise of 1, in three bands, S/N of a matched filter in all of
 them; a Moffat PSF of FWHM 4 px. For each kind: median error of the flux (%), mean and width of the pulls
 of flux, half-light radius, ellipticity and position, the part that converged, and CPU ms a source.
+``--figure`` draws the brightest blends of a scene, deblended by the default network.
 """
 
 from __future__ import annotations
@@ -20,9 +21,15 @@ import galsim
 import numpy as np
 import torch
 
+from lsst.meas.maskrcnn import find_sources, load_model
+from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
+from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.profiles.fit import fit_profiles
 from lsst.meas.maskrcnn.profiles.model import FitSources
 from lsst.meas.maskrcnn.profiles.psf import PsfMixture, fit_psf
+from lsst.meas.maskrcnn.report.model_gallery import plot_models
+from lsst.meas.maskrcnn.scenes.presets import preset_config
+from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 
 CELL, COLUMNS = 60, 10
 COLORS = np.array([1.0, 2.0, 1.5])
@@ -80,6 +87,20 @@ def measure(name: str, snr: float, count: int, seed: int, mixtures: list[PsfMixt
     return f"{name}, S/N {snr:g}: flux {bias:+.2f} %; {told}; {converged:.0f} % converged; {cost:.1f} ms"
 
 
+def draw_blends(path: str, seed: int) -> None:
+    scene = simulate_scene(preset_config("hsc-wide", shape=(420, 420)), np.random.default_rng(seed))
+    exposures = scene_to_exposures(scene)
+    image = to_multiband_image({band: exposures[band] for band in "grz"})
+    sources = find_sources(image, load_model("any"))
+    truth, known = scene.sources, {}
+    for index, (y, x) in enumerate(sources.peaks):
+        apart = np.hypot(truth["x"] - x, truth["y"] - y)
+        apart[truth["flux_r"] < 0.2 * sources.fluxes[index, 1]] = np.inf
+        if apart.min() < 2.5:
+            known[index] = float(truth["flux_r"][apart.argmin()])
+    plot_models(sources, "r", 5, known).savefig(path, dpi=130)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -87,8 +108,11 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=400, help="sources of each kind (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1, help="default: %(default)s")
     parser.add_argument("--snr", type=float, nargs="+", default=[20.0, 50.0, 200.0, 2000.0])
+    parser.add_argument("--figure", help="file of the figure of blends")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
+    if arguments.figure:
+        draw_blends(arguments.figure, 2)
     stamp = galsim.Moffat(beta=3.0, fwhm=4.0).shear(g1=0.03, g2=-0.02)
     mixture = fit_psf(stamp.drawImage(nx=61, ny=61, scale=1.0, method="no_pixel").array)
     print(f"Flux of a star with the mixture for the PSF: {100.0 * mixture.flux_error:+.3f} %")
