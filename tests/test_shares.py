@@ -424,7 +424,8 @@ def test_the_fit_converges(monkeypatch):
     np.testing.assert_allclose(fluxes[:, 0], [3000.0, 1000.0], rtol=0.02)
     monkeypatch.setattr(block, "_MAX_STEPS", 10 * block._MAX_STEPS)
     more = share_flux(images, variances, parent, sources, [PSF]).fluxes(images)
-    np.testing.assert_array_equal(more, fluxes)
+    # To the rounding of float32: libraries of linear algebra do not round alike in each run.
+    np.testing.assert_allclose(more, fluxes, rtol=1e-4)
 
 
 @pytest.mark.parametrize(
