@@ -35,7 +35,7 @@ from lsst.meas.maskrcnn.train.band_scenes import (
     BandScene,
     draw_crop,
     read_band_scene,
-    to_band_scene,
+    simulate_band_scene,
     write_band_scene,
 )
 
@@ -134,7 +134,7 @@ def scene(positions: list[tuple[float, float]], snr: list[float], sigma: float =
     for shape in shapes:
         inside = shape > 0.005
         rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-        masks.append(inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+        masks.append(np.repeat(inside[None, rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 3, axis=0))
         origins.append((rows[0], columns[0]))
     count = len(positions)
     return BandScene(
@@ -143,6 +143,7 @@ def scene(positions: list[tuple[float, float]], snr: list[float], sigma: float =
         gain=np.full(3, 1e4, np.float32),
         fwhm=np.full(3, 4.0, np.float32),
         wavelength=WAVELENGTH.astype(np.float32),
+        wings=np.full(3, 1.2, np.float32),
         unusable=np.zeros((3, size, size), bool),
         saturated=np.zeros((3, size, size), bool),
         positions=np.array(positions, np.float32),
@@ -208,15 +209,42 @@ def test_scene_files_hold_all(tmp_path):
 
 def test_simulated_scene_has_truth_where_the_light_is():
     pytest.importorskip("galsim")
-    from lsst.meas.maskrcnn.scenes.survey_mixture import draw_survey_scene, random_survey_config
-
     rng = np.random.default_rng(4)
-    drawn = draw_survey_scene(random_survey_config(rng, (128, 128)), rng)
-    kept = to_band_scene(drawn)
-    assert kept.pixels.shape == (len(drawn.bands), 128, 128)
+    kept = simulate_band_scene(rng, (128, 128))
+    assert kept.pixels.shape == (len(kept.fwhm), 128, 128)
     assert np.isfinite(kept.pixels).all() and (kept.fwhm > 1.5).all()
+    assert ((kept.wings > 1.0) & (kept.wings < 2.5)).all()
     _, target = draw_crop(kept, rng, 128, plain=True)
     assert len(target["boxes"]) == len(target["masks"]) == len(target["blended"])
+
+
+def test_outlines_are_those_of_the_band_nearest_to_z():
+    made = scene([(48.0, 48.0)], [500.0])
+    z = np.argmin(np.abs(made.wavelength - 880.0))
+    made.masks[0][np.arange(3) != z, :4] = False
+    _, target = draw_crop(made, np.random.default_rng(1), 96, plain=True)
+    y, x = made.origins[0]
+    height, width = made.masks[0].shape[1:]
+    np.testing.assert_array_equal(target["masks"][0, y : y + height, x : x + width], made.masks[0][z])
+    assert target["boxes"][0].tolist() == [x, y, x + width, y + height]
+
+
+@pytest.mark.parametrize("fwhm", [2.6, 4.0])
+def test_wings_of_psfs(fwhm):
+    gaussian = star(20.0, 20.0, 41, fwhm)
+    radius = np.hypot(*(np.mgrid[:41, :41] - 20))
+    core = 0.5 * fwhm / np.sqrt(2.0 ** (1.0 / 2.5) - 1.0)
+    moffat = (1.0 + (radius / core) ** 2) ** -2.5
+    image = MultibandImage(
+        np.zeros((3, 50, 60), np.float32),
+        ["g", "r", "z"],
+        0.2,
+        psf=[gaussian, moffat, gaussian[18:23, 18:23]],
+    )
+    wings = image.psf_wings() * image.psf_fwhm / fwhm
+    assert wings[0] == pytest.approx(0.5 * np.sqrt(np.log2(50.0)), rel=0.01)
+    assert wings[1] == pytest.approx(core / fwhm * np.sqrt(50.0**0.4 - 1.0), rel=0.01)
+    assert np.isnan(wings[2])
 
 
 def test_normalized_bands_have_unit_noise_and_no_sky():
@@ -253,7 +281,8 @@ def test_scale_brings_the_psf_to_a_width_that_is_known(fwhm, scale):
 def test_flanks_of_bright_sources_are_no_sources():
     image = 3000.0 * star(40.0, 40.0, 81) + 100.0 * star(40.0, 33.5, 81) + 30.0 * star(10.0, 10.0, 81)
     valid = np.ones((1, 81, 81), bool)
-    bands = BandImage(image[None].astype(np.float32), valid, *np.array([[4.0], [1.0], [620.0]], np.float32))
+    settings = np.array([[4.0], [1.0], [620.0], [1.2]], np.float32)
+    bands = BandImage(image[None].astype(np.float32), valid, *settings)
     # The star, its neighbour, a piece of its flank, a source far away.
     positions = np.array([[40.0, 40.0], [40.0, 33.5], [34.0, 41.0], [10.0, 10.0]])
     assert _in_brighter_sources(positions, bands).tolist() == [False, False, True, False]

@@ -48,36 +48,41 @@ BANDS = ("z", "r", "g")
 
 CLASSES = {"star": 1, "galaxy": 2}
 
+PresetScene = tuple[TrainingScene, list[np.ndarray]]
+"""A scene and images of its PSFs."""
+
 
 def make_scenes(
     preset: str, count: int, seed: int, bands: tuple[str, ...], min_snr: float = 0.0
-) -> list[TrainingScene]:
+) -> list[PresetScene]:
     """Simulate scenes of a preset."""
     config = preset_config(preset, bands=bands)
-    scenes = []
+    scenes: list[PresetScene] = []
     for number in range(count):
         scene = simulate_scene(config, np.random.default_rng([seed, number]))
         snr = np.sqrt(sum(scene.sources[f"snr_{band}"] ** 2 for band in bands))
         kept = to_training_scene(scene, keep_image=True)
         faint = snr[scene.sources["area"] >= 1] < min_snr
-        scenes.append(replace(kept, ignore=kept.ignore | faint if kept.noisy else kept.ignore))
+        kept = replace(kept, ignore=kept.ignore | faint if kept.noisy else kept.ignore)
+        scenes.append((kept, [psf.image(41, scene.pixel_scale) for psf in scene.psfs]))
     return scenes
 
 
 def find(
     model: MaskRcnnModel,
-    scene: TrainingScene,
+    preset_scene: PresetScene,
     min_peak_snr: float,
     rng: np.random.Generator,
     pixel_scale: float,
 ) -> tuple[Detections, np.ndarray]:
     """Find the sources of a scene; which truths count."""
+    scene, psf = preset_scene
     flux, variance, sky_sigma = realize_scene(scene, rng)
     asked = asked_sources(scene, sky_sigma, 12, min_peak_snr)
     settings, network = DetectionSettings(score_threshold=LOWEST_SCORE), model.build().eval()
     if model.takes_any_bands:
         valid = scene.valid
-        image = MultibandImage(flux, BANDS, pixel_scale, variance, usable=valid, psf_fwhm=scene.psf_fwhm)
+        image = MultibandImage(flux, BANDS, pixel_scale, variance, usable=valid, psf=psf)
         wavelengths, calibration = image_wavelengths(image), model.metadata.calibration
         return detect_any_band(network, image, wavelengths, settings, calibration=calibration)[0], asked
     network.roi_heads.detections_per_img = 2000
@@ -87,7 +92,7 @@ def find(
 
 def precision(
     model: MaskRcnnModel,
-    scenes: Sequence[TrainingScene],
+    scenes: Sequence[PresetScene],
     min_peak_snr: float = 5.0,
     seed: int = 0,
     pixel_scale: float = 0.168,
@@ -96,14 +101,15 @@ def precision(
     images = []
     for number, scene in enumerate(scenes):
         found, asked = find(model, scene, min_peak_snr, np.random.default_rng([seed, number]), pixel_scale)
+        truth = scene[0]
         star = found.p_star >= 0.5
         images.append(
             ImagePairs.from_spans(
                 SpanMasks.from_masks(found.masks, found.origins),
                 found.scores,
                 np.where(star, 1, 2),
-                SpanMasks.from_masks(scene.masks, scene.origins),
-                scene.labels,
+                SpanMasks.from_masks(truth.masks, truth.origins),
+                truth.labels,
                 name=str(number),
                 class_scores=found.scores * np.where(star, found.p_star, 1.0 - found.p_star),
                 truth_ignored=~asked,

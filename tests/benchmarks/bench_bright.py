@@ -19,6 +19,7 @@ of a peak of 5 sigma and 12 pixels, and detections without a source.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -87,7 +88,10 @@ def scene_image(scene: Scene) -> MultibandImage:
         scene.variance,
         usable=(scene.mask & unusable) == 0,
         saturated=(scene.mask & MASK_BITS["SAT"]) != 0,
-        psf_fwhm=[psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs],
+        psf=[
+            psf.image(2 * math.ceil(4.0 * psf.fwhm / scene.pixel_scale) + 1, scene.pixel_scale)
+            for psf in scene.psfs
+        ],
     )
 
 

@@ -46,7 +46,7 @@ ORDER = (
 
 def fixed_stretch() -> float:
     """Return the noise of the mean of the bands of hsc-500s (nJy)."""
-    (scene,) = make_scenes("hsc-500s", 1, 0, ("z", "r", "g"))
+    ((scene, _),) = make_scenes("hsc-500s", 1, 0, ("z", "r", "g"))
     return float(np.sqrt(np.median(scene.variance, axis=(1, 2)).sum()) / len(scene.variance))
 
 

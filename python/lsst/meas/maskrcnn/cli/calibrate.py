@@ -42,9 +42,8 @@ from ..network.model_file import (
 from ..report.calibration_figure import plot_calibrated
 from ..scenes.presets import PRESETS, preset_config, random_scene_config
 from ..scenes.simulate import simulate_scene
-from ..scenes.survey_mixture import draw_survey_scene, random_survey_config
 from ..train.any_band_validation import PURITY, collect_band_cases
-from ..train.band_scenes import BandScene, read_band_scene, to_band_scene
+from ..train.band_scenes import BandScene, read_band_scene, simulate_band_scene
 from ..train.calibrate import CalibrationCases, collect_cases, cross_calibrate, fit_calibration
 from ..train.scene_sources import SceneFiles
 from ..train.training_scene import TrainingScene
@@ -288,8 +287,7 @@ def _simulate(number: int, seed: int, presets: tuple[str, ...], bands: tuple[str
 
 def _simulate_bands(number: int, seed: int) -> BandScene:
     """Make a scene of the mixture of surveys."""
-    rng = np.random.default_rng([seed, number])
-    return to_band_scene(draw_survey_scene(random_survey_config(rng, _BAND_SHAPE), rng))
+    return simulate_band_scene(np.random.default_rng([seed, number]), _BAND_SHAPE)
 
 
 def detector(model: MaskRcnnModel, device: str = "auto") -> Callable[[MultibandImage], Detections]:

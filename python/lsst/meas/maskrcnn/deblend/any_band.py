@@ -101,7 +101,9 @@ def detect_any_band(
         The image, its bands together.
     """
     usable = np.asarray(image.usable)
-    bands = normalize_bands(image.flux, usable, np.asarray(image.psf_fwhm), wavelengths, image.variance)
+    bands = normalize_bands(
+        image.flux, usable, np.asarray(image.psf_fwhm), wavelengths, image.variance, image.psf_wings()
+    )
     scaled, scale = learned_scale(bands)
     if not (bands.fwhm > 0).any():
         _LOG.warning(

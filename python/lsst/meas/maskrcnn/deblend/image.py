@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from ..images.pixels import usable_pixels
 
@@ -166,6 +167,22 @@ class MultibandImage:
             return None
         return self.psf(band, y, x) if callable(self.psf) else np.asarray(self.psf[band])
 
+    def psf_wings(self) -> npt.NDArray[np.float64]:
+        """Measure how far the wings of the PSF reach.
+
+        Returns
+        -------
+        wings : `numpy.ndarray`
+            Radius at which the PSF in the middle of the image has 0.02 of its
+            peak, in units of the FWHM, (band,); NaN where there is no image of
+            the PSF, or it ends before.
+        """
+        middle = (0.5 * (self.shape[0] - 1), 0.5 * (self.shape[1] - 1))
+        images = [self.psf_image(band, *middle) for band in range(len(self.bands))]
+        radii = np.array([np.nan if psf is None else _wing_radius(np.asarray(psf, float)) for psf in images])
+        widths = np.asarray(self.psf_fwhm)
+        return radii / np.where(np.isfinite(widths) & (widths > 0), widths, np.nan)
+
     def select(self, bands: Sequence[str]) -> MultibandImage:
         """Take some of the bands, in another order if need be.
 
@@ -225,6 +242,21 @@ class MultibandImage:
             return self.wcs.pixelToSkyArray(x, y, degrees=True)
         sky = self.wcs.pixel_to_world(x, y).icrs
         return sky.ra.deg, sky.dec.deg
+
+
+def _wing_radius(psf: npt.NDArray[np.float64]) -> float:
+    """Return the radius (px) at which the mean over circles has 0.02 of the peak; NaN beyond the edge."""
+    center = (np.array(psf.shape) - 1) / 2
+    radii = np.arange(0.0, center.min(), 0.25)
+    angles = np.linspace(0.0, 2.0 * math.pi, 24, endpoint=False)
+    places = center[:, None, None] + radii[:, None] * np.stack([np.sin(angles), np.cos(angles)])[:, None]
+    profile = ndimage.map_coordinates(psf, places, order=3, mode="nearest").mean(axis=1)
+    low = np.flatnonzero(profile < 0.02 * profile[0])
+    if not len(low) or not profile[0] > 0:
+        return math.nan
+    outer = int(low[0])
+    share = (profile[outer - 1] - 0.02 * profile[0]) / (profile[outer - 1] - profile[outer])
+    return float(radii[outer - 1] + 0.25 * share)
 
 
 def gaussian_fwhm(psf: npt.ArrayLike) -> float:

@@ -14,7 +14,15 @@ one peak is one source, and two sources one FWHM apart are two peaks.
 
 from __future__ import annotations
 
-__all__ = ["AnyBandNetwork", "AnyBandSpec", "BandProposals", "Features", "pack_bands", "start_from"]
+__all__ = [
+    "MASK_WAVELENGTH",
+    "AnyBandNetwork",
+    "AnyBandSpec",
+    "BandProposals",
+    "Features",
+    "pack_bands",
+    "start_from",
+]
 
 import math
 from typing import Annotated, Literal, NamedTuple, cast
@@ -34,8 +42,8 @@ from torchvision.ops.poolers import LevelMapper
 
 from ..images.classes import CLASS_NAMES
 
-_PLANES = 5
-"""Planes of a band: pixels, whether they are known, FWHM, noise, wavelength."""
+_PLANES = 6
+"""Planes of a band: pixels, whether they are known, FWHM, noise, wavelength, wings."""
 
 _LINEAR = 3.0
 """Pixels are linear up to about this many sigma, and logarithmic above."""
@@ -55,6 +63,13 @@ _STAMP_CELLS, _STAMP_REACH = 9, 1.75
 
 _USUAL_FWHM = 4.0
 """Stands for a FWHM that is not known, px."""
+
+MASK_WAVELENGTH = 880.0
+"""Masks are those of the band that is nearest to this wavelength, nm."""
+
+_MASK_CELLS = 28
+_GALAXY_LEVEL, _STAR_LEVEL = 0.08, 0.005
+"""Shares of the peak at which the outlines of the training scenes are."""
 
 _Count = Annotated[int, Field(gt=0)]
 
@@ -87,6 +102,7 @@ def pack_bands(
     fwhm: npt.ArrayLike,
     noise: npt.ArrayLike,
     wavelength: npt.ArrayLike,
+    wings: npt.ArrayLike | None = None,
 ) -> Tensor:
     """Make the input of an `AnyBandNetwork` from an image.
 
@@ -104,23 +120,27 @@ def pack_bands(
         only ratios matter.
     wavelength : array_like
         Effective wavelength, nm, (band,).
+    wings : array_like, optional
+        Radius at which the PSF has 0.02 of its peak, in units of the FWHM,
+        (band,); 0 or NaN where it is not known.
 
     Returns
     -------
     image : `torch.Tensor`
-        Planes, float32, (5 band, y, x): the pixels of all bands, with 0 where they are
+        Planes, float32, (6 band, y, x): the pixels of all bands, with 0 where they are
         not known; whether they are known; and constant planes of FWHM (px),
-        log10 of the noise over the median of the bands, and wavelength (nm).
+        log10 of the noise over the median of the bands, wavelength (nm) and wings.
     """
     count, height, width = pixels.shape
     known = valid & np.isfinite(pixels)
     noise_ratio = np.asarray(noise, np.float32)
     noise_ratio = np.log10(noise_ratio / np.median(noise_ratio))
     widths = np.nan_to_num(np.asarray(fwhm, np.float32))
+    reach = np.zeros(count, np.float32) if wings is None else np.nan_to_num(np.asarray(wings, np.float32))
     image = np.empty((_PLANES, count, height, width), np.float32)
     image[0] = np.where(known, pixels, 0.0)
     image[1] = known
-    for plane, values in enumerate((widths, noise_ratio, np.asarray(wavelength, np.float32)), 2):
+    for plane, values in enumerate((widths, noise_ratio, np.asarray(wavelength, np.float32), reach), 2):
         image[plane] = values[:, None, None]
     return torch.from_numpy(image.reshape(_PLANES * count, height, width))
 
@@ -136,12 +156,14 @@ class _Bands(NamedTuple):
     noise: Tensor
     wavelength: Tensor
     """(image, band); 0 for bands that only fill up."""
+    wings: Tensor
+    """(image, band); 0 where they are not known."""
 
     @classmethod
     def of(cls, images: Tensor) -> _Bands:
         planes = images.reshape(len(images), _PLANES, -1, *images.shape[-2:])
-        fwhm, noise, wavelength = planes[:, 2:, :, 0, 0].unbind(dim=1)
-        return cls(planes[:, 0], planes[:, 1], fwhm, noise, wavelength)
+        fwhm, noise, wavelength, wings = planes[:, 2:, :, 0, 0].unbind(dim=1)
+        return cls(planes[:, 0], planes[:, 1], fwhm, noise, wavelength, wings)
 
     def side(self) -> Tensor:
         """Features of the bands (image, band, feature)."""
@@ -152,10 +174,17 @@ class _Bands(NamedTuple):
         width = torch.where(known, torch.log(self.fwhm.clamp_min(0.5) / _USUAL_FWHM), 0.0)
         count = torch.log(there.sum(dim=1, keepdim=True).clamp_min(1).float()).expand_as(width)
         plain = [color, width, known.float(), self.noise.clamp(-2.0, 2.0), count]
-        return torch.cat([torch.stack(plain, dim=-1), bumps], dim=-1) * there[..., None]
+        reach = torch.where(self.wings > 0, (self.wings - 1.4) / 0.1, 0.0).clamp(-3.0, 5.0)
+        end = torch.stack([reach, (self.wings > 0).float()], dim=-1)
+        return torch.cat([torch.stack(plain, dim=-1), bumps, end], dim=-1) * there[..., None]
+
+    def mask_band(self) -> Tensor:
+        """Choose the band whose outlines the masks are, (image,)."""
+        distance = (self.wavelength - MASK_WAVELENGTH).abs()
+        return torch.where(self.wavelength > 0, distance, torch.inf).argmin(dim=1)
 
 
-_SIDE = 5 + len(_BUMPS)
+_SIDE = 7 + len(_BUMPS)
 
 
 class _BandStem(nn.Module):
@@ -288,6 +317,44 @@ class _StampHead(nn.Module):
         return torch.cat([mean, (features * there[..., None]).amax(dim=1)], dim=-1)
 
 
+class _OutlineHead(nn.Module):
+    """Features for masks: of the PSF, and of the pixels of the band that the masks are of."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.modulation = nn.Linear(_SIDE, 2 * channels)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.pixels = nn.Sequential(
+            nn.Conv2d(4, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, channels, 3, padding=1)
+        )
+        _start_at_zero(self.pixels)
+
+    def forward(self, bands: _Bands, boxes: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a factor and a summand of pooled features, (source, channel, 1, 1), and features of the
+        pixels, (source, channel, cell, cell)."""
+        images = torch.arange(len(boxes), device=bands.fwhm.device)
+        chosen = bands.mask_band()
+        side = bands.side()[images, chosen]
+        number = torch.repeat_interleave(images, torch.tensor([len(item) for item in boxes]).to(images))
+        factor, summand = self.modulation(side[number])[..., None, None].chunk(2, dim=1)
+        rois = torch.cat([number[:, None].to(boxes[0]), torch.cat(boxes)], dim=1)
+        planes = torch.stack([bands.pixels[images, chosen], bands.valid[images, chosen]], dim=1).float()
+        # Pixel i stands at i, as in the targets.
+        cells = roi_align(planes, rois, _MASK_CELLS, sampling_ratio=1, aligned=False)
+        pixels, valid = cells[:, :1], cells[:, 1:]
+        third = _MASK_CELLS // 3
+        peak = pixels[..., third:-third, third:-third].amax(dim=(-2, -1), keepdim=True).clamp_min(1.0)
+        share = pixels / peak
+        layers = [
+            torch.asinh(pixels / _LINEAR),
+            torch.asinh(share / _GALAXY_LEVEL),
+            torch.asinh(share / _STAR_LEVEL) / 2.0,
+            valid,
+        ]
+        return 1.0 + factor, summand, self.pixels(torch.cat(layers, dim=1))
+
+
 class BandProposals(NamedTuple):
     """Peaks of the map of centres of an image, the likeliest first."""
 
@@ -358,6 +425,11 @@ class AnyBandNetwork(nn.Module):
         self.mask_pool = _pool(14)
         self.mask_head = MaskRCNNHeads(channels, list(spec.mask_channels), 1)
         self.mask_predictor = MaskRCNNPredictor(spec.mask_channels[-1], spec.mask_channels[-1], classes)
+        self.outline_head = _OutlineHead(channels)
+        # Boxes are those of the masks, of one band.
+        self.mask_band = nn.Linear(_SIDE, spec.box_features)
+        nn.init.zeros_(self.mask_band.weight)
+        nn.init.zeros_(self.mask_band.bias)
         self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
@@ -438,7 +510,10 @@ class AnyBandNetwork(nn.Module):
         """
         pooled = self.box_head(self.box_pool(features.levels, boxes, features.sizes))
         stamps = self.stamp_head(features.bands, positions)
-        hidden = F.relu(pooled + self.hidden(torch.cat([pooled, stamps], dim=1)))
+        hidden = pooled + self.hidden(torch.cat([pooled, stamps], dim=1))
+        side = features.bands.side()[torch.arange(len(boxes)), features.bands.mask_band()]
+        lengths = torch.tensor([len(item) for item in boxes], device=side.device)
+        hidden = F.relu(hidden + torch.repeat_interleave(self.mask_band(side), lengths, dim=0))
         hidden = F.relu(hidden + self.hidden_block(hidden))
         return self.classes(hidden), self.box_deltas(hidden), self.blend(hidden)[:, 0]
 
@@ -458,7 +533,9 @@ class AnyBandNetwork(nn.Module):
             Logits, (source, class, 28, 28).
         """
         pooled = self.mask_pool(features.levels, boxes, features.sizes)
-        return cast(Tensor, self.mask_predictor(self.mask_head(pooled)))
+        factor, summand, pixels = self.outline_head(features.bands, boxes)
+        cells = self.mask_predictor.conv5_mask(self.mask_head(pooled * factor + summand))
+        return cast(Tensor, self.mask_predictor.mask_fcn_logits(F.relu(cells + pixels)))
 
 
 def decode_cells(values: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

@@ -57,9 +57,10 @@ class BandImage:
         where it is not known.
     valid : `numpy.ndarray`
         Known pixels, bool, (band, y, x).
-    fwhm, noise, wavelength : `numpy.ndarray`
+    fwhm, noise, wavelength, wings : `numpy.ndarray`
         FWHM of the PSF (px), noise of an empty pixel in the unit of the flux,
-        and effective wavelength (nm), (band,).
+        effective wavelength (nm), and radius at 0.02 of the peak of the PSF
+        (FWHM), (band,).
     """
 
     pixels: npt.NDArray[np.float32]
@@ -67,6 +68,7 @@ class BandImage:
     fwhm: npt.NDArray[np.float32]
     noise: npt.NDArray[np.float32]
     wavelength: npt.NDArray[np.float32]
+    wings: npt.NDArray[np.float32]
 
     @property
     def mean_fwhm(self) -> float:
@@ -86,6 +88,7 @@ def normalize_bands(
     fwhm: npt.ArrayLike,
     wavelength: npt.ArrayLike,
     variance: npt.NDArray[np.float32] | None = None,
+    wings: npt.ArrayLike | None = None,
 ) -> BandImage:
     """Subtract the sky from each band and divide by its noise.
 
@@ -101,6 +104,9 @@ def normalize_bands(
     variance : `numpy.ndarray`, optional
         Of the flux, (band, y, x); without it the noise is the scatter of the
         sky.
+    wings : array_like, optional
+        Radius at which the PSF has 0.02 of its peak, in units of the FWHM,
+        (band,); NaN where it is not known.
 
     Returns
     -------
@@ -127,7 +133,8 @@ def normalize_bands(
         pixels[band] /= noise[band] if noise[band] > 0 else 1.0
     there = known.any(axis=(1, 2))
     widths, nm = np.asarray(fwhm, np.float32), np.asarray(wavelength, np.float32)
-    return BandImage(pixels[there], known[there], widths[there], noise[there], nm[there])
+    reach = np.full(len(flux), np.nan, np.float32) if wings is None else np.asarray(wings, np.float32)
+    return BandImage(pixels[there], known[there], widths[there], noise[there], nm[there], reach[there])
 
 
 def learned_scale(image: BandImage) -> tuple[BandImage, float]:
@@ -227,6 +234,7 @@ def _detect_tile(
         image.fwhm[there],
         image.noise[there],
         image.wavelength[there],
+        image.wings[there],
     )
     found = detect_bands(network, packed, fwhm, least=least, masks=masks)
     corner = np.array([tile.y0, tile.x0])

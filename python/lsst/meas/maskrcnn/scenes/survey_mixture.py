@@ -82,6 +82,7 @@ def random_survey_config(rng: np.random.Generator, shape: tuple[int, int] = (288
         artefacts=_draw_artefacts(rng),
         mask_rule=MaskRule(band=min(bands, key=lambda band: abs(_WAVELENGTH[band] - 650.0))),
         misregistration=float(rng.uniform(0.0, 0.12)),
+        keep_models=True,
         name="survey",
     )
 

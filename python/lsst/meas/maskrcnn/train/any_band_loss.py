@@ -18,7 +18,7 @@ from .ignore import ignored_share
 LOSS_NAMES = ("centre", "offset", "side", "class", "box", "mask", "blend")
 
 _UNIT = 8.0
-_PEAKS, _ROIS, _MASKS = 64, 64, 16
+_PEAKS, _ROIS, _MASKS = 64, 64, 32
 """Peaks of an image that are proposals, proposals and masks in the losses."""
 
 _LEAST_PEAK = 0.03

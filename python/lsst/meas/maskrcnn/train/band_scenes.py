@@ -23,16 +23,21 @@ import torch
 from torch import Tensor
 
 from ..images.files import write_atomically
-from ..network.any_band import pack_bands
+from ..network.any_band import MASK_WAVELENGTH, pack_bands
 from ..network.wavelengths import band_wavelength
 from ..scenes.artefacts import BAD, NO_DATA, SATURATED, correlated_noise
 from ..scenes.light import BandPsf
-from ..scenes.simulate import Scene
+from ..scenes.presets import PRESETS, preset_config
+from ..scenes.simulate import Scene, simulate_scene
 from ..scenes.survey_mixture import draw_survey_scene, random_survey_config
+from ..scenes.truth import source_mask, tight
 
 _FAINTEST_FOUND, _FAINTEST_IGNORED = 5.0, 3.0
 """S/N in all bands together from which sources are to be found, and below which
 they are background."""
+
+_PRESETS_SHARE = 0.15
+"""Of the scenes, those of the presets; the others are of surveys that do not exist."""
 
 _LEAST_SHARE = 0.05
 """Sources with less of the light at their own peak are ignored."""
@@ -61,6 +66,8 @@ class BandScene:
         FWHM of the PSF by its moments, px, (band,).
     wavelength : `numpy.ndarray`
         Effective wavelength of each band, nm, (band,).
+    wings : `numpy.ndarray`
+        Radius at which the PSF has 0.02 of its peak, in units of the FWHM, (band,).
     unusable, saturated : `numpy.ndarray`
         Pixels, bool, (band, y, x).
     positions : `numpy.ndarray`
@@ -74,7 +81,7 @@ class BandScene:
     origins : `numpy.ndarray`
         (y0, x0) of each mask, (source, 2).
     masks : `list` [`numpy.ndarray`]
-        Truth masks.
+        Truth masks in each band, (band, y, x).
     """
 
     pixels: npt.NDArray[np.float32]
@@ -82,6 +89,7 @@ class BandScene:
     gain: npt.NDArray[np.float32]
     fwhm: npt.NDArray[np.float32]
     wavelength: npt.NDArray[np.float32]
+    wings: npt.NDArray[np.float32]
     unusable: npt.NDArray[np.bool_]
     saturated: npt.NDArray[np.bool_]
     positions: npt.NDArray[np.float32]
@@ -93,25 +101,55 @@ class BandScene:
 
 
 def to_band_scene(scene: Scene) -> BandScene:
-    """Keep of a simulated scene what training needs."""
+    """Keep what training needs of a scene that was simulated with ``keep_models``."""
     drawn = np.flatnonzero(scene.sources["area"] >= 1)
     sources = scene.sources[drawn]
     sigma = np.asarray(scene.sky_sigma, np.float32)
+    fwhm = np.array([_moments_fwhm(psf, scene.pixel_scale) for psf in scene.psfs])
+    outlines = [_band_masks(scene, index) for index in drawn.tolist()]
     return BandScene(
         pixels=(scene.noiseless / sigma[:, None, None]).astype(np.float32),
         sigma=sigma,
         gain=(scene.electrons_per_njy * sigma).astype(np.float32),
-        fwhm=np.array([_moments_fwhm(psf, scene.pixel_scale) for psf in scene.psfs], np.float32),
+        fwhm=fwhm.astype(np.float32),
         wavelength=np.array([band_wavelength(band) for band in scene.bands], np.float32),
+        wings=np.array([_wing_radius(psf) for psf in scene.psfs], np.float32)
+        / np.float32(scene.pixel_scale)
+        / fwhm.astype(np.float32),
         unusable=(scene.mask & (BAD | NO_DATA)) != 0,
         saturated=(scene.mask & SATURATED) != 0,
         positions=np.stack([sources["y"], sources["x"]], axis=1).astype(np.float32),
         labels=np.where(sources["is_star"], 1, 2).astype(np.int64),
         snr=np.stack([sources[f"snr_{band}"] for band in scene.bands], axis=1).astype(np.float32),
         peak_share=sources["peak_share"].astype(np.float32),
-        origins=scene.origins[drawn].astype(np.int32),
-        masks=[scene.masks[index] for index in drawn],
+        origins=np.array([origin for _, origin in outlines], np.int32).reshape(-1, 2),
+        masks=[mask for mask, _ in outlines],
     )
+
+
+def _band_masks(scene: Scene, index: int) -> tuple[npt.NDArray[np.bool_], tuple[int, int]]:
+    """Make the masks of a source in all bands, in one box, and its corner (y0, x0)."""
+    if scene.models is None:
+        raise ValueError("the scene has no models; simulate it with keep_models=True")
+    stamp, source = scene.models[index], scene.sources[index]
+    masks = np.zeros(stamp.pixels.shape, bool)
+    for number, (band, pixels) in enumerate(zip(scene.bands, stamp.pixels)):
+        flux, sigma = float(source[f"flux_{band}"]), float(scene.sky_sigma[number])
+        if flux > 0:
+            part, y0, x0 = source_mask(pixels, scene.config.mask_rule, bool(source["is_star"]), sigma, flux)
+            masks[number, y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
+    _, y0, x0 = tight(masks.any(axis=0))
+    rows, columns = (np.flatnonzero(masks.any(axis=axes)) for axes in ((0, 2), (0, 1)))
+    if not len(rows):
+        return masks[:, :0, :0], (stamp.y0, stamp.x0)
+    return masks[:, y0 : rows[-1] + 1, x0 : columns[-1] + 1], (stamp.y0 + y0, stamp.x0 + x0)
+
+
+def _wing_radius(psf: BandPsf) -> float:
+    """Return the radius at which a PSF has 0.02 of its peak, arcsec."""
+    radii = np.linspace(0.0, 8.0 * psf.fwhm, 4000)
+    profile = psf.surface_brightness(radii)
+    return float(np.interp(-0.02 * profile[0], -profile, radii))
 
 
 def _moments_fwhm(psf: BandPsf, pixel_scale: float) -> float:
@@ -120,7 +158,18 @@ def _moments_fwhm(psf: BandPsf, pixel_scale: float) -> float:
     return psf.moments_fwhm(pixel_scale / times) / times
 
 
-_PLAIN = ("sigma", "gain", "fwhm", "wavelength", "positions", "labels", "snr", "peak_share", "origins")
+_PLAIN = (
+    "sigma",
+    "gain",
+    "fwhm",
+    "wavelength",
+    "wings",
+    "positions",
+    "labels",
+    "snr",
+    "peak_share",
+    "origins",
+)
 _BITS = ("unusable", "saturated")
 
 _STEPS = 200.0
@@ -135,7 +184,7 @@ def write_band_scene(scene: BandScene, path: str | os.PathLike[str]) -> None:
     arrays = {name: getattr(scene, name) for name in _PLAIN}
     arrays["pixels"] = np.rint(_STEPS * np.arcsinh(scene.pixels)).astype(np.int16)
     arrays.update({name: np.packbits(getattr(scene, name)) for name in _BITS})
-    arrays["shapes"] = np.array([mask.shape for mask in scene.masks], np.int32).reshape(-1, 2)
+    arrays["shapes"] = np.array([mask.shape for mask in scene.masks], np.int32).reshape(-1, 3)
     bits = [mask.ravel() for mask in scene.masks]
     arrays["bits"] = np.packbits(np.concatenate(bits) if bits else np.zeros(0, bool))
     buffer = BytesIO()
@@ -159,11 +208,20 @@ def read_band_scene(path: str | os.PathLike[str]) -> BandScene:
     return BandScene(masks=masks, **arrays)
 
 
+def simulate_band_scene(rng: np.random.Generator, shape: tuple[int, int] = (288, 288)) -> BandScene:
+    """Simulate a scene (y, x) of the mixture: of a survey that does not exist, or of a preset."""
+    if rng.random() >= _PRESETS_SHARE:
+        return to_band_scene(draw_survey_scene(random_survey_config(rng, shape), rng))
+    name = str(rng.choice(sorted(PRESETS)))
+    bands = tuple(rng.permutation([condition.band for condition in PRESETS[name].conditions]).tolist())
+    config = preset_config(name, shape=shape, bands=bands, noise=False, keep_models=True)
+    return to_band_scene(simulate_scene(config, rng))
+
+
 def _make_one(number: int, folder: Path, seed: int, shape: tuple[int, int]) -> Path:
     path = folder / f"bands_{seed}_{number:05d}.npz"
     if not path.exists():
-        rng = np.random.default_rng([seed, number])
-        write_band_scene(to_band_scene(draw_survey_scene(random_survey_config(rng, shape), rng)), path)
+        write_band_scene(simulate_band_scene(np.random.default_rng([seed, number]), shape), path)
     return path
 
 
@@ -227,7 +285,7 @@ def draw_crop(
         if rng.random() < 0.4:
             bad |= scene.saturated[window]
         _mask_parts(bad, rng)
-    fwhm = scene.fwhm[bands].copy()
+    fwhm, wings = scene.fwhm[bands].copy(), scene.wings[bands].copy()
     wavelength = scene.wavelength[bands].copy()
     if not plain:
         fwhm *= rng.normal(1.0, 0.02, len(fwhm)).astype(np.float32)
@@ -235,7 +293,10 @@ def draw_crop(
         if rng.random() < 0.08:
             # Images whose PSF is not known.
             fwhm[:] = 0.0
-    image = pack_bands(light, ~bad, fwhm, scene.sigma[bands] * noise, wavelength)
+        wings *= rng.normal(1.0, 0.02, len(wings)).astype(np.float32)
+        if rng.random() < 0.2:
+            wings[:] = 0.0
+    image = pack_bands(light, ~bad, fwhm, scene.sigma[bands] * noise, wavelength, wings)
     effective = noise * _correlation_loss(kernel, scene.fwhm[bands])
     target = _cut_truth(scene, bands, effective, (y0, x0), ~bad, 0.5 if share < 1.0 else _FAINTEST_IGNORED)
     return _turn(image, target, turns, flip)
@@ -278,6 +339,7 @@ def _cut_truth(
     height, width = valid.shape[1:]
     known: npt.NDArray[np.bool_] = np.logical_or.reduce(valid, axis=0)
     fwhm = float(np.median(scene.fwhm[bands]))
+    outline = bands[np.argmin(np.abs(scene.wavelength[bands] - MASK_WAVELENGTH))]
     positions = scene.positions - np.array(corner, np.float32)
     # A source counts by the bands that have data where it is.
     at = np.clip(np.rint(positions).astype(int), 0, (height - 1, width - 1))
@@ -289,7 +351,7 @@ def _cut_truth(
     boxes, masks, kept, ignored = [], [], [], []
     for index in np.flatnonzero(snr >= faintest).tolist():
         y, x = scene.origins[index] - np.array(corner)
-        mask = scene.masks[index]
+        mask = scene.masks[index][outline]
         low, high = (max(y, 0), max(x, 0)), (min(y + mask.shape[0], height), min(x + mask.shape[1], width))
         if low[0] >= high[0] or low[1] >= high[1]:
             continue
