@@ -18,8 +18,9 @@ from lsst.meas.maskrcnn.deblend.any_band import _in_brighter_sources
 from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
 from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.images.normalize import BandNoiseSettings, LuptonSettings
-from lsst.meas.maskrcnn.network.any_band import AnyBandNetwork, AnyBandSpec, pack_bands
+from lsst.meas.maskrcnn.network.any_band import AnyBandNetwork, AnyBandSpec
 from lsst.meas.maskrcnn.network.any_band_detect import BandImage, detect_bands, learned_scale, normalize_bands
+from lsst.meas.maskrcnn.network.band_layers import pack_bands
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
     ModelFileError,

@@ -21,7 +21,8 @@ from torch import Tensor
 from ..images.background import clip_sorted
 from ..images.binning import bin_psf_fwhm, sum_squares
 from ..images.tiles import Tile, make_tiles
-from .any_band import AnyBandNetwork, BandProposals, pack_bands
+from .any_band import AnyBandNetwork, BandProposals
+from .band_layers import pack_bands
 from .detections import Detections
 from .masks import MASK_THRESHOLD, SoftMasks, paste_soft_masks
 
@@ -258,7 +259,7 @@ def detect_bands(
     network : `~.any_band.AnyBandNetwork`
         In evaluation mode.
     image : `torch.Tensor`
-        Of `~.any_band.pack_bands`.
+        Of `~.band_layers.pack_bands`.
     fwhm : `float`
         Of the PSF, px.
     least : `float`

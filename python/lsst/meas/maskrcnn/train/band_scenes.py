@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ..images.files import write_atomically
-from ..network.any_band import MASK_WAVELENGTH, pack_bands
+from ..network.band_layers import MASK_WAVELENGTH, pack_bands
 from ..network.wavelengths import band_wavelength
 from ..scenes.artefacts import BAD, NO_DATA, SATURATED, correlated_noise
 from ..scenes.light import BandPsf
@@ -106,6 +106,7 @@ def to_band_scene(scene: Scene) -> BandScene:
     sources = scene.sources[drawn]
     sigma = np.asarray(scene.sky_sigma, np.float32)
     fwhm = np.array([_moments_fwhm(psf, scene.pixel_scale) for psf in scene.psfs])
+    wings = np.array([_wing_radius(psf) for psf in scene.psfs]) / scene.pixel_scale / fwhm
     outlines = [_band_masks(scene, index) for index in drawn.tolist()]
     return BandScene(
         pixels=(scene.noiseless / sigma[:, None, None]).astype(np.float32),
@@ -113,9 +114,7 @@ def to_band_scene(scene: Scene) -> BandScene:
         gain=(scene.electrons_per_njy * sigma).astype(np.float32),
         fwhm=fwhm.astype(np.float32),
         wavelength=np.array([band_wavelength(band) for band in scene.bands], np.float32),
-        wings=np.array([_wing_radius(psf) for psf in scene.psfs], np.float32)
-        / np.float32(scene.pixel_scale)
-        / fwhm.astype(np.float32),
+        wings=wings.astype(np.float32),
         unusable=(scene.mask & (BAD | NO_DATA)) != 0,
         saturated=(scene.mask & SATURATED) != 0,
         positions=np.stack([sources["y"], sources["x"]], axis=1).astype(np.float32),
@@ -138,11 +137,9 @@ def _band_masks(scene: Scene, index: int) -> tuple[npt.NDArray[np.bool_], tuple[
         if flux > 0:
             part, y0, x0 = source_mask(pixels, scene.config.mask_rule, bool(source["is_star"]), sigma, flux)
             masks[number, y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part
-    _, y0, x0 = tight(masks.any(axis=0))
-    rows, columns = (np.flatnonzero(masks.any(axis=axes)) for axes in ((0, 2), (0, 1)))
-    if not len(rows):
-        return masks[:, :0, :0], (stamp.y0, stamp.x0)
-    return masks[:, y0 : rows[-1] + 1, x0 : columns[-1] + 1], (stamp.y0 + y0, stamp.x0 + x0)
+    any_band, y0, x0 = tight(np.logical_or.reduce(masks, axis=0))
+    height, width = any_band.shape
+    return masks[:, y0 : y0 + height, x0 : x0 + width], (stamp.y0 + y0, stamp.x0 + x0)
 
 
 def _wing_radius(psf: BandPsf) -> float:
@@ -257,7 +254,7 @@ def draw_crop(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cut a crop of ``size`` px and add noise.
 
-    Returns an image as `~lsst.meas.maskrcnn.network.any_band.pack_bands` makes it,
+    Returns an image as `~lsst.meas.maskrcnn.network.band_layers.pack_bands` makes it,
     and its target: ``boxes``, ``labels`` and ``masks`` as torchvision wants them;
     ``centres`` (x, y), float32, (source, 2); ``blended``, bool, (source,);
     ``ignore_boxes``, float32, (region, 4); and ``ignore_centres``, float32,

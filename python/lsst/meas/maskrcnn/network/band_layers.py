@@ -1,0 +1,308 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Input and layers of an `~.any_band.AnyBandNetwork`."""
+
+from __future__ import annotations
+
+__all__ = ["MASK_WAVELENGTH", "pack_bands"]
+
+from typing import NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.ops import roi_align
+
+PLANES = 6
+"""Planes of a band: pixels, whether they are known, FWHM, noise, wavelength, wings."""
+
+_LINEAR = 3.0
+"""Pixels are linear up to about this many sigma, and logarithmic above."""
+
+_WAVELENGTHS = (480.0, 620.0, 880.0)
+"""Bands to which the first filters of the bank belong at the start, nm."""
+
+_BUMPS = tuple(np.linspace(-1.2, 2.2, 9).tolist())
+REFINE = 2
+"""Cells of the map of centres per cell of the first convolution: the map has those of the image."""
+
+UNIT = 8.0
+"""Distance to a side of a box that the map of centres has 0 for, px."""
+
+_STAMP_CELLS, _STAMP_REACH = 9, 1.75
+"""Cells along a side of the stamps of sources, and half of that side in FWHM."""
+
+_USUAL_FWHM = 4.0
+"""Stands for a FWHM that is not known, px."""
+
+MASK_WAVELENGTH = 880.0
+"""Masks are those of the band that is nearest to this wavelength, nm."""
+
+_MASK_CELLS = 28
+_GALAXY_LEVEL, _STAR_LEVEL = 0.08, 0.005
+"""Shares of the peak at which the outlines of the training scenes are."""
+
+
+def pack_bands(
+    pixels: npt.NDArray[np.float32],
+    valid: npt.NDArray[np.bool_],
+    fwhm: npt.ArrayLike,
+    noise: npt.ArrayLike,
+    wavelength: npt.ArrayLike,
+    wings: npt.ArrayLike | None = None,
+) -> Tensor:
+    """Make the input of an `AnyBandNetwork` from an image.
+
+    Parameters
+    ----------
+    pixels : `numpy.ndarray`
+        Flux without the sky in units of the noise of the band, float32,
+        (band, y, x).
+    valid : `numpy.ndarray`
+        Usable pixels, bool, (band, y, x).
+    fwhm : array_like
+        Of the PSF, px, (band,); 0 or NaN where it is not known.
+    noise : array_like
+        Of an empty pixel in one unit of flux density for all bands, (band,);
+        only ratios matter.
+    wavelength : array_like
+        Effective wavelength, nm, (band,).
+    wings : array_like, optional
+        Radius at which the PSF has 0.02 of its peak, in units of the FWHM,
+        (band,); 0 or NaN where it is not known.
+
+    Returns
+    -------
+    image : `torch.Tensor`
+        Planes, float32, (6 band, y, x): the pixels of all bands, with 0 where they are
+        not known; whether they are known; and constant planes of FWHM (px),
+        log10 of the noise over the median of the bands, wavelength (nm) and wings.
+    """
+    count, height, width = pixels.shape
+    known = valid & np.isfinite(pixels)
+    noise_ratio = np.asarray(noise, np.float32)
+    noise_ratio = np.log10(noise_ratio / np.median(noise_ratio))
+    widths = np.nan_to_num(np.asarray(fwhm, np.float32))
+    reach = np.zeros(count, np.float32) if wings is None else np.nan_to_num(np.asarray(wings, np.float32))
+    image = np.empty((PLANES, count, height, width), np.float32)
+    image[0] = np.where(known, pixels, 0.0)
+    image[1] = known
+    for plane, values in enumerate((widths, noise_ratio, np.asarray(wavelength, np.float32), reach), 2):
+        image[plane] = values[:, None, None]
+    return torch.from_numpy(image.reshape(PLANES * count, height, width))
+
+
+class Bands(NamedTuple):
+    """The planes of an input, taken apart."""
+
+    pixels: Tensor
+    """(image, band, y, x)."""
+    valid: Tensor
+    fwhm: Tensor
+    """(image, band), px; 0 where it is not known."""
+    noise: Tensor
+    wavelength: Tensor
+    """(image, band); 0 for bands that only fill up."""
+    wings: Tensor
+    """(image, band); 0 where they are not known."""
+
+    @classmethod
+    def of(cls, images: Tensor) -> Bands:
+        planes = images.reshape(len(images), PLANES, -1, *images.shape[-2:])
+        fwhm, noise, wavelength, wings = planes[:, 2:, :, 0, 0].unbind(dim=1)
+        return cls(planes[:, 0], planes[:, 1], fwhm, noise, wavelength, wings)
+
+    def side(self) -> Tensor:
+        """Features of the bands (image, band, feature)."""
+        there = self.wavelength > 0
+        color = torch.log(self.wavelength.clamp_min(100.0) / 620.0) / 0.5
+        bumps = torch.exp(-(((color[..., None] - color.new_tensor(_BUMPS)) / 0.45) ** 2))
+        known = self.fwhm > 0
+        width = torch.where(known, torch.log(self.fwhm.clamp_min(0.5) / _USUAL_FWHM), 0.0)
+        count = torch.log(there.sum(dim=1, keepdim=True).clamp_min(1).float()).expand_as(width)
+        plain = [color, width, known.float(), self.noise.clamp(-2.0, 2.0), count]
+        reach = torch.where(self.wings > 0, (self.wings - 1.4) / 0.1, 0.0).clamp(-3.0, 5.0)
+        end = torch.stack([reach, (self.wings > 0).float()], dim=-1)
+        return torch.cat([torch.stack(plain, dim=-1), bumps, end], dim=-1) * there[..., None]
+
+    def mask_band(self) -> Tensor:
+        """Choose the band whose outlines the masks are, (image,)."""
+        distance = (self.wavelength - MASK_WAVELENGTH).abs()
+        return torch.where(self.wavelength > 0, distance, torch.inf).argmin(dim=1)
+
+
+SIDE = 7 + len(_BUMPS)
+
+
+class BandStem(nn.Module):
+    """The first convolution, for any bands."""
+
+    def __init__(self, filters: int, features: int = 64):
+        super().__init__()
+        self.bank = nn.Parameter(torch.randn(filters, features, 7, 7) * 0.05)
+        self.joint = nn.Parameter(torch.randn(features, 3, 7, 7) * 0.02)
+        self.mixture = nn.Sequential(nn.Linear(SIDE, 48), nn.ReLU(), nn.Linear(48, filters))
+        self.shift = nn.Linear(SIDE, features)
+        nn.init.normal_(cast(nn.Linear, self.mixture[2]).weight, std=0.03)
+        nn.init.zeros_(cast(nn.Linear, self.mixture[2]).bias)
+        nn.init.zeros_(self.shift.weight)
+        nn.init.zeros_(self.shift.bias)
+
+    def forward(self, bands: Bands) -> Tensor:
+        side = bands.side()
+        there = (bands.wavelength > 0).float()
+        count = there.sum(dim=1, keepdim=True).clamp_min(1.0)
+        mixture = self.mixture(side) + self._start(bands.wavelength)
+        shift = self.shift((side * there[..., None]).sum(dim=1) / count)
+        valid = bands.valid * there[:, :, None, None]
+        known = valid.sum(dim=1, keepdim=True)
+        # So that noise is the same however many bands there are.
+        share = known.clamp_min(1.0).rsqrt()
+        compressed = torch.asinh(bands.pixels / _LINEAR) * valid
+        sum_image = torch.asinh((bands.pixels * valid).sum(dim=1, keepdim=True) * share / _LINEAR)
+        best = torch.where(valid > 0, compressed, -10.0).amax(dim=1, keepdim=True) * (known > 0)
+        planes = torch.cat([compressed * share, sum_image, best, known / 8.0], dim=1)
+        weights = torch.einsum("nbk,kfij->nfbij", mixture * there[..., None], self.bank)
+        results = []
+        for number in range(len(planes)):
+            weight = torch.cat([weights[number], self.joint], dim=1)
+            results.append(F.conv2d(planes[number : number + 1], weight, shift[number], stride=2, padding=3))
+        return torch.cat(results).contiguous(memory_format=torch.channels_last)
+
+    def _start(self, wavelength: Tensor) -> Tensor:
+        """Mixture between the filters of the bands of `_WAVELENGTHS`."""
+        low, middle, high = _WAVELENGTHS
+        at = wavelength.clamp(low, high)
+        first = ((middle - at) / (middle - low)).clamp(0.0, 1.0)
+        last = ((at - middle) / (high - middle)).clamp(0.0, 1.0)
+        rest = wavelength.new_zeros((*wavelength.shape, len(self.bank) - 3))
+        return torch.cat([torch.stack([first, 1.0 - first - last, last], dim=-1), rest], dim=-1)
+
+
+def start_at_zero(block: nn.Sequential) -> None:
+    """Let the last layer of a residual block give 0 at the start of training."""
+    last = cast(nn.Linear, block[-1])
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+
+
+class CentreHead(nn.Module):
+    """Map of the centres of sources, at every pixel.
+
+    Channels: logit; offset of the position (x, y) from the pixel; log of the
+    distances to the sides of the box (left, top, right, bottom).
+    """
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.coarse = nn.Conv2d(channels, channels, 3, padding=1)
+        self.unfold = nn.Conv2d(channels, 96, 1)
+        self.fine = nn.Conv2d(64, 16, 3, padding=1)
+        self.join = nn.Conv2d(40, 40, 3, padding=1)
+        # Two sources one FWHM apart differ at this resolution only.
+        self.refine = nn.Sequential(
+            nn.Conv2d(40, 40, 3, padding=1), nn.ReLU(), nn.Conv2d(40, 40, 3, padding=1)
+        )
+        start_at_zero(self.refine)
+        self.last = nn.Conv2d(40, 7 * REFINE**2, 1)
+        nn.init.normal_(self.last.weight, std=0.01)
+        bias = cast(Tensor, self.last.bias)
+        nn.init.zeros_(bias)
+        with torch.no_grad():
+            bias[: REFINE**2] = -4.6
+
+    def forward(self, level: Tensor, stem: Tensor) -> Tensor:
+        coarse = F.relu(self.unfold(F.relu(self.coarse(level))))
+        fine = F.relu(self.fine(stem))
+        joined = F.relu(self.join(torch.cat([F.pixel_shuffle(coarse, 2), fine], dim=1)))
+        return F.pixel_shuffle(self.last(joined + self.refine(joined)), REFINE)
+
+
+class StampHead(nn.Module):
+    """Features of the pixels of sources, on a grid that goes by the PSF."""
+
+    def __init__(self, features: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Linear(2 * _STAMP_CELLS**2 + SIDE, 128), nn.ReLU(), nn.Linear(128, features), nn.ReLU()
+        )
+
+    def forward(self, bands: Bands, positions: list[Tensor]) -> Tensor:
+        images, count = bands.fwhm.shape
+        lengths = [len(item) for item in positions]
+        where = torch.cat(positions)
+        number = torch.repeat_interleave(
+            torch.arange(images, device=where.device), torch.tensor(lengths, device=where.device)
+        )
+        fwhm = torch.where(bands.fwhm > 0, bands.fwhm, _USUAL_FWHM)[number]
+        reach = _STAMP_REACH * fwhm
+        middle = where[:, None, :] + 0.5
+        plane = (number[:, None] * count + torch.arange(count, device=where.device)).float()
+        rois = torch.stack(
+            [
+                plane,
+                middle[..., 0] - reach,
+                middle[..., 1] - reach,
+                middle[..., 0] + reach,
+                middle[..., 1] + reach,
+            ],
+            dim=-1,
+        ).reshape(-1, 5)
+        height, width = bands.pixels.shape[-2:]
+        cells = roi_align(
+            bands.pixels.reshape(-1, 1, height, width).float(),
+            rois,
+            _STAMP_CELLS,
+            sampling_ratio=2,
+            aligned=True,
+        ).reshape(len(where), count, _STAMP_CELLS**2)
+        shape = cells / (cells.square().mean(dim=-1, keepdim=True).sqrt() + 1.0)
+        side = bands.side()[number]
+        features = self.layers(torch.cat([torch.asinh(cells / _LINEAR), shape, side], dim=-1))
+        there = (bands.wavelength > 0).float()[number]
+        mean = (features * there[..., None]).sum(dim=1) / there.sum(dim=1, keepdim=True).clamp_min(1.0)
+        return torch.cat([mean, (features * there[..., None]).amax(dim=1)], dim=-1)
+
+
+class OutlineHead(nn.Module):
+    """Features for masks: of the PSF, and of the pixels of the band that the masks are of."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.modulation = nn.Linear(SIDE, 2 * channels)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
+        self.pixels = nn.Sequential(
+            nn.Conv2d(4, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, channels, 3, padding=1)
+        )
+        start_at_zero(self.pixels)
+
+    def forward(self, bands: Bands, boxes: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Return a factor, a summand (source, channel, 1, 1) and features (source, channel, cell, cell).
+
+        The first two are for the pooled features, the last for the mask head's result.
+        """
+        images = torch.arange(len(boxes), device=bands.fwhm.device)
+        chosen = bands.mask_band()
+        side = bands.side()[images, chosen]
+        number = torch.repeat_interleave(images, torch.tensor([len(item) for item in boxes]).to(images))
+        factor, summand = self.modulation(side[number])[..., None, None].chunk(2, dim=1)
+        rois = torch.cat([number[:, None].to(boxes[0]), torch.cat(boxes)], dim=1)
+        planes = torch.stack([bands.pixels[images, chosen], bands.valid[images, chosen]], dim=1).float()
+        # Pixel i stands at i, as in the targets.
+        cells = roi_align(planes, rois, _MASK_CELLS, sampling_ratio=1, aligned=False)
+        pixels, valid = cells[:, :1], cells[:, 1:]
+        third = _MASK_CELLS // 3
+        peak = pixels[..., third:-third, third:-third].amax(dim=(-2, -1), keepdim=True).clamp_min(1.0)
+        share = pixels / peak
+        layers = [
+            torch.asinh(pixels / _LINEAR),
+            torch.asinh(share / _GALAXY_LEVEL),
+            torch.asinh(share / _STAR_LEVEL) / 2.0,
+            valid,
+        ]
+        return 1.0 + factor, summand, self.pixels(torch.cat(layers, dim=1))
