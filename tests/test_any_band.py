@@ -21,6 +21,7 @@ from lsst.meas.maskrcnn.images.normalize import BandNoiseSettings, LuptonSetting
 from lsst.meas.maskrcnn.network.any_band import AnyBandNetwork, AnyBandSpec
 from lsst.meas.maskrcnn.network.any_band_detect import BandImage, detect_bands, learned_scale, normalize_bands
 from lsst.meas.maskrcnn.network.band_layers import pack_bands
+from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
     ModelFileError,
@@ -281,13 +282,39 @@ def test_scale_brings_the_psf_to_a_width_that_is_known(fwhm, scale):
 
 def test_flanks_of_bright_sources_are_no_sources():
     image = 3000.0 * star(40.0, 40.0, 81) + 100.0 * star(40.0, 33.5, 81) + 30.0 * star(10.0, 10.0, 81)
-    valid = np.ones((1, 81, 81), bool)
-    settings = np.array([[4.0], [1.0], [620.0], [1.2]], np.float32)
-    bands = BandImage(image[None].astype(np.float32), valid, *settings)
     # The star, its neighbour, a piece of its flank, a source far away.
-    positions = np.array([[40.0, 40.0], [40.0, 33.5], [34.0, 41.0], [10.0, 10.0]])
-    assert _in_brighter_sources(positions, bands).tolist() == [False, False, True, False]
-    assert _in_brighter_sources(positions[:0], bands).tolist() == []
+    positions = [(40.0, 40.0), (40.0, 33.5), (34.0, 41.0), (10.0, 10.0)]
+    assert parts_of_brighter(image, positions, [5, 3, 3, 3]) == [False, False, True, False]
+    assert parts_of_brighter(image, [], []) == []
+
+
+def test_ends_of_long_galaxies_are_no_sources():
+    rows, columns = np.mgrid[:81, :81]
+    image = 40.0 * np.exp(-0.5 * ((rows - 40.0) / 2.0) ** 2 - 0.5 * ((columns - 40.0) / 8.0) ** 2)
+    image += 30.0 * star(40.0, 52.0, 81)
+    # The galaxy, one of its ends, a source on the other end.
+    positions = [(40.0, 40.0), (40.0, 32.0), (40.0, 52.0)]
+    assert parts_of_brighter(image, positions, [15, 4, 3]) == [False, True, False]
+
+
+def parts_of_brighter(
+    image: np.ndarray, positions: list[tuple[float, float]], radii: list[int]
+) -> list[bool]:
+    """Which of some square detections are parts of brighter ones, in an image of one band."""
+    count = len(positions)
+    origins = np.array(positions, np.int32).reshape(-1, 2) - np.array(radii, np.int32)[:, None]
+    masks = [np.ones((2 * radius + 1,) * 2, bool) for radius in radii]
+    found = Detections(
+        np.zeros((count, 4), np.float32),
+        np.ones(count, np.float32),
+        np.zeros(count, np.float32),
+        origins,
+        masks,
+        positions=np.array(positions, np.float32).reshape(-1, 2),
+    )
+    settings = np.array([[4.0], [1.0], [620.0], [1.2]], np.float32)
+    bands = BandImage(image[None].astype(np.float32), np.ones((1, *image.shape), bool), *settings)
+    return _in_brighter_sources(found, bands).tolist()
 
 
 def test_wavelengths_are_those_of_surveys():

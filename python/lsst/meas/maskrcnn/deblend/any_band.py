@@ -17,6 +17,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from ..metrics.spans import mask_pairs
 from ..network.any_band import AnyBandNetwork
 from ..network.any_band_detect import BandImage, find_in_bands, learned_scale, normalize_bands
 from ..network.calibration import Calibration, calibrate
@@ -31,9 +32,10 @@ _LOG = logging.getLogger(__name__)
 _MAX_BANDS = 8
 """Most bands that a network is given; it is trained on at most six."""
 
-_BRIGHT, _FLANK, _FLANK_LEVEL, _LEAST_EXCESS = 100.0, 3.0, 0.3, 0.25
+_BRIGHT, _FLANK, _FLANK_LEVEL, _INSIDE, _LEAST_EXCESS = 100.0, 3.0, 0.3, 0.8, 0.25
 """A source with a peak over 100 sigma is bright; its flank reaches to 3 FWHM, with less than
-0.3 of its peak. What belongs there is brighter than the other side by at least 0.25 of it."""
+0.3 of its peak. What is there, or has 0.8 of its mask in that of a brighter source, is a source
+if it is brighter than the other side by at least 0.25 of it."""
 
 _LEAST_SCORE = 0.05
 """Smallest score of the network, before it is calibrated."""
@@ -127,7 +129,7 @@ def detect_any_band(
         p_blend=calibrate(found.p_blend, calibration, "p_blend"),
     )
     found = found.take(found.scores >= threshold)
-    found = found.take(~_in_brighter_sources(found.positions, scaled))
+    found = found.take(~_in_brighter_sources(found, scaled))
     if scale > 1:
         found = to_full_pixels(found, int(scale), image.shape)
     elif scale < 1:
@@ -142,28 +144,35 @@ def _raw_score(threshold: float, calibration: Calibration | None) -> float:
     return max(float(raw[enough[0]]) - 0.001, _LEAST_SCORE) if len(enough) else 1.0
 
 
-def _in_brighter_sources(positions: npt.NDArray[np.float32], image: BandImage) -> npt.NDArray[np.bool_]:
-    """Mark what is on the flank of a bright source, with as much light on the other side of it.
+def _in_brighter_sources(found: Detections, image: BandImage) -> npt.NDArray[np.bool_]:
+    """Mark what is a part of a brighter source: the light on the other side of that is as bright.
 
-    A source of its own adds to one side alone. Pairs of detections on opposite sides are left as they are.
+    A source of its own adds to one side alone. Parts are on the flank of a bright source, or in the mask
+    of a brighter one, as spiral arms and the ends of edge-on galaxies are. On flanks, pairs of detections
+    on opposite sides are left as they are.
     """
-    fwhm = image.mean_fwhm
+    fwhm, positions = image.mean_fwhm, found.positions
     smooth = ndimage.gaussian_filter(image.snr, 0.3 * fwhm)
     level = ndimage.map_coordinates(smooth, positions.T, order=1, mode="nearest")
-    doubtful = np.zeros(len(positions), bool)
-    bright = np.flatnonzero(level > _BRIGHT)
-    if not len(bright):
-        return doubtful
     tree = cKDTree(positions)
-    for star, near in zip(bright.tolist(), tree.query_ball_point(positions[bright], _FLANK * fwhm)):
-        around = np.array([index for index in near if level[index] < _FLANK_LEVEL * level[star]], np.int64)
-        if not len(around):
-            continue
-        mirrored = 2.0 * positions[star] - positions[around]
-        inside = ((mirrored >= 0) & (mirrored <= np.array(smooth.shape) - 1)).all(axis=1)
-        alone = tree.query(mirrored)[0] > fwhm
-        other = ndimage.map_coordinates(smooth, mirrored.T, order=1, mode="nearest")
-        doubtful[around] |= inside & alone & (level[around] - other < _LEAST_EXCESS * level[around])
+    bright = np.flatnonzero(level > _BRIGHT)
+    near = tree.query_ball_point(positions[bright], _FLANK * fwhm)
+    host = np.repeat(bright, [len(item) for item in near])
+    part = np.array([index for item in near for index in item], np.int64)
+    flank = level[part] < _FLANK_LEVEL * level[host]
+    pairs = mask_pairs(found.masks, found.origins, found.masks, found.origins)
+    area = np.array([np.count_nonzero(mask) for mask in found.masks], np.int64)
+    inside = (pairs.intersection > _INSIDE * area[pairs.second]) & (level[pairs.second] < level[pairs.first])
+    host = np.concatenate([host[flank], pairs.first[inside]])
+    on_flank = np.arange(len(host)) < np.count_nonzero(flank)
+    part = np.concatenate([part[flank], pairs.second[inside]])
+    mirrored = 2.0 * positions[host] - positions[part]
+    visible = ((mirrored >= 0) & (mirrored <= np.array(smooth.shape) - 1)).all(axis=1)
+    other = ndimage.map_coordinates(smooth, mirrored.T, order=1, mode="nearest")
+    alike = visible & (level[part] - other < _LEAST_EXCESS * level[part])
+    alike[on_flank] &= tree.query(mirrored[on_flank])[0] > fwhm
+    doubtful = np.zeros(len(found), bool)
+    doubtful[part[alike]] = True
     return doubtful
 
 
