@@ -32,10 +32,10 @@ _LOG = logging.getLogger(__name__)
 _MAX_BANDS = 8
 """Most bands that a network is given; it is trained on at most six."""
 
-_BRIGHT, _FLANK, _FLANK_LEVEL, _INSIDE, _LEAST_EXCESS = 100.0, 3.0, 0.3, 0.8, 0.25
+_BRIGHT, _FLANK, _FLANK_LEVEL, _INSIDE, _LEAST_EXCESS = 100.0, 3.0, 0.3, 0.8, (0.25, 0.15)
 """A source with a peak over 100 sigma is bright; its flank reaches to 3 FWHM, with less than
 0.3 of its peak. What is there, or has 0.8 of its mask in that of a brighter source, is a source
-if it is brighter than the other side by at least 0.25 of it."""
+if it is brighter than the other side by at least 0.25 of it on a flank, 0.15 in a mask."""
 
 _LEAST_SCORE = 0.05
 """Smallest score of the network, before it is calibrated."""
@@ -169,7 +169,8 @@ def _in_brighter_sources(found: Detections, image: BandImage) -> npt.NDArray[np.
     mirrored = 2.0 * positions[host] - positions[part]
     visible = ((mirrored >= 0) & (mirrored <= np.array(smooth.shape) - 1)).all(axis=1)
     other = ndimage.map_coordinates(smooth, mirrored.T, order=1, mode="nearest")
-    alike = visible & (level[part] - other < _LEAST_EXCESS * level[part])
+    least = np.where(on_flank, *_LEAST_EXCESS)
+    alike = visible & (level[part] - other < least * level[part])
     alike[on_flank] &= tree.query(mirrored[on_flank])[0] > fwhm
     doubtful = np.zeros(len(found), bool)
     doubtful[part[alike]] = True
