@@ -11,6 +11,7 @@ __all__ = ["detect_any_band", "image_wavelengths"]
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +120,8 @@ def detect_any_band(
         scaled,
         tile_size=settings.tile_size,
         tile_overlap=settings.tile_overlap,
-        least=_raw_score(threshold, calibration),
+        least=max(_raw(threshold, calibration, "score"), _LEAST_SCORE),
+        least_star=_raw(0.5, calibration, "p_star"),
         progress=progress,
     )
     found = replace(
@@ -137,11 +139,11 @@ def detect_any_band(
     return found, _images(image, bands)
 
 
-def _raw_score(threshold: float, calibration: Calibration | None) -> float:
-    """Return a score of the network below which none is calibrated to the threshold."""
+def _raw(threshold: float, calibration: Calibration | None, kind: Literal["score", "p_star"]) -> float:
+    """Return an output of the network below which none is calibrated to the threshold."""
     raw = np.linspace(0.0, 1.0, 1001)
-    enough = np.flatnonzero(calibrate(raw, calibration, "score") >= threshold)
-    return max(float(raw[enough[0]]) - 0.001, _LEAST_SCORE) if len(enough) else 1.0
+    enough = np.flatnonzero(calibrate(raw, calibration, kind) >= threshold)
+    return float(raw[enough[0]]) - 0.001 if len(enough) else 1.0
 
 
 def _in_brighter_sources(found: Detections, image: BandImage) -> npt.NDArray[np.bool_]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..images.background import clip_sorted
 from ..images.binning import bin_psf_fwhm, sum_squares
+from ..images.classes import GALAXY, STAR
 from ..images.tiles import Tile, make_tiles
 from .any_band import AnyBandNetwork, BandProposals
 from .band_layers import pack_bands
@@ -177,6 +178,7 @@ def find_in_bands(
     tile_size: int = 512,
     tile_overlap: int = 128,
     least: float = 0.05,
+    least_star: float = 0.5,
     masks: bool = True,
     progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
@@ -192,6 +194,8 @@ def find_in_bands(
         Side of a tile and what neighbouring tiles share, px.
     least : `float`
         Smallest score.
+    least_star : `float`
+        Probability of a star from which the box and the mask are those of one.
     masks : `bool`
         Whether to compute masks.
     progress : callable, optional
@@ -208,7 +212,7 @@ def find_in_bands(
     tiles = make_tiles(height, width, tile_size, tile_overlap, network.spec.divisor)
     parts: list[Detections] = []
     for number, tile in enumerate(tiles, 1):
-        found = _detect_tile(network, image, tile, fwhm, least, masks)
+        found = _detect_tile(network, image, tile, fwhm, least, least_star, masks)
         # Half of what two tiles share belongs to either; the edges of the image to the outer ones.
         corner, end = np.array([tile.y0, tile.x0]), np.array([tile.y1, tile.x1])
         low = np.where(corner > 0, corner + tile_overlap / 2 - 2.0 * fwhm, -np.inf)
@@ -222,7 +226,13 @@ def find_in_bands(
 
 
 def _detect_tile(
-    network: AnyBandNetwork, image: BandImage, tile: Tile, fwhm: float, least: float, masks: bool
+    network: AnyBandNetwork,
+    image: BandImage,
+    tile: Tile,
+    fwhm: float,
+    least: float,
+    least_star: float,
+    masks: bool,
 ) -> Detections:
     """Find the sources of a tile, in pixels of the image."""
     window = np.s_[:, tile.y0 : tile.y1, tile.x0 : tile.x1]
@@ -237,7 +247,7 @@ def _detect_tile(
         image.wavelength[there],
         image.wings[there],
     )
-    found = detect_bands(network, packed, fwhm, least=least, masks=masks)
+    found = detect_bands(network, packed, fwhm, least=least, least_star=least_star, masks=masks)
     corner = np.array([tile.y0, tile.x0])
     return replace(
         found,
@@ -250,7 +260,13 @@ def _detect_tile(
 
 @torch.inference_mode()
 def detect_bands(
-    network: AnyBandNetwork, image: Tensor, fwhm: float, *, least: float = 0.05, masks: bool = True
+    network: AnyBandNetwork,
+    image: Tensor,
+    fwhm: float,
+    *,
+    least: float = 0.05,
+    least_star: float = 0.5,
+    masks: bool = True,
 ) -> Detections:
     """Find the sources of a tile.
 
@@ -264,6 +280,8 @@ def detect_bands(
         Of the PSF, px.
     least : `float`
         Smallest score.
+    least_star : `float`
+        Probability of a star from which the box and the mask are those of one.
     masks : `bool`
         Whether to compute masks.
 
@@ -281,7 +299,8 @@ def detect_bands(
     )
     chances = torch.softmax(logits.float(), dim=1)
     scores = (proposals.scores * (1.0 - chances[:, 0])).sqrt()
-    labels = chances[:, 1:].argmax(dim=1) + 1
+    p_star = chances[:, 1] / chances[:, 1:].sum(dim=1).clamp_min(1e-9)
+    labels = torch.where(p_star >= least_star, STAR, GALAXY)
     decoded = network.box_coder.decode_single(deltas.float(), proposals.boxes)
     boxes = decoded.reshape(*logits.shape, 4)[torch.arange(len(labels)), labels]
     height, width = image.shape[-2:]
@@ -302,7 +321,7 @@ def detect_bands(
     found = Detections(
         boxes.numpy(),
         scores[good].numpy(),
-        (chances[good, 1] / chances[good, 1:].sum(dim=1).clamp_min(1e-9)).numpy(),
+        p_star[good].numpy(),
         pasted.origins,
         pasted.masks,
         soft=pasted.soft,
