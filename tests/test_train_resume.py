@@ -23,7 +23,7 @@ from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, read_model
 from lsst.meas.maskrcnn.train import checkpoint as checkpoint_module
 from lsst.meas.maskrcnn.train.checkpoint import (
-    CheckpointMismatch,
+    CheckpointError,
     TrainingState,
     differences,
     read_checkpoint,
@@ -161,7 +161,7 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path):
         (ToySource(), METADATA, SETTINGS, initial, "initial is None there"),
         (ToySource(), wider, SETTINGS, None, "architecture.box_features is 16 there, 32 here"),
     ):
-        with pytest.raises(CheckpointMismatch, match="another run.*remove the checkpoint") as error:
+        with pytest.raises(CheckpointError, match="another run.*remove the checkpoint") as error:
             train(source, metadata, settings, output, initial=model, device="cpu")
         assert message in str(error.value)
     # What does not decide the weights may change.
@@ -200,10 +200,10 @@ def test_checkpoints_are_whole_or_not_there(tmp_path, monkeypatch):
     monkeypatch.undo()
 
     path.write_bytes(before[:-4])
-    with pytest.raises(CheckpointMismatch, match="damaged"):
+    with pytest.raises(CheckpointError, match="damaged"):
         read_checkpoint(path, {"seed": 1})
     safetensors.torch.save_file({"network/a": torch.zeros(3)}, path, {"run": "{}", "state": "{}"})
-    with pytest.raises(CheckpointMismatch, match="another version"):
+    with pytest.raises(CheckpointError, match="another version"):
         read_checkpoint(path, {"seed": 1})
 
     # What a process leaves that is killed while it writes.

@@ -365,7 +365,8 @@ def read_truth(catalog: afwTable.SourceCatalog, bbox: geom.Box2I) -> TruthArrays
     Raises
     ------
     ValueError
-        Raised if the catalogue is not a truth catalogue.
+        Raised if the catalogue is not a truth catalogue, or no record has a
+        footprint.
     """
     names = catalog.schema.getNames()
     if f"{PREFIX}_isStar" not in names:
@@ -389,6 +390,11 @@ def read_truth(catalog: afwTable.SourceCatalog, bbox: geom.Box2I) -> TruthArrays
     masks = [np.zeros((0, 0), bool)] * len(catalog)
     origins = np.zeros((len(catalog), 2), np.int64)
     footprints = [record.getFootprint() for record in catalog]
+    if footprints and all(footprint is None for footprint in footprints):
+        raise ValueError(
+            f"None of the {len(catalog)} true sources has a footprint: the truth was read without them, or "
+            "its file has lost them. Store it anew."
+        )
     filled = [i for i, footprint in enumerate(footprints) if footprint is not None and footprint.getArea()]
     found, origins[filled] = footprints_to_masks([footprints[i] for i in filled], bbox)
     for i, mask in zip(filled, found, strict=True):

@@ -17,9 +17,8 @@ from tqdm import tqdm
 from lsst.daf.butler import DataCoordinate
 from lsst.daf.butler.registry import ConflictingDefinitionError
 
-from ..ingest.fits_files import FitsImageError
 from ..ingest.import_repo import FieldStore, ImportConflictError
-from ..ingest.repo import PatchGeometry, open_repo
+from ..ingest.repo import PatchGeometry, check_collection, open_repo
 from .command import CommandError, run_command
 
 SPLITS = ("train", "validation", "test")
@@ -216,13 +215,14 @@ def split_of(choice: str | tuple[str, ...], number: int, named: str) -> str:
 
 def run_import(program: str, arguments: argparse.Namespace, make_jobs: Callable[[], list[FieldJob]]) -> int:
     """Import the fields that a function returns; return the exit status."""
-    errors = (FitsImageError, ImportConflictError)
+    errors = (ValueError, ImportConflictError)
     return run_command(program, lambda: _import(arguments, make_jobs()), errors, "; run it again to go on")
 
 
 def _import(arguments: argparse.Namespace, jobs: Sequence[FieldJob]) -> None:
     if not jobs:
         raise CommandError("There is nothing to import.")
+    check_collection(arguments.collection)
     places: dict[tuple[int, int], str] = {}
     for job in jobs:
         other = places.setdefault((job.tract, job.patch), job.label)

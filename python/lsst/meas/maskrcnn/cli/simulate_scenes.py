@@ -38,7 +38,7 @@ from lsst.daf.butler import (
 )
 from lsst.pipe.base.configOverrides import ConfigOverrides
 
-from ..ingest.repo import open_repo, patch_data_id
+from ..ingest.repo import check_collection, open_repo, patch_data_id
 from ..ingest.scenes import SceneGrid, ingest_scene, missing_scenes, scene_dataset_types
 from ..scenes.presets import PRESETS, expected_sources
 from ..tasks.simulate import SimulateScenesConfig, SimulateScenesTask
@@ -103,7 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     if arguments.repo is None:
         parser.error("the repository is missing")
-    return run_command("simulate_scenes", lambda: _run(arguments), advice="; run it again to go on")
+    return run_command(
+        "simulate_scenes", lambda: _run(arguments), (ValueError,), advice="; run it again to go on"
+    )
 
 
 def _print_presets() -> None:
@@ -174,6 +176,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _make_series(arguments: argparse.Namespace) -> list[_Series]:
     """Read and check the arguments."""
+    check_collection(arguments.collection)
     check_limits(arguments, count=(1, math.inf), jobs=(1, math.inf), seed=(0, SceneGrid.TRACT_MAX - 1))
     unknown = [name for name in arguments.preset if name not in PRESETS]
     if unknown:

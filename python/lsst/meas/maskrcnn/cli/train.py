@@ -34,6 +34,7 @@ from lsst.pipe.base import InvalidQuantumError, Struct
 from lsst.pipe.base.configOverrides import ConfigOverrides
 
 from ..catalogs.training_patches import PatchDatasets, TrainingDataError, group_datasets
+from ..ingest.repo import check_collection
 from ..network.inference import select_device
 from ..tasks.train import MaskRcnnTrainTask, TrainingDivergedError
 from ..tasks.train_config import scratch_stage
@@ -149,6 +150,7 @@ def _check(arguments: argparse.Namespace) -> None:
                 f"Give {' and '.join('--' + name for name in missing)} to train in the repository "
                 f"{arguments.target}, or --scenes to train on simulated scenes."
             )
+        check_collection(arguments.output)
         return
     given = [name for name in ("input", "output", "data_query", "checkpoints") if getattr(arguments, name)]
     if given:

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ..network.model_file import ModelFileError, load_model
 from ..train.any_band_loop import AnyBandTrainSettings, train_any_band
 from ..train.band_scenes import make_scenes
-from ..train.checkpoint import CheckpointMismatch
+from ..train.checkpoint import CheckpointError
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -75,7 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         train_any_band(
             arguments.scenes, arguments.valid, arguments.out, settings, load_model(arguments.initial)
         )
-    except (ValueError, FileNotFoundError, ModelFileError, CheckpointMismatch) as error:
+    except (ValueError, FileNotFoundError, ModelFileError, CheckpointError) as error:
         print(f"train_any_band: {error}", file=sys.stderr)
         return 1
     return 0

@@ -25,20 +25,25 @@ from __future__ import annotations
 
 __all__ = ["ScarletBlend", "ScarletModelError", "ScarletModels", "ScarletSource", "read_scarlet_models"]
 
-import json
+import math
 import os
-import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from ..images.archives import ZipReader
+from ..images.files import one_line, parse_json
+
 _KNOWN_VERSIONS = ("0.0.0", "1.0.0", "1.0.1")
 """Of models, blends, sources and components; 0.0.0 stands for files without versions."""
 
 _SPECIAL_MEMBERS = ("metadata", "version", "psf", "psf_shape")
+_LARGEST_NUMBER, _LARGEST_SIDE = 2**31, 20_000
+"""Pixel of a tract, and side of the region of a blend (px); a patch has 4,200."""
+
 _USE_SCARLET = "Read it with lsst.meas.extensions.scarlet and pass the object that it gives"
 
 
@@ -242,18 +247,35 @@ class _Node:
     def error(self, message: str) -> ScarletModelError:
         return ScarletModelError(f"{self.where}: {message}")
 
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn what goes wrong with values of another kind than scarlet's into one kind of error."""
+        try:
+            yield
+        except ScarletModelError:
+            raise
+        except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError) as error:
+            raise self.error(
+                f"{type(error).__name__}, {one_line(error)}. This is not a layout that scarlet is known to "
+                "write, or the file is damaged: copy it again."
+            ) from error
+
     def children(self, name: str, kind: str) -> Iterator[tuple[Any, _Node]]:
         for key, child in self.need(name).items():
             yield key, _Node(child, f"{self.where}, {kind} {key}")
 
     def pair(self, name: str) -> tuple[int, int]:
-        y, x = self.need(name)[-2:]
-        return int(y), int(x)
+        y, x = (int(value) for value in self.need(name)[-2:])
+        if max(abs(y), abs(x)) > _LARGEST_NUMBER:
+            raise self.error(f"{name} is ({y}, {x}), wanted pixels up to {_LARGEST_NUMBER}.")
+        return y, x
 
     def array(self, name: str, shape: Any = None, dtype: Any = np.float32) -> np.ndarray:
+        if np.dtype(dtype).kind not in "biuf":
+            raise self.error(f"{name} is of type {one_line(repr(dtype), 40)}, wanted numbers.")
         array = np.asarray(self.need(name), dtype=dtype)
         wanted = array.shape if shape is None else tuple(int(n) for n in shape)
-        if array.size != int(np.prod(wanted)):
+        if array.size != math.prod(wanted) or min(wanted, default=0) < 0:
             raise self.error(
                 f"{array.size} values of {name} for the shape {wanted}. The file is damaged: copy it again."
             )
@@ -290,9 +312,11 @@ def _read_file(path: str) -> ScarletModels:
         start = stream.read(4)
     if start.startswith(b"PK"):
         try:
-            with zipfile.ZipFile(path) as archive:
+            with ZipReader(path) as archive:
                 return _read_zip(archive, path)
-        except (zipfile.BadZipFile, zlib.error, EOFError) as error:
+        except ScarletModelError:
+            raise
+        except ValueError as error:
             raise ScarletModelError(
                 f"{path} begins as a zip file but cannot be read to its end ({error}). It is cut short or "
                 f"damaged ({os.path.getsize(path)} bytes): copy it again from the repository."
@@ -303,22 +327,22 @@ def _read_file(path: str) -> ScarletModels:
             "document. Give the file of the dataset deepCoadd_scarletModelData or object_scarlet_models."
         )
     with open(path, "rb") as stream:
-        document = _parse_json(stream.read(), path)
+        document = _parse_object(stream.read(), path)
     if not isinstance(document.get("blends"), dict):
         raise ScarletModelError(
-            f"{path} is JSON with the keys {', '.join(sorted(document))}, without 'blends': expected "
-            "scarlet's models, the dataset deepCoadd_scarletModelData or object_scarlet_models."
+            f"{path} is JSON with the keys {one_line(', '.join(sorted(document)))}, without 'blends': "
+            "expected scarlet's models, the dataset deepCoadd_scarletModelData or object_scarlet_models."
         )
     return _parse_models(_Node(document, path), document["blends"].items())
 
 
-def _read_zip(archive: zipfile.ZipFile, path: str) -> ScarletModels:
-    names = archive.namelist()
+def _read_zip(archive: ZipReader, path: str) -> ScarletModels:
+    names = archive.names
     numbers = [name for name in names if name not in _SPECIAL_MEMBERS]
     strange = [name for name in numbers if not name.isdecimal()]
     if strange:
         raise ScarletModelError(
-            f"{path} has a member {strange[0]!r}; expected ids of blends and isolated sources beside "
+            f"{path} has a member {strange[0]!r:.100}; expected ids of blends and isolated sources beside "
             f"{', '.join(_SPECIAL_MEMBERS)}. Give the file of the dataset deepCoadd_scarletModelData or "
             "object_scarlet_models."
         )
@@ -328,47 +352,57 @@ def _read_zip(archive: zipfile.ZipFile, path: str) -> ScarletModels:
             "members. It is not a file of scarlet's models, or was not written to its end: copy it again."
         )
 
-    def load(name: str) -> Any:
-        return _parse_json(archive.read(name), f"{path}, member {name}")
-
     def blends() -> Iterator[tuple[str, Any]]:
         # One member at a time: as Python lists of floats a patch takes ten times the memory of its arrays.
         for name in numbers:
-            node = load(name)
-            if not isinstance(node, dict):
-                raise ScarletModelError(
-                    f"{path}, member {name} is a JSON {type(node).__name__}; expected an object."
-                )
+            node = _parse_object(archive.read(name), f"{path}, member {name}")
             # Isolated sources have their pixels in the catalogue.
             if "source_type" not in node or "blend_type" in node:
                 yield name, node
 
-    header = {name: load(name) for name in _SPECIAL_MEMBERS if name in names}
+    header = {
+        name: _parse_json(archive.read(name), f"{path}, member {name}")
+        for name in _SPECIAL_MEMBERS
+        if name in names
+    }
     return _parse_models(_Node(header, path), blends())
 
 
 def _parse_json(text: bytes, where: str) -> Any:
     try:
-        return json.loads(text)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return parse_json(text)
+    except ValueError as error:
         raise ScarletModelError(
             f"{where} is not valid JSON ({error}). The file is cut short or damaged: copy it again from the "
             "repository."
         ) from error
 
 
+def _parse_object(text: bytes, where: str) -> dict[str, Any]:
+    node = _parse_json(text, where)
+    if not isinstance(node, dict):
+        raise ScarletModelError(f"{where} is a JSON {type(node).__name__}; expected an object.")
+    return node
+
+
 def _parse_models(header: _Node, blends: Iterable[tuple[Any, Any]]) -> ScarletModels:
-    header.check_kind("model", "", ())
-    metadata = header.metadata()
-    if header.get("psf") is not None:
-        shape = header.get("psf_shape", header.get("psfShape"))
-        metadata.setdefault("model_psf", header.array("psf", shape))
-    parsed = {
-        int(key): _parse_blend(int(key), _Node(stored, f"{header.where}, blend {key}"), metadata)
-        for key, stored in blends
-    }
-    bands = metadata.get("bands") or dict.fromkeys(band for blend in parsed.values() for band in blend.bands)
-    return ScarletModels(tuple(bands), parsed)
+    with header.errors():
+        header.check_kind("model", "", ())
+        metadata = header.metadata()
+        if header.get("psf") is not None:
+            shape = header.get("psf_shape", header.get("psfShape"))
+            metadata.setdefault("model_psf", header.array("psf", shape))
+    parsed = {}
+    for key, stored in blends:
+        node = _Node(stored, f"{header.where}, blend {key}")
+        with node.errors():
+            parsed[int(key)] = _parse_blend(int(key), node, metadata)
+    with header.errors():
+        every = dict.fromkeys(band for blend in parsed.values() for band in blend.bands)
+        bands = tuple(metadata.get("bands") or every)
+        if not all(isinstance(band, str) for band in bands):
+            raise header.error(f"bands are {one_line(bands, 60)}, wanted names.")
+    return ScarletModels(bands, parsed)
 
 
 def _parse_blend(number: int, node: _Node, common: Mapping[str, Any]) -> ScarletBlend:
@@ -406,6 +440,8 @@ def _parse_blend(number: int, node: _Node, common: Mapping[str, Any]) -> Scarlet
     else:
         y0, x0, y1, x1 = _joint_box([part for source in sources for part in source.components])
         origin, shape = (y0, x0), (y1 - y0, x1 - x0)
+    if len(shape) != 2 or not 0 <= max(shape) <= _LARGEST_SIDE or min(shape) < 0:
+        raise node.error(f"its region has the shape {shape}, wanted two sides up to {_LARGEST_SIDE} px.")
     center = metadata.get("psf_center")
     return ScarletBlend(
         id=number,

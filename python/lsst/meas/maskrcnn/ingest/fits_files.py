@@ -20,8 +20,10 @@ import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
 
+from ..images.files import one_line
 from ..network.wavelengths import band_wavelength
 from .fits_header import linear_pixels
+from .fits_layout import check_layout
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
@@ -40,7 +42,20 @@ _IMAGE_NAMES = ("SCI", "IMAGE", "SCIENCE", "DATA")
 _SENTINELS = (-9999.0, -99999.0)
 """Values that stand for no data wherever they are."""
 
-_READ_ERRORS = (OSError, ValueError, TypeError, EOFError, IndexError, KeyError, zlib.error, fits.VerifyError)
+_READ_ERRORS = (
+    OSError,
+    ValueError,
+    TypeError,
+    EOFError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    MemoryError,
+    RuntimeError,
+    zlib.error,
+    fits.VerifyError,
+)
+"""What astropy raises for files that are damaged."""
 
 
 class FitsImageError(ValueError):
@@ -180,6 +195,7 @@ def read_fits(
             warnings.simplefilter("ignore", fits.verify.VerifyWarning)
             # Files that were cut short are read with zeros and a warning.
             warnings.filterwarnings("error", message=".*truncated.*")
+            check_layout(path)
             with fits.open(path, memmap=False) as hdus:
                 return _find_image(path, hdus, hdu, band, cube_bands)
     except Warning as warning:
@@ -188,7 +204,7 @@ def read_fits(
         raise
     except _READ_ERRORS as error:
         raise FitsImageError(
-            f"{path} is not a FITS file that can be read ({' '.join(str(error).split())}); give a FITS image."
+            f"{path} is not a FITS file that can be read ({one_line(error)}); give a FITS image."
         ) from error
 
 

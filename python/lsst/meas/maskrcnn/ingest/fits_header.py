@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
 
+from ..images.files import one_line
 from ..images.units import AB_ZERO_POINT
 
 _ZERO_POINT_KEYS = (
@@ -30,6 +31,9 @@ _ZERO_POINT_KEYS = (
 )
 _ZERO_POINT_RANGE = (5.0, 45.0)
 """Other values stand for one that is not known, such as 0, -1 or 99."""
+
+_LARGEST_ZERO_POINT = 100.0
+"""Of those that are computed, either way: a count of 1e-30 or 1e50 nJy is no unit of an image."""
 
 _JANSKY_ZERO_POINT = AB_ZERO_POINT - 22.5
 _MAGGY = 3631.0
@@ -107,7 +111,7 @@ def zero_point(header: fits.Header, pixel_scale: float) -> tuple[float | None, s
         if value is not None and _ZERO_POINT_RANGE[0] <= value <= _ZERO_POINT_RANGE[1]:
             found[key] = value
         else:
-            refused.append(f"{key} = {header[key]} is no zero point")
+            refused.append(f"{key} = {one_line(header[key], 40)} is no zero point")
     flux = number_of(header, "FLUXMAG0")
     if flux is not None and flux > 0:
         found["FLUXMAG0"] = 2.5 * math.log10(flux)
@@ -131,13 +135,15 @@ def zero_point(header: fits.Header, pixel_scale: float) -> tuple[float | None, s
     survey = str(header.get("SURVEY", "")).strip().lower()
     if not found and survey.startswith(_NANOMAGGY_SURVEYS):
         found[f"SURVEY {header['SURVEY']}, in nanomaggies"] = 22.5
+    for source in [source for source, value in found.items() if not abs(value) <= _LARGEST_ZERO_POINT]:
+        refused.append(f"{source} gives {found.pop(source):.4g}, which is no zero point")
     if not found:
         return None, ", ".join(refused) or "the header has none"
     if max(found.values()) - min(found.values()) > 0.05:
         listed = ", ".join(f"{source} says {value:.2f}" for source, value in found.items())
         return None, f"the header contradicts itself: {listed}"
     source, value = next(iter(found.items()))
-    return value, source
+    return value, "; ".join([source, *refused])
 
 
 def _janskys(unit: str, pixel_scale: float) -> float | None:
@@ -157,7 +163,7 @@ def _janskys(unit: str, pixel_scale: float) -> float | None:
         number, power = None, "10"
     try:
         factor = float(number or 1.0) * (10.0 ** float(exponent) if power else 1.0)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     rest, _, area = re.sub(r"\s+", " ", rest).replace(" sr-1", "/sr").partition("/")
     rest = rest.strip()
@@ -169,7 +175,7 @@ def _janskys(unit: str, pixel_scale: float) -> float | None:
         "arcsec**2": pixel_scale**2,
     }
     each = areas.get(area.strip().strip("()").lower())
-    if each is None or factor <= 0:
+    if each is None or not 0.0 < factor < math.inf:
         return None
     match = re.fullmatch(r"(nano|micro|milli|mega|[nu\u00b5\u03bcmkM]|)(jy|jansk(?:y|ys|ies))", rest, re.I)
     if match is not None:

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+import re
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -16,7 +17,9 @@ import numpy.typing as npt
 from astropy.io import fits
 from astropy.wcs import WCS, NoConvergence
 
+from ..images.files import one_line
 from .fits_files import FitsImageError
+from .fits_header import number_of
 
 _LARGEST_OFFSET = 0.1
 """Distance (px) of one position on the grids of two bands up to which they are one grid."""
@@ -25,7 +28,19 @@ _SCALE_RANGE = (1e-3, 60.0)
 """Pixel scales that are believed (arcsec)."""
 
 _SCALE_KEYS = ("CD1_1", "CD1_2", "CD2_1", "CD2_2", "CDELT1", "CDELT2")
-_WCS_ERRORS = (NoConvergence, ValueError, TypeError, KeyError, MemoryError)
+_NUMBER_KEY = re.compile(r"(CRPIX|CRVAL|CDELT|CROTA)[12]|(CD|PC)[12]_[12]|PV[12]_\d+|LONPOLE|LATPOLE|EQUINOX")
+
+_WCS_ERRORS = (
+    NoConvergence,
+    ValueError,
+    TypeError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+    MemoryError,
+    RuntimeError,
+)
+"""What astropy raises for world coordinates that are none."""
 
 
 def read_wcs(
@@ -47,6 +62,7 @@ def read_wcs(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            _make_numbers(header)
             wcs = WCS(header, naxis=2)
             if not wcs.has_celestial:
                 return None, ""
@@ -56,7 +72,7 @@ def read_wcs(
                 scale = pixel_scale_of(wcs, shape)
                 reason = f"the header's pixel scale of {scale:.4g} arcsec is not plausible"
     except _WCS_ERRORS as error:
-        text = " ".join(str(error).split())
+        text = one_line(error)
         if pixel_scale is not None:
             return None, f"its world coordinates cannot be used ({text}) and are left out."
         raise FitsImageError(f"{name}: its world coordinates cannot be used ({text}){advice}.") from error
@@ -69,6 +85,15 @@ def read_wcs(
     plain = made_up_wcs(shape, tuple(wcs.wcs.crval), pixel_scale)
     plain.wcs.crpix = wcs.wcs.crpix
     return plain, f"{reason}; {pixel_scale:g} arcsec, which was given, is used."
+
+
+def _make_numbers(header: fits.Header) -> None:
+    """Make numbers of texts: wcslib takes no notice of these, and images would be in another place."""
+    for key in filter(_NUMBER_KEY.fullmatch, list(header)):
+        value = number_of(header, key)
+        if value is None:
+            raise ValueError(f"{key} is {one_line(repr(header[key]), 40)}, wanted a number")
+        header[key] = value
 
 
 def made_up_wcs(shape: tuple[int, ...], center: tuple[float, ...], pixel_scale: float) -> WCS:

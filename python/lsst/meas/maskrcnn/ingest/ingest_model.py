@@ -25,7 +25,7 @@ from lsst.daf.butler import (
 )
 
 from ..network.model_file import ModelFileError, read_model
-from .repo import SEED_CONFIG
+from .repo import SEED_CONFIG, check_collection
 
 DATASET_TYPE = "maskRcnnModel"
 """Name of the dataset type of models (`str`)."""
@@ -82,9 +82,13 @@ def ingest_model(
         for other bands.
     IngestModelError
         Raised if the repository does not know models, or the collection
-        holds another model already or is no RUN.
+        has an impossible name, holds another model already or is no RUN.
     """
     path = Path(path)
+    try:
+        check_collection(collection)
+    except ValueError as error:
+        raise IngestModelError(str(error)) from error
     _check_file(path, bands)
     model_type = _make_dataset_type(butler, dataset_type)
     try:

@@ -14,6 +14,7 @@ from __future__ import annotations
 __all__ = [
     "SEED_CONFIG",
     "PatchGeometry",
+    "check_collection",
     "create_repo",
     "open_repo",
     "patch_data_id",
@@ -24,6 +25,7 @@ __all__ = [
 
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
@@ -74,6 +76,27 @@ class PatchGeometry:
         """
         corners = Box2D(self.bbox).getCorners()
         return ConvexPolygon([self.wcs.pixelToSky(corner).getVector() for corner in corners])
+
+
+def check_collection(name: str) -> None:
+    """Refuse the name of a collection that would put files somewhere else or nowhere.
+
+    Parameters
+    ----------
+    name : `str`
+        The name; its parts become folders.
+
+    Raises
+    ------
+    ValueError
+        Raised unless it has words with slashes between them.
+    """
+    parts = name.split("/")
+    if not all(re.fullmatch(r"[\w.+:@-]+", part) and part.strip(".") for part in parts):
+        raise ValueError(
+            f"Collection {name!r} is no possible name; give words of letters, digits and any of _-.:+@ with "
+            "slashes between them."
+        )
 
 
 def create_repo(path: str | os.PathLike[str], seed_config: str | None = SEED_CONFIG) -> Butler:

@@ -6,35 +6,35 @@
 safetensors file.
 
 The header of the file holds a `ModelMetadata` as JSON under the key
-``meas_maskrcnn``. Floating-point weights may be stored in half precision; they
-are read back as float32.
+``meas_maskrcnn``, and checksums, see `~lsst.meas.maskrcnn.network.tensor_file`.
+Floating-point weights may be stored in half precision; they are read back as
+float32.
 """
 
 from __future__ import annotations
 
 import importlib.resources
 import io
-import json
 import os
-import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import Annotated, Any, BinaryIO, Self
 
-import safetensors
-import safetensors.torch
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
 from ..images.classes import CLASS_NAMES
-from ..images.files import write_atomically
+from ..images.files import one_line, parse_json, write_atomically
 from ..images.normalize import BandNoiseSettings, LuptonSettings, NormalizationSettings, ZScoreSettings
 from .any_band import AnyBandNetwork, AnyBandSpec
 from .build import build_network
 from .calibration import Calibration
 from .spec import NetworkSpec
+from .tensor_file import TensorFileError, TensorHeader, pack_tensors, read_tensor_header, read_tensors
 
 __all__ = [
     "MaskRcnnModel",
@@ -54,7 +54,14 @@ FORMAT_VERSION = 3
 """Version of the layout that this code reads and writes."""
 
 _HEADER_KEY = "meas_maskrcnn"
-_MAX_HEADER = 100_000_000
+
+_LARGEST_COUNT = 20_000
+"""Of an architecture: its widths, sides and limits have 2000 at most, its lists four members or so (which
+count 1000 each)."""
+
+
+_Text = Annotated[str, Field(max_length=2000, pattern=r"^[^\x00-\x1f]*$")]
+_Band = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.+-]{0,39}$")]
 
 
 class ModelFileError(ValueError):
@@ -69,16 +76,16 @@ class ModelMetadata(BaseModel):
     format_version: int = FORMAT_VERSION
     """Version of the layout."""
 
-    name: str
+    name: _Text
     """Short name of the model."""
 
-    description: str = ""
+    description: _Text = ""
     """What the model is for, in a sentence."""
 
     architecture: NetworkSpec | AnyBandSpec
     """The network."""
 
-    bands: tuple[str, ...]
+    bands: tuple[_Band, ...]
     """Bands in the order of the input channels; none for a network that takes
     any."""
 
@@ -89,8 +96,8 @@ class ModelMetadata(BaseModel):
     class_names: tuple[str, ...] = CLASS_NAMES
     """Classes in the order of the labels 1, 2, ..."""
 
-    pixel_scale: float = Field(gt=0.0, allow_inf_nan=False)
-    """Pixel scale of the training images (arcsec)."""
+    pixel_scale: float = Field(ge=1e-3, le=60.0)
+    """Pixel scale of the training images (arcsec); of images that are read it has the same limits."""
 
     training: dict[str, Any] = Field(default_factory=dict)
     """Provenance: data, schedule, seeds, software versions, figures."""
@@ -219,19 +226,10 @@ class MaskRcnnModel:
                 f"Model '{self.metadata.name}' has weights that are not finite, in {len(broken)} parameters "
                 f"from '{broken[0]}' on; its training failed or the file was altered. Train or fetch it anew."
             )
-        architecture = self.metadata.architecture
-        network: MaskRCNN | AnyBandNetwork
-        if isinstance(architecture, AnyBandSpec):
-            network = AnyBandNetwork(architecture)
-        else:
-            network = build_network(architecture)
-        try:
-            network.load_state_dict(self.state)
-        except RuntimeError as error:
-            raise ModelFileError(
-                f"The weights of model '{self.metadata.name}' do not fit the architecture in its header "
-                f"({_first_line(error)}); the file was altered or written by other code. Fetch it anew."
-            ) from error
+        shapes = {key: tuple(value.shape) for key, value in self.state.items()}
+        _check_shapes(self.metadata.architecture, shapes, f"model '{self.metadata.name}'")
+        network = _make_network(self.metadata.architecture)
+        network.load_state_dict(self.state)
         return network.to(device).eval()
 
 
@@ -308,8 +306,7 @@ def model_to_bytes(model: MaskRcnnModel, half: bool = False) -> bytes:
                 f"{broken[0]} of model '{model.metadata.name}' is not finite in half precision; "
                 "write it with half=False."
             )
-    header = {_HEADER_KEY: model.metadata.model_dump_json()}
-    return safetensors.torch.save({k: v.contiguous() for k, v in state.items()}, metadata=header)
+    return pack_tensors(state, {_HEADER_KEY: model.metadata.model_dump_json()})
 
 
 def replace_metadata(data: bytes, metadata: ModelMetadata, name: str = "<bytes>") -> bytes:
@@ -335,16 +332,12 @@ def replace_metadata(data: bytes, metadata: ModelMetadata, name: str = "<bytes>"
     ModelFileError
         Raised if this is not a model file, or the architecture is another.
     """
-    length, before = _read_header(io.BytesIO(data), len(data), name)
+    header, before = _read_header(io.BytesIO(data), len(data), name)
     default = {"detection_score": metadata.architecture.detection_score}
     if before.architecture.model_copy(update=default) != metadata.architecture:
         raise ModelFileError(f"The new header of {name} has another architecture than its weights.")
-    content = json.loads(data[8 : 8 + length])
-    content["__metadata__"][_HEADER_KEY] = metadata.model_dump_json()
-    raw = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
-    # Weights must begin at a multiple of eight bytes.
-    raw += b" " * (-len(raw) % 8)
-    return struct.pack("<Q", len(raw)) + raw + data[8 + length :]
+    _read_weights(header, data, name)
+    return header.pack(data, {_HEADER_KEY: metadata.model_dump_json()})
 
 
 def write_model(model: MaskRcnnModel, path: str | os.PathLike[str], half: bool = False) -> None:
@@ -415,6 +408,8 @@ def read_model(path: str | os.PathLike[str]) -> MaskRcnnModel:
         Raised if the file is not a model file, is truncated, or has another
         version of the layout.
     """
+    # The header first: a file that is none is not read whole.
+    read_metadata(path)
     return model_from_bytes(Path(path).read_bytes(), name=str(path))
 
 
@@ -439,56 +434,88 @@ def model_from_bytes(data: bytes, name: str = "<bytes>") -> MaskRcnnModel:
         Raised if this is not a model file, is truncated, or has another
         version of the layout.
     """
-    metadata = _read_header(io.BytesIO(data), len(data), name)[1]
-    try:
-        state = safetensors.torch.load(data)
-    except safetensors.SafetensorError as error:
-        raise ModelFileError(f"{name} is damaged: {error}. Copy or download it again.") from error
+    header, metadata = _read_header(io.BytesIO(data), len(data), name)
+    state = _read_weights(header, data, name)
     return MaskRcnnModel(metadata, {k: v.float() if v.is_floating_point() else v for k, v in state.items()})
 
 
-def _read_header(stream: BinaryIO, size: int, name: str) -> tuple[int, ModelMetadata]:
-    """Read and check the header of a file of some size (bytes); give its length as well."""
-    start = stream.read(8)
-    length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
-    raw = stream.read(min(length, _MAX_HEADER))
-    foreign = (
-        f"{name} is not a model file of this package (a safetensors file with '{_HEADER_KEY}' in its header)"
-    )
-    if not 2 <= length <= _MAX_HEADER or not raw.startswith(b"{"):
-        raise ModelFileError(f"{foreign}. Give a file that meas_maskrcnn wrote.")
-    if len(raw) < length:
-        raise ModelFileError(
-            f"{name} is truncated: its header has {length} bytes, the file has {size}. Copy it again."
-        )
+def _read_weights(header: TensorHeader, data: bytes, name: str) -> dict[str, Tensor]:
     try:
-        content = json.loads(raw)
-        ends = [int(entry["data_offsets"][1]) for key, entry in content.items() if key != "__metadata__"]
-        header = content.get("__metadata__", {}).get(_HEADER_KEY)
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise ModelFileError(f"{foreign}: {error}. Give a file that meas_maskrcnn wrote.") from error
-    if header is None:
-        raise ModelFileError(f"{foreign}. Give a file that meas_maskrcnn wrote.")
-    expected = 8 + length + max(ends, default=0)
-    if size < expected:
-        raise ModelFileError(f"{name} is truncated: {size} bytes of {expected}. Copy or download it again.")
+        return read_tensors(header, data, name)
+    except TensorFileError as error:
+        raise ModelFileError(f"{name} {error}. Copy or download it again.") from error
+
+
+def _read_header(stream: BinaryIO, size: int, name: str) -> tuple[TensorHeader, ModelMetadata]:
+    """Read and check the header of a file of some size (bytes), before anything is made of it."""
+    advice = "Give a file that meas_maskrcnn wrote, or copy it again: this is not a model file"
     try:
-        fields = json.loads(header)
-        version = fields["format_version"]
+        header = read_tensor_header(stream, size)
+    except TensorFileError as error:
+        raise ModelFileError(f"{name} {error}. {advice}.") from error
+    text = header.texts.get(_HEADER_KEY)
+    if text is None:
+        raise ModelFileError(f"{name} has no '{_HEADER_KEY}' in its header. {advice} of this package.")
+    try:
+        version = parse_json(text.encode())["format_version"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ModelFileError(f"The header of {name} is damaged: {error}. Copy it again.") from error
+        raise ModelFileError(f"The header of {name} is damaged: {one_line(error)}. Copy it again.") from error
     if version != FORMAT_VERSION:
         raise ModelFileError(
-            f"{name} has format version {version}, this code reads version {FORMAT_VERSION}. Use the version "
-            "of meas_maskrcnn that wrote it, or a model that this one wrote."
+            f"{name} has format version {version!r:.20}, this code reads version {FORMAT_VERSION}. Use the "
+            "version of meas_maskrcnn that wrote it, or a model that this one wrote."
         )
     try:
-        return length, ModelMetadata.model_validate_json(header)
+        metadata = ModelMetadata.model_validate_json(text)
     except ValidationError as error:
-        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ModelFileError(f"The header of {name} is not valid: {problems}.") from error
+        problems = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
+        raise ModelFileError(f"The header of {name} is not valid: {one_line(problems)}.") from error
+    _check_shapes(metadata.architecture, header.shapes, name)
+    try:
+        header.check_texts()
+    except TensorFileError as error:
+        raise ModelFileError(f"{name} {error}. Copy or download it again.") from error
+    return header, metadata
 
 
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[1] if len(lines) > 1 else (lines[0] if lines else type(error).__name__)
+def _make_network(architecture: NetworkSpec | AnyBandSpec) -> MaskRCNN | AnyBandNetwork:
+    if isinstance(architecture, AnyBandSpec):
+        return AnyBandNetwork(architecture)
+    return build_network(architecture)
+
+
+@lru_cache(maxsize=32)
+def _wanted_shapes(architecture: NetworkSpec | AnyBandSpec) -> dict[str, tuple[int, ...]]:
+    """Shapes of the parameters of a network, for which no memory is taken."""
+    large = [f"{name} {value}" for name, value in architecture if _largest(value) > _LARGEST_COUNT]
+    if large:
+        raise ValueError(f"{one_line(', '.join(large))} is more than {_LARGEST_COUNT}")
+    with torch.device("meta"):
+        return {name: tuple(value.shape) for name, value in _make_network(architecture).state_dict().items()}
+
+
+def _largest(value: Any) -> float:
+    """Return the largest of the numbers in a field of an architecture, and of the lengths."""
+    if isinstance(value, tuple):
+        return max([1000.0 * len(value), *map(_largest, value)])
+    return value if isinstance(value, int | float) else 0.0
+
+
+def _check_shapes(
+    architecture: NetworkSpec | AnyBandSpec, shapes: Mapping[str, tuple[int, ...]], name: str
+) -> None:
+    """Refuse weights that are not those of an architecture, before memory is taken for it."""
+    try:
+        wanted = _wanted_shapes(architecture)
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise ModelFileError(
+            f"The architecture in the header of {name} cannot be built ({one_line(error)}); the file was "
+            "altered. Fetch it anew."
+        ) from error
+    for key in (*wanted, *shapes):
+        if shapes.get(key) != wanted.get(key):
+            raise ModelFileError(
+                f"The weights of {name} do not fit the architecture in its header ('{key:.100}' has shape "
+                f"{shapes.get(key, 'none')}, wanted {wanted.get(key, 'none')}); the file was altered or "
+                "written by other code. Fetch it anew."
+            )

@@ -17,8 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 __all__ = ["NetworkSpec"]
 
 _Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
-_Count = Annotated[int, Field(gt=0)]
+_Count = Annotated[int, Field(gt=0, le=20_000)]
+"""Ten times the largest of any known network."""
+_Side = Annotated[int, Field(gt=0, le=64)]
+"""Of pooled features: memory grows with its square."""
 _Positive = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
+_Few = Annotated[tuple[_Positive, ...], Field(max_length=16)]
 
 
 class NetworkSpec(BaseModel):
@@ -48,12 +52,12 @@ class NetworkSpec(BaseModel):
     fpn_channels: _Count = 256
     """Channels of every pyramid level."""
 
-    anchor_sizes: tuple[tuple[_Positive, ...], ...] = ((8.0,), (16.0,), (32.0,), (64.0,), (128.0,))
+    anchor_sizes: tuple[_Few, ...] = ((8.0,), (16.0,), (32.0,), (64.0,), (128.0,))
     """Anchor sizes in pixels; one tuple per pyramid level, of which there is
     one more than there are returned layers. All levels have the same number
     of sizes, because they share the head that proposes."""
 
-    anchor_ratios: tuple[_Positive, ...] = (0.5, 1.0, 2.0)
+    anchor_ratios: _Few = (0.5, 1.0, 2.0)
     """Height over width of the anchors."""
 
     rpn_batch: _Count = 512
@@ -74,19 +78,19 @@ class NetworkSpec(BaseModel):
     roi_positive: _Fraction = 0.33
     """Share of those that match a true source."""
 
-    roi_sampling: _Count = 2
+    roi_sampling: _Side = 2
     """Points per side of a cell at which features are sampled for the heads."""
 
     box_features: _Count = 1024
     """Width of the two hidden layers of the box head."""
 
-    box_pool: _Count = 7
+    box_pool: _Side = 7
     """Side of the pooled features of the box head."""
 
-    mask_channels: tuple[_Count, ...] = (256, 256, 256, 256)
+    mask_channels: Annotated[tuple[_Count, ...], Field(max_length=16)] = (256, 256, 256, 256)
     """Channels of the convolutions of the mask head, one per convolution."""
 
-    mask_pool: _Count = 14
+    mask_pool: _Side = 14
     """Side of the pooled features of the mask head; masks have twice that."""
 
     detection_score: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.5

@@ -477,9 +477,16 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
     ) -> None:
         """Write to the log and the task's metadata what was found."""
         if not sources.n_valid_pixels:
-            self.log.info("No valid pixel in %s: its catalogue is empty.", idGenerator)
+            self.log.warning("No valid pixel in %s: its catalogue is empty.", idGenerator)
         sizes = [len(parent) for parent in sources.parents if len(parent) > 1]
         used = np.isfinite(sources.noise)
+        if sources.n_valid_pixels and not used.all():
+            empty = ", ".join(
+                band for band, known in zip(sources.image.bands, used, strict=True) if not known
+            )
+            self.log.warning(
+                "No valid pixel of %s in %s: what is found there has no flux.", empty, idGenerator
+            )
         found = {
             "n_sources": len(sources),
             "n_stars": int(np.count_nonzero(sources.is_star)),

@@ -45,7 +45,7 @@ from ..catalogs.training_patches import (
 from ..network.inference import DetectionSettings, select_device
 from ..network.model_file import MaskRcnnModel, ModelFileError, ModelMetadata, read_model
 from ..report.training_curves import history_table, plot_training
-from ..train.checkpoint import CheckpointMismatch
+from ..train.checkpoint import CheckpointError
 from ..train.distributed import on_first_process
 from ..train.loop import TrainingDiverged, TrainResult, output_files, train
 from ..train.scene_sources import SceneFiles, SceneSource
@@ -434,7 +434,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
                 error.images,
                 lasting or "",
             ) from error
-        except CheckpointMismatch as error:
+        except CheckpointError as error:
             raise pipeBase.InvalidQuantumError(str(error)) from error
 
     def _check_device(self) -> None:

@@ -235,7 +235,8 @@ class _Training:
         write_checkpoint(path, tensors, self.identity, self.state)
 
     def _load(self) -> None:
-        tensors, self.state = read_checkpoint(self.checkpoint, self.identity)
+        wanted = {"network": self.network.state_dict(), "average": self.average}
+        tensors, self.state = read_checkpoint(self.checkpoint, self.identity, wanted)
         self.network.load_state_dict(tensors.pop("network"))
         average = tensors.pop("average")
         self.average = {name: value.to(self.device) for name, value in average.items()}

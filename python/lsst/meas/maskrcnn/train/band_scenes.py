@@ -22,6 +22,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..images.archives import read_arrays
 from ..images.files import write_atomically
 from ..network.band_layers import MASK_WAVELENGTH, pack_bands
 from ..network.wavelengths import band_wavelength
@@ -31,6 +32,7 @@ from ..scenes.presets import PRESETS, preset_config
 from ..scenes.simulate import Scene, simulate_scene
 from ..scenes.survey_mixture import draw_survey_scene, random_survey_config
 from ..scenes.truth import source_mask, tight
+from .training_scene import scene_errors, unpack_bits, unpack_masks
 
 _FAINTEST_FOUND, _FAINTEST_IGNORED = 5.0, 3.0
 """S/N in all bands together from which sources are to be found, and below which
@@ -191,18 +193,15 @@ def write_band_scene(scene: BandScene, path: str | os.PathLike[str]) -> None:
 
 def read_band_scene(path: str | os.PathLike[str]) -> BandScene:
     """Read a scene that `write_band_scene` wrote."""
-    with np.load(path, allow_pickle=False) as data:
+    with scene_errors(path):
+        data = read_arrays(path)
         arrays = {name: data[name] for name in _PLAIN}
         arrays["pixels"] = np.sinh(data["pixels"] / np.float32(_STEPS))
         shape = arrays["pixels"].shape
-        for name in _BITS:
-            arrays[name] = np.unpackbits(data[name], count=int(np.prod(shape))).astype(bool).reshape(shape)
-        shapes = data["shapes"]
-        areas = shapes.prod(axis=1)
-        bits = np.unpackbits(data["bits"], count=int(areas.sum())).astype(bool)
-    ends = np.cumsum(areas)
-    masks = [bits[end - area : end].reshape(side) for end, area, side in zip(ends, areas, shapes)]
-    return BandScene(masks=masks, **arrays)
+        if len(shape) != 3 or any(len(arrays[name]) != shape[0] for name in _PLAIN[:5]):
+            raise ValueError(f"the pixels have the shape {shape}, {len(arrays['sigma'])} bands have a noise")
+        arrays.update({name: unpack_bits(data[name], shape) for name in _BITS})
+        return BandScene(masks=unpack_masks(data, len(arrays["labels"])), **arrays)
 
 
 def simulate_band_scene(rng: np.random.Generator, shape: tuple[int, int] = (288, 288)) -> BandScene:

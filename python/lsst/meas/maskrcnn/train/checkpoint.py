@@ -18,40 +18,45 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-import safetensors
-import safetensors.torch
+from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
+
+from ..images.files import one_line, parse_json
+from ..network.tensor_file import TensorFileError, pack_tensors, read_tensor_header, read_tensors
 
 _FORMAT = "1"
 _ABSENT = "nothing"
 
 
-class CheckpointMismatch(ValueError):
-    """A checkpoint is of another run; the message lists the differences."""
+_Count = Annotated[int, Field(ge=0)]
+
+
+class CheckpointError(ValueError):
+    """A checkpoint is damaged or of another run; the message lists the differences."""
 
 
 @dataclass
 class TrainingState:
     """Where a run stands."""
 
-    stage: int = 0
+    stage: _Count = 0
     """Index of the stage."""
 
-    stage_step: int = 0
+    stage_step: _Count = 0
     """Steps of that stage that are done."""
 
-    step: int = 0
+    step: _Count = 0
     """Steps that are done in all."""
 
-    epoch: int = 0
+    epoch: _Count = 0
     """Epochs that are done in all."""
 
-    crops: int = 0
+    crops: _Count = 0
     """Crops that were used; the number of the next one."""
 
-    elapsed: float = 0.0
+    elapsed: Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = 0.0
     """Wall time used (s), over all interruptions."""
 
     history: list[dict[str, Any]] = field(default_factory=list)
@@ -74,9 +79,7 @@ def write_checkpoint(
     try:
         # Not save_file: its own temporary file has a random name, and would stay behind after a kill.
         named = {f"{kind}/{name}": value for kind, part in tensors.items() for name, value in part.items()}
-        data = safetensors.torch.save(
-            {name: value.detach().cpu().contiguous() for name, value in named.items()}, header
-        )
+        data = pack_tensors(named, header)
         with partial.open("wb") as stream:
             stream.write(data)
             stream.flush()
@@ -87,32 +90,56 @@ def write_checkpoint(
         raise
 
 
-def read_checkpoint(path: Path, run: Mapping[str, Any]) -> tuple[dict[str, dict[str, Tensor]], TrainingState]:
-    """Read what `write_checkpoint` wrote, if it is of this run and this version of the code."""
-    tensors: dict[str, dict[str, Tensor]] = {}
+def read_checkpoint(
+    path: Path, run: Mapping[str, Any], wanted: Mapping[str, Mapping[str, Tensor]] | None = None
+) -> tuple[dict[str, dict[str, Tensor]], TrainingState]:
+    """Read what `write_checkpoint` wrote, if it is of this run and this version of the code.
+
+    ``wanted`` are tensors by kind and name that must be there in the same shapes.
+    """
+    advice = "Remove it to start anew."
     try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            for key in file.keys():
-                kind, _, name = key.partition("/")
-                tensors.setdefault(kind, {})[name] = file.get_tensor(key)
-    except safetensors.SafetensorError as error:
-        raise CheckpointMismatch(
-            f"{path} is no checkpoint, or damaged ({error}). Remove it to start anew."
-        ) from error
-    if header.get("checkpoint") != _FORMAT:
-        raise CheckpointMismatch(
+        with path.open("rb") as stream:
+            header = read_tensor_header(stream, path.stat().st_size)
+    except TensorFileError as error:
+        raise CheckpointError(f"{path} {error}: no checkpoint, or damaged. {advice}") from error
+    if header.texts.get("checkpoint") != _FORMAT:
+        raise CheckpointError(
             f"{path} was written by another version of this code (its format is "
-            f"{header.get('checkpoint', 'not given')}, wanted {_FORMAT}). Go on with the version that wrote "
-            "it, or remove it to start anew."
+            f"{header.texts.get('checkpoint', 'not given'):.20}, wanted {_FORMAT}). Go on with the version "
+            "that wrote it, or remove it to start anew."
         )
-    differing = differences(json.loads(header["run"]), json.loads(json.dumps(run)))
+    try:
+        there = parse_json(header.texts["run"].encode())
+        state = TypeAdapter(TrainingState).validate_json(header.texts["state"])
+        header.check_texts()
+    except (ValueError, KeyError, ValidationError) as error:
+        text = error.errors()[0] if isinstance(error, ValidationError) else error
+        raise CheckpointError(
+            f"{path} is damaged: run or state of its header cannot be used ({one_line(text)}). {advice}"
+        ) from error
+    differing = differences(there, json.loads(json.dumps(run)))
     if differing:
-        raise CheckpointMismatch(
-            f"{path} is of another run. Differences: {'; '.join(differing)}. "
+        raise CheckpointError(
+            f"{path} is of another run. Differences: {one_line('; '.join(differing), 2000)}. "
             "Go on with the same settings and data, or remove the checkpoint to start anew."
         )
-    return tensors, TrainingState(**json.loads(header["state"]))
+    shapes = header.shapes
+    for kind, part in (wanted or {}).items():
+        for name, value in part.items():
+            shape = shapes.get(f"{kind}/{name}")
+            if shape != tuple(value.shape):
+                raise CheckpointError(
+                    f"{path} has {kind}/{name} in the shape {shape}, wanted {tuple(value.shape)}. {advice}"
+                )
+    tensors: dict[str, dict[str, Tensor]] = {}
+    try:
+        for key, value in read_tensors(header, path.read_bytes(), str(path)).items():
+            kind, _, name = key.partition("/")
+            tensors.setdefault(kind, {})[name] = value
+    except TensorFileError as error:
+        raise CheckpointError(f"{path} {error}. {advice}") from error
+    return tensors, state
 
 
 def remove_checkpoint(path: Path) -> None:

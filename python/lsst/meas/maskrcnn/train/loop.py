@@ -175,7 +175,7 @@ def train(
     ------
     TrainingDiverged
         Raised if the loss is not finite; the last checkpoint stays.
-    CheckpointMismatch
+    CheckpointError
         Raised if the checkpoint is of another run: other settings, data,
         architecture or initial model.
     FileNotFoundError
@@ -473,7 +473,8 @@ class _Run:
 
     def _resume(self) -> dict[str, Tensor]:
         """Take the state of a checkpoint; its momenta are for the stage."""
-        tensors, self.state = read_checkpoint(self.checkpoint, self.description)
+        wanted = {"network": self.network.state_dict(), "average": self.average}
+        tensors, self.state = read_checkpoint(self.checkpoint, self.description, wanted)
         self.network.load_state_dict(tensors["network"])
         for name, value in self.average.items():
             value.copy_(tensors["average"][name])

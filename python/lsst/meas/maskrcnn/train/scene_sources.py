@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -16,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .training_scene import TrainingScene, read_scene
+from ..images.archives import ZipReader
+from .training_scene import TrainingScene, read_scene, scene_errors
 
 
 class SceneSource(ABC):
@@ -71,8 +71,8 @@ class SceneFiles(SceneSource):
         if self._digest is None:
             digest = hashlib.sha256()
             for path in self.paths:
-                with zipfile.ZipFile(path) as archive:
-                    for member in archive.infolist():
+                with scene_errors(path), ZipReader(path) as reader:
+                    for member in reader.members:
                         digest.update(f"{member.filename} {member.file_size} {member.CRC}\n".encode())
             self._digest = digest.hexdigest()[:16]
         return {"kind": "files", "count": len(self.paths), "digest": self._digest}

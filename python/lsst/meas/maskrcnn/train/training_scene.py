@@ -10,7 +10,10 @@ draw new noise at another depth.
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,7 +22,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..images.files import write_atomically
+from ..images.archives import read_arrays
+from ..images.files import one_line, write_atomically
+
+_LARGEST_SIDE = 100_000
+"""Of a mask, px; a patch has 4,200."""
+
+
+class SceneFileError(ValueError):
+    """The file of a scene cannot be used; the message says why and what to do."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,46 +186,67 @@ def _pack(
 
 def read_scene(path: str | os.PathLike[str]) -> TrainingScene:
     """Read a scene that `write_scene` wrote."""
-    with np.load(path, allow_pickle=False) as data:
-        shapes = data["shapes"]
-        areas = shapes.prod(axis=1)
-        ends = np.cumsum(areas)
-        bits = np.unpackbits(data["bits"], count=int(areas.sum())).astype(bool)
+    with scene_errors(path):
+        data = read_arrays(path)
 
-        def optional(name: str) -> npt.NDArray[Any] | None:
-            return data[name] if name in data else None
-
-        def planes(name: str) -> npt.NDArray[np.float32] | None:
-            if name not in data:
-                return None
+        def planes(name: str) -> npt.NDArray[np.float32]:
             pixels, unit = data[name].astype(np.float32, copy=False), data[f"{name}_unit"]
+            if pixels.ndim != 3 or unit.shape != pixels.shape[:1]:
+                raise ValueError(f"{name} has the shape {pixels.shape}, its unit {unit.shape}")
             if (unit != 1.0).any():
                 pixels *= unit[:, None, None]
             return pixels
 
         variance = planes("variance")
-        if variance is None:
-            raise ValueError(f"{path} holds no training scene: there is no variance in it")
-        height, width = variance.shape[1:]
-        levels = optional("mask_levels")
+        levels = data.get("mask_levels")
         return TrainingScene(
-            noiseless=planes("noiseless"),
+            noiseless=planes("noiseless") if "noiseless" in data else None,
             variance=variance,
-            valid=np.unpackbits(data["valid"], count=height * width).astype(bool).reshape(height, width),
+            valid=unpack_bits(data["valid"], variance.shape[1:]),
             labels=data["labels"],
             peak_flux=data["peak_flux"],
             origins=data["origins"],
-            masks=[
-                bits[end - area : end].reshape(shape)
-                for end, area, shape in zip(ends, areas, shapes, strict=True)
-            ],
+            masks=unpack_masks(data, len(data["labels"])),
             noisy=bool(data["noisy"]),
-            psf_fwhm=optional("psf_fwhm"),
-            image=planes("image"),
-            ignore=optional("ignore"),
-            positions=optional("positions"),
+            psf_fwhm=data.get("psf_fwhm"),
+            image=planes("image") if "image" in data else None,
+            ignore=data.get("ignore"),
+            positions=data.get("positions"),
             mask_levels=None if levels is None else (float(levels[0]), float(levels[1])),
         )
+
+
+@contextmanager
+def scene_errors(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn what goes wrong with the file of a scene into one kind of error."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, IndexError) as error:
+        text = f"no {error}" if isinstance(error, KeyError) else one_line(error)
+        raise SceneFileError(
+            f"{os.fspath(path)} holds no training scene, or is damaged ({text}); make it anew."
+        ) from error
+
+
+def unpack_bits(bits: npt.NDArray[Any], shape: Sequence[int]) -> npt.NDArray[np.bool_]:
+    """Unpack the bits of a mask of a shape, of which there must be enough and not more."""
+    count = math.prod(shape)
+    if bits.dtype != np.uint8 or bits.shape != (-(-count // 8),):
+        raise ValueError(f"{bits.size} bytes of {bits.dtype} for the bits of a mask of shape {tuple(shape)}")
+    return np.unpackbits(bits, count=count).view(bool).reshape(tuple(shape))
+
+
+def unpack_masks(data: Mapping[str, npt.NDArray[Any]], count: int) -> list[npt.NDArray[np.bool_]]:
+    """Unpack the masks of sources from the ``shapes`` (source, axis) and ``bits`` of a scene."""
+    shapes, origins = data["shapes"], data["origins"]
+    if shapes.ndim != 2 or len(shapes) != count or origins.shape != (count, 2):
+        raise ValueError(f"{count} sources have shapes {shapes.shape} and origins {origins.shape}")
+    if shapes.dtype.kind not in "iu" or ((shapes < 0) | (shapes > _LARGEST_SIDE)).any():
+        raise ValueError(f"masks have sides of {shapes.min()} to {shapes.max()} px")
+    ends = np.cumsum(shapes.astype(np.int64).prod(axis=1))
+    bits = unpack_bits(data["bits"], (int(ends[-1]) if count else 0,))
+    starts = [0, *ends[:-1]] if count else []
+    return [bits[start:end].reshape(shape) for start, end, shape in zip(starts, ends, shapes, strict=True)]
 
 
 def masked_boxes(valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:

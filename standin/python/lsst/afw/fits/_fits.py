@@ -21,6 +21,7 @@ __all__ = [
 ]
 
 import io
+import mmap
 import os
 import re
 import warnings
@@ -34,6 +35,7 @@ from astropy.utils.exceptions import AstropyUserWarning
 
 from lsst.daf.base import PropertyList
 from lsst.daf.base._fits_header import property_set_to_cards
+from lsst.pex.exceptions import Exception as PexException
 from lsst.pex.exceptions import IoError
 
 DEFAULT_HDU = -(2**31)
@@ -95,6 +97,20 @@ _NON_FINITE = {
     "+NAN": float("nan"),
     "-NAN": float("nan"),
 }
+
+
+_DAMAGE = (
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+    MemoryError,
+    RuntimeError,
+    AssertionError,
+    EOFError,
+    fits.VerifyError,
+)
 
 
 class FitsError(IoError):
@@ -194,6 +210,7 @@ def open_fits(source: Any, decompress: bool = False) -> fits.HDUList:
             file: Any = io.BytesIO(source.getData())
         else:
             file = name
+            _check_sizes(name)
         if decompress:
             return fits.open(file, memmap=False)
         return fits.open(
@@ -206,6 +223,34 @@ def open_fits(source: Any, decompress: bool = False) -> fits.HDUList:
         raise FitsError(f"Could not open FITS file '{name}': it does not exist.") from None
     except (OSError, fits.VerifyError) as error:
         raise FitsError(f"Could not open FITS file '{name}': {error}") from error
+
+
+def _check_sizes(name: str) -> None:
+    """Refuse a file that declares absurd sizes, on which astropy would work for minutes."""
+    from lsst.afw.table._fits_bytes import check_sizes
+
+    with open(name, "rb") as stream:
+        if os.path.getsize(name) > _BLOCK and stream.read(6) == b"SIMPLE":
+            with mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as buffer:
+                check_sizes(buffer)
+
+
+@contextmanager
+def fits_errors(name: str) -> Iterator[None]:
+    """Turn what Python says of contents that are damaged into a `FitsError`.
+
+    Parameters
+    ----------
+    name : `str`
+        What is read, for the message.
+    """
+    try:
+        yield
+    except PexException:
+        raise
+    except _DAMAGE as error:
+        text = " ".join(str(error).split())
+        raise FitsError(f"cannot read {name}: {type(error).__name__}, {text}; it is damaged") from error
 
 
 def write_hdus(hdus: list[Any], destination: Any, mode: str = "w") -> None:

@@ -5,12 +5,7 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "Measurement",
-    "PhotoCalib",
-    "makePhotoCalibFromCalibZeroPoint",
-    "makePhotoCalibFromMetadata",
-]
+__all__ = ["Measurement", "PhotoCalib", "makePhotoCalibFromCalibZeroPoint", "makePhotoCalibFromMetadata"]
 
 import math
 from typing import TYPE_CHECKING, Any

@@ -26,6 +26,7 @@ from lsst.afw.fits._fits import (
     FitsError,
     FitsTypeError,
     default_hdu,
+    fits_errors,
     has_hdu,
     open_fits,
     read_hdu_metadata,
@@ -87,11 +88,7 @@ _WCS_KEYS = (
 
 _BANDS = frozenset({"u", "g", "r", "i", "z", "y", "SH", "PH", "VR", "white"})
 
-_OLD_FILTERS = {
-    "r2": ("r", "HSC-R2"),
-    "i2": ("i", "HSC-I2"),
-    "SOLID": (None, "solid plate 0.0 0.0"),
-}
+_OLD_FILTERS = {"r2": ("r", "HSC-R2"), "i2": ("i", "HSC-I2"), "SOLID": (None, "solid plate 0.0 0.0")}
 
 
 def xy0_from_metadata(metadata: Any, strip: bool = False) -> Point2I:
@@ -273,7 +270,8 @@ class _FitsReader:
     def __init__(self, fileName: Any, hdu: int | None = DEFAULT_HDU):
         self._source = fileName
         self._hdus: fits.HDUList = open_fits(fileName)
-        self._plane = self._open_plane(default_hdu(self._hdus, hdu))
+        with fits_errors(self.getFileName()):
+            self._plane = self._open_plane(default_hdu(self._hdus, hdu))
         if not self._plane.exists:
             self._close()
             raise FitsError(f"'{self.getFileName()}' has no HDU {self._plane.index}.")
@@ -628,9 +626,10 @@ class ExposureFitsReader(MaskedImageFitsReader):
 
     def _header(self) -> _ParsedHeader:
         if self._parsed is None:
-            self._parsed = _ParsedHeader(
-                self.readPrimaryMetadata(), MaskedImageFitsReader.readImageMetadata(self), self.readXY0()
-            )
+            with fits_errors(f"the headers of {self.getFileName()}"):
+                self._parsed = _ParsedHeader(
+                    self.readPrimaryMetadata(), MaskedImageFitsReader.readImageMetadata(self), self.readXY0()
+                )
         return self._parsed
 
     def _component(self, name: str) -> Any:
@@ -642,8 +641,10 @@ class ExposureFitsReader(MaskedImageFitsReader):
         if self._archive is None:
             from lsst.afw.table.io import InputArchive
 
-            self._archive = InputArchive.from_hdus(self._hdus, header.archive_hdu)
-        return self._archive.get(archive_id)
+            with fits_errors(f"the archive of {self.getFileName()}"):
+                self._archive = InputArchive.from_hdus(self._hdus, header.archive_hdu)
+        with fits_errors(f"{name} in the archive of {self.getFileName()}"):
+            return self._archive.get(archive_id)
 
     def readSerializationVersion(self) -> int:
         """Read the version of the layout."""
@@ -752,7 +753,8 @@ class ExposureFitsReader(MaskedImageFitsReader):
         dtype: Any = None,
     ) -> Any:
         """Read (part of) the exposure; see `MaskedImageFitsReader.read`."""
-        planes = self.readMaskedImage(bbox, origin, conformMasks, allowUnsafe, dtype)
+        with fits_errors(f"the pixels of {self.getFileName()}"):
+            planes = self.readMaskedImage(bbox, origin, conformMasks, allowUnsafe, dtype)
         return Exposure[planes.dtype](planes, self.readExposureInfo())
 
 

@@ -25,6 +25,14 @@ import numpy as np
 BLOCK_SIZE = 2880
 CARD_SIZE = 80
 
+_MOST_AXES = 999
+"""As the FITS standard has it."""
+
+_LARGEST_RATIO = 100
+"""Times its own size that an HDU of a file may declare; files that were cut short have a part of it."""
+
+_NOTHING = np.zeros(0, dtype=np.uint8)
+
 Card = tuple[str, Any, str]
 """Key, value (bool, int, float, str or None) and comment."""
 
@@ -273,18 +281,47 @@ def scan(buffer: bytes) -> list[RawHdu]:
 
 
 def _data_size(keys: dict[str, Any]) -> int:
-    naxis = int(keys.get("NAXIS", 0) or 0)
-    if naxis == 0:
+    """Return the bytes of data that a header declares."""
+
+    def whole(key: str, default: int, most: float = math.inf) -> int:
+        from lsst.afw.fits import FitsError
+
+        value = keys.get(key, default)
+        if type(value) is not int or not 0 <= value <= most:
+            raise FitsError(f"{key} is {value!r:.40}, wanted a whole number from 0 to {most}")
+        return value
+
+    sides = [whole(f"NAXIS{i}", 0) for i in range(1, whole("NAXIS", 0, _MOST_AXES) + 1)]
+    if not sides:
         return 0
-    size = 1
-    for i in range(1, naxis + 1):
-        size *= int(keys.get(f"NAXIS{i}", 0))
-    return (
-        abs(int(keys.get("BITPIX", 8)))
-        // 8
-        * int(keys.get("GCOUNT", 1))
-        * (int(keys.get("PCOUNT", 0)) + size)
-    )
+    bits = keys.get("BITPIX", 8)
+    size = abs(bits) // 8 if isinstance(bits, int) else 0
+    return size * whole("GCOUNT", 1) * (whole("PCOUNT", 0) + math.prod(sides))
+
+
+def check_sizes(buffer: Any) -> None:
+    """Refuse a file with an HDU that declares far more data than the file has.
+
+    One that is only cut short is left to those who read what is missing.
+
+    Parameters
+    ----------
+    buffer : `bytes` or `mmap.mmap`
+        The file.
+
+    Raises
+    ------
+    lsst.afw.fits.FitsError
+        Raised for such a file.
+    """
+    from lsst.afw.fits import FitsError
+
+    position, number = 0, 0
+    while position < len(buffer) and (end := _find_end(buffer, position)) > 0:
+        size = _data_size(RawHdu(parse_header(buffer[position:end].decode("latin-1")), _NOTHING).keys)
+        if size > _LARGEST_RATIO * len(buffer):
+            raise FitsError(f"HDU {number} should have {size} bytes of data, the file has {len(buffer)}")
+        position, number = end + size + (-size % BLOCK_SIZE), number + 1
 
 
 def read_file(filename: Any) -> list[RawHdu]:

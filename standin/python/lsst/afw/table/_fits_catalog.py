@@ -47,6 +47,9 @@ _DTYPES = {"L": "u1", "B": "u1", "I": ">i2", "J": ">i4", "K": ">i8", "E": ">f4",
 _WIDTHS = {"L": 1, "B": 1, "A": 1, "I": 2, "J": 4, "K": 8, "E": 4, "D": 8, "C": 8, "M": 16}
 _UNSIGNED_ZERO = 32768
 
+_MOST_USES = 5
+"""Times that the bytes of a heap may be in entries of one column: entries may share some."""
+
 # Header keys that describe the file and not what is in it.
 _STRUCTURE = re.compile(
     r"SIMPLE|BITPIX|NAXIS\d*|EXTEND|GCOUNT|PCOUNT|XTENSION|TFIELDS|BSCALE|BZERO|THEAP|DATASUM|CHECKSUM"
@@ -145,6 +148,9 @@ class TableHeader:
                 raise FitsError(f"Invalid TFORM key for flags column: '{self.flags.form}'")
             self.columns.remove(self.flags)
         self.offsets = self._offsets(columns)
+        width = sum(_width(column.form) for (is_flag, _), column in columns.items() if not is_flag)
+        if width > int(keys.get("NAXIS1", 0)) and keys.get("NAXIS2"):
+            raise FitsError(f"the columns have {width} bytes, a row has NAXIS1 = {keys.get('NAXIS1')}")
 
     @staticmethod
     def _offsets(columns: dict[tuple[bool, int], _Column]) -> dict[int, int]:
@@ -312,6 +318,8 @@ def _fill_variable(
 
     column = block.object_column(key._offset)
     kind = np.dtype("u1" if letter == "A" else _DTYPES[letter])
+    if kind.itemsize * pointers[:, 0].clip(min=0).astype(float).sum() > _MOST_USES * len(heap):
+        raise FitsError("The variable-length entries have more bytes than the file; it is corrupt.")
     for i, (count, offset) in enumerate(pointers.tolist()):
         if count <= 0:
             continue
@@ -403,11 +411,13 @@ def read_catalog(cls: Any, filename: Any, hdu: int = _DEFAULT_HDU, flags: int = 
 
 def _read_hdus(cls: Any, hdus: list[raw_fits.RawHdu], hdu: int, flags: int, name: str) -> Any:
     from lsst.afw.fits import FitsError
+    from lsst.afw.fits._fits import fits_errors
 
     index = _choose(hdus, hdu, name)
     is_source = hdus[index].keys.get("AFW_TYPE") == "SOURCE"
     try:
-        catalog, header, skipped = read_table(hdus[index], cls, skip=("footprint",) if is_source else ())
+        with fits_errors("the table"):
+            catalog, header, skipped = read_table(hdus[index], cls, skip=("footprint",) if is_source else ())
     except FitsError as error:
         raise FitsError(f"cannot read HDU {index} of {name}: {error.args[0]}") from error
     if is_source and not flags & SOURCE_IO_NO_FOOTPRINTS and "footprint" in skipped:
@@ -415,9 +425,15 @@ def _read_hdus(cls: Any, hdus: list[raw_fits.RawHdu], hdu: int, flags: int, name
 
         start = header.archive_hdu if header.archive_hdu > 0 else index + 1
         if start >= len(hdus):
+            if header.archive_hdu > 0 and skipped["footprint"].any():
+                raise FitsError(
+                    f"{name} has no archive: its Footprints should be in HDU {start}, the last is "
+                    f"{len(hdus) - 1}. Copy it again, or read it with SOURCE_IO_NO_FOOTPRINTS."
+                )
             return catalog
-        archive = InputArchive._from_raw(hdus, start)
-        _attach_footprints(catalog, skipped["footprint"], archive, flags)
+        with fits_errors(f"the archive of {name}"):
+            archive = InputArchive._from_raw(hdus, start)
+            _attach_footprints(catalog, skipped["footprint"], archive, flags)
     return catalog
 
 
