@@ -93,7 +93,7 @@ def model() -> MaskRcnnModel:
         ("nested_metadata", "nested"),
         ("offset_infinity", "data_offsets"),
         ("box_pool_overflow", "box_pool"),
-        ("small_file_large_network", "box_features"),
+        ("small_file_large_network", "version 1"),
     ],
 )
 def test_model_files(name, word):

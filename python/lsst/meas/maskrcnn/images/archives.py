@@ -29,6 +29,7 @@ _LARGEST_RATIO, _ALWAYS_READ = 50, 32_000_000
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 """Others may unpack to thousands of times their size at once."""
 
+# OSError is that of a seek to a place before the file.
 _ZIP_ERRORS = (
     zipfile.BadZipFile,
     zlib.error,
@@ -38,6 +39,7 @@ _ZIP_ERRORS = (
     ValueError,
     OverflowError,
     LookupError,
+    OSError,
 )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
-from astropy.wcs import WCS, NoConvergence
+from astropy.wcs import WCS
 
 from ..images.files import one_line
 from .fits_files import FitsImageError
@@ -29,18 +29,6 @@ _SCALE_RANGE = (1e-3, 60.0)
 
 _SCALE_KEYS = ("CD1_1", "CD1_2", "CD2_1", "CD2_2", "CDELT1", "CDELT2")
 _NUMBER_KEY = re.compile(r"(CRPIX|CRVAL|CDELT|CROTA)[12]|(CD|PC)[12]_[12]|PV[12]_\d+|LONPOLE|LATPOLE|EQUINOX")
-
-_WCS_ERRORS = (
-    NoConvergence,
-    ValueError,
-    TypeError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-    MemoryError,
-    RuntimeError,
-)
-"""What astropy raises for world coordinates that are none."""
 
 
 def read_wcs(
@@ -71,7 +59,8 @@ def read_wcs(
             else:
                 scale = pixel_scale_of(wcs, shape)
                 reason = f"the header's pixel scale of {scale:.4g} arcsec is not plausible"
-    except _WCS_ERRORS as error:
+    except Exception as error:
+        # astropy and wcslib raise errors of a dozen kinds for what is no projection.
         text = one_line(error)
         if pixel_scale is not None:
             return None, f"its world coordinates cannot be used ({text}) and are left out."
