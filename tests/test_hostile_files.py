@@ -20,7 +20,7 @@ import torch
 from lsst.meas.maskrcnn.compare.scarlet_models import ScarletModelError, read_scarlet_models
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles, FitsImageError
-from lsst.meas.maskrcnn.ingest.fits_images import read_field
+from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
@@ -253,3 +253,46 @@ def read_image(path: Path):
 @pytest.mark.parametrize("name", ["hang_importer_read_field", "fits_compressed_ZTILE1"])
 def test_fits_files(name):
     refused(FitsImageError, read_image, hostile(f"{name}.fits"))
+
+
+@pytest.mark.parametrize("name", ["fits_RADESYS_x", "fits_CTYPE1_RATAB", "fits_CRPIX1_x", "fits_CD1_1_0"])
+def test_world_coordinates_that_are_none(name):
+    path = hostile(f"{name}.fits")
+    assert "--pixel-scale" in refused(FitsImageError, read_image, path)
+    field = read_field({"r": BandFiles(path)}, FitsOptions(pixel_scale=0.2))
+    assert not field.has_sky
+    assert any("left out" in note for note in field.notes)
+
+
+def test_zero_points_that_are_none():
+    field = read_image(hostile("fits_MAGZERO_400.fits"))
+    assert any("MAGZERO = 400 is no zero point" in note for note in field.notes)
+
+
+# ---- Commands -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["../../x", "/x", "a//b", "a/../b", "", "a b"])
+def test_collections_elsewhere(name, tmp_path, capsys):
+    from lsst.meas.maskrcnn.cli.ingest_fits import main as ingest
+    from lsst.meas.maskrcnn.cli.simulate_scenes import main as simulate
+
+    repo = tmp_path / "repo"
+    image = hostile("fits_MAGZERO_400.fits")
+    assert ingest([str(repo), "--band", f"r={image}", "--collection", name]) == 1
+    assert simulate([str(repo), "--preset", "hsc-500s-noiseless", "--count", "1", "--collection", name]) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2 and all(f"Collection {name!r} is no possible name" in line for line in lines)
+    assert not repo.exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["fits_RADESYS_x", "fits_CTYPE1_RATAB", "fits_compressed_ZTILE1", "hang_importer_read_field"]
+)
+def test_images_that_ingest_fits_refuses(name, tmp_path, capsys):
+    from lsst.meas.maskrcnn.cli.ingest_fits import main
+
+    path = hostile(f"{name}.fits")
+    assert main([str(tmp_path / "repo"), "--band", f"r={path}"]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ingest_fits:")]
+    assert path.name in line

@@ -343,7 +343,14 @@ class TestDetection:
         assert areas == [3, 1]
 
     def test_shapes_that_join_late(self) -> None:
-        rows = ("#.#..###.", "#.#..#.#.", "###..###.", ".......#.", "##...###.", ".......##")
+        rows = (
+            "#.#..###.",
+            "#.#..#.#.",
+            "###..###.",
+            ".......#.",
+            "##...###.",
+            ".......##",
+        )
         image = ImageF(9, 6)
         image.array[:, :] = [[character == "#" for character in row] for row in rows]
         footprints = FootprintSet(image, Threshold(0.5)).getFootprints()

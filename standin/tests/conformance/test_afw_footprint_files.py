@@ -50,7 +50,12 @@ class TestGolden:
             peaks, wanted = record.getFootprint().peaks, wanted["footprint"]
             assert [{name: peak[name] for name in wanted["peaks"][0]} for peak in peaks] == wanted["peaks"]
             schema = [
-                [item.field.getName(), item.field.getTypeString(), item.field.getUnits(), item.field.getDoc()]
+                [
+                    item.field.getName(),
+                    item.field.getTypeString(),
+                    item.field.getUnits(),
+                    item.field.getDoc(),
+                ]
                 for item in peaks.schema
             ]
             assert schema == wanted["peak_schema"]

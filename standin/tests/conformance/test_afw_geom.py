@@ -15,7 +15,16 @@ from scipy import ndimage
 
 import lsst.afw.math as afw_math
 import lsst.pex.exceptions
-from lsst.afw.geom import Polygon, SkyWcs, Span, SpanSet, Stencil, makeCdMatrix, makeSkyWcs, makeTanSipWcs
+from lsst.afw.geom import (
+    Polygon,
+    SkyWcs,
+    Span,
+    SpanSet,
+    Stencil,
+    makeCdMatrix,
+    makeSkyWcs,
+    makeTanSipWcs,
+)
 from lsst.afw.geom.ellipses import Axes, Ellipse, Quadrupole
 from lsst.afw.image import ExposureF, ImageF, MaskX
 from lsst.daf.base import PropertyList

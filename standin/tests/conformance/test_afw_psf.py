@@ -15,7 +15,10 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
-from lsst.afw.detection import GaussianPsf, Psf
+from lsst.afw.detection import (
+    GaussianPsf,
+    Psf,
+)
 from lsst.afw.image import ExposureF, ImageD
 from lsst.afw.math import FixedKernel
 from lsst.geom import Box2I, Extent2I, Point2D, Point2I

@@ -79,7 +79,8 @@ def butler(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Butler]:
         registry.syncDimensionData("physical_filter", {"instrument": "Cam", "name": "R", "band": "r"})
         registry.syncDimensionData("physical_filter", {"instrument": "Cam", "name": "I", "band": "i"})
         registry.syncDimensionData(
-            "skymap", {"name": "map", "hash": b"x", "tract_max": 10, "patch_nx_max": 10, "patch_ny_max": 10}
+            "skymap",
+            {"name": "map", "hash": b"x", "tract_max": 10, "patch_nx_max": 10, "patch_ny_max": 10},
         )
         registry.syncDimensionData("tract", {"skymap": "map", "id": 3})
         registry.syncDimensionData("patch", {"skymap": "map", "tract": 3, "id": 7, "cell_x": 0, "cell_y": 0})
@@ -176,7 +177,14 @@ def test_components(butler: Butler) -> None:
     np.testing.assert_array_equal(variance.array, expected.variance.array)
     box = geom.Box2I(geom.Point2I(12001, 8002), geom.Extent2I(5, 3))
     assert get("mask", bbox=box).getBBox() == box
-    for name in ("apCorrMap", "coaddInputs", "detector", "transmissionCurve", "validPolygon", "summaryStats"):
+    for name in (
+        "apCorrMap",
+        "coaddInputs",
+        "detector",
+        "transmissionCurve",
+        "validPolygon",
+        "summaryStats",
+    ):
         assert get(name) is None, name
 
 

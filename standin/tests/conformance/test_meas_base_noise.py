@@ -215,7 +215,10 @@ def test_variance_as_source() -> None:
     exposure = make_exposure(bbox=box)
     exposure.variance.array[:, :] = 4.0
     exposure.variance.array[:, 40:] = 400.0
-    footprints = {1: (0, make_footprint(20, 30, 15, bbox=box)), 2: (0, make_footprint(60, 30, 15, bbox=box))}
+    footprints = {
+        1: (0, make_footprint(20, 30, 15, bbox=box)),
+        2: (0, make_footprint(60, 30, 15, bbox=box)),
+    }
     config = NoiseReplacerConfig()
     config.noiseSource = "variance"
     replacer = NoiseReplacer(config, exposure, footprints)

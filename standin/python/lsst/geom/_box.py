@@ -346,7 +346,12 @@ class Box2I:
 
     def getCorners(self) -> list[Point2I]:
         """Return the corner pixels counter-clockwise from the minimum."""
-        return [self.getMin(), Point2I(self.maxX, self.minY), self.getMax(), Point2I(self.minX, self.maxY)]
+        return [
+            self.getMin(),
+            Point2I(self.maxX, self.minY),
+            self.getMax(),
+            Point2I(self.minX, self.maxY),
+        ]
 
     def getSlices(self) -> tuple[slice, slice]:
         """Return the slices (y, x) that select the box from an array."""
@@ -635,7 +640,12 @@ class Box2D:
 
     def getCorners(self) -> list[Point2D]:
         """Return the corners counter-clockwise from the minimum."""
-        return [self.getMin(), Point2D(self.maxX, self.minY), self.getMax(), Point2D(self.minX, self.maxY)]
+        return [
+            self.getMin(),
+            Point2D(self.maxX, self.minY),
+            self.getMax(),
+            Point2D(self.minX, self.maxY),
+        ]
 
     def toString(self) -> str:
         """Return minimum and dimensions as text."""

@@ -166,7 +166,12 @@ class SpherePoint:
 
     @staticmethod
     def toUnitXYZ(
-        *, longitude: Any = None, latitude: Any = None, ra: Any = None, dec: Any = None, units: AngleUnit
+        *,
+        longitude: Any = None,
+        latitude: Any = None,
+        ra: Any = None,
+        dec: Any = None,
+        units: AngleUnit,
     ) -> tuple[Any, Any, Any]:
         """Return x, y, z of the unit vectors of arrays of positions."""
         if (longitude is None) == (ra is None):

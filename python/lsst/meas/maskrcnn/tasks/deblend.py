@@ -481,12 +481,8 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         sizes = [len(parent) for parent in sources.parents if len(parent) > 1]
         used = np.isfinite(sources.noise)
         if sources.n_valid_pixels and not used.all():
-            empty = ", ".join(
-                band for band, known in zip(sources.image.bands, used, strict=True) if not known
-            )
-            self.log.warning(
-                "No valid pixel of %s in %s: what is found there has no flux.", empty, idGenerator
-            )
+            empty = ", ".join(np.array(sources.image.bands)[~used])
+            self.log.warning("No valid pixel of %s in %s.", empty, idGenerator)
         found = {
             "n_sources": len(sources),
             "n_stars": int(np.count_nonzero(sources.is_star)),

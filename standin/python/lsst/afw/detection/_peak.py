@@ -35,7 +35,10 @@ def _minimal() -> tuple[Schema, dict[str, Any]]:
         "i_x": schema.addField("i_x", type=np.int32, doc="column position of highest pixel", units="pixel"),
         "i_y": schema.addField("i_y", type=np.int32, doc="row position of highest pixel", units="pixel"),
         "peakValue": schema.addField(
-            "peakValue", type=np.float32, doc="value of [smoothed] image at peak position", units="count"
+            "peakValue",
+            type=np.float32,
+            doc="value of [smoothed] image at peak position",
+            units="count",
         ),
     }
     return schema, keys

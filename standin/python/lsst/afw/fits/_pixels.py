@@ -27,7 +27,12 @@ from lsst.pex.exceptions import InvalidParameterError
 from ._compression import CompressionAlgorithm, CompressionOptions
 from ._fits import append_cards
 
-_OFFSETS = {(8, -128): np.int8, (16, 2**15): np.uint16, (32, 2**31): np.uint32, (64, 2**63): np.uint64}
+_OFFSETS = {
+    (8, -128): np.int8,
+    (16, 2**15): np.uint16,
+    (32, 2**31): np.uint32,
+    (64, 2**63): np.uint64,
+}
 """Types that FITS stores with an offset, by BITPIX and BZERO."""
 
 _BITPIX = {8: np.uint8, 16: np.int16, 32: np.int32, 64: np.int64, -32: np.float32, -64: np.float64}
@@ -209,7 +214,10 @@ def _read_gzip_rows(hdu: Any, rows: slice) -> np.ndarray:
 
 
 def make_image_hdu(
-    array: np.ndarray, cards: Sequence[fits.Card], options: CompressionOptions | None, primary: bool = False
+    array: np.ndarray,
+    cards: Sequence[fits.Card],
+    options: CompressionOptions | None,
+    primary: bool = False,
 ) -> Any:
     """Make an image HDU.
 

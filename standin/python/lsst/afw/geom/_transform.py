@@ -57,7 +57,8 @@ class TransformPoint2ToPoint2:
     def then(self, next: TransformPoint2ToPoint2) -> TransformPoint2ToPoint2:
         """Return this map followed by another one."""
         return TransformPoint2ToPoint2(
-            lambda x, y: next._forward(*self._forward(x, y)), lambda x, y: self._inverse(*next._inverse(x, y))
+            lambda x, y: next._forward(*self._forward(x, y)),
+            lambda x, y: self._inverse(*next._inverse(x, y)),
         )
 
     def getJacobian(self, x: Point2D) -> np.ndarray:

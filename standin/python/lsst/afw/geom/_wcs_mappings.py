@@ -9,7 +9,13 @@ import dataclasses
 
 import numpy as np
 
-from ._ast import AstObject, apply_mapping, invert_numerically, zenithal_colatitude, zenithal_radius
+from ._ast import (
+    AstObject,
+    apply_mapping,
+    invert_numerically,
+    zenithal_colatitude,
+    zenithal_radius,
+)
 
 __all__ = ["AstPixels", "LinearPixels", "PixelMapping", "SipPixels", "SkyProjection"]
 

@@ -16,7 +16,15 @@ from lsst.geom import Box2I, Extent2I, Point2D, Point2I
 from lsst.pex.exceptions import InvalidParameterError, LengthError
 from lsst.utils import TemplateMeta
 
-from ._common import ImageLike, NoTemporaries, given_box, given_source, is_set, is_source, register_members
+from ._common import (
+    ImageLike,
+    NoTemporaries,
+    given_box,
+    given_source,
+    is_set,
+    is_source,
+    register_members,
+)
 from ._overload import Signature, choose, is_int, is_real
 from ._slicing import LOCAL, PARENT, ImageOrigin
 

@@ -133,7 +133,11 @@ class MaskX(ImageBase):
         self._construct(label.rstrip("12"), given, given.get("initialValue", 0))
 
     def _from_image(
-        self, other: ImageBase, bbox: Box2I | None = None, origin: ImageOrigin = PARENT, deep: bool = False
+        self,
+        other: ImageBase,
+        bbox: Box2I | None = None,
+        origin: ImageOrigin = PARENT,
+        deep: bool = False,
     ) -> None:
         super()._from_image(other, bbox, origin, deep)
         self._maskDict = other._maskDict if isinstance(other, MaskX) else MaskDict.default()

@@ -5,7 +5,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Measurement", "PhotoCalib", "makePhotoCalibFromCalibZeroPoint", "makePhotoCalibFromMetadata"]
+__all__ = [
+    "Measurement",
+    "PhotoCalib",
+    "makePhotoCalibFromCalibZeroPoint",
+    "makePhotoCalibFromMetadata",
+]
 
 import math
 from typing import TYPE_CHECKING, Any

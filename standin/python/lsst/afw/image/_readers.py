@@ -88,7 +88,11 @@ _WCS_KEYS = (
 
 _BANDS = frozenset({"u", "g", "r", "i", "z", "y", "SH", "PH", "VR", "white"})
 
-_OLD_FILTERS = {"r2": ("r", "HSC-R2"), "i2": ("i", "HSC-I2"), "SOLID": (None, "solid plate 0.0 0.0")}
+_OLD_FILTERS = {
+    "r2": ("r", "HSC-R2"),
+    "i2": ("i", "HSC-I2"),
+    "SOLID": (None, "solid plate 0.0 0.0"),
+}
 
 
 def xy0_from_metadata(metadata: Any, strip: bool = False) -> Point2I:

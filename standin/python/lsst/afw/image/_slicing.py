@@ -147,7 +147,11 @@ def interpretSliceArgs(
         )
     if isinstance(y, slice):
         raise TypeError("Mixed indices of the form (int, slice) are not supported for images.")
-    return (_resolve(x, bbox.getWidth(), origin, None), _resolve(y, bbox.getHeight(), origin, None), origin)
+    return (
+        _resolve(x, bbox.getWidth(), origin, None),
+        _resolve(y, bbox.getHeight(), origin, None),
+        origin,
+    )
 
 
 def translateSliceArgs(
@@ -210,7 +214,8 @@ def imageIndicesToNumpy(
         local_x = slice(x.start - dx, x.stop - dx)
         local_y = slice(y.start - dy, y.stop - dy)
         bbox = Box2I(
-            Point2I(local_x.start + x0, local_y.start + y0), Extent2I(x.stop - x.start, y.stop - y.start)
+            Point2I(local_x.start + x0, local_y.start + y0),
+            Extent2I(x.stop - x.start, y.stop - y.start),
         )
         return local_y, local_x, bbox
     if origin == PARENT:

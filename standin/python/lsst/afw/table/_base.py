@@ -359,7 +359,10 @@ def link_classes(record: Any, table: Any, column_view: Any, catalog: Any) -> Non
 
 
 def copy_rows(
-    target: Block, start: int, groups: list[tuple[Block, Any, Any]], mapper: SchemaMapper | None = None
+    target: Block,
+    start: int,
+    groups: list[tuple[Block, Any, Any]],
+    mapper: SchemaMapper | None = None,
 ) -> None:
     """Copy records into consecutive rows of a block, whole columns at once.
 

@@ -94,7 +94,12 @@ class _FieldImpl:
     _default_size = 1
 
     def __init__(
-        self, name: str, doc: str = "", units: str = "", size: int | None = None, parse_strict: str = "raise"
+        self,
+        name: str,
+        doc: str = "",
+        units: str = "",
+        size: int | None = None,
+        parse_strict: str = "raise",
     ) -> None:
         _check_units(units, parse_strict)
         if not isinstance(name, str) or not isinstance(doc or "", str):

@@ -21,7 +21,13 @@ import lsst.pex.exceptions as pexExceptions
 from ._base import link_classes
 from ._catalog import Catalog
 from ._fields import Key
-from ._functor_keys import CoordKey, CovarianceMatrix2fKey, CovarianceMatrix3fKey, Point2DKey, QuadrupoleKey
+from ._functor_keys import (
+    CoordKey,
+    CovarianceMatrix2fKey,
+    CovarianceMatrix3fKey,
+    Point2DKey,
+    QuadrupoleKey,
+)
 from ._schema import Schema
 from ._simple import SimpleCatalog, SimpleColumnView, SimpleRecord, SimpleTable
 

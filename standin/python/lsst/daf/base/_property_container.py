@@ -63,7 +63,16 @@ _INT_RANGES = {
     "LongLong": (-(2**63), 2**63 - 1),
     "UnsignedLongLong": (0, 2**64 - 1),
 }
-_TYPES = ("Bool", *_INT_RANGES, "Float", "Double", "String", "DateTime", "PropertySet", "Undef")
+_TYPES = (
+    "Bool",
+    *_INT_RANGES,
+    "Float",
+    "Double",
+    "String",
+    "DateTime",
+    "PropertySet",
+    "Undef",
+)
 
 
 def _values(value: Any) -> list[Any]:

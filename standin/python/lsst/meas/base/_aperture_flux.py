@@ -210,7 +210,11 @@ def _sinc_flux(
 
 
 def _naive_flux(
-    image: np.ndarray, variance: np.ndarray | None, moments: tuple[float, float, float], x: float, y: float
+    image: np.ndarray,
+    variance: np.ndarray | None,
+    moments: tuple[float, float, float],
+    x: float,
+    y: float,
 ) -> ApertureFluxResult:
     """Add up pixels in an ellipse; x and y are those of the array."""
     result = ApertureFluxResult()

@@ -114,7 +114,10 @@ class FlagHandler:
 
     @staticmethod
     def addFields(
-        schema: Schema, prefix: str, flagDefs: FlagDefinitionList, exclDefs: FlagDefinitionList | None = None
+        schema: Schema,
+        prefix: str,
+        flagDefs: FlagDefinitionList,
+        exclDefs: FlagDefinitionList | None = None,
     ) -> FlagHandler:
         """Add the fields of flags to a schema.
 

@@ -211,7 +211,11 @@ class CentroidChecker:
     """
 
     def __init__(
-        self, schema: Schema, inputName: str, doFootprintCheck: bool = True, maxDistFromPeak: float = -1.0
+        self,
+        schema: Schema,
+        inputName: str,
+        doFootprintCheck: bool = True,
+        maxDistFromPeak: float = -1.0,
     ):
         self._do_footprint_check = doFootprintCheck
         self._max_distance = maxDistFromPeak

@@ -374,7 +374,11 @@ def _measure(
 
 
 def fixed_moments_flux(
-    array: np.ndarray, variance: np.ndarray, x: float, y: float, moments: tuple[float, float, float]
+    array: np.ndarray,
+    variance: np.ndarray,
+    x: float,
+    y: float,
+    moments: tuple[float, float, float],
 ) -> tuple[float, float]:
     """Measure the flux with a Gaussian weight of a given shape.
 

@@ -30,7 +30,11 @@ _FOUND = "If any of the planes are found they will have a corresponding pixel fl
 
 # Plane, name of the flag, and what it means: anywhere in the footprint.
 _ANY = (
-    ("EDGE", "edge", "Pixel in source outside usable exposure region (masked EDGE or centroid off image)."),
+    (
+        "EDGE",
+        "edge",
+        "Pixel in source outside usable exposure region (masked EDGE or centroid off image).",
+    ),
     ("NO_DATA", "nodata", "NO_DATA pixel in the source footprint."),
     ("INTRP", "interpolated", "Interpolated pixel in the Source footprint"),
     ("SAT", "saturated", "Saturated pixel in the Source footprint"),

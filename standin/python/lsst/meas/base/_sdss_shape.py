@@ -6,7 +6,12 @@
 
 from __future__ import annotations
 
-__all__ = ["SdssShapeAlgorithm", "SdssShapeControl", "SdssShapeResult", "SdssShapeResultKey"]
+__all__ = [
+    "SdssShapeAlgorithm",
+    "SdssShapeControl",
+    "SdssShapeResult",
+    "SdssShapeResultKey",
+]
 
 import dataclasses
 import math
@@ -23,7 +28,14 @@ from ._algorithm import Control, SimpleAlgorithm, is_negative
 from ._flag_handler import FlagDefinitionList, FlagHandler
 from ._inputs import SafeCentroidExtractor
 from ._moments import adaptive_moments, fixed_moments_flux
-from ._results import NO_UNCERTAINTY, SIGMA_ONLY, CentroidResultKey, FluxResult, FluxResultKey, ShapeResultKey
+from ._results import (
+    NO_UNCERTAINTY,
+    SIGMA_ONLY,
+    CentroidResultKey,
+    FluxResult,
+    FluxResultKey,
+    ShapeResultKey,
+)
 
 if TYPE_CHECKING:
     from lsst.afw.image import ExposureF

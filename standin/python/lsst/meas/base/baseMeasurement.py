@@ -126,7 +126,9 @@ class SimpleBaseMeasurementConfig(Config):
             target = getattr(self.slots, slot)
             if target is not None and target not in names:
                 raise FieldValidationError(
-                    type(self).slots, self, f"source {slot} slot algorithm '{target}' is not being run."
+                    type(self).slots,
+                    self,
+                    f"source {slot} slot algorithm '{target}' is not being run.",
                 )
         for slot in ("psfFlux", "apFlux", "modelFlux", "gaussianFlux", "calibFlux"):
             target = getattr(self.slots, slot)
@@ -160,10 +162,12 @@ class BaseMeasurementConfig(SimpleBaseMeasurementConfig):
         return instance
 
     doReplaceWithNoise = Field[bool](
-        default=True, optional=False, doc="When measuring, replace other detected footprints with noise?"
+        default=True,
+        optional=False,
+        doc="When measuring, replace other detected footprints with noise?",
     )
     noiseReplacer = ConfigField[NoiseReplacerConfig](
-        doc="configuration that sets how to replace neighboring sources with noise"
+        doc="configuration that sets how to replace neighboring sources with noise",
     )
     undeblendedPrefix = Field[str](default="undeblended_", doc="Prefix to give undeblended plugins")
 

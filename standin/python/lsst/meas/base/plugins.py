@@ -186,7 +186,9 @@ class SingleFrameClassificationSizeExtendednessPlugin(SingleFramePlugin):
     def __init__(self, config: Any, name: str, schema: Schema, metadata: Any):
         super().__init__(config, name, schema, metadata)
         self.key = schema.addField(
-            name + "_value", type="D", doc="Measure of being a galaxy based on trace of second order moments"
+            name + "_value",
+            type="D",
+            doc="Measure of being a galaxy based on trace of second order moments",
         )
         self.flag = schema.addField(name + "_flag", type="Flag", doc="Moments-based classification failed")
 

@@ -57,7 +57,12 @@ class WrappedForcedPlugin(ForcedPlugin):
     hasLogName: ClassVar[bool] = False
 
     def __init__(
-        self, config: Any, name: str, schemaMapper: SchemaMapper, metadata: Any, logName: str | None = None
+        self,
+        config: Any,
+        name: str,
+        schemaMapper: SchemaMapper,
+        metadata: Any,
+        logName: str | None = None,
     ):
         super().__init__(config, name, schemaMapper, metadata, logName=logName)
         log = {"logName": logName} if self.hasLogName and logName is not None else {}

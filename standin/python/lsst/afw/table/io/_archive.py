@@ -196,7 +196,13 @@ class OutputArchiveHandle:
     def saveEmpty(self) -> None:
         """Save an object that needs no catalogue."""
         self._archive._add_index(
-            self._id, _NO_CATALOGS_SAVED, _NO_CATALOGS_SAVED, _NO_CATALOGS_SAVED, 0, self._name, self._module
+            self._id,
+            _NO_CATALOGS_SAVED,
+            _NO_CATALOGS_SAVED,
+            _NO_CATALOGS_SAVED,
+            0,
+            self._name,
+            self._module,
         )
 
     def put(self, obj: Any, permissive: bool = False) -> int:

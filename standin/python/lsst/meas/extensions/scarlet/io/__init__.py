@@ -14,4 +14,9 @@ refuse_beside_real_afw(__file__)
 from ._data import IsolatedSourceData, LsstScarletModelData  # noqa: E402
 from .utils import ScarletModelDelegate, ScarletModelFormatter  # noqa: E402
 
-__all__ = ["IsolatedSourceData", "LsstScarletModelData", "ScarletModelDelegate", "ScarletModelFormatter"]
+__all__ = [
+    "IsolatedSourceData",
+    "LsstScarletModelData",
+    "ScarletModelDelegate",
+    "ScarletModelFormatter",
+]
