@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["ZipReader", "read_arrays"]
-
 import math
 import os
 import struct

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["check_layout"]
-
 import gzip
 import math
 import os

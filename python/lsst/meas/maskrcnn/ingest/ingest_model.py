@@ -85,11 +85,7 @@ def ingest_model(
         has an impossible name, holds another model already or is no RUN.
     """
     path = Path(path)
-    try:
-        check_collection(collection)
-    except ValueError as error:
-        raise IngestModelError(str(error)) from error
-    _check_file(path, bands)
+    _check_input(path, bands, collection)
     model_type = _make_dataset_type(butler, dataset_type)
     try:
         kind = butler.collections.get_info(collection).type
@@ -126,8 +122,12 @@ def ingest_model(
     return ref
 
 
-def _check_file(path: Path, bands: Sequence[str] | None) -> None:
-    """Read a model file and build its network; raise if it cannot be used."""
+def _check_input(path: Path, bands: Sequence[str] | None, collection: str) -> None:
+    """Read a model file and build its network; raise if it or the name of the collection cannot be used."""
+    try:
+        check_collection(collection)
+    except ValueError as error:
+        raise IngestModelError(str(error)) from error
     if path.is_dir():
         raise IngestModelError(f"{path} is a folder; give the model file itself (.safetensors).")
     model = read_model(path)

@@ -11,8 +11,6 @@ takes about 0.7 ms per MB.
 
 from __future__ import annotations
 
-__all__ = ["TensorFileError", "TensorHeader", "pack_tensors", "read_tensor_header", "read_tensors"]
-
 import hashlib
 import json
 import logging
