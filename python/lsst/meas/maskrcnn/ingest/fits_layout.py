@@ -13,6 +13,8 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
+_Stream = BinaryIO | gzip.GzipFile
+
 _BLOCK, _CARD = 2880, 80
 
 _MOST_BLOCKS, _MOST_HDUS = 300, 500
@@ -59,7 +61,7 @@ def check_layout(path: Path) -> None:
             _check_hdus(unpacked, _unpacked_size(unpacked, limit), limit)
 
 
-def _unpacked_size(stream: BinaryIO, limit: int) -> int:
+def _unpacked_size(stream: _Stream, limit: int) -> int:
     size = 0
     while piece := stream.read(1_000_000):
         size += len(piece)
@@ -69,7 +71,7 @@ def _unpacked_size(stream: BinaryIO, limit: int) -> int:
     return size
 
 
-def _check_hdus(stream: BinaryIO, size: int, limit: int) -> None:
+def _check_hdus(stream: _Stream, size: int, limit: int) -> None:
     """Go through the headers of a file of some size (bytes)."""
     position, number = 0, 0
     while position < size:
@@ -91,7 +93,7 @@ def _check_hdus(stream: BinaryIO, size: int, limit: int) -> None:
         number += 1
 
 
-def _read_header(stream: BinaryIO, number: int) -> tuple[dict[str, str] | None, int]:
+def _read_header(stream: _Stream, number: int) -> tuple[dict[str, str] | None, int]:
     """Read the first value of every key; nothing where no HDU begins."""
     cards: dict[str, str] = {}
     for count in range(1, _MOST_BLOCKS + 1):
