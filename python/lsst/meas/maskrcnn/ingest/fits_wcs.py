@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
+from astropy.io.fits.card import Undefined
 from astropy.wcs import WCS
 
 from ..images.files import one_line
@@ -78,8 +79,13 @@ def read_wcs(
 
 def _make_numbers(header: fits.Header) -> None:
     """Make numbers of texts: wcslib takes no notice of these, and images would be in another place."""
-    for key in filter(_NUMBER_KEY.fullmatch, list(header)):
+    for key in filter(_NUMBER_KEY.fullmatch, list(dict.fromkeys(header))):
         value = number_of(header, key)
+        if value is None and (
+            key == "EQUINOX" or header[key] in ("", None) or type(header[key]) is Undefined
+        ):
+            del header[key]
+            continue
         if value is None:
             raise ValueError(f"{key} is {one_line(repr(header[key]), 40)}, wanted a number")
         header[key] = value
