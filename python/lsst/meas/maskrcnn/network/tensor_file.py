@@ -19,7 +19,7 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, BinaryIO, cast
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -203,7 +203,7 @@ def read_tensors(header: TensorHeader, data: bytes, name: str) -> dict[str, Tens
     elif header.texts[_TENSORS] != _sha256_of_tensors(header, data):
         raise TensorFileError("is damaged: its tensors have another SHA-256 than its header says")
     try:
-        return cast(dict[str, Tensor], safetensors.torch.load(data))
+        return safetensors.torch.load(data)
     except (safetensors.SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise TensorFileError(f"is damaged: {one_line(error)}") from error
 
