@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["defined_plane_bits"]
-
 from collections.abc import Iterable
 
 from lsst.afw.image import MaskX

@@ -10,8 +10,6 @@ band, and in the reference catalogue centre and shape, the same in all bands.
 
 from __future__ import annotations
 
-__all__ = ["BAND_FIELDS", "PREFIX", "SHAPE_FIELDS", "fill_profile_fluxes", "fill_profile_shapes"]
-
 from itertools import combinations
 
 import numpy as np

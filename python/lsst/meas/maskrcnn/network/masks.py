@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["MASK_THRESHOLD", "paste_soft_masks"]
-
 from typing import Any, NamedTuple
 
 import numpy as np

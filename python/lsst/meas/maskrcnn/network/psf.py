@@ -15,8 +15,6 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-__all__ = ["add_psf_planes", "widen_input"]
-
 PSF_UNIT = 8.0
 """FWHM that is 1 in a PSF plane (`float`, px)."""
 

@@ -10,8 +10,6 @@ import numpy as np
 import numpy.typing as npt
 from scipy.interpolate import CubicSpline
 
-__all__ = ["LOG_INDEX_RANGE", "sersic_mixture"]
-
 FloatArray = npt.NDArray[np.float64]
 
 _SERSIC_INDEX = (0.6, 0.7, 0.85, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0, 6.0)

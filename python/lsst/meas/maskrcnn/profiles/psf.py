@@ -15,8 +15,6 @@ import numpy.typing as npt
 from scipy.ndimage import map_coordinates, spline_filter
 from scipy.optimize import least_squares
 
-__all__ = ["PsfMixture", "draw_psf", "fit_psf", "prepare_psf"]
-
 FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
 

@@ -16,8 +16,6 @@ import torch
 from .mixtures import sersic_mixture
 from .psf import PsfStack
 
-__all__ = ["N_SHAPE", "render_windows", "shape_matrix"]
-
 N_SHAPE = 6
 """Parameters of a galaxy: y and x of the centre (px), ln of the half-light radius (px; geometric
 mean of the axes), the two components of the conformal shear, and ln of the Sersic index."""

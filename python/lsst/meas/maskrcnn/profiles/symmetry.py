@@ -12,8 +12,6 @@ from scipy.ndimage import gaussian_filter
 
 from .blend import Blend
 
-__all__ = ["symmetric_part"]
-
 FloatArray = npt.NDArray[np.float32]
 
 _SMOOTH = 1.0

@@ -107,9 +107,7 @@ def _draw_field(
     area = shape[0] * shape[1] * (scale / 60.0) ** 2
     kind = str(rng.choice(["field", "crowded", "cluster"], p=[0.82, 0.09, 0.09]))
     count = float(10.0 ** rng.uniform(math.log10(18.0), math.log10(110.0)))
-    # The deeper, the more galaxies there are for a star; to r = 25 about 8, far from the Galactic plane.
-    stars = 0.12 * 10.0 ** (-0.17 * (depth - 25.0)) * float(rng.lognormal(0.0, 0.5))
-    stars = min(stars * float(rng.choice([1.0, 4.0], p=(0.85, 0.15))), 0.6)
+    stars = float(rng.choice([0.1, 0.25, 0.5], p=(0.45, 0.35, 0.2)) * rng.uniform(0.6, 1.4))
     slope = float(rng.uniform(0.12, 0.33))
     if kind == "crowded":
         count, stars = float(rng.uniform(60.0, 170.0)), float(rng.uniform(0.7, 0.95))
