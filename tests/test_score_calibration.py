@@ -340,6 +340,19 @@ def test_command_calibrates_models_for_any_bands(calibrated_bands):
     np.testing.assert_array_equal(again.score, cases.score)
 
 
+def test_curves_that_do_not_help_on_other_scenes_are_left_out():
+    curve = CalibrationCurve(given=(0.0, 1.0), probability=(0.2, 0.8))
+    fitted = Calibration(score=curve, p_star=curve, p_blend=curve)
+    loss = {"score": (0.3, 0.4), "p_star": (0.3, 0.2), "p_blend": (0.3, 0.31)}
+    figures = {
+        when: {name: {"log_loss": values[place]} for name, values in loss.items()}
+        for place, when in enumerate(("before", "after"))
+    }
+    kept = command.keep_better(fitted, figures)
+    assert kept.score == curve and kept.p_star == curve
+    np.testing.assert_allclose(kept.p_blend.apply([0.1, 0.7]), [0.1, 0.7], rtol=1e-6)
+
+
 def test_deblender_calibrates_what_networks_of_any_bands_say(calibrated_bands):
     model = read_model(calibrated_bands[0])
     calibration, architecture = model.metadata.calibration, model.metadata.architecture

@@ -29,7 +29,7 @@ from ..images.files import write_atomically
 from ..metrics.calibration import log_loss, reliability, threshold_at_purity
 from ..metrics.classification import roc_curve
 from ..network.any_band import AnyBandNetwork, AnyBandSpec
-from ..network.calibration import Calibration
+from ..network.calibration import Calibration, CalibrationCurve
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings, select_device
 from ..network.model_file import (
@@ -64,7 +64,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="calibrate_model",
         description="Find sources in scenes that the model was not trained on, compare their scores and star "
         "probabilities with the truth, and write a copy of the model file with a calibration. Weights stay "
-        "as they are. What is printed as 'after' is for scenes that were not used in the fit.",
+        "as they are. What is printed as 'after' is for scenes that were not used in the fit; what has no "
+        "lower log loss there is left as the network gives it.",
     )
     parser.add_argument("model", type=Path, help="model file")
     parser.add_argument("output", type=Path, help="model file to write; may be the same")
@@ -146,6 +147,7 @@ def _run(arguments: argparse.Namespace) -> None:
             **figures,
         },
     )
+    calibration = keep_better(calibration, figures)
     if arguments.figure is not None:
         plot_calibrated(cases, after).savefig(arguments.figure)
     metadata = _calibrated(model.metadata, calibration, cases)
@@ -171,6 +173,21 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"Single are {row['single']:.3f}, and {row['clean']:.3f} of the 90 % with the lowest P(blend).")
     half = np.interp(0.5, calibration.score.probability, calibration.score.given)
     print(f"A probability of 0.5 is a score of {half:.3f}. Written to {arguments.output}.")
+
+
+def keep_better(calibration: Calibration, figures: dict[str, dict[str, dict[str, float]]]) -> Calibration:
+    """Leave probabilities of classes and blends as they are where a curve does not lower the log loss.
+
+    ``figures`` are those of scenes that were not used in the fit, "before" and "after", by name.
+    """
+    straight = CalibrationCurve(given=(0.0, 1.0), probability=(0.0, 1.0))
+    worse = [
+        name
+        for name in ("p_star", "p_blend")
+        if name in figures["after"]
+        and figures["after"][name]["log_loss"] >= figures["before"][name]["log_loss"]
+    ]
+    return calibration.model_copy(update=dict.fromkeys(worse, straight))
 
 
 def _calibrated(metadata: ModelMetadata, calibration: Calibration, cases: CalibrationCases) -> ModelMetadata:
