@@ -355,7 +355,10 @@ def test_curves_that_do_not_help_on_other_scenes_are_left_out():
 
 def test_deblender_calibrates_what_networks_of_any_bands_say(calibrated_bands):
     model = read_model(calibrated_bands[0])
-    calibration, architecture = model.metadata.calibration, model.metadata.architecture
+    curve = CalibrationCurve(given=(0.0, 1.0), probability=(0.1, 0.6))
+    calibration = model.metadata.calibration.model_copy(update={"p_blend": curve})
+    architecture = model.metadata.architecture
+    model = replace(model, metadata=model.metadata.model_copy(update={"calibration": calibration}))
     y, x = np.mgrid[:120, :140]
     rng = np.random.default_rng(8)
     stars = sum(
