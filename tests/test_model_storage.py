@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import lsst.meas.maskrcnn.network.model_file as model_file
+import lsst.meas.maskrcnn.network.tensor_file as tensor_file
 from lsst.daf.butler import Butler, CollectionType, Config, DatasetType
 from lsst.meas.maskrcnn.cli.ingest_model import main
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
@@ -96,7 +96,7 @@ def test_put_and_get(butler: Butler, model: MaskRcnnModel, monkeypatch: pytest.M
     assert all(torch.equal(stored.state[key], value) for key, value in model.state.items())
 
     # The header must not cost the weights.
-    monkeypatch.setattr(model_file.safetensors.torch, "load", None)
+    monkeypatch.setattr(tensor_file.safetensors.torch, "load", None)
     metadata = butler.get(f"{DATASET_TYPE}.metadata", collections="models/a")
     assert metadata == model.metadata
 
