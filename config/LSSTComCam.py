@@ -7,4 +7,4 @@
 
 import os
 
-config.load(os.path.join(os.environ["MEAS_MASKRCNN_DIR"], "config", "LSSTCam.py"))
+config.load(os.path.join(os.path.dirname(__file__), "LSSTCam.py"))

@@ -130,8 +130,7 @@ def test_pipeline_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.parametrize("instrument", ["HSC", "DECam", "LSSTCam", "LSSTComCam"])
-def test_overrides(instrument: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MEAS_MASKRCNN_DIR", str(PROJECT))
+def test_overrides(instrument: str) -> None:
     config = MaskRcnnDeblendConfig()
     config.load(str(PROJECT / "config" / f"{instrument}.py"))
     config.validate()

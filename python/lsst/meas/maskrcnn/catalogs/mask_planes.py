@@ -10,8 +10,7 @@ from collections.abc import Iterable
 
 from lsst.afw.image import MaskX
 
-_SAME = ({"INTRP", "INTERPOLATED"}, {"CR", "COSMIC_RAY"}, {"SAT", "SATURATED"}, {"EDGE", "DETECTION_EDGE"})
-"""Names of one plane in ``lsst.afw.image`` and in ``lsst.images``."""
+from ..images.pixels import PLANES_OF_IMAGES
 
 
 def defined_plane_bits(mask: MaskX, planes: Iterable[str]) -> int:
@@ -33,6 +32,6 @@ def defined_plane_bits(mask: MaskX, planes: Iterable[str]) -> int:
     """
     defined = mask.getMaskPlaneDict()
     wanted = set(planes)
-    wanted.update(*(names for names in _SAME if names & wanted))
+    wanted.update(*(pair for pair in PLANES_OF_IMAGES.items() if wanted.intersection(pair)))
     present = sorted(wanted.intersection(defined))
     return mask.getPlaneBitMask(present) if present else 0

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["MaskRcnnModelFormatter"]
-
 from typing import Any, ClassVar
 
 from lsst.daf.butler import FormatterV2

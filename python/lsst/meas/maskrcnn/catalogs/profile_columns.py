@@ -151,8 +151,7 @@ def fill_profile_fluxes(
     if models is not None:
         corner, calibration = exposure.getXY0(), exposure.getPhotoCalib()
         y, x = models.parameters[:, :2].T
-        places = [geom.Point2D(*xy) for xy in zip(x + corner.getX(), y + corner.getY(), strict=True)]
-        scale = np.array([calibration.instFluxToNanojansky(1.0, place) for place in places])
+        scale = calibration.getLocalCalibrationArray(x + corner.getX(), y + corner.getY())
         flux, error = models.flux[:, band] / scale, models.flux_errors[:, band] / scale
         core, edge, shared, converged = models.core[:, band], models.edge, models.shared, models.converged
     no_psf = models is None or not sources.has_model_flux[band]

@@ -36,7 +36,7 @@ from pydantic import Field
 
 from ..images.settings import settings
 from ..profiles.blend import REACH, Blend, BlendSource
-from ..profiles.model import ProfileFit
+from ..profiles.model import ProfileFit, add_stamp
 from ..profiles.symmetry import symmetric_part
 from .image import MultibandImage
 from .models import fit_models
@@ -325,11 +325,7 @@ def _on_box(blend: Blend, index: int, model: SourceModel) -> FloatArray:
         return blend.psf_on_box(index, *star[:2]) * flux[:, None, None]
     rows, columns = blend.boxes[index]
     made = np.zeros((len(pixels), rows.stop - rows.start, columns.stop - columns.start), np.float32)
-    top, left = max(rows.start, y0), max(columns.start, x0)
-    bottom, right = min(rows.stop, y0 + pixels.shape[1]), min(columns.stop, x0 + pixels.shape[2])
-    if top < bottom and left < right:
-        into = made[:, top - rows.start : bottom - rows.start, left - columns.start : right - columns.start]
-        np.maximum(pixels[:, top - y0 : bottom - y0, left - x0 : right - x0], 0.0, out=into)
+    add_stamp(made, y0 - rows.start, x0 - columns.start, np.maximum(pixels, 0.0), 1.0)
     return made
 
 

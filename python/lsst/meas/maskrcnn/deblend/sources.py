@@ -11,7 +11,7 @@ __all__ = ["SourceList"]
 import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 import astropy.units as u
 import numpy as np
@@ -118,6 +118,22 @@ class SourceList:
         sums = [np.nansum(pixels, axis=(1, 2), dtype=np.float64) for pixels in of_sources]
         return np.array(sums).reshape(len(self), len(self.image.bands))
 
+    def require_models(self) -> ProfileFit:
+        """Give the models.
+
+        Returns
+        -------
+        models : `~lsst.meas.maskrcnn.profiles.model.ProfileFit`
+
+        Raises
+        ------
+        ValueError
+            Raised if there are none.
+        """
+        if self.models is None:
+            raise ValueError("there are no models, as no band has a PSF; give MultibandImage a psf")
+        return self.models
+
     @functools.cached_property
     def has_model_flux(self) -> npt.NDArray[np.bool_]:
         """Whether there are model fluxes in a band, bool, (band,): whether its PSF is known."""
@@ -151,9 +167,7 @@ class SourceList:
         number = self._band(band)
         pixels = np.zeros(self.image.shape, np.float32)
         if model:
-            if self.models is None:
-                raise ValueError("there are no models, as no band has a PSF; give MultibandImage a psf")
-            self.models.add_to(pixels[None], index, bands=[number])
+            self.require_models().add_to(pixels[None], index, bands=[number])
             return pixels
         share = self.shares[index]
         pixels[share.box] = share.pixels(self.image.flux)[number]
@@ -200,10 +214,9 @@ class SourceList:
         """
         pixels = self.image.flux.copy()
         if model:
-            if self.models is None:
-                raise ValueError("there are no models, as no band has a PSF; give MultibandImage a psf")
+            models = self.require_models()
             for index in range(len(self)):
-                self.models.add_to(pixels, index, sign=-1.0)
+                models.add_to(pixels, index, sign=-1.0)
             return pixels
         for share in self.shares:
             pixels[(slice(None), *share.box)] -= share.pixels(self.image.flux)
@@ -285,7 +298,7 @@ class SourceList:
         return table
 
     def _add_model_flux(self, add: Callable[..., None], number: int, band: str) -> None:
-        models = cast(ProfileFit, self.models)
+        models = self.require_models()
         flux, error = models.flux[:, number], models.flux_errors[:, number]
         add(f"model_flux_{band}", flux, f"Total flux of the model in {band}", u.nJy)
         add(f"model_flux_err_{band}", error, f"Standard deviation of model_flux_{band}", u.nJy)
@@ -295,7 +308,7 @@ class SourceList:
         add(f"model_mag_err_{band}", _MAG_PER_RATIO * error / positive, f"Error of model_mag_{band}", u.mag)
 
     def _add_shapes(self, add: Callable[..., None]) -> None:
-        models = cast(ProfileFit, self.models)
+        models = self.require_models()
         values, covariance = models.shapes()
         errors = np.sqrt(np.einsum("nii->ni", covariance))
         scale = self.image.pixel_scale

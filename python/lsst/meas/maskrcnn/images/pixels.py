@@ -6,12 +6,15 @@
 
 from __future__ import annotations
 
-__all__ = ["usable_pixels"]
+__all__ = ["PLANES_OF_IMAGES", "usable_pixels"]
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+PLANES_OF_IMAGES = {"INTERPOLATED": "INTRP", "COSMIC_RAY": "CR", "SATURATED": "SAT", "DETECTION_EDGE": "EDGE"}
+"""Mask planes whose names in ``lsst.images`` and in ``lsst.afw.image`` differ."""
 
 
 def usable_pixels(

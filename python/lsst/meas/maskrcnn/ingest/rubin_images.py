@@ -20,12 +20,11 @@ from astropy.units import nJy
 from astropy.wcs import WCS
 
 from ..deblend.image import gaussian_fwhm
+from ..images.files import one_line
+from ..images.pixels import PLANES_OF_IMAGES
 from .fits_files import FitsImageError
 from .fits_images import FitsField, FitsOptions, PlainImage
 from .fits_wcs import pixel_scale_of
-
-_PLANES = {"INTERPOLATED": "INTRP", "COSMIC_RAY": "CR", "SATURATED": "SAT", "DETECTION_EDGE": "EDGE"}
-"""Names of mask planes in ``lsst.images`` whose names in ``lsst.afw.image`` are others."""
 
 _SCHEMAS = "images.lsst.io/schemas/"
 
@@ -122,7 +121,7 @@ def _open(path: Path) -> Any:
     # Readers of archives raise what their layers raise: pydantic, astropy, json, their own.
     except Exception as error:
         raise FitsImageError(
-            f"{path} cannot be read by lsst.images ({type(error).__name__}: {_first_line(error)}); "
+            f"{path} cannot be read by lsst.images ({type(error).__name__}: {one_line(error)}); "
             "get the whole file, or a newer lsst-images."
         ) from error
     if not isinstance(image, MaskedImage):
@@ -132,11 +131,6 @@ def _open(path: Path) -> Any:
     if image.sky_projection is None:
         raise FitsImageError(f"{path.name} has no sky projection; give a file with one.")
     return image
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return lines[0] if lines else "no reason given"
 
 
 def _wcs_of(image: Any) -> tuple[WCS, list[str]]:
@@ -166,7 +160,7 @@ def _plain_image(
     planes = {}
     for plane in image.mask.schema:
         if plane is not None:
-            planes[_PLANES.get(plane.name, plane.name)] = image.mask.get(plane.name)
+            planes[PLANES_OF_IMAGES.get(plane.name, plane.name)] = image.mask.get(plane.name)
     missing = ~np.isfinite(pixels) | ~np.isfinite(variance) | planes.get("NO_DATA", np.False_)
     pixels[missing] = variance[missing] = np.nan
     empty = variance[~missing]

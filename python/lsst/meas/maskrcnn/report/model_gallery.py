@@ -52,9 +52,7 @@ def plot_models(
     ValueError
         Raised if there are no models.
     """
-    models = sources.models
-    if models is None:
-        raise ValueError("there are no models, as no band has a PSF; give MultibandImage a psf")
+    models = sources.require_models()
     number = sources.image.bands.index(band) if isinstance(band, str) else band
     image = sources.image.flux[number]
     sigma = np.full(image.shape, sources.noise[number])
