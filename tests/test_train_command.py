@@ -90,7 +90,7 @@ def test_repository(repo: Path, tmp_path: Path) -> None:
     assert butler.exists("maskRcnnTraining_plot", skymap=SKY)
     assert butler.get("maskRcnnTrain_config").engine.device == "cpu"
     assert butler.get("maskRcnnTrain_metadata", skymap=SKY)["maskRcnnTrain"]["n_steps"] == 1
-    assert not list(states.iterdir())
+    assert not states.exists()
 
 
 def test_fine_tune(repo: Path) -> None:

@@ -29,15 +29,27 @@ def run_command(
 ) -> int:
     """Run a command and return its exit status.
 
-    That is 1 after a `CommandError` or one of ``errors``, which are printed in a
-    line, and 130 after an interruption.
+    That is 1 after a `CommandError`, one of ``errors``, or an error of files or of
+    a repository's database, which are printed in a line, and 130 after an
+    interruption.
     """
-    expected: tuple[type[BaseException], ...] = (CommandError, *errors)
+    expected: tuple[type[BaseException], ...] = (CommandError, OSError, *errors)
     try:
         work()
     except expected as error:
         _LOG.debug("Details:", exc_info=True)
         print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        # sqlalchemy is not imported for commands that have no repository.
+        if not type(error).__module__.startswith("sqlalchemy"):
+            raise
+        _LOG.debug("Details:", exc_info=True)
+        print(
+            f"{name}: the database of the repository: {first_line(error)}. Look whether its disk is full or "
+            f"read-only{advice}.",
+            file=sys.stderr,
+        )
         return 1
     except KeyboardInterrupt:
         print(f"{name}: interrupted{advice}.", file=sys.stderr)

@@ -18,10 +18,10 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from astropy.wcs import WCS
@@ -33,12 +33,13 @@ from lsst.geom import Box2D
 from ..catalogs.exposures import to_multiband_image
 from ..catalogs.footprints import footprints_to_masks
 from ..deblend.image import MultibandImage
+from ..images.files import locked
 from ..images.units import AB_ZERO_POINT
 from ..ingest.exposures import field_to_exposures, scene_to_exposures
 from ..ingest.fits_files import BandFiles, FitsImageError, assign_bands
 from ..ingest.fits_images import read_field
 from ..ingest.ingest_model import IngestModelError, ingest_model
-from ..ingest.repo import PatchGeometry, create_repo, patch_data_id, put_exposures, register_patches
+from ..ingest.repo import PatchGeometry, open_repo, patch_data_id, put_exposures, register_patches
 from ..network.model_file import ModelFileError, ModelMetadata, default_model_path, read_metadata
 from ..network.wavelengths import band_wavelength
 from ..report.overlay import mask_outlines, save_overlay, write_regions
@@ -157,13 +158,11 @@ class _Steps:
 def _run(arguments: argparse.Namespace) -> None:
     """Do what the arguments say."""
     # Refuse what cannot work before anything is made.
-    model_path = arguments.model if arguments.model is not None else default_model_path()
-    if not model_path.is_file():
-        raise CommandError(f"There is no model file {model_path}; name one with --model.")
-    metadata = read_metadata(model_path)
-    pipeline = pipeline_path("MaskRcnnDeblend.yaml")
+    arguments.model = arguments.model if arguments.model is not None else default_model_path()
+    if not arguments.model.is_file():
+        raise CommandError(f"There is no model file {arguments.model}; name one with --model.")
+    metadata = read_metadata(arguments.model)
     check_limits(arguments, cores=(1, math.inf), seed=(0, math.inf))
-    cores = arguments.cores or _usable_cores()
 
     out = arguments.out.absolute()
     steps = _Steps(6)
@@ -174,23 +173,37 @@ def _run(arguments: argparse.Namespace) -> None:
         steps(f"simulating a field of {arguments.size[0]} x {arguments.size[1]} pixels")
         field = _simulated_field(arguments, metadata)
 
+    _make_folder(out)
+    try:
+        with locked(out / ".demo.lock", wait=False):
+            _find_sources(arguments, metadata, field, out, steps)
+    except BlockingIOError as error:
+        raise CommandError(
+            f"Another demo is working in {out}; wait for it, or give another --out."
+        ) from error
+
+
+def _find_sources(
+    arguments: argparse.Namespace, metadata: ModelMetadata, field: Field, out: Path, steps: _Steps
+) -> None:
+    """Find the sources of a field, and lay them out in the folder."""
     steps(f"Butler repository {out / 'repo'}")
-    butler = _open_repo(out)
+    butler = open_repo(out / "repo")
     inputs, data_id = _put_field(butler, field)
     steps(f"model {metadata.name} (bands {', '.join(metadata.bands or field.exposures)})")
-    model_digest = _digest(model_path.read_bytes())
+    model_digest = _digest(arguments.model.read_bytes())
     models = f"models/{metadata.name}/{model_digest}"
     # pipetask wants the same inputs whenever it adds a run to an output collection.
     output = f"demo/outputs/{field.name}/{model_digest}"
-    ingest_model(butler, model_path, models)
+    ingest_model(butler, arguments.model, models)
 
     words = {
         "--butler-config": str(out / "repo"),
-        "--pipeline": str(pipeline),
+        "--pipeline": str(pipeline_path("MaskRcnnDeblend.yaml")),
         "--input": f"{inputs},{models}",
         "--output": output,
         "--data-query": " AND ".join(f"{key}={value!r}" for key, value in data_id.items()),
-        "--cores-per-quantum": str(cores),
+        "--cores-per-quantum": str(arguments.cores or _usable_cores()),
     }
     options = ["run", *(word for pair in words.items() for word in pair), "--register-dataset-types"]
     for override in arguments.config:
@@ -271,14 +284,14 @@ def _fits_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> Field
     return Field(f"fits_{digest}", names, field_to_exposures(images), has_sky=images.has_sky)
 
 
-def _open_repo(out: Path) -> Butler:
-    """Open the repository of an earlier run, or make one."""
+def _make_folder(out: Path) -> None:
+    """Make the folder, unless an earlier run did."""
     repo = out / "repo"
     marker = out / _MARKER
     if out.exists() and not out.is_dir():
         raise CommandError(f"{out} is a file; give a folder with --out.")
-    if (repo / "butler.yaml").is_file() and marker.exists():
-        return Butler.from_config(str(repo), writeable=True)
+    if marker.exists():
+        return
     if repo.exists() and any(repo.iterdir()):
         raise CommandError(f"{repo} was not made by bin/demo and is left alone; give another --out.")
     out.mkdir(parents=True, exist_ok=True)
@@ -286,7 +299,6 @@ def _open_repo(out: Path) -> Butler:
     marker.write_text(
         "This folder was made by bin/demo of meas_maskrcnn and can be removed.\n", encoding="utf-8"
     )
-    return create_repo(repo)
 
 
 def _put_field(butler: Butler, field: Field) -> tuple[str, dict[str, str | int]]:
@@ -436,9 +448,9 @@ def _shorten(text: str, length: int = 60) -> str:
     return text if len(text) <= length else text[: length - 3] + "..."
 
 
-def _replace(path: Path, write: Any) -> None:
+def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Write a file beside its place and move it there when it is complete."""
-    partial = path.with_name(f".partial-{os.getpid()}-{path.name}")
+    partial = path.with_name(f".partial-{path.name}")
     try:
         write(partial)
         partial.replace(path)

@@ -18,7 +18,7 @@ from lsst.daf.butler import DataCoordinate
 from lsst.daf.butler.registry import ConflictingDefinitionError
 
 from ..ingest.import_repo import FieldStore, ImportConflictError
-from ..ingest.repo import PatchGeometry, check_collection, open_repo
+from ..ingest.repo import PatchGeometry, check_collection, lock_repo, open_repo
 from .command import CommandError, run_command
 
 SPLITS = ("train", "validation", "test")
@@ -240,7 +240,8 @@ def _import(arguments: argparse.Namespace, jobs: Sequence[FieldJob]) -> None:
     tally = _Tally()
     for job in tqdm(jobs, desc="fields", unit="field"):
         try:
-            _import_field(store, job, tally)
+            with lock_repo(butler):
+                _import_field(store, job, tally)
         except (ImportConflictError, ConflictingDefinitionError, ValueError, OSError) as error:
             text = str(error)
             raise CommandError(text if job.label in text else f"{job.label}: {text}") from error

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from lsst.daf.butler import Butler
 
 from ..ingest.ingest_model import DATASET_TYPE, DEFAULT_COLLECTION, IngestModelError, ingest_model
 from ..network.model_file import ModelFileError, default_model_path, read_metadata
+from .command import run_command
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,18 +52,18 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: Sequence[str] | None = None) -> int:
     """Put a model file into a repository; return the exit status."""
     arguments = _parser().parse_args(argv)
+    return run_command("ingest_model", lambda: _run(arguments), (ModelFileError, IngestModelError))
+
+
+def _run(arguments: argparse.Namespace) -> None:
     path = arguments.file if arguments.file is not None else default_model_path()
-    try:
-        butler = Butler.from_config(arguments.repo, writeable=True)
-        ref = ingest_model(
-            butler, path, arguments.collection, bands=arguments.bands, dataset_type=arguments.dataset_type
-        )
-        metadata = read_metadata(path)
-    except (ModelFileError, IngestModelError, OSError) as error:
-        print(f"ingest_model: {error}", file=sys.stderr)
-        return 1
-    print(
-        f"Model {metadata.name!r} (bands {', '.join(metadata.bands)}) is {ref.datasetType.name} in "
-        f"collection {ref.run!r} of {arguments.repo}."
+    butler = Butler.from_config(arguments.repo, writeable=True)
+    ref = ingest_model(
+        butler, path, arguments.collection, bands=arguments.bands, dataset_type=arguments.dataset_type
     )
-    return 0
+    metadata = read_metadata(path)
+    bands = ", ".join(metadata.bands) or "any"
+    print(
+        f"Model {metadata.name!r} (bands {bands}) is {ref.datasetType.name} in collection {ref.run!r} of "
+        f"{arguments.repo}."
+    )

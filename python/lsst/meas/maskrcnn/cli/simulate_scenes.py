@@ -9,7 +9,6 @@ repository.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import logging
 import math
 import multiprocessing
@@ -38,6 +37,7 @@ from lsst.daf.butler import (
 )
 from lsst.pipe.base.configOverrides import ConfigOverrides
 
+from ..images.files import locked
 from ..ingest.repo import check_collection, open_repo, patch_data_id
 from ..ingest.scenes import SceneGrid, ingest_scene, missing_scenes, scene_dataset_types
 from ..scenes.presets import PRESETS, expected_sources
@@ -142,7 +142,8 @@ class _Series:
 
     def staging(self, repo: Path) -> Path:
         """Folder for temporary files."""
-        return repo / _STAGING / f"{self.prefix}/seed{self.seed}".replace("/", "-")
+        name = f"{self.prefix}/seed{self.seed}".replace("/", "-")
+        return repo / f"{_STAGING}-{name}"
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -343,43 +344,22 @@ def _only_one(repo: Path, series: _Series) -> Iterator[None]:
     """Keep other commands from the scenes that this one makes, and give it a staging folder.
 
     Of two that store the same scene, the later one fails, and takes back what
-    it moved into the place of the other's files. The lock ends with the
-    process that holds it.
+    it moved into the place of the other's files.
     """
     staging = series.staging(repo)
-    path = staging.parent / f"{staging.name}.lock"
-    while True:
+    with ExitStack() as stack:
         try:
-            path.parent.mkdir(exist_ok=True)
-            stream = path.open("w")
-        # Another command may remove the folder in between.
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            stream.close()
+            stack.enter_context(locked(staging.with_name(f"{staging.name}.lock"), wait=False))
+        except BlockingIOError as error:
             raise CommandError(
                 f"Another command is making scenes of seed {series.seed} in {series.prefix!r}; wait for it, "
                 "or use another --seed."
             ) from error
-        # The file may have been removed by the one that had locked it.
-        if path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat()):
-            break
-        stream.close()
-    try:
         # What is there already is from a command that was killed.
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
+        stack.callback(shutil.rmtree, staging, ignore_errors=True)
         yield
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-        path.unlink(missing_ok=True)
-        stream.close()
-        try:
-            path.parent.rmdir()
-        except OSError:
-            _LOG.debug("%s is still in use.", path.parent)
 
 
 class _Worker:

@@ -9,11 +9,12 @@ that are simulated for it.
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -33,14 +34,17 @@ from lsst.daf.butler import (
 from lsst.pipe.base import InvalidQuantumError, Struct
 from lsst.pipe.base.configOverrides import ConfigOverrides
 
-from ..catalogs.training_patches import PatchDatasets, TrainingDataError, group_datasets
-from ..ingest.repo import check_collection
+from ..catalogs.training_patches import PatchDatasets, TrainingDataError, file_name, group_datasets
+from ..images.files import locked, write_atomically
+from ..ingest.repo import check_collection, lock_repo
 from ..network.inference import select_device
 from ..tasks.train import MaskRcnnTrainTask, TrainingDivergedError
 from ..tasks.train_config import scratch_stage
 from ..tasks.train_connections import MaskRcnnTrainConfig, MaskRcnnTrainConnections
 from ..train.augment import AugmentSettings
 from ..train.distributed import on_first_process
+from ..train.loop import output_files
+from ..train.provenance import describe_model
 from ..train.scene_sources import SceneFiles, SceneSource
 from ..train.training_set import SimulatedSource, make_training_set
 from .command import (
@@ -72,15 +76,19 @@ def _parser() -> argparse.ArgumentParser:
         prog="train",
         description="Train a model on the patches of a Butler repository whose sources are known, and put it "
         "there; or, with --scenes, on simulated scenes, and write it to a file. Interrupted, the same "
-        "command goes on where it was; in a repository, if --checkpoints names a folder. Under torchrun the "
-        "work is shared among its processes.",
+        "command goes on where it was. Under torchrun the work is shared among its processes.",
     )
     parser.add_argument("target", help="Butler repository; with --scenes the model file to write")
     data = parser.add_argument_group("training in a repository")
     data.add_argument("-i", "--input", action="append", metavar="COLLECTION", help="where the patches are")
     data.add_argument("-o", "--output", metavar="COLLECTION", help="RUN collection for the model")
     data.add_argument("-d", "--data-query", default="", metavar="WHERE", help="patches to use (default: all)")
-    data.add_argument("--checkpoints", type=Path, metavar="FOLDER", help="for the state of the training")
+    data.add_argument(
+        "--checkpoints",
+        type=Path,
+        metavar="FOLDER",
+        help="for the state of the training (default: in the repository)",
+    )
     simulated = parser.add_argument_group("training on simulated scenes")
     simulated.add_argument("--scenes", type=Path, metavar="FOLDER", help="folder for the scenes")
     simulated.add_argument("--count", type=int, default=600, help="number of scenes (default: %(default)s)")
@@ -159,7 +167,7 @@ def _check(arguments: argparse.Namespace) -> None:
         )
     output = Path(arguments.target)
     check_folder(output)
-    if output.exists() and not output.with_name(f"{output.name}.checkpoint").exists():
+    if output.exists() and not output_files(output)[-1].exists():
         raise CommandError(f"{output} is there already; choose another name, or remove it.")
 
 
@@ -181,6 +189,8 @@ def _make_config(arguments: argparse.Namespace) -> MaskRcnnTrainConfig:
     try:
         overrides.applyTo(config)
         _apply_options(arguments, config)
+        if arguments.scenes is None and config.checkpoint_dir is None and Path(arguments.target).is_dir():
+            config.checkpoint_dir = str(Path(arguments.target).absolute() / ".maskrcnn_train")
         config.validate()
     except (CommandError, KeyboardInterrupt):
         raise
@@ -234,6 +244,7 @@ def _progress_bar(first: bool) -> Iterator[Any]:
 def _train_on_scenes(arguments: argparse.Namespace, task: MaskRcnnTrainTask, first: bool) -> None:
     """Simulate scenes, train on them, and write a file."""
     output = Path(arguments.target).absolute()
+    checkpoint = output_files(output)[-1]
     initial = task.initial_model()
     bands = task.bands(initial)
     seed = int(task.config.engine.seed)
@@ -249,6 +260,8 @@ def _train_on_scenes(arguments: argparse.Namespace, task: MaskRcnnTrainTask, fir
 
     paths = on_first_process(make_scenes, task.config.engine.device)
     with ExitStack() as stack:
+        if first:
+            _keep_out_others(stack, output.with_name(f".{output.name}.lock"), str(output))
         scenes: SceneSource
         if arguments.fresh:
             # Another seed than that of the scenes for validation.
@@ -272,12 +285,26 @@ def _train_on_scenes(arguments: argparse.Namespace, task: MaskRcnnTrainTask, fir
                 "seed": seed,
             },
             output=output,
+            keep_checkpoint=True,
             progress=stack.enter_context(_progress_bar(first)),
         )
     if first:
         if results.plot is not None:
-            results.plot.savefig(output.with_name(f"{output.name}.history.png"))
+            picture = io.BytesIO()
+            results.plot.savefig(picture, format="png")
+            write_atomically(output.with_name(f"{output.name}.history.png"), picture.getvalue())
+        checkpoint.unlink(missing_ok=True)
         print(f"The model is in {output}, its history beside it.")
+
+
+def _keep_out_others(stack: ExitStack, lock: Path, goal: str) -> None:
+    """Refuse to train what another command trains."""
+    try:
+        stack.enter_context(locked(lock, wait=False))
+    except BlockingIOError as error:
+        raise CommandError(
+            f"Another command is training {goal}; wait for it, or choose another name."
+        ) from error
 
 
 def _train_in_repo(arguments: argparse.Namespace, task: MaskRcnnTrainTask, first: bool) -> None:
@@ -286,32 +313,44 @@ def _train_in_repo(arguments: argparse.Namespace, task: MaskRcnnTrainTask, first
     connections = MaskRcnnTrainConnections(config=config)
     butler = Butler.from_config(arguments.target, writeable=first)
     inputs = [name for text in arguments.input for name in text.split(",")]
-    if first:
-        _check_output(butler, arguments.output, connections.model.name)
-    initial = None
-    if config.use_initial_model:
-        initial = butler.get(connections.initialModel.name, collections=inputs)
-    initial = task.initial_model(initial)
-    datasets = _find_datasets(butler, connections, inputs, task.bands(initial), arguments.data_query)
-    training, validation = task.select(datasets)
-    with _progress_bar(first) as report:
-        results = task.run(
-            patches=[item.load(butler.getDeferred) for item in training],
-            validation=[item.load(butler.getDeferred) for item in validation],
-            initialModel=initial,
-            label=arguments.output,
-            progress=report,
-        )
-    if first:
-        _put(butler, connections, task, results, arguments.output, datasets)
-        task.remove_state(arguments.output)
-        print(
-            f"The model is {connections.model.name} in collection {arguments.output!r} of {arguments.target}"
-        )
+    label = arguments.output
+    with ExitStack() as stack:
+        if first:
+            unfinished = False
+            if config.checkpoint_dir is not None:
+                state = Path(config.checkpoint_dir) / f"{file_name(label)}.safetensors"
+                state.parent.mkdir(parents=True, exist_ok=True)
+                stack.callback(_remove_empty, state.parent)
+                _keep_out_others(stack, state.with_suffix(".lock"), f"into collection {label!r}")
+                unfinished = output_files(state)[-1].exists()
+            _check_output(butler, label, connections.model.name, unfinished)
+        initial = None
+        if config.use_initial_model:
+            initial = butler.get(connections.initialModel.name, collections=inputs)
+        initial = task.initial_model(initial)
+        datasets = _find_datasets(butler, connections, inputs, task.bands(initial), arguments.data_query)
+        training, validation = task.select(datasets)
+        with _progress_bar(first) as report:
+            results = task.run(
+                patches=[item.load(butler.getDeferred) for item in training],
+                validation=[item.load(butler.getDeferred) for item in validation],
+                initialModel=initial,
+                label=label,
+                progress=report,
+            )
+        if first:
+            _put(butler, connections, task, results, label, datasets)
+            task.remove_state(label)
+            print(f"The model is {connections.model.name} in collection {label!r} of {arguments.target}")
 
 
-def _check_output(butler: Butler, collection: str, model: str) -> None:
-    """Refuse a collection that cannot take the model."""
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
+
+
+def _check_output(butler: Butler, collection: str, model: str, unfinished: bool) -> None:
+    """Refuse a collection that cannot take the model; that of an unfinished command may hold it already."""
     try:
         kind = butler.collections.get_info(collection).type
     except MissingCollectionError:
@@ -320,7 +359,7 @@ def _check_output(butler: Butler, collection: str, model: str) -> None:
         raise CommandError(
             f"Collection {collection!r} is a {kind.name} collection; choose the name of a RUN or a new one."
         )
-    if _find(butler, model, [collection]):
+    if not unfinished and _find(butler, model, [collection]):
         raise CommandError(f"Collection {collection!r} holds a model already; choose another one.")
 
 
@@ -366,9 +405,8 @@ def _put(
     run: str,
     datasets: Sequence[PatchDatasets],
 ) -> None:
-    """Store what a training made, as pipetask does."""
+    """Store what a training made, as pipetask does: all at once, but for what an earlier try has stored."""
     skymaps = sorted({str(item.truth.dataId["skymap"]) for item in datasets})
-    butler.collections.register(run, CollectionType.RUN)
     products: list[tuple[str, tuple[str, ...], str, Any]] = [
         (f"{_LABEL}_config", (), "Config", task.config),
         (f"{_LABEL}_metadata", ("skymap",), "TaskMetadata", task.getFullMetadata()),
@@ -376,17 +414,23 @@ def _put(
     for name in ("model", "steps", "epochs", "plot"):
         connection = getattr(connections, name, None)
         if connection is not None:
-            products.append(
-                (
-                    connection.name,
-                    tuple(connection.dimensions),
-                    connection.storageClass,
-                    getattr(results, name),
-                )
+            product = getattr(results, name)
+            products.append((connection.name, connection.dimensions, connection.storageClass, product))
+    with lock_repo(butler):
+        butler.collections.register(run, CollectionType.RUN)
+        for name, dimensions, storage, _ in products:
+            butler.registry.registerDatasetType(
+                DatasetType(name, dimensions, storage, universe=butler.dimensions)
             )
-    for name, dimensions, storage, product in products:
-        butler.registry.registerDatasetType(
-            DatasetType(name, dimensions, storage, universe=butler.dimensions)
-        )
-        for data_id in [{"skymap": skymap} for skymap in skymaps] if dimensions else [{}]:
-            butler.put(product, name, data_id, run=run)
+        if stored := _find(butler, connections.model.name, [run]):
+            there, here = (describe_model(model) for model in (butler.get(stored[0]), results.model))
+            if there != here:
+                raise CommandError(
+                    f"Collection {run!r} holds another model, {there['name']!r}; choose another one for "
+                    f"{here['name']!r} and run the command again: the training is kept."
+                )
+        with butler.transaction():
+            for name, dimensions, _, product in products:
+                for data_id in [{"skymap": skymap} for skymap in skymaps] if dimensions else [{}]:
+                    if butler.find_dataset(name, data_id, collections=run) is None:
+                        butler.put(product, name, data_id, run=run)

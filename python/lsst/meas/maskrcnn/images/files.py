@@ -6,15 +6,20 @@
 
 from __future__ import annotations
 
-__all__ = ["one_line", "parse_json", "write_atomically"]
+__all__ = ["locked", "one_line", "parse_json", "write_atomically"]
 
+import contextlib
+import fcntl
 import json
+import logging
 import os
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+
+_LOG = logging.getLogger(__name__)
 
 _MOST_OBJECTS, _MOST_LEVELS = 1_000_000, 100
 """Lists and objects in a JSON document, and levels of them; an empty one takes 60 bytes for two of text."""
@@ -68,6 +73,63 @@ def one_line(error: object, width: int = 300) -> str:
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
 
+@contextlib.contextmanager
+def locked(path: Path, *, wait: bool = True) -> Iterator[BinaryIO]:
+    """Hold a file of this name, made for it and empty, that only one process can hold at a time.
+
+    At the end the file is removed, unless it was renamed. A file that a
+    killed process left holds nobody up.
+
+    Parameters
+    ----------
+    path : `pathlib.Path`
+        Name of the file; the folder must exist.
+    wait : `bool`, optional
+        Wait for a process that holds it.
+
+    Yields
+    ------
+    stream : `typing.BinaryIO`
+        The file.
+
+    Raises
+    ------
+    BlockingIOError
+        Raised if another process holds it, without ``wait``.
+    OSError
+        Raised if the file cannot be made.
+    """
+    while True:
+        # This does not empty the file of another process.
+        stream = path.open("ab")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            stream.close()
+            raise
+        except OSError as error:
+            _LOG.debug("%s cannot be locked on this file system: %s", path, error)
+        # The process that held it may have removed or renamed it.
+        if _is(path, stream):
+            break
+        stream.close()
+    try:
+        stream.truncate(0)
+        yield stream
+    finally:
+        with stream:
+            if _is(path, stream):
+                path.unlink()
+
+
+def _is(path: Path, stream: BinaryIO) -> bool:
+    """Say whether a path is that of an open file."""
+    try:
+        return os.path.samestat(path.stat(), os.fstat(stream.fileno()))
+    except FileNotFoundError:
+        return False
+
+
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file whole or not at all.
 
@@ -83,16 +145,9 @@ def write_atomically(path: Path, data: bytes) -> None:
     OSError
         Raised if the file cannot be written.
     """
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.absolute().parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        mask = os.umask(0)
-        os.umask(mask)
-        os.chmod(temporary, 0o666 & ~mask)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    partial = path.absolute().with_name(f".{path.name}.partial")
+    with locked(partial) as stream:
+        stream.write(data)
+        stream.flush()
+        os.fsync(stream.fileno())
+        os.replace(partial, path)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lsst.daf.butler import Butler, CollectionType, DataCoordinate, DatasetRef, MissingCollectionError
 from lsst.daf.butler.registry import ConflictingDefinitionError
 
-from .repo import PatchGeometry, patch_data_id, register_records
+from .repo import PatchGeometry, lock_repo, patch_data_id, register_records
 from .scenes import scene_dataset_types
 
 if TYPE_CHECKING:
@@ -244,13 +244,14 @@ class FieldStore:
         runs : `list` [`str`]
             RUN collections in the chain.
         """
-        runs = self._runs()
-        self._butler.collections.register(self._collection, CollectionType.CHAINED)
-        current = list(self._butler.collections.get_info(self._collection).children)
-        missing = [run for run in runs if run not in current]
-        if missing:
-            self._butler.collections.redefine_chain(self._collection, [*current, *missing])
-        return runs
+        with lock_repo(self._butler):
+            runs = self._runs()
+            self._butler.collections.register(self._collection, CollectionType.CHAINED)
+            current = list(self._butler.collections.get_info(self._collection).children)
+            missing = [run for run in runs if run not in current]
+            if missing:
+                self._butler.collections.redefine_chain(self._collection, [*current, *missing])
+            return runs
 
     def check_names(self) -> None:
         """Check that the collection can be used.

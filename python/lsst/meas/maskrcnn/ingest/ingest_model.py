@@ -25,7 +25,7 @@ from lsst.daf.butler import (
 )
 
 from ..network.model_file import ModelFileError, read_model
-from .repo import SEED_CONFIG, check_collection
+from .repo import SEED_CONFIG, check_collection, lock_repo
 
 DATASET_TYPE = "maskRcnnModel"
 """Name of the dataset type of models (`str`)."""
@@ -86,6 +86,12 @@ def ingest_model(
     """
     path = Path(path)
     _check_input(path, bands, collection)
+    with lock_repo(butler):
+        return _ingest(butler, path, collection, dataset_type)
+
+
+def _ingest(butler: Butler, path: Path, collection: str, dataset_type: str) -> DatasetRef:
+    """Copy a file that was checked, unless it is there."""
     model_type = _make_dataset_type(butler, dataset_type)
     try:
         kind = butler.collections.get_info(collection).type

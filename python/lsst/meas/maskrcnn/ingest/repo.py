@@ -16,6 +16,7 @@ __all__ = [
     "PatchGeometry",
     "check_collection",
     "create_repo",
+    "lock_repo",
     "open_repo",
     "patch_data_id",
     "put_exposures",
@@ -23,12 +24,12 @@ __all__ = [
     "register_records",
 ]
 
+import contextlib
 import hashlib
 import os
 import re
 import shutil
-import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ from lsst.afw.image import ExposureF
 from lsst.daf.butler import Butler, Config, DatasetType
 from lsst.geom import Box2D, Box2I
 from lsst.sphgeom import ConvexPolygon
+
+from ..images.files import locked
 
 SEED_CONFIG = "resource://lsst.meas.maskrcnn/configs/butler_seed.yaml"
 """What a repository must be created with, or include, to store models: it adds
@@ -133,21 +136,35 @@ def create_repo(path: str | os.PathLike[str], seed_config: str | None = SEED_CON
     True
     """
     root = Path(path).absolute()
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise FileExistsError(f"{root} is there and is no Butler repository; it is left alone.")
     root.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".repo-", dir=root.parent))
-    # Butler takes what follows a dot in the name of a root for a file format.
-    partial = folder / "repo"
-    try:
+    with _workshop(root) as folder:
+        if root.exists() and (not root.is_dir() or any(root.iterdir())):
+            raise FileExistsError(f"{root} is there and is no Butler repository; it is left alone.")
         config = Config(seed_config) if seed_config is not None else None
-        Butler.makeRepo(str(partial), config=config)
+        # Butler takes what follows a dot in the name of a root for a file format.
+        Butler.makeRepo(str(folder / "repo"), config=config)
         if root.exists():
             root.rmdir()
-        partial.rename(root)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        (folder / "repo").rename(root)
     return Butler.from_config(str(root), writeable=True)
+
+
+def _workshop_of(root: Path) -> Path:
+    return root.parent / f".repo-{root.name.replace('.', '-')}"
+
+
+@contextlib.contextmanager
+def _workshop(root: Path) -> Iterator[Path]:
+    """Give a folder to make a repository in, to one process at a time."""
+    folder = _workshop_of(root)
+    with locked(folder.with_suffix(".lock")):
+        # What is there already is from a process that was killed.
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def open_repo(path: str | os.PathLike[str]) -> Butler:
@@ -168,9 +185,40 @@ def open_repo(path: str | os.PathLike[str]) -> Butler:
     FileExistsError
         Raised if there is something else at ``path``.
     """
-    if (Path(path) / "butler.yaml").is_file():
-        return Butler.from_config(str(path), writeable=True)
-    return create_repo(path)
+    root = Path(path).absolute()
+    there = root / "butler.yaml"
+    if there.is_file():
+        if _workshop_of(root).with_suffix(".lock").exists():
+            with _workshop(root):
+                pass  # A process was killed after it had made the repository.
+    else:
+        try:
+            return create_repo(path)
+        except FileExistsError:
+            # Another process may have made it in between.
+            if not there.is_file():
+                raise
+    return Butler.from_config(str(path), writeable=True)
+
+
+@contextlib.contextmanager
+def lock_repo(butler: Butler) -> Iterator[None]:
+    """Wait until no other command of this package writes to a repository of files.
+
+    Of two processes that store the same dataset, the later one fails, and
+    takes back what it wrote into the place of the other's files. So they look
+    one after the other what is there.
+
+    Parameters
+    ----------
+    butler : `lsst.daf.butler.Butler`
+        A client.
+    """
+    with contextlib.ExitStack() as stack:
+        for root in butler.get_datastore_roots().values():
+            if root is not None and root.isLocal:
+                stack.enter_context(locked(Path(root.ospath) / ".maskrcnn.lock"))
+        yield
 
 
 def patch_data_id(skymap: str, tract: int, patch: int) -> dict[str, str | int]:

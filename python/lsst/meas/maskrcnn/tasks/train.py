@@ -15,6 +15,7 @@ __all__ = [
 ]
 
 import contextlib
+import functools
 import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -118,6 +119,9 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
     ) -> None:
         """Sort the inputs by patch, train, and store the results.
 
+        The state of the training stays in ``config.checkpoint_dir`` until the
+        next other one of this sky map.
+
         Parameters
         ----------
         butlerQC : `lsst.pipe.base.QuantumContext`
@@ -133,21 +137,32 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         datasets = group_datasets(inputRefs.exposures, inputRefs.truth, truth_images)
         training, validation = self.select(datasets)
         label = str(cast(DataCoordinate, butlerQC.quantum.dataId)["skymap"])
+        stored = self._stored(label)
         # pipetask limits every process to one thread unless told otherwise.
         n_threads = torch.get_num_threads()
         torch.set_num_threads(butlerQC.resources.num_cores)
         try:
-            outputs = self.run(
+            run = functools.partial(
+                self.run,
                 patches=[item.load(butlerQC.get) for item in training],
                 validation=[item.load(butlerQC.get) for item in validation],
                 initialModel=initialModel,
                 label=label,
             )
+            try:
+                outputs = run()
+            except pipeBase.InvalidQuantumError as error:
+                if not isinstance(error.__cause__, CheckpointError) or stored is None or not stored.exists():
+                    raise
+                self.log.info("The state of a training whose results are stored makes way for another one.")
+                self.remove_state(label)
+                outputs = run()
         finally:
             torch.set_num_threads(n_threads)
         butlerQC.put(outputs, outputRefs)
-        # Not before: a training takes hours, and a put may fail.
-        self.remove_state(label)
+        if stored is not None:
+            # The state stays: the metadata are stored after this, and without them pipetask begins anew.
+            stored.touch()
 
     def run(
         self,
@@ -334,9 +349,17 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         label : `str`
             Name of the training.
         """
-        if self.config.checkpoint_dir is not None:
-            for path in output_files(self._output(label, Path())):
+        if (stored := self._stored(label)) is not None:
+            # The checkpoint goes last: as long as it is there, this can be repeated.
+            model, history, checkpoint = output_files(self._output(label, Path()))
+            for path in (model, history, stored, checkpoint):
                 path.unlink(missing_ok=True)
+
+    def _stored(self, label: str) -> Path | None:
+        """Return the file beside a state whose results are stored; `None` where states do not last."""
+        if self.config.checkpoint_dir is None:
+            return None
+        return self._output(label, Path()).with_suffix(".stored")
 
     def train(
         self,

@@ -14,7 +14,6 @@ the crop.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -23,7 +22,7 @@ from typing import Annotated, Any
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
-from ..images.files import one_line, parse_json
+from ..images.files import one_line, parse_json, write_atomically
 from ..network.tensor_file import TensorFileError, pack_tensors, read_tensor_header, read_tensors
 
 _FORMAT = "1"
@@ -74,20 +73,8 @@ def write_checkpoint(
 ) -> None:
     """Write tensors by kind and name, what the run is, and where it stands; whole or not at all."""
     header = {"checkpoint": _FORMAT, "run": json.dumps(run), "state": json.dumps(asdict(state))}
-    # A process that was killed while it wrote leaves this name, and the next one writes over it.
-    partial = _partial(path)
-    try:
-        # Not save_file: its own temporary file has a random name, and would stay behind after a kill.
-        named = {f"{kind}/{name}": value for kind, part in tensors.items() for name, value in part.items()}
-        data = pack_tensors(named, header)
-        with partial.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    named = {f"{kind}/{name}": value for kind, part in tensors.items() for name, value in part.items()}
+    write_atomically(path, pack_tensors(named, header))
 
 
 def read_checkpoint(
@@ -142,12 +129,6 @@ def read_checkpoint(
     return tensors, state
 
 
-def remove_checkpoint(path: Path) -> None:
-    """Remove a checkpoint, and what a killed process may have left of one."""
-    path.unlink(missing_ok=True)
-    _partial(path).unlink(missing_ok=True)
-
-
 def differences(there: Any, here: Any, name: str = "") -> list[str]:
     """List in what two descriptions differ, as "stages.0.steps is 2 there, 1 here"."""
     if isinstance(there, dict) and isinstance(here, dict):
@@ -169,7 +150,3 @@ def differences(there: Any, here: Any, name: str = "") -> list[str]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 100 else f"{text[:97]}..."
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")

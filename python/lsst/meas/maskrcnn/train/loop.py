@@ -41,7 +41,7 @@ from ..network.build import build_network
 from ..network.model_file import MaskRcnnModel, ModelMetadata, model_from_bytes, model_to_bytes
 from ..network.psf import widen_input
 from .batches import StageCrops, crop_numbers, make_batches
-from .checkpoint import TrainingState, differences, read_checkpoint, remove_checkpoint, write_checkpoint
+from .checkpoint import TrainingState, differences, read_checkpoint, write_checkpoint
 from .dataset import BatchSource
 from .distributed import make_fabric
 from .losses import LOSS_NAMES, Crops, LossNetwork
@@ -505,7 +505,7 @@ class _Run:
             write_atomically(self.output, data)
             write_atomically(self.history_file, json.dumps(history, indent=1).encode())
             if not self.keep_checkpoint:
-                remove_checkpoint(self.checkpoint)
+                self.checkpoint.unlink(missing_ok=True)
         self.fabric.barrier()
         return TrainResult(model_from_bytes(data, str(self.output)), **history)
 

@@ -36,11 +36,12 @@ def describe_run(
         "architecture": metadata.architecture.model_dump(mode="json"),
         "normalization": asdict(metadata.normalization),
         "bands": list(metadata.bands),
-        "initial": None if initial is None else _describe_model(initial),
+        "initial": None if initial is None else describe_model(initial),
     }
 
 
-def _describe_model(model: MaskRcnnModel) -> dict[str, str]:
+def describe_model(model: MaskRcnnModel) -> dict[str, str]:
+    """Give the name of a model and the digest of its weights."""
     digest = hashlib.sha256()
     for name, value in sorted(model.state.items()):
         digest.update(name.encode())
