@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BAD_MASK_PLANES", "make_training_scene"]
+__all__ = ["make_training_scene"]
 
 import math
 from collections.abc import Mapping, Sequence
@@ -26,10 +26,6 @@ from ..train.training_set import MIN_PEAK_SHARE, mask_levels
 from .exposures import check_exposures, flagged_pixels, psf_fwhm, to_nanojansky
 from .truth import TruthArrays, read_truth
 
-BAD_MASK_PLANES = ("BAD", "NO_DATA")
-"""Mask planes of pixels that are not usable, the same that the normalisation
-leaves out (`tuple` [`str`, ...])."""
-
 _LEAST_NOISE = 0.1
 """Share of the noise that the variance predicts below which an image has none.
 Resampled images have half of it at least."""
@@ -41,7 +37,7 @@ def make_training_scene(
     bands: Sequence[str] | None = None,
     *,
     truth_images: Mapping[str, ExposureF] | None = None,
-    bad_mask_planes: Sequence[str] = BAD_MASK_PLANES,
+    bad_mask_planes: Sequence[str] = ("BAD", "NO_DATA"),
 ) -> TrainingScene:
     """Make a scene to train on from the datasets of a patch.
 

@@ -179,6 +179,6 @@ def _find_model(butler: Butler, name: str, collection: str) -> DatasetRef | None
 
 def _how_to_include(what: str) -> str:
     return (
-        f"The repository does not know {what} of {STORAGE_CLASS!r}. Add to its butler.yaml\n"
-        f"includeConfigs:\n  - {SEED_CONFIG}\nor create it with `butler create --seed-config {SEED_CONFIG}`."
+        f"The repository does not know {what} of {STORAGE_CLASS!r}. Add the line `includeConfigs: "
+        f"[{SEED_CONFIG}]` to its butler.yaml, or create it with `butler create --seed-config {SEED_CONFIG}`."
     )

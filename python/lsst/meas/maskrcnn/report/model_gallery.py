@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["plot_models"]
-
 from collections.abc import Mapping
 
 import numpy as np

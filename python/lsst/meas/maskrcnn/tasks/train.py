@@ -357,9 +357,8 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
 
     def _stored(self, label: str) -> Path | None:
         """Return the file beside a state whose results are stored; `None` where states do not last."""
-        if self.config.checkpoint_dir is None:
-            return None
-        return self._output(label, Path()).with_suffix(".stored")
+        lasts = self.config.checkpoint_dir is not None
+        return self._output(label, Path()).with_suffix(".stored") if lasts else None
 
     def train(
         self,
@@ -507,26 +506,18 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         def report(step: int, total: int, row: Mapping[str, Any]) -> None:
             if progress is not None:
                 progress(step, total, row)
+            words = {**row, "step": step, "total": total}
             if row["kind"] == "epoch" and "ap50" in row:
                 self.log.info(
-                    "Epoch %d (%s, step %d of %d): loss %.4f, validation AP50 %.3f stars, %.3f galaxies.",
-                    row["epoch"],
-                    row["stage"],
-                    step,
-                    total,
-                    row["loss"],
-                    row["ap50_star"],
-                    row["ap50_galaxy"],
+                    "Epoch %(epoch)d (%(stage)s, step %(step)d of %(total)d): loss %(loss).4f, validation "
+                    "AP50 %(ap50_star).3f stars, %(ap50_galaxy).3f galaxies.",
+                    words,
                 )
             else:
-                periodic.log(
-                    "Step %d of %d (stage %s): loss %.4f, %.3g s a step.",
-                    step,
-                    total,
-                    row["stage"],
-                    row["loss"],
-                    row["seconds"],
+                text = (
+                    "Step %(step)d of %(total)d (stage %(stage)s): loss %(loss).4f, %(seconds).3g s a step."
                 )
+                periodic.log(text, words)
 
         return report
 

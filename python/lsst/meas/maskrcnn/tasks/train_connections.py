@@ -15,7 +15,6 @@ import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.connectionTypes as cT
 
-from ..catalogs.training_data import BAD_MASK_PLANES
 from ..train.augment import AugmentSettings
 from ..train.stages import TrainSettings
 from .normalize import normalizeRegistry
@@ -156,7 +155,7 @@ class MaskRcnnTrainConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskR
         doc="Mask planes of pixels that are not used; those that an exposure does not define are ignored. "
         "SAT is not among them, so that stars with a saturated core are used; nor are CR and INTRP, whose "
         "pixels hold interpolated values.",
-        default=list(BAD_MASK_PLANES),
+        default=["BAD", "NO_DATA"],
     )
     stages: Any = pexConfig.ConfigDictField(
         doc="Stages of the training by name; the default ones are those of Astro R-CNN.",
