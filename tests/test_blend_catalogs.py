@@ -22,21 +22,27 @@ from lsst.meas.maskrcnn.catalogs.deblend_columns import (
     PRIMARY_FIELDS,
     ParentFluxes,
     add_fields,
-    blend_table,
     fill_parent_columns,
     fill_primary_flags,
     fill_relations,
-    overlap_columns,
 )
 from lsst.meas.maskrcnn.catalogs.exposures import flagged_pixels, psf_image
 from lsst.meas.maskrcnn.catalogs.heavy import deblend_band, parent_fluxes, share_footprints
 from lsst.meas.maskrcnn.catalogs.record_order import order_records
 from lsst.meas.maskrcnn.catalogs.schema import extend_band_schema, make_schema
 from lsst.meas.maskrcnn.catalogs.source_catalog import masks_on_edge
+from lsst.meas.maskrcnn.catalogs.tables import parent_table
 from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.deblend.masks import measure_masks
 from lsst.meas.maskrcnn.deblend.parents import Parent, make_parents
-from lsst.meas.maskrcnn.deblend.shares import BlendSource, Shares, ShareSettings, SourceShare, share_parents
+from lsst.meas.maskrcnn.deblend.shares import (
+    BlendSource,
+    Shares,
+    ShareSettings,
+    SourceShare,
+    measure_overlap,
+    share_parents,
+)
 from lsst.meas.maskrcnn.deblend.sources import SourceList
 from lsst.meas.maskrcnn.network.detections import Detections
 
@@ -275,14 +281,14 @@ def test_band_fields_come_to_a_schema_that_has_some() -> None:
 def test_overlap_by_hand() -> None:
     image = np.array([10.0, 20.0, 30.0, np.nan], dtype=np.float32)
     own = np.array([10.0, 5.0, 15.0, np.nan], dtype=np.float32)
-    biggest, overlap, fraction, blendedness = overlap_columns(image, own)
+    biggest, overlap, fraction, blendedness = measure_overlap(image, own)
     assert biggest == 15.0
     assert overlap == 30.0
     assert fraction == pytest.approx(30.0 / 30.0)
     assert blendedness == pytest.approx(1 - (100 + 25 + 225) / (100 + 100 + 450))
-    assert overlap_columns(image, image) == (0.0, 0.0, 0.0, 0.0)
-    assert overlap_columns(-image, -own)[2] == 0.0
-    assert np.isnan(overlap_columns(image[3:], own[3:])).all()
+    assert measure_overlap(image, image) == (0.0, 0.0, 0.0, 0.0)
+    assert measure_overlap(-image, -own)[2] == 0.0
+    assert np.isnan(measure_overlap(image[3:], own[3:])).all()
 
 
 # --- shares
@@ -438,7 +444,7 @@ def test_columns_of_shares_against_truth(field: Field) -> None:
             mask = np.zeros(SHAPE, dtype=bool)
             mask[y : y + 7, x : x + 7] = field.detections.masks[source]
             own = field.truth[source, number][mask]
-            expected = overlap_columns(field.truth[:, number].sum(axis=0)[mask], own)
+            expected = measure_overlap(field.truth[:, number].sum(axis=0)[mask], own)
             assert columns["fluxOverlap"][source] == pytest.approx(expected[1], abs=0.1 * own.sum())
             assert columns["blendedness"][source] == pytest.approx(expected[3], abs=0.05)
             measured = shared.sources.measured
@@ -531,15 +537,15 @@ def test_a_source_without_pixels_keeps_its_place(field: Field, monkeypatch: pyte
 def test_statistics_of_parents(field: Field) -> None:
     parents, shared = field.share()
     order = order_records(parents)
-    table = blend_table(filled(parents), order, shared.sources, shared.fluxes)
-    assert table["id"].tolist() == [1, 2]
-    assert table["n_child"].tolist() == [2, 2]
-    assert table["area"].tolist() == [parent.pixels.sum() for parent in parents[:2]]
+    table = parent_table(filled(parents), order, shared.sources, shared.fluxes)
+    assert table["objectId"].tolist() == [1, 2, 3]
+    assert table["deblend_nChild"].tolist() == [2, 2, 1]
+    assert table["footprintArea"].tolist() == [parent.pixels.sum() for parent in parents]
     assert all(column.description for column in table.columns.values())
-    np.testing.assert_array_equal(table["g_instFlux"], shared.fluxes["g"].flux[:2])
+    np.testing.assert_array_equal(table["g_instFlux"], shared.fluxes["g"].flux)
     none = np.zeros(0)
     nothing = dict.fromkeys("gr", ParentFluxes(none, none, none))
-    empty = blend_table(filled([]), order_records([]), shared.sources, nothing)
+    empty = parent_table(filled([]), order_records([]), shared.sources, nothing)
     assert len(empty) == 0
     assert empty.colnames == table.colnames
     assert [empty[name].dtype for name in empty.colnames] == [table[name].dtype for name in table.colnames]

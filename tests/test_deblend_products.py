@@ -60,6 +60,7 @@ def butler(exposures: dict[str, ExposureF], tmp_path_factory: pytest.TempPathFac
         ("Catalog", "SourceCatalog"),
         ("Deblended", "SourceCatalog"),
         ("Blends", "ArrowAstropy"),
+        ("Object", "ArrowAstropy"),
     ):
         dimensions = {*PATCH, "band"} if name == "Deblended" else set(PATCH)
         addDatasetType(made, f"deepCoadd_maskRcnn{name}", dimensions, kind)
@@ -75,6 +76,7 @@ def butler(exposures: dict[str, ExposureF], tmp_path_factory: pytest.TempPathFac
             "catalog": data_id,
             "bandCatalogs": [{**PATCH, "band": band} for band in BANDS],
             "blendStatistics": data_id,
+            "objectTable": data_id,
         },
     )
     pipelineTests.runTestQuantum(task, made, quantum, mockRun=False)
@@ -92,6 +94,8 @@ def catalog(butler: Butler) -> afwTable.SourceCatalog:
 def by_band(butler: Butler) -> Mapping[str, afwTable.SourceCatalog]:
     return {band: butler.get("deepCoadd_maskRcnnDeblended", PATCH, band=band) for band in BANDS}
 
+
+REASONS = ("isolatedParent", "parentTooBig", "tooManyPeaks", "masked")
 
 # --- conventions of the pipeline, and nothing of this package
 
@@ -235,19 +239,76 @@ def test_extendedness_tells_stars_from_galaxies(catalog: afwTable.SourceCatalog,
     assert np.mean(right) > 0.8
 
 
-def test_statistics_of_blends(butler: Butler, catalog: afwTable.SourceCatalog) -> None:
+def test_table_of_parents(butler: Butler, catalog: afwTable.SourceCatalog) -> None:
+    """With the names and meanings that the deblender metrics of analysis_tools ask for."""
     table = butler.get("deepCoadd_maskRcnnBlends", PATCH)
-    parents = catalog[np.asarray(catalog["deblend_nChild"]) > 0].copy(deep=True)
-    assert np.asarray(table["id"]).tolist() == parents["id"].tolist()
-    assert np.asarray(table["n_child"]).tolist() == parents["deblend_nChild"].tolist()
-    assert np.asarray(table["area"]).tolist() == [record.getFootprint().getArea() for record in parents]
+    parents = catalog[np.asarray(catalog["parent"]) == 0].copy(deep=True)
+    assert np.asarray(table["objectId"]).tolist() == parents["id"].tolist()
+    n_child = np.asarray(table["deblend_nChild"])
+    assert n_child.tolist() == np.maximum(parents["deblend_nChild"], 1).tolist()
+    assert n_child.sum() == np.count_nonzero(primary(catalog))
+    # Peaks less those of children and of isolated parents that are skipped (never here) are "dropouts".
+    assert np.array_equal(table["deblend_nPeaks"], n_child)
+    # ParentObjectSelector takes rows in which both are 0.
+    assert not np.asarray(table["parentObjectId"]).any() and not np.asarray(table["sky_object"]).any()
+    for name in ("failed", "incompleteData", "skipped", *(f"skipped_{x}" for x in REASONS)):
+        assert table[f"deblend_{name}"].dtype == bool and not np.asarray(table[f"deblend_{name}"]).any()
+    assert (np.asarray(table["deblend_iterations"]) > 0).all()
+    for rows in (n_child > 1, n_child == 1):
+        assert 0.5 < np.nanmedian(np.asarray(table["deblend_chi2"])[rows]) < 3.0
+    blends = n_child > 1
+    areas = [record.getFootprint().getArea() for record in parents if record["deblend_nChild"]]
+    assert np.asarray(table["footprintArea"])[blends].tolist() == areas
     for band in BANDS:
         image = butler.get("deepCoadd_calexp", PATCH, band=band).image
-        sums = [record.getFootprint().computeFluxFromImage(image) for record in parents]
-        np.testing.assert_allclose(table[f"{band}_instFlux"], sums, rtol=1e-4)
-        bright = np.asarray(table[f"{band}_instFlux"]) > 5e5
+        blended = [record.getFootprint() for record in parents if record["deblend_nChild"]]
+        sums = [footprint.computeFluxFromImage(image) for footprint in blended]
+        np.testing.assert_allclose(table[f"{band}_instFlux"][blends], sums, rtol=1e-4)
+        bright = blends & (np.asarray(table[f"{band}_instFlux"]) > 5e5)
         assert (np.asarray(table[f"{band}_outsideFraction"])[bright] < 0.25).all()
-    assert (np.asarray(table["runtime"]) > 0).all()
+    assert (np.asarray(table["deblend_runtime"]) > 0).all()
+    assert set(table["patch"]) == {PATCH["patch"]} and set(table["tract"]) == {PATCH["tract"]}
+
+
+def test_object_table(
+    butler: Butler,
+    catalog: afwTable.SourceCatalog,
+    by_band: Mapping[str, afwTable.SourceCatalog],
+    shared_data: Any,
+) -> None:
+    """Rows are the sources of the catalogue, with fluxes in nJy and degrees; read back with units."""
+    table = butler.get("deepCoadd_maskRcnnObject", PATCH)
+    leaf = primary(catalog)
+    assert np.asarray(table["objectId"]).tolist() == catalog["id"][leaf].tolist()
+    assert np.asarray(table["parentObjectId"]).tolist() == catalog["parent"][leaf].tolist()
+    assert np.array_equal(table["detect_isIsolated"], catalog["detect_isIsolated"][leaf])
+    assert all(table[name].description for name in table.colnames if name not in ("tract", "patch"))
+    assert (str(table["coord_ra"].unit), str(table["g_psfFlux"].unit)) == ("deg", "nJy")
+    for name in ("x", "y"):
+        np.testing.assert_array_equal(table[name], catalog[f"maskrcnn_profile_{name}"][leaf])
+    wcs = butler.get("deepCoadd_calexp", PATCH, band="r").getWcs()
+    sky = wcs.pixelToSkyArray(np.asarray(table["x"]), np.asarray(table["y"]), degrees=True)
+    np.testing.assert_allclose((table["coord_ra"], table["coord_dec"]), sky, rtol=1e-12)
+    for band, made in by_band.items():
+        calibration = butler.get("deepCoadd_calexp", PATCH, band=band).getPhotoCalib()
+        for name, slot in (("psfFlux", "PsfFlux"), ("sersicFlux", "ModelFlux")):
+            expected = calibration.instFluxToNanojansky(made, f"slot_{slot}")[leaf]
+            np.testing.assert_allclose(table[f"{band}_{name}"], expected[:, 0], rtol=1e-5)
+            np.testing.assert_allclose(table[f"{band}_{name}Err"], expected[:, 1], rtol=1e-5)
+            assert np.array_equal(table[f"{band}_{name}_flag"], made[f"slot_{slot}_flag"][leaf])
+        expected = made["deblend_blendedness"][leaf]
+        np.testing.assert_allclose(table[f"{band}_deblend_blendedness"], expected, rtol=1e-4, atol=1e-6)
+    truth = Table.read(shared_data / "scarlet" / "truth.fits")
+    good = (table["pStar"] < 0.1) & table["detect_isIsolated"] & ~table["flag"]
+    assert good.sum() >= 10
+    distance = np.hypot(
+        np.asarray(table["x"])[good][:, None] - truth["x"], np.asarray(table["y"])[good][:, None] - truth["y"]
+    )
+    near = distance.min(axis=1) < 2.0
+    unit = butler.get("deepCoadd_calexp", PATCH, band="r").getPhotoCalib().getCalibrationMean()
+    drawn = unit * np.asarray(truth["flux_r"])[distance.argmin(axis=1)]
+    ratio = np.asarray(table["r_sersicFlux"])[good] / drawn
+    assert near.mean() > 0.9 and 0.9 < np.median(ratio[near]) < 1.1
 
 
 # --- options
@@ -376,7 +437,8 @@ def test_parents_over_limits_are_flagged(
     np.testing.assert_array_equal(catalog["deblend_fallback"], blended)
     np.testing.assert_array_equal(catalog["deblend_fallback_tooManyPeaks"], blended)
     assert not catalog["deblend_fallback_parentTooBig"].any()
-    assert results.blendStatistics["fallback"].all()
+    parents = results.blendStatistics[np.asarray(results.blendStatistics["deblend_nChild"]) > 1]
+    assert parents["deblend_fallback"].all()
     assert "shared by masks alone" in caplog.text
     # No source is lost for it, and masks that overlap cannot be taken apart.
     plain = run(small, model).catalog

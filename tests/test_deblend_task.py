@@ -520,7 +520,8 @@ def add_outputs(butler: Butler) -> None:
     patch = {"skymap", "tract", "patch"}
     addDatasetType(butler, "deepCoadd_maskRcnnCatalog", patch, "SourceCatalog")
     addDatasetType(butler, "deepCoadd_maskRcnnDeblended", {*patch, "band"}, "SourceCatalog")
-    addDatasetType(butler, "deepCoadd_maskRcnnBlends", patch, "ArrowAstropy")
+    for name in ("Blends", "Object"):
+        addDatasetType(butler, f"deepCoadd_maskRcnn{name}", patch, "ArrowAstropy")
     for name in ("Catalog", "Deblended"):
         addDatasetType(butler, f"deepCoadd_maskRcnn{name}_schema", set(), "SourceCatalog")
 
@@ -550,6 +551,7 @@ def run_quantum(
         "catalog": data_id,
         "bandCatalogs": [{**PATCH, "band": band} for band in bands],
         "blendStatistics": data_id,
+        "objectTable": data_id,
     }
     if model is not None:
         butler.put(model, "maskRcnnModel")
@@ -632,6 +634,7 @@ def test_real_quantum(
             "catalog": data_id,
             "bandCatalogs": [{**PATCH, "band": band} for band in BANDS],
             "blendStatistics": data_id,
+            "objectTable": data_id,
         },
     )
     pipelineTests.runTestQuantum(task, butler, quantum, mockRun=False)

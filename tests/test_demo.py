@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 from astropy.io import fits
-from astropy.table import Table
 from astropy.wcs import WCS
+from pyarrow import parquet
 
 from lsst.afw.detection import Footprint
 from lsst.afw.geom import SpanSet
@@ -83,9 +83,9 @@ def test_demo_twice(model_file, tmp_path, capfd):
         assert re.match(r"Found \d+ sources in 150 x 100 pixels", tail[0])
         assert str(out / "overlay.png") in said and str(out / "catalog.fits") in said
     catalog = SourceCatalog.readFits(str(out / "catalog.fits"))
-    table = Table.read(out / "catalog.ecsv")
-    assert len(table) == len(catalog)
-    assert table["coord_ra"].unit == "rad"
+    table = parquet.read_table(out / "objects.parquet")
+    assert table["objectId"].to_pylist() == catalog["id"][np.asarray(catalog["deblend_nChild"]) == 0].tolist()
+    assert "coord_ra" in table.column_names and b"unit: deg" in table.schema.metadata[b"table_meta_yaml"]
     assert (out / "overlay.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "regions.reg").read_text().startswith("# Region file format: DS9")
     assert not list(out.glob(".partial*")) and not list(out.glob(".repo*"))
@@ -106,7 +106,7 @@ def test_demo_on_fits_images(model_file, fits_files, tmp_path, capfd):
     ]
     assert main(arguments) == 0
     assert "Found" in capfd.readouterr().out
-    assert (out / "catalog.ecsv").is_file()
+    assert (out / "objects.parquet").is_file()
 
 
 def test_demo_refuses_in_one_line(model_file, fits_files, tmp_path, capfd):

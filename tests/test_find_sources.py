@@ -24,6 +24,7 @@ from lsst.afw.table import SourceCatalog
 from lsst.meas.maskrcnn import MultibandImage, find_sources, load_model, read_images
 from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
 from lsst.meas.maskrcnn.cli import demo
+from lsst.meas.maskrcnn.deblend import object_table
 from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings
 from lsst.meas.maskrcnn.deblend.image import gaussian_fwhm
 from lsst.meas.maskrcnn.deblend.sources import SourceList
@@ -215,7 +216,7 @@ def test_nothing_to_see(model: MaskRcnnModel) -> None:
         assert len(found) == 0
         assert found.n_valid_pixels == (0 if np.isnan(flux).any() else 2000)
         table = found.to_table()
-        assert len(table) == 0 and "flux_r" in table.colnames
+        assert len(table) == 0 and "r_sersicFlux" in table.colnames
         assert not found.segmentation().any()
 
 
@@ -331,19 +332,48 @@ def test_table(sources: SourceList, scene: Scene, tmp_path: Path) -> None:
     """Units, and positions and fluxes near those that were drawn; it can be written and read."""
     table = sources.to_table()
     assert all(table[name].info.description for name in table.colnames)
-    assert str(table["flux_r"].unit) == "nJy" and str(table["ra"].unit) == "deg"
+    assert str(table["r_sersicFlux"].unit) == "nJy" and str(table["coord_ra"].unit) == "deg"
     truth = scene.sources
     distance = np.hypot(table["x"].value[:, None] - truth["x"], table["y"].value[:, None] - truth["y"])
     assert np.median(distance.min(axis=1)) < 0.5
-    magnitude = table["mag_r"].value
-    flux = table["flux_r"].value
+    magnitude, flux = table["r_sersicMag"].value, table["r_sersicFlux"].value
     np.testing.assert_allclose(magnitude[flux > 0], 31.4 - 2.5 * np.log10(flux[flux > 0]), rtol=1e-6)
     table.write(tmp_path / "sources.parquet")
     stored = parquet.read_table(tmp_path / "sources.parquet")
     assert stored.column_names == table.colnames
-    np.testing.assert_array_equal(stored["flux_r"].to_numpy(), flux)
+    np.testing.assert_array_equal(stored["r_sersicFlux"].to_numpy(), flux)
     table.write(tmp_path / "sources.ecsv")
-    assert QTable.read(tmp_path / "sources.ecsv")["flux_r"].unit == table["flux_r"].unit
+    assert QTable.read(tmp_path / "sources.ecsv")["r_sersicFlux"].unit == table["r_sersicFlux"].unit
+
+
+def test_ellipses_on_the_sky() -> None:
+    """By hand, on pixels whose x points west; errors by small steps."""
+    axis = np.radians(30.0)
+    values = np.zeros((2, 6))
+    values[0] = 0.0, 0.0, 3.0, 0.5 * np.cos(2 * axis), 0.5 * np.sin(2 * axis), 1.5
+    values[1, 5] = np.nan
+    west = np.array([[-0.2, 0.0], [0.0, 0.2]])
+    spread = np.diag([1.0, 1.0, 0.1, 0.02, 0.03, 0.4]) ** 2
+
+    def ellipse(changed: np.ndarray) -> dict[str, np.ndarray]:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            covariance = np.stack([spread, np.nan * spread])
+            columns = object_table._shapes(changed, covariance, np.stack([west, west]))
+            return {name: column for name, column, _, _ in columns}
+
+    found = ellipse(values)
+    # (1 - q) / (1 + q) = 0.5 is an axis ratio of 1/3.
+    np.testing.assert_allclose(found["sersic_reff_major"], [0.2 * 3.0 * np.sqrt(3.0), 0.0])
+    np.testing.assert_allclose(found["sersic_reff_minor"], [0.2 * 3.0 / np.sqrt(3.0), 0.0], atol=1e-7)
+    np.testing.assert_allclose(found["sersic_theta"], [-30.0, np.nan])
+    np.testing.assert_allclose(found["sersic_indexErr"], [0.4, np.nan])
+    for name in ("sersic_reff_major", "sersic_reff_minor"):
+        variance = 0.0
+        for column, sigma in ((2, 0.1), (3, 0.02), (4, 0.03)):
+            step = values.copy()
+            step[0, column] += 1e-6
+            variance += (sigma * (ellipse(step)[name][0] - found[name][0]) / 1e-6) ** 2
+        np.testing.assert_allclose(found[f"{name}Err"], [np.sqrt(variance), np.nan], rtol=1e-4)
 
 
 def test_any_wcs(image: MultibandImage) -> None:

@@ -410,7 +410,6 @@ def test_folder_of_cases(shared_data, caplog):
         if (case / "truth.ecsv").is_file():
             with caplog.at_level(logging.WARNING):
                 truth, found = Table.read(case / "truth.ecsv"), find_sources(image, model).to_table()
-            found = found[found["n_child"] == 0] if "n_child" in found.colnames else found
             distance, nearest = cKDTree(np.stack([found["x"], found["y"]], 1)).query(
                 np.stack([truth["x"], truth["y"]], 1)
             )

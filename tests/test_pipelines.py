@@ -10,6 +10,7 @@ import unittest
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lsst.daf.butler import Config
 from lsst.daf.butler.tests import makeTestRepo
@@ -23,7 +24,7 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 def deblended(coadd: str) -> set[str]:
     """Names of what the deblending task makes."""
-    names = ("Catalog", "Catalog_schema", "Deblended", "Deblended_schema", "Blends")
+    names = ("Catalog", "Catalog_schema", "Deblended", "Deblended_schema", "Blends", "Object")
     return {f"{coadd}Coadd_maskRcnn{name}" for name in names}
 
 
@@ -129,6 +130,19 @@ def test_pipeline_can_be_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert "BRIGHT_OBJECT" in config.bad_planes
 
 
+def test_tables_of_tracts_come_from_those_of_patches() -> None:
+    """Their tasks are not on PyPI: only names can be checked here."""
+    tasks = yaml.safe_load((PROJECT / "pipelines" / "MaskRcnnObjectTable.yaml").read_text())["tasks"]
+    config = MaskRcnnDeblendConfig()
+    config.load(str(PROJECT / "config" / "LSSTCam.py"))
+    made = {config.connections.objectTable, config.connections.blendStatistics}
+    merging = [task["config"] for name, task in tasks.items() if name.startswith("consolidate")]
+    assert {one["connections.inputCatalogs"] for one in merging} == made
+    assert tasks["analyzeMaskRcnnParent"]["config"]["connections.data"] in {
+        one["connections.outputCatalog"] for one in merging
+    }
+
+
 @pytest.mark.parametrize("instrument", ["HSC", "DECam", "LSSTCam", "LSSTComCam"])
 def test_overrides(instrument: str) -> None:
     config = MaskRcnnDeblendConfig()
@@ -141,9 +155,9 @@ def test_overrides(instrument: str) -> None:
     assert names.exposures == ("deep_coadd" if rubin else "{coaddName}Coadd_calexp")
     outputs = {
         getattr(names, name)
-        for name in ("catalog", "bandCatalogs", "blendStatistics", "outputSchema", "bandSchema")
+        for name in MaskRcnnDeblendConfig.ConnectionsClass.outputs | {"outputSchema", "bandSchema"}
     }
-    assert len(outputs) == 5
+    assert len(outputs) == 6
     assert all(
         name.startswith("object_maskrcnn" if rubin else "{coaddName}Coadd_maskRcnn") for name in outputs
     )

@@ -18,26 +18,21 @@ __all__ = [
     "ParentFluxes",
     "add_fields",
     "band_columns",
-    "blend_table",
     "fill_band_columns",
     "fill_parent_columns",
     "fill_primary_flags",
     "fill_relations",
-    "overlap_columns",
 ]
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-import astropy.table
-import astropy.units as u
 import numpy as np
 import numpy.typing as npt
 
 import lsst.afw.table as afwTable
 
 from ..deblend.shares import ParentStatistics
-from ..deblend.sources import SourceList
 from .record_order import RecordOrder
 
 Fields = tuple[tuple[str, Any, str, str], ...]
@@ -290,92 +285,3 @@ def fill_parent_columns(
     has_source = order.source >= 0
     edge[has_source] = on_edge[order.source[has_source]]
     catalog["deblend_edgePixels"] = edge
-
-
-def blend_table(
-    catalog: afwTable.SourceCatalog,
-    order: RecordOrder,
-    sources: SourceList,
-    fluxes: Mapping[str, ParentFluxes],
-) -> astropy.table.Table:
-    """Make the table of the parents.
-
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        Filled catalogue; gives the ids.
-    order : `~.record_order.RecordOrder`
-        Its rows.
-    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
-        The sources.
-    fluxes : `~collections.abc.Mapping` [`str`, `ParentFluxes`]
-        Fluxes of their parents by band.
-
-    Returns
-    -------
-    table : `astropy.table.Table`
-        One row for each parent with children, in the order of the catalogue.
-    """
-    rows = np.flatnonzero(order.is_parent)
-    own = order.parent[rows]
-    ids = np.asarray(catalog["id"])[rows] if len(rows) else np.zeros(0, dtype=np.int64)
-    statistics = sources.statistics
-    table = astropy.table.Table()
-
-    def add(name: str, values: npt.ArrayLike, doc: str, unit: u.UnitBase | None = None) -> None:
-        table[name] = astropy.table.Column(values, description=doc, unit=unit)
-
-    add("id", ids.astype(np.int64), "Id of the parent in the catalogue")
-    add("n_child", order.n_child[rows].astype(np.int32), "Number of children")
-    area = np.array([np.count_nonzero(sources.parents[index].pixels) for index in own], dtype=np.int64)
-    add("area", area, "Pixels of the parent", u.pixel)
-    add("runtime", statistics.runtime[own], "Time that sharing its flux took", u.ms)
-    fallback = statistics.fallback[own]
-    add("fallback", fallback, "Whether its flux was shared by masks alone, as deblend_fallback")
-    chi2_doc = "Mean over the pixels of (image - sum of the templates)^2 / variance; NaN without templates"
-    for number, (band, in_band) in enumerate(fluxes.items()):
-        add(f"{band}_instFlux", in_band.flux[own], "Sum of its pixels", u.count)
-        outside = in_band.outside[own]
-        add(f"{band}_outsideFraction", outside, "Part of that outside the masks of all children")
-        add(f"{band}_chi2", statistics.chi2[own, number], chi2_doc)
-    return table
-
-
-def overlap_columns(
-    image: npt.NDArray[np.float32], share: npt.NDArray[np.float32]
-) -> tuple[float, float, float, float]:
-    """Measure how much flux of others is in the pixels of a source.
-
-    Parameters
-    ----------
-    image : `numpy.ndarray`, (n,), float32
-        Values of the image in the pixels of the source's mask.
-    share : `numpy.ndarray`, (n,), float32
-        The source's own part of them.
-
-    Returns
-    -------
-    max_overlap, flux_overlap, flux_overlap_fraction, blendedness : `float`
-        As ``deblend_maxOverlap`` and so on; NaN where no pixel is finite.
-
-    Notes
-    -----
-    The formulas are those of ``setDeblenderMetrics`` in
-    ``lsst.meas.extensions.scarlet.metrics``, with the redistributed image in
-    place of models: the model of the blend is the image itself, that of a
-    source its share. Blendedness follows Bosch et al. (2018, PASJ 70, S5).
-    """
-    finite = np.isfinite(image)
-    if not finite.any():
-        return (np.nan,) * 4
-    blend = image[finite].astype(np.float64)
-    own = share[finite].astype(np.float64)
-    others = blend - own
-    overlap, flux = float(others.sum()), float(own.sum())
-    product = float(np.dot(blend, own))
-    return (
-        float(others.max()),
-        overlap,
-        overlap / flux if flux > 0 else 0.0,
-        1.0 - float(np.dot(own, own)) / product if product != 0 else np.nan,
-    )

@@ -24,8 +24,9 @@ from lsst.afw.image import ExposureF
 
 from ..deblend.masks import MaskMeasurements
 from ..deblend.parents import Parent
+from ..deblend.shares import measure_overlap
 from ..deblend.sources import SourceList
-from .deblend_columns import ParentFluxes, band_columns, overlap_columns
+from .deblend_columns import ParentFluxes, band_columns
 from .exposures import flagged_pixels
 from .footprints import make_footprint
 
@@ -175,7 +176,7 @@ def deblend_band(
                 _multiply(image[item.peak], item.peak_weights[band]),
                 item.empty or not pixels.any(),
                 1.0 - np.count_nonzero(no_data[item.pixels]) / max(len(pixels), 1),
-                *overlap_columns(whole, _multiply(whole, item.mask_weights[band])),
+                *measure_overlap(whole, _multiply(whole, item.mask_weights[band])),
             )
         )
     return result, band_columns(measured)

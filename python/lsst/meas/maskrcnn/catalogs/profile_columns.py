@@ -156,11 +156,10 @@ def fill_profile_fluxes(
         core, edge, shared, converged = models.core[:, band], models.edge, models.shared, models.converged
     no_psf = models is None or not sources.has_model_flux[band]
     no_pixels = ~np.isfinite(flux) & (not no_psf)
-    failed = ~np.isfinite(flux) | ~converged | core | edge | shared
     for name, values, of_parents in (
         ("instFlux", flux, np.nan),
         ("instFluxErr", error, np.nan),
-        ("flag", failed, True),
+        ("flag", sources.is_model_flagged[:, band], True),
         ("flag_parent", np.zeros(n_sources, bool), True),
         ("flag_noPsf", np.full(n_sources, no_psf), False),
         ("flag_noPixels", no_pixels, False),

@@ -51,6 +51,8 @@ from .ingest_fits import add_fits_options, fits_options
 from .paths import package_dir, pipeline_path
 
 if TYPE_CHECKING:
+    from astropy.table import Table
+
     from lsst.afw.geom import SkyWcs
     from lsst.afw.image import ExposureF
     from lsst.afw.table import SourceCatalog
@@ -214,7 +216,9 @@ def _find_sources(
 
     steps("catalogue, picture, regions")
     catalog: SourceCatalog = butler.get("deepCoadd_maskRcnnCatalog", data_id, collections=output)
-    _write_tables(out, field, metadata, catalog)
+    _replace(out / "catalog.fits", lambda path: catalog.writeFits(str(path)))
+    objects: Table = butler.get("deepCoadd_maskRcnnObject", data_id, collections=output)
+    _replace(out / "objects.parquet", lambda path: objects.write(path, format="parquet"))
     # Parents are in the tables; what follows is about sources.
     catalog = catalog[np.asarray(catalog["deblend_nChild"]) == 0].copy(deep=True)
     image = to_multiband_image(field.exposures)
@@ -225,8 +229,8 @@ def _find_sources(
     print("\n".join(_summarize(field, image, catalog)))
     print(f"Picture          {out / 'overlay.png'}")
     print(f"DS9 regions      {out / 'regions.reg'}")
+    print(f"Object table     {out / 'objects.parquet'}")
     print(f"Catalogue, FITS  {out / 'catalog.fits'}")
-    print(f"Catalogue, ECSV  {out / 'catalog.ecsv'}")
     print(f"In the Butler    {out / 'repo'}, deepCoadd_maskRcnnCatalog")
     print(f"  collection     {run.run if run is not None else output}")
     print(f"Log of pipetask  {out / 'pipetask.log'}")
@@ -359,15 +363,6 @@ def _run_pipetask(command: Sequence[str], log: Path) -> None:
         raise CommandError(
             f"pipetask failed (status {process.returncode}): {cause or last} The whole log: {log}"
         )
-
-
-def _write_tables(out: Path, field: Field, metadata: ModelMetadata, catalog: SourceCatalog) -> None:
-    """Write the copies of the catalogue."""
-    _replace(out / "catalog.fits", lambda path: catalog.writeFits(str(path)))
-    table = catalog.asAstropy()
-    # What afw leaves here need not be plain values, which ECSV asks for.
-    table.meta = {"model": metadata.name, "field": field.description}
-    _replace(out / "catalog.ecsv", lambda path: table.write(path, format="ascii.ecsv", overwrite=True))
 
 
 def _write_pictures(out: Path, field: Field, image: MultibandImage, catalog: SourceCatalog) -> None:

@@ -352,11 +352,7 @@ def _parent_table(catalog: SourceCatalog, inverted: bool) -> np.ndarray:
 
 
 def _set_chi2(parents: np.ndarray, statistics: Table) -> None:
-    """Take the mean residual over bands from a table of blends."""
-    columns = [name for name in statistics.colnames if name.endswith("_chi2")]
-    if "id" not in statistics.colnames or not columns:
-        return
-    known = np.ma.masked_invalid([np.asarray(statistics[name], dtype=np.float64) for name in columns])
-    mean = known.mean(axis=0).filled(np.nan)
-    by_id = dict(zip(np.asarray(statistics["id"]).tolist(), mean.tolist()))
+    """Take the mean residual of blends from the table of parents."""
+    blends = statistics[np.asarray(statistics["deblend_nChild"]) > 1]
+    by_id = dict(zip(np.asarray(blends["objectId"]).tolist(), np.asarray(blends["deblend_chi2"]).tolist()))
     parents["chi2"] = [by_id.get(number, float("nan")) for number in parents["id"].tolist()]

@@ -502,3 +502,43 @@ def _share_parent(
                 residual = (flux[band][chosen] - found.model[band][chosen]).astype(np.float64)
                 statistics.chi2[index, band] = np.mean(residual**2 / variance[band][chosen])
     return found
+
+
+def measure_overlap(
+    image: npt.NDArray[np.float32], share: npt.NDArray[np.float32]
+) -> tuple[float, float, float, float]:
+    """Measure how much flux of others is in the pixels of a source.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`, (n,), float32
+        Values of the image in the pixels of the source's mask.
+    share : `numpy.ndarray`, (n,), float32
+        The source's own part of them.
+
+    Returns
+    -------
+    max_overlap, flux_overlap, flux_overlap_fraction, blendedness : `float`
+        As ``deblend_maxOverlap`` and so on; NaN where no pixel is finite.
+
+    Notes
+    -----
+    The formulas are those of ``setDeblenderMetrics`` in
+    ``lsst.meas.extensions.scarlet.metrics``, with the redistributed image in
+    place of models: the model of the blend is the image itself, that of a
+    source its share. Blendedness follows Bosch et al. (2018, PASJ 70, S5).
+    """
+    finite = np.isfinite(image)
+    if not finite.any():
+        return (np.nan,) * 4
+    blend = image[finite].astype(np.float64)
+    own = share[finite].astype(np.float64)
+    others = blend - own
+    overlap, flux = float(others.sum()), float(own.sum())
+    product = float(np.dot(blend, own))
+    return (
+        float(others.max()),
+        overlap,
+        overlap / flux if flux > 0 else 0.0,
+        1.0 - float(np.dot(own, own)) / product if product != 0 else np.nan,
+    )

@@ -9,25 +9,21 @@ from __future__ import annotations
 __all__ = ["SourceList"]
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import astropy.units as u
 import numpy as np
 import numpy.typing as npt
 from astropy.table import QTable
 
-from ..images.units import AB_ZERO_POINT
 from ..network.detections import Detections
 from ..profiles.model import ProfileFit
 from .image import MultibandImage
 from .masks import MaskMeasurements
+from .object_table import make_object_table
 from .parents import Parent
 from .shares import ParentStatistics, SourceShare
-
-_MAG_PER_RATIO = 2.5 / np.log(10.0)
-"""Magnitudes of a small relative change of the flux."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -141,6 +137,15 @@ class SourceList:
             return np.zeros(len(self.image.bands), bool)
         return np.asarray(np.isfinite(self.models.flux).any(axis=0))
 
+    @functools.cached_property
+    def is_model_flagged(self) -> npt.NDArray[np.bool_]:
+        """Whether there is no model flux in a band or a reason not to trust it, bool, (N, band)."""
+        models = self.models
+        if models is None:
+            return np.ones((len(self), len(self.image.bands)), bool)
+        of_source = ~models.converged | models.edge | models.shared
+        return np.asarray(~np.isfinite(models.flux) | models.core | of_source[:, None])
+
     def child_image(self, index: int, band: int | str, model: bool = False) -> npt.NDArray[np.float32]:
         """Draw one source alone.
 
@@ -247,109 +252,18 @@ class SourceList:
         return labels
 
     def to_table(self) -> QTable:
-        """Make a table of the sources.
+        """Make the object table.
 
         Returns
         -------
         table : `astropy.table.QTable`
-            One row for each source: ``id``, ``parent``, ``x``, ``y`` (px),
-            ``ra``, ``dec`` (deg), ``class``, ``p_star``, ``p_blend``, ``score``,
-            ``area``, by band ``flux_<band>`` with error (nJy) and ``mag_<band>`` with
-            error (AB), and flags. With models, the same of their
-            fluxes (``model_flux_<band>``), their shapes and errors.
+            One row for each source, with units and descriptions. Names are
+            those of the object tables of the LSST pipelines where these have
+            the same: ``coord_ra``, ``coord_dec``, and by band
+            ``<band>_sersicFlux`` with error, magnitude and flag. ``objectId`` is the
+            label in `segmentation`; ``x`` and ``y`` count from 0.
         """
-        y, x = self.peaks.T
-        ra, dec = self.image.to_sky(x, y)
-        table = QTable()
-
-        def add(name: str, values: npt.ArrayLike, doc: str, unit: u.UnitBase | None = None) -> None:
-            column = np.asarray(values)
-            table[name] = column if unit is None else column * unit
-            table[name].info.description = doc
-
-        add("id", np.arange(1, len(self) + 1), "Number of the source, that of segmentation()")
-        add("parent", self.parent + 1, "Number of the parent; sources of one parent share its flux")
-        add("x", x, "Column of the peak, from 0", u.pixel)
-        add("y", y, "Row of the peak, from 0", u.pixel)
-        add("ra", ra, "Right ascension of the peak", u.deg)
-        add("dec", dec, "Declination of the peak", u.deg)
-        add("class", np.where(self.is_star, "star", "galaxy"), "The likelier class")
-        add("p_star", self.p_star, "Probability that the source is a star")
-        about = "Probability that it is more than one source; NaN if the model does not say it"
-        add("p_blend", self.detections.p_blend, about)
-        add("score", self.scores, "Probability that this is a source and not background")
-        add("area", self.measured.area, "Pixels of the mask", u.pixel)
-        add("binning", self.detections.binning, "Binning of the image in which it was detected")
-        with np.errstate(invalid="ignore", divide="ignore"):
-            for number, band in enumerate(self.image.bands):
-                flux, error = self.fluxes[:, number], self.flux_errors[:, number]
-                add(f"flux_{band}", flux, f"Flux of the deblended pixels in {band}", u.nJy)
-                add(f"flux_err_{band}", error, f"Standard deviation of flux_{band}", u.nJy)
-                magnitude = AB_ZERO_POINT - 2.5 * np.log10(np.where(flux > 0, flux, np.nan))
-                add(f"mag_{band}", magnitude, f"AB magnitude of flux_{band}", u.ABmag)
-                error = _MAG_PER_RATIO * error / np.where(flux > 0, flux, np.nan)
-                add(f"mag_err_{band}", error, f"Standard deviation of mag_{band}", u.mag)
-                if self.models is not None:
-                    self._add_model_flux(add, number, band)
-        if self.models is not None:
-            self._add_shapes(add)
-        for name, values, doc in self._flags():
-            add(name, values, doc)
-        return table
-
-    def _add_model_flux(self, add: Callable[..., None], number: int, band: str) -> None:
-        models = self.require_models()
-        flux, error = models.flux[:, number], models.flux_errors[:, number]
-        add(f"model_flux_{band}", flux, f"Total flux of the model in {band}", u.nJy)
-        add(f"model_flux_err_{band}", error, f"Standard deviation of model_flux_{band}", u.nJy)
-        positive = np.where(flux > 0, flux, np.nan)
-        magnitude = AB_ZERO_POINT - 2.5 * np.log10(positive)
-        add(f"model_mag_{band}", magnitude, f"AB magnitude of model_flux_{band}", u.ABmag)
-        add(f"model_mag_err_{band}", _MAG_PER_RATIO * error / positive, f"Error of model_mag_{band}", u.mag)
-
-    def _add_shapes(self, add: Callable[..., None]) -> None:
-        models = self.require_models()
-        values, covariance = models.shapes()
-        errors = np.sqrt(np.einsum("nii->ni", covariance))
-        scale = self.image.pixel_scale
-        for number, name, unit, factor, doc in (
-            (0, "model_x", u.pixel, 1.0, "Column of the centre of the model, from 0"),
-            (1, "model_y", u.pixel, 1.0, "Row of the centre of the model, from 0"),
-            (2, "r50", u.arcsec, scale, "Half-light radius, geometric mean of the axes; 0 for stars"),
-            (3, "e1", None, 1.0, "(a - b) / (a + b) times the cosine of twice the angle from x to y"),
-            (4, "e2", None, 1.0, "(a - b) / (a + b) times the sine of twice the angle from x to y"),
-            (5, "sersic_index", None, 1.0, "Sersic index; NaN for stars"),
-        ):
-            add(name, factor * values[:, number], doc, unit)
-            add(f"{name}_err", factor * errors[:, number], f"Standard deviation of {name}", unit)
-        add("model_is_star", models.is_star, "Whether the model is the PSF")
-        add("chi2", models.chi2, "Chi squared in the window of the model, all bands")
-        add("dof", models.dof, "Pixels there less parameters")
-        add(
-            "delta_chi2",
-            models.delta_chi2,
-            "Chi squared as a star less that as a galaxy, where both were tried",
-        )
-        add("flag_not_converged", ~models.converged, "The fit of the model did not converge")
-        add("flag_same_place", models.shared, "It shares its model with another source at the same place")
-        bad = "Pixels at the peak could not be fitted in some band"
-        add("flag_core", models.core.any(axis=1), bad)
-
-    def _flags(self) -> list[tuple[str, npt.NDArray[np.bool_], str]]:
-        measured, (height, width) = self.measured, self.image.shape
-        on_edge = (measured.box_min_x == 0) | (measured.box_min_y == 0)
-        on_edge |= (measured.box_max_x == width - 1) | (measured.box_max_y == height - 1)
-        limited = "So many sources were found here that the network was run on smaller parts of the image"
-        fallback = "The flux of the parent was shared by masks alone"
-        return [
-            ("is_isolated", self.is_isolated, "Whether it shares its flux with no other source"),
-            ("flag_edge", on_edge, "The mask touches the edge of the image"),
-            ("flag_bad", measured.n_bad > 0, "A pixel of the mask is bad in some band"),
-            ("flag_saturated", measured.n_saturated > 0, "A pixel of the mask is saturated in some band"),
-            ("flag_invalid", measured.n_invalid > 0, "A pixel of the mask holds no data in some band"),
-            ("flag_limited", self.detections.flag_limited, limited),
-            ("flag_fallback", self.statistics.fallback[self.parent], fallback),
-        ]
+        return make_object_table(self)
 
     def _band(self, band: int | str) -> int:
         bands = tuple(self.image.bands)

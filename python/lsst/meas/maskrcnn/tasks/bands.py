@@ -85,6 +85,20 @@ def _choose_any_bands(config: Any, available: Collection[str], metadata: ModelMe
     return [band for _, band in sorted(zip(wavelengths.values(), bands, strict=True))]
 
 
+def choose_reference(config: Any, bands: list[str], metadata: ModelMetadata) -> str:
+    """Choose the band of the data in which sources are measured, out of those in use."""
+    wanted: str | None = config.reference_band
+    if wanted is None:
+        names = list(metadata.bands or bands)
+        return bands[names.index("r") if "r" in names else len(names) // 2]
+    if wanted not in bands:
+        raise pipeBase.InvalidQuantumError(
+            f"config.reference_band is {wanted!r}, but the bands in use are {bands}: those of model "
+            f"{metadata.name!r} by the names of the data, and of config.extra_bands. Choose one, or None."
+        )
+    return wanted
+
+
 def band_wavelengths(config: Any, bands: Iterable[str]) -> dict[str, float]:
     """Look up the effective wavelengths of bands.
 

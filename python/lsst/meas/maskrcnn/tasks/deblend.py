@@ -31,25 +31,20 @@ from lsst.meas.base import (
 from lsst.resources import ResourcePath
 from lsst.utils.logging import PeriodicLogger
 
-from ..catalogs.deblend_columns import (
-    PRIMARY_FIELDS,
-    add_fields,
-    blend_table,
-    fill_band_columns,
-    fill_primary_flags,
-)
+from ..catalogs.deblend_columns import PRIMARY_FIELDS, add_fields, fill_band_columns, fill_primary_flags
 from ..catalogs.exposures import MissingBandError, to_multiband_image
 from ..catalogs.heavy import deblend_band, parent_fluxes, share_footprints
 from ..catalogs.profile_columns import fill_profile_fluxes
 from ..catalogs.record_order import RecordOrder, order_records
 from ..catalogs.schema import UNMEASURED, extend_band_schema, make_schema
 from ..catalogs.source_catalog import fill_source_catalog
+from ..catalogs.tables import object_table, parent_table
 from ..deblend.deblend import DeblendSettings, find_sources
 from ..deblend.sources import SourceList
 from ..images.normalize import NormalizedImage
 from ..network.inference import select_device
 from ..network.model_file import MaskRcnnModel, ModelMetadata, read_model
-from .bands import band_wavelengths, choose_bands
+from .bands import band_wavelengths, choose_bands, choose_reference
 from .config_fields import make_fields
 from .normalize import normalizeRegistry
 
@@ -97,8 +92,15 @@ class MaskRcnnDeblendConnections(
         dimensions=("skymap", "tract", "patch", "band"),
         multiple=True,
     )
+    objectTable = cT.Output(
+        doc="One row for each source, without parents: positions, classes, shapes, fluxes in nJy, flags.",
+        name="{coaddName}Coadd_maskRcnnObject",
+        storageClass="ArrowAstropy",
+        dimensions=("skymap", "tract", "patch"),
+    )
     blendStatistics = cT.Output(
-        doc="One row for each parent: sources, pixels, time, flux outside all masks, residuals.",
+        doc="One row for each parent and isolated source: sources, pixels, time, flux outside all masks, "
+        "residuals.",
         name="{coaddName}Coadd_maskRcnnBlends",
         storageClass="ArrowAstropy",
         dimensions=("skymap", "tract", "patch"),
@@ -327,7 +329,12 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         finally:
             torch.set_num_threads(n_threads)
         butlerQC.put(outputs.catalog, outputRefs.catalog)
-        butlerQC.put(outputs.blendStatistics, outputRefs.blendStatistics)
+        for name in ("objectTable", "blendStatistics"):
+            # Patches are put together to tracts by these.
+            table = outputs.getDict()[name]
+            for key in ("tract", "patch"):
+                table[key] = outputRefs.catalog.dataId[key]
+            butlerQC.put(table, getattr(outputRefs, name))
         for ref in outputRefs.bandCatalogs:
             # The refs are those of all bands that were observed.
             if ref.dataId["band"] in bands:
@@ -364,8 +371,11 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             ``bandCatalogs``
                 The same records with the HeavyFootprints of each band
                 (`dict` [`str`, `lsst.afw.table.SourceCatalog`]).
+            ``objectTable``
+                One row for each source (`astropy.table.Table`).
             ``blendStatistics``
-                One row for each parent (`astropy.table.Table`).
+                One row for each parent and isolated source
+                (`astropy.table.Table`).
 
         Raises
         ------
@@ -378,7 +388,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         """
         idGenerator = idGenerator or IdGenerator()
         chosen = {band: exposures[band] for band in choose_bands(self.config, exposures, model.metadata)}
-        reference = self._choose_reference(list(chosen), model.metadata)
+        reference = choose_reference(self.config, list(chosen), model.metadata)
         sources = self._find_sources(chosen, model)
         self._record(sources, model.metadata, list(chosen), reference, idGenerator)
 
@@ -406,7 +416,8 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         return pipeBase.Struct(
             catalog=catalog,
             bandCatalogs={band: band_catalogs[band] for band in chosen},
-            blendStatistics=blend_table(catalog, order, sources, fluxes),
+            objectTable=object_table(sources, order, catalog, band_catalogs, chosen),
+            blendStatistics=parent_table(catalog, order, sources, fluxes),
         )
 
     def read_model(self, uri: str) -> MaskRcnnModel:
@@ -423,19 +434,6 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         """
         with ResourcePath(uri, forceDirectory=False).as_local() as local:
             return read_model(local.ospath)
-
-    def _choose_reference(self, bands: list[str], metadata: ModelMetadata) -> str:
-        """Band of the data in which sources are measured."""
-        wanted = self.config.reference_band
-        if wanted is None:
-            names = list(metadata.bands or bands)
-            return bands[names.index("r") if "r" in names else len(names) // 2]
-        if wanted not in bands:
-            raise pipeBase.InvalidQuantumError(
-                f"config.reference_band is {wanted!r}, but the bands in use are {bands}: those of model "
-                f"{metadata.name!r} by the names of the data, and of config.extra_bands. Choose one, or None."
-            )
-        return wanted
 
     def _find_sources(self, exposures: Mapping[str, ExposureF], model: MaskRcnnModel) -> SourceList:
         """Run the engine."""

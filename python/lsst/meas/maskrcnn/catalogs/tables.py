@@ -1,0 +1,143 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Tables of objects and of parents, with the names of ``object_patch`` and ``object_parent_patch``."""
+
+from __future__ import annotations
+
+__all__ = ["object_table", "parent_table"]
+
+from collections.abc import Mapping
+from typing import Any
+
+import astropy.units as u
+import numpy as np
+from astropy.table import Column, Table
+
+from lsst.afw.image import ExposureF
+from lsst.afw.table import SourceCatalog
+
+from ..deblend.sources import SourceList
+from .deblend_columns import ParentFluxes
+from .record_order import RecordOrder
+
+
+def object_table(
+    sources: SourceList,
+    order: RecordOrder,
+    catalog: SourceCatalog,
+    band_catalogs: Mapping[str, SourceCatalog],
+    exposures: Mapping[str, ExposureF],
+) -> Table:
+    """Make the table of the objects.
+
+    Parameters
+    ----------
+    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
+        The sources.
+    order : `~.record_order.RecordOrder`
+        Rows of the catalogues.
+    catalog : `lsst.afw.table.SourceCatalog`
+        Contiguous catalogue; gives the ids.
+    band_catalogs : `~collections.abc.Mapping` [`str`, `lsst.afw.table.SourceCatalog`]
+        By band; give the fluxes that were measured by force.
+    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
+        By band; give xy0 and the PhotoCalib.
+
+    Returns
+    -------
+    table : `astropy.table.Table`
+        That of `~lsst.meas.maskrcnn.deblend.sources.SourceList.to_table`, in the order of the
+        catalogue, without parents, positions with xy0; and by band ``psfFlux``.
+    """
+    rows = np.flatnonzero(order.source >= 0)
+    table = Table(sources.to_table()[order.source[rows]])
+    if len(rows):
+        table["objectId"][:] = np.asarray(catalog["id"])[rows]
+        table["parentObjectId"][:] = np.asarray(catalog["parent"])[rows]
+    for band, exposure in exposures.items():
+        measured, key = band_catalogs[band], f"{band}_psfFlux"
+        if "slot_PsfFlux_instFlux" not in measured.schema:
+            continue
+        names = ("instFlux", "instFluxErr", "flag")
+        flux, error, flag = (_column(measured, f"slot_PsfFlux_{name}")[rows] for name in names)
+        x, y = np.asarray(table["x"]), np.asarray(table["y"])
+        corner = exposure.getXY0()
+        scale = exposure.getPhotoCalib().getLocalCalibrationArray(x + corner.getX(), y + corner.getY())
+        flag |= _column(measured, "maskrcnn_flag_unmeasured")[rows]
+        table[key] = Column(flux * scale, unit=u.nJy, description=f"Forced flux of the PSF in {band}")
+        table[f"{key}Err"] = Column(error * scale, unit=u.nJy, description=f"Error of {key}")
+        table[f"{key}_flag"] = Column(flag, description=f"{key} could not be measured")
+    table["x"] += next(iter(exposures.values())).getX0()
+    table["y"] += next(iter(exposures.values())).getY0()
+    return table
+
+
+def _column(catalog: SourceCatalog, name: str) -> np.ndarray:
+    """Copy of a column, of an empty catalogue as well."""
+    return np.array(catalog[name]) if len(catalog) else np.zeros(0, bool if "flag" in name else float)
+
+
+def parent_table(
+    catalog: SourceCatalog, order: RecordOrder, sources: SourceList, fluxes: Mapping[str, ParentFluxes]
+) -> Table:
+    """Make the table of the parents.
+
+    Parameters
+    ----------
+    catalog : `lsst.afw.table.SourceCatalog`
+        Filled catalogue; gives the ids.
+    order : `~.record_order.RecordOrder`
+        Its rows.
+    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
+        The sources.
+    fluxes : `~collections.abc.Mapping` [`str`, `~.deblend_columns.ParentFluxes`]
+        Fluxes of their parents by band.
+
+    Returns
+    -------
+    table : `astropy.table.Table`
+        One row for each parent and isolated source, in the order of the
+        catalogue, with what the deblender metrics of analysis_tools read.
+    """
+    rows = np.flatnonzero(~order.is_child)
+    own, statistics = order.parent[rows], sources.statistics
+    members = [sources.parents[index].members for index in own.tolist()]
+    models, none = sources.models, np.zeros(len(rows), bool)
+    iterations, chi2 = np.zeros(len(rows), np.int32), np.full(len(rows), np.nan)
+    known = np.isfinite(statistics.chi2[own])
+    if models is not None:
+        iterations = np.array([models.n_iter[one].max() for one in members], np.int32)
+        chi2 = np.array([models.chi2[one[0]] / models.dof[one[0]] for one in members])
+    blended = known.any(axis=1)
+    chi2[blended] = np.nanmean(statistics.chi2[own][blended], axis=1)
+    chi2[~blended & order.is_parent[rows]] = np.nan
+    table = Table()
+
+    def add(name: str, values: Any, doc: str, unit: u.UnitBase | None = None) -> None:
+        table[name] = Column(values, description=doc, unit=unit)
+
+    n_child = order.n_member[rows].astype(np.int32)
+    area = np.array([np.count_nonzero(sources.parents[index].pixels) for index in own], dtype=np.int64)
+    add("objectId", _column(catalog, "id").astype(np.int64)[rows], "Id of the record in the catalogue")
+    add("parentObjectId", np.zeros(len(rows), np.int64), "0, as these have no parents")
+    add("sky_object", none, "Never set: there are no sky objects")
+    add("deblend_nPeaks", n_child, "Number of sources; 1 for isolated ones")
+    add("deblend_nChild", n_child, "The same: no peak is dropped, and isolated sources are modelled as well")
+    add("deblend_chi2", chi2, "Mean of (image - models)^2 / variance over pixels and bands, as {band}_chi2")
+    add("deblend_iterations", iterations, "Steps of the fit, of the source that took most")
+    add("deblend_failed", statistics.failed[own], "The templates could not be made, as in the catalogue")
+    for reason in ("", "_isolatedParent", "_parentTooBig", "_tooManyPeaks", "_masked"):
+        add(f"deblend_skipped{reason}", none, "Never set: nothing is skipped, see deblend_fallback")
+    incomplete = none | (not sources.has_model_flux.all())
+    add("deblend_incompleteData", incomplete, "Some band has no PSF, and so no models")
+    add("deblend_fallback", statistics.fallback[own], "Its flux was shared by masks alone")
+    add("deblend_runtime", statistics.runtime[own], "Time that sharing its flux took", u.ms)
+    add("footprintArea", area, "Pixels of the parent", u.pixel)
+    for number, (band, in_band) in enumerate(fluxes.items()):
+        add(f"{band}_instFlux", in_band.flux[own], "Sum of its pixels", u.count)
+        add(f"{band}_outsideFraction", in_band.outside[own], "Part of that outside the masks of all children")
+        doc = "Mean over the pixels of (image - models)^2 / variance; NaN for isolated sources"
+        add(f"{band}_chi2", statistics.chi2[own, number], doc)
+    return table
