@@ -27,10 +27,10 @@ from .render import N_SHAPE, render_windows, window_pixels
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
-_MAX_STEPS = 25
-_SETTLED = 0.02
+MAX_STEPS = 25
+_SETTLED = 0.1
 """A group has converged if the next step promises to lower chi^2 by less than this for each source."""
-_STILL = 0.002
+_STILL = 0.01
 """A source is not drawn again for a step that promises less than this."""
 _LARGEST_STEP = np.array([1.0, 1.0, 0.7, 0.7, 0.7, 0.5])
 _LARGEST_DAMPING = 1e6
@@ -205,9 +205,12 @@ class Block:
         return found
 
     def fit(
-        self, parameters: FloatArray, flux: FloatArray, damping: FloatArray, only_fluxes: bool
+        self, parameters: FloatArray, flux: FloatArray, damping: FloatArray, max_steps: int = MAX_STEPS
     ) -> FloatArray:
-        """Fit until every group has converged or the steps are used up; returns the damping by source."""
+        """Fit until every group has converged or the steps are used up; returns the damping by source.
+
+        Without a step only fluxes are fitted.
+        """
         n_sources, n_bands = flux.shape
         state = _State(
             parameters.copy(),
@@ -219,14 +222,15 @@ class Block:
             np.zeros((n_sources, n_bands, 1 + N_SHAPE)),
             np.zeros((n_sources, n_bands)),
         )
-        self._evaluate(state, np.ones(n_sources, bool))
+        everything = np.ones(n_sources, bool)
+        self._evaluate(state, everything, everything)
         n_groups = int(self.groups.max()) + 1
         damping = np.maximum.reduceat(damping, np.unique(self.groups, return_index=True)[1])
         active, settled = np.ones(n_groups, bool), np.zeros(n_groups, bool)
         moved = np.zeros(n_groups, np.int64)
         size = np.bincount(self.groups, minlength=n_groups)
         trial = state.copy()
-        for _ in range(0 if only_fluxes else _MAX_STEPS):
+        for _ in range(max_steps):
             mine = active[self.groups]
             step, promise = self._step(state, damping, mine)
             settled |= active & (self._sum(np.abs(promise)) < _SETTLED * size)
@@ -235,9 +239,9 @@ class Block:
                 break
             mine = active[self.groups]
             trial.take(state, mine, mine[self.first])
-            moving = mine & (promise > _STILL)
+            moving = mine & (np.abs(promise) > _STILL)
             trial.parameters[moving] += step[moving]
-            self._evaluate(trial, mine)
+            self._evaluate(trial, mine, moving)
             # Rounding of chi^2, which is summed in float32.
             better = active & (
                 self._sum(trial.chi2 - state.chi2) <= 1e-6 * self._sum(state.chi2) + 1e-3 * size
@@ -253,14 +257,16 @@ class Block:
     def _sum(self, values: FloatArray) -> FloatArray:
         return np.asarray(np.bincount(self.groups, values), np.float64)
 
-    def _evaluate(self, trial: _State, mine: npt.NDArray[np.bool_]) -> None:
-        """Draw the chosen sources, solve for their fluxes, and find the gradient and chi^2."""
+    def _evaluate(
+        self, trial: _State, mine: npt.NDArray[np.bool_], moved: npt.NDArray[np.bool_]
+    ) -> None:
+        """Draw the chosen sources, of which some moved, solve for fluxes, and find the gradient and chi^2."""
         for windows, rows, at in self._chosen(mine):
             self._draw(trial, windows, rows)
             self._subtract(windows, at, trial.flux[windows.members[rows]])
         start = 0
         for pairs in self.pairs:
-            rows = np.flatnonzero(mine[pairs.first])
+            rows = np.flatnonzero(moved[pairs.first] | moved[pairs.second])
             if len(rows):
                 trial.pair[start + rows] = self._products(pairs, rows)
             start += len(pairs.first)
@@ -439,8 +445,8 @@ class Block:
         )
         return step, (step * right[:, :N_SHAPE]).sum(axis=1)
 
-    def store(self, result: ProfileFit, members: IntArray) -> None:
-        """Write the models to the results."""
+    def store(self, result: ProfileFit, members: IntArray, errors: bool = True) -> None:
+        """Write the models to the results, with or without their errors."""
         state = self.state
         for windows, rows, at in self._chosen(np.ones(len(members), bool)):
             self._draw(state, windows, rows)
@@ -448,7 +454,7 @@ class Block:
         result.parameters[members], result.flux[members] = state.parameters, state.flux
         result.converged[members] = self.converged[self.groups]
         result.n_iter[members] += self.steps[self.groups]
-        for bucket in self.buckets:
+        for bucket in self.buckets if errors else ():
             fisher = self._fisher(state, bucket)
             n_groups, size, width = fisher.shape[:3]
             matrix = fisher.reshape(n_groups, size * width, -1)

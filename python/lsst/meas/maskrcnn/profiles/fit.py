@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from .block import Block
+from .block import MAX_STEPS, Block
 from .model import FitSources, ProfileFit, add_stamp
 from .psf import PsfMixture, PsfStack, draw_psf
 from .render import N_SHAPE
@@ -42,6 +42,8 @@ _GROUP_SOURCES = 48
 _FLUX_SWEEPS = 3
 _SWEEPS, _SPLIT_SWEEPS = 2, 8
 """How often fluxes alone are fitted at first, and then everything, and what is in groups that were split."""
+_SPLIT_STEPS = 8
+"""Most steps of these in a sweep."""
 _BRIGHT = 100.0
 """S/N from which on stars are drawn with more than the Gaussians of the PSF."""
 _UNCHANGED = 0.5
@@ -95,13 +97,14 @@ def fit_profiles(
     # Parts of groups that were split start with fluxes that know of each other.
     for members, groups, is_split in _FLUX_SWEEPS * blocks:
         if is_split:
-            run.fit_block(members, groups, only_fluxes=True)
+            run.fit_block(members, groups, 0)
     for sweep in range(_SPLIT_SWEEPS):
         for members, groups, is_split in blocks:
             if sweep:
                 members, groups = run.changed(members, groups)
             if len(members) and (sweep < _SWEEPS or is_split):
-                run.fit_block(members, groups)
+                # Neighbours of parts of groups that were split are fitted later: no need to converge yet.
+                run.fit_block(members, groups, _SPLIT_STEPS if is_split else MAX_STEPS)
         if sweep == 0 and doubtful is not None and np.isfinite(doubtful).any():
             run.try_both(np.flatnonzero(np.isfinite(doubtful)), doubtful)
     result = run.result
@@ -206,8 +209,8 @@ class _Run:
             found[number], n_pixels[number] = np.vdot(rest * rest, weight), np.count_nonzero(weight)
         return found, n_pixels
 
-    def fit_block(self, members: IntArray, groups: IntArray, only_fluxes: bool = False) -> None:
-        """Fit some sources, and put them into the sum of all models."""
+    def fit_block(self, members: IntArray, groups: IntArray, max_steps: int = MAX_STEPS) -> None:
+        """Fit some sources, without steps their fluxes alone, and put them into the sum of all models."""
         for member in members.tolist():
             self.result.add_to(self.residual, member, 1.0)
             self._add_beside(member, -1.0)
@@ -226,8 +229,8 @@ class _Run:
         # A damping that has grown belongs to other surroundings.
         damping = np.minimum(self.damping[members], 0.1)
         start = self.result.parameters[members], self.result.flux[members]
-        self.damping[members] = block.fit(*start, damping, only_fluxes)
-        block.store(self.result, members)
+        self.damping[members] = block.fit(*start, damping, max_steps)
+        block.store(self.result, members, errors=max_steps > 0)
         for member in members.tolist():
             self.result.add_to(self.residual, member, -1.0)
         self.fitted[members] = self.chi2(members)[0]
