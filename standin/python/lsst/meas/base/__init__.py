@@ -83,6 +83,10 @@ from .apCorrRegistry import (  # noqa: E402
     addApCorrName,
     getApCorrNameSet,
 )
+from .applyApCorr import (  # noqa: E402
+    ApplyApCorrConfig,
+    ApplyApCorrTask,
+)
 from .baseMeasurement import (  # noqa: E402
     BaseMeasurementConfig,
     BaseMeasurementPlugin,
@@ -150,12 +154,11 @@ from .wrappers import (  # noqa: E402
 )
 
 __all__ = (
-    "FULL_COVARIANCE",
-    "NO_UNCERTAINTY",
-    "SIGMA_ONLY",
     "ApertureFluxAlgorithm",
     "ApertureFluxControl",
     "ApertureFluxResult",
+    "ApplyApCorrConfig",
+    "ApplyApCorrTask",
     "BaseIdGeneratorConfig",
     "BaseMeasurementConfig",
     "BaseMeasurementPlugin",
@@ -178,6 +181,7 @@ __all__ = (
     "DetectorExposureIdGeneratorConfig",
     "DetectorVisitIdGeneratorConfig",
     "DummyNoiseReplacer",
+    "FULL_COVARIANCE",
     "FatalAlgorithmError",
     "FlagDefinition",
     "FlagDefinitionList",
@@ -201,6 +205,7 @@ __all__ = (
     "LocalBackgroundAlgorithm",
     "LocalBackgroundControl",
     "MeasurementError",
+    "NO_UNCERTAINTY",
     "NoiseReplacer",
     "NoiseReplacerConfig",
     "PixelFlagsAlgorithm",
@@ -210,6 +215,7 @@ __all__ = (
     "PluginRegistry",
     "PsfFluxAlgorithm",
     "PsfFluxControl",
+    "SIGMA_ONLY",
     "SafeCentroidExtractor",
     "SafeShapeExtractor",
     "SdssCentroidAlgorithm",
