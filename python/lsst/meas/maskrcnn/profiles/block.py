@@ -257,9 +257,7 @@ class Block:
     def _sum(self, values: FloatArray) -> FloatArray:
         return np.asarray(np.bincount(self.groups, values), np.float64)
 
-    def _evaluate(
-        self, trial: _State, mine: npt.NDArray[np.bool_], moved: npt.NDArray[np.bool_]
-    ) -> None:
+    def _evaluate(self, trial: _State, mine: npt.NDArray[np.bool_], moved: npt.NDArray[np.bool_]) -> None:
         """Draw the chosen sources, of which some moved, solve for fluxes, and find the gradient and chi^2."""
         for windows, rows, at in self._chosen(mine):
             self._draw(trial, windows, rows)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 __all__ = ["MaskRcnnDeblendConfig", "MaskRcnnDeblendConnections", "MaskRcnnDeblendTask"]
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -17,17 +17,10 @@ import torch
 import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.connectionTypes as cT
-from lsst.afw.detection import Footprint, HeavyFootprintF
 from lsst.afw.geom import SkyWcs
 from lsst.afw.image import ExposureF
-from lsst.afw.table import SourceCatalog, SourceTable
-from lsst.meas.base import (
-    CatalogCalculationTask,
-    ForcedMeasurementTask,
-    IdGenerator,
-    SingleFrameMeasurementTask,
-    SkyMapIdGeneratorConfig,
-)
+from lsst.afw.table import SourceCatalog
+from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
 from lsst.resources import ResourcePath
 from lsst.utils.logging import PeriodicLogger
 
@@ -35,8 +28,8 @@ from ..catalogs.deblend_columns import PRIMARY_FIELDS, add_fields, fill_band_col
 from ..catalogs.exposures import MissingBandError, to_multiband_image
 from ..catalogs.heavy import deblend_band, parent_fluxes, share_footprints
 from ..catalogs.profile_columns import fill_profile_fluxes
-from ..catalogs.record_order import RecordOrder, order_records
-from ..catalogs.schema import UNMEASURED, extend_band_schema, make_schema
+from ..catalogs.record_order import order_records
+from ..catalogs.schema import extend_band_schema, make_schema
 from ..catalogs.source_catalog import fill_source_catalog
 from ..catalogs.tables import object_table, parent_table
 from ..deblend.deblend import DeblendSettings, find_sources
@@ -46,6 +39,7 @@ from ..network.inference import select_device
 from ..network.model_file import MaskRcnnModel, ModelMetadata, read_model
 from .bands import band_wavelengths, choose_bands, choose_reference
 from .config_fields import make_fields
+from .measure import MeasureConfig, Measurement
 from .normalize import normalizeRegistry
 
 
@@ -124,17 +118,10 @@ class MaskRcnnDeblendConnections(
 
 _ENGINE = make_fields(DeblendSettings)
 
-_PLUGINS = (
-    "base_PixelFlags",
-    "base_GaussianFlux",
-    "base_PsfFlux",
-    "base_CircularApertureFlux",
-    "base_LocalBackground",
-)
-"""Measured in the reference band and by force in all."""
 
-
-class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskRcnnDeblendConnections):
+class MaskRcnnDeblendConfig(
+    pipeBase.PipelineTaskConfig, MeasureConfig, pipelineConnections=MaskRcnnDeblendConnections
+):
     """Configuration of `MaskRcnnDeblendTask`.
 
     ``detection`` and ``shares`` are those of `DeblendSettings`.
@@ -197,43 +184,12 @@ class MaskRcnnDeblendConfig(pipeBase.PipelineTaskConfig, pipelineConnections=Mas
         default=None,
         optional=True,
     )
-    doMeasure = pexConfig.Field[bool](
-        doc="Measure the sources in the reference band, and by force in all bands? Without, the catalogues "
-        "have no measurement columns, and the pipeline's own tasks can add theirs.",
-        default=True,
-    )
-    measurement: Any = pexConfig.ConfigurableField(
-        target=SingleFrameMeasurementTask,
-        doc="Measurement in the reference band, each source with the others' flux replaced by noise.",
-    )
-    catalogCalculation: Any = pexConfig.ConfigurableField(
-        target=CatalogCalculationTask, doc="Extendedness, from the measured columns."
-    )
-    forcedMeasurement: Any = pexConfig.ConfigurableField(
-        target=ForcedMeasurementTask,
-        doc="Measurement in every band at the positions and shapes of the reference band.",
-    )
     doPrimaryFlags = pexConfig.Field[bool](
         doc="Add detect_isPrimary and its kin, by children alone? Turn off where SetPrimaryFlagsTask "
         "follows, which adds them itself and considers the sky map, too.",
         default=True,
     )
     idGenerator = SkyMapIdGeneratorConfig.make_field()
-
-    def setDefaults(self) -> None:
-        """Choose what is measured."""
-        super().setDefaults()
-        own = ["base_SdssCentroid", "base_SdssShape", "base_SkyCoord", "base_Blendedness"]
-        self.measurement.plugins.names = [*_PLUGINS, *own]
-        self.catalogCalculation.plugins.names = ["base_ClassificationExtendedness"]
-        transformed = ["base_TransformedCentroid", "base_TransformedShape"]
-        self.forcedMeasurement.plugins.names = [*_PLUGINS, *transformed]
-        # Slots of the forced catalogues are empty upstream but for positions and shapes; colours want fluxes.
-        self.forcedMeasurement.slots.psfFlux = "base_PsfFlux"
-        self.forcedMeasurement.slots.gaussianFlux = "base_GaussianFlux"
-        # The fluxes of the models are there before anything is measured.
-        self.measurement.slots.modelFlux = self.forcedMeasurement.slots.modelFlux = None
-        self.forcedMeasurement.slots.apFlux = "base_CircularApertureFlux_12_0"
 
     def validate(self) -> None:
         """Check that no band is used twice."""
@@ -268,26 +224,17 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
 
     config: MaskRcnnDeblendConfig
     normalize: Any
-    measurement: SingleFrameMeasurementTask
-    catalogCalculation: CatalogCalculationTask
-    forcedMeasurement: ForcedMeasurementTask
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if self.config.normalize.name is not None:
             self.makeSubtask("normalize")
         self.schema = make_schema()
-        if self.config.doMeasure:
-            self.makeSubtask("measurement", schema=self.schema)
-            self.makeSubtask("catalogCalculation", schema=self.schema)
+        self._measurement = Measurement(self.config, self.schema, self)
         if self.config.doPrimaryFlags:
             add_fields(self.schema, "detect", PRIMARY_FIELDS)
         self.outputSchema = SourceCatalog(self.schema)
-        if self.config.doMeasure:
-            self.makeSubtask("forcedMeasurement", refSchema=self.schema)
-            self.forcedSchema = self.forcedMeasurement.schema
-        else:
-            self.forcedSchema = SourceTable.makeMinimalSchema()
+        self.forcedSchema = self._measurement.complete()
         extend_band_schema(self.forcedSchema)
         self.bandSchema = SourceCatalog(self.forcedSchema)
 
@@ -405,11 +352,12 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         for band in sorted(chosen, key=lambda band: band != reference):
             heavy, columns = deblend_band(footprints, chosen[band], list(chosen).index(band))
             coverage = fluxes[band].data_coverage
+            records = catalog, heavy, order, chosen[band], band, idGenerator.catalog_id
             if band == reference:
                 fill_band_columns(catalog, order, columns, coverage)
                 fill_profile_fluxes(catalog, sources, order, chosen[band], list(chosen).index(band))
-                self._measure(catalog, heavy, order, chosen[band], band, idGenerator)
-            made = self._measure_forced(catalog, heavy, order, chosen[band], band, wcs, idGenerator)
+                self._measurement.measure(*records)
+            made = self._measurement.measure_forced(*records, wcs, band == reference)
             fill_band_columns(made, order, columns, coverage, catalog)
             fill_profile_fluxes(made, sources, order, chosen[band], list(chosen).index(band))
             band_catalogs[band] = made
@@ -514,85 +462,3 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             self.log.warning(
                 "The flux of %d parents was shared by masks alone (deblend_fallback).", found["n_fallback"]
             )
-
-    def _measure(
-        self,
-        catalog: SourceCatalog,
-        heavy: Sequence[HeavyFootprintF],
-        order: RecordOrder,
-        exposure: ExposureF,
-        band: str,
-        idGenerator: IdGenerator,
-    ) -> None:
-        """Measure every record in the reference band."""
-        if not len(catalog):
-            return
-        if not self._can_measure(exposure, band):
-            self._mark_unmeasured(catalog, catalog)
-            return
-        # The measurement takes the pixels from HeavyFootprints; the catalogue keeps the network's masks.
-        masks = [record.getFootprint() for record in catalog]
-        _attach(catalog, heavy, order, masks)
-        self.measurement.run(catalog, exposure, exposureId=idGenerator.catalog_id)
-        for record, mask in zip(catalog, masks, strict=True):
-            record.setFootprint(mask)
-        self.catalogCalculation.run(catalog)
-
-    def _measure_forced(
-        self,
-        catalog: SourceCatalog,
-        heavy: Sequence[HeavyFootprintF],
-        order: RecordOrder,
-        exposure: ExposureF,
-        band: str,
-        wcs: SkyWcs,
-        idGenerator: IdGenerator,
-    ) -> SourceCatalog:
-        """Make the catalogue of one band, measured at the positions of the reference band."""
-        if self.config.doMeasure:
-            made = self.forcedMeasurement.generateMeasCat(exposure, catalog, wcs)
-        else:
-            made = SourceCatalog(self.forcedSchema)
-            made.resize(len(catalog))
-        if not len(catalog):
-            return made
-        for record, given in zip(made, catalog, strict=True):
-            record.setId(given.getId())
-            record.setParent(given.getParent())
-            record.setCoord(given.getCoord())
-        _attach(made, heavy, order, [record.getFootprint() for record in catalog])
-        # Without the reference band there are no positions at which to measure.
-        measured = not catalog[UNMEASURED].any() and self._can_measure(exposure, band)
-        if measured:
-            self.forcedMeasurement.run(made, exposure, catalog, wcs, exposureId=idGenerator.catalog_id)
-        # Whole columns can only be set where records lie side by side.
-        if not made.isContiguous():
-            made = made.copy(deep=True)
-        if not measured:
-            self._mark_unmeasured(made, catalog)
-        return made
-
-    def _can_measure(self, exposure: ExposureF, band: str) -> bool:
-        """Whether there is all that measurement needs."""
-        if self.config.doMeasure and exposure.getPsf() is None:
-            self.log.warning("Nothing is measured in band %r, as its exposure has no PSF.", band)
-        return self.config.doMeasure and exposure.getPsf() is not None
-
-    def _mark_unmeasured(self, catalog: SourceCatalog, found: SourceCatalog) -> None:
-        """Flag all records, and put the centroids of the masks where a measurement would have been."""
-        catalog[UNMEASURED] = np.ones(len(catalog), dtype=bool)
-        slot = catalog.schema.getAliasMap().get("slot_Centroid") if self.config.doMeasure else ""
-        if not slot:
-            return
-        for axis in "xy":
-            catalog[f"{slot}_{axis}"] = found[f"maskrcnn_centroid_{axis}"]
-        if f"{slot}_flag" in catalog.schema:
-            catalog[f"{slot}_flag"] = np.ones(len(catalog), dtype=bool)
-
-
-def _attach(
-    catalog: SourceCatalog, heavy: Sequence[HeavyFootprintF], order: RecordOrder, others: Sequence[Footprint]
-) -> None:
-    """Give sources the HeavyFootprints of a band, and parents their own footprints."""
-    for record, source, footprint in zip(catalog, order.source.tolist(), others, strict=True):
-        record.setFootprint(heavy[source] if source >= 0 else footprint)

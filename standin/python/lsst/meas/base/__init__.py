@@ -154,6 +154,9 @@ from .wrappers import (  # noqa: E402
 )
 
 __all__ = (
+    "FULL_COVARIANCE",
+    "NO_UNCERTAINTY",
+    "SIGMA_ONLY",
     "ApertureFluxAlgorithm",
     "ApertureFluxControl",
     "ApertureFluxResult",
@@ -181,7 +184,6 @@ __all__ = (
     "DetectorExposureIdGeneratorConfig",
     "DetectorVisitIdGeneratorConfig",
     "DummyNoiseReplacer",
-    "FULL_COVARIANCE",
     "FatalAlgorithmError",
     "FlagDefinition",
     "FlagDefinitionList",
@@ -205,7 +207,6 @@ __all__ = (
     "LocalBackgroundAlgorithm",
     "LocalBackgroundControl",
     "MeasurementError",
-    "NO_UNCERTAINTY",
     "NoiseReplacer",
     "NoiseReplacerConfig",
     "PixelFlagsAlgorithm",
@@ -215,7 +216,6 @@ __all__ = (
     "PluginRegistry",
     "PsfFluxAlgorithm",
     "PsfFluxControl",
-    "SIGMA_ONLY",
     "SafeCentroidExtractor",
     "SafeShapeExtractor",
     "SdssCentroidAlgorithm",

@@ -20,7 +20,7 @@ from .apCorrRegistry import getApCorrNameSet
 
 if TYPE_CHECKING:
     from lsst.afw.image import ApCorrMap
-    from lsst.afw.table import Schema, SourceCatalog
+    from lsst.afw.table import Schema, SourceCatalog, SourceRecord
 
 
 @dataclass(frozen=True)
@@ -100,27 +100,28 @@ class ApplyApCorrTask(Task):
             Corrections by name of the flux, and those of its error.
         """
         self.log.info("Applying aperture corrections to %d instFlux fields", len(self.apCorrInfoDict))
-        places = [record.getCentroid() for record in catalog]
         for name, flux in self.apCorrInfoDict.items():
             fields = [f"{flux.model}_instFlux", f"{flux.model}_instFluxErr"]
             missing = [field for field in fields if apCorrMap.get(field) is None]
-            failed = np.ones(len(catalog), bool)
             if missing:
                 self.log.warning(
                     "Cannot aperture correct %s because could not find %s in apCorrMap",
                     name,
                     " or ".join(missing),
                 )
-                catalog[f"{name}_flag_apCorr"] = failed
-                continue
-            model: Any = apCorrMap.get(fields[0])
-            correction = np.array([model.evaluate(place) for place in places], dtype=float)
-            failed = ~(correction > 0)
-            catalog[f"{name}_apCorr"] = correction
-            catalog[f"{name}_apCorrErr"] = np.zeros(len(catalog))
-            factor = np.where(failed, 1.0, correction)
+            model: Any = None if missing else apCorrMap.get(fields[0])
+            for record in catalog:
+                self._correct(record, name, model)
+
+    def _correct(self, record: SourceRecord, name: str, model: Any) -> None:
+        correction = np.nan
+        if model is not None:
+            correction = model.evaluate(record.getCentroid())
+            record[f"{name}_apCorr"], record[f"{name}_apCorrErr"] = correction, 0.0
+        if correction > 0:
             for field in ("instFlux", "instFluxErr"):
-                catalog[f"{name}_{field}"] = np.asarray(catalog[f"{name}_{field}"]) * factor
-            catalog[f"{name}_flag_apCorr"] = failed
-            if self.config.doFlagApCorrFailures:
-                catalog[f"{name}_flag"] = np.asarray(catalog[f"{name}_flag"]) | failed
+                record[f"{name}_{field}"] *= correction
+            return
+        record[f"{name}_flag_apCorr"] = True
+        if model is not None and self.config.doFlagApCorrFailures:
+            record[f"{name}_flag"] = True
