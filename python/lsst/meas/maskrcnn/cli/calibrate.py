@@ -147,7 +147,7 @@ def _run(arguments: argparse.Namespace) -> None:
             **figures,
         },
     )
-    calibration = keep_better(calibration, figures)
+    calibration = keep_better(calibration, figures, ("p_star",) if model.takes_any_bands else ())
     if arguments.figure is not None:
         plot_calibrated(cases, after).savefig(arguments.figure)
     metadata = _calibrated(model.metadata, calibration, cases)
@@ -175,16 +175,20 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"A probability of 0.5 is a score of {half:.3f}. Written to {arguments.output}.")
 
 
-def keep_better(calibration: Calibration, figures: dict[str, dict[str, dict[str, float]]]) -> Calibration:
+def keep_better(
+    calibration: Calibration, figures: dict[str, dict[str, dict[str, float]]], keep: Sequence[str] = ()
+) -> Calibration:
     """Leave probabilities of classes and blends as they are where a curve does not lower the log loss.
 
-    ``figures`` are those of scenes that were not used in the fit, "before" and "after", by name.
+    ``figures`` are those of scenes that were not used in the fit, "before" and "after", by name. Those
+    in ``keep`` are left in any case: P(star) of models for any bands holds for more stars than scenes have.
     """
     straight = CalibrationCurve(given=(0.0, 1.0), probability=(0.0, 1.0))
     worse = [
         name
         for name in ("p_star", "p_blend")
-        if name in figures["after"]
+        if name in keep
+        or name in figures["after"]
         and figures["after"][name]["log_loss"] >= figures["before"][name]["log_loss"]
     ]
     return calibration.model_copy(update=dict.fromkeys(worse, straight))

@@ -21,6 +21,7 @@ from ..metrics.spans import mask_pairs
 from ..network.any_band import AnyBandNetwork
 from ..network.any_band_detect import detect_bands
 from ..network.detections import Detections
+from .any_band_loss import STAR_WEIGHT
 from .band_scenes import BandScene, draw_crop
 from .calibrate import CalibrationCases
 
@@ -85,7 +86,8 @@ def collect_band_cases(
 
     Bands, depths, noise and missing pixels are drawn as in training. Right are the
     detections within a FWHM of a source of S/N 3 or more, one for each; on a source
-    those of S/N 5 or more. Scores below ``least`` are left out.
+    those of S/N 5 or more. Scores below ``least`` are left out. P(star) is brought to
+    the part of stars in the scenes, from that of the loss (`STAR_WEIGHT`).
     """
     parts = []
     for number, scene in enumerate(scenes):
@@ -95,10 +97,11 @@ def collect_band_cases(
         count, known = len(target["labels"]), np.append(target["labels"].numpy() == STAR, False)
         on_source = (truth >= 0) & (truth < count)
         index = np.where(on_source, truth, count)
+        p_star = np.asarray(found.p_star, dtype=np.float64)
         parts.append(
             CalibrationCases(
                 score=np.asarray(found.scores, dtype=np.float64),
-                p_star=np.asarray(found.p_star, dtype=np.float64),
+                p_star=p_star / (p_star + STAR_WEIGHT * (1.0 - p_star)),
                 p_blend=np.asarray(found.p_blend, dtype=np.float64),
                 counts=np.ones(len(truth), bool),
                 true=truth >= 0,
