@@ -8,6 +8,7 @@
 config.connections.exposures = "deep_coadd"
 config.connections.catalog = "object_maskrcnn"
 config.connections.bandCatalogs = "object_maskrcnn_deblended"
+config.connections.modelImages = "object_maskrcnn_model"
 config.connections.objectTable = "object_maskrcnn_patch"
 config.connections.blendStatistics = "object_maskrcnn_parent_patch"
 config.connections.outputSchema = "object_maskrcnn_schema"

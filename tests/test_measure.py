@@ -100,3 +100,21 @@ def test_aperture_corrections_of_an_exposure_are_applied(
         name = "maskrcnn_profile_instFlux"
         np.testing.assert_allclose(catalog[name][sources], before[name][sources], rtol=1e-6)
     np.testing.assert_allclose(result.catalog[FLUX], result.bandCatalogs["r"][FLUX])
+
+
+def test_model_images_are_those_of_the_catalogue(exposures: dict[str, ExposureF], measured: Any) -> None:
+    assert measured.modelImages == {}
+    result = run(exposures, doModelImages=True)
+    assert set(result.modelImages) == set(exposures)
+    for band, image in result.modelImages.items():
+        catalog, exposure = result.bandCatalogs[band], exposures[band]
+        assert image.getBBox() == exposure.getBBox()
+        total = np.nansum(catalog["maskrcnn_profile_instFlux"])
+        # Light of the bright star is outside of its window and of the image.
+        assert 0.5 * total < image.array.sum() < 1.02 * total
+        # The models go on where stars are saturated.
+        good = exposure.mask.array & exposure.mask.getPlaneBitMask(["SAT"]) == 0
+        residual = (exposure.image.array - image.array)[good]
+        sigma = np.sqrt(np.median(exposure.variance.array))
+        assert np.std(residual) < 0.5 * np.std(exposure.image.array[good])
+        assert np.median(np.abs(residual)) < 1.2 * sigma

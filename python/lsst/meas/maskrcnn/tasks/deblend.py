@@ -18,17 +18,23 @@ import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.connectionTypes as cT
 from lsst.afw.geom import SkyWcs
-from lsst.afw.image import ExposureF
+from lsst.afw.image import ExposureF, ImageF
 from lsst.afw.table import SourceCatalog
 from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
 from lsst.resources import ResourcePath
 from lsst.utils.logging import PeriodicLogger
 
-from ..catalogs.deblend_columns import PRIMARY_FIELDS, add_fields, fill_band_columns, fill_primary_flags
+from ..catalogs.deblend_columns import (
+    PRIMARY_FIELDS,
+    ParentFluxes,
+    add_fields,
+    fill_band_columns,
+    fill_primary_flags,
+)
 from ..catalogs.exposures import MissingBandError, to_multiband_image
 from ..catalogs.heavy import deblend_band, parent_fluxes, share_footprints
-from ..catalogs.profile_columns import fill_profile_fluxes
-from ..catalogs.record_order import order_records
+from ..catalogs.profile_columns import fill_profile_fluxes, model_image
+from ..catalogs.record_order import RecordOrder, order_records
 from ..catalogs.schema import extend_band_schema, make_schema
 from ..catalogs.source_catalog import fill_source_catalog
 from ..catalogs.tables import object_table, parent_table
@@ -86,6 +92,13 @@ class MaskRcnnDeblendConnections(
         dimensions=("skymap", "tract", "patch", "band"),
         multiple=True,
     )
+    modelImages = cT.Output(
+        doc="Sum of the fitted models of all sources, in the units of the exposure; with doModelImages.",
+        name="{coaddName}Coadd_maskRcnnModelImage",
+        storageClass="ImageF",
+        dimensions=("skymap", "tract", "patch", "band"),
+        multiple=True,
+    )
     objectTable = cT.Output(
         doc="One row for each source, without parents: positions, classes, shapes, fluxes in nJy, flags.",
         name="{coaddName}Coadd_maskRcnnObject",
@@ -114,6 +127,8 @@ class MaskRcnnDeblendConnections(
         super().__init__(config=config)
         if config.model_uri is not None:
             del self.model
+        if not config.doModelImages:
+            del self.modelImages
 
 
 _ENGINE = make_fields(DeblendSettings)
@@ -183,6 +198,10 @@ class MaskRcnnDeblendConfig(
         "columns; None takes the one that the model calls r, or else the middle one of its bands.",
         default=None,
         optional=True,
+    )
+    doModelImages = pexConfig.Field[bool](
+        doc="Store an image of the fitted models by band? The exposure less this image is the residual.",
+        default=False,
     )
     doPrimaryFlags = pexConfig.Field[bool](
         doc="Add detect_isPrimary and its kin, by children alone? Turn off where SetPrimaryFlagsTask "
@@ -282,10 +301,12 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             for key in ("tract", "patch"):
                 table[key] = outputRefs.catalog.dataId[key]
             butlerQC.put(table, getattr(outputRefs, name))
-        for ref in outputRefs.bandCatalogs:
-            # The refs are those of all bands that were observed.
-            if ref.dataId["band"] in bands:
-                butlerQC.put(outputs.bandCatalogs[ref.dataId["band"]], ref)
+        for name in ("bandCatalogs", "modelImages"):
+            made = outputs.getDict()[name]
+            for ref in getattr(outputRefs, name, ()):
+                # The refs are those of all bands that were observed.
+                if ref.dataId["band"] in made:
+                    butlerQC.put(made[ref.dataId["band"]], ref)
 
     def run(
         self,
@@ -318,6 +339,9 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             ``bandCatalogs``
                 The same records with the HeavyFootprints of each band
                 (`dict` [`str`, `lsst.afw.table.SourceCatalog`]).
+            ``modelImages``
+                Sum of the models by band, with ``config.doModelImages``
+                (`dict` [`str`, `lsst.afw.image.ImageF`]).
             ``objectTable``
                 One row for each source (`astropy.table.Table`).
             ``blendStatistics``
@@ -339,34 +363,54 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         sources = self._find_sources(chosen, model)
         self._record(sources, model.metadata, list(chosen), reference, idGenerator)
 
-        wcs, bbox = cast(SkyWcs, chosen[reference].getWcs()), chosen[reference].getBBox()
         order = order_records(sources.parents)
+        fluxes = parent_fluxes(sources, chosen)
+        catalog, band_catalogs = self._make_catalogs(sources, order, fluxes, chosen, reference, idGenerator)
+        return pipeBase.Struct(
+            catalog=catalog,
+            bandCatalogs=band_catalogs,
+            modelImages=self._draw_models(sources, chosen),
+            objectTable=object_table(sources, order, catalog, band_catalogs, chosen),
+            blendStatistics=parent_table(catalog, order, sources, fluxes),
+        )
+
+    def _make_catalogs(
+        self,
+        sources: SourceList,
+        order: RecordOrder,
+        fluxes: Mapping[str, ParentFluxes],
+        exposures: Mapping[str, ExposureF],
+        reference: str,
+        idGenerator: IdGenerator,
+    ) -> tuple[SourceCatalog, dict[str, SourceCatalog]]:
+        """Make the catalogue of the reference band and those of all bands, and measure them."""
+        wcs, bbox = cast(SkyWcs, exposures[reference].getWcs()), exposures[reference].getBBox()
         catalog = idGenerator.make_source_catalog(self.schema)
         fill_source_catalog(catalog, sources, order, wcs, bbox)
         if self.config.doPrimaryFlags:
             fill_primary_flags(catalog)
-        fluxes = parent_fluxes(sources, chosen)
         footprints = share_footprints(sources, bbox)
         band_catalogs = {}
         # The reference band comes first: the others are measured at its positions.
-        for band in sorted(chosen, key=lambda band: band != reference):
-            heavy, columns = deblend_band(footprints, chosen[band], list(chosen).index(band))
+        for band in sorted(exposures, key=lambda band: band != reference):
+            row = list(exposures).index(band)
+            heavy, columns = deblend_band(footprints, exposures[band], row)
             coverage = fluxes[band].data_coverage
-            records = catalog, heavy, order, chosen[band], band, idGenerator.catalog_id
+            records = catalog, heavy, order, exposures[band], band, idGenerator.catalog_id
             if band == reference:
                 fill_band_columns(catalog, order, columns, coverage)
-                fill_profile_fluxes(catalog, sources, order, chosen[band], list(chosen).index(band))
+                fill_profile_fluxes(catalog, sources, order, exposures[band], row)
                 self._measurement.measure(*records)
             made = self._measurement.measure_forced(*records, wcs, band == reference)
             fill_band_columns(made, order, columns, coverage, catalog)
-            fill_profile_fluxes(made, sources, order, chosen[band], list(chosen).index(band))
+            fill_profile_fluxes(made, sources, order, exposures[band], row)
             band_catalogs[band] = made
-        return pipeBase.Struct(
-            catalog=catalog,
-            bandCatalogs={band: band_catalogs[band] for band in chosen},
-            objectTable=object_table(sources, order, catalog, band_catalogs, chosen),
-            blendStatistics=parent_table(catalog, order, sources, fluxes),
-        )
+        return catalog, {band: band_catalogs[band] for band in exposures}
+
+    def _draw_models(self, sources: SourceList, exposures: Mapping[str, ExposureF]) -> dict[str, ImageF]:
+        if not self.config.doModelImages:
+            return {}
+        return {band: model_image(sources, exposures[band], row) for row, band in enumerate(exposures)}
 
     def read_model(self, uri: str) -> MaskRcnnModel:
         """Read a model file from a path or URI.
