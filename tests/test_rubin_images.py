@@ -14,9 +14,20 @@ import numpy as np
 import pytest
 from astropy.wcs import WCS
 
+from lsst.afw.detection import InvalidPsfError
+from lsst.afw.image import ExposureF, PhotoCalib
+from lsst.daf.butler import Butler
+from lsst.daf.butler.tests import addDatasetType
+from lsst.geom import Box2I, Extent2I, Point2D, Point2I
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles, FitsImageError, assign_bands
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
 from lsst.meas.maskrcnn.ingest.read_images import read_images
+from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, register_patches
+from lsst.meas.maskrcnn.network.model_file import default_model_path
+from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
+from lsst.pipe.base.simple_pipeline_executor import SimplePipelineExecutor
+
+PROJECT = Path(__file__).resolve().parent.parent
 
 needs_images = pytest.mark.skipif(
     importlib.util.find_spec("lsst.images") is None,
@@ -133,6 +144,98 @@ def test_public_coadds(form, shared_data: Path):
     # One of its four cells is missing.
     assert np.isnan(image.pixels).sum() == 36
     assert {"CR", "SAT", "INTRP", "EDGE", "NO_DATA"} <= set(image.planes)
+
+
+@needs_images
+@pytest.mark.parametrize("form", ["as_shipped", "canonical"])
+def test_exposures_of_public_coadds(form, shared_data: Path):
+    """What a Butler makes of them for a task that asks for ExposureF."""
+    from lsst.images import BoundsError
+    from lsst.images.serialization import read_archive
+
+    coadd = read_archive(str(shared_data / "cell_coadd" / f"cc-{form}.json"))
+    exposure = coadd.to_legacy()
+    assert isinstance(exposure, ExposureF)
+    assert exposure.getFilter().bandLabel == "r" and exposure.getPhotoCalib().getCalibrationMean() == 1.0
+    assert exposure.getXY0() == Point2I(coadd.bbox.x.min, coadd.bbox.y.min)
+    np.testing.assert_array_equal(exposure.image.array, coadd.image.array)
+    np.testing.assert_array_equal(exposure.variance.array, coadd.variance.array)
+    for old, new in (("SAT", "SATURATED"), ("INTRP", "INTERPOLATED"), ("NO_DATA", "NO_DATA")):
+        flagged = (exposure.mask.array & exposure.mask.getPlaneBitMask(old)) != 0
+        np.testing.assert_array_equal(flagged, coadd.mask.get(new))
+    y, x = (np.ravel(axis).astype(float) for axis in np.mgrid[48:60:3, 36:48:3])
+    sky = coadd.sky_projection.pixel_to_sky(x=x, y=y)
+    ra, dec = exposure.getWcs().pixelToSkyArray(x, y, degrees=True)
+    np.testing.assert_allclose((ra, dec), (sky.ra.deg, sky.dec.deg), atol=1e-10)
+    psf, missing = exposure.getPsf(), 0
+    for here in zip(x.tolist(), y.tolist()):
+        try:
+            expected = coadd.psf.compute_kernel_image(x=here[0], y=here[1])
+        except BoundsError:
+            missing += 1
+            with pytest.raises(InvalidPsfError):
+                psf.computeKernelImage(Point2D(*here))
+            continue
+        np.testing.assert_array_equal(psf.computeKernelImage(Point2D(*here)).array, expected.array)
+    assert missing == 4
+    with pytest.raises(InvalidPsfError):
+        psf.computeKernelImage(Point2D(1000.0, 50.0))
+    assert psf.computeKernelImage(psf.getAveragePosition()).array.shape == (5, 5)
+
+
+def sky_with_sources(band: str) -> Any:
+    """A coadd with stars and a pair that overlaps."""
+    coadd = make_coadd(8, band, missing=((0, 7),))
+    y, x = np.indices(coadd.image.array.shape)
+    for at_y, at_x, flux in ((40, 50, 9e3), (100, 90, 5e3), (104, 97, 6e3), (130, 30, 4e3)):
+        fwhm = 3.0 + 0.4 * (at_x // CELL)
+        profile = np.exp(-4.0 * np.log(2.0) * ((x - at_x) ** 2 + (y - at_y) ** 2) / fwhm**2)
+        coadd.image.array[:] += (flux / profile.sum() * profile).astype(np.float32)
+    return coadd
+
+
+@needs_images
+def test_the_task_takes_cell_coadds_from_a_butler(tmp_path: Path) -> None:
+    """The sources are those of an ExposureF of the same pixels, to the bit."""
+    create_repo(tmp_path / "repo")
+    coadds = {band: sky_with_sources(band) for band in "grz"}
+    wcs = coadds["g"].to_legacy().getWcs()
+    box = Box2I(Point2I(12000, 8000), Extent2I(160, 160))
+    patch = {"skymap": "sky", "tract": 0, "patch": 3}
+    butler = Butler.from_config(str(tmp_path / "repo"), run="coadds")
+    register_patches(butler, "sky", [PatchGeometry(0, 3, wcs, box, (3, 0))], coadds, instrument="cam")
+    addDatasetType(butler, "deep_coadd", {*patch, "band"}, "CellCoadd")
+    for band, coadd in coadds.items():
+        butler.put(coadd, "deep_coadd", {**patch, "band": band})
+    config = MaskRcnnDeblendConfig()
+    config.load(str(PROJECT / "config" / "LSSTCam.py"))
+    config.model_uri = str(default_model_path())
+    butler = SimplePipelineExecutor.prep_butler(str(tmp_path / "repo"), ["coadds"], "out")
+    SimplePipelineExecutor.from_task_class(MaskRcnnDeblendTask, config, butler=butler).run(
+        register_dataset_types=True
+    )
+    found = butler.get("object_maskrcnn_patch", patch)
+
+    task = MaskRcnnDeblendTask(config=config)
+    exposures = {}
+    for band in coadds:
+        # Pixels are rounded where they are written.
+        coadd = butler.get("deep_coadd", {**patch, "band": band}, storageClass="CellCoadd")
+        exposure = ExposureF(box, wcs)
+        exposure.image.array[:], exposure.variance.array[:] = coadd.image.array, coadd.variance.array
+        for old, new in (("SAT", "SATURATED"), ("CR", "COSMIC_RAY"), ("NO_DATA", "NO_DATA")):
+            exposure.mask.array[coadd.mask.get(new)] |= exposure.mask.getPlaneBitMask(old)
+        exposure.setPsf(coadd.psf.to_legacy())
+        exposure.setPhotoCalib(PhotoCalib(1.0))
+        exposures[band] = exposure
+    ids = config.idGenerator.apply(butler.registry.expandDataId(patch))
+    model = task.read_model(config.model_uri)
+    made = task.run(exposures=exposures, model=model, idGenerator=ids).objectTable
+    assert len(found) >= 4
+    for name in made.colnames:
+        np.testing.assert_array_equal(np.asarray(found[name]), np.asarray(made[name]), err_msg=name)
+    star = np.hypot(np.asarray(found["x"]) - 12050, np.asarray(found["y"]) - 8040).argmin()
+    assert found["r_psfFlux"][star] == pytest.approx(9e3, rel=0.03)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("lsst.images") is not None, reason="lsst.images is installed")

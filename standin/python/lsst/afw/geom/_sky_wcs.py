@@ -62,8 +62,9 @@ class SkyWcs(Storable):
 
     Parameters
     ----------
-    metadata : `lsst.daf.base.PropertySet`
-        FITS keywords of the coordinate system.
+    metadata : `lsst.daf.base.PropertySet` or ``astshim.FrameDict``
+        FITS keywords of the coordinate system, or frames PIXELS, IWC and SKY
+        and the mappings between them.
     strip : `bool`, optional
         Remove the keywords that were used.
 
@@ -80,7 +81,13 @@ class SkyWcs(Storable):
     _text: str | None
     _approximation: SkyWcs | None
 
-    def __init__(self, metadata: PropertySet, strip: bool = False) -> None:
+    def __init__(self, metadata: Any, strip: bool = False) -> None:
+        if not isinstance(metadata, PropertySet):
+            from ._persist import wcs_from_archive_string
+
+            other = wcs_from_archive_string(f"1 SkyWcs 0 {metadata.show(False)}")
+            self._set(other._pixels, other._sky, text=other._text, origin=other._origin)
+            return
         pixels, sky = _wcs_metadata.read_metadata(metadata, strip)
         self._set(pixels, sky)
 

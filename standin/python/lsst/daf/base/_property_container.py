@@ -14,6 +14,7 @@ from collections.abc import Callable, ItemsView, Iterator, KeysView, Mapping, Va
 from typing import Any
 
 import numpy as np
+from astropy.io.fits.card import Undefined
 
 from lsst.pex.exceptions import InvalidParameterError, NotFoundError, TypeError
 
@@ -571,6 +572,15 @@ class PropertyList(PropertySet):
                 self._set(item.type_name, f"{name}.{inner}", list(item.values), item.comment)
             return
         super()._set(type_name, name, value, comment)
+
+    @classmethod
+    def from_astropy_header(cls, header: Any) -> PropertyList:
+        """Make a list of the cards of an `astropy.io.fits.Header`, with comments."""
+        new = cls()
+        for card in header.cards:
+            value = None if isinstance(card.value, Undefined) else card.value
+            new.add(card.keyword, value, card.comment)
+        return new
 
     def getOrderedNames(self) -> list[str]:
         """Return the names in the order of insertion."""
