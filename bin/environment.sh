@@ -61,38 +61,40 @@ sys.exit(find_real_afw(paths, os.environ.get("AFW_DIR")) is None)
 EOF
 }
 
+# The Python to use: $PYTHON; or the one that sees the Science Pipelines; or the newest that is supported and can make
+# an environment. Sets $python, $version, $real_afw, and $why for the user.
 find_python() {
     python=
+    real_afw=
     seen=
     no_venv=
-    if [ -n "${PYTHON:-}" ]; then
-        candidates=$PYTHON
-    else
-        candidates='python3 python3.13 python3.12 python3.11 python'
-    fi
-    # $PYTHON may hold spaces: it is one name, the others are five.
-    if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else
-        # shellcheck disable=SC2086
-        set -- $candidates
-    fi
+    best=-1
+    if [ -n "${PYTHON:-}" ]; then set -- "$PYTHON"; else set -- python3 python3.13 python3.12 python3.11 python; fi
     for candidate in "$@"; do
         command -v "$candidate" >/dev/null 2>&1 || continue
-        if version=$(python_is_new "$candidate"); then
-            if python_has_real_afw "$candidate"; then
-                python=$candidate
-                real_afw=1
-                return 0
-            fi
-            if python_has_venv "$candidate"; then
-                python=$candidate
-                real_afw=
-                return 0
-            fi
-            no_venv="$candidate ($version)"
-        elif [ -n "$version" ]; then
-            seen="$seen${seen:+, }$candidate is $version"
+        if ! found=$(python_is_new "$candidate"); then
+            if [ -n "$found" ]; then seen="$seen${seen:+, }$candidate is $found"; fi
+            continue
         fi
+        if python_has_real_afw "$candidate"; then
+            python=$candidate version=$found real_afw=1
+            return 0
+        fi
+        if ! python_has_venv "$candidate"; then
+            no_venv="$candidate ($found)"
+            continue
+        fi
+        # Newer than what the package is tested on comes last.
+        case $found in 3.11.*) rank=1 ;; 3.12.*) rank=2 ;; 3.13.*) rank=3 ;; *) rank=0 ;; esac
+        if [ "$rank" -gt "$best" ]; then python=$candidate version=$found best=$rank; fi
     done
+    if [ -n "$python" ]; then
+        why='the newest here of 3.13, 3.12, 3.11'
+        if [ "$best" = 0 ]; then why='newer than those tested, 3.11 to 3.13'; fi
+        if [ -n "${PYTHON:-}" ]; then why='as PYTHON says'; fi
+        if [ "$best" = 1 ]; then why="$why; cell coadds of Rubin need 3.12"; fi
+        return 0
+    fi
     if [ -n "$no_venv" ]; then
         die "the Python $no_venv has no working venv module; install it (Debian, Ubuntu: apt install python3-venv) and run this again."
     fi
@@ -191,7 +193,8 @@ install_packages() {
         pip_failure
     fi
 
-    if [ "$1" = test ]; then extra='[test]'; else extra=; fi
+    # Without what cell coadds need on Python 3.11, where there is no lsst-images.
+    if [ "$1" = test ]; then extra='[rubin,test]'; else extra='[rubin]'; fi
     step "installing packages; torch is large, so this takes some minutes on the first run"
     start_heartbeat
     # Bytecode is made on first import; to compile all of torch beforehand would take longer than that saves.
@@ -245,7 +248,7 @@ ensure_environment() {
         return 0
     fi
     unset PYTHONPATH || :
-    step "Python $version ($(command -v "$python")); the environment goes to $venv"
+    step "Python $version ($(command -v "$python")), $why; the environment goes to $venv"
     take_lock
     # Another process may have done the work meanwhile.
     if ! environment_is_ready "$1"; then

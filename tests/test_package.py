@@ -11,6 +11,7 @@ import doctest
 import importlib
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -289,6 +290,37 @@ def test_missing_venv_module_is_named(project_dir, tmp_path):
     )
     assert done.returncode == 1
     assert done.stderr.count("\n") == 1 and "python3-venv" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen", "reason"),
+    [
+        ({"python3": "3.11.2", "python3.12": "3.12.9", "python3.13": "3.13.1"}, "python3.13", "newest here"),
+        ({"python3": "3.12.4", "python3.11": "3.11.2"}, "python3", "newest here"),
+        ({"python3": "3.11.2"}, "python3", "newest here of 3.13, 3.12, 3.11; cell coadds of Rubin need 3.12"),
+        ({"python3": "3.14.0", "python3.12": "3.12.4"}, "python3.12", "newest here"),
+        ({"python3": "3.14.0"}, "python3", "newer than those tested"),
+        ({"python3": "3.10.1", "python3.13": "bare", "python3.11": "3.11.9"}, "python3.11", "newest here"),
+    ],
+)
+def test_the_newest_supported_python_is_taken(project_dir, tmp_path, there, chosen, reason):
+    folder = tmp_path / "bin"
+    for name, version in there.items():
+        no_venv = "*venv*) exit 1;;" if version == "bare" else ""
+        version = "3.13.0" if version == "bare" else version
+        status = int(version < "3.11")
+        script = (
+            f'case "$*" in *version_info*) echo {version}; exit {status};; {no_venv} "-P - "*) exit 1;; esac\n'
+        )
+        fake_python(folder, name, script)
+    for tool in ("cat", "date", "dirname", "rm"):
+        (folder / tool).symlink_to(shutil.which(tool))
+    code = f'project={project_dir}; me=x; . {project_dir}/bin/environment.sh; find_python; echo "$python, $why"'
+    done = subprocess.run(
+        [shutil.which("sh"), "-euc", code], env={"PATH": str(folder)}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"{chosen}, ") and reason in done.stdout
 
 
 LIGHT_IMPORT = """
