@@ -16,7 +16,7 @@ import lsst.geom as geom
 import lsst.meas.maskrcnn.deblend.shares as shares_module
 from lsst.afw.detection import GaussianPsf
 from lsst.afw.image import ExposureF
-from lsst.afw.table import SourceCatalog
+from lsst.afw.table import SourceCatalog, SourceTable
 from lsst.meas.base import IdGenerator
 from lsst.meas.maskrcnn.catalogs.deblend_columns import (
     PRIMARY_FIELDS,
@@ -217,7 +217,7 @@ def test_all_or_none_of_the_sources_are_blended() -> None:
 
 
 def test_ids_must_ascend() -> None:
-    catalog = SourceCatalog(make_schema())
+    catalog = SourceCatalog(SourceTable.make(make_schema(), None))
     catalog.resize(3)
     with pytest.raises(ValueError, match="must be positive and ascend"):
         fill_relations(catalog, order_records(some_parents([0, 1])))
@@ -233,6 +233,8 @@ def test_every_field_says_what_it_is() -> None:
     extend_band_schema(band)
     for item in [*schema, *band]:
         assert len(item.field.getDoc()) > 5, item.field.getName()
+        # afw reads apostrophes back from FITS doubled.
+        assert "'" not in item.field.getDoc(), item.field.getName()
     schema.checkUnits()
     band.checkUnits()
     names = set(schema.getNames())

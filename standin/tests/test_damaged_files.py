@@ -16,7 +16,12 @@ from lsst.afw.detection import Footprint, GaussianPsf
 from lsst.afw.fits import FitsError
 from lsst.afw.geom import SpanSet
 from lsst.afw.image import ExposureF, PhotoCalib
-from lsst.afw.table import SOURCE_IO_NO_FOOTPRINTS, SourceCatalog, SourceTable
+from lsst.afw.table import (
+    SOURCE_IO_NO_FOOTPRINTS,
+    SOURCE_IO_NO_HEAVY_FOOTPRINTS,
+    SourceCatalog,
+    SourceTable,
+)
 from lsst.geom import Box2I, Extent2I, Point2I
 from lsst.pex.exceptions import Exception as PexException
 
@@ -61,6 +66,18 @@ def test_catalogue_without_its_archive(catalogue, tmp_path):
     with pytest.raises(FitsError, match=r"cut\.fits.* has no archive"):
         SourceCatalog.readFits(str(path))
     assert len(SourceCatalog.readFits(str(path), flags=SOURCE_IO_NO_FOOTPRINTS)) == 4
+
+
+def test_what_crashes_upstream_is_refused(catalogue, tmp_path):
+    found = SourceCatalog.readFits(str(catalogue))
+    found.addNew()
+    path = str(tmp_path / "without.fits")
+    found.writeFits(path)
+    assert SourceCatalog.readFits(path)[-1].getFootprint() is None
+    with pytest.raises(FitsError, match="Record 4 has no Footprint"):
+        SourceCatalog.readFits(path, flags=SOURCE_IO_NO_HEAVY_FOOTPRINTS)
+    with pytest.raises(PexException):
+        SourceCatalog.readFits(path, hdu=2)
 
 
 @pytest.mark.parametrize("name", ["catalogue_without_archive", "hang_catalogue_NAXIS"])

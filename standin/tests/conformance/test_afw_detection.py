@@ -786,5 +786,7 @@ class TestHeavyFootprint:
                     np.testing.assert_array_equal(
                         getattr(footprint, name)(), getattr(old.getFootprint(), name)()
                     )
+        # Records without a Footprint would crash upstream here.
+        catalog[:3].writeFits(str(path))
         light = SourceCatalog.readFits(str(path), flags=SOURCE_IO_NO_HEAVY_FOOTPRINTS)
         assert [f.isHeavy() for f in (r.getFootprint() for r in light[:3])] == [False] * 3

@@ -39,13 +39,13 @@ Fields = tuple[tuple[str, Any, str, str], ...]
 """Name (without its prefix), type, unit and documentation of some fields."""
 
 _RELATIONS: Fields = (
-    ("peak_center_x", np.int32, "pixel", "Column of the source's peak: a maximum of the detection "
+    ("peak_center_x", np.int32, "pixel", "Column of the peak of the source: a maximum of the detection "
      "image near the centre of its mask, or that centre, moved into the mask; of a parent, that of its "
      "brightest source"),
-    ("peak_center_y", np.int32, "pixel", "Row of the source's peak: a maximum of the detection "
+    ("peak_center_y", np.int32, "pixel", "Row of the peak of the source: a maximum of the detection "
      "image near the centre of its mask, or that centre, moved into the mask; of a parent, that of its "
      "brightest source"),
-    ("peakId", np.int32, "", "Id of the peak in the parent's footprint; unique together with parent. "
+    ("peakId", np.int32, "", "Id of the peak in the footprint of the parent; unique together with parent. "
      "0 for parents, 1 for isolated sources"),
     ("nChild", np.int32, "", "Number of children; 0 for isolated sources and for children"),
     ("nPeaks", np.int32, "", "Number of peaks in the footprint, one for each source that was found "
@@ -56,7 +56,7 @@ _RELATIONS: Fields = (
      "that of the parent; 0 without a parent"),
     ("blendNChild", np.int32, "", "Number of sources that share the flux of that record; 0 without a "
      "parent"),
-    ("edgePixels", "Flag", "", "Set if the source's mask reaches the edge of the parent's footprint, "
+    ("edgePixels", "Flag", "", "Set if the mask reaches the edge of the footprint of the parent, "
      "as at the edge of the image, so that some of its flux may be missing"),
     ("skipped", "Flag", "", "Set if the parent was not deblended. Never set: parents over the limits "
      "are deblended in a cheaper way, see deblend_fallback"),
@@ -70,17 +70,17 @@ _RELATIONS: Fields = (
 )  # fmt: skip
 
 _BAND: Fields = (
-    ("peak_instFlux", np.float64, "count", "Value of the source's share of the image at its peak"),
+    ("peak_instFlux", np.float64, "count", "Value of the share of the image at the peak"),
     ("zeroFlux", "Flag", "", "Set if the source has no share of any pixel: its HeavyFootprint is one "
      "pixel of value 0"),
     ("dataCoverage", np.float32, "", "Fraction of the pixels of the HeavyFootprint, or of the "
-     "parent's footprint, without NO_DATA"),
-    ("maxOverlap", np.float32, "count", "Largest flux of other sources in one pixel of the source's "
+     "footprint of the parent, without NO_DATA"),
+    ("maxOverlap", np.float32, "count", "Largest flux of other sources in one pixel of the source "
      "mask"),
-    ("fluxOverlap", np.float32, "count", "Flux of other sources in the pixels of the source's mask"),
-    ("fluxOverlapFraction", np.float32, "", "deblend_fluxOverlap over the source's own flux; 0 where "
+    ("fluxOverlap", np.float32, "count", "Flux of other sources in the pixels of the mask"),
+    ("fluxOverlapFraction", np.float32, "", "deblend_fluxOverlap over the flux of the source itself; 0 where "
      "that is not positive"),
-    ("blendedness", np.float32, "", "1 - sum(m^2) / sum(B m) over the source's mask, m its share of "
+    ("blendedness", np.float32, "", "1 - sum(m^2) / sum(B m) over the mask, m its share of "
      "the image and B the image (Bosch et al. 2018): 0 if nothing else is there"),
 )  # fmt: skip
 

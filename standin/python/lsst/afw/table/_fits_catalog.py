@@ -123,7 +123,8 @@ class TableHeader:
                 if what in ("TTYPE", "TFLAG"):
                     column.name, column.comment = text, comment
                 elif what in ("TDOC", "TFDOC"):
-                    column.doc = text
+                    # As upstream reads it.
+                    column.doc = text.replace("'", "''")
                 elif what == "TFORM":
                     column.form = text
                 elif what == "TUNIT":
@@ -446,6 +447,14 @@ def _attach_footprints(catalog: BaseCatalog, ids: np.ndarray, archive: Any, flag
     for row, id in enumerate(ids.tolist(), start=catalog._start):
         footprint = archive.get(id)
         if footprint is None:
+            if no_heavy:
+                from lsst.afw.fits import FitsError
+
+                # Upstream ends in a segmentation fault: callers must not get used to another answer.
+                raise FitsError(
+                    f"Record {row} has no Footprint, and lsst.afw cannot read such records with "
+                    "SOURCE_IO_NO_HEAVY_FOOTPRINTS; read the file without this flag."
+                )
             continue
         attached[row] = _light(footprint) if no_heavy and footprint.isHeavy() else footprint
 

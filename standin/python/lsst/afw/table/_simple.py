@@ -96,9 +96,9 @@ class SimpleTable(BaseTable):
         self._id_factory = idFactory
 
     @classmethod
-    def make(cls, schema: Schema, idFactory: IdFactory | None = None) -> Any:
-        """Return a new table; see the class for the arguments."""
-        return cls(schema, idFactory)
+    def make(cls, schema: Schema, *factory: IdFactory | None, **kwargs: Any) -> Any:
+        """Return a new table; see the class for the arguments. Without ``idFactory`` ids count from 1."""
+        return cls(schema, *factory, **kwargs) if factory or kwargs else cls(schema, IdFactory.makeSimple())
 
     @classmethod
     def makeMinimalSchema(cls) -> Schema:
