@@ -14,6 +14,7 @@ import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
 
+from lsst.afw.image import ExposureF, FilterLabel
 from lsst.daf.butler import Butler
 from lsst.geom import Box2D
 from lsst.meas.maskrcnn.cli.import_astro_rcnn import main as import_sets
@@ -421,3 +422,19 @@ def test_afw_exposures(shared_data):
     folder = shared_data / "scarlet"
     images = read_exposures({band: BandFiles(folder / f"exposure_{band}.fits") for band in "grz"})
     assert images.exposures["z"].getX0() == 12000 and not images.notes
+
+
+def test_coadds_that_afw_wrote_come_back_without_a_warning(shared_data, tmp_path, recwarn):
+    """Their label has a physical filter, which the data ID of a coadd lacks."""
+    paths = {}
+    for band in "grz":
+        exposure = ExposureF.readFits(str(shared_data / "scarlet" / f"exposure_{band}.fits"))
+        exposure.setFilter(FilterLabel.fromBandPhysical(band, f"HSC-{band.upper()}"))
+        paths[band] = tmp_path / f"{band}.fits"
+        exposure.writeFits(str(paths[band]))
+    repo = tmp_path / "repo"
+    assert main([str(repo), "--band", *words(paths)]) == 0
+    butler = Butler.from_config(str(repo))
+    for ref in butler.query_datasets("deepCoadd_calexp", collections="*", find_first=False):
+        assert butler.get(ref).getFilter() == FilterLabel.fromBand(ref.dataId["band"])
+    assert not [warning for warning in recwarn if "mismatch" in str(warning.message)]

@@ -88,6 +88,8 @@ def field_to_exposures(field: FitsField) -> dict[str, ExposureF]:
     for band, path in field.exposures.items():
         try:
             exposures[band] = ExposureF.readFits(str(path))
+            # Data IDs of coadds have no physical filter, and the Butler compares.
+            exposures[band].setFilter(FilterLabel.fromBand(band))
         except (PexError, OSError, ValueError, RuntimeError) as error:
             raise FitsImageError(f"{path} cannot be read ({error}); get the whole file.") from error
     if exposures:
