@@ -218,6 +218,20 @@ def test_narrow_source() -> None:
     assert record["base_SdssShape_xx"] == pytest.approx(record["base_SdssShape_yy"], rel=1e-4)
 
 
+@pytest.mark.parametrize("radius", [4.5, 12.5])
+def test_apertures_that_touch_the_edge(radius: float) -> None:
+    """One that ends on the edge of a pixel takes the next one, too."""
+    image = MaskedImageF(BBOX)
+    corners = BBOX.getMinX(), BBOX.getMaxX()
+    y = BBOX.getCenter().getY()
+    for edge, inwards in zip(corners, (1.0, -1.0)):
+        for distance, truncated in ((-0.52, True), (-0.5, True), (-0.48, False), (0.0, False)):
+            center = Point2D(edge + inwards * (radius + distance), y)
+            result = ApertureFluxAlgorithm.computeFlux(image, Ellipse(Axes(radius, radius), center))
+            assert result.getFlag(ApertureFluxAlgorithm.APERTURE_TRUNCATED.number) == truncated
+            assert math.isnan(result.instFlux) == truncated
+
+
 def test_apertures_of_a_flat_image() -> None:
     image = MaskedImageF(BBOX)
     image.image.array[:, :] = 2.0

@@ -110,10 +110,10 @@ def ellipse_rows(
     """
     half_x, half_y = math.sqrt(xx), math.sqrt(yy)
     box = (
-        math.floor(x - half_x + 0.5),
-        math.floor(y - half_y + 0.5),
-        math.ceil(x + half_x - 0.5),
-        math.ceil(y + half_y - 0.5),
+        math.ceil(x - half_x - 0.5),
+        math.ceil(y - half_y - 0.5),
+        math.floor(x + half_x + 0.5),
+        math.floor(y + half_y + 0.5),
     )
     if yy < xx * np.finfo(float).eps:
         slope, width, drop = 0.0, xx, 0.0

@@ -191,10 +191,10 @@ def _sinc_flux(
     if low_x > cx or low_y > cy or high_x < cx + size or high_y < cy + size:
         result.setFlag(ApertureFluxAlgorithm.SINC_COEFFS_TRUNCATED.number)
         if (
-            math.floor(x - radius + 0.5) - x0 < low_x
-            or math.floor(y - radius + 0.5) - y0 < low_y
-            or math.ceil(x + radius - 0.5) - x0 >= high_x
-            or math.ceil(y + radius - 0.5) - y0 >= high_y
+            math.ceil(x - radius - 0.5) - x0 < low_x
+            or math.ceil(y - radius - 0.5) - y0 < low_y
+            or math.floor(x + radius + 0.5) - x0 >= high_x
+            or math.floor(y + radius + 0.5) - y0 >= high_y
         ):
             result.setFlag(ApertureFluxAlgorithm.APERTURE_TRUNCATED.number)
             result.setFlag(ApertureFluxAlgorithm.FAILURE.number)
