@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lsst.meas.maskrcnn.metrics import blends
+from lsst.meas.maskrcnn.metrics import blends, cutouts
 from lsst.meas.maskrcnn.metrics.binned_figures import precision_recall_table
 from lsst.meas.maskrcnn.metrics.evaluation_metrics import (
     EvaluationGallery,
@@ -118,7 +118,7 @@ def make_sample(
             for mask, (y0, x0) in zip(masks, origins):
                 pixels[:, y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] += 40.0 * mask
             # A square of 66 px at (52, 32), all of which is on the image.
-            cutout = blends.BlendCutout(
+            cutout = cutouts.BlendCutout(
                 image=pixels[:, 32:98, 52:118],
                 noise=np.full(3, 3.0),
                 residual=pixels[1, 32:98, 52:118] / 3.0 if k else None,

@@ -23,6 +23,7 @@ from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
 from lsst.meas.maskrcnn import MultibandImage, find_sources, load_model, read_images
 from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
+from lsst.meas.maskrcnn.catalogs.model_images import cut_blends, draw_models, model_fluxes
 from lsst.meas.maskrcnn.cli import demo
 from lsst.meas.maskrcnn.deblend import object_table
 from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings
@@ -31,7 +32,8 @@ from lsst.meas.maskrcnn.deblend.sources import SourceList
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path
-from lsst.meas.maskrcnn.report.model_gallery import plot_models
+from lsst.meas.maskrcnn.profiles.model import add_stamp
+from lsst.meas.maskrcnn.report.model_gallery import plot_field, plot_models
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
@@ -90,6 +92,39 @@ def check_catalog(catalog: SourceCatalog, bands: dict[str, SourceCatalog], sourc
             np.testing.assert_array_equal(own, expected)
 
 
+def check_models(
+    catalog: SourceCatalog,
+    bands: dict[str, SourceCatalog],
+    exposures: dict[str, ExposureF],
+    sources: SourceList,
+) -> None:
+    """Models that are drawn from a catalogue are those that were fitted."""
+    flux = model_fluxes(bands, exposures)
+    stamps = draw_models(catalog, range(len(catalog)), flux, exposures)
+    assert len(stamps) == len(sources)
+    drawn = np.zeros_like(sources.image.flux)
+    corner = exposures["r"].getXY0()
+    for y0, x0, pixels in stamps.values():
+        add_stamp(drawn, y0 - corner.getY(), x0 - corner.getX(), pixels, 1.0)
+    fitted = sources.image.flux - sources.residual(model=True)
+    # Windows in the catalogue are larger, and faint stars have the PSF in place of its Gaussians.
+    difference = np.abs(drawn - fitted) / sources.noise[:, None, None]
+    assert np.quantile(difference, 0.99) < 0.2 and difference.max() < 0.05 * (
+        fitted.max() / sources.noise.min()
+    )
+    three = {band: exposures[band] for band in "zrg"}
+    cutouts = cut_blends(catalog, bands, three, 3, dict.fromkeys(range(len(catalog)), 7.0))
+    counts = [len(cutout.children) for cutout in cutouts]
+    assert counts == sorted(counts, reverse=True) and counts[0] > 1
+    for cutout in cutouts:
+        assert cutout.residual is not None and 0.7 < np.nanstd(cutout.residual) < 1.5
+        assert cutout.model is not None and cutout.model.shape == cutout.image.shape
+        brightest, *others = [pixels[1].sum() for _, pixels in cutout.children]
+        assert all(brightest >= other for other in others)
+        assert all("true 7" in label for label, _ in cutout.children)
+    assert len(plot_field(cutouts, "r", {"g": flux[:, 0], "r": flux[:, 1]}, flux[:, 0], flux[:, 1]).axes) > 10
+
+
 def test_the_task_and_files_give_what_the_engine_gives(
     exposures: dict[str, ExposureF], model: MaskRcnnModel, sources: SourceList, tmp_path: Path
 ) -> None:
@@ -98,6 +133,7 @@ def test_the_task_and_files_give_what_the_engine_gives(
     config.detection.precision = "float32"
     found = MaskRcnnDeblendTask(config=config).run(exposures=exposures, model=model)
     check_catalog(found.catalog, found.bandCatalogs, sources)
+    check_models(found.catalog, found.bandCatalogs, exposures, sources)
 
     files = {}
     for band, exposure in exposures.items():

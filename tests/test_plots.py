@@ -17,10 +17,11 @@ from matplotlib.colors import to_rgb
 
 from lsst.meas.maskrcnn.metrics.binned import binned_fraction, binned_statistics, fraction
 from lsst.meas.maskrcnn.metrics.binned_figures import BinnedShares, binned_shares, class_shares
-from lsst.meas.maskrcnn.metrics.blends import BLEND_KINDS, BlendCutout
+from lsst.meas.maskrcnn.metrics.blends import BLEND_KINDS
 from lsst.meas.maskrcnn.metrics.calibration import reliability
 from lsst.meas.maskrcnn.metrics.classification import confusion_matrix, magnitude_rocs, roc_curve
 from lsst.meas.maskrcnn.metrics.completeness import CompletenessLimit
+from lsst.meas.maskrcnn.metrics.cutouts import BlendCutout
 from lsst.meas.maskrcnn.metrics.evaluation_metrics import EvaluationGallery
 from lsst.meas.maskrcnn.metrics.match_table import make_match_table
 from lsst.meas.maskrcnn.report import gallery, plots

@@ -106,7 +106,7 @@ def main() -> None:
             found.masks,
             found.origins,
             sources.is_star,
-            sources.scores,
+            np.arange(1, len(sources) + 1),
             noise=sources.noise[red],
             pixel_scale=image.pixel_scale,
             title=f"{name}, model {model.metadata.name}",

@@ -16,7 +16,7 @@ import numpy as np
 from lsst.afw.image import ExposureF
 from lsst.geom import Box2I, Extent2I, Point2I
 
-from ..metrics.blends import BlendCutout
+from ..metrics.cutouts import BlendCutout
 from .evaluation import EvaluationPatch, PatchComparison, calibration
 
 # Margin around a blend and smallest side of its cut-out (px).
@@ -41,7 +41,7 @@ def cut_group(
 
     Returns
     -------
-    cutout : `~lsst.meas.maskrcnn.metrics.blends.BlendCutout`
+    cutout : `~lsst.meas.maskrcnn.metrics.cutouts.BlendCutout`
         A square. Its residual is the image in the middle band without what
         was found: minus the pixels of the heavy footprints where the
         catalogue has them, else without the pixels of all footprints; in

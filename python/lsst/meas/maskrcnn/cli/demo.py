@@ -32,6 +32,7 @@ from lsst.geom import Box2D
 
 from ..catalogs.exposures import to_multiband_image
 from ..catalogs.footprints import footprints_to_masks
+from ..catalogs.model_images import cut_blends, model_fluxes
 from ..deblend.image import MultibandImage
 from ..images.files import locked
 from ..images.units import AB_ZERO_POINT
@@ -42,6 +43,7 @@ from ..ingest.ingest_model import IngestModelError, ingest_model
 from ..ingest.repo import PatchGeometry, open_repo, patch_data_id, put_exposures, register_patches
 from ..network.model_file import ModelFileError, ModelMetadata, default_model_path, read_metadata
 from ..network.wavelengths import band_wavelength
+from ..report.model_gallery import plot_field
 from ..report.overlay import mask_outlines, save_overlay, write_regions
 from ..scenes.presets import preset_config
 from ..scenes.simulate import simulate_scene
@@ -219,15 +221,25 @@ def _find_sources(
     _replace(out / "catalog.fits", lambda path: catalog.writeFits(str(path)))
     objects: Table = butler.get("deepCoadd_maskRcnnObject", data_id, collections=output)
     _replace(out / "objects.parquet", lambda path: objects.write(path, format="parquet"))
+    by_band = {
+        band: butler.get("deepCoadd_maskRcnnDeblended", data_id, band=band, collections=output)
+        for band in field.exposures
+    }
     # Parents are in the tables; what follows is about sources.
-    catalog = catalog[np.asarray(catalog["deblend_nChild"]) == 0].copy(deep=True)
+    sources = np.asarray(catalog["deblend_nChild"]) == 0
+    catalog, by_band = (
+        catalog[sources].copy(deep=True),
+        {band: one[sources].copy(deep=True) for band, one in by_band.items()},
+    )
     image = to_multiband_image(field.exposures)
+    _draw_blends(out, field, image, catalog, by_band)
     _write_pictures(out, field, image, catalog)
     run = butler.find_dataset("deepCoadd_maskRcnnCatalog", data_id, collections=output)
     steps("done")
     print()
     print("\n".join(_summarize(field, image, catalog)))
     print(f"Picture          {out / 'overlay.png'}")
+    print(f"Blends, counts   {out / 'blends.png'}")
     print(f"DS9 regions      {out / 'regions.reg'}")
     print(f"Object table     {out / 'objects.parquet'}")
     print(f"Catalogue, FITS  {out / 'catalog.fits'}")
@@ -370,16 +382,14 @@ def _write_pictures(out: Path, field: Field, image: MultibandImage, catalog: Sou
     exposure = next(iter(field.exposures.values()))
     masks, origins = footprints_to_masks([record.getFootprint() for record in catalog], exposure.getBBox())
     is_star = np.asarray(catalog["maskrcnn_star"], dtype=bool)
-    scores = np.asarray(catalog["maskrcnn_score"])
+    ids = np.asarray(catalog["id"])
     wcs = _astropy_wcs(exposure) if field.has_sky else None
-    # The reddest band first; fewer than three are shown twice.
-    order = sorted(image.bands, key=_place_in_spectrum, reverse=True)
-    shown = [order[index] for index in np.rint(np.linspace(0, len(order) - 1, 3)).astype(int)]
+    shown = _shown_bands(image.bands)
     planes = [image.bands.index(band) for band in shown]
     noise = _noise(image)[planes]
     names = ", ".join(f"{band} {name}" for band, name in zip(shown, ("red", "green", "blue")))
-    if len(order) == 1:
-        names = order[0]
+    if len(image.bands) == 1:
+        names = shown[0]
     title = f"{_shorten(field.description)}: {len(catalog)} sources ({names})"
     _replace(
         out / "overlay.png",
@@ -389,7 +399,7 @@ def _write_pictures(out: Path, field: Field, image: MultibandImage, catalog: Sou
             masks,
             origins,
             is_star,
-            scores,
+            ids,
             noise=noise if (noise > 0).all() else None,
             wcs=wcs,
             pixel_scale=image.pixel_scale,
@@ -399,8 +409,40 @@ def _write_pictures(out: Path, field: Field, image: MultibandImage, catalog: Sou
     comment = "sources found by meas_maskrcnn: stars yellow, galaxies blue"
     outlines = mask_outlines(masks, origins)
     _replace(
-        out / "regions.reg", lambda path: write_regions(path, outlines, is_star, scores, wcs, comment=comment)
+        out / "regions.reg", lambda path: write_regions(path, outlines, is_star, ids, wcs, comment=comment)
     )
+
+
+def _shown_bands(bands: Sequence[str]) -> list[str]:
+    """Three bands for a picture, the reddest first; fewer are shown twice."""
+    order = sorted(bands, key=_place_in_spectrum, reverse=True)
+    return [order[index] for index in np.rint(np.linspace(0, len(order) - 1, 3)).astype(int)]
+
+
+def _draw_blends(
+    out: Path, field: Field, image: MultibandImage, catalog: SourceCatalog, by_band: dict[str, SourceCatalog]
+) -> None:
+    """Draw the blends of the most sources, number counts and colours."""
+    shown = _shown_bands(image.bands)
+    band = shown[1]
+    bands = shown if len(set(shown)) == 3 else [band]
+    flux = model_fluxes(by_band, field.exposures)
+    true, truth, true_magnitudes = {}, field.truth, None
+    if truth is not None:
+        _, found, drawn = _pair_with_truth(field, truth, catalog, 5.0)
+        true = dict(zip(found.tolist(), truth[f"flux_{band}"][drawn].tolist()))
+        true_magnitudes = AB_ZERO_POINT - 2.5 * np.log10(truth[f"flux_{band}"])
+    with np.errstate(invalid="ignore", divide="ignore"):
+        magnitudes = AB_ZERO_POINT - 2.5 * np.log10(np.where(flux > 0, flux, np.nan))
+    by_name = dict(zip(field.exposures, magnitudes.T))
+    figure = plot_field(
+        cut_blends(catalog, by_band, {one: field.exposures[one] for one in bands}, 6, true),
+        band,
+        {one: by_name[one] for one in dict.fromkeys(reversed(shown))},
+        np.asarray(catalog["maskrcnn_pStar"]),
+        true_magnitudes,
+    )
+    _replace(out / "blends.png", lambda path: figure.savefig(path, format="png"))
 
 
 def _place_in_spectrum(band: str) -> float:
@@ -464,26 +506,37 @@ def _astropy_wcs(exposure: ExposureF) -> WCS:
     return wcs
 
 
+def _pair_with_truth(
+    field: Field, truth: np.ndarray, catalog: SourceCatalog, min_snr: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pair sources with those that were drawn inside of the image, of a S/N in r or more.
+
+    Rows of the drawn sources, and of the pairs, each the other's nearest within 5 pixels:
+    rows of the catalogue and of the drawn sources.
+    """
+    bbox = next(iter(field.exposures.values())).getBBox()
+    wanted = np.ones(len(truth), bool)
+    if "snr_r" in (truth.dtype.names or ()):
+        wanted = truth["snr_r"] >= min_snr
+    drawn = np.stack([truth["x"], truth["y"]], axis=1)
+    wanted &= ((drawn >= 0) & (drawn <= (bbox.getWidth() - 1, bbox.getHeight() - 1))).all(axis=1)
+    rows = np.flatnonzero(wanted)
+    if not len(rows) or not len(catalog):
+        return rows, rows[:0], rows[:0]
+    found = np.stack([catalog.getX() - bbox.getMinX(), catalog.getY() - bbox.getMinY()], axis=1)
+    distance, nearest = cKDTree(found).query(drawn[rows])
+    back = cKDTree(drawn[rows]).query(found)[1]
+    paired = (back[nearest] == np.arange(len(rows))) & (distance <= 5.0)
+    return rows, nearest[paired], rows[paired]
+
+
 def _compare_with_truth(field: Field, truth: np.ndarray, catalog: SourceCatalog) -> str:
     """Say how many of the drawn sources were found."""
-    bbox = next(iter(field.exposures.values())).getBBox()
-    found = np.stack([catalog.getX() - bbox.getMinX(), catalog.getY() - bbox.getMinY()], axis=1)
-    bright = truth[truth["snr_r"] >= 10.0] if "snr_r" in (truth.dtype.names or ()) else truth
-    drawn = np.stack([bright["x"], bright["y"]], axis=1)
-    inside = ((drawn >= 0) & (drawn <= (bbox.getWidth() - 1, bbox.getHeight() - 1))).all(axis=1)
-    drawn, bright = drawn[inside], bright[inside]
-    count = right = 0
-    if len(drawn) and len(found):
-        # Pairs of which each is the other's nearest.
-        distance, nearest = cKDTree(found).query(drawn)
-        back = cKDTree(drawn).query(found)[1]
-        paired = (back[nearest] == np.arange(len(drawn))) & (distance <= 5.0)
-        stars = np.asarray(catalog["maskrcnn_star"], dtype=bool)
-        count = int(paired.sum())
-        right = int((bright["is_star"][paired] == stars[nearest[paired]]).sum())
-    share = 100.0 * count / max(len(drawn), 1)
+    drawn, found, true = _pair_with_truth(field, truth, catalog, 10.0)
+    right = int((truth["is_star"][true] == np.asarray(catalog["maskrcnn_star"], dtype=bool)[found]).sum())
+    share = 100.0 * len(found) / max(len(drawn), 1)
     return (
-        f"Of {len(drawn)} drawn sources with S/N > 10 in r, {count} ({share:.0f} %) have a detection "
+        f"Of {len(drawn)} drawn sources with S/N > 10 in r, {len(found)} ({share:.0f} %) have a detection "
         f"within 5 pixels, {right} of them in the right class."
     )
 

@@ -88,14 +88,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--stretch",
         type=float,
-        default=11.0,
-        help="brightness at which the scale leaves its linear part, in units of the noise of a pixel "
-        "(default: %(default)s)",
+        default=6.0,
+        help="stretch of the asinh scale, in units of the noise of a pixel (default: %(default)s)",
     )
     parser.add_argument(
         "--Q",
         type=float,
-        default=8.0,
+        default=4.3,
         dest="softening",
         help="how strongly bright parts are compressed (default: %(default)s)",
     )

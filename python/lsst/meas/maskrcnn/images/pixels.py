@@ -47,3 +47,16 @@ def usable_pixels(
     if valid is not None:
         usable &= valid
     return usable
+
+
+def cut_square(
+    image: npt.NDArray[np.floating[Any]], left: int, bottom: int, size: int
+) -> npt.NDArray[np.float32]:
+    """Cut a square (px) out of an image (band, y, x), float32; NaN off the image."""
+    cut = np.full((image.shape[0], size, size), np.nan, dtype=np.float32)
+    height, width = image.shape[1:]
+    y0, y1 = max(bottom, 0), min(bottom + size, height)
+    x0, x1 = max(left, 0), min(left + size, width)
+    if y1 > y0 and x1 > x0:
+        cut[:, y0 - bottom : y1 - bottom, x0 - left : x1 - left] = image[:, y0:y1, x0:x1]
+    return cut

@@ -27,7 +27,6 @@ __all__ = [
     "BLEND_DTYPE",
     "BLEND_KINDS",
     "GROUP_KINDS",
-    "BlendCutout",
     "BlendGroups",
     "blended_truths",
     "classify_groups",
@@ -115,44 +114,6 @@ class BlendGroups:
     def n_groups(self) -> int:
         """Number of groups."""
         return len(self.n_truth)
-
-
-@dataclass(frozen=True, eq=False)
-class BlendCutout:
-    """A blend cut out of an image, to be drawn.
-
-    Parameters
-    ----------
-    image : `numpy.ndarray`
-        Flux per pixel in three bands, the reddest first, (band, size, size);
-        NaN off the image.
-    noise : `numpy.ndarray` or `None`
-        Sky noise per band, (band,).
-    residual : `numpy.ndarray` or `None`
-        Image minus model in units of the noise, (size, size).
-    corner : `tuple` [`int`, `int`]
-        (x0, y0) of the first pixel in the frame of the tract.
-    truth_masks, detection_masks : `list` [`numpy.ndarray`]
-        Masks that reach into the cut-out, bool, (y, x) each.
-    truth_origins, detection_origins : `numpy.ndarray`
-        (y0, x0) of these masks in the cut-out, int64, (mask, 2).
-    truth_is_star, detection_is_star : `numpy.ndarray`
-        Their classes, bool, (mask,).
-    caption : `str`
-        What to write under it, one or two short lines.
-    """
-
-    image: NDArray[np.floating]
-    noise: NDArray[np.float64] | None
-    residual: NDArray[np.floating] | None
-    corner: tuple[int, int]
-    truth_masks: list[NDArray[np.bool_]]
-    truth_origins: NDArray[np.int64]
-    truth_is_star: NDArray[np.bool_]
-    detection_masks: list[NDArray[np.bool_]]
-    detection_origins: NDArray[np.int64]
-    detection_is_star: NDArray[np.bool_]
-    caption: str = ""
 
 
 def overlap_links(

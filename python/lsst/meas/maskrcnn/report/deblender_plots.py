@@ -19,8 +19,8 @@ from matplotlib.figure import Figure
 from ..compare.comparison import FieldComparison
 from ..compare.deblender import DeblendedField, FieldImages
 from ..compare.summary import BLENDEDNESS_EDGES
+from ..images.pixels import cut_square
 from ..metrics.binned import binned_statistics
-from .gallery import cut_square
 from .overlay import lupton_rgb
 from .plot_style import (
     DOUBLE_COLUMN,

@@ -22,9 +22,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from ..metrics.blends import BlendCutout
+from ..metrics.cutouts import BlendCutout
 from ..metrics.evaluation_metrics import EvaluationGallery, GalleryEntry
-from .overlay import GALAXY_COLOR, STAR_COLOR, draw_outlines, lupton_rgb, mask_outlines
+from .overlay import GALAXY_COLOR, STAR_COLOR, draw_outlines, lupton_rgb, mask_outlines, scale_length
 from .plot_style import DOUBLE_COLUMN, LABEL_SIZE, NOTE_SIZE, TICK_SIZE
 
 RESIDUAL_RANGE = 10.0
@@ -204,14 +204,13 @@ def _draw_entry_row(axis: Axes, entry: GalleryEntry, name: str) -> None:
 
 def _draw_scale(axis: Axes, size: int, pixel_scale: float | None) -> None:
     extent = size * (1.0 if pixel_scale is None else pixel_scale)
-    rounds = np.array([0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0])
-    length = float(rounds[np.argmin(np.abs(np.log(rounds / (0.25 * extent))))])
+    length, label = scale_length(0.25 * extent)
     x = np.array([0.05, 0.05 + length / extent])
     axis.plot(x, [0.06, 0.06], color="white", lw=1.4, transform=axis.transAxes, solid_capstyle="butt")
     axis.text(
         x.mean(),
         0.085,
-        f"{length:g} px" if pixel_scale is None else f'{length:g}"',
+        f"{length:g} px" if pixel_scale is None else label,
         color="white",
         fontsize=NOTE_SIZE,
         ha="center",
@@ -219,17 +218,6 @@ def _draw_scale(axis: Axes, size: int, pixel_scale: float | None) -> None:
         transform=axis.transAxes,
         path_effects=[matplotlib.patheffects.withStroke(linewidth=1.2, foreground="black")],
     )
-
-
-def cut_square(image: NDArray[np.floating], left: int, bottom: int, size: int) -> NDArray[np.float32]:
-    """Cut a square (px) out of an image (band, y, x), float32; NaN off the image."""
-    cut = np.full((image.shape[0], size, size), np.nan, dtype=np.float32)
-    height, width = image.shape[1:]
-    y0, y1 = max(bottom, 0), min(bottom + size, height)
-    x0, x1 = max(left, 0), min(left + size, width)
-    if y1 > y0 and x1 > x0:
-        cut[:, y0 - bottom : y1 - bottom, x0 - left : x1 - left] = image[:, y0:y1, x0:x1]
-    return cut
 
 
 def _png(pixels: NDArray[Any]) -> str:

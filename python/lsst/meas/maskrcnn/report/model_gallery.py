@@ -6,27 +6,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.gridspec import GridSpec
 
 from ..deblend.sources import SourceList
-from .gallery import cut_square
-from .plot_style import DOUBLE_COLUMN, NOTE_SIZE, make_figure
+from ..images.pixels import cut_square
+from ..metrics.cutouts import BlendCutout, Stamp, add_models, blend_square, busiest_blends, child_label
+from .overlay import lupton_rgb
+from .plot_style import (
+    CLASS_STYLES,
+    LABEL_SIZE,
+    NOTE_SIZE,
+    TICK_SIZE,
+    add_legend,
+    add_minor_ticks,
+    style_axes,
+)
 
-_MOST_CHILDREN = 4
-_MARGIN, _LEAST_SIDE = 4, 28
-"""Pixels around the peaks of a blend, and the least side of a picture (px)."""
-_RANGE = 5.0
+MOST_CHILDREN = 5
+"""Children of a blend that are drawn, the brightest first."""
+MODEL_RESIDUAL_RANGE = 5.0
 """Residual at the ends of the colour scale, in units of the noise."""
+
+_SIDE, _TEXT = 1.05, 0.36
+"""Side of a picture, and height of what is written above it (inch)."""
 
 
 def plot_models(
     sources: SourceList, band: int | str = 0, n_blends: int = 5, truth: Mapping[int, float] | None = None
 ) -> Figure:
-    """Draw the brightest blends of two to four sources.
+    """Draw the blends of the most sources.
 
     Parameters
     ----------
@@ -52,49 +69,192 @@ def plot_models(
     """
     models = sources.require_models()
     number = sources.image.bands.index(band) if isinstance(band, str) else band
-    image = sources.image.flux[number]
-    sigma = np.full(image.shape, sources.noise[number])
-    if sources.image.variance is not None:
-        sigma = np.sqrt(np.maximum(sources.image.variance[number], 0.0))
-    residual = sources.residual(model=True)[number]
-    blends = [parent.members for parent in sources.parents if 1 < len(parent) <= _MOST_CHILDREN]
-    blends.sort(key=lambda members: -float(np.nansum(models.flux[members, number])))
-    rows = max(min(n_blends, len(blends)), 1)
-    side = DOUBLE_COLUMN / (3 + _MOST_CHILDREN)
-    figure, axes = make_figure(DOUBLE_COLUMN, 1.18 * side * rows, rows, 3 + _MOST_CHILDREN)
-    for axis in axes:
-        axis.set_axis_off()
-    for row, members in enumerate(blends[:rows]):
-        places = models.parameters[members, :2]
-        middle = 0.5 * (places.min(axis=0) + places.max(axis=0))
-        size = int(max(np.ptp(places, axis=0).max() + 6 * _MARGIN, _LEAST_SIDE))
-        corner = np.rint(middle - 0.5 * size).astype(int).tolist()
-
-        def cut(
-            pixels: npt.NDArray[np.floating], corner: list[int] = corner, size: int = size
-        ) -> npt.NDArray:
-            return cut_square(pixels[None], corner[1], corner[0], size)[0]
-
-        with np.errstate(invalid="ignore", divide="ignore"):
-            left_over = cut(residual) / cut(sigma)
-        pictures = [("image", cut(image)), ("models", cut(image - residual)), ("residual", left_over)]
-        for member in members.tolist():
-            flux, error = models.flux[member, number], models.flux_errors[member, number]
-            title = f"{'star' if models.is_star[member] else 'galaxy'} {flux:.0f} ± {error:.0f}"
-            if truth is not None and member in truth:
-                title += f"\ntrue {truth[member]:.0f}"
-            pictures.append((title, cut(sources.child_image(member, number, model=True))))
-        noise, top = float(np.nanmedian(cut(sigma))), float(np.nanmax(pictures[0][1]))
-        for axis, (title, pixels) in zip(axes[row * (3 + _MOST_CHILDREN) :], pictures, strict=False):
-            if title == "residual":
-                axis.imshow(pixels, origin="lower", cmap="RdBu_r", vmin=-_RANGE, vmax=_RANGE)
-            else:
-                shown = np.arcsinh(pixels / (2.0 * noise))
-                axis.imshow(
-                    shown, origin="lower", cmap="gray", vmin=-1.0, vmax=np.arcsinh(top / (2.0 * noise))
-                )
-            axis.set_title(title, fontsize=NOTE_SIZE, pad=2.0)
-    name = sources.image.bands[number]
-    note = f"{name}: fluxes in nJy; residuals from -{_RANGE:g} to {_RANGE:g} times the noise"
-    figure.suptitle(note, fontsize=NOTE_SIZE)
+    flux, error = models.flux[:, number], models.flux_errors[:, number]
+    y, x = models.parameters[:, :2].T
+    cutouts = []
+    for members in busiest_blends([parent.members for parent in sources.parents], flux, n_blends):
+        x0, y0, side = blend_square(x[members], y[members])
+        variance = sources.image.variance
+        sigma = np.full((side, side), sources.noise[number])
+        if variance is not None:
+            sigma = np.sqrt(cut_square(variance[[number]], x0, y0, side)[0])
+        stamps: dict[int, Stamp] = {
+            row: (top, left, pixels[[number]]) for row, (top, left, pixels) in enumerate(models.windows)
+        }
+        labels = {
+            row: child_label(
+                row + 1, models.is_star[row], flux[row], error[row], None if truth is None else truth.get(row)
+            )
+            for row in members.tolist()
+        }
+        cutout = BlendCutout(
+            cut_square(sources.image.flux[[number]], x0, y0, side), sources.noise[[number]], None, (x0, y0)
+        )
+        cutouts.append(add_models(cutout, sigma, stamps, labels))
+    figure, _ = _make_figure(max(len(cutouts), 1))
+    _draw_blends(figure, cutouts, sources.image.bands[number])
     return figure
+
+
+def plot_field(
+    cutouts: Sequence[BlendCutout],
+    band: str,
+    magnitudes: Mapping[str, npt.NDArray[np.floating]],
+    p_star: npt.NDArray[np.floating],
+    true_magnitudes: npt.NDArray[np.floating] | None = None,
+) -> Figure:
+    """Draw blends, and beside them number counts and a colour-magnitude diagram.
+
+    Parameters
+    ----------
+    cutouts : `~collections.abc.Sequence` [`BlendCutout`]
+        The blends, with models.
+    band : `str`
+        Band of the fluxes that are written, and of the counts.
+    magnitudes : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
+        AB magnitudes of N sources by band, from blue to red, (N,).
+    p_star : `numpy.ndarray`
+        Probability of being a star, (N,).
+    true_magnitudes : `numpy.ndarray`, optional
+        Of the sources that are there, in ``band``.
+
+    Returns
+    -------
+    figure : `matplotlib.figure.Figure`
+        The figure.
+    """
+    figure, right = _make_figure(max(len(cutouts), 3), beside=4.6)
+    _draw_blends(figure, cutouts, band)
+    upper, lower = figure.add_axes((*right[:2], right[2], right[3])), None
+    if len(magnitudes) > 1:
+        upper.set_position((right[0], right[1] + 0.57 * right[3], right[2], 0.43 * right[3]))
+        lower = figure.add_axes((right[0], right[1], right[2], 0.45 * right[3]))
+        _draw_colors(figure, lower, magnitudes, band, p_star)
+    _draw_counts(upper, magnitudes[band], p_star >= 0.5, band, true_magnitudes)
+    return figure
+
+
+def _make_figure(rows: int, beside: float = 0.0) -> tuple[Figure, tuple[float, float, float, float]]:
+    """Make a figure for rows of blends, with room (inch) on the right; its box is returned."""
+    blends = (3 + MOST_CHILDREN) * _SIDE + 0.5
+    width, height = blends + beside, rows * (_SIDE + _TEXT) + 0.75
+    figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
+    FigureCanvasAgg(figure)
+    return figure, (
+        (blends + 0.65) / width, 0.6 / height, (beside - 1.5) / width, (height - 1.05) / height
+    )  # fmt: skip
+
+
+def _draw_blends(figure: Figure, cutouts: Sequence[BlendCutout], band: str) -> None:
+    width, height = figure.get_size_inches()
+    rows, columns = len(cutouts), 3 + MOST_CHILDREN
+    if not rows:
+        figure.text(0.02, 0.95, "There is no blend with models.", fontsize=LABEL_SIZE, va="top")
+        return
+    left, top = 0.4, height - 0.4
+    grid = GridSpec(
+        rows,
+        columns,
+        figure,
+        left=left / width,
+        right=(left + columns * _SIDE) / width,
+        top=(top - _TEXT) / height,
+        bottom=(top - rows * (_SIDE + _TEXT)) / height,
+        hspace=_TEXT / _SIDE * 1.03,
+        wspace=0.04,
+    )
+    for row, cutout in enumerate(cutouts):
+        pictures: list[tuple[str, npt.NDArray[Any]]] = [("image", _rgb(cutout, cutout.image))]
+        if cutout.model is not None:
+            pictures.append(("models", _rgb(cutout, cutout.model)))
+        if cutout.residual is not None:
+            pictures.append(("residual", cutout.residual))
+        pictures += [(label, _rgb(cutout, pixels)) for label, pixels in cutout.children[:MOST_CHILDREN]]
+        for column, (title, pixels) in enumerate(pictures):
+            axis = figure.add_subplot(grid[row, column])
+            axis.set(xticks=[], yticks=[])
+            limits = -MODEL_RESIDUAL_RANGE, MODEL_RESIDUAL_RANGE
+            axis.imshow(pixels, "RdBu_r", origin="lower", interpolation="nearest", clim=limits)
+            axis.set_title(title, fontsize=NOTE_SIZE - 0.5, pad=2.0, linespacing=1.05)
+            for spine in axis.spines.values():
+                spine.set_linewidth(0.4)
+            if column == 0:
+                more = len(cutout.children) - MOST_CHILDREN
+                note = f"\n{more} fainter not shown" if more > 0 else ""
+                axis.set_ylabel(cutout.caption + note, fontsize=NOTE_SIZE - 0.5, labelpad=3.0)
+    about = (
+        f"Blends of the most sources. Numbers are ids, and total fluxes of the models in {band} (nJy). "
+        f"Residuals in {band} from \N{MINUS SIGN}{MODEL_RESIDUAL_RANGE:g} (blue) to "
+        f"{MODEL_RESIDUAL_RANGE:g} (red) times the noise."
+    )
+    figure.text(left / width, 1.0 - 0.12 / height, about, fontsize=TICK_SIZE, va="top")
+
+
+def _rgb(cutout: BlendCutout, pixels: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    noise = cutout.noise
+    if len(pixels) == 3:
+        return lupton_rgb(pixels, noise, sky=0.0)
+    noise = None if noise is None else np.repeat(noise, 3)
+    return lupton_rgb(np.repeat(pixels, 3, axis=0), noise, sky=0.0, balance=(1.0, 1.0, 1.0))
+
+
+def _draw_counts(
+    axis: Axes,
+    magnitudes: npt.NDArray[np.floating],
+    is_star: npt.NDArray[np.bool_],
+    band: str,
+    truth: npt.NDArray[np.floating] | None,
+) -> None:
+    style_axes(axis)
+    known = magnitudes[np.isfinite(magnitudes)]
+    if not len(known):
+        axis.text(0.5, 0.5, "no magnitude is known", ha="center", transform=axis.transAxes)
+        return
+    edges = np.arange(math.floor(2.0 * known.min()) / 2.0, known.max() + 0.5, 0.5).tolist()
+    if truth is not None:
+        axis.hist(truth, edges, histtype="stepfilled", color="0.85", label=f"true ({len(truth)})")
+    for name, chosen in (("galaxy", ~is_star), ("star", is_star)):
+        style = CLASS_STYLES[name]
+        label = f"{name} ({np.count_nonzero(chosen)})"
+        axis.hist(
+            magnitudes[chosen], edges, histtype="step", color=style.color, ls=style.line, lw=1.4, label=label
+        )
+    axis.set_yscale("log")
+    axis.set_ylim(bottom=0.7)
+    axis.set_xlabel(f"{band} (AB magnitude of the model)")
+    axis.set_title("Number counts", fontsize=LABEL_SIZE)
+    axis.set_ylabel("Sources in 0.5 mag")
+    add_minor_ticks(axis)
+    add_legend(axis, loc="upper left")
+
+
+def _draw_colors(
+    figure: Figure,
+    axis: Axes,
+    magnitudes: Mapping[str, npt.NDArray[np.floating]],
+    band: str,
+    p_star: npt.NDArray[np.floating],
+) -> None:
+    style_axes(axis)
+    blue, red = list(magnitudes)[0], band
+    if blue == red:
+        red = list(magnitudes)[1]
+    color = magnitudes[blue] - magnitudes[red]
+    # Stars are few and come last, so that galaxies do not hide them.
+    order = np.argsort(p_star, kind="stable")
+    points = axis.scatter(
+        color[order], magnitudes[band][order], c=p_star[order], s=11, cmap="cividis", vmin=0, vmax=1, lw=0
+    )
+    known = np.isfinite(color) & np.isfinite(magnitudes[band])
+    if known.any():
+        low, high = np.quantile(color[known], [0.01, 0.99])
+        axis.set_xlim(low - 0.3, high + 0.3)
+    axis.invert_yaxis()
+    axis.set_title("Colours and magnitudes by pStar", fontsize=LABEL_SIZE)
+    axis.set_xlabel(f"{blue} \N{MINUS SIGN} {red} (mag)")
+    axis.set_ylabel(f"{band} (mag)")
+    add_minor_ticks(axis)
+    box = axis.get_position()
+    bar = figure.colorbar(points, cax=figure.add_axes((box.x1 + 0.008, box.y0, 0.009, box.height)))
+    bar.set_label("pStar", fontsize=LABEL_SIZE)
+    bar.ax.tick_params(labelsize=TICK_SIZE)

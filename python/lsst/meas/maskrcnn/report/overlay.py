@@ -15,14 +15,13 @@ import contourpy
 import matplotlib.patheffects
 import numpy as np
 from astropy.coordinates import SkyCoord
+from astropy.visualization import make_lupton_rgb
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
-
-from ..images.normalize import lupton_compress
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -33,9 +32,11 @@ if TYPE_CHECKING:
 STAR_COLOR = "#F0E442"
 GALAXY_COLOR = "#56D3F2"
 
-_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_BOTTOM, _MARGIN_TOP = 1.0, 0.2, 0.65, 0.45  # inch
+_MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_BOTTOM, _MARGIN_TOP = 1.0, 0.2, 1.1, 0.45  # inch
+_KEY_HEIGHT = 0.55
+"""Height of the strip below the picture with its key, scale and compass (inch)."""
 _DPI = 100.0
-# Scores are written beside so many sources at most.
+# Ids are written beside so many sources at most.
 _MAX_LABELS = 150
 
 
@@ -43,12 +44,13 @@ def lupton_rgb(
     image: NDArray[np.floating],
     noise: NDArray[np.floating] | None = None,
     *,
+    sky: float | None = None,
     black_sigma: float = 0.5,
-    stretch_sigma: float = 11.0,
-    softening: float = 8.0,
+    stretch_sigma: float = 6.0,
+    softening: float = 4.3,
     balance: Sequence[float] = (0.7, 1.0, 1.35),
 ) -> NDArray[np.uint8]:
-    r"""Combine three bands into a picture that keeps colours.
+    """Combine three bands into a picture that keeps colours (Lupton et al. 2004, PASP 116, 133).
 
     Parameters
     ----------
@@ -57,12 +59,13 @@ def lupton_rgb(
         not finite become dark grey.
     noise : `numpy.ndarray`, optional
         Sky noise per band, (band,); by default estimated from the pixels.
+    sky : `float`, optional
+        Level of the sky; by default the median of each band.
     black_sigma : `float`
         How far below the sky black lies, in units of the sky noise.
-    stretch_sigma : `float`
-        Intensity at which the scale leaves the linear part, likewise.
-    softening : `float`
-        The Q of the reference: how strongly bright parts are compressed.
+    stretch_sigma, softening : `float`
+        Stretch, in units of the sky noise, and Q of
+        `astropy.visualization.make_lupton_rgb`.
     balance : `~collections.abc.Sequence` [`float`]
         Weight of each band. The default makes a flat spectrum in f_lambda
         (a star of about 7000 K) roughly white from images in f_nu of z, r, g.
@@ -76,13 +79,6 @@ def lupton_rgb(
     ------
     ValueError
         Raised if the image does not have three bands.
-
-    Notes
-    -----
-    Lupton et al. (2004, PASP 116, 133): with :math:`I` the mean of the bands,
-    each band is multiplied by :math:`f(I) / I`,
-    :math:`f(I) = \mathrm{asinh}(Q I / s) / Q`, and a pixel whose largest
-    channel passes one is scaled back as a whole, so that hue is kept.
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[0] != 3:
@@ -92,8 +88,7 @@ def lupton_rgb(
     finite = np.isfinite(image).all(axis=0)
     weights = np.asarray(balance, dtype=np.float32)
     scaled = np.where(finite, image, 0.0).astype(np.float32) * weights[:, None, None]
-
-    sky, sigma = _sky(scaled, finite)
+    level, sigma = _sky(scaled, finite)
     if noise is not None:
         sigma = np.asarray(noise, dtype=np.float32) * weights
     mean_sigma = float(np.sqrt(np.mean(sigma**2)))
@@ -101,18 +96,10 @@ def lupton_rgb(
         # A noiseless or constant image: any scale will do that shows its range.
         peak = float(np.abs(scaled).max(initial=0.0))
         mean_sigma = peak / 1000.0 if peak > 0.0 else 1.0
-
-    scaled -= sky[:, None, None]
-    scaled += black_sigma * mean_sigma
-    np.maximum(scaled, 0.0, out=scaled)
-    scaled /= np.float32(stretch_sigma * mean_sigma)
-    # f = 0.45 at 100 times the stretch and Q = 8: this brings cores of bright sources close to white.
-    lupton_compress(scaled, softening, 1.0 / 1.9, len(scaled))
-    largest = scaled.max(axis=0)
-    np.divide(scaled, largest, out=scaled, where=largest > 1.0)
-    rgb = np.rint(np.moveaxis(scaled, 0, -1) * 255.0).astype(np.uint8)
+    black = (level if sky is None else sky * weights) - black_sigma * mean_sigma
+    rgb = make_lupton_rgb(*scaled, minimum=black, stretch=stretch_sigma * mean_sigma, Q=softening)
     rgb[~finite] = 40
-    return rgb
+    return np.asarray(rgb)
 
 
 def _sky(
@@ -122,10 +109,7 @@ def _sky(
     if not finite.any():
         return np.zeros(len(image), dtype=np.float32), np.ones(len(image), dtype=np.float32)
     # Some ten thousand pixels give the sky as well as all of them.
-    step = max(1, int(np.sqrt(finite.sum() / 40_000)))
-    sample = image[:, ::step, ::step][:, finite[::step, ::step]]
-    if not sample.size:
-        sample = image[:, finite]
+    sample = image[:, finite][:, :: max(1, finite.sum() // 40_000)]
     level = np.median(sample, axis=1)
     return level, 1.4826 * np.median(np.abs(sample - level[:, None]), axis=1)
 
@@ -182,7 +166,7 @@ def save_overlay(
     masks: Sequence[NDArray[np.bool_]],
     origins: NDArray[np.integer],
     is_star: NDArray[np.bool_],
-    scores: NDArray[np.floating],
+    ids: Sequence[int] | NDArray[np.integer],
     *,
     noise: NDArray[np.floating] | None = None,
     wcs: WCS | None = None,
@@ -203,8 +187,8 @@ def save_overlay(
         Position (y0, x0) of the first pixel of each mask, (mask, 2).
     is_star : `numpy.ndarray`
         Class of each source, `bool`, (mask,).
-    scores : `numpy.ndarray`
-        Score of each source, (mask,).
+    ids : `numpy.ndarray`
+        Id of each source, which is written beside it where there is room, (mask,).
     noise : `numpy.ndarray`, optional
         Sky noise per band, (band,).
     wcs : `astropy.wcs.WCS`, optional
@@ -219,11 +203,11 @@ def save_overlay(
     ValueError
         Raised if the arrays do not fit each other.
     """
-    numbers = {len(masks), len(origins), len(is_star), len(scores)}
+    numbers = {len(masks), len(origins), len(is_star), len(ids)}
     if len(numbers) != 1:
         raise ValueError(
-            "Masks, origins, classes and scores must be of one number; given were "
-            f"{len(masks)}, {len(origins)}, {len(is_star)}, {len(scores)}."
+            "Masks, origins, classes and ids must be of one number; given were "
+            f"{len(masks)}, {len(origins)}, {len(is_star)}, {len(ids)}."
         )
     rgb = lupton_rgb(image, noise)
     height, width = rgb.shape[:2]
@@ -239,34 +223,77 @@ def save_overlay(
     outlines = mask_outlines(masks, origins)
     is_star = np.asarray(is_star, dtype=bool)
     draw_outlines(axes, outlines, is_star, line_width, alpha=0.9)
-    _label_scores(axes, outlines, is_star, scores, inch_per_pixel, (height, width))
+    _label_ids(axes, outlines, is_star, [str(one) for one in ids], inch_per_pixel, (height, width))
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(-0.5, height - 0.5)
     _draw_axes_labels(axes, wcs)
-    if pixel_scale is not None:
-        draw_scale_bar(axes, pixel_scale, (height, width), inch_per_pixel)
-    _add_legend(axes, is_star)
+    _draw_key(figure, is_star, (height, width), inch_per_pixel, pixel_scale, wcs)
     if title:
         axes.set_title(title, fontsize=11, loc="left", pad=8)
     figure.savefig(path, dpi=1.5 * _DPI if max(height, width) * magnification <= 1300 else _DPI)
 
 
-def _add_legend(axes: Axes, is_star: NDArray[np.bool_]) -> None:
+def _draw_key(
+    figure: Figure,
+    is_star: NDArray[np.bool_],
+    shape: tuple[int, int],
+    inch_per_pixel: float,
+    pixel_scale: float | None,
+    wcs: WCS | None,
+) -> None:
+    """Draw colours, scale and compass below the picture, where they cover nothing."""
+    width, height = figure.get_size_inches()
+    strip = figure.add_axes((0.0, 0.0, 1.0, _KEY_HEIGHT / height))
+    strip.set(xlim=(0.0, width), ylim=(0.0, _KEY_HEIGHT))
+    strip.set_axis_off()
+    middle, right = 0.5 * _KEY_HEIGHT, width - _MARGIN_RIGHT
     n_star = int(is_star.sum())
     handles = [
         Line2D([], [], color=STAR_COLOR, lw=2.0, label=f"star ({n_star})"),
         Line2D([], [], color=GALAXY_COLOR, lw=2.0, label=f"galaxy ({len(is_star) - n_star})"),
+        Line2D([], [], color="white", ls="", marker="$12$", ms=9.0, label="id in the catalogue"),
     ]
-    legend = axes.legend(
+    strip.legend(
         handles=handles,
-        loc="upper right",
-        fontsize=9,
-        facecolor="black",
-        edgecolor="0.5",
-        framealpha=0.65,
+        loc="center left",
+        bbox_to_anchor=(_MARGIN_LEFT / width, 0.5),
+        borderaxespad=0.0,
+        ncols=3 if width > 6.0 else 1,
+        fontsize=8.5 if width > 6.0 else 6.0,
+        labelspacing=0.15,
+        facecolor="#222222",
+        framealpha=1.0,
         labelcolor="white",
     )
-    legend.set_zorder(10)
+    if wcs is not None:
+        for name, dx, dy in _sky_directions(wcs, shape):
+            tail = right - 0.28, middle - 0.02
+            tip = tail[0] + 0.22 * dx, tail[1] + 0.22 * dy
+            style = {"arrowstyle": "->", "lw": 1.1, "shrinkA": 0, "shrinkB": 0}
+            strip.annotate("", tip, tail, arrowprops=style)
+            strip.text(tail[0] + 0.29 * dx, tail[1] + 0.29 * dy, name, fontsize=7.5, ha="center", va="center")
+    if pixel_scale is not None:
+        length, label = scale_length(0.15 * shape[1] * pixel_scale)
+        inches, end = length / pixel_scale * inch_per_pixel, right - 0.8
+        strip.plot([end - inches, end], [middle - 0.07] * 2, color="black", lw=2.0)
+        strip.text(end - 0.5 * inches, middle, label, fontsize=9, ha="center")
+
+
+def _sky_directions(wcs: WCS, shape: tuple[int, int]) -> list[tuple[str, float, float]]:
+    """North and east in the middle of an image (y, x): name, and unit vector in x and y."""
+    x, y = 0.5 * shape[1], 0.5 * shape[0]
+    middle = _to_sky(wcs, x, y)
+    found = []
+    for name, angle in (("N", 0.0), ("E", 90.0)):
+        there = wcs.world_to_pixel(middle.directional_offset_by(angle * u.deg, 1.0 * u.arcsec))
+        vector = np.array([float(there[0]) - x, float(there[1]) - y])
+        found.append((name, *(vector / np.hypot(*vector)).tolist()))
+    return found
+
+
+def _to_sky(wcs: WCS, x: Any, y: Any) -> SkyCoord:
+    sky = wcs.pixel_to_world(x, y)
+    return sky.icrs if isinstance(sky, SkyCoord) else SkyCoord(*sky, unit=u.deg)
 
 
 def _make_axes(shape: tuple[int, int], magnification: float, wcs: WCS | None) -> tuple[Figure, Any]:
@@ -280,37 +307,32 @@ def _make_axes(shape: tuple[int, int], magnification: float, wcs: WCS | None) ->
     return figure, figure.add_axes(box, projection=wcs) if wcs is not None else figure.add_axes(box)
 
 
-def _label_scores(
+def _label_ids(
     axes: Axes,
     outlines: Sequence[Sequence[NDArray[np.float64]]],
     is_star: NDArray[np.bool_],
-    scores: NDArray[np.floating],
+    labels: Sequence[str],
     inch_per_pixel: float,
     shape: tuple[int, int],
 ) -> None:
-    """Write scores above the largest sources, where they cover nothing else."""
+    """Write ids above the largest sources, where they cover nothing else."""
     font_size = float(np.clip(9.0 * inch_per_pixel * 72.0, 5.0, 7.5))
     if not len(outlines):
         return
     nothing = np.full((1, 2), np.nan)
     points = [np.concatenate(lines) if lines else nothing for lines in outlines]
     boxes = np.array([(*one.min(axis=0), *one.max(axis=0)) for one in points])
-    # Extent of a label ".98" in image pixels.
+    # Extent of a letter in image pixels.
     label_height = 0.95 * font_size / 72.0 / inch_per_pixel
-    label_width = 1.6 * font_size / 72.0 / inch_per_pixel
+    letter_width = 0.62 * font_size / 72.0 / inch_per_pixel
     height, width = shape
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    # The legend at the upper right and the scale bar at the lower left.
-    inch = 1.0 / inch_per_pixel
-    bar_width = 0.4 * inch + 0.3 * width
-    reserved = np.array(
-        [[width - 1.4 * inch, height - 0.65 * inch, width, height], [0.0, 0.0, bar_width, 0.5 * inch]]
-    )
-    occupied = reserved
+    occupied = np.zeros((0, 4))
     effect = [matplotlib.patheffects.withStroke(linewidth=1.4, foreground="black", alpha=0.75)]
     for index in np.argsort(-area, kind="stable"):
         x0, y0, x1, y1 = boxes[index]
-        if not np.isfinite(area[index]) or len(occupied) >= _MAX_LABELS + len(reserved):
+        label_width = letter_width * len(labels[index])
+        if not np.isfinite(area[index]) or len(occupied) >= _MAX_LABELS:
             break
         x, y = 0.5 * (x0 + x1), y1 + 0.1 * label_height
         if y + label_height > height - 0.5:
@@ -326,11 +348,10 @@ def _label_scores(
         if covers.any():
             continue
         occupied = np.concatenate([occupied, place[None]])
-        text = f"{scores[index]:.2f}".removeprefix("0")
         axes.text(
             x,
             y,
-            text,
+            labels[index],
             fontsize=font_size,
             color=STAR_COLOR if is_star[index] else GALAXY_COLOR,
             ha="center",
@@ -357,13 +378,16 @@ def _draw_axes_labels(axes: Any, wcs: WCS | None) -> None:
     axes.coords.grid(color="white", alpha=0.13, linestyle="-", linewidth=0.5)
 
 
+def scale_length(wanted: float) -> tuple[float, str]:
+    """Choose a round length near a wanted one (arcsec), and what to write beside it."""
+    rounds = np.outer([1.0, 60.0, 3600.0], [0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 30.0]).ravel()
+    length = float(rounds[np.argmin(np.abs(np.log(rounds / wanted)))])
+    return length, f'{length:g}"' if length < 60 else f"{length / 60:g}'"
+
+
 def draw_scale_bar(axes: Axes, pixel_scale: float, shape: tuple[int, int], inch_per_pixel: float) -> None:
     """Draw a bar of a round number of arcseconds at the lower left of an image of a shape (y, x)."""
-    height, width = shape
-    wanted = 0.2 * width * pixel_scale
-    rounds = np.array([1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600], dtype=float)
-    length = float(rounds[np.argmin(np.abs(np.log(rounds / wanted)))])
-    label = f'{length:.0f}"' if length < 60 else f"{length / 60:.0f}'"
+    length, label = scale_length(0.2 * shape[1] * pixel_scale)
     pixels = length / pixel_scale
     inch = 1.0 / inch_per_pixel
     x, y = 0.15 * inch, 0.17 * inch
@@ -396,7 +420,7 @@ def write_regions(
     path: str | os.PathLike[str],
     outlines: Sequence[Sequence[NDArray[np.float64]]],
     is_star: NDArray[np.bool_],
-    scores: NDArray[np.floating],
+    ids: Sequence[int] | NDArray[np.integer],
     wcs: WCS | None,
     *,
     comment: str = "",
@@ -411,8 +435,8 @@ def write_regions(
         Lines of each source in pixels, as `mask_outlines` makes them.
     is_star : `numpy.ndarray`
         Class of each source, `bool`, (source,).
-    scores : `numpy.ndarray`
-        Score of each source, (source,).
+    ids : `numpy.ndarray`
+        Id of each source, the text of its region, (source,).
     wcs : `astropy.wcs.WCS` or `None`
         World coordinates of the pixels; without, regions are in pixels.
     comment : `str`
@@ -421,25 +445,24 @@ def write_regions(
     Notes
     -----
     Each source is a polygon in ICRS or pixels, tagged ``star`` or ``galaxy``; holes are
-    left out.
+    left out. The package ``regions`` needs more lines for the same, and has no tags.
     """
     lines = ["# Region file format: DS9 version 4.1"]
     if comment:
         lines.append(f"# {comment}")
     lines += ['global width=1 font="helvetica 9 normal roman" select=1 edit=0 move=0 delete=1']
     lines.append("image" if wcs is None else "icrs")
-    for polygons, star, score in zip(outlines, is_star, scores):
+    for polygons, star, name in zip(outlines, is_star, ids):
         if not polygons:
             continue
         outline = _simplify(max(polygons, key=len))
         if wcs is None:
             points = ",".join(f"{x + 1:.2f},{y + 1:.2f}" for x, y in outline)
         else:
-            sky = wcs.pixel_to_world(outline[:, 0], outline[:, 1])
-            sky = sky.icrs if isinstance(sky, SkyCoord) else SkyCoord(*sky, unit=u.deg)
+            sky = _to_sky(wcs, outline[:, 0], outline[:, 1])
             points = ",".join(f"{ra:.7f},{dec:.7f}" for ra, dec in zip(sky.ra.deg, sky.dec.deg))
-        color, name = (STAR_COLOR, "star") if star else (GALAXY_COLOR, "galaxy")
-        lines.append(f"polygon({points}) # color={color} text={{{score:.2f}}} tag={{{name}}}")
+        color, kind = (STAR_COLOR, "star") if star else (GALAXY_COLOR, "galaxy")
+        lines.append(f"polygon({points}) # color={color} text={{{name}}} tag={{{kind}}}")
     with open(path, "w", encoding="ascii") as stream:
         stream.write("\n".join(lines) + "\n")
 

@@ -1,0 +1,120 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Blends cut out of images, with their models, to be drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..images.pixels import cut_square
+
+_MARGIN, _LEAST_SIDE = 12, 32
+"""Pixels around the peaks of a blend, and the least side of a picture (px)."""
+Stamp = tuple[int, int, NDArray[np.floating]]
+"""First row and column, and pixels (band, y, x), of a model."""
+
+
+@dataclass(frozen=True, eq=False)
+class BlendCutout:
+    """A blend cut out of an image, to be drawn.
+
+    Parameters
+    ----------
+    image : `numpy.ndarray`
+        Flux per pixel in three bands, the reddest first, (band, size, size);
+        NaN off the image.
+    noise : `numpy.ndarray` or `None`
+        Sky noise per band, (band,).
+    residual : `numpy.ndarray` or `None`
+        Image minus model in units of the noise, (size, size).
+    corner : `tuple` [`int`, `int`]
+        (x0, y0) of the first pixel in the frame of the tract.
+    truth_masks, detection_masks : `list` [`numpy.ndarray`]
+        Masks that reach into the cut-out, bool, (y, x) each.
+    truth_origins, detection_origins : `numpy.ndarray`
+        (y0, x0) of these masks in the cut-out, int64, (mask, 2).
+    truth_is_star, detection_is_star : `numpy.ndarray`
+        Their classes, bool, (mask,).
+    caption : `str`
+        What to write under it, one or two short lines.
+    model : `numpy.ndarray` or `None`
+        Sum of the models, like ``image``.
+    children : `list` [`tuple` [`str`, `numpy.ndarray`]]
+        What to write above each model, and its pixels, like ``image``.
+    """
+
+    image: NDArray[np.floating]
+    noise: NDArray[np.float64] | None
+    residual: NDArray[np.floating] | None
+    corner: tuple[int, int]
+    truth_masks: list[NDArray[np.bool_]] = field(default_factory=list)
+    truth_origins: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    truth_is_star: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    detection_masks: list[NDArray[np.bool_]] = field(default_factory=list)
+    detection_origins: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    detection_is_star: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    caption: str = ""
+    model: NDArray[np.floating] | None = None
+    children: list[tuple[str, NDArray[np.floating]]] = field(default_factory=list)
+
+
+def add_models(
+    cutout: BlendCutout, sigma: NDArray[np.floating], stamps: Mapping[int, Stamp], labels: Mapping[int, str]
+) -> BlendCutout:
+    """Add models, and the residual that they leave, to a cut-out.
+
+    Parameters
+    ----------
+    cutout : `BlendCutout`
+        The cut-out.
+    sigma : `numpy.ndarray`
+        Standard deviation of the middle band, (size, size).
+    stamps : `~collections.abc.Mapping` [`int`, `tuple`]
+        First row and column in the frame of ``cutout.corner``, and pixels
+        (band, y, x), of the models of the blend and of sources near it.
+    labels : `~collections.abc.Mapping` [`int`, `str`]
+        What to write above those that are the children, in their order.
+
+    Returns
+    -------
+    cutout : `BlendCutout`
+        With models, children and residual.
+    """
+    x0, y0 = cutout.corner
+    size, middle = len(sigma), len(cutout.image) // 2
+    drawn = {
+        key: np.nan_to_num(cut_square(pixels, x0 - left, y0 - bottom, size))
+        for key, (bottom, left, pixels) in stamps.items()
+    }
+    model = np.sum(list(drawn.values()), axis=0)
+    residual = (cutout.image[middle] - model[middle]) / sigma
+    children = [(label, drawn[key]) for key, label in labels.items() if key in drawn]
+    return replace(cutout, model=model, residual=residual, children=children)
+
+
+def child_label(name: int, is_star: bool, flux: float, error: float, truth: float | None = None) -> str:
+    """Say what a child is: id, class, and flux (nJy) with its error beside the truth."""
+    text = f"{name}: {'star' if is_star else 'galaxy'}\n{flux:,.0f} ± {error:,.0f}"
+    return text if truth is None else f"{text}\ntrue {truth:,.0f}"
+
+
+def blend_square(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[int, int, int]:
+    """Choose the first column, first row and side of a square around some positions (px)."""
+    side = int(max(np.ptp(x), np.ptp(y), _LEAST_SIDE - 2 * _MARGIN) + 2 * _MARGIN)
+    x0, y0 = (round(0.5 * float(axis.min() + axis.max() - side)) for axis in (x, y))
+    return x0, y0, side
+
+
+def busiest_blends(
+    groups: Iterable[NDArray[np.int64]], flux: NDArray[np.floating], n: int
+) -> list[NDArray[np.int64]]:
+    """Choose the groups of sources with the most members, each by descending flux, (source,)."""
+    blends = [members[np.argsort(-flux[members], kind="stable")] for members in groups if len(members) > 1]
+    blends.sort(key=lambda members: (-len(members), -float(np.nansum(flux[members]))))
+    return blends[:n]
