@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import NamedTuple
 
 import numpy as np
@@ -131,8 +132,15 @@ def make_sample(
                 detection_is_star=found["is_star"],
                 caption="2 true\n1 found <b>",
             )
+            cutout = dataclasses.replace(
+                cutout,
+                model=0.9 * cutout.image,
+                children=[("1: star\n5 ± 1\ntrue 6", cutout.image), ("2: <b>galaxy</b>", cutout.image)],
+                sky=(150.1, -2.2),
+            )
             entries += [
-                draw_entry(cutout, kind=kind, patch=(0, number), quality=0.25) for kind in ("worst", "best")
+                draw_entry(cutout, kind=kind, patch=(0, number), quality=0.25)
+                for kind in ("worst", "best", "busiest", "failure")
             ]
     classes = ("all", "star", "galaxy")
     precision = summarize_precision(images, classes)
@@ -219,5 +227,6 @@ def _detections(
         "flux": flux,
         "flux_g": 0.5 * flux,
         "flux_r": flux,
+        "model": 0.95 * flux,
     }
     return found, found_masks, found_origins

@@ -76,6 +76,7 @@ def make_detections(truth: SourceCatalog) -> SourceCatalog:
         if source["truth_flag"]:
             continue
         record = catalog.addNew()
+        record.setId(source.getId())
         record.setFootprint(source.getFootprint())
         star = bool(source["truth_isStar"])
         record["maskrcnn_star"], record["maskrcnn_galaxy"] = star, not star
@@ -98,8 +99,9 @@ def put_patch(butler: Butler, number: int, scene: Scene, with_catalog: bool) -> 
     put("maskRcnn_truth", truth)
     if with_catalog:
         put("deepCoadd_maskRcnnCatalog", make_detections(truth))
-    for band in scene.bands:
-        put("maskRcnn_truthFlux", make_truth_flux(scene, band, BBOX.getMin()), band=band)
+        for band in scene.bands:
+            # The catalogue of a band holds each source's own pixels.
+            put("deepCoadd_maskRcnnDeblended", make_truth_flux(scene, band, BBOX.getMin()), band=band)
     put_exposures(butler, "inputs", place, make_exposures(scene))
     metadata, own = pipeBase.TaskMetadata(), pipeBase.TaskMetadata()
     own["seconds_normalize"], own["seconds_detect"], own["seconds_forward"] = 0.5, 1.5, 1.4
@@ -145,11 +147,7 @@ def test_pipetask(tmp_path: Path) -> None:
     assert min(counts) > 3
     expected = (counts[0] + counts[1]) / sum(counts)
 
-    done = pipetask(
-        root,
-        *("-o", "u/test/evaluation", "-c", "maskRcnnEvaluate:missing=empty"),
-        *("-c", "maskRcnnEvaluate:do_blend_flux=True"),
-    )
+    done = pipetask(root, "-o", "u/test/evaluation", "-c", "maskRcnnEvaluate:missing=empty")
     assert done.returncode == 0, done.stderr
     butler = Butler.from_config(str(root), collections="u/test/evaluation", skymap="sky")
     metrics = butler.get("maskRcnnEvaluation_metrics")
@@ -168,6 +166,8 @@ def test_pipetask(tmp_path: Path) -> None:
     assert len(matches) == sum(len(truth) for truth in truths)
     assert str(matches["flux_truth"].unit) == "nJy"
     assert matches["outcome"].tolist().count("missed") == counts[2]
+    ratio = matches["flux_detected_r"] / matches["flux_truth_r"]
+    assert np.nanmedian(ratio) == pytest.approx(1.0, abs=0.02)
     outcomes = butler.get("maskRcnnEvaluation_outcomes")
     again = compute_ap(outcomes_from_table(outcomes, metrics, "galaxy"), "pooled")
     assert again.mean == metrics.get("ap", definition="pooled", object_class="galaxy").value

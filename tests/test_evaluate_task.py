@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 import lsst.geom as geom
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.testUtils as pipelineTests
-from lsst.afw.detection import Footprint
+from lsst.afw.detection import Footprint, HeavyFootprintF
 from lsst.afw.geom import SkyWcs, SpanSet, makeCdMatrix, makeSkyWcs
 from lsst.afw.image import ExposureF, FilterLabel, MaskX, PhotoCalib
 from lsst.afw.table import SourceCatalog, SourceTable
@@ -30,7 +30,7 @@ from lsst.daf.butler import Config
 from lsst.daf.butler.tests import addDatasetType, makeTestCollection, makeTestRepo
 from lsst.meas.maskrcnn.catalogs.evaluation import EvaluationPatch
 from lsst.meas.maskrcnn.catalogs.schema import make_schema
-from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog, make_truth_flux
+from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog
 from lsst.meas.maskrcnn.ingest.exposures import gaussian_psf
 from lsst.meas.maskrcnn.ingest.repo import SEED_CONFIG, PatchGeometry, register_patches
 from lsst.meas.maskrcnn.metrics.average_precision import ap_statistic, compute_ap
@@ -373,26 +373,38 @@ def test_bad_pixels() -> None:
     assert task.run(patches=[patch]).metrics.get("purity").value == pytest.approx(6 / 7)
 
 
-def test_blended_flux() -> None:
-    """Two discs that overlap: the neighbour's light is the residual."""
-    scene = Scene(places=((40, 40, False), (40, 47, False), (90, 120, False)))
-    patch = make_patch(0, perfect(scene.places), scene)
-    patch = dataclasses.replace(patch, truth_flux={band: make_truth_flux(scene, band, XY0) for band in BANDS})
-    share = (disc() & np.roll(disc(), 7, axis=1) & (np.arange(13) >= 7)).sum() / disc().sum()
-    for blend_flux in (False, True):
-        outputs = make_task(do_plots=False, do_blend_flux=blend_flux).run(patches=[patch])
-        ratio = outputs.matches["flux_detected_g"] / outputs.matches["flux_truth_g"]
-        np.testing.assert_allclose(ratio, [1 + share, 1 + share, 1.0], rtol=1e-5)
-    # Half of a source found: all of its light is missed, or only its neighbours' is asked for.
-    short = make_patch(0, [(90, 122, False, 0.9)], scene)
-    within = dataclasses.replace(short, truth_flux={"r": make_truth_flux(scene, "r", XY0)})
-    for patch, expected in ((short, 0.8), (within, 1.0)):
-        row = make_task(do_plots=False).run(patches=[patch]).matches[2]
-        assert row["outcome"] == "matched"
-        assert row["flux_ratio"] == pytest.approx(expected, abs=0.03 if expected < 1 else 1e-5)
-    with pytest.raises(EvaluationInputError, match="same run of the simulator"):
-        other = make_truth_flux(Scene(places=PLACES[:2]), "r", XY0)
-        make_task(do_plots=False).run(patches=[dataclasses.replace(short, truth_flux={"r": other})])
+def test_fluxes_are_those_that_are_delivered() -> None:
+    """Of HeavyFootprints and models in the catalogues of the bands; not sums of the image in a mask."""
+    patch = make_patch(0, perfect())
+    outputs = make_task(do_plots=False).run(patches=[patch])
+    assert (
+        np.isnan(outputs.matches["flux_detected"]).all()
+        and np.isfinite(outputs.matches["mag_detected"]).all()
+    )
+    assert not [one for one in outputs.metrics.values if one.name.startswith(("flux_", "model_flux_"))]
+    by_band = {}
+    for number, band in enumerate(BANDS):
+        schema = SourceTable.makeMinimalSchema()
+        schema.addField("maskrcnn_profile_instFlux", type="D", doc="", units="count")
+        by_band[band] = SourceCatalog(schema)
+        for record in patch.catalog:
+            made = by_band[band].addNew()
+            made.setId(record.getId())
+            heavy = HeavyFootprintF(record.getFootprint())
+            heavy.getImageArray()[:] = 2.0 + number
+            made.setFootprint(heavy)
+            made["maskrcnn_profile_instFlux"] = 10.0
+    outputs = make_task(do_plots=False).run(patches=[dataclasses.replace(patch, band_catalogs=by_band)])
+    areas = np.array([record.getFootprint().getArea() for record in patch.catalog])
+    for number, band in enumerate(BANDS):
+        scale = patch.exposures[band].getPhotoCalib().getCalibrationMean()
+        sums = np.sort(outputs.matches[f"flux_detected_{band}"])
+        np.testing.assert_allclose(sums, np.sort(areas * (2.0 + number) * scale), rtol=1e-5)
+        np.testing.assert_allclose(outputs.matches[f"flux_model_{band}"], 10.0 * scale, rtol=1e-5)
+    assert {"flux_median", "model_flux_scatter"} <= {one.name for one in outputs.metrics.values}
+    by_band["r"] = by_band["r"][:2].copy(deep=True)
+    with pytest.raises(EvaluationInputError, match="4 of 6 sources are not in the catalogue of band r"):
+        make_task(do_plots=False).run(patches=[dataclasses.replace(patch, band_catalogs=by_band)])
 
 
 def test_gallery() -> None:
@@ -594,11 +606,11 @@ def test_connections() -> None:
     assert connections.dimensions == {"skymap"}
     assert connections.catalogs.name == "deepCoadd_maskRcnnCatalog"
     assert connections.taskMetadata.name == "maskRcnnDeblend_metadata"
-    assert connections.inputs == {"catalogs", "truth", "exposures", "taskMetadata"}
-    config.do_blend_flux, config.do_throughput, config.do_plots = True, False, False
+    assert connections.inputs == {"catalogs", "truth", "bandCatalogs", "exposures", "taskMetadata"}
+    config.do_throughput = config.do_plots = False
     config.do_gallery = config.do_exposures = False
     connections = MaskRcnnEvaluateConnections(config=config)
-    assert connections.inputs == {"catalogs", "truth", "truthFlux"}
+    assert connections.inputs == {"catalogs", "truth"}
     assert connections.outputs == {"metrics", "matches", "precisionRecall", "outcomes"}
     for part in (config, config.fields):
         for name, field in part._fields.items():
@@ -613,7 +625,6 @@ def test_connections() -> None:
     "changes, missing",
     [
         ({}, set()),
-        ({"do_blend_flux": True}, set()),
         ({"do_throughput": False, "do_plots": False}, {"seconds"}),
         ({"do_exposures": False, "do_gallery": False}, {"exposures"}),
         ({"bands": ["g", "r"], "do_gallery": False}, set()),
@@ -649,8 +660,7 @@ def test_quantum(tmp_path: Path, changes: dict[str, Any], missing: set[str]) -> 
         band = str(data_id["band"])
         if task.config.do_exposures:
             butler.put(patch.exposures[band], "deepCoadd_calexp", data_id)
-        if task.config.do_blend_flux:
-            butler.put(make_truth_flux(scene, band, XY0), "maskRcnn_truthFlux", data_id)
+            butler.put(patch.catalog, "deepCoadd_maskRcnnDeblended", data_id)
     quantum = pipelineTests.makeQuantum(task, butler, {"skymap": "sky"}, refs)
     run = pipelineTests.runTestQuantum(task, butler, quantum, mockRun=True)
     run.assert_called_once()
@@ -665,25 +675,33 @@ def test_quantum(tmp_path: Path, changes: dict[str, Any], missing: set[str]) -> 
         assert len(patch.truth) == len(patch.catalog) == 6
         wanted = set() if "exposures" in missing else set(task.config.bands or BANDS)
         assert set(patch.exposures) == wanted
-        assert set(patch.truth_flux) == (set(BANDS) if task.config.do_blend_flux else set())
+        assert set(patch.band_catalogs) == wanted
         assert np.isnan(patch.seconds) if "seconds" in missing else patch.seconds == 1.5
 
 
 @pytest.mark.parametrize(
     "overrides, inputs",
     [
-        ({}, {"deepCoadd_maskRcnnCatalog", "maskRcnn_truth", "deepCoadd_calexp", "maskRcnnDeblend_metadata"}),
+        (
+            {},
+            {
+                "deepCoadd_maskRcnnCatalog",
+                "deepCoadd_maskRcnnDeblended",
+                "maskRcnn_truth",
+                "deepCoadd_calexp",
+                "maskRcnnDeblend_metadata",
+            },
+        ),
         (
             {
                 "maskRcnnEvaluate:connections.catalogName": "deepCoadd_deblendedCatalog",
                 "maskRcnnEvaluate:connections.outputName": "scarletEvaluation",
                 "maskRcnnEvaluate:do_throughput": "False",
-                "maskRcnnEvaluate:do_blend_flux": "True",
                 "maskRcnnEvaluate:do_exposures": "False",
                 "maskRcnnEvaluate:do_gallery": "False",
                 "maskRcnnEvaluate:do_plots": "False",
             },
-            {"deepCoadd_deblendedCatalog", "maskRcnn_truth", "maskRcnn_truthFlux"},
+            {"deepCoadd_deblendedCatalog", "maskRcnn_truth"},
         ),
     ],
 )
@@ -695,7 +713,7 @@ def test_pipeline(tmp_path: Path, overrides: dict[str, str], inputs: set[str]) -
         outputs |= {f"{start}_gallery"}
         outputs |= {f"{start}_plot_{name[4].lower()}{name[5:]}" for name in PLOTS}
     kinds = {"deepCoadd_calexp": "ExposureF", "maskRcnnDeblend_metadata": "TaskMetadata"}
-    banded = {"deepCoadd_calexp", "maskRcnn_truthFlux"}
+    banded = {"deepCoadd_calexp", "deepCoadd_maskRcnnDeblended"}
     tester = PipelineStepTester(
         filename=str(PIPELINE),
         step_suffixes=[""],

@@ -17,7 +17,7 @@ from matplotlib.colors import to_rgb
 
 from lsst.meas.maskrcnn.metrics.binned import binned_fraction, binned_statistics, fraction
 from lsst.meas.maskrcnn.metrics.binned_figures import BinnedShares, binned_shares, class_shares
-from lsst.meas.maskrcnn.metrics.blends import BLEND_KINDS
+from lsst.meas.maskrcnn.metrics.blends import BLEND_DTYPE, BLEND_KINDS
 from lsst.meas.maskrcnn.metrics.calibration import reliability
 from lsst.meas.maskrcnn.metrics.classification import confusion_matrix, magnitude_rocs, roc_curve
 from lsst.meas.maskrcnn.metrics.completeness import CompletenessLimit
@@ -342,15 +342,25 @@ def test_gallery_keeps_the_best_and_the_worst():
         cut.append(group)
         return make_cutout(False)
 
+    def groups(n_truth: list[int], quality: list[float], n_detection: list[int]) -> np.ndarray:
+        rows = np.zeros(len(n_truth), BLEND_DTYPE)
+        rows["n_truth"], rows["quality"], rows["n_detection"] = n_truth, quality, n_detection
+        return rows
+
     # Groups of one are no blends; of the equal the larger is the more extreme; none is in both.
-    chosen.add((1, 1), np.array([2, 2, 3, 1]), np.array([0.2, 0.9, 0.2, 0.0]), take)
-    chosen.add((1, 2), np.array([2, 2]), np.array([0.5, 0.95]), take)
+    chosen.add((1, 1), groups([2, 2, 3, 1], [0.2, 0.9, 0.2, 0.0], [1, 2, 4, 1]), take)
+    chosen.add((1, 2), groups([2, 2], [0.5, 0.95], [1, 3]), take)
     kept = [(entry.kind, entry.patch, entry.quality) for entry in chosen.entries()]
-    assert kept == [("best", 2, 0.95), ("best", 1, 0.9), ("worst", 1, 0.2), ("worst", 1, 0.2)]
+    assert kept[:4] == [("best", 2, 0.95), ("best", 1, 0.9), ("worst", 1, 0.2), ("worst", 1, 0.2)]
+    assert kept[4:] == [("busiest", 1, 0.2), ("busiest", 2, 0.95), ("busiest", 1, 0.9)]
     assert 3 not in cut
     alone = gallery.BlendGallery(2, ["z", "r", "g"])
-    alone.add((1, 1), np.array([2]), np.array([0.5]), take)
-    assert [entry.kind for entry in alone.entries()] == ["best"]
+    alone.add((1, 1), groups([2], [0.5], [1]), take)
+    failures = {number: (float(number), "missed") for number in range(12)}
+    alone.add_failures((1, 1), failures, take)
+    entries = alone.entries()
+    assert [entry.kind for entry in entries] == ["best", *10 * ["failure"]]
+    assert [entry.quality for entry in entries[1:]] == list(range(11, 1, -1))
 
 
 def test_gallery_shows_image_truth_and_found():

@@ -38,6 +38,7 @@ from lsst.meas.maskrcnn.report.report_page import (
     Headline,
     Page,
     Paragraph,
+    Pictures,
     Plots,
     Section,
     Table,
@@ -154,16 +155,18 @@ def test_page_has_all_parts(written: str, sample: ModuleType) -> None:
     page = Reader(written)
     sections = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
     assert sections == [
+        "models",
         "comparison",
-        "precision",
         "completeness",
-        "classes",
-        "calibration",
         "residuals",
+        "classes",
         "blends",
         "gallery",
+        "failures",
+        "calibration",
+        "precision",
         "patches",
-        "model",
+        "network",
         "provenance",
         "figures",
     ]
@@ -182,6 +185,19 @@ def test_page_has_all_parts(written: str, sample: ModuleType) -> None:
         assert f"{value.value:.3f} ± {value.error:.3f}" in text
     assert "Stars and galaxies in ground-based images" in text  # from the header of the model
     assert "u/first/run, models/lite" in text
+    # First what is asked for first.
+    cards = [words for words in page.texts if words.startswith(("Depth at", "Purity", "Flux bias", "AP50"))]
+    assert cards[:5] == [
+        "Depth at 50 % completeness",
+        "Depth at 90 % completeness",
+        "Purity",
+        "Flux bias, model",
+        "Flux bias, HeavyFootprint",
+    ]
+    (verdict,) = [words for words in page.texts if "true sources were found" in words]
+    assert "Fluxes of the model are" in verdict and "90 % completeness: " in verdict
+    assert "RA 150.10000°, Dec \N{MINUS SIGN}2.20000°" in text
+    assert "Relative error of the model flux, median" in text
 
 
 def test_page_needs_nothing_else(written: str) -> None:
@@ -282,7 +298,16 @@ def test_without_classes_and_fluxes(sample: ModuleType) -> None:
     """A catalogue that knows nothing but footprints still has its page."""
     made = sample.make_sample("u/plain", 2, 0.9)
     table = made.run.matches.copy()
-    for name in ("p_star", "flux_detected", "blendedness", "mag", "snr", "mag_detected", "separation_arcsec"):
+    for name in (
+        "p_star",
+        "flux_detected",
+        "flux_model",
+        "blendedness",
+        "mag",
+        "snr",
+        "mag_detected",
+        "separation_arcsec",
+    ):
         table[name] = np.nan
     table["score"] *= 50.0
     metrics = made.run.metrics.model_copy(
@@ -295,7 +320,7 @@ def test_without_classes_and_fluxes(sample: ModuleType) -> None:
     run = type(made.run)("u/plain", metrics, table, made.run.outcomes)
     page = evaluation_page(run, context=ReportContext("Plain"))
     kept = [section.name for section in page.sections if section.parts]
-    assert kept == ["precision", "completeness", "patches", "provenance", "figures"]
+    assert kept == ["completeness", "failures", "precision", "patches", "provenance", "figures"]
     Reader(render_page(page))
 
 
@@ -307,7 +332,7 @@ def test_text_is_escaped() -> None:
     page = Page(
         _EVIL,
         _EVIL,
-        [Headline(_EVIL, Value(0.5), _EVIL)],
+        [Headline(_EVIL, Value(0.5), _EVIL), Headline(_EVIL, _EVIL)],
         [
             Section(
                 "one",
@@ -318,12 +343,14 @@ def test_text_is_escaped() -> None:
                     Plots([(figure, _EVIL)], _EVIL),
                     Card([(_EVIL, _EVIL)]),
                     Details(_EVIL, _EVIL),
+                    Pictures([(_EVIL, [(_EVIL, picture)])], _EVIL),
                     Gallery(
                         [(_EVIL, [GalleryItem(_EVIL, _EVIL, _entry(picture, lines, [True]))])], note=_EVIL
                     ),
                 ],
             )
         ],
+        _EVIL,
         _EVIL,
     )
     text = render_page(page)

@@ -8,19 +8,26 @@ from __future__ import annotations
 
 __all__ = ["cut_group"]
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from lsst.afw.image import ExposureF
-from lsst.geom import Box2I, Extent2I, Point2I
+from lsst.afw.table import SourceCatalog
+from lsst.geom import Box2I, Extent2I, Point2D, Point2I
 
-from ..metrics.cutouts import BlendCutout
+from ..images.pixels import cut_square
+from ..metrics.cutouts import BlendCutout, add_models, child_label
 from .evaluation import EvaluationPatch, PatchComparison, calibration
+from .model_images import draw_models, model_fluxes
+from .profile_columns import PREFIX
 
 # Margin around a blend and smallest side of its cut-out (px).
 _MARGIN, _LEAST_SIZE = 8, 40
+_FEW = 100
+"""Sources near a blend that are drawn at most."""
 
 
 def cut_group(
@@ -42,18 +49,49 @@ def cut_group(
     Returns
     -------
     cutout : `~lsst.meas.maskrcnn.metrics.cutouts.BlendCutout`
-        A square. Its residual is the image in the middle band without what
-        was found: minus the pixels of the heavy footprints where the
-        catalogue has them, else without the pixels of all footprints; in
-        units of the noise.
+        A square, inside of the image as far as it fits. Its residual is that
+        of the models in the middle band where the catalogue has models; else
+        the image minus the pixels of the heavy footprints, or without the
+        pixels of all footprints; in units of the noise.
     """
-    x0, y0, x1, y1 = (int(side) for side in comparison.boxes[group])
+    row = comparison.result.groups[group]
+    caption = f"{row['n_truth']} true, {row['n_detection']} found\nquality {row['quality']:.2f}"
+    children = comparison.members.detection_group == group
+    return _cut_box(patch, comparison, comparison.boxes[group], children, bands, caption)
+
+
+def cut_source(
+    patch: EvaluationPatch, comparison: PatchComparison, row: int, bands: Sequence[str], caption: str
+) -> BlendCutout:
+    """Cut the surroundings of a row of the match table out of the exposures, as `cut_group` does."""
+    source = comparison.result.table[row]
+    place = np.array([source["x"], source["y"]])
+    box = np.concatenate([place - 0.5 * _LEAST_SIZE + _MARGIN, place + 0.5 * _LEAST_SIZE - _MARGIN])
+    children = comparison.detections.ids == source["detection_id"]
+    return _cut_box(patch, comparison, box, children, bands, caption)
+
+
+def _cut_box(
+    patch: EvaluationPatch,
+    comparison: PatchComparison,
+    sides: np.ndarray,
+    children: np.ndarray,
+    bands: Sequence[str],
+    caption: str,
+) -> BlendCutout:
+    """Cut out a square around a box [x0, y0, x1, y1], with the models of the chosen detections."""
+    x0, y0, x1, y1 = (int(side) for side in sides)
     size = max(x1 - x0 + 2 * _MARGIN, y1 - y0 + 2 * _MARGIN, _LEAST_SIZE)
-    corner = ((x0 + x1 - size) // 2, (y0 + y1 - size) // 2)
+    whole = patch.exposures[bands[0]].getBBox()
+    corner = (
+        _shift((x0 + x1 - size) // 2, size, whole.getMinX(), whole.getMaxX()),
+        _shift((y0 + y1 - size) // 2, size, whole.getMinY(), whole.getMaxY()),
+    )
     box = Box2I(Point2I(*corner), Extent2I(size, size))
     inner = Box2I(box)
-    inner.clip(patch.exposures[bands[0]].getBBox())
-    parts = [patch.exposures[band][inner] for band in bands]
+    inner.clip(whole)
+    exposures = {band: patch.exposures[band][inner] for band in bands}
+    parts = list(exposures.values())
     scales = [calibration(part) for part in parts]
     # Colours need relative calibrations; without any, counts have to do.
     scales = scales if np.isfinite(scales).all() else [1.0] * len(parts)
@@ -64,13 +102,17 @@ def cut_group(
     shapes = np.array([mask.shape for mask in truth.masks], dtype=np.int64).reshape(-1, 2)
     truth_boxes = np.concatenate([truth.origins[:, ::-1], (truth.origins + shapes)[:, ::-1]], axis=1)
     true = np.flatnonzero(_reach_in(truth_boxes, box) & (shapes.prod(axis=1) > 0))
-    row = comparison.result.groups[group]
-    return BlendCutout(
-        image=np.stack([_padded(part.image.array * scale, inner, box) for part, scale in zip(parts, scales)]),
+
+    def padded(pixels: np.ndarray) -> np.ndarray:
+        left, bottom = corner[0] - inner.getMinX(), corner[1] - inner.getMinY()
+        return cut_square(pixels[None], left, bottom, size)[0]
+
+    wcs = parts[0].getWcs()
+    sky = wcs.pixelToSky(Point2D(corner[0] + 0.5 * size, corner[1] + 0.5 * size)) if wcs is not None else None
+    cutout = BlendCutout(
+        image=np.stack([padded(part.image.array * scale) for part, scale in zip(parts, scales)]),
         noise=noise if (noise > 0).all() else None,
-        residual=_padded(
-            _residual(parts[len(parts) // 2], [found.footprints[i] for i in near.tolist()]), inner, box
-        ),
+        residual=None,
         corner=corner,
         truth_masks=[truth.masks[i] for i in true.tolist()],
         truth_origins=truth.origins[true] - corner[::-1],
@@ -78,8 +120,57 @@ def cut_group(
         detection_masks=found_masks,
         detection_origins=found_origins - corner[::-1],
         detection_is_star=found.is_star[near],
-        caption=f"{row['n_truth']} true, {row['n_detection']} found\nquality {row['quality']:.2f}",
+        caption=caption,
+        sky=None if sky is None else (sky.getRa().asDegrees(), sky.getDec().asDegrees()),
     )
+    middle = parts[len(parts) // 2]
+    variance = middle.variance.array
+    if patch.catalog is not None and _has_models(patch, patch.catalog, bands) and len(near) <= _FEW:
+        sigma = padded(np.sqrt(np.where(variance > 0, variance, np.nan))) * scales[len(parts) // 2]
+        return _with_models(patch, patch.catalog, comparison, cutout, exposures, near, children, sigma)
+    residual = padded(_residual(middle, [found.footprints[i] for i in near.tolist()]))
+    return dataclasses.replace(cutout, residual=residual)
+
+
+def _shift(first: int, size: int, low: int, high: int) -> int:
+    """Move a side of a box into the image, if it is not longer."""
+    return first if size > high - low + 1 else min(max(first, low), high + 1 - size)
+
+
+def _has_models(patch: EvaluationPatch, catalog: SourceCatalog, bands: Sequence[str]) -> bool:
+    return (
+        f"{PREFIX}_r50" in catalog.schema
+        and set(bands) <= set(patch.band_catalogs)
+        and all(patch.exposures[band].getPsf() is not None for band in bands)
+    )
+
+
+def _with_models(
+    patch: EvaluationPatch,
+    catalog: SourceCatalog,
+    comparison: PatchComparison,
+    cutout: BlendCutout,
+    exposures: dict[str, ExposureF],
+    near: np.ndarray,
+    children: np.ndarray,
+    sigma: np.ndarray,
+) -> BlendCutout:
+    """Add the models of the sources near a blend to its cut-out, and labels of its children."""
+    found, table = comparison.detections, comparison.result.table
+    band, middle = list(exposures)[len(exposures) // 2], len(exposures) // 2
+    flux, error = (model_fluxes(patch.band_catalogs, exposures, name) for name in ("instFlux", "instFluxErr"))
+    row_of = {int(one): row for row, one in enumerate(np.asarray(catalog["id"]))}
+    stamps = draw_models(catalog, [row_of[one] for one in found.ids[near].tolist()], flux, exposures)
+    truth = dict(zip(table["detection_id"].tolist(), table[f"flux_truth_{band}"].tolist()))
+    labels = {}
+    for index in np.flatnonzero(children).tolist():
+        name = int(found.ids[index])
+        row = row_of[name]
+        true = truth.get(name, np.nan)
+        measured = float(flux[row, middle]), float(error[row, middle])
+        labels[row] = child_label(name, bool(found.is_star[index]), *measured, true if true > 0 else None)
+    ordered = sorted(labels, key=lambda row: -np.nan_to_num(flux[row, middle]))
+    return add_models(cutout, sigma, stamps, {row: labels[row] for row in ordered})
 
 
 def _noise(exposure: ExposureF) -> float:
@@ -91,14 +182,6 @@ def _noise(exposure: ExposureF) -> float:
 def _reach_in(boxes: np.ndarray, box: Box2I) -> np.ndarray:
     low, high = (box.getMinX(), box.getMinY()), (box.getMaxX(), box.getMaxY())
     return np.asarray((boxes[:, :2] <= high).all(axis=1) & (boxes[:, 2:] > low).all(axis=1))
-
-
-def _padded(pixels: np.ndarray, inner: Box2I, box: Box2I) -> np.ndarray:
-    """Put the pixels of a box into a larger one, NaN beyond."""
-    whole = np.full((box.getHeight(), box.getWidth()), np.nan, dtype=np.float32)
-    y0, x0 = inner.getMinY() - box.getMinY(), inner.getMinX() - box.getMinX()
-    whole[y0 : y0 + pixels.shape[0], x0 : x0 + pixels.shape[1]] = pixels
-    return whole
 
 
 def _residual(exposure: ExposureF, footprints: Sequence[Any]) -> np.ndarray:

@@ -75,7 +75,7 @@ class DetectionFields:
         dict[str, str],
         Field(
             description="Field of the flux for a band; in nJy, or else instrumental with the PhotoCalib of "
-            "the exposure. In bands without one, the flux is the sum of the exposure within the footprint."
+            "the exposure."
         ),
     ] = dataclasses.field(default_factory=dict)
     heavy_band: Annotated[
@@ -210,7 +210,8 @@ def read_detections(
         for band, name in fields.flux.items()
     }
     if fields.heavy_band is not None:
-        flux[fields.heavy_band] = _heavy_flux(chosen, fields.heavy_band, photo_calibs or {})
+        calib = (photo_calibs or {}).get(fields.heavy_band)
+        flux[fields.heavy_band] = heavy_flux(chosen) * (1.0 if calib is None else calib.getCalibrationMean())
     return DetectionArrays(
         ids=np.array(catalog["id"])[keep] if len(catalog) else np.zeros(0, dtype=np.int64),
         x=x[keep],
@@ -393,12 +394,13 @@ def _calibrated(
     return values * photo_calibs[band].getCalibrationMean()
 
 
-def _heavy_flux(footprints: list[Footprint], band: str, photo_calibs: Mapping[str, PhotoCalib]) -> np.ndarray:
+def heavy_flux(footprints: Sequence[Any]) -> np.ndarray:
+    """Sum the pixels of HeavyFootprints, in their unit; NaN for other footprints."""
     sums = np.full(len(footprints), np.nan)
     for i, footprint in enumerate(footprints):
         if isinstance(footprint, HeavyFootprintF):
             sums[i] = float(np.sum(footprint.getImageArray(), dtype=np.float64))
-    return sums * photo_calibs[band].getCalibrationMean() if band in photo_calibs else sums
+    return sums
 
 
 def photo_calibs(exposures: Mapping[str, ExposureF]) -> dict[str, PhotoCalib]:

@@ -41,7 +41,7 @@ from ..metrics.blends import (
     source_outcomes,
 )
 from ..metrics.evaluation_metrics import PatchSummary
-from ..metrics.match_table import make_match_table
+from ..metrics.match_table import ab_magnitude, make_match_table
 from ..metrics.matching import IOU_THRESHOLDS, ImagePairs, match, psf_area
 from ..metrics.spans import SpanMasks, mask_iou
 from ..scenes.truth import FLAGS
@@ -49,6 +49,7 @@ from .detections import (
     DetectionArrays,
     DetectionFields,
     catalog_pixel_scale,
+    heavy_flux,
     no_detections,
     photo_calibs,
     read_detections,
@@ -82,9 +83,9 @@ class EvaluationPatch:
         Truth catalogue; `None` if there is none.
     catalog : `lsst.afw.table.SourceCatalog` or `None`
         Catalogue to evaluate; `None` if there is none.
-    truth_flux : `~collections.abc.Mapping` [`str`, \
+    band_catalogs : `~collections.abc.Mapping` [`str`, \
             `lsst.afw.table.SourceCatalog`]
-        Catalogues of each source's own pixels by band.
+        Catalogues of the bands, with HeavyFootprints, of the records of ``catalog``.
     exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
         Exposures by band.
     seconds : `float`
@@ -99,7 +100,7 @@ class EvaluationPatch:
     patch: int
     truth: SourceCatalog | None
     catalog: SourceCatalog | None
-    truth_flux: Mapping[str, SourceCatalog] = dataclasses.field(default_factory=dict)
+    band_catalogs: Mapping[str, SourceCatalog] = dataclasses.field(default_factory=dict)
     exposures: Mapping[str, ExposureF] = dataclasses.field(default_factory=dict)
     seconds: float = float("nan")
     megapixels: float = float("nan")
@@ -292,7 +293,7 @@ def compare_patch(patch: EvaluationPatch, settings: EvaluationSettings, image: i
     truth_outcome, detection_outcome = source_outcomes(groups, counted)
     iou = _matched_iou(pairs, matched)
     table = make_match_table(
-        _truth_columns(patch, truth, ignored, settings.band, bands, detections, matched, fwhm),
+        _truth_columns(truth, ignored, settings.band, bands, fwhm),
         _detection_columns(patch, detections, not_counted, settings, bands),
         matched,
         iou=iou,
@@ -464,14 +465,7 @@ def _in_bad_pixels(patch: EvaluationPatch, spans: SpanMasks) -> np.ndarray | Non
 
 
 def _truth_columns(
-    patch: EvaluationPatch,
-    truth: TruthArrays,
-    ignored: np.ndarray,
-    band: str,
-    bands: tuple[str, ...],
-    detections: DetectionArrays,
-    matched: np.ndarray,
-    fwhm: float,
+    truth: TruthArrays, ignored: np.ndarray, band: str, bands: tuple[str, ...], fwhm: float
 ) -> dict[str, Any]:
     columns: dict[str, Any] = {
         "id": truth.ids,
@@ -488,42 +482,10 @@ def _truth_columns(
             flux_snr = truth.flux[band], truth.snr[band]
             columns["blended"] = blended_truths(truth.x, truth.y, *flux_snr, fwhm).astype(float)
     flux = {name: truth.flux[name] for name in {band, *bands} if name in truth.bands}
-    for name, catalog in patch.truth_flux.items():
-        if name in flux:
-            flux[name] = _flux_within(patch, catalog, truth, detections, matched, flux[name], name)
     columns |= {f"flux_{name}": flux[name] for name in bands}
     if band in flux:
         columns["flux"] = flux[band]
     return columns
-
-
-def _flux_within(
-    patch: EvaluationPatch,
-    catalog: SourceCatalog,
-    truth: TruthArrays,
-    detections: DetectionArrays,
-    matched: np.ndarray,
-    total: np.ndarray,
-    band: str,
-) -> np.ndarray:
-    """Sum each truth's own light in the footprint of its detection, or leave its total."""
-    ids = np.array(catalog["id"]) if len(catalog) else np.zeros(0, dtype=np.int64)
-    if not np.array_equal(ids, truth.ids):
-        raise MismatchedPatchError(
-            f"{patch.name}: the truth's own pixels in {band} have {len(ids)} ids that are not the "
-            f"{len(truth)} of the truth catalogue; both must come from the same run of the simulator."
-        )
-    flux = np.array(total, dtype=np.float64)
-    for i in np.flatnonzero(matched >= 0).tolist():
-        own = catalog[int(matched[i])].getFootprint()
-        if own is None or not own.getArea():
-            flux[matched[i]] = 0.0
-            continue
-        box = own.getBBox()
-        pixels = own.extractImage(fill=0.0).array
-        one = detections.spans.select([i])
-        flux[matched[i]] = one.sum_over(pixels, (box.getMinY(), box.getMinX()))[0]
-    return flux
 
 
 def _detection_columns(
@@ -543,19 +505,42 @@ def _detection_columns(
         "p_blend": found.p_blend,
         "ignored": ignored,
     }
-    flux = dict(found.flux)
-    for band, exposure in patch.exposures.items():
-        # Isolated sources of a deblender's catalogue are not heavy.
-        partly = band == settings.fields.heavy_band
-        if (partly or band not in flux) and band in {settings.band, *bands}:
-            origin = exposure.getXY0()
-            sums = found.spans.sum_over(exposure.image.array, (origin.getY(), origin.getX()))
-            sums *= calibration(exposure)
-            flux[band] = np.where(np.isfinite(flux[band]), flux[band], sums) if partly else sums
-    columns |= {f"flux_{band}": flux[band] for band in bands if band in flux}
-    if settings.band in flux:
-        columns["flux"] = flux[settings.band]
+    flux, models = dict(found.flux), {}
+    for band, catalog in patch.band_catalogs.items():
+        flux[band], models[band] = _band_fluxes(patch, found, catalog, band)
+    for kind, by_band in (("flux", flux), ("model", models)):
+        columns |= {f"{kind}_{band}": by_band[band] for band in bands if band in by_band}
+        if settings.band in by_band:
+            columns[kind] = by_band[settings.band]
+    if settings.band in patch.exposures:
+        # For bins of magnitude a sum within the mask will do where no flux was measured.
+        exposure = patch.exposures[settings.band]
+        origin = exposure.getXY0()
+        sums = found.spans.sum_over(exposure.image.array, (origin.getY(), origin.getX()))
+        measured = flux.get(settings.band, np.full(len(found), np.nan))
+        columns["mag"] = ab_magnitude(np.where(np.isfinite(measured), measured, sums * calibration(exposure)))
     return columns
+
+
+def _band_fluxes(
+    patch: EvaluationPatch, found: DetectionArrays, catalog: SourceCatalog, band: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Fluxes (nJy) of the HeavyFootprints and of the models of a band, NaN where there are none."""
+    rows = {record.getId(): record for record in catalog}
+    missing = set(found.ids.tolist()) - set(rows)
+    if missing:
+        raise MismatchedPatchError(
+            f"{patch.name}: {len(missing)} of {len(found)} sources are not in the catalogue of band {band}; "
+            "give catalogues of one run."
+        )
+    records = [rows[one] for one in found.ids.tolist()]
+    scale = calibration(patch.exposures[band]) if band in patch.exposures else float("nan")
+    heavy = heavy_flux([record.getFootprint() for record in records]) * scale
+    name = "maskrcnn_profile_instFlux"
+    models = np.full(len(records), np.nan)
+    if name in catalog.schema:
+        models = np.array([record[name] for record in records], dtype=np.float64) * scale
+    return heavy, models
 
 
 def calibration(exposure: ExposureF) -> float:

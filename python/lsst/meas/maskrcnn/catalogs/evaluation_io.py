@@ -108,6 +108,6 @@ EvaluationMetrics`
     for name in output.colnames:
         if name in _UNITS:
             output[name].unit = _UNITS[name]
-        elif name.startswith(("flux_truth", "flux_detected")):
+        elif name.startswith(("flux_truth", "flux_detected", "flux_model")):
             output[name].unit = u.nJy
     return output

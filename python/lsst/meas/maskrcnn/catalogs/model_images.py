@@ -26,6 +26,8 @@ _MARGIN, _REACH = 6.0, 60.0
 """How far beyond their footprints models are drawn, and how far beyond a picture sources matter (px)."""
 _RADII = 8.0
 """Half-light radii to which models are drawn at least."""
+_CELL = 256
+"""Side of the cells in which the PSF is taken to be the same, as in the fit (px)."""
 
 
 def model_fluxes(
@@ -90,9 +92,11 @@ def draw_models(
 
 
 def _mixture(exposure: ExposureF, y: float, x: float, fitted: dict[bytes, PsfMixture]) -> PsfMixture:
-    """Fit the PSF at a place, once for each image of it."""
+    """Fit the PSF in the middle of a cell, once for each image of it."""
     corner = exposure.getXY0()
-    image = psf_image(exposure, y - corner.getY(), x - corner.getX())
+    image = psf_image(
+        exposure, *((place // _CELL + 0.5) * _CELL for place in (y - corner.getY(), x - corner.getX()))
+    )
     if image is None:
         raise ValueError("a model cannot be drawn, as the exposure has no PSF")
     key = image.tobytes()

@@ -100,10 +100,11 @@ def find_run(
         if table is None:
             raise CommandError(
                 f"Run {ref.run!r} has {name} but no {evaluation}_{part}; it was not stored whole. Run the "
-                "evaluation "
-                "again."
+                "evaluation again."
             )
         tables[part] = _structured(table)
+    if "flux_model" not in (tables["matches"].dtype.names or ()):
+        raise CommandError(f"The evaluation in run {ref.run!r} is of an older version; run it again.")
     run = EvaluatedRun(collection, metrics, tables["matches"], tables["outcomes"])
     return StoredRun(butler, collection, ref, evaluation, run)
 

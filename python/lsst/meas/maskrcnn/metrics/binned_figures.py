@@ -259,11 +259,11 @@ def binned_tables(
         for name, curve in shares.curves.items():
             add(f"{shares.measure}/{shares.column}/{name}", curve.columns())
     column, _ = residual_bins(table)
-    residual = flux_residual(table["flux_detected"], table["flux_truth"])
-    if np.isfinite(table[column]).any():
-        for name in classes:
+    for what, kind in (("flux_residual", "flux_detected"), ("model_flux_residual", "flux_model")):
+        residual = flux_residual(table[kind], table["flux_truth"])
+        for name in classes if np.isfinite(table[column]).any() else ():
             binned = binned_residual(table, residual, IS_STAR[name], min_score=min_score)
-            add(f"flux_residual/{column}/{name}", binned.columns())
+            add(f"{what}/{column}/{name}", binned.columns())
     for name, result in reliability_curves(table, classes, min_score=min_score).items():
         columns = {"mean_probability": result.mean_probability, **result.bins.columns()}
         add(f"calibration/{name}", columns)

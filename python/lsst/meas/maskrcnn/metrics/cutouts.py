@@ -47,6 +47,8 @@ class BlendCutout:
         Sum of the models, like ``image``.
     children : `list` [`tuple` [`str`, `numpy.ndarray`]]
         What to write above each model, and its pixels, like ``image``.
+    sky : `tuple` [`float`, `float`] or `None`
+        Right ascension and declination of its middle (deg).
     """
 
     image: NDArray[np.floating]
@@ -62,6 +64,7 @@ class BlendCutout:
     caption: str = ""
     model: NDArray[np.floating] | None = None
     children: list[tuple[str, NDArray[np.floating]]] = field(default_factory=list)
+    sky: tuple[float, float] | None = None
 
 
 def add_models(

@@ -272,13 +272,13 @@ class GalleryEntry(_Model):
     Parameters
     ----------
     kind : `str`
-        ``best`` or ``worst``.
+        ``busiest``, ``best`` or ``worst`` for blends, ``failure`` for a source.
     tract, patch : `int`
         Where it is.
     caption : `str`
         What to write under it.
     quality : `float`
-        Panoptic quality of the blend, from 0 to 1.
+        Panoptic quality of the blend, from 0 to 1; of a source its flux (nJy).
     size : `int`
         Side of the square cut-out (px).
     x0, y0 : `int`
@@ -287,6 +287,12 @@ class GalleryEntry(_Model):
         Picture, PNG in base64, first row at the top.
     residual : `str`
         Picture of the residual, or empty.
+    model : `str`
+        Picture of the models, or empty.
+    children : `list` [`tuple` [`str`, `str`]]
+        What to write above the model of each child, and its picture.
+    ra, dec : `float`
+        Place of its middle on the sky (deg); NaN where it is not known.
     truth_outlines, detection_outlines : `list`
         For each source its closed lines, each a list of (x, y) in pixels of
         the cut-out, the first at the bottom left; its centre is (0, 0).
@@ -304,6 +310,10 @@ class GalleryEntry(_Model):
     y0: int
     image: str
     residual: str = ""
+    model: str = ""
+    children: list[tuple[str, str]] = []
+    ra: Float = math.nan
+    dec: Float = math.nan
     truth_outlines: list[list[list[tuple[float, float]]]]
     detection_outlines: list[list[list[tuple[float, float]]]]
     truth_is_star: list[bool]

@@ -16,8 +16,9 @@ it: completeness and purity, classes, residuals, calibration. Its columns are
 - ``score``: of the detection; ``p_star``: its probability of being a star;
 - ``mag``, ``mag_detected``: magnitudes (AB) of truth and detection;
 - ``snr``: signal-to-noise ratio of the truth;
-- ``flux_truth``, ``flux_detected``: fluxes in the reference band (nJy);
-  ``flux_truth_<band>``, ``flux_detected_<band>`` likewise;
+- ``flux_truth``, ``flux_detected``, ``flux_model``: fluxes in the reference band
+  (nJy): true, of the HeavyFootprint or of a field of the catalogue, and of the
+  fitted model; ``flux_truth_<band>`` and so on likewise;
 - ``offset_x``, ``offset_y``: detection minus truth (px); ``separation``,
   ``separation_arcsec``: its length (px, arcsec);
 - ``blendedness``: 1 - sum m^2 / sum B m of the truth;
@@ -42,7 +43,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..images.units import AB_ZERO_POINT
 
-__all__ = ["MatchTable", "ab_magnitude", "detection_rows", "make_match_table", "matched_rows", "truth_rows"]
+__all__ = [
+    "MatchTable",
+    "ab_magnitude",
+    "detection_rows",
+    "find_failures",
+    "make_match_table",
+    "matched_rows",
+    "truth_rows",
+]
 
 OUTCOMES = ("matched", "missed", "unrecognized", "shredded", "mismatched", "spurious", "ignored")
 """How a source can end, see `blends.source_outcomes`."""
@@ -67,6 +76,7 @@ _COLUMNS: tuple[tuple[str, str], ...] = (
     ("snr", "f8"),
     ("flux_truth", "f8"),
     ("flux_detected", "f8"),
+    ("flux_model", "f8"),
     ("offset_x", "f8"),
     ("offset_y", "f8"),
     ("separation", "f8"),
@@ -100,9 +110,10 @@ def make_match_table(
     ----------
     truth, detections : `~collections.abc.Mapping` [`str`, array_like]
         Columns ``id``, ``x``, ``y``, ``is_star`` and, of the detections,
-        ``score``; where known ``flux``, ``flux_<band>`` and ``ignored``, of
-        the truth ``mag``, ``snr``, ``blendedness``, ``neighbor_distance``
-        and ``blended``, of the detections ``p_star`` and ``p_blend``.
+        ``score``; where known ``flux``, ``flux_<band>``, ``mag`` and
+        ``ignored``, of the truth ``snr``, ``blendedness``, ``neighbor_distance``
+        and ``blended``, of the detections ``p_star``, ``p_blend``, ``model``
+        and ``model_<band>``.
     match : array_like
         Index of the truth of each detection, or -1, (detection,).
     iou : array_like, optional
@@ -242,6 +253,51 @@ def matched_rows(
     return selected
 
 
+_FLUX_OFF = 0.3
+"""Relative error of a model flux from which on it is a failure, if it is also five times its S/N."""
+
+
+def find_failures(table: MatchTable) -> dict[int, tuple[float, str]]:
+    """Find the sources that were missed, made up, or classed or measured wrongly.
+
+    Parameters
+    ----------
+    table : `MatchTable`
+        The match table.
+
+    Returns
+    -------
+    failures : `dict` [`int`, `tuple` [`float`, `str`]]
+        By row: flux that is lost, made up or off (nJy), and what happened.
+    """
+    true, found = truth_rows(table), detection_rows(table)
+    made_up = AB_ZERO_POINT - np.asarray(table["mag_detected"])
+    made_up = np.where(np.isfinite(made_up), 10.0 ** (0.4 * np.nan_to_num(made_up)), 0.0)
+    flux, model = np.nan_to_num(table["flux_truth"]), np.asarray(table["flux_model"])
+    off = np.abs(model - flux)
+    outcome = np.asarray(table["outcome"]).astype(str)
+    failures = {}
+    for row in np.flatnonzero(true | found).tolist():
+        kind = "star" if table["truth_is_star"][row] else "galaxy"
+        given = "star" if table["detected_is_star"][row] else "galaxy"
+        mag = f"{table['mag'][row]:.1f} mag"
+        if true[row] and outcome[row] != "matched":
+            failures[row] = float(flux[row]), f"{outcome[row]}: {kind} of {mag}"
+        elif not true[row]:
+            failures[row] = (
+                float(made_up[row]),
+                f"{outcome[row]}: {given} of {table['mag_detected'][row]:.1f} mag",
+            )
+        elif kind != given:
+            failures[row] = float(flux[row]), f"{kind} of {mag} called {given}"
+        elif off[row] > max(_FLUX_OFF, 5.0 / max(float(np.nan_to_num(table["snr"][row])), 0.1)) * flux[row]:
+            failures[row] = (
+                float(off[row]),
+                f"{kind} of {mag}: model flux {model[row] / flux[row]:.2f} of the true",
+            )
+    return failures
+
+
 def ab_magnitude(flux: ArrayLike) -> NDArray[np.float64]:
     """Convert fluxes to magnitudes.
 
@@ -309,15 +365,18 @@ def _fill_sources(
     for suffix in ("", *(f"_{band}" for band in bands)):
         if f"flux{suffix}" in truth:
             table[f"flux_truth{suffix}"][of_truth] = truth[f"flux{suffix}"]
-        if f"flux{suffix}" in detections:
-            table[f"flux_detected{suffix}"][row] = detections[f"flux{suffix}"]
+        for name, column in (("flux", "flux_detected"), ("model", "flux_model")):
+            if f"{name}{suffix}" in detections:
+                table[f"{column}{suffix}"][row] = detections[f"{name}{suffix}"]
     if "mag" not in truth:
         table["mag"] = ab_magnitude(table["flux_truth"])
     table["mag_detected"] = ab_magnitude(table["flux_detected"])
+    if "mag" in detections:
+        table["mag_detected"][row] = detections["mag"]
 
 
 def _empty_table(length: int, bands: Sequence[str]) -> NDArray[np.void]:
-    per_band = [(f"flux_{kind}_{band}", "f8") for band in bands for kind in ("truth", "detected")]
+    per_band = [(f"flux_{kind}_{band}", "f8") for band in bands for kind in ("truth", "detected", "model")]
     table = np.zeros(length, dtype=np.dtype([*_COLUMNS, *per_band]))
     for name in table.dtype.names or ():
         if table.dtype[name].kind == "f":

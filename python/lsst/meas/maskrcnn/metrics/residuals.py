@@ -71,8 +71,10 @@ def color_residuals(
     if len(bands) < 2:
         raise ValueError(f"A colour needs two bands; given were {list(bands)}.")
     rows = matched_rows(table, is_star, min_score=min_score)
+    # Colours of the models, where there are any.
+    kind = "model" if np.isfinite(table[f"flux_model_{bands[0]}"]).any() else "detected"
     shift = {
-        band: ab_magnitude(table[f"flux_detected_{band}"]) - ab_magnitude(table[f"flux_truth_{band}"])
+        band: ab_magnitude(table[f"flux_{kind}_{band}"]) - ab_magnitude(table[f"flux_truth_{band}"])
         for band in bands
     }
     return {

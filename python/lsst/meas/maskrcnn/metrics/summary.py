@@ -53,6 +53,10 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 
+_LEVELS = (0.5, 0.9)
+"""Completeness at the limiting magnitudes."""
+
+
 @dataclass(frozen=True, eq=False)
 class FigureGroup:
     """Some figures, and the same as a function of how often each patch counts.
@@ -374,20 +378,26 @@ class MatchedSources:
         hits = count_by_image(image[found], bins[found], len(self.names), len(edges) - 1)
         binned = binned_completeness(self.table, "mag", edges, star, min_score=score)
 
-        def limit(weights: FloatArray) -> FloatArray:
+        def limits(weights: FloatArray) -> FloatArray:
             above, below = weights @ hits, weights @ total
             share = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-            return np.array([[last_crossing(binned.center, s, t, 0.5)] for s, t in zip(share, below)])
+            pairs = list(zip(share, below))
+            return np.array(
+                [[last_crossing(binned.center, *pair, level) for level in _LEVELS] for pair in pairs]
+            )
 
-        figure = MetricValue(
-            name="completeness_limit_50",
-            value=completeness_limit(binned).value,
-            object_class=name,
-            band=self.band,
-            unit="mag",
-            n=int(rows.sum()),
+        figures = tuple(
+            MetricValue(
+                name=f"completeness_limit_{100 * level:.0f}",
+                value=completeness_limit(binned, level).value,
+                object_class=name,
+                band=self.band,
+                unit="mag",
+                n=int(rows.sum()),
+            )
+            for level in _LEVELS
         )
-        yield FigureGroup("completeness limits", (figure,), ImageStatistic(self.names, limit))
+        yield FigureGroup("completeness limits", figures, ImageStatistic(self.names, limits))
 
     def _class_figures(self) -> Iterator[FigureGroup]:
         table = self.table
@@ -437,12 +447,12 @@ class MatchedSources:
             ("centroid_y", scale * table["offset_y"], unit, ""),
             ("centroid_separation", separation, unit, ""),
             ("iou", table["iou"], "", ""),
-            ("flux", flux_residual(table["flux_detected"], table["flux_truth"]), "", self.band),
         ]
-        for band in self.bands:
-            if band != self.band:
-                residual = flux_residual(table[f"flux_detected_{band}"], table[f"flux_truth_{band}"])
-                columns.append(("flux", residual, "", band))
+        suffixes = {self.band: "", **{band: f"_{band}" for band in self.bands if band != self.band}}
+        for what, kind in (("flux", "flux_detected"), ("model_flux", "flux_model")):
+            for band, suffix in suffixes.items():
+                residual = flux_residual(table[f"{kind}{suffix}"], table[f"flux_truth{suffix}"])
+                columns.append((what, residual, "", band))
         if len(self.bands) > 1:
             colors = color_residuals(table, self.bands, star, min_score=score)
             columns += [("color", residual, "mag", color) for color, residual in colors.items()]

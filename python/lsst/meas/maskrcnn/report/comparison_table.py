@@ -18,40 +18,55 @@ DEFINITIONS = {"perImage": "mean of images", "pooled": "pooled", "coco": "COCO"}
 
 _LABELS = {
     "ap": "AP",
-    "recall": "recall",
-    "class_accuracy": "class accuracy",
-    "roc_area": "area under the ROC curve",
+    "class_accuracy": "share of matched sources in the right class",
+    "roc_area": "area under the ROC curve of pStar",
     "blend_roc_area": "area under the ROC curve of pBlend",
     "clean_purity": "share without blend of the 90 % of lowest pBlend",
     "clean_share": "share without blend of all",
     "completeness_limit_50": "magnitude at 50 % completeness",
-    "score_ece": "expected calibration error of the score",
-    "score_brier": "Brier score of the score",
-    "p_star_ece": "expected calibration error of pStar",
-    "p_star_brier": "Brier score of pStar",
-    "p_blend_ece": "expected calibration error of pBlend",
-    "p_blend_brier": "Brier score of pBlend",
-    "completeness_same_class": "completeness, class right too",
-    "purity_same_class": "purity, class right too",
-    "class_completeness": "share of the true class classed rightly",
-    "class_purity": "share of the class given that is right",
+    "completeness_limit_90": "magnitude at 90 % completeness",
+    "completeness_same_class": "completeness, found in the right class",
+    "purity_same_class": "purity, true and of the right class",
+    "class_completeness": "class completeness: share of true members in their class",
+    "class_purity": "class purity: share of the class given that is right",
     "lost_shredded": "true sources lost to shredding",
     "lost_unrecognized": "true sources lost in unrecognized blends",
     "lost_missed": "true sources of which nothing was found",
-    "blends_recognized": "blends recognized",
-    "flux_median": "flux residual, median",
-    "flux_scatter": "flux residual, scatter",
-    "flux_outliers": "flux residual, outliers",
-    "iou_median": "IoU of matches, median",
-    "iou_scatter": "IoU of matches, scatter",
-    "iou_outliers": "IoU of matches, outliers",
+    "detections_spurious": "spurious detections",
     "blend_quality": "panoptic quality of blends",
+    "seconds_per_patch": "time of a patch",
+    "megapixels_per_second": "speed",
 }
+_QUANTITIES = {
+    "model_flux": "relative error of the model flux",
+    "flux": "relative error of the HeavyFootprint flux",
+    "color": "error of the colour",
+    "centroid_x": "centroid offset in x",
+    "centroid_y": "centroid offset in y",
+    "centroid_separation": "centroid distance",
+    "iou": "IoU of the masks of matched sources",
+    "score": "score",
+    "p_star": "pStar",
+    "p_blend": "pBlend",
+}
+_PARTS = {"ece": "expected calibration error", "brier": "Brier score", "outliers": "share of outliers"}
+_OF_GROUPS = {"blends": "blends that are", "truths": "true sources in groups that are"}
+
+
+def _label(name: str) -> str:
+    start, _, part = name.rpartition("_")
+    if name in _LABELS:
+        return _LABELS[name]
+    if start in _QUANTITIES:
+        return f"{_QUANTITIES[start]}, {_PARTS.get(part, part)}"
+    if start in _OF_GROUPS:
+        return f"{_OF_GROUPS[start]} {part}"
+    return name.replace("_", " ")
 
 
 def figure_label(figure: MetricValue) -> str:
     """Name a figure in words, with the IoU and unit where it has any."""
-    label = _LABELS.get(figure.name, figure.name.replace("_", " "))
+    label = _label(figure.name)
     label = label[0].upper() + label[1:]
     if figure.name in ("ap", "recall"):
         label += ", mean over IoU" if figure.iou is None else f" at IoU {figure.iou:.2f}"

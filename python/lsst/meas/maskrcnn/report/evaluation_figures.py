@@ -64,7 +64,9 @@ class EvaluationFigures:
             "completeness": self.completeness(self.shares()),
             "confusion": self.confusion(),
             "roc": self.roc(),
-            "fluxResidual": self.flux_residual(separate),
+            "fluxResidual": self.flux_residual(
+                separate, "flux_model" if np.isfinite(self.table["flux_model"]).any() else "flux_detected"
+            ),
             "calibration": self.calibration(),
             "blends": plot_blends({"": blend_shares(self.metrics)}),
         }
@@ -111,30 +113,37 @@ class EvaluationFigures:
         labels = "Single sources called blends (share)", "Blends called blends (share)"
         return plot_roc({"all": curve}, labels=labels)
 
-    def flux_residual(self, names: Sequence[str]) -> Figure:
-        """Draw the residuals of fluxes, a panel for each class."""
-        residual = flux_residual(self.table["flux_detected"], self.table["flux_truth"])
-        return self._residuals(residual, names, "Detected flux / true flux - 1")
+    def flux_residual(self, names: Sequence[str], kind: str = "flux_detected") -> Figure:
+        """Draw the residuals of a column of fluxes, a panel for each class."""
+        what = {"flux_detected": "HeavyFootprint", "flux_model": "Model"}[kind]
+        label = f"{what} flux / true flux \N{MINUS SIGN} 1"
+        return plot_residuals(self.flux_panels(names, kind), x_label=self.residual_label, y_label=label)
+
+    def flux_panels(self, names: Sequence[str], kind: str, title: str = "") -> list[ResidualPanel]:
+        """Make the panels of `flux_residual`."""
+        return self._panels(flux_residual(self.table[kind], self.table["flux_truth"]), names, title)
 
     def centroid_offset(self, names: Sequence[str]) -> Figure:
         """Draw the offsets of positions, a panel for each class."""
-        offset = np.asarray(self.table["separation_arcsec"], dtype=float)
-        return self._residuals(offset, names, "Centroid offset (arcsec)")
+        panels = self._panels(np.asarray(self.table["separation_arcsec"], dtype=float), names)
+        return plot_residuals(panels, x_label=self.residual_label, y_label="Centroid offset (arcsec)")
 
     @property
     def residual_label(self) -> str:
         """What residuals are drawn against (`str`)."""
         return column_label(residual_bins(self.table)[0], self.band)
 
-    def _residuals(self, values: NDArray[np.float64], names: Sequence[str], label: str) -> Figure:
+    def _panels(
+        self, values: NDArray[np.float64], names: Sequence[str], title: str = ""
+    ) -> list[ResidualPanel]:
         column, _ = residual_bins(self.table)
         panels = []
         for name in names:
             rows = matched_rows(self.table, IS_STAR[name], min_score=self.min_score)
             binned = binned_residual(self.table, values, IS_STAR[name], min_score=self.min_score)
             x = np.asarray(self.table[column], dtype=float)[rows]
-            panels.append(ResidualPanel(CLASS_WORDS[name], x, values[rows], binned))
-        return plot_residuals(panels, x_label=self.residual_label, y_label=label)
+            panels.append(ResidualPanel(title or CLASS_WORDS[name], x, values[rows], binned))
+        return panels
 
     def calibration(self, of: str = "score") -> Figure:
         """Draw how often scores, with a curve for each class, ``p_star`` or ``p_blend`` came true."""

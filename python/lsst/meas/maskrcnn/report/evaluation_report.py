@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -24,16 +24,15 @@ from ..metrics.completeness import binned_completeness, completeness_limit
 from ..metrics.evaluation_metrics import EvaluationGallery, EvaluationMetrics, GalleryEntry, MetricValue
 from ..metrics.match_table import matched_rows
 from ..metrics.run_comparison import EvaluatedRun, RunComparison, run_setting, settings_that_differ
-from .comparison_table import DEFINITIONS, comparison_table, figure_label, format_p_value, run_letters
+from .comparison_table import DEFINITIONS, comparison_table, figure_label, run_letters
 from .evaluation_figures import CLASS_WORDS, EvaluationFigures, blend_shares
-from .plots import column_label, plot_blends, plot_shares
+from .plots import column_label, plot_blends, plot_residuals, plot_shares
 from .report_page import (
     Card,
     Cell,
     Details,
     Gallery,
     GalleryItem,
-    Headline,
     Page,
     Paragraph,
     Part,
@@ -41,11 +40,8 @@ from .report_page import (
     Section,
     Table,
     Value,
-    format_value,
 )
-
-_UNBROKEN = "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}"
-_Key = tuple[str, str, str, str, float | None, str]
+from .verdict import failure_parts, headlines, mean_ap, model_parts, place_words, verdict
 
 
 @dataclass(frozen=True)
@@ -123,16 +119,18 @@ def evaluation_page(
     """
     metrics, draw = run.metrics, EvaluationFigures(run, curves)
     sections = [
+        Section("models", "Blends and their models", model_parts(gallery)),
         Section("comparison", "Comparison", _comparison_parts(run, others, comparison)),
-        Section("precision", "Average precision", _precision_parts(draw)),
         Section("completeness", "Completeness and purity", _completeness_parts(draw)),
+        Section("residuals", "Fluxes and positions", _residual_parts(draw)),
         Section("classes", "Stars and galaxies", _class_parts(draw)),
-        Section("calibration", "Calibration", _calibration_parts(draw)),
-        Section("residuals", "Residuals", _residual_parts(draw)),
         Section("blends", "Blends", _blend_parts(run, others)),
-        Section("gallery", "Gallery", _gallery_parts(gallery, n_gallery)),
+        Section("gallery", "The worst and the best blends", _gallery_parts(gallery, n_gallery)),
+        Section("failures", "Where does it fail?", failure_parts(draw, gallery)),
+        Section("calibration", "Calibration", _calibration_parts(draw)),
+        Section("precision", "Average precision", _precision_parts(draw)),
         Section("patches", "Patches and throughput", _patch_parts(metrics)),
-        Section("model", "Model", _model_parts(metrics, context)),
+        Section("network", "Network", _model_parts(metrics, context)),
         Section("provenance", "Configuration and software", _provenance_parts(metrics, context)),
         Section("figures", "All figures", _all_figures(metrics, others)),
     ]
@@ -141,46 +139,11 @@ def evaluation_page(
         f"{len(metrics.patches)} patches of {metrics.skymap or 'one sky map'}, {truths:,} true sources "
         "that count" + (f"; catalogue {metrics.catalog}" if metrics.catalog else "")
     )
-    return Page(context.title, subtitle, _headlines(metrics, comparison), sections, context.footer)
+    return Page(context.title, subtitle, headlines(run, comparison), sections, context.footer, verdict(run))
 
 
 def _value(value: MetricValue, digits: int = 3) -> Value:
     return Value(value.value, value.error, digits)
-
-
-def _headlines(metrics: EvaluationMetrics, comparison: RunComparison | None) -> list[Headline]:
-    wanted: list[tuple[str, _Key, str]] = [
-        (
-            f"AP50 of {CLASS_WORDS[name]}",
-            ("ap", name, definition, "all", 0.5, ""),
-            f"{DEFINITIONS[definition]}",
-        )
-        for definition, name in (("perImage", "star"), ("perImage", "galaxy"), ("pooled", "all"))
-    ]
-    wanted += [
-        (f"{_mean_ap(metrics)}, all", ("ap", "all", "pooled", "all", None, ""), "pooled"),
-        ("Completeness", ("completeness", "all", "", "all", None, ""), "of true sources that count"),
-        ("Purity", ("purity", "all", "", "all", None, ""), "of detections"),
-        ("Class accuracy", ("class_accuracy", "all", "", "all", None, ""), "of matched sources"),
-        ("Blends recognized", ("blends_recognized", "all", "", "all", None, ""), "of groups of two or more"),
-    ]
-    by_key = {value.key: value for value in metrics.values}
-    compared = {one.figure.key: one for one in comparison.figures} if comparison is not None else {}
-    tiles = []
-    for label, key, note in wanted:
-        if key not in by_key:
-            continue
-        value = by_key[key]
-        if key in compared and comparison is not None and len(comparison.names) > 1:
-            one = compared[key]
-            # The first of the others; the table has them all.
-            sign = Value(-one.difference[1], one.difference_error[1], 3, signed=True)
-            p_value = format_p_value(float(one.p_value[1]), comparison.n_samples)
-            # Numbers stay with their errors, also in a narrow tile.
-            change = ", ".join(filter(None, (f"{format_value(sign)} against B", p_value)))
-            note += "; " + re.sub(r" ([±<=]) ", _UNBROKEN, change)
-        tiles.append(Headline(label, Value(value.value, value.error), note))
-    return tiles
 
 
 def _comparison_parts(
@@ -215,9 +178,28 @@ def _comparison_parts(
             label = f"Completeness, {CLASS_WORDS[name]}"
             figure = plot_shares([BinnedShares("completeness", "mag", curves, limits)], y_label=label)
             figures.append((figure, f"{label}, of each run against true magnitude."))
+    figures += _compared_fluxes(runs)
     if figures:
-        parts.append(Plots(figures, "Completeness of the runs with 68 % intervals; all patches of each run."))
+        note = "The runs beside each other, with 68 % intervals; all patches of each run."
+        parts.append(Plots(figures, note))
     return parts
+
+
+def _compared_fluxes(runs: Mapping[str, EvaluatedRun]) -> list[tuple[Figure, str]]:
+    """Residuals of fluxes of each run, a panel for each."""
+    figures = []
+    for kind, word in (("flux_model", "models"), ("flux_detected", "HeavyFootprints")):
+        if all(np.isfinite(one.matches[kind]).any() for one in runs.values()):
+            panels = [
+                panel
+                for letter, one in runs.items()
+                for panel in EvaluationFigures(one).flux_panels(("all",), kind, letter)
+            ]
+            label = f"Flux of the {word} / true flux \N{MINUS SIGN} 1"
+            x_label = EvaluationFigures(runs["A"]).residual_label
+            about = f"Flux of the {word} of each run against {x_label.lower()}."
+            figures.append((plot_residuals(panels, x_label=x_label, y_label=label), about))
+    return figures
 
 
 def _precision_parts(draw: EvaluationFigures) -> list[Part]:
@@ -254,7 +236,7 @@ def _precision_parts(draw: EvaluationFigures) -> list[Part]:
         ),
         Table(
             "Average precision",
-            ["Definition", "Class", "AP50", "AP75", _mean_ap(metrics), "Recall at IoU 0.5", "Truths"],
+            ["Definition", "Class", "AP50", "AP75", mean_ap(metrics), "Recall at IoU 0.5", "Truths"],
             rows,
         ),
     ]
@@ -286,13 +268,6 @@ def _precision_parts(draw: EvaluationFigures) -> list[Part]:
         )
     )
     return parts
-
-
-def _mean_ap(metrics: EvaluationMetrics) -> str:
-    """Name the mean of the average precision over thresholds."""
-    thresholds = metrics.iou_thresholds or [0.5, 0.95]
-    low, high = (f"{limit:.2f}".strip("0") for limit in (thresholds[0], thresholds[-1]))
-    return f"AP[{low}:{high}]"
 
 
 def _precision_figures(draw: EvaluationFigures) -> list[tuple[Figure, str]]:
@@ -385,7 +360,8 @@ def _residual_parts(draw: EvaluationFigures) -> list[Part]:
     parts: list[Part] = []
     note = "Medians with their scatter (bars) and error (band); points or shading are sources."
     for what, column, function in (
-        ("Flux residual", "flux_detected", draw.flux_residual),
+        ("Flux of the models", "flux_model", partial(draw.flux_residual, kind="flux_model")),
+        ("Flux of the HeavyFootprints", "flux_detected", draw.flux_residual),
         ("Offset of centroids", "separation_arcsec", draw.centroid_offset),
     ):
         figures = []
@@ -395,11 +371,13 @@ def _residual_parts(draw: EvaluationFigures) -> list[Part]:
                 about = f"{what} of {CLASS_WORDS[name]} against {draw.residual_label.lower()}."
                 figures.append((function([name]), about))
         if figures:
-            parts.append(Plots(figures, note))
-    starts = ("flux_", "color_", "centroid_", "iou_")
-    parts += _value_table(
-        draw.metrics, "Residuals of matched sources", lambda value: value.name.startswith(starts), tall=True
-    )
+            parts.append(Plots(figures, f"{what}. {note}"))
+    for title, starts in (
+        ("Fluxes of the models, relative to the true ones", ("model_flux_",)),
+        ("Fluxes of the HeavyFootprints, relative to the true ones", ("flux_",)),
+        ("Colours, positions and masks of matched sources", ("color_", "centroid_", "iou_")),
+    ):
+        parts += _value_table(draw.metrics, title, partial(_starts_with, starts))
     return parts
 
 
@@ -435,11 +413,7 @@ def _gallery_parts(gallery: EvaluationGallery | None, number: int) -> list[Part]
     groups = []
     for kind, title in (("worst", "Worst blends"), ("best", "Best blends")):
         items = [
-            GalleryItem(
-                f"Tract {entry.tract}, patch {entry.patch}",
-                _gallery_details(entry, gallery.pixel_scale),
-                entry,
-            )
+            GalleryItem(place_words(entry).capitalize(), _gallery_details(entry, gallery.pixel_scale), entry)
             for entry in gallery.entries
             if entry.kind == kind
         ][:number]
@@ -449,8 +423,8 @@ def _gallery_parts(gallery: EvaluationGallery | None, number: int) -> list[Part]
         note += f" Red, green and blue are {', '.join(gallery.bands)}."
         if any(entry.residual for entry in gallery.entries):
             note += (
-                f" The residual is the image in {gallery.bands[1]} minus the detections' pixels where the "
-                "catalogue has them, else without the pixels of their footprints."
+                f" The residual is the image in {gallery.bands[1]} minus the models, or else the detections' "
+                "pixels, where the catalogue has them, else without the pixels of their footprints."
             )
     return [Gallery(groups, gallery.residual_range, note)]
 
@@ -566,6 +540,10 @@ def _all_figures(metrics: EvaluationMetrics, others: Sequence[EvaluatedRun]) -> 
             f"{letter}: {other.name}" for letter, other in zip(letters[1:], others)
         )
     return [Table("All figures", [*columns, *letters[1:]], rows, note, tall=True)]
+
+
+def _starts_with(starts: tuple[str, ...], value: MetricValue) -> bool:
+    return value.name.startswith(starts)
 
 
 def _value_table(

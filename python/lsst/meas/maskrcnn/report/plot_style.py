@@ -40,6 +40,8 @@ OKABE_ITO = {
 
 LABEL_SIZE, TICK_SIZE, LEGEND_SIZE, NOTE_SIZE = 9.0, 8.0, 7.5, 7.0  # points
 LINE_WIDTH = 1.3
+FEW = 5
+"""Bins of fewer sources are drawn open and without an interval."""
 
 
 @dataclass(frozen=True)
@@ -170,18 +172,26 @@ def draw_band(
 def draw_curve(
     axes: Axes, x: NDArray[np.float64], binned: BinnedFraction, style: CurveStyle, label: str
 ) -> None:
-    """Draw shares in bins, at places x, with their intervals."""
-    draw_band(axes, x, binned.low, binned.high, style.color)
+    """Draw shares in bins, at places x, with their intervals; bins of few are open symbols without."""
+    few = (binned.total > 0) & (binned.total < FEW)
+    low, high = (np.where(few, np.nan, limit) for limit in (binned.low, binned.high))
+    draw_band(axes, x, low, high, style.color)
+    marks: dict[str, Any] = {
+        "color": style.color,
+        "marker": style.marker,
+        "ms": 5.5 if style.marker == "*" else 3.2,
+    }
     axes.plot(
         x,
         binned.fraction,
-        color=style.color,
         ls=style.line,
         lw=LINE_WIDTH,
-        marker=style.marker,
-        ms=5.5 if style.marker == "*" else 3.2,
+        markevery=np.flatnonzero(~few).tolist(),
         label=label,
+        **marks,
     )
+    if few.any():
+        axes.plot(x[few], binned.fraction[few], ls="none", mfc=axes.get_facecolor(), zorder=3, **marks)
 
 
 def log_counts(axes: Axes, counts: Sequence[NDArray[np.int64]]) -> None:

@@ -30,6 +30,7 @@ from ..metrics.blends import BLEND_KINDS
 from ..metrics.classification import RocCurve
 from .plot_style import (
     DOUBLE_COLUMN,
+    FEW,
     LABEL_SIZE,
     LEGEND_SIZE,
     LINE_WIDTH,
@@ -47,8 +48,6 @@ from .plot_style import (
     style_axes,
 )
 
-# Medians of fewer sources are drawn without their scatter.
-_FEW = 5
 # No darker than that medians in colour stand out in grey print too.
 _SHADES = ListedColormap(matplotlib.colormaps["Greys"](np.linspace(0.08, 0.5, 64)))
 
@@ -385,7 +384,7 @@ def _mark_limit(axis: Axes, family: BinnedShares, name: str, index: int) -> None
 def _draw_statistics(axis: Axes, binned: BinnedStatistics) -> None:
     color = OKABE_ITO["vermilion"]
     # The width of a handful of values is not known.
-    few = (binned.n > 0) & (binned.n < _FEW)
+    few = (binned.n > 0) & (binned.n < FEW)
     error = np.where(few, np.nan, binned.median_error)
     axis.fill_between(
         binned.center, binned.median - error, binned.median + error, color=color, alpha=0.35, lw=0, zorder=3
@@ -415,7 +414,7 @@ def _draw_statistics(axis: Axes, binned: BinnedStatistics) -> None:
             mfc="white",
             ms=3.5,
             zorder=5,
-            label=f"fewer than {_FEW} sources",
+            label=f"fewer than {FEW} sources",
         )
 
 
@@ -427,7 +426,7 @@ def _residual_range(panels: Sequence[ResidualPanel]) -> tuple[float, float]:
         if len(finite):
             values.append(np.quantile(finite, [0.05, 0.95]))
         # One outlier alone in its bin would else set the scale for all.
-        spread = np.where(panel.binned.n < _FEW, np.nan, panel.binned.scatter)
+        spread = np.where(panel.binned.n < FEW, np.nan, panel.binned.scatter)
         values += [panel.binned.median - 1.1 * spread, panel.binned.median + 1.1 * spread]
     everything = np.concatenate(values)
     everything = everything[np.isfinite(everything)]

@@ -119,15 +119,23 @@ class Gallery:
     note: str = ""
 
 
-Part = Paragraph | Table | Plots | Card | Details | Gallery
+@dataclass(frozen=True)
+class Pictures:
+    """Rows of pictures with a title each; every picture has its text, and is PNG in base64."""
+
+    rows: Sequence[tuple[str, Sequence[tuple[str, str]]]]
+    note: str = ""
+
+
+Part = Paragraph | Table | Plots | Card | Details | Gallery | Pictures
 
 
 @dataclass(frozen=True)
 class Headline:
-    """A figure at the top of the page, with a note below it."""
+    """A figure at the top of the page, or a few words, with a note below it."""
 
     label: str
-    value: Value
+    value: Value | str
     note: str = ""
 
 
@@ -149,6 +157,7 @@ class Page:
     headlines: Sequence[Headline] = field(default_factory=tuple)
     sections: Sequence[Section] = field(default_factory=tuple)
     footer: str = ""
+    verdict: str = ""
 
 
 def render_page(page: Page) -> str:
@@ -191,6 +200,7 @@ def render_page(page: Page) -> str:
         ),
         script=script,
         links=links,
+        verdict=f'<p class="verdict">{_text(page.verdict)}</p>' if page.verdict else "",
         headlines="".join(_headline(headline) for headline in page.headlines),
         sections=body,
         footer=_text(page.footer),
@@ -263,6 +273,8 @@ class _Writer:
             )
             caption = f"<figcaption>{_text(part.caption)}</figcaption>" if part.caption else ""
             return f'<figure class="plots"><div class="sheets">{figures}</div>{caption}</figure>'
+        if isinstance(part, Pictures):
+            return _pictures(part)
         return self._gallery(part)
 
     def _gallery(self, gallery: Gallery) -> str:
@@ -309,12 +321,32 @@ def _resource(name: str) -> str:
     return (importlib.resources.files("lsst.meas.maskrcnn") / "templates" / name).read_text("utf-8")
 
 
+def _pictures(part: Pictures) -> str:
+    rows = "".join(
+        f'<h3>{_text(title)}</h3><div class="row">'
+        + "".join(
+            f"<figure>{_picture('small', png, 96)}<figcaption>{_lines(text)}</figcaption></figure>"
+            for text, png in pictures
+        )
+        + "</div>"
+        for title, pictures in part.rows
+    )
+    note = f'<p class="note">{_text(part.note)}</p>' if part.note else ""
+    return f'<div class="rows">{note}{rows}</div>'
+
+
+def _lines(text: str) -> str:
+    return "<br>".join(_text(line) for line in text.splitlines())
+
+
 def _headline(headline: Headline) -> str:
     value = headline.value
-    number = format_value(Value(value.value, digits=value.digits, signed=value.signed))
-    error = (
-        f'<span class="error">± {value.error:.{value.digits}f}</span>' if math.isfinite(value.error) else ""
-    )
+    if isinstance(value, str):
+        number, error = value, ""
+    else:
+        number = format_value(Value(value.value, digits=value.digits, signed=value.signed))
+        known = math.isfinite(value.error)
+        error = f'<span class="error">± {value.error:.{value.digits}f}</span>' if known else ""
     note = f'<p class="note">{_text(headline.note)}</p>' if headline.note else ""
     return (
         f'<li><p class="label">{_text(headline.label)}</p>'

@@ -26,7 +26,7 @@ import lsst.pipe.base as pipeBase
 import lsst.pipe.base.connectionTypes as cT
 from lsst.utils.logging import PeriodicLogger
 
-from ..catalogs.blend_cutout import cut_group
+from ..catalogs.blend_cutout import cut_group, cut_source
 from ..catalogs.evaluation import (
     EvaluationPatch,
     EvaluationSettings,
@@ -38,12 +38,14 @@ from ..catalogs.evaluation import (
 from ..catalogs.evaluation_io import match_output, task_timing
 from ..metrics.binned_figures import binned_tables, precision_recall_table
 from ..metrics.bootstrap import LEVEL
+from ..metrics.cutouts import BlendCutout
 from ..metrics.evaluation_metrics import (
     EvaluationGallery,
     EvaluationMetrics,
     outcomes_table,
     software_versions,
 )
+from ..metrics.match_table import find_failures
 from ..metrics.matching import PSF_AREA_RANGES, AreaRange
 from ..metrics.run_comparison import EvaluatedRun
 from ..metrics.summary import MatchedSources, blend_figures, summarize_precision, throughput_figures
@@ -120,9 +122,9 @@ class MaskRcnnEvaluateConnections(
         multiple=True,
         deferLoad=True,
     )
-    truthFlux = cT.Input(
-        doc="Each true source's own pixels without noise, as heavy footprints.",
-        name="maskRcnn_truthFlux",
+    bandCatalogs = cT.Input(
+        doc="Catalogues of the bands of the same records, with HeavyFootprints and fluxes of the models.",
+        name="{coaddName}Coadd_maskRcnnDeblended",
         storageClass="SourceCatalog",
         dimensions=("skymap", "tract", "patch", "band"),
         multiple=True,
@@ -191,8 +193,8 @@ class MaskRcnnEvaluateConnections(
 
     def __init__(self, *, config: MaskRcnnEvaluateConfig) -> None:
         super().__init__(config=config)
-        if not config.do_blend_flux:
-            del self.truthFlux
+        if not config.do_exposures or not config.connections.catalogName.endswith("maskRcnnCatalog"):
+            del self.bandCatalogs
         if not config.do_exposures:
             del self.exposures
         if not config.do_throughput:
@@ -234,20 +236,17 @@ class MaskRcnnEvaluateConfig(
         default=False,
     )
     do_exposures = pexConfig.Field[bool](
-        doc="Read the exposures? They are needed for pictures, fluxes within footprints, bad pixels, the "
-        "width of the PSF, and the calibration of instrumental fluxes.",
+        doc="Read the exposures? They are needed for pictures, bad pixels, the width of the PSF, and the "
+        "calibration of instrumental fluxes.",
         default=True,
-    )
-    do_blend_flux = pexConfig.Field[bool](
-        doc="Compare fluxes with the source's own light within the detection's footprint, in place of all of "
-        "it? What is left of the residual is light of neighbours.",
-        default=False,
     )
     do_throughput = pexConfig.Field[bool](
         doc="Read how long the catalogues took from the metadata of the task that made them?", default=True
     )
     do_plots = pexConfig.Field[bool](doc="Draw plots?", default=True)
-    do_gallery = pexConfig.Field[bool](doc="Make pictures of the best and the worst blends?", default=True)
+    do_gallery = pexConfig.Field[bool](
+        doc="Make pictures of the best, the worst and the busiest blends, and of failures?", default=True
+    )
     gallery_bands = pexConfig.ListField[str](
         doc="Bands of the pictures: red, green and blue.", default=["z", "r", "g"], length=3
     )
@@ -305,7 +304,7 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
                 grouped.setdefault((int(data_id["tract"]), int(data_id["patch"])), []).append(ref)
             return grouped
 
-        names = ("catalogs", "truth", "truthFlux", "exposures", "taskMetadata")
+        names = ("catalogs", "truth", "bandCatalogs", "exposures", "taskMetadata")
         refs = {name: by_patch(name) for name in names}
         keys = sorted(set(refs["catalogs"]) | set(refs["truth"]))
         runs = sorted({ref.datasetRef.run for found in refs["catalogs"].values() for ref in found})
@@ -323,14 +322,14 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
             for key in keys:
                 truth, catalog = one("truth", key), one("catalogs", key)
                 exposures: dict[str, Any] = {}
-                truth_flux: dict[str, Any] = {}
+                by_band: dict[str, Any] = {}
                 if truth is not None and (catalog is not None or self.config.missing == "empty"):
                     exposures = banded("exposures", key, self._wanted_bands())
                 if truth is not None and catalog is not None:
-                    truth_flux = banded("truthFlux", key, None)
+                    by_band = banded("bandCatalogs", key, set(exposures))
                 label = self.config.connections.deblendLabel
                 seconds, megapixels, model = task_timing(one("taskMetadata", key), label)
-                yield EvaluationPatch(*key, truth, catalog, truth_flux, exposures, seconds, megapixels, model)
+                yield EvaluationPatch(*key, truth, catalog, by_band, exposures, seconds, megapixels, model)
 
         data_id = butlerQC.quantum.dataId
         outputs = self.run(
@@ -396,12 +395,7 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
             results.append(result)
             models |= {patch.model} - {""}
             if gallery is not None and set(gallery.bands) <= set(patch.exposures):
-                gallery.add(
-                    (patch.tract, patch.patch),
-                    result.groups["n_truth"],
-                    result.groups["quality"],
-                    functools.partial(cut_group, patch, comparison, bands=gallery.bands),
-                )
+                self._add_pictures(gallery, patch, comparison)
             self._check_patch(patch, comparison, results[0])
             logger.log("Compared %d%s patches.", len(results), of_patches)
         if not results:
@@ -429,6 +423,19 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
         from ..report.gallery import BlendGallery
 
         return BlendGallery(_GALLERY_SIZE, self.config.gallery_bands)
+
+    @staticmethod
+    def _add_pictures(gallery: BlendGallery, patch: EvaluationPatch, comparison: PatchComparison) -> None:
+        """Offer the blends and the failures of a patch to the gallery."""
+        place, bands = (patch.tract, patch.patch), gallery.bands
+        cut = functools.partial(cut_group, patch, comparison, bands=bands)
+        gallery.add(place, comparison.result.groups, cut)
+        failures = find_failures(comparison.result.table)
+
+        def cut_failure(row: int) -> BlendCutout:
+            return cut_source(patch, comparison, row, bands, failures[row][1])
+
+        gallery.add_failures(place, failures, cut_failure)
 
     def _summarize(
         self, results: Sequence[PatchResult], settings: EvaluationSettings, **provenance: Any
