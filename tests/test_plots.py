@@ -139,7 +139,7 @@ def test_fractions_and_their_limits():
 
 
 def test_a_single_bin_shows_its_interval():
-    curve = binned_fraction([0.5, 2.5], [True, False], [0.0, 1.0, 2.0, 3.0])
+    curve = binned_fraction(10 * [0.5, 2.5], 10 * [True, False], [0.0, 1.0, 2.0, 3.0])
     axis = plots.plot_shares([BinnedShares("purity", "score", {"all": curve})]).axes[0]
     (bars,) = [part for part in axis.collections if isinstance(part, LineCollection)]
     ends = np.array(bars.get_segments())

@@ -195,9 +195,9 @@ def test_page_has_all_parts(written: str, sample: ModuleType) -> None:
         "Flux bias, HeavyFootprint",
     ]
     (verdict,) = [words for words in page.texts if "true sources were found" in words]
-    assert "Fluxes of the model are" in verdict and "90 % completeness: " in verdict
+    assert "Fluxes of the model at S/N > 20 are" in verdict and "90 % completeness: " in verdict
     assert "RA 150.10000°, Dec \N{MINUS SIGN}2.20000°" in text
-    assert "Relative error of the model flux, median" in text
+    assert "Relative error of the model flux at S/N > 20, median" in text
 
 
 def test_page_needs_nothing_else(written: str) -> None:

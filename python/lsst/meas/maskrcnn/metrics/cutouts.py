@@ -95,7 +95,9 @@ def add_models(
         key: np.nan_to_num(cut_square(pixels, x0 - left, y0 - bottom, size))
         for key, (bottom, left, pixels) in stamps.items()
     }
-    model = np.sum(list(drawn.values()), axis=0)
+    model = np.zeros(cutout.image.shape, dtype=np.float32)
+    for pixels in drawn.values():
+        model += pixels
     residual = (cutout.image[middle] - model[middle]) / sigma
     children = [(label, drawn[key]) for key, label in labels.items() if key in drawn]
     return replace(cutout, model=model, residual=residual, children=children)

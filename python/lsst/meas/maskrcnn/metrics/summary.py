@@ -55,6 +55,8 @@ BoolArray = NDArray[np.bool_]
 
 _LEVELS = (0.5, 0.9)
 """Completeness at the limiting magnitudes."""
+_BRIGHT = 20.0
+"""S/N from which on fluxes are also judged alone: those of fainter sources are biased by their selection."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -453,6 +455,8 @@ class MatchedSources:
             for band, suffix in suffixes.items():
                 residual = flux_residual(table[f"{kind}{suffix}"], table[f"flux_truth{suffix}"])
                 columns.append((what, residual, "", band))
+                bright = np.where(table["snr"] >= _BRIGHT, residual, np.nan)
+                columns.append((f"bright_{what}", bright, "", band))
         if len(self.bands) > 1:
             colors = color_residuals(table, self.bands, star, min_score=score)
             columns += [("color", residual, "mag", color) for color, residual in colors.items()]

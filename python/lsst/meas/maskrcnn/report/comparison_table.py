@@ -38,6 +38,8 @@ _LABELS = {
     "megapixels_per_second": "speed",
 }
 _QUANTITIES = {
+    "bright_model_flux": "relative error of the model flux at S/N > 20",
+    "bright_flux": "relative error of the HeavyFootprint flux at S/N > 20",
     "model_flux": "relative error of the model flux",
     "flux": "relative error of the HeavyFootprint flux",
     "color": "error of the colour",

@@ -295,6 +295,7 @@ def _completeness_parts(draw: EvaluationFigures) -> list[Part]:
         "purity",
         "purity_same_class",
         "completeness_limit_50",
+        "completeness_limit_90",
     )
     parts += _value_table(draw.metrics, "Completeness and purity", lambda value: value.name in shares)
     figures = [
@@ -373,8 +374,8 @@ def _residual_parts(draw: EvaluationFigures) -> list[Part]:
         if figures:
             parts.append(Plots(figures, f"{what}. {note}"))
     for title, starts in (
-        ("Fluxes of the models, relative to the true ones", ("model_flux_",)),
-        ("Fluxes of the HeavyFootprints, relative to the true ones", ("flux_",)),
+        ("Fluxes of the models, relative to the true ones", ("model_flux_", "bright_model_flux_")),
+        ("Fluxes of the HeavyFootprints, relative to the true ones", ("flux_", "bright_flux_")),
         ("Colours, positions and masks of matched sources", ("color_", "centroid_", "iou_")),
     ):
         parts += _value_table(draw.metrics, title, partial(_starts_with, starts))

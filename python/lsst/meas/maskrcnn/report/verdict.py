@@ -38,7 +38,7 @@ from .report_page import (
 _UNBROKEN = "\N{NO-BREAK SPACE}\\1\N{NO-BREAK SPACE}"
 _N_PATCHES, _N_BINS = 5, 10
 """Worst patches and bins that are listed."""
-_FLUX_WORDS = {"flux": "HeavyFootprint", "model_flux": "model"}
+_FLUX_WORDS = {"bright_flux": "HeavyFootprint", "bright_model_flux": "model"}
 
 
 def mean_ap(metrics: EvaluationMetrics) -> str:
@@ -70,8 +70,8 @@ def verdict(run: EvaluatedRun) -> str:
         if bias is not None and scatter is not None:
             how = "bright" if bias.value > 0 else "faint"
             sentences.append(
-                f"Fluxes of the {word} are {abs(100 * bias.value):.1f} % too {how} in the median, with a "
-                f"scatter of {100 * scatter.value:.1f} %."
+                f"Fluxes of the {word} at S/N > 20 are {abs(100 * bias.value):.1f} % too {how} in the median, "
+                f"with a scatter of {100 * scatter.value:.1f} %."
             )
             break
     stars, galaxies = get("class_purity", "star"), get("class_purity", "galaxy")
@@ -88,7 +88,7 @@ def verdict(run: EvaluatedRun) -> str:
 
 
 def _percent(value: MetricValue) -> str:
-    return f"{100 * value.value:.{1 if value.value > 0.9 else 0}f} %"
+    return f"{100 * value.value:.3g} %"
 
 
 def _depth(run: EvaluatedRun, level: float) -> tuple[str, str]:
@@ -121,7 +121,9 @@ def headlines(run: EvaluatedRun, comparison: RunComparison | None) -> list[Headl
     for kind, word in reversed(_FLUX_WORDS.items()):
         scatter = [one for one in metrics.select(name=f"{kind}_scatter", object_class="all")][:1]
         note = f"scatter {format_value(Value(scatter[0].value))}" if scatter else ""
-        wanted.append((f"Flux bias, {word}", (f"{kind}_median", "all"), f"relative, median; {note}"))
+        wanted.append(
+            (f"Flux bias, {word}", (f"{kind}_median", "all"), f"relative, median at S/N > 20; {note}")
+        )
     wanted += [
         ("Purity of the stars", ("class_purity", "star"), "share of matched stars that are stars"),
         ("Purity of the galaxies", ("class_purity", "galaxy"), "share of matched galaxies that are galaxies"),
