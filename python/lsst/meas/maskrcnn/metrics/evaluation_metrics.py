@@ -291,8 +291,8 @@ class GalleryEntry(_Model):
         Picture of the models, or empty.
     children : `list` [`tuple` [`str`, `str`]]
         What to write above the model of each child, and its picture.
-    ra, dec : `float`
-        Place of its middle on the sky (deg); NaN where it is not known.
+    sky : `tuple` [`float`, `float`] or `None`
+        Right ascension and declination of its middle (deg).
     truth_outlines, detection_outlines : `list`
         For each source its closed lines, each a list of (x, y) in pixels of
         the cut-out, the first at the bottom left; its centre is (0, 0).
@@ -312,8 +312,7 @@ class GalleryEntry(_Model):
     residual: str = ""
     model: str = ""
     children: list[tuple[str, str]] = []
-    ra: Float = math.nan
-    dec: Float = math.nan
+    sky: tuple[float, float] | None = None
     truth_outlines: list[list[list[tuple[float, float]]]]
     detection_outlines: list[list[list[tuple[float, float]]]]
     truth_is_star: list[bool]

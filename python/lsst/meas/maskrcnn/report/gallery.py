@@ -68,8 +68,7 @@ def draw_entry(cutout: BlendCutout, *, kind: str, patch: tuple[int, int], qualit
             (label, _png(lupton_rgb(pixels, cutout.noise, sky=0.0)))
             for label, pixels in cutout.children[:_MOST_CHILDREN]
         ],
-        ra=np.nan if cutout.sky is None else cutout.sky[0],
-        dec=np.nan if cutout.sky is None else cutout.sky[1],
+        sky=cutout.sky,
         truth_outlines=outlines(cutout.truth_masks, cutout.truth_origins),
         detection_outlines=outlines(cutout.detection_masks, cutout.detection_origins),
         truth_is_star=cutout.truth_is_star.tolist(),

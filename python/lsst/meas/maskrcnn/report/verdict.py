@@ -70,8 +70,8 @@ def verdict(run: EvaluatedRun) -> str:
         if bias is not None and scatter is not None:
             how = "bright" if bias.value > 0 else "faint"
             sentences.append(
-                f"Fluxes of the {word} at S/N > 20 are {abs(100 * bias.value):.1f} % too {how} in the median, "
-                f"with a scatter of {100 * scatter.value:.1f} %."
+                f"Fluxes of the {word} at S/N > 20 are {abs(100 * bias.value):.1f} % too {how} in the "
+                f"median, with a scatter of {100 * scatter.value:.1f} %."
             )
             break
     stars, galaxies = get("class_purity", "star"), get("class_purity", "galaxy")
@@ -156,8 +156,8 @@ def headlines(run: EvaluatedRun, comparison: RunComparison | None) -> list[Headl
 def place_words(entry: GalleryEntry) -> str:
     """Say where a picture is: tract, patch and the coordinates of its middle."""
     words = f"tract {entry.tract}, patch {entry.patch}"
-    if math.isfinite(entry.ra):
-        words += f", RA {entry.ra:.5f}°, Dec {entry.dec:+.5f}°".replace("-", "\N{MINUS SIGN}")
+    if entry.sky is not None:
+        words += ", RA {:.5f}°, Dec {:+.5f}°".format(*entry.sky).replace("-", "\N{MINUS SIGN}")
     return words
 
 
