@@ -309,13 +309,13 @@ def test_tables_sort(browser: Browser, page: Path) -> None:
     assert words == sorted(words, key=str.lower) and len(set(words)) > 5
 
 
-_VIEWS = "[...document.querySelectorAll('.picture')].map(e => e.dataset.view)"
+_VIEWS = "[...document.querySelectorAll('#gallery .picture')].map(e => e.dataset.view)"
 
 
 def _visible(browser: Browser, index: int) -> set[str]:
     return set(
         browser.run(
-            f"[...document.querySelectorAll('.picture')[{index}].children]"
+            f"[...document.querySelectorAll('#gallery .picture')[{index}].children]"
             ".filter(e => getComputedStyle(e).visibility === 'visible').map(e => "
             "e.classList[e.classList.length - 1])"
         )
@@ -324,27 +324,27 @@ def _visible(browser: Browser, index: int) -> set[str]:
 
 def test_gallery(browser: Browser, page: Path) -> None:
     browser.open(page, _PHONE, "dark")
-    number = browser.run("document.querySelectorAll('.picture').length")
+    number = browser.run("document.querySelectorAll('#gallery .picture').length")
     assert number == 4
     assert browser.run(_VIEWS) == ["both"] * number
     assert _visible(browser, 0) == {"base", "truth", "found", "view"}
-    browser.click(".layers input[value=truth]")
+    browser.click("#gallery .layers input[value=truth]")
     assert browser.run(_VIEWS) == ["truth"] * number
     assert _visible(browser, 0) == {"base", "truth", "view"}
     # The choices are one group: arrows go from one to the next.
     browser.press("ArrowRight", 39)
     assert browser.run(_VIEWS) == ["found"] * number
     assert _visible(browser, 0) == {"base", "found", "view"}
-    browser.click(".layers input[value=residual]")
-    has = browser.run("[...document.querySelectorAll('.picture')].map(e => e.dataset.residual === 'true')")
+    browser.click("#gallery .layers input[value=residual]")
+    has = browser.run("[...document.querySelectorAll('#gallery .picture')].map(e => e.dataset.residual === 'true')")
     assert browser.run(_VIEWS) == ["residual" if one else "image" for one in has]
     assert sorted(set(has)) == [False, True]
     assert _visible(browser, has.index(True)) == {"base", "residual", "view"}
     # A picture of its own: by mouse, then by keyboard.
-    browser.click(".layers input[value=image]")
-    browser.click(".tiles li:first-child .picture")
+    browser.click("#gallery .layers input[value=image]")
+    browser.click("#gallery .tiles li:first-child .picture")
     assert browser.run(_VIEWS)[0] == "truth"
-    browser.run("document.querySelector('.picture').focus()")
+    browser.run("document.querySelector('#gallery .picture').focus()")
     browser.press("Enter", 13, "\r")
     assert browser.run(_VIEWS)[0] == "found"
     browser.press(" ", 32, " ")
@@ -353,7 +353,7 @@ def test_gallery(browser: Browser, page: Path) -> None:
     # The pixels of a picture are on the screen, and so are the outlines.
     assert browser.run("[...document.images].every(e => e.complete && e.naturalWidth > 30)")
     box = browser.run(
-        "(() => { const b = document.querySelector('.picture .truth').getBoundingClientRect();"
+        "(() => { const b = document.querySelector('#gallery .picture .truth').getBoundingClientRect();"
         " return [b.width, b.height]; })()"
     )
     assert box[0] == pytest.approx(box[1]) and box[0] > 100

@@ -21,8 +21,6 @@ from lsst.geom import Box2I, Extent2I, Point2D, Point2I
 from ..images.pixels import cut_square
 from ..metrics.cutouts import BlendCutout, add_models, child_label
 from .evaluation import EvaluationPatch, PatchComparison, calibration
-from .model_images import draw_models, model_fluxes
-from .profile_columns import PREFIX
 
 # Margin around a blend and smallest side of its cut-out (px).
 _MARGIN, _LEAST_SIZE = 8, 40
@@ -139,7 +137,7 @@ def _shift(first: int, size: int, low: int, high: int) -> int:
 
 def _has_models(patch: EvaluationPatch, catalog: SourceCatalog, bands: Sequence[str]) -> bool:
     return (
-        f"{PREFIX}_r50" in catalog.schema
+        "maskrcnn_profile_r50" in catalog.schema
         and set(bands) <= set(patch.band_catalogs)
         and all(patch.exposures[band].getPsf() is not None for band in bands)
     )
@@ -156,6 +154,9 @@ def _with_models(
     sigma: np.ndarray,
 ) -> BlendCutout:
     """Add the models of the sources near a blend to its cut-out, and labels of its children."""
+    # Models are drawn with torch, which evaluations without pictures do not import.
+    from .model_images import draw_models, model_fluxes
+
     found, table = comparison.detections, comparison.result.table
     band, middle = list(exposures)[len(exposures) // 2], len(exposures) // 2
     flux, error = (model_fluxes(patch.band_catalogs, exposures, name) for name in ("instFlux", "instFluxErr"))

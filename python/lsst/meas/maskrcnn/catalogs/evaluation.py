@@ -505,20 +505,26 @@ def _detection_columns(
         "p_blend": found.p_blend,
         "ignored": ignored,
     }
+    sums = {}
+    for band, exposure in patch.exposures.items():
+        origin = exposure.getXY0()
+        inside = found.spans.sum_over(exposure.image.array, (origin.getY(), origin.getX()))
+        sums[band] = inside * calibration(exposure)
     flux, models = dict(found.flux), {}
+    heavy = settings.fields.heavy_band
+    if heavy in sums:
+        # Isolated sources of a deblender's catalogue are not heavy: all of the image there is theirs.
+        flux[heavy] = np.where(np.isfinite(flux[heavy]), flux[heavy], sums[heavy])
     for band, catalog in patch.band_catalogs.items():
         flux[band], models[band] = _band_fluxes(patch, found, catalog, band)
     for kind, by_band in (("flux", flux), ("model", models)):
         columns |= {f"{kind}_{band}": by_band[band] for band in bands if band in by_band}
         if settings.band in by_band:
             columns[kind] = by_band[settings.band]
-    if settings.band in patch.exposures:
+    if settings.band in sums:
         # For bins of magnitude a sum within the mask will do where no flux was measured.
-        exposure = patch.exposures[settings.band]
-        origin = exposure.getXY0()
-        sums = found.spans.sum_over(exposure.image.array, (origin.getY(), origin.getX()))
         measured = flux.get(settings.band, np.full(len(found), np.nan))
-        columns["mag"] = ab_magnitude(np.where(np.isfinite(measured), measured, sums * calibration(exposure)))
+        columns["mag"] = ab_magnitude(np.where(np.isfinite(measured), measured, sums[settings.band]))
     return columns
 
 
