@@ -336,7 +336,9 @@ def test_gallery(browser: Browser, page: Path) -> None:
     assert browser.run(_VIEWS) == ["found"] * number
     assert _visible(browser, 0) == {"base", "found", "view"}
     browser.click("#gallery .layers input[value=residual]")
-    has = browser.run("[...document.querySelectorAll('#gallery .picture')].map(e => e.dataset.residual === 'true')")
+    has = browser.run(
+        "[...document.querySelectorAll('#gallery .picture')].map(e => e.dataset.residual === 'true')"
+    )
     assert browser.run(_VIEWS) == ["residual" if one else "image" for one in has]
     assert sorted(set(has)) == [False, True]
     assert _visible(browser, has.index(True)) == {"base", "residual", "view"}

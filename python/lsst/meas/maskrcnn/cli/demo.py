@@ -32,7 +32,7 @@ from lsst.geom import Box2D
 
 from ..catalogs.exposures import to_multiband_image
 from ..catalogs.footprints import footprints_to_masks
-from ..catalogs.model_images import cut_blends, model_fluxes
+from ..catalogs.model_images import cut_blends
 from ..deblend.image import MultibandImage
 from ..images.files import locked
 from ..images.units import AB_ZERO_POINT
@@ -226,18 +226,16 @@ def _find_sources(
         for band in field.exposures
     }
     # Parents are in the tables; what follows is about sources.
-    sources = np.asarray(catalog["deblend_nChild"]) == 0
-    catalog, by_band = (
-        catalog[sources].copy(deep=True),
-        {band: one[sources].copy(deep=True) for band, one in by_band.items()},
-    )
+    is_source = np.asarray(catalog["deblend_nChild"]) == 0
+    catalog = catalog[is_source].copy(deep=True)
+    by_band = {band: one[is_source].copy(deep=True) for band, one in by_band.items()}
     image = to_multiband_image(field.exposures)
-    _draw_blends(out, field, image, catalog, by_band)
+    _draw_blends(out, field, image, catalog, by_band, objects)
     _write_pictures(out, field, image, catalog)
     run = butler.find_dataset("deepCoadd_maskRcnnCatalog", data_id, collections=output)
     steps("done")
     print()
-    print("\n".join(_summarize(field, image, catalog)))
+    print("\n".join([*_summarize(field, image, catalog), "", *_brightest(objects, image.bands), ""]))
     print(f"Picture          {out / 'overlay.png'}")
     print(f"Blends, counts   {out / 'blends.png'}")
     print(f"DS9 regions      {out / 'regions.reg'}")
@@ -420,29 +418,41 @@ def _shown_bands(bands: Sequence[str]) -> list[str]:
 
 
 def _draw_blends(
-    out: Path, field: Field, image: MultibandImage, catalog: SourceCatalog, by_band: dict[str, SourceCatalog]
+    out: Path,
+    field: Field,
+    image: MultibandImage,
+    catalog: SourceCatalog,
+    by_band: dict[str, SourceCatalog],
+    objects: Table,
 ) -> None:
     """Draw the blends of the most sources, number counts and colours."""
     shown = _shown_bands(image.bands)
     band = shown[1]
     bands = shown if len(set(shown)) == 3 else [band]
-    flux = model_fluxes(by_band, field.exposures)
     true, truth, true_magnitudes = {}, field.truth, None
     if truth is not None:
         _, found, drawn = _pair_with_truth(field, truth, catalog, 5.0)
         true = dict(zip(found.tolist(), truth[f"flux_{band}"][drawn].tolist()))
         true_magnitudes = AB_ZERO_POINT - 2.5 * np.log10(truth[f"flux_{band}"])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        magnitudes = AB_ZERO_POINT - 2.5 * np.log10(np.where(flux > 0, flux, np.nan))
-    by_name = dict(zip(field.exposures, magnitudes.T))
     figure = plot_field(
         cut_blends(catalog, by_band, {one: field.exposures[one] for one in bands}, 6, true),
         band,
-        {one: by_name[one] for one in dict.fromkeys(reversed(shown))},
-        np.asarray(catalog["maskrcnn_pStar"]),
+        {one: np.asarray(objects[f"{one}_sersicMag"]) for one in dict.fromkeys(reversed(shown))},
+        np.asarray(objects["pStar"]),
         true_magnitudes,
     )
     _replace(out / "blends.png", lambda path: figure.savefig(path, format="png"))
+
+
+def _brightest(objects: Table, bands: Sequence[str]) -> list[str]:
+    """Ten lines of the object table."""
+    order = np.argsort(np.asarray(objects[f"{_shown_bands(bands)[1]}_sersicMag"]), kind="stable")[:10]
+    formats = {"objectId": "d", "coord_ra": ".5f", "coord_dec": "+.5f", "class": "s", "pStar": ".2f"}
+    formats |= {f"{band}_sersicMag": ".2f" for band in bands} | {"sersic_reff_major": ".2f"}
+    chosen = objects[list(formats)][order]
+    for name, how in formats.items():
+        chosen[name].info.format = how
+    return list(chosen.pformat(max_lines=-1, max_width=-1, show_unit=True))
 
 
 def _place_in_spectrum(band: str) -> float:
