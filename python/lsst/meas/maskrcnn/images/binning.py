@@ -2,7 +2,9 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Images of larger pixels, and the widths that PSFs have on them; numpy only.
+"""Images of larger pixels, and the widths that PSFs have on them.
+
+`astropy.nddata.block_reduce` sums squares in the same way, but takes longer to import than to do so.
 
 A bright star or a large galaxy fills too much of a tile. On sums of 2 x 2 or
 4 x 4 pixels it has the size of an ordinary source.

@@ -179,6 +179,10 @@ class BinnedStatistics:
         }
 
 
+_ONE_SIGMA = 0.6826894921370859
+"""Probability within one standard deviation of a normal distribution."""
+
+
 def binomial_interval(hits: ArrayLike, total: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Compute the limits of a share at one standard deviation.
 
@@ -212,14 +216,12 @@ def binomial_interval(hits: ArrayLike, total: ArrayLike) -> tuple[NDArray[np.flo
     hits, total = np.broadcast_arrays(np.asarray(hits, dtype=float), np.asarray(total, dtype=float))
     if np.any(hits < 0) or np.any(hits > total):
         raise ValueError("Hits must lie between 0 and the total in every bin.")
-    # With z = 1.
-    n = np.where(total == 0, np.nan, total)
-    share = hits / n
-    middle = (share + 0.5 / n) / (1.0 + 1.0 / n)
-    half = np.sqrt(share * (1.0 - share) / n + 0.25 / n**2) / (1.0 + 1.0 / n)
-    # The sums cancel to rounding there; a limit of 1e-17 instead of 0 reads as a detection.
-    low = np.where(hits == 0, 0.0 * n, middle - half)
-    return low, np.where(hits == n, 1.0, middle + half)
+    # To import it takes as long as all else here.
+    from astropy.stats import binom_conf_interval
+
+    limits = binom_conf_interval(hits, np.maximum(total, 1.0), _ONE_SIGMA, "wilson")
+    low, high = np.where(total > 0, limits, np.nan)
+    return low, high
 
 
 def fraction(hits: int, total: int) -> Fraction:

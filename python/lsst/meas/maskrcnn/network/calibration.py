@@ -141,7 +141,8 @@ def fit_curve(
     ``isotonic`` is centred isotonic regression (Oron & Flournoy 2017,
     Stat. Biopharm. Res. 9, 258) of bins of about equal uncertainty: the
     pool-adjacent-violators solution with each pooled block as one point, in
-    its middle. ``temperature`` is that of Platt (1999); the scaling of Guo et
+    its middle; that of scikit-learn, one more dependency, has no such points.
+    ``temperature`` is that of Platt (1999); the scaling of Guo et
     al. (2017, arXiv:1706.04599) with an offset.
 
     Examples

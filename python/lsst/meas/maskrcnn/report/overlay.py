@@ -445,7 +445,7 @@ def write_regions(
     Notes
     -----
     Each source is a polygon in ICRS or pixels, tagged ``star`` or ``galaxy``; holes are
-    left out. The package ``regions`` needs more lines for the same, and has no tags.
+    left out. The package ``regions`` would be one dependency more for as many lines.
     """
     lines = ["# Region file format: DS9 version 4.1"]
     if comment:
