@@ -12,18 +12,6 @@ of a field says.
 
 from __future__ import annotations
 
-__all__ = [
-    "DEBLEND_FIELDS",
-    "PRIMARY_FIELDS",
-    "ParentFluxes",
-    "add_fields",
-    "band_columns",
-    "fill_band_columns",
-    "fill_parent_columns",
-    "fill_primary_flags",
-    "fill_relations",
-]
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -111,33 +99,18 @@ class ParentFluxes(NamedTuple):
 
 
 def add_fields(schema: afwTable.Schema, prefix: str, fields: Fields) -> None:
-    """Add fields to a schema; those that are there already stay.
-
-    Parameters
-    ----------
-    schema : `lsst.afw.table.Schema`
-        Changed in place.
-    prefix : `str`
-        First part of their names.
-    fields : `tuple`
-        Name, type, unit and documentation of each.
-    """
+    """Add fields to a schema, with a prefix before their names; those that are there already stay."""
     for name, kind, units, doc in fields:
         if f"{prefix}_{name}" not in schema:
             schema.addField(f"{prefix}_{name}", type=kind, doc=doc, units=units)
 
 
 def fill_primary_flags(catalog: afwTable.SourceCatalog) -> None:
-    """Set the flags of `PRIMARY_FIELDS`.
+    """Set the flags of `PRIMARY_FIELDS` of a contiguous catalogue with ``deblend_nChild``.
 
-    By the rules of ``lsst.meas.algorithms.SetPrimaryFlagsTask`` for
-    catalogues without ``deblend_scarletFlux``; like that for single images,
-    it does not ask whether a source lies in the inner region of a patch.
-
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        Contiguous catalogue with ``deblend_nChild``; changed in place.
+    By the rules of ``lsst.meas.algorithms.SetPrimaryFlagsTask`` for catalogues without
+    ``deblend_scarletFlux``; like that for single images, it does not ask whether a source lies in the inner
+    region of a patch.
     """
     if not len(catalog):
         return
@@ -150,20 +123,10 @@ def fill_primary_flags(catalog: afwTable.SourceCatalog) -> None:
 
 
 def fill_relations(catalog: afwTable.SourceCatalog, order: RecordOrder) -> None:
-    """Set the relations of parents and children.
+    """Set the relations of parents and children in a contiguous catalogue.
 
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        Contiguous catalogue with ids that ascend; changed in place.
-    order : `~.record_order.RecordOrder`
-        Its rows.
-
-    Raises
-    ------
-    ValueError
-        Raised if ids do not ascend, so that the catalogue would not be sorted
-        by parent, or their number is not that of the rows.
+    A ValueError is raised if ids do not ascend, so that the catalogue would not be sorted by parent, or their
+    number is not that of the rows.
     """
     if not len(catalog):
         return
@@ -190,20 +153,7 @@ def fill_relations(catalog: afwTable.SourceCatalog, order: RecordOrder) -> None:
 
 
 def band_columns(rows: Sequence[Sequence[Any]]) -> dict[str, npt.NDArray[Any]]:
-    """Make columns of what was measured on the sources in one band.
-
-    Parameters
-    ----------
-    rows : `~collections.abc.Sequence`
-        Values of N sources in the order of the fields: ``peak_instFlux``,
-        ``zeroFlux``, ``dataCoverage``, ``maxOverlap``, ``fluxOverlap``,
-        ``fluxOverlapFraction``, ``blendedness``.
-
-    Returns
-    -------
-    columns : `dict` [`str`, `numpy.ndarray`]
-        (N,) each, by the name that follows ``deblend_``.
-    """
+    """Make columns (N,) of the values of N sources, ordered as `_BAND`, by names without ``deblend_``."""
     return {
         name: np.array([row[number] for row in rows], dtype=_type_of(kind))
         for number, (name, kind, _, _) in enumerate(_BAND)
@@ -221,21 +171,10 @@ def fill_band_columns(
     parent_coverage: npt.NDArray[np.float64],
     given: afwTable.SourceCatalog | None = None,
 ) -> None:
-    """Set the fields of one band.
+    """Set the fields of one band in a contiguous catalogue.
 
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        Contiguous catalogue; changed in place.
-    order : `~.record_order.RecordOrder`
-        Its rows.
-    columns : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
-        As `band_columns` makes them.
-    parent_coverage : `numpy.ndarray`, (M,), float64
-        ``dataCoverage`` of the parents, which have no other of these fields.
-    given : `lsst.afw.table.SourceCatalog`, optional
-        Contiguous catalogue with the same rows; gives the fields that are the
-        same in all bands.
+    Parents have ``dataCoverage`` alone, (M,). ``given``, with the same rows, has the fields that are the
+    same in all bands.
     """
     if not len(catalog):
         return
@@ -257,18 +196,9 @@ def fill_parent_columns(
     statistics: ParentStatistics,
     on_edge: npt.NDArray[np.bool_],
 ) -> None:
-    """Set what was found when flux was shared.
+    """Set what was found when flux was shared, in a contiguous catalogue.
 
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        Contiguous catalogue; changed in place.
-    order : `~.record_order.RecordOrder`
-        Its rows.
-    statistics : `~lsst.meas.maskrcnn.deblend.shares.ParentStatistics`
-        What was found on the parents.
-    on_edge : `numpy.ndarray`, (N,), bool
-        Whether the mask of a source reaches the edge of its parent.
+    ``on_edge``, bool, (N,), tells whether the mask of a source reaches the edge of its parent.
     """
     if not len(catalog):
         return

@@ -10,8 +10,6 @@ footprints are in the parent frame of the exposure, xy0 included.
 
 from __future__ import annotations
 
-__all__ = ["deblend_band", "parent_fluxes", "parent_footprint", "share_footprints"]
-
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -36,23 +34,9 @@ _Indices = npt.NDArray[np.intp]
 def parent_footprint(
     parent: Parent, measured: MaskMeasurements, peak_ids: Mapping[int, int], bbox: geom.Box2I
 ) -> Footprint:
-    """Make the footprint of a parent or an isolated source.
+    """Make the footprint of a parent or an isolated source, in the parent frame.
 
-    Parameters
-    ----------
-    parent : `~lsst.meas.maskrcnn.deblend.parents.Parent`
-        Pixels and members.
-    measured : `~lsst.meas.maskrcnn.deblend.masks.MaskMeasurements`
-        What was measured on all sources; gives the peaks.
-    peak_ids : `~collections.abc.Mapping` [`int`, `int`]
-        Id of each member's peak by the source's index.
-    bbox : `lsst.geom.Box2I`
-        Box of the exposure: its minimum is xy0, and it becomes the region.
-
-    Returns
-    -------
-    footprint : `lsst.afw.detection.Footprint`
-        Footprint with a peak for each member, the brightest first.
+    It has one peak for each source, the brightest first, with its id in ``peak_ids`` (by index of source).
     """
     footprint = make_footprint(parent.pixels, parent.y0, parent.x0, bbox)
     values = measured.peak_value[parent.members]
@@ -96,20 +80,7 @@ class _ShareFootprint(NamedTuple):
 
 
 def share_footprints(sources: SourceList, bbox: geom.Box2I) -> list[_ShareFootprint]:
-    """Make the footprints of the sources' shares, the same in all bands.
-
-    Parameters
-    ----------
-    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
-        N sources.
-    bbox : `lsst.geom.Box2I`
-        Box of the exposures: its minimum is xy0.
-
-    Returns
-    -------
-    footprints : `list`
-        What `deblend_band` takes, for each source.
-    """
+    """Make the footprints of the shares of N sources, the same in all bands, in the parent frame."""
     place = np.zeros(len(sources), dtype=np.int64)
     for parent in sources.parents:
         place[parent.members] = np.arange(1, len(parent) + 1)
@@ -140,25 +111,10 @@ def _share_footprint(sources: SourceList, index: int, peak_id: int, bbox: geom.B
 def deblend_band(
     footprints: Sequence[_ShareFootprint], exposure: ExposureF, band: int
 ) -> tuple[list[HeavyFootprintF], dict[str, npt.NDArray[Any]]]:
-    """Give every source its share of one band.
+    """Give each of N sources its share of band number ``band``, that of the exposure.
 
-    Parameters
-    ----------
-    footprints : `~collections.abc.Sequence`
-        N sources, as `share_footprints` gives them.
-    exposure : `lsst.afw.image.ExposureF`
-        Exposure of the band.
-    band : `int`
-        Number of the band among the shares.
-
-    Returns
-    -------
-    heavy : `list` [`lsst.afw.detection.HeavyFootprintF`]
-        Image, mask and variance of each source's pixels. Those of a parent's
-        sources add up to its image; variance and mask are those of the
-        exposure.
-    columns : `dict` [`str`, `numpy.ndarray`]
-        Measurements on them, as `~.deblend_columns.band_columns` makes them.
+    The images of the sources of a parent add up to its image; variance and mask are those of the exposure.
+    Columns are those of `~.deblend_columns.band_columns`.
     """
     image, variance, mask = exposure.image.array, exposure.variance.array, exposure.mask.array
     no_data = flagged_pixels(exposure, ["NO_DATA"])
@@ -190,20 +146,7 @@ def _multiply(pixels: npt.NDArray[np.float32], weights: npt.NDArray[np.float32])
 
 
 def parent_fluxes(sources: SourceList, exposures: Mapping[str, ExposureF]) -> dict[str, ParentFluxes]:
-    """Measure the flux of parents, and how much of it is outside all masks.
-
-    Parameters
-    ----------
-    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
-        The sources.
-    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        Exposures by band.
-
-    Returns
-    -------
-    fluxes : `dict` [`str`, `~.deblend_columns.ParentFluxes`]
-        By band, for each of the sources' parents.
-    """
+    """Measure the flux of all parents by band, and how much of it is outside all masks."""
     covered = np.zeros(sources.image.shape, dtype=bool)
     for mask, (y0, x0) in zip(sources.detections.masks, sources.detections.origins.tolist(), strict=True):
         covered[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] |= mask

@@ -92,19 +92,7 @@ def _spread(order: RecordOrder, values: np.ndarray, parents: float | bool) -> np
 def fill_profile_shapes(
     catalog: SourceCatalog, sources: SourceList, order: RecordOrder, bbox: geom.Box2I
 ) -> None:
-    """Write centres and shapes.
-
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        Contiguous catalogue with `SHAPE_FIELDS`; changed in place.
-    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
-        The sources.
-    order : `~.record_order.RecordOrder`
-        The rows.
-    bbox : `lsst.geom.Box2I`
-        Box of the exposures: its minimum is xy0.
-    """
+    """Write centres, with the xy0 of ``bbox``, and shapes to a contiguous catalogue with `SHAPE_FIELDS`."""
     models = sources.models
     if models is None or not len(catalog):
         return
@@ -160,20 +148,9 @@ def _nanojansky_per_count(sources: SourceList, exposure: ExposureF) -> npt.NDArr
 def fill_profile_fluxes(
     catalog: SourceCatalog, sources: SourceList, order: RecordOrder, exposure: ExposureF, band: int
 ) -> None:
-    """Write the fluxes of one band.
+    """Write the fluxes of band number ``band`` to a contiguous catalogue with `BAND_FIELDS`.
 
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        Contiguous catalogue with `BAND_FIELDS`; changed in place.
-    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
-        The sources.
-    order : `~.record_order.RecordOrder`
-        The rows.
-    exposure : `lsst.afw.image.ExposureF`
-        Exposure of the band; its PhotoCalib takes nJy to counts.
-    band : `int`
-        Number of the band among those of the sources.
+    The PhotoCalib of the band's exposure takes nJy to counts.
     """
     if not len(catalog):
         return

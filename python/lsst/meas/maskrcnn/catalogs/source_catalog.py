@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["fill_source_catalog"]
-
 from collections.abc import Callable
 from typing import Any
 
@@ -30,21 +28,9 @@ from .schema import fill_catalog
 def fill_source_catalog(
     catalog: SourceCatalog, sources: SourceList, order: RecordOrder, wcs: SkyWcs, bbox: geom.Box2I
 ) -> None:
-    """Write the records of sources and their relations.
+    """Write the records of sources and their relations to an empty catalogue.
 
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        Empty catalogue with the schema of `~.schema.make_schema`; changed in
-        place.
-    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
-        The sources.
-    order : `~.record_order.RecordOrder`
-        The rows.
-    wcs : `lsst.afw.geom.SkyWcs`
-        Takes positions to the sky.
-    bbox : `lsst.geom.Box2I`
-        Box of the exposures.
+    It has the schema of `~.schema.make_schema`; ``bbox`` is that of the exposures.
     """
     footprints = _footprints(sources, order, bbox)
     fill_catalog(catalog, _columns(sources, order, bbox), footprints, wcs)

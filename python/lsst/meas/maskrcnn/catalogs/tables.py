@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["object_table", "parent_table"]
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,24 +30,8 @@ def object_table(
 ) -> Table:
     """Make the table of the objects.
 
-    Parameters
-    ----------
-    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
-        The sources.
-    order : `~.record_order.RecordOrder`
-        Rows of the catalogues.
-    catalog : `lsst.afw.table.SourceCatalog`
-        Contiguous catalogue; gives the ids.
-    band_catalogs : `~collections.abc.Mapping` [`str`, `lsst.afw.table.SourceCatalog`]
-        By band; give the fluxes that were measured by force.
-    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        By band; give xy0 and the PhotoCalib.
-
-    Returns
-    -------
-    table : `astropy.table.Table`
-        That of `~lsst.meas.maskrcnn.deblend.sources.SourceList.to_table`, in the order of the
-        catalogue, without parents, positions with xy0; and by band ``psfFlux``.
+    That of `~lsst.meas.maskrcnn.deblend.sources.SourceList.to_table` in the order of the catalogue, without
+    parents, with its ids, positions with xy0, and by band the ``psfFlux`` that was measured by force.
     """
     rows = np.flatnonzero(order.source >= 0)
     table = Table(sources.to_table()[order.source[rows]])
@@ -82,24 +64,9 @@ def _column(catalog: SourceCatalog, name: str) -> np.ndarray:
 def parent_table(
     catalog: SourceCatalog, order: RecordOrder, sources: SourceList, fluxes: Mapping[str, ParentFluxes]
 ) -> Table:
-    """Make the table of the parents.
+    """Make the table of the parents and isolated sources, in the order of the catalogue.
 
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        Filled catalogue; gives the ids.
-    order : `~.record_order.RecordOrder`
-        Its rows.
-    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
-        The sources.
-    fluxes : `~collections.abc.Mapping` [`str`, `~.deblend_columns.ParentFluxes`]
-        Fluxes of their parents by band.
-
-    Returns
-    -------
-    table : `astropy.table.Table`
-        One row for each parent and isolated source, in the order of the
-        catalogue, with what the deblender metrics of analysis_tools read.
+    It has what the deblender metrics of analysis_tools read.
     """
     rows = np.flatnonzero(~order.is_child)
     own, statistics = order.parent[rows], sources.statistics
