@@ -38,6 +38,7 @@ from lsst.meas.maskrcnn.catalogs.exposures import (
     IncompatibleExposuresError,
     MissingBandError,
     UncalibratedExposureError,
+    UnusableExposureError,
 )
 from lsst.meas.maskrcnn.deblend.detection import Level
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings, ZScoreSettings
@@ -407,8 +408,31 @@ def test_field_without_valid_pixels(
             catalog = task.run(exposures=exposures, model=model).catalog
         assert len(catalog) == 0
         assert catalog.schema == task.outputSchema.schema
-        assert "No valid pixel" in caplog.text
+        assert "No valid pixel of any band" in caplog.text
+        assert task.metadata["n_valid_pixels"] == 0
     assert detector == []
+    config = MaskRcnnDeblendConfig()
+    config.fail_without_pixels = True
+    with pytest.raises(UnusableExposureError, match="any band"):
+        MaskRcnnDeblendTask(config=config).run(exposures=exposures, model=model)
+
+
+def test_bands_that_were_swapped(model: MaskRcnnModel) -> None:
+    exposures = make_exposures()
+    exposures["r"], exposures["g"] = exposures["g"], exposures["r"]
+    with pytest.raises(UnusableExposureError, match="band 'r' has the filter 'g'.*swapped"):
+        make_task().run(exposures=exposures, model=model)
+
+
+def test_planes_that_no_exposure_has(
+    model: MaskRcnnModel, detector: list[dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    config = MaskRcnnDeblendConfig()
+    config.bad_planes = ["SAT", "COSMIC_RAY", "SATURATION"]
+    for _ in range(2):
+        MaskRcnnDeblendTask(config=config).run(exposures=make_exposures(), model=model)
+    (said,) = (record.getMessage() for record in caplog.records if "mask planes" in record.getMessage())
+    assert "mask planes SATURATION of" in said
 
 
 def test_field_without_sources(model: MaskRcnnModel, monkeypatch: pytest.MonkeyPatch) -> None:

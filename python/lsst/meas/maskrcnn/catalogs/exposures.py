@@ -10,6 +10,7 @@ __all__ = [
     "IncompatibleExposuresError",
     "MissingBandError",
     "UncalibratedExposureError",
+    "UnusableExposureError",
     "check_exposures",
     "flagged_pixels",
     "psf_fwhm",
@@ -19,7 +20,7 @@ __all__ = [
 
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,7 +35,7 @@ from lsst.pex.exceptions import Exception as PexError
 from ..deblend.image import MultibandImage
 from ..images.pixels import usable_pixels
 from ..images.units import FWHM_PER_SIGMA
-from .mask_planes import defined_plane_bits
+from .mask_planes import defined_plane_bits, undefined_planes, warn_of_planes
 
 if TYPE_CHECKING:
     from ..network.model_file import ModelMetadata
@@ -55,6 +56,10 @@ class _InputError(pipeBase.AlgorithmError):
     @property
     def metadata(self) -> dict[str, str]:
         return self._details
+
+
+class UnusableExposureError(_InputError):
+    """An exposure is of another filter than it should be, or has no valid pixel."""
 
 
 class IncompatibleExposuresError(_InputError):
@@ -147,6 +152,8 @@ def check_exposures(exposures: Mapping[str, ExposureF], max_wcs_offset: float = 
         Raised if there is no exposure.
     UncalibratedExposureError
         Raised if an exposure has no WCS or no usable PhotoCalib.
+    UnusableExposureError
+        Raised if an exposure is of another filter.
     IncompatibleExposuresError
         Raised if boxes or coordinate systems disagree.
     """
@@ -154,6 +161,14 @@ def check_exposures(exposures: Mapping[str, ExposureF], max_wcs_offset: float = 
         raise ValueError("No exposure was given; one for each band of the model is needed.")
     all_wcs: dict[str, SkyWcs] = {}
     for band, exposure in exposures.items():
+        label = exposure.getFilter()
+        if label is not None and label.hasBandLabel() and label.bandLabel in {*exposures} - {band}:
+            raise UnusableExposureError(
+                f"The exposure in band {band!r} has the filter {label.bandLabel!r}. Were two bands swapped? "
+                "Give each exposure under its own band.",
+                band=band,
+                filter=label.bandLabel,
+            )
         photo_calib = exposure.getPhotoCalib()
         if photo_calib is None:
             raise UncalibratedExposureError(band, "PhotoCalib")
@@ -300,9 +315,9 @@ def to_multiband_image(
     exposures: Mapping[str, ExposureF],
     *,
     names: Mapping[str, str] | None = None,
-    unusable_planes: Iterable[str] = ("BAD", "NO_DATA"),
-    bad_planes: Iterable[str] = ("BAD", "CR", "NO_DATA", "SAT"),
-    saturated_planes: Iterable[str] = ("SAT",),
+    unusable_planes: Sequence[str] = ("BAD", "NO_DATA"),
+    bad_planes: Sequence[str] = ("BAD", "CR", "NO_DATA", "SAT"),
+    saturated_planes: Sequence[str] = ("SAT",),
     max_wcs_offset: float = 0.1,
 ) -> MultibandImage:
     """Put the exposures of one patch together.
@@ -313,7 +328,7 @@ def to_multiband_image(
         Calibrated exposures on one pixel grid by band. They are not changed.
     names : `~collections.abc.Mapping` [`str`, `str`], optional
         Other names for some of the bands.
-    unusable_planes, bad_planes, saturated_planes : iterable of `str`
+    unusable_planes, bad_planes, saturated_planes : sequence of `str`
         Mask planes of pixels that hold no data, of which no model is made,
         and that are saturated.
     max_wcs_offset : `float`, optional
@@ -341,6 +356,10 @@ def to_multiband_image(
     if not all(known):
         unknown = [band for band, has_variance in zip(exposures, known) if not has_variance]
         _LOG.warning("No variance above 0 in band %s; taking it from the pixels.", ", ".join(unknown))
+
+    named = [*unusable_planes, *bad_planes, *saturated_planes]
+    if unknown_planes := undefined_planes([exposure.mask for exposure in listed], named):
+        warn_of_planes(unknown_planes)
 
     def pixels(planes: Iterable[str]) -> npt.NDArray[np.bool_]:
         chosen = list(planes)

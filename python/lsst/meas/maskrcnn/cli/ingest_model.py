@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lsst.daf.butler import Butler
 
-from ..ingest.ingest_model import DATASET_TYPE, DEFAULT_COLLECTION, IngestModelError, ingest_model
+from ..ingest.ingest_model import DATASET_TYPE, IngestModelError, ingest_model
 from ..network.model_file import ModelFileError, default_model_path, read_metadata
 from .command import run_command
 
@@ -31,7 +31,7 @@ def _parser() -> argparse.ArgumentParser:
         help="model file, .safetensors (default: the model that comes with the package)",
     )
     parser.add_argument(
-        "--collection", default=DEFAULT_COLLECTION, help="RUN collection to put it in (default: %(default)s)"
+        "--collection", default="models/maskRcnn", help="RUN collection to put it in (default: %(default)s)"
     )
     parser.add_argument(
         "--bands",

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DATASET_TYPE", "DEFAULT_COLLECTION", "IngestModelError", "ingest_model"]
+__all__ = ["DATASET_TYPE", "IngestModelError", "ingest_model"]
 
 import os
 from collections.abc import Sequence
@@ -33,9 +33,6 @@ DATASET_TYPE = "maskRcnnModel"
 STORAGE_CLASS = "MaskRcnnModel"
 """Name of their storage class (`str`)."""
 
-DEFAULT_COLLECTION = "models/maskRcnn"
-"""RUN collection for models, unless told otherwise (`str`)."""
-
 
 class IngestModelError(RuntimeError):
     """A repository cannot take a model; the message says why."""
@@ -44,7 +41,7 @@ class IngestModelError(RuntimeError):
 def ingest_model(
     butler: Butler,
     path: str | os.PathLike[str],
-    collection: str = DEFAULT_COLLECTION,
+    collection: str = "models/maskRcnn",
     *,
     bands: Sequence[str] | None = None,
     dataset_type: str = DATASET_TYPE,

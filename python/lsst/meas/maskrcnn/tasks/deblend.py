@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["MaskRcnnDeblendConfig", "MaskRcnnDeblendConnections", "MaskRcnnDeblendTask"]
 
+import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
@@ -31,7 +32,7 @@ from ..catalogs.deblend_columns import (
     fill_band_columns,
     fill_primary_flags,
 )
-from ..catalogs.exposures import MissingBandError, to_multiband_image
+from ..catalogs.exposures import MissingBandError, UnusableExposureError, to_multiband_image
 from ..catalogs.heavy import deblend_band, parent_fluxes, share_footprints
 from ..catalogs.profile_columns import fill_profile_fluxes, model_image
 from ..catalogs.record_order import RecordOrder, order_records
@@ -163,6 +164,9 @@ class MaskRcnnDeblendConfig(
     skip_incomplete = pexConfig.Field[bool](
         doc="Skip patches in which a band of the model is missing, in place of failing?", default=False
     )
+    fail_without_pixels = pexConfig.Field[bool](
+        doc="Fail where a patch or one of its bands has no valid pixel, in place of a warning?", default=False
+    )
     detection: Any = _ENGINE["detection"]
     shares: Any = _ENGINE["shares"]
     normalize = normalizeRegistry.makeField(
@@ -276,7 +280,8 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             Raised if a band is missing, by ``config.skip_incomplete``.
         """
         if self.config.model_uri is not None:
-            model = self.read_model(self.config.model_uri)
+            with ResourcePath(self.config.model_uri, forceDirectory=False).as_local() as local:
+                model = read_model(local.ospath)
         else:
             model = butlerQC.get(inputRefs.model)
         refs = {ref.datasetRef.dataId["band"]: ref for ref in inputRefs.exposures}
@@ -286,7 +291,10 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             if self.config.skip_incomplete:
                 raise pipeBase.NoWorkFound(str(error)) from error
             raise
-        exposures = {band: butlerQC.get(refs[band]).get() for band in bands}
+        with warnings.catch_warnings():
+            # Of an exposure in another filter than its data id says.
+            warnings.filterwarnings("error", "(?s).*filter label mismatch")
+            exposures = {band: butlerQC.get(refs[band]).get() for band in bands}
         idGenerator = self.config.idGenerator.apply(butlerQC.quantum.dataId)
         n_threads = torch.get_num_threads()
         torch.set_num_threads(butlerQC.resources.num_cores)
@@ -412,21 +420,6 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             return {}
         return {band: model_image(sources, exposures[band], row) for row, band in enumerate(exposures)}
 
-    def read_model(self, uri: str) -> MaskRcnnModel:
-        """Read a model file from a path or URI.
-
-        Parameters
-        ----------
-        uri : `str`
-            Path or URI, ``resource://`` included.
-
-        Returns
-        -------
-        model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
-        """
-        with ResourcePath(uri, forceDirectory=False).as_local() as local:
-            return read_model(local.ospath)
-
     def _find_sources(self, exposures: Mapping[str, ExposureF], model: MaskRcnnModel) -> SourceList:
         """Run the engine."""
         settings = DeblendSettings(self.config.detection.settings(), self.config.shares.settings())
@@ -466,12 +459,15 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         idGenerator: IdGenerator,
     ) -> None:
         """Write to the log and the task's metadata what was found."""
-        if not sources.n_valid_pixels:
-            self.log.warning("No valid pixel in %s: its catalogue is empty.", idGenerator)
         sizes = [len(parent) for parent in sources.parents if len(parent) > 1]
         used = np.isfinite(sources.noise)
-        if sources.n_valid_pixels and not used.all():
-            empty = ", ".join(np.array(sources.image.bands)[~used])
+        self.metadata["n_valid_pixels"] = sources.n_valid_pixels
+        if not (sources.n_valid_pixels and used.all()):
+            empty = ", ".join(np.array(bands)[~used]) if sources.n_valid_pixels else "any band"
+            if self.config.fail_without_pixels:
+                raise UnusableExposureError(
+                    f"No valid pixel of {empty} in {idGenerator}, and config.fail_without_pixels is set."
+                )
             self.log.warning("No valid pixel of %s in %s.", empty, idGenerator)
         found = {
             "n_sources": len(sources),
@@ -485,7 +481,6 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             "bands": bands,
             "reference_band": reference,
             "device": str(select_device(self.config.detection.device)),
-            "n_valid_pixels": sources.n_valid_pixels,
             "noise_nJy": sources.noise[used].tolist(),
             "psf_fwhm_pixels": np.asarray(sources.image.psf_fwhm)[used].tolist(),
             **found,
