@@ -552,7 +552,10 @@ def add_outputs(butler: Butler) -> None:
 
 @pytest.fixture(scope="module")
 def repo(tmp_path_factory: pytest.TempPathFactory) -> Butler:
-    butler = makeTestRepo(str(tmp_path_factory.mktemp("memory")), config=Config(SEED_CONFIG))
+    return register_all(makeTestRepo(str(tmp_path_factory.mktemp("memory")), config=Config(SEED_CONFIG)))
+
+
+def register_all(butler: Butler) -> Butler:
     box = geom.Box2I(geom.Point2I(*XY0), geom.Extent2I(WIDTH, HEIGHT))
     patch = PatchGeometry(0, 3, make_wcs(), box, (3, 0))
     register_patches(butler, "sky", [patch], (*BANDS, "i"), instrument="cam")
@@ -563,12 +566,16 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Butler:
 
 
 def run_quantum(
-    repo: Butler, task: MaskRcnnDeblendTask, model: MaskRcnnModel | None, bands: tuple[str, ...]
+    repo: Butler,
+    task: MaskRcnnDeblendTask,
+    model: MaskRcnnModel | None,
+    bands: tuple[str, ...],
+    stored_as: Mapping[str, str] = {},
 ) -> Mapping[str, Any]:
     """Run a quantum with `run` replaced; returns its arguments."""
     butler = makeTestCollection(repo)
     for band, exposure in make_exposures(bands).items():
-        butler.put(exposure, "deepCoadd_calexp", {**PATCH, "band": band})
+        butler.put(exposure, "deepCoadd_calexp", {**PATCH, "band": stored_as.get(band, band)})
     data_id = butler.registry.expandDataId(PATCH)
     refs: dict[str, Any] = {
         "exposures": [{**PATCH, "band": band} for band in bands],
@@ -613,10 +620,18 @@ def test_quantum_with_mapped_bands(repo: Butler, model: MaskRcnnModel) -> None:
 
 
 def test_quantum_without_a_band(repo: Butler, model: MaskRcnnModel) -> None:
-    with pytest.raises(MissingBandError, match="'r'"):
+    with pytest.raises(MissingBandError, match="'r'") as caught:
         run_quantum(repo, make_task(), model, ("g", "z"))
+    assert f"maskRcnnDeblend failed on {{skymap: '{PATCH['skymap']}'" in caught.value.__notes__[-1]
     with pytest.raises(pipeBase.NoWorkFound, match="'r'"):
         run_quantum(repo, make_task(skip_incomplete=True), model, ("g", "z"))
+
+
+def test_quantum_with_swapped_bands(tmp_path: Path, model: MaskRcnnModel) -> None:
+    """Of files, the Butler gives an exposure the filter of its data id, and only warns."""
+    repo = register_all(create_repo(tmp_path / "repo"))
+    with pytest.raises(ValueError, match="filter label mismatch"):
+        run_quantum(repo, make_task(), model, BANDS, {"g": "r", "r": "g"})
 
 
 def test_quantum_with_own_normalization(repo: Butler, model: MaskRcnnModel) -> None:

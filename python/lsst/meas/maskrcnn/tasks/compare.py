@@ -43,6 +43,7 @@ from ..metrics.bootstrap import LEVEL
 from ..metrics.evaluation_metrics import EvaluationMetrics, PatchSummary, software_versions
 from ..report.deblender_plots import plot_disagreements, plot_flux_pairs, plot_residual_panels
 from .config_fields import make_config
+from .failures import say_where
 
 # Names of datasets that differ between versions of the pipeline, by connection.
 _OLDER = {
@@ -242,6 +243,7 @@ class CompareDeblendersTask(pipeBase.PipelineTask):
 
     config: CompareDeblendersConfig
 
+    @say_where
     def runQuantum(
         self,
         butlerQC: pipeBase.QuantumContext,

@@ -46,6 +46,7 @@ from ..network.inference import select_device
 from ..network.model_file import MaskRcnnModel, ModelMetadata, read_model
 from .bands import band_wavelengths, choose_bands, choose_reference
 from .config_fields import make_fields
+from .failures import say_where
 from .measure import MeasureConfig, Measurement
 from .normalize import normalizeRegistry
 
@@ -261,6 +262,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         extend_band_schema(self.forcedSchema)
         self.bandSchema = SourceCatalog(self.forcedSchema)
 
+    @say_where
     def runQuantum(
         self,
         butlerQC: pipeBase.QuantumContext,

@@ -50,6 +50,7 @@ from ..metrics.matching import PSF_AREA_RANGES, AreaRange
 from ..metrics.run_comparison import EvaluatedRun
 from ..metrics.summary import MatchedSources, blend_figures, summarize_precision, throughput_figures
 from .config_fields import make_config
+from .failures import say_where
 
 if TYPE_CHECKING:
     from ..report.gallery import BlendGallery
@@ -279,6 +280,7 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
 
     config: MaskRcnnEvaluateConfig
 
+    @say_where
     def runQuantum(
         self,
         butlerQC: pipeBase.QuantumContext,

@@ -26,6 +26,7 @@ from ..scenes.config import ArtefactConfig, MaskRule, PopulationConfig, PsfConfi
 from ..scenes.presets import PRESETS, preset_config
 from ..scenes.simulate import simulate_scene
 from .config_fields import make_fields
+from .failures import say_where
 
 
 def _changes(source: type, *names: str) -> Any:
@@ -271,6 +272,7 @@ class SimulateScenesTask(pipeBase.PipelineTask):
 
     config: SimulateScenesConfig
 
+    @say_where
     def runQuantum(
         self,
         butlerQC: pipeBase.QuantumContext,

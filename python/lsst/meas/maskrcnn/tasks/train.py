@@ -51,6 +51,7 @@ from ..train.distributed import on_first_process
 from ..train.loop import TrainingDiverged, TrainResult, output_files, train
 from ..train.scene_sources import SceneFiles, SceneSource
 from ..train.validation import LOWEST_SCORE, SceneValidator
+from .failures import say_where
 from .normalize import NormalizeBaseTask
 from .train_connections import MaskRcnnTrainConfig, MaskRcnnTrainConnections
 
@@ -111,6 +112,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         super().__init__(**kwargs)
         self.makeSubtask("normalize")
 
+    @say_where
     def runQuantum(
         self,
         butlerQC: pipeBase.QuantumContext,
@@ -514,9 +516,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
                     words,
                 )
             else:
-                text = (
-                    "Step %(step)d of %(total)d (stage %(stage)s): loss %(loss).4f, %(seconds).3g s a step."
-                )
+                text = "Step %(step)d of %(total)d (%(stage)s): loss %(loss).4f, %(seconds).3g s a step."
                 periodic.log(text, words)
 
         return report
