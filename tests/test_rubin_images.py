@@ -23,7 +23,7 @@ from lsst.meas.maskrcnn.ingest.fits_files import BandFiles, FitsImageError, assi
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
 from lsst.meas.maskrcnn.ingest.read_images import read_images
 from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, register_patches
-from lsst.meas.maskrcnn.network.model_file import default_model_path
+from lsst.meas.maskrcnn.network.model_file import default_model_path, load_model
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
 from lsst.pipe.base.simple_pipeline_executor import SimplePipelineExecutor
 
@@ -229,7 +229,7 @@ def test_the_task_takes_cell_coadds_from_a_butler(tmp_path: Path) -> None:
         exposure.setPhotoCalib(PhotoCalib(1.0))
         exposures[band] = exposure
     ids = config.idGenerator.apply(butler.registry.expandDataId(patch))
-    model = task.read_model(config.model_uri)
+    model = load_model()
     made = task.run(exposures=exposures, model=model, idGenerator=ids).objectTable
     assert len(found) >= 4
     for name in made.colnames:
