@@ -120,7 +120,7 @@ def test_one_catalogue_with_parents() -> None:
         add(bands[band], 3, parent=1, footprint=heavy_footprint(3, 4, 6, 6, level))
         add(bands[band], 4, parent=1, footprint=heavy_footprint(7, 4, 6, 6, 2 * level))
     images = field_images({band: make_exposure(band) for band in ("g", "r")})
-    statistics = Table({"id": [1], "n_child": [2], "g_chi2": [0.5], "r_chi2": [1.5]})
+    statistics = Table({"objectId": [1, 2], "deblend_nChild": [2, 1], "deblend_chi2": [1.0, 9.0]})
     reader = CatalogReader("ours", catalog, bands, parent_statistics=statistics, seconds=3.0)
     field = reader.deblend(images)
     assert field.parents["chi2"][0] == 1.0 and np.isnan(field.parents["chi2"][1])
