@@ -24,7 +24,7 @@ from lsst.meas.maskrcnn.metrics.completeness import CompletenessLimit
 from lsst.meas.maskrcnn.metrics.cutouts import BlendCutout
 from lsst.meas.maskrcnn.metrics.evaluation_metrics import EvaluationGallery
 from lsst.meas.maskrcnn.metrics.match_table import make_match_table
-from lsst.meas.maskrcnn.report import gallery, plots
+from lsst.meas.maskrcnn.report import gallery, model_gallery, plots
 from lsst.meas.maskrcnn.report.calibration_figure import plot_calibration
 from lsst.meas.maskrcnn.report.plot_style import CLASS_STYLES, OKABE_ITO, curve_style, family_styles
 
@@ -278,7 +278,7 @@ def test_empty_input_draws(tmp_path, table):
         "residuals": plots.plot_residuals([plots.ResidualPanel("", np.zeros(0), np.zeros(0), nothing)]),
         "calibration": plot_calibration({"all": reliability([], [])}, x_label="x", y_label="y"),
         "blends": plots.plot_blends({"none": {kind: fraction(0, 0) for kind in BLEND_KINDS}}),
-        "gallery": gallery.plot_gallery(EvaluationGallery()),
+        "gallery": model_gallery.plot_gallery(EvaluationGallery()),
     }
     for name, figure in figures.items():
         figure.savefig(tmp_path / f"{name}.png", dpi=50)
@@ -368,19 +368,15 @@ def test_gallery_shows_image_truth_and_found():
         gallery.draw_entry(make_cutout(residual), kind=kind, patch=(3, 4), quality=0.5)
         for kind, residual in (("best", True), ("worst", False), ("worst", False))
     ]
-    figure = gallery.plot_gallery(EvaluationGallery(pixel_scale=0.2, entries=entries))
-    # Three columns of four, and the scale of the residuals.
-    assert len(figure.axes) == 13
+    figure = model_gallery.plot_gallery(EvaluationGallery(pixel_scale=0.2, entries=entries))
+    # Three rows, of which the first has a residual.
+    assert len(figure.axes) == 10
     first = figure.axes[:4]
     np.testing.assert_allclose(first[0].images[0].get_array()[..., :3], read_png(entries[0].image))
-    assert [axis.get_ylabel() for axis in first] == ["image", "truth", "found", "residual"]
-    assert first[3].get_xlabel() == "2 true, 1 found"
+    assert [axis.get_title() for axis in first] == ["image", "truth", "found", "residual"]
+    assert first[0].get_ylabel() == "best\n2 true, 1 found"
     lines = [[segment for part in axis.collections for segment in part.get_segments()] for axis in first]
     assert [len(part) for part in lines] == [0, 2, 1, 0]
     np.testing.assert_allclose(lines[2][0], entries[0].detection_outlines[0][0])
-    # A bar of 2 arcsec is 10 of 40 px.
-    (bar,) = first[0].lines
-    np.testing.assert_allclose(np.diff(bar.get_xdata()), 0.25)
-    assert first[0].texts[0].get_text() == '2"'
-    assert [text.get_text() for text in figure.texts] == ["best", "worst"]
-    assert len(gallery.plot_gallery(EvaluationGallery(entries=entries[1:2])).axes) == 3
+    assert "10 (red)" in figure.texts[0].get_text()
+    assert model_gallery.plot_gallery(EvaluationGallery()).texts[0].get_text() == "There is no blend to draw."

@@ -12,20 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.image
-import matplotlib.patheffects
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from ..metrics.cutouts import BlendCutout
-from ..metrics.evaluation_metrics import EvaluationGallery, GalleryEntry
-from .overlay import GALAXY_COLOR, STAR_COLOR, draw_outlines, lupton_rgb, mask_outlines, scale_length
-from .plot_style import DOUBLE_COLUMN, LABEL_SIZE, NOTE_SIZE, TICK_SIZE
+from ..metrics.evaluation_metrics import GalleryEntry
+from .overlay import lupton_rgb, mask_outlines
 
 RESIDUAL_RANGE = 10.0
 """Residual at the ends of the colour scale, in units of the noise."""
@@ -33,8 +26,6 @@ RESIDUAL_RANGE = 10.0
 # Blue and red of equal lightness, white between: grey print shows the size, colour the sign.
 _RESIDUAL_COLORS = matplotlib.colormaps["RdBu_r"]
 _OFF_IMAGE = (40 / 255,) * 3
-# More pictures side by side are too small in the width of a page.
-_PLOTTED = 4
 
 
 _MOST_CHILDREN, _N_BUSIEST, _N_FAILURES = 8, 6, 10
@@ -155,112 +146,6 @@ class BlendGallery:
         worst = [item for item in self._kept["worst"] if item[1] not in places][: self.number]
         others = self._kept["busiest"], self._kept["failure"]
         return [entry for _, _, entry in (*best, *worst, *others[0], *others[1])]
-
-
-def plot_gallery(gallery: EvaluationGallery) -> Figure:
-    """Draw up to four of the best and of the worst blends, one a column.
-
-    Rows are the image, outlines of the truth, outlines of what was found, and the
-    residual where there is one.
-    """
-    best, worst = (
-        [entry for entry in gallery.entries if entry.kind == kind][:_PLOTTED] for kind in ("best", "worst")
-    )
-    entries, pixel_scale = [*best, *worst], gallery.pixel_scale
-    rows = ["image", "truth", "found"]
-    if any(entry.residual for entry in entries):
-        rows.append("residual")
-    n = max(len(entries), 1)
-    gap = 0.25 if best and worst else 0.0  # in columns
-    label, top, bottom, between, bar = 0.24, 0.24, 0.5, 0.03, 0.5  # inch
-    right = bar if "residual" in rows else 0.05
-    side = (DOUBLE_COLUMN - label - right - between * (n - 1)) / (n + gap)
-    height = top + bottom + side * len(rows) + between * (len(rows) - 1)
-    figure = Figure(figsize=(DOUBLE_COLUMN, height), dpi=200.0, facecolor="white")
-    FigureCanvasAgg(figure)
-    size = side / DOUBLE_COLUMN, side / height
-    for column, entry in enumerate(entries):
-        x = label + column * (side + between) + (gap * side if column >= len(best) else 0.0)
-        for row, name in enumerate(rows):
-            y = height - top - (row + 1) * side - row * between
-            axis = figure.add_axes((x / DOUBLE_COLUMN, y / height, *size))
-            _draw_entry_row(axis, entry, name)
-            if name == "image":
-                _draw_scale(axis, entry.size, pixel_scale if np.isfinite(pixel_scale) else None)
-            if column == 0:
-                axis.set_ylabel(name, fontsize=TICK_SIZE, labelpad=3.0)
-            if row == len(rows) - 1 and entry.caption:
-                axis.set_xlabel(entry.caption, fontsize=NOTE_SIZE, labelpad=2.5)
-    for name, number, start in (("best", len(best), 0), ("worst", len(worst), len(best))):
-        if number:
-            x = label + start * (side + between) + (gap * side if name == "worst" else 0.0)
-            middle = (x + 0.5 * (number * (side + between) - between)) / DOUBLE_COLUMN
-            figure.text(middle, 1.0 - 0.07 / height, name, fontsize=LABEL_SIZE, ha="center", va="top")
-    if "residual" in rows:
-        x = DOUBLE_COLUMN - bar + 0.06
-        scale = figure.add_axes((x / DOUBLE_COLUMN, bottom / height, 0.08 / DOUBLE_COLUMN, size[1]))
-        limits = Normalize(-gallery.residual_range, gallery.residual_range)
-        figure.colorbar(ScalarMappable(limits, _RESIDUAL_COLORS), cax=scale)
-        scale.tick_params(labelsize=NOTE_SIZE, width=0.6, length=2.0, pad=1.5)
-        scale.set_ylabel("residual / noise", fontsize=NOTE_SIZE, labelpad=1.0)
-    _add_class_legend(figure, label / DOUBLE_COLUMN)
-    return figure
-
-
-def _add_class_legend(figure: Figure, left: float) -> None:
-    # Light colours chosen for a dark sky need an edge on white paper.
-    edge = [matplotlib.patheffects.withStroke(linewidth=2.8, foreground="black")]
-    handles = [
-        Line2D([], [], color=color, lw=1.6, label=name, path_effects=edge)
-        for name, color in (("star", STAR_COLOR), ("galaxy", GALAXY_COLOR))
-    ]
-    figure.legend(
-        handles=handles,
-        loc="lower left",
-        ncols=len(handles),
-        fontsize=NOTE_SIZE,
-        frameon=False,
-        bbox_to_anchor=(left, 0.0),
-        borderpad=0.2,
-        borderaxespad=0.1,
-    )
-
-
-def _draw_entry_row(axis: Axes, entry: GalleryEntry, name: str) -> None:
-    axis.set_xticks([])
-    axis.set_yticks([])
-    picture = entry.residual if name == "residual" else entry.image
-    if not picture:
-        axis.set_axis_off()
-        return
-    pixels = matplotlib.image.imread(io.BytesIO(base64.b64decode(picture)), format="png")
-    axis.imshow(pixels[::-1], origin="lower", interpolation="nearest")
-    if name == "truth":
-        draw_outlines(axis, entry.truth_outlines, entry.truth_is_star, 0.9)
-    elif name == "found":
-        draw_outlines(axis, entry.detection_outlines, entry.detection_is_star, 0.9)
-    axis.set_xlim(-0.5, entry.size - 0.5)
-    axis.set_ylim(-0.5, entry.size - 0.5)
-    for spine in axis.spines.values():
-        spine.set_linewidth(0.5)
-
-
-def _draw_scale(axis: Axes, size: int, pixel_scale: float | None) -> None:
-    extent = size * (1.0 if pixel_scale is None else pixel_scale)
-    length, label = scale_length(0.25 * extent)
-    x = np.array([0.05, 0.05 + length / extent])
-    axis.plot(x, [0.06, 0.06], color="white", lw=1.4, transform=axis.transAxes, solid_capstyle="butt")
-    axis.text(
-        x.mean(),
-        0.085,
-        f"{length:g} px" if pixel_scale is None else label,
-        color="white",
-        fontsize=NOTE_SIZE,
-        ha="center",
-        va="bottom",
-        transform=axis.transAxes,
-        path_effects=[matplotlib.patheffects.withStroke(linewidth=1.2, foreground="black")],
-    )
 
 
 def _png(pixels: NDArray[Any]) -> str:

@@ -6,10 +6,13 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib.image
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
@@ -20,7 +23,8 @@ from matplotlib.gridspec import GridSpec
 from ..deblend.sources import SourceList
 from ..images.pixels import cut_square
 from ..metrics.cutouts import BlendCutout, Stamp, add_models, blend_square, busiest_blends, child_label
-from .overlay import lupton_rgb
+from ..metrics.evaluation_metrics import EvaluationGallery
+from .overlay import draw_outlines, lupton_rgb
 from .plot_style import (
     CLASS_STYLES,
     LABEL_SIZE,
@@ -36,6 +40,10 @@ MOST_CHILDREN = 5
 MODEL_RESIDUAL_RANGE = 5.0
 """Residual at the ends of the colour scale, in units of the noise."""
 
+_COLUMNS, _PLOTTED = 3 + MOST_CHILDREN, 4
+"""Pictures in a row, and the best and the worst blends that are drawn each."""
+_Picture = tuple[str, npt.NDArray[Any], Sequence[Any], Sequence[bool]]
+"""What is written above it, pixels, and outlines with their classes."""
 _SIDE, _TEXT = 1.05, 0.36
 """Side of a picture, and height of what is written above it (inch)."""
 
@@ -136,7 +144,7 @@ def plot_field(
 
 def _make_figure(rows: int, beside: float = 0.0) -> tuple[Figure, tuple[float, float, float, float]]:
     """Make a figure for rows of blends, with room (inch) on the right; its box is returned."""
-    blends = (3 + MOST_CHILDREN) * _SIDE + 0.5
+    blends = _COLUMNS * _SIDE + 0.5
     width, height = blends + beside, rows * (_SIDE + _TEXT) + 0.75
     figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
     FigureCanvasAgg(figure)
@@ -146,48 +154,87 @@ def _make_figure(rows: int, beside: float = 0.0) -> tuple[Figure, tuple[float, f
 
 
 def _draw_blends(figure: Figure, cutouts: Sequence[BlendCutout], band: str) -> None:
-    width, height = figure.get_size_inches()
-    rows, columns = len(cutouts), 3 + MOST_CHILDREN
-    if not rows:
-        figure.text(0.02, 0.95, "There is no blend with models.", fontsize=LABEL_SIZE, va="top")
-        return
-    left, top = 0.4, height - 0.4
-    grid = GridSpec(
-        rows,
-        columns,
-        figure,
-        left=left / width,
-        right=(left + columns * _SIDE) / width,
-        top=(top - _TEXT) / height,
-        bottom=(top - rows * (_SIDE + _TEXT)) / height,
-        hspace=_TEXT / _SIDE * 1.03,
-        wspace=0.04,
-    )
-    for row, cutout in enumerate(cutouts):
-        pictures: list[tuple[str, npt.NDArray[Any]]] = [("image", _rgb(cutout, cutout.image))]
+    rows = []
+    for cutout in cutouts:
+        pictures: list[_Picture] = [("image", _rgb(cutout, cutout.image), (), ())]
         if cutout.model is not None:
-            pictures.append(("models", _rgb(cutout, cutout.model)))
+            pictures.append(("models", _rgb(cutout, cutout.model), (), ()))
         if cutout.residual is not None:
-            pictures.append(("residual", cutout.residual))
-        pictures += [(label, _rgb(cutout, pixels)) for label, pixels in cutout.children[:MOST_CHILDREN]]
-        for column, (title, pixels) in enumerate(pictures):
-            axis = figure.add_subplot(grid[row, column])
-            axis.set(xticks=[], yticks=[])
-            limits = -MODEL_RESIDUAL_RANGE, MODEL_RESIDUAL_RANGE
-            axis.imshow(pixels, "RdBu_r", origin="lower", interpolation="nearest", clim=limits)
-            axis.set_title(title, fontsize=NOTE_SIZE - 0.5, pad=2.0, linespacing=1.05)
-            for spine in axis.spines.values():
-                spine.set_linewidth(0.4)
-            if column == 0:
-                more = len(cutout.children) - MOST_CHILDREN
-                note = f"\n{more} fainter not shown" if more > 0 else ""
-                axis.set_ylabel(cutout.caption + note, fontsize=NOTE_SIZE - 0.5, labelpad=3.0)
+            pictures.append(("residual", cutout.residual, (), ()))
+        pictures += [(label, _rgb(cutout, one), (), ()) for label, one in cutout.children[:MOST_CHILDREN]]
+        more = len(cutout.children) - MOST_CHILDREN
+        rows.append((cutout.caption + (f"\n{more} fainter not shown" if more > 0 else ""), pictures))
     about = (
         f"Blends of the most sources. Numbers are ids, and total fluxes of the models in {band} (nJy). "
         f"Residuals in {band} from \N{MINUS SIGN}{MODEL_RESIDUAL_RANGE:g} (blue) to "
         f"{MODEL_RESIDUAL_RANGE:g} (red) times the noise."
     )
+    _draw_rows(figure, rows, about)
+
+
+def _draw_rows(figure: Figure, rows: Sequence[tuple[str, Sequence[_Picture]]], about: str) -> None:
+    """Draw rows of pictures with a text each, and one above all."""
+    width, height = figure.get_size_inches()
+    left, top = 0.4, height - 0.4
+    about = about if rows else "There is no blend to draw."
     figure.text(left / width, 1.0 - 0.12 / height, about, fontsize=TICK_SIZE, va="top")
+    grid = GridSpec(
+        max(len(rows), 1),
+        _COLUMNS,
+        figure,
+        left=left / width,
+        right=(left + _COLUMNS * _SIDE) / width,
+        top=(top - _TEXT) / height,
+        bottom=(top - max(len(rows), 1) * (_SIDE + _TEXT)) / height,
+        hspace=_TEXT / _SIDE * 1.03,
+        wspace=0.04,
+    )
+    for row, (caption, pictures) in enumerate(rows):
+        for column, (title, pixels, outlines, is_star) in enumerate(pictures):
+            axis = figure.add_subplot(grid[row, column])
+            axis.set(xticks=[], yticks=[])
+            limits = -MODEL_RESIDUAL_RANGE, MODEL_RESIDUAL_RANGE
+            axis.imshow(pixels, "RdBu_r", origin="lower", interpolation="nearest", clim=limits)
+            draw_outlines(axis, outlines, is_star, 0.9)
+            axis.set_title(title, fontsize=NOTE_SIZE - 0.5, pad=2.0, linespacing=1.05)
+            for spine in axis.spines.values():
+                spine.set_linewidth(0.4)
+            if column == 0:
+                axis.set_ylabel(caption, fontsize=NOTE_SIZE - 0.5, labelpad=3.0)
+
+
+def plot_gallery(gallery: EvaluationGallery) -> Figure:
+    """Draw up to four of the best and of the worst blends, a row each.
+
+    They have the image, outlines of the truth and of what was found, and where there are
+    any models, residual and children.
+    """
+    rows = []
+    for kind in ("best", "worst"):
+        for entry in [one for one in gallery.entries if one.kind == kind][:_PLOTTED]:
+            image = _read_png(entry.image)
+            pictures: list[_Picture] = [
+                ("image", image, (), ()),
+                ("truth", image, entry.truth_outlines, entry.truth_is_star),
+                ("found", image, entry.detection_outlines, entry.detection_is_star),
+            ]
+            others = ("models", entry.model), ("residual", entry.residual), *entry.children[: _COLUMNS - 5]
+            pictures += [(title, _read_png(png), (), ()) for title, png in others if png]
+            rows.append((f"{kind}\n{entry.caption}", pictures))
+    figure, _ = _make_figure(max(len(rows), 1))
+    limit = f"{gallery.residual_range:g}"
+    about = (
+        "The best and the worst blends: stars yellow, galaxies blue; model fluxes in nJy. Residuals from "
+        f"\N{MINUS SIGN}{limit} (blue) to {limit} (red) times the noise."
+    )
+    _draw_rows(figure, rows, about)
+    return figure
+
+
+def _read_png(picture: str) -> npt.NDArray[Any]:
+    # Files have their first row at the top.
+    pixels = matplotlib.image.imread(io.BytesIO(base64.b64decode(picture)), format="png")
+    return np.asarray(pixels)[::-1]
 
 
 def _rgb(cutout: BlendCutout, pixels: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:

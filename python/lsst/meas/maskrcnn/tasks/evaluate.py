@@ -497,7 +497,7 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
     def _draw(self, outputs: pipeBase.Struct) -> None:
         """Add the plots."""
         from ..report.evaluation_figures import EvaluationFigures
-        from ..report.gallery import plot_gallery
+        from ..report.model_gallery import plot_gallery
 
         matches, curves, outcomes = (
             np.asarray(table.as_array())
