@@ -378,7 +378,7 @@ def _residual_parts(draw: EvaluationFigures) -> list[Part]:
         ("Fluxes of the HeavyFootprints, relative to the true ones", ("flux_", "bright_flux_")),
         ("Colours, positions and masks of matched sources", ("color_", "centroid_", "iou_")),
     ):
-        parts += _value_table(draw.metrics, title, partial(_starts_with, starts))
+        parts += _value_table(draw.metrics, title, partial(_starts_with, starts), tall=True)
     return parts
 
 

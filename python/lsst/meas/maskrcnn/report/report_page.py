@@ -235,6 +235,10 @@ def format_value(value: Value) -> str:
     return text + (f" ± {value.error:.{value.digits}f}" if math.isfinite(value.error) else "")
 
 
+_WIDE = 5.0
+"""Width from which on a figure takes two places of a row (inch)."""
+
+
 class _Writer:
     """Writes the parts of a page, with addresses that are not used twice."""
 
@@ -268,7 +272,8 @@ class _Writer:
             )
         if isinstance(part, Plots):
             figures = "".join(
-                f'<div class="sheet">{self.svg.element(figure, about)}</div>'
+                f'<div class="sheet{" wide" * (figure.get_figwidth() > _WIDE)}">'
+                f"{self.svg.element(figure, about)}</div>"
                 for figure, about in part.figures
             )
             caption = f"<figcaption>{_text(part.caption)}</figcaption>" if part.caption else ""
