@@ -272,7 +272,7 @@ class _Writer:
             )
         if isinstance(part, Plots):
             figures = "".join(
-                f'<div class="sheet{" wide" * (figure.get_figwidth() > _WIDE)}">'
+                f'<div class="sheet{" wide" if figure.get_figwidth() > _WIDE else ""}">'
                 f"{self.svg.element(figure, about)}</div>"
                 for figure, about in part.figures
             )
