@@ -414,7 +414,7 @@ def _gallery_parts(gallery: EvaluationGallery | None, number: int) -> list[Part]
     groups = []
     for kind, title in (("worst", "Worst blends"), ("best", "Best blends")):
         items = [
-            GalleryItem(place_words(entry).capitalize(), _gallery_details(entry, gallery.pixel_scale), entry)
+            GalleryItem(f"T{place_words(entry)[1:]}", _gallery_details(entry, gallery.pixel_scale), entry)
             for entry in gallery.entries
             if entry.kind == kind
         ][:number]
