@@ -69,7 +69,8 @@ def _label(name: str) -> str:
 def figure_label(figure: MetricValue) -> str:
     """Name a figure in words, with the IoU and unit where it has any."""
     label = _label(figure.name)
-    label = label[0].upper() + label[1:]
+    # pStar and pBlend are names.
+    label = label if label[1:2].isupper() else label[0].upper() + label[1:]
     if figure.name in ("ap", "recall"):
         label += ", mean over IoU" if figure.iou is None else f" at IoU {figure.iou:.2f}"
     if figure.unit:

@@ -199,7 +199,7 @@ def failure_parts(draw: EvaluationFigures, gallery: EvaluationGallery | None) ->
         )
         parts.append(Gallery([("Sources", items)], gallery.residual_range if gallery else 10.0, note))
     if parts:
-        parts.insert(0, Paragraph("What is worst of this catalogue, the patches and bins first."))
+        parts.insert(0, Paragraph("The worst patches, bins and sources of this catalogue."))
     return parts
 
 
@@ -229,10 +229,11 @@ def _worst_bins(draw: EvaluationFigures) -> list[Sequence[Cell]]:
             if (name == "all" and len(shares.curves) > 1) or not np.isfinite(share).any():
                 continue
             worst = int(np.nanargmin(share))
+            label = column_label(shares.column, draw.band)
             limits = f"{curve.edges[worst]:.3g} to {curve.edges[worst + 1]:.3g}"
             rows.append(
                 [
-                    f"{shares.measure.capitalize()} by {column_label(shares.column, draw.band).lower()}",
+                    f"{shares.measure.capitalize()} by {label[0].lower()}{label[1:]}",
                     CLASS_WORDS[name],
                     limits,
                     Value(float(share[worst]), 0.5 * float(curve.high[worst] - curve.low[worst])),
