@@ -19,6 +19,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -292,6 +293,20 @@ class Trial:
         # It may have been killed after all was done.
         if again != 0 and not (again == 1 and "already" in text):
             wrong["failed"] = text.splitlines()[-3:]
+        self._compare(work, wrong)
+        return status, wrong
+
+    def run_twice(self) -> tuple[list[int], list[str], dict[str, list[str]]]:
+        """Run the command in two processes at once; return the statuses, logs, and what is wrong."""
+        work = self._start()
+        logs = [self.folder / f"log{number}" for number in range(2)]
+        with ThreadPoolExecutor(2) as pool:
+            done = list(pool.map(lambda log: self.run(self.case.arguments(work), log=log)[0], logs))
+        wrong: dict[str, list[str]] = {}
+        self._compare(work, wrong)
+        return done, [log.read_text() for log in logs], wrong
+
+    def _compare(self, work: Path, wrong: dict[str, list[str]]) -> None:
         found = what_is_there(work)
         for name in {**self.wanted, **found}:
             there, here = self.wanted.get(name), found.get(name)
@@ -302,4 +317,3 @@ class Trial:
                 wrong.setdefault(kind if kind in ("left over", "lost", "twice") else "differing", []).append(
                     name
                 )
-        return status, wrong

@@ -6,12 +6,17 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import sqlite3
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+
+from lsst.meas.maskrcnn.cli.evaluation_runs import open_butler
+from lsst.meas.maskrcnn.ingest.repo import create_repo
 
 sys.path.append(str(Path(__file__).parent))
 from killing import CASES, Trial
@@ -30,3 +35,33 @@ def test_killed_and_run_again(name: str, tmp_path: Path) -> None:
     status, wrong = trial.disturb(file_size=20_000)
     assert status == 1
     assert not wrong, "on a full disk"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CASES)
+def test_two_at_once(name: str, tmp_path: Path) -> None:
+    """Both succeed, or one says in a line what the other does; nothing is lost or there twice."""
+    trial = Trial(CASES[name], tmp_path / "trial")
+    statuses, logs, wrong = trial.run_twice()
+    assert 0 in statuses and set(statuses) <= {0, 1}, logs
+    for status, log in zip(statuses, logs, strict=True):
+        assert status == 0 or "nother command is" in log.splitlines()[-1], log
+    assert not wrong
+
+
+def test_reading_after_a_kill(tmp_path: Path) -> None:
+    """A transaction that SQLite had begun to write is taken back."""
+    create_repo(tmp_path / "repo")
+    child = os.fork()
+    if child == 0:
+        connection = sqlite3.connect(tmp_path / "repo" / "gen3.sqlite3", isolation_level=None)
+        connection.execute("PRAGMA cache_size = 2")
+        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("CREATE TABLE junk (text TEXT)")
+        connection.executemany("INSERT INTO junk VALUES (?)", [("x" * 3000,)] * 500)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.waitpid(child, 0)
+    journal = tmp_path / "repo" / "gen3.sqlite3-journal"
+    assert journal.stat().st_size
+    assert open_butler(str(tmp_path / "repo")).collections.query("*") == []
+    assert not journal.exists()

@@ -199,7 +199,7 @@ def test_refuses_in_one_line(repo, tmp_path, capsys):
 
     out = ("--out", str(tmp_path / "out"))
     assert "has no deepCoadd_calexp; put scenes into it with bin/simulate_scenes" in refused(str(empty), *out)
-    assert "cannot be opened" in refused(str(tmp_path / "nothing"), *out)
+    assert "can be opened" in refused(str(tmp_path / "nothing"), *out)
     words = refused(str(repo), *out, "--collection", "simulated/hsc")
     assert "no collection 'simulated/hsc'; with images it has simulated/hsc-500s, survey/plain" in words
     words = refused(str(repo), *out, "--bands", "y", "r", "g", "--collection", "survey/plain")

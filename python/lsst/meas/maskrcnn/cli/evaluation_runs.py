@@ -52,9 +52,18 @@ def open_butler(repo: str) -> Butler:
     try:
         return Butler.from_config(repo)
     except Exception as error:
-        # Which exception tells of a repository that is not there depends on what is there instead.
+        text = first_line(error)
+        if "readonly database" not in text:
+            # Which exception tells of a repository that is not there depends on what is there instead.
+            raise CommandError(f"{repo!r} is no Butler repository that can be opened: {text}") from error
+    try:
+        # A process was killed while it wrote; SQLite takes that back when it may write itself.
+        Butler.from_config(repo, writeable=True)
+        return Butler.from_config(repo)
+    except Exception as error:
         raise CommandError(
-            f"{repo!r} is no Butler repository that can be opened: {first_line(error)}"
+            f"{repo!r} was left by a process that was killed while it wrote to the database. Somebody with "
+            "write access must open it once before it can be read; see 'After a kill' in the documentation."
         ) from error
 
 

@@ -28,6 +28,7 @@ from ..deblend.image import gaussian_fwhm
 from ..report.overlay import lupton_rgb
 from ..report.picture_book import PageField, save_page
 from .command import CommandError, check_limits, first_line, run_command
+from .evaluation_runs import open_butler
 
 _IMAGE = "deepCoadd_calexp"
 _TRUTH = "maskRcnn_truth"
@@ -126,11 +127,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: argparse.Namespace) -> None:
     """Write the pages, and print their paths."""
     _check(arguments)
-    try:
-        # Some kinds of repository are opened with a warning, others not at all.
-        butler = Butler.from_config(arguments.repo)
-    except Exception as error:
-        raise CommandError(f"{arguments.repo} cannot be opened: {first_line(error)}") from error
+    butler = open_butler(arguments.repo)
     collections = _collections(butler, arguments.repo, arguments.collection)
     chosen = {name: _spread(_patches(butler, name), arguments.count) for name in collections}
     empty = [name for name, patches in chosen.items() if not patches]
