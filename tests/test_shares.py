@@ -14,7 +14,7 @@ from scipy.ndimage import distance_transform_edt
 
 from lsst.meas.maskrcnn.deblend.peaks import find_peaks
 from lsst.meas.maskrcnn.deblend.shares import BlendSource, Shares, ShareSettings, share_flux
-from lsst.meas.maskrcnn.profiles import fit, symmetry
+from lsst.meas.maskrcnn.profiles import block, fit, symmetry
 from lsst.meas.maskrcnn.profiles.blend import Blend, mask_centers
 
 TEMPLATES = ("mask", "profile", "symmetric")
@@ -423,9 +423,11 @@ def test_the_fit_converges(monkeypatch):
     # They are Gaussians; the models have indices from 0.6 on.
     np.testing.assert_allclose(fluxes[:, 0], [3000.0, 1000.0], rtol=0.02)
     monkeypatch.setattr(fit, "MAX_STEPS", 10 * fit.MAX_STEPS)
+    for name in ("_SETTLED", "_STILL"):
+        monkeypatch.setattr(block, name, 0.01 * getattr(block, name))
     more = share_flux(images, variances, parent, sources, [PSF]).fluxes(images)
-    # To the rounding of float32: libraries of linear algebra do not round alike in each run.
-    np.testing.assert_allclose(more, fluxes, rtol=1e-4)
+    # By less than the standard deviations, which are 1.
+    np.testing.assert_allclose(more, fluxes, atol=0.5)
 
 
 @pytest.mark.parametrize(
