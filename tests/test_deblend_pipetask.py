@@ -207,7 +207,9 @@ def test_patches(tmp_path: Path, model_path: Path) -> None:
             assert shares["id"].tolist() == catalog["id"].tolist()
             assert all(record.getFootprint().isHeavy() for record in leaves(shares))
         blends = butler.get("deepCoadd_maskRcnnBlends", **where)
-        assert len(blends) == np.count_nonzero(catalog["deblend_nChild"])
+        assert np.asarray(blends["objectId"]).tolist() == catalog["id"][catalog["parent"] == 0].tolist()
+        objects = butler.get("deepCoadd_maskRcnnObject", **where)
+        assert np.asarray(objects["objectId"]).tolist() == [record.getId() for record in leaves(catalog)]
 
     # A notebook gets what the pipeline gets.
     task = MaskRcnnDeblendTask(config=config)
