@@ -139,6 +139,7 @@ def _has_models(patch: EvaluationPatch, catalog: SourceCatalog, bands: Sequence[
     return (
         "maskrcnn_profile_r50" in catalog.schema
         and set(bands) <= set(patch.band_catalogs)
+        and all("maskrcnn_profile_instFlux" in patch.band_catalogs[band].schema for band in bands)
         and all(patch.exposures[band].getPsf() is not None for band in bands)
     )
 
