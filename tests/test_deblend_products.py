@@ -381,6 +381,8 @@ def test_bands_that_the_network_does_not_see(small: dict[str, ExposureF], model:
     more = {**small, "i": small["r"].clone(), "u": small["g"].clone()}
     more["i"].image.array[:] *= 3.0
     more["i"].variance.array[:] *= 9.0
+    for band in "iu":
+        more[band].setFilter(FilterLabel.fromBand(band))
     plain, extended = run(small, model), run(more, model, extra_bands=["i", "y", "r"])
     assert list(extended.bandCatalogs) == ["z", "r", "g", "i"]
     assert extended.catalog["id"].tolist() == plain.catalog["id"].tolist()
