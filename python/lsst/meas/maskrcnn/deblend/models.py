@@ -32,6 +32,9 @@ _MARGIN = 6.0
 _MASK_LEVEL = 0.08
 """Fraction of its peak at which the mask of a galaxy ends."""
 
+_FAINTEST = 0.5
+"""Part of the noise of a pixel down to which bright sources are drawn."""
+
 _DOUBTFUL = 0.1, 0.9
 """Probabilities of being a star between which a source is fitted as both."""
 
@@ -105,7 +108,7 @@ def fit_models(
     weight = np.where(good & near, 1.0 / np.where(good, variance, 1.0), 0.0).astype(np.float32)
     psfs = _PsfMixtures(image, known)
     sigma = float(np.mean([_width(psf) for psf in psfs(*middle)]))
-    chosen = _start(sources, groups, sigma)
+    chosen = _start(sources, groups, sigma, image)
     peaks, doubtful = chosen.positions, None
     if p_star is not None:
         p = np.asarray(p_star, np.float64)
@@ -177,16 +180,19 @@ def _near_bad(good: npt.NDArray[np.bool_], peaks: npt.NDArray[np.float64]) -> np
     return ~np.logical_and.reduce(near).T
 
 
-def _start(sources: Sequence[BlendSource], groups: npt.NDArray[np.int64], sigma: float) -> FitSources:
+def _start(
+    sources: Sequence[BlendSource], groups: npt.NDArray[np.int64], sigma: float, image: MultibandImage
+) -> FitSources:
     """Where the fit starts; the PSF has the standard deviation ``sigma`` (px)."""
     peaks = trusted_peaks(sources).round(6)
+    reach = _reach(image, peaks)
     areas = np.array([np.count_nonzero(source.soft >= 128) for source in sources])
     spread = areas / (2.0 * np.pi * np.log(1.0 / _MASK_LEVEL)) - sigma**2
     return FitSources(
         positions=peaks,
         is_star=np.array([source.is_star for source in sources]),
         sizes=_SIGMA_TO_RADIUS * np.sqrt(np.maximum(spread, (0.4 * sigma) ** 2)),
-        halves=np.array([_half(source, *peak) for source, peak in zip(sources, peaks.tolist(), strict=True)]),
+        halves=np.array(list(map(_half, sources, *peaks.T.tolist(), reach.tolist()))),
         groups=groups,
     )
 
@@ -245,8 +251,23 @@ def _width(psf: PsfMixture) -> float:
     return float(np.sqrt(psf.weight.sum() / core.sum()))
 
 
-def _half(source: BlendSource, y: float, x: float) -> int:
-    """Half side of the window that holds the mask and the margin."""
+def _reach(image: MultibandImage, peaks: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """How far the light of sources reaches, in units of the radii of their masks, (source,).
+
+    An exponential profile that has fallen to the level of masks at that radius goes on to a part of the noise
+    of a pixel.
+    """
+    y, x = np.clip(np.rint(peaks).astype(np.int64), 0, np.array(image.shape) - 1).T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        snr = image.flux[:, y, x] / np.sqrt(np.asarray(image.variance)[:, y, x])
+    peak = np.where(np.isfinite(snr), snr, 0.0).max(axis=0)
+    levels = np.log(np.maximum(peak * _MASK_LEVEL / _FAINTEST, 1.0)) / -np.log(_MASK_LEVEL)
+    return np.asarray(1.0 + levels)
+
+
+def _half(source: BlendSource, y: float, x: float, reach: float) -> int:
+    """Half side of the window that holds the mask with a margin, and the light around it."""
     height, width = source.soft.shape
-    reach = max(y - source.y0, source.y0 + height - y, x - source.x0, source.x0 + width - x) + _MARGIN
-    return min((half for half in WINDOW_HALVES if half >= reach), default=WINDOW_HALVES[-1])
+    radius = max(y - source.y0, source.y0 + height - y, x - source.x0, source.x0 + width - x)
+    wanted = max(radius + _MARGIN, reach * radius)
+    return min((half for half in WINDOW_HALVES if half >= wanted), default=WINDOW_HALVES[-1])

@@ -34,6 +34,8 @@ _STILL = 0.01
 """A source is not drawn again for a step that promises less than this."""
 _LARGEST_STEP = np.array([1.0, 1.0, 0.7, 0.7, 0.7, 0.5])
 _LARGEST_DAMPING = 1e6
+_FARTHEST = 2.5
+"""How far the centre may be from the peak (px)."""
 
 # Standard deviations of the priors. Centre: around the peak that was given (px). ln of the half-light
 # radius: galaxies of 22 < H < 26 in deep HST fields (CANDELS, van der Wel et al. 2012) have a median of
@@ -125,6 +127,10 @@ class Block:
     ) -> None:
         self.is_star, self.halves, self.origins, self.prior = is_star, halves, origins, prior
         self.groups, self.psfs, self.device = groups, psfs, device
+        # Lowest and highest parameters, (2, source, 6).
+        self.limits = np.stack([np.full(prior.shape, -np.inf), np.full(prior.shape, np.inf)])
+        self.limits[:, :, :2] = prior[:, :2] + _FARTHEST * np.array([-1.0, 1.0])[:, None, None]
+        self.limits[:, :, 5] = np.array(LOG_INDEX_RANGE)[:, None]
         sides = 2 * self.halves + 1
         corner = self.origins.min(axis=0)
         self.shape = tuple(((self.origins + sides[:, None]).max(axis=0) - corner).tolist())
@@ -437,7 +443,9 @@ class Block:
             more[..., N_SHAPE:] = 1e-6
             diagonal = np.einsum("gii->gi", matrix)
             diagonal += diagonal * more.reshape(n_groups, -1) + 1e-30
-            step[members] = _solve_within(matrix, right[members], state.parameters[members, 5])
+            step[members] = _solve_within(
+                matrix, right[members], state.parameters[members], self.limits[:, members]
+            )
         step = step[:, :N_SHAPE] / np.maximum(
             np.abs(step[:, :N_SHAPE] / _LARGEST_STEP).max(axis=1, keepdims=True), 1.0
         )
@@ -465,28 +473,31 @@ class Block:
                 result.windows[members[member]] = (*self.origins[member].tolist(), stamp)
 
 
-def _solve_within(matrix: FloatArray, right: FloatArray, index: FloatArray) -> FloatArray:
+def _solve_within(
+    matrix: FloatArray, right: FloatArray, parameters: FloatArray, limits: FloatArray
+) -> FloatArray:
     """Solve for the steps of groups of one size, (group, source, 6 + B).
 
-    ln of an index, (group, source), that would pass a limit goes to that limit,
-    and the other parameters take the step that goes with it.
+    A parameter, (group, source, 6), that would pass a limit, (lower or upper, group, source, 6), goes to that
+    limit, and the other ones take the step that goes with it.
     """
     n_groups, size, width = right.shape
     found = np.asarray(np.linalg.solve(matrix, right.reshape(n_groups, -1, 1))).reshape(right.shape)
-    stop = np.clip(index + found[..., 5], *LOG_INDEX_RANGE) - index
+    known = np.zeros(right.shape)
+    known[..., :N_SHAPE] = np.clip(parameters + found[..., :N_SHAPE], *limits) - parameters
     held = np.zeros(right.shape, bool)
-    held[..., 5] = np.abs(stop - found[..., 5]) > 1e-9
+    held[..., :N_SHAPE] = np.abs(known - found)[..., :N_SHAPE] > 1e-9
     again = np.flatnonzero(held.any(axis=(1, 2)))
     if len(again):
         fixed = held[again].reshape(len(again), -1)
-        known = np.where(held, stop[..., None], 0.0)[again].reshape(len(again), -1)
+        values = np.where(held, known, 0.0)[again].reshape(len(again), -1)
         part = matrix[again]
-        aim = right[again].reshape(len(again), -1) - np.einsum("gij,gj->gi", part, known)
+        aim = right[again].reshape(len(again), -1) - np.einsum("gij,gj->gi", part, values)
         part[fixed] = 0.0
         part.transpose(0, 2, 1)[fixed] = 0.0
         diagonal = np.einsum("gii->gi", part)
         diagonal[fixed] = 1.0
-        aim[fixed] = known[fixed]
+        aim[fixed] = values[fixed]
         found[again] = np.linalg.solve(part, aim[..., None]).reshape(len(again), size, width)
     return found
 

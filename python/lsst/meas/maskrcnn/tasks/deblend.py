@@ -282,8 +282,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             Raised if a band is missing, by ``config.skip_incomplete``.
         """
         if self.config.model_uri is not None:
-            with ResourcePath(self.config.model_uri, forceDirectory=False).as_local() as local:
-                model = read_model(local.ospath)
+            model = self.read_model(self.config.model_uri)
         else:
             model = butlerQC.get(inputRefs.model)
         refs = {ref.datasetRef.dataId["band"]: ref for ref in inputRefs.exposures}
@@ -383,6 +382,21 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             objectTable=object_table(sources, order, catalog, band_catalogs, chosen),
             blendStatistics=parent_table(catalog, order, sources, fluxes),
         )
+
+    def read_model(self, uri: str) -> MaskRcnnModel:
+        """Read a model file from a path or URI.
+
+        Parameters
+        ----------
+        uri : `str`
+            Path or URI, ``resource://`` included.
+
+        Returns
+        -------
+        model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
+        """
+        with ResourcePath(uri, forceDirectory=False).as_local() as local:
+            return read_model(local.ospath)
 
     def _make_catalogs(
         self,
