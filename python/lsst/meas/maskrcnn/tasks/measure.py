@@ -213,7 +213,11 @@ class Measurement:
         info: Any = exposure.getInfo()
         corrections = info.getApCorrMap()
         if corrections is not None and len(corrections):
-            task.run(catalog, corrections)
+            # Whole columns can only be read where records lie side by side.
+            together = catalog if catalog.isContiguous() else catalog.copy(deep=True)
+            task.run(together, corrections)
+            for record, corrected in zip(catalog, together, strict=True):
+                record.assign(corrected)
 
     def _mark_unmeasured(
         self, catalog: SourceCatalog, found: SourceCatalog, rows: npt.NDArray[np.bool_]
