@@ -321,7 +321,8 @@ def test_the_newest_supported_python_is_taken(project_dir, tmp_path, there, chos
         fake_python(folder, name, f'case "$*" in {answers} esac\n')
     for tool in ("cat", "date", "dirname", "rm"):
         (folder / tool).symlink_to(shutil.which(tool))
-    code = f'project={project_dir}; me=x; . "$project"/bin/environment.sh; find_python; echo "$python, $why"'
+    code = f'project="{project_dir}"; me=x; . "$project"/bin/environment.sh; find_python; '
+    code += 'echo "$python, $why"'
     done = subprocess.run(
         [shutil.which("sh"), "-euc", code], env={"PATH": str(folder)}, capture_output=True, text=True
     )
