@@ -64,7 +64,9 @@ def test_six_patches_and_a_killed_worker(tmp_path: Path) -> None:
         *("-i", "simulated/hsc-wide/test,models/maskRcnn", "-o", "deblended"),
         *("-d", "skymap='maskRcnnSim-hsc-wide'"),
     ]
-    environment = {**os.environ, "MEAS_MASKRCNN_DIR": str(ROOT), "OMP_NUM_THREADS": "1"}
+    # BPS puts its folder into $PWD.
+    own = {"MEAS_MASKRCNN_DIR": str(ROOT), "OMP_NUM_THREADS": "1", "PWD": str(tmp_path)}
+    environment = {**os.environ, **own}
     environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
     with (tmp_path / "log").open("wb") as log:
         submission = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log)
