@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import logging
 import math
 import os
 import re
@@ -219,6 +220,8 @@ def _find_sources(
     steps("catalogue, picture, regions")
     catalog: SourceCatalog = butler.get("deepCoadd_maskRcnnCatalog", data_id, collections=output)
     _replace(out / "catalog.fits", lambda path: catalog.writeFits(str(path)))
+    # Tables can also be read with pandas, which is not needed.
+    logging.getLogger("lsst.daf.butler._storage_class").setLevel(logging.ERROR)
     objects: Table = butler.get("deepCoadd_maskRcnnObject", data_id, collections=output)
     _replace(out / "objects.parquet", lambda path: objects.write(path, format="parquet"))
     by_band = {
