@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Pictures of the models that a catalogue holds."""
+"""Pictures of models, as they were fitted and as a catalogue holds them."""
 
 from __future__ import annotations
 
@@ -11,23 +11,46 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from lsst.afw.image import ExposureF
+from lsst.afw.image import ExposureF, ImageF
 from lsst.afw.table import SourceCatalog
 
+from ..deblend.models import MARGIN, PSF_CELL
+from ..deblend.sources import SourceList
 from ..images.pixels import cut_square
 from ..metrics.cutouts import BlendCutout, Stamp, add_models, blend_square, busiest_blends, child_label
 from ..profiles.fit import WINDOW_HALVES
 from ..profiles.psf import PsfMixture, PsfStack, draw_psf, fit_psf
 from ..profiles.render import render_windows, window_pixels
 from .exposures import psf_image
-from .profile_columns import PREFIX
+from .profile_columns import PREFIX, nanojansky_per_count
 
-_MARGIN, _REACH = 6.0, 60.0
-"""How far beyond their footprints models are drawn, and how far beyond a picture sources matter (px)."""
+_REACH = 60.0
+"""How far beyond a picture sources matter (px)."""
 _RADII = 8.0
 """Half-light radii to which models are drawn at least."""
-_CELL = 256
-"""Side of the cells in which the PSF is taken to be the same, as in the fit (px)."""
+
+
+def model_image(sources: SourceList, exposure: ExposureF, band: int) -> ImageF:
+    """Draw all models of a band.
+
+    Parameters
+    ----------
+    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
+        The sources.
+    exposure : `lsst.afw.image.ExposureF`
+        Exposure of the band.
+    band : `int`
+        Number of the band among those of the sources.
+
+    Returns
+    -------
+    image : `lsst.afw.image.ImageF`
+        In the box and the units of the exposure; 0 without models.
+    """
+    image = ImageF(exposure.getBBox())
+    for index, scale in enumerate(nanojansky_per_count(sources, exposure).tolist()):
+        sources.require_models().add_to(image.array[None], index, 1.0 / scale, [band])
+    return image
 
 
 def model_fluxes(
@@ -78,7 +101,7 @@ def draw_models(
             continue
         psfs = [_mixture(exposure, y, x, fitted) for exposure in exposures.values()]
         box = catalog[int(row)].getFootprint().getBBox()
-        reach = max(x - box.getMinX(), box.getMaxX() - x, y - box.getMinY(), box.getMaxY() - y) + _MARGIN
+        reach = max(x - box.getMinX(), box.getMaxX() - x, y - box.getMinY(), box.getMaxY() - y) + MARGIN
         reach = max(reach, _RADII * columns["r50"][row])
         half = min((half for half in WINDOW_HALVES if half >= reach), default=WINDOW_HALVES[-1])
         y0, x0 = round(y) - half, round(x) - half
@@ -95,7 +118,7 @@ def _mixture(exposure: ExposureF, y: float, x: float, fitted: dict[bytes, PsfMix
     """Fit the PSF in the middle of a cell, once for each image of it."""
     corner = exposure.getXY0()
     image = psf_image(
-        exposure, *((place // _CELL + 0.5) * _CELL for place in (y - corner.getY(), x - corner.getX()))
+        exposure, *((place // PSF_CELL + 0.5) * PSF_CELL for place in (y - corner.getY(), x - corner.getX()))
     )
     if image is None:
         raise ValueError("a model cannot be drawn, as the exposure has no PSF")

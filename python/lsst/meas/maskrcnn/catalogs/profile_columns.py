@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 import lsst.geom as geom
-from lsst.afw.image import ExposureF, ImageF
+from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
 
 from ..deblend.sources import SourceList
@@ -113,30 +113,7 @@ def fill_profile_shapes(
         catalog[f"{PREFIX}_{name}"] = _spread(order, counts.astype(np.int32), 0)
 
 
-def model_image(sources: SourceList, exposure: ExposureF, band: int) -> ImageF:
-    """Draw all models of a band.
-
-    Parameters
-    ----------
-    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
-        The sources.
-    exposure : `lsst.afw.image.ExposureF`
-        Exposure of the band.
-    band : `int`
-        Number of the band among those of the sources.
-
-    Returns
-    -------
-    image : `lsst.afw.image.ImageF`
-        In the box and the units of the exposure; 0 without models.
-    """
-    image = ImageF(exposure.getBBox())
-    for index, scale in enumerate(_nanojansky_per_count(sources, exposure).tolist()):
-        sources.require_models().add_to(image.array[None], index, 1.0 / scale, [band])
-    return image
-
-
-def _nanojansky_per_count(sources: SourceList, exposure: ExposureF) -> npt.NDArray[np.float64]:
+def nanojansky_per_count(sources: SourceList, exposure: ExposureF) -> npt.NDArray[np.float64]:
     """Calibration at the centre of each model, (source,); empty without models."""
     if sources.models is None:
         return np.zeros(0)
@@ -159,7 +136,7 @@ def fill_profile_fluxes(
     core, edge, shared = np.zeros((3, n_sources), bool)
     converged = np.ones(n_sources, bool)
     if models is not None:
-        scale = _nanojansky_per_count(sources, exposure)
+        scale = nanojansky_per_count(sources, exposure)
         flux, error = models.flux[:, band] / scale, models.flux_errors[:, band] / scale
         core, edge, shared, converged = models.core[:, band], models.edge, models.shared, models.converged
     no_psf = models is None or not sources.has_model_flux[band]

@@ -26,7 +26,7 @@ from ..profiles.psf import PsfMixture, fit_psf
 from .image import MultibandImage
 from .parents import Parent
 
-_MARGIN = 6.0
+MARGIN = 6.0
 """How far beyond their parents sources are fitted (px)."""
 
 _MASK_LEVEL = 0.08
@@ -41,7 +41,7 @@ _DOUBTFUL = 0.1, 0.9
 _UNKNOWN = 1e12
 """Error of a flux (nJy) from which on it is not known at all: no pixel tells it."""
 
-_PSF_CELL = 256
+PSF_CELL = 256
 """Side of the cells in which the PSF is taken to be the same (px)."""
 
 _HALF_OF_LAGS = np.array([(dy, dx) for dy in range(4) for dx in range(-3, 4) if dy or dx > 0])
@@ -102,7 +102,7 @@ def fit_models(
     for number, parent in enumerate(parents):
         near[parent.box] |= parent.pixels
         groups[parent.members] = number
-    near = distance_transform_edt(~near) <= _MARGIN
+    near = distance_transform_edt(~near) <= MARGIN
     good = np.asarray(image.usable) & ~np.asarray(image.bad) & (variance > 0) & np.isfinite(variance)
     good &= np.isfinite(image.flux) & known[:, None, None]
     weight = np.where(good & near, 1.0 / np.where(good, variance, 1.0), 0.0).astype(np.float32)
@@ -225,10 +225,10 @@ class _PsfMixtures:
         self._cells: dict[tuple[int, int], list[PsfMixture]] = {}
 
     def __call__(self, y: float, x: float) -> list[PsfMixture]:
-        cell = int(y // _PSF_CELL), int(x // _PSF_CELL)
+        cell = int(y // PSF_CELL), int(x // PSF_CELL)
         if cell not in self._cells:
             y, x = (
-                min(max((number + 0.5) * _PSF_CELL, 0.0), side - 1.0)
+                min(max((number + 0.5) * PSF_CELL, 0.0), side - 1.0)
                 for number, side in zip(cell, self._image.shape, strict=True)
             )
             for band in np.flatnonzero(self._known).tolist():
@@ -269,5 +269,5 @@ def _half(source: BlendSource, y: float, x: float, reach: float) -> int:
     """Half side of the window that holds the mask with a margin, and the light around it."""
     height, width = source.soft.shape
     radius = max(y - source.y0, source.y0 + height - y, x - source.x0, source.x0 + width - x)
-    wanted = max(radius + _MARGIN, reach * radius)
+    wanted = max(radius + MARGIN, reach * radius)
     return min((half for half in WINDOW_HALVES if half >= wanted), default=WINDOW_HALVES[-1])

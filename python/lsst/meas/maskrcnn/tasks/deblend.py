@@ -34,7 +34,8 @@ from ..catalogs.deblend_columns import (
 )
 from ..catalogs.exposures import MissingBandError, UnusableExposureError, to_multiband_image
 from ..catalogs.heavy import deblend_band, parent_fluxes, share_footprints
-from ..catalogs.profile_columns import fill_profile_fluxes, model_image
+from ..catalogs.model_images import model_image
+from ..catalogs.profile_columns import fill_profile_fluxes
 from ..catalogs.record_order import RecordOrder, order_records
 from ..catalogs.schema import extend_band_schema, make_schema
 from ..catalogs.source_catalog import fill_source_catalog
@@ -47,7 +48,7 @@ from ..network.model_file import MaskRcnnModel, ModelMetadata, read_model
 from .bands import band_wavelengths, choose_bands, choose_reference
 from .config_fields import make_fields
 from .failures import say_where
-from .measure import MeasureConfig, Measurement
+from .measure import BandRecords, MeasureConfig, Measurement
 from .normalize import normalizeRegistry
 
 
@@ -420,12 +421,12 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             row = list(exposures).index(band)
             heavy, columns = deblend_band(footprints, exposures[band], row)
             coverage = fluxes[band].data_coverage
-            records = catalog, heavy, order, exposures[band], band, idGenerator.catalog_id
+            records = BandRecords(catalog, heavy, order, exposures[band], band, idGenerator.catalog_id)
             if band == reference:
                 fill_band_columns(catalog, order, columns, coverage)
                 fill_profile_fluxes(catalog, sources, order, exposures[band], row)
-                self._measurement.measure(*records)
-            made = self._measurement.measure_forced(*records, wcs, band == reference)
+                self._measurement.measure(records)
+            made = self._measurement.measure_forced(records, wcs, band == reference)
             fill_band_columns(made, order, columns, coverage, catalog)
             fill_profile_fluxes(made, sources, order, exposures[band], row)
             band_catalogs[band] = made

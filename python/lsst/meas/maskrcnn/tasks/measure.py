@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -83,6 +83,20 @@ class MeasureConfig(pexConfig.Config):
         self.forcedMeasurement.slots.apFlux = "base_CircularApertureFlux_12_0"
 
 
+class BandRecords(NamedTuple):
+    """What is measured in a band."""
+
+    catalog: SourceCatalog
+    """That of the reference band."""
+    heavy: Sequence[HeavyFootprintF]
+    """Shares of the sources in this band."""
+    order: RecordOrder
+    exposure: ExposureF
+    band: str
+    exposure_id: int
+    """For the seed of the noise that replaces other sources."""
+
+
 class Measurement:
     """What measures the catalogues of a patch.
 
@@ -115,16 +129,9 @@ class Measurement:
             )
         return self.forced_schema
 
-    def measure(
-        self,
-        catalog: SourceCatalog,
-        heavy: Sequence[HeavyFootprintF],
-        order: RecordOrder,
-        exposure: ExposureF,
-        band: str,
-        exposure_id: int,
-    ) -> None:
+    def measure(self, records: BandRecords) -> None:
         """Measure the records of the reference band."""
+        catalog, heavy, order, exposure, band, exposure_id = records
         chosen = self._choose(order)
         if self._can_measure(exposure, band) and chosen.any():
             # The measurement takes the pixels from HeavyFootprints; the catalogue keeps the network's masks.
@@ -140,18 +147,9 @@ class Measurement:
         else:
             self._mark_unmeasured(catalog, catalog, np.ones(len(catalog), bool))
 
-    def measure_forced(
-        self,
-        catalog: SourceCatalog,
-        heavy: Sequence[HeavyFootprintF],
-        order: RecordOrder,
-        exposure: ExposureF,
-        band: str,
-        exposure_id: int,
-        wcs: SkyWcs,
-        is_reference: bool,
-    ) -> SourceCatalog:
+    def measure_forced(self, records: BandRecords, wcs: SkyWcs, is_reference: bool) -> SourceCatalog:
         """Make the catalogue of one band, measured at the positions of the reference band."""
+        catalog, heavy, order, exposure, band, exposure_id = records
         if self.config.doMeasure:
             made = self.subtasks.forcedMeasurement.generateMeasCat(exposure, catalog, wcs)
             # Whole columns can only be set where records lie side by side.
