@@ -571,10 +571,13 @@ def run_quantum(
     model: MaskRcnnModel | None,
     bands: tuple[str, ...],
     stored_as: Mapping[str, str] = {},
+    physical: str | None = None,
 ) -> Mapping[str, Any]:
     """Run a quantum with `run` replaced; returns its arguments."""
     butler = makeTestCollection(repo)
     for band, exposure in make_exposures(bands).items():
+        if physical is not None:
+            exposure.setFilter(FilterLabel(band=band, physical=physical))
         butler.put(exposure, "deepCoadd_calexp", {**PATCH, "band": stored_as.get(band, band)})
     data_id = butler.registry.expandDataId(PATCH)
     refs: dict[str, Any] = {
@@ -632,6 +635,9 @@ def test_quantum_with_swapped_bands(tmp_path: Path, model: MaskRcnnModel) -> Non
     repo = register_all(create_repo(tmp_path / "repo"))
     with pytest.raises(ValueError, match="filter label mismatch"):
         run_quantum(repo, make_task(), model, BANDS, {"g": "r", "r": "g"})
+    # The name of a filter in the right band is only worth a warning.
+    with pytest.warns(UserWarning, match="filter label mismatch"):
+        assert run_quantum(repo, make_task(), model, BANDS, physical="HSC-R")
 
 
 def test_quantum_with_own_normalization(repo: Butler, model: MaskRcnnModel) -> None:

@@ -136,6 +136,12 @@ class MaskRcnnDeblendConnections(
 
 _ENGINE = make_fields(DeblendSettings)
 
+_OTHER_BAND = (
+    r'(?s).*filter label mismatch \(file is FilterLabel\(band="([^"]+)"'
+    r'.*data ID is FilterLabel\(band="(?!\1")'
+)
+"""Warning of the Butler of an exposure in another band than its data id says."""
+
 
 class MaskRcnnDeblendConfig(
     pipeBase.PipelineTaskConfig, MeasureConfig, pipelineConnections=MaskRcnnDeblendConnections
@@ -294,8 +300,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
                 raise pipeBase.NoWorkFound(str(error)) from error
             raise
         with warnings.catch_warnings():
-            # Of an exposure in another filter than its data id says.
-            warnings.filterwarnings("error", "(?s).*filter label mismatch")
+            warnings.filterwarnings("error", _OTHER_BAND)
             exposures = {band: butlerQC.get(refs[band]).get() for band in bands}
         idGenerator = self.config.idGenerator.apply(butlerQC.quantum.dataId)
         n_threads = torch.get_num_threads()

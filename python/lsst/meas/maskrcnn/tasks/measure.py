@@ -194,7 +194,9 @@ class Measurement:
 
     def _same_plugins(self) -> list[str]:
         """Forced plugins that measure fluxes, if all of them are run in the reference band already."""
-        found = []
+        found = ["base_InvalidPsf"]
+        if self.config.forcedMeasurement.undeblended.names:
+            return []
         for name, plugin in self.subtasks.forcedMeasurement.plugins.items():
             if plugin.getExecutionOrder() < BasePlugin.FLUX_ORDER:
                 continue
@@ -239,17 +241,17 @@ class Measurement:
 def _measuring(task: Any, catalog: SourceCatalog, rows: npt.NDArray[np.bool_]) -> Iterator[None]:
     """Let a task measure some records alone; the image is that of all of them."""
     ids = {record.getId() for record in catalog[rows]}
-    call = task.callMeasure
+    measure = task.doMeasurement
 
-    def call_some(record: Any, *args: Any, **kwargs: Any) -> None:
+    def measure_some(plugin: Any, record: Any, *args: Any, **kwargs: Any) -> None:
         if record.getId() in ids:
-            call(record, *args, **kwargs)
+            measure(plugin, record, *args, **kwargs)
 
-    task.callMeasure = call_some
+    task.doMeasurement = measure_some
     try:
         yield
     finally:
-        del task.callMeasure
+        del task.doMeasurement
 
 
 def _copy_columns(given: SourceCatalog, made: SourceCatalog, prefixes: Sequence[str]) -> None:
