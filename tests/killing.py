@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import logging
 import os
 import re
@@ -148,6 +149,17 @@ def _run(
 
 
 def what_is_there(folder: Path) -> dict[str, str]:
+    """Do `_what_is_there` in a process of its own: SQLite must not be open when this one forks."""
+    found = folder.with_name("found.json")
+    found.unlink(missing_ok=True)
+    status, _ = run_in_child(
+        lambda _: found.write_text(json.dumps(_what_is_there(folder))) * 0, [], folder.with_name("found.log")
+    )
+    assert status == 0, folder.with_name("found.log").read_text()
+    return json.loads(found.read_text())
+
+
+def _what_is_there(folder: Path) -> dict[str, str]:
     """Say what is in a folder, by name; a repository gives its datasets, and what does not belong to them.
 
     Times of day and durations are left out.
@@ -200,11 +212,15 @@ class Case:
 
     command: Command
     arguments: Callable[[Path], list[str]]
-    prepare: Callable[[Path], object] = lambda folder: None
+    prepare: Callable[[Path], None] = lambda folder: None
 
 
 _SCENES = ("--preset", "hsc-500s", "--shape", "64", "96", "--no-flux", "--seed", "3")
-_SHORT = "--steps 3 --batch-size 2 --jobs 1 --device cpu -c crops.size=64 -c engine.checkpoint_minutes=0"
+_SHORT = "--batch-size 2 --jobs 1 --device cpu -c crops.size=64 -c engine.checkpoint_minutes=0"
+
+
+def _make_repo(folder: Path) -> None:
+    create_repo(folder / "repo")
 
 
 def _write_images(folder: Path) -> None:
@@ -220,6 +236,17 @@ def _simulate(folder: Path) -> None:
     assert simulate_scenes.main(arguments) == 0
 
 
+def train_on_scenes(steps: int) -> Case:
+    """Train without a repository."""
+    return Case(
+        train.main,
+        lambda folder: (
+            [str(folder / "model.safetensors"), "--scenes", str(folder / "scenes")]
+            + ["--count", "1", "--presets", "hsc-500s", "--steps", str(steps), *_SHORT.split()]
+        ),
+    )
+
+
 CASES = {
     "simulate_scenes": Case(
         simulate_scenes.main, lambda folder: [str(folder / "repo"), *_SCENES, "--count", "2"]
@@ -233,25 +260,17 @@ CASES = {
         _write_images,
     ),
     "ingest_model": Case(
-        ingest_model.main,
-        lambda folder: [str(folder / "repo"), "--collection", "models/one"],
-        lambda folder: create_repo(folder / "repo"),
+        ingest_model.main, lambda folder: [str(folder / "repo"), "--collection", "models/one"], _make_repo
     ),
     "train": Case(
         train.main,
         lambda folder: (
             [str(folder / "repo"), "-i", "simulated/hsc-500s", "-o", "trained/one"]
-            + ["--schedule", "scratch", *_SHORT.split()]
+            + ["--schedule", "scratch", "--steps", "3", *_SHORT.split()]
         ),
         _simulate,
     ),
-    "train --scenes": Case(
-        train.main,
-        lambda folder: (
-            [str(folder / "model.safetensors"), "--scenes", str(folder / "scenes")]
-            + ["--count", "1", "--presets", "hsc-500s", *_SHORT.split()]
-        ),
-    ),
+    "train --scenes": train_on_scenes(3),
 }
 
 
@@ -266,7 +285,8 @@ class Trial:
         self.log = self.folder / "log"
         self._inputs = self.folder / "inputs"
         self._inputs.mkdir(parents=True)
-        self.case.prepare(self._inputs)
+        status, _ = run_in_child(lambda _: bool(self.case.prepare(self._inputs)), [], self.log)
+        assert status == 0, self.log.read_text()
         self.run = functools.partial(run_in_child, self.case.command, log=self.log)
         work = self._start()
         status, self.events = self.run(self.case.arguments(work))
@@ -291,10 +311,28 @@ class Trial:
             wrong["raw"] = first.splitlines()[-3:]
         text = self.log.read_text()
         # It may have been killed after all was done.
-        if again != 0 and not (again == 1 and "already" in text):
+        if again != 0 and not (again == 1 and "already" in text and "Traceback" not in text):
             wrong["failed"] = text.splitlines()[-3:]
         self._compare(work, wrong)
         return status, wrong
+
+    def disturb_often(self, kills: int, rng: np.random.Generator) -> tuple[int, dict[str, list[str]]]:
+        """Kill the command so often at random changes, then let it end; return the kills and what went wrong."""
+        work = self._start()
+        arguments, wrong = self.case.arguments(work), dict[str, list[str]]()
+        done = 0
+        while done < kills:
+            # About 6 changes a step.
+            status, _ = self.run(arguments, event=int(rng.integers(1, 16)))
+            if status != -signal.SIGKILL:
+                break
+            done += 1
+        else:
+            status, _ = self.run(arguments)
+        if status != 0:
+            wrong["failed"] = self.log.read_text().splitlines()[-3:]
+        self._compare(work, wrong)
+        return done, wrong
 
     def run_twice(self) -> tuple[list[int], list[str], dict[str, list[str]]]:
         """Run the command in two processes at once; return the statuses, logs, and what is wrong."""

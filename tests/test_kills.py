@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sqlite3
@@ -15,8 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lsst.daf.butler import Butler, DatasetType
 from lsst.meas.maskrcnn.cli.evaluation_runs import open_butler
-from lsst.meas.maskrcnn.ingest.repo import create_repo
+from lsst.meas.maskrcnn.ingest.repo import create_repo, open_repo, register_datasets
+from lsst.meas.maskrcnn.tasks.normalize import LuptonNormalizeConfig
 
 sys.path.append(str(Path(__file__).parent))
 from killing import CASES, Trial
@@ -47,6 +50,34 @@ def test_two_at_once(name: str, tmp_path: Path) -> None:
     for status, log in zip(statuses, logs, strict=True):
         assert status == 0 or "nother command is" in log.splitlines()[-1], log
     assert not wrong
+
+
+def test_halves_are_registered_anew(tmp_path: Path) -> None:
+    """A run is registered in two steps, and a dataset type without its table if the disk is full."""
+    butler = create_repo(tmp_path / "repo")
+    butler.registry.registerDatasetType(
+        DatasetType("other_config", ("skymap",), "Config", universe=butler.dimensions)
+    )
+    kind = DatasetType("some_config", (), "Config", universe=butler.dimensions)
+    register_datasets(butler, [kind], "half")
+    with contextlib.closing(sqlite3.connect(tmp_path / "repo" / "gen3.sqlite3")) as database:
+        database.execute("DELETE FROM run")
+        for (table,) in database.execute("SELECT tag_association_table FROM dataset_type").fetchall():
+            database.execute(f"DROP TABLE {table}")
+        database.commit()
+    left = tmp_path / "repo" / "half" / "some_config"
+    left.mkdir(parents=True)
+    for name in ("tmp63j4ipvy", "ubi65wyqw48l2ayvsome_config.tmp.py", "kept.py"):
+        (left / name).write_text("")
+    with pytest.raises(RuntimeError, match="missing from database schema"):
+        Butler.from_config(str(tmp_path / "repo")).query_datasets("some_config", "half", explain=False)
+    butler = open_repo(tmp_path / "repo")
+    assert list(butler.registry.queryDatasetTypes()) == []
+    register_datasets(butler, [kind], "half")
+    assert [path.name for path in left.iterdir()] == ["kept.py"]
+    butler.put(LuptonNormalizeConfig(), "some_config", run="half")
+    register_datasets(butler, [kind], "half")
+    assert butler.find_dataset("some_config", collections="half") is not None
 
 
 def test_reading_after_a_kill(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
 """Kill the commands that write, or let them run out of space, run them again, and print what was lost.
 
 python tests/benchmarks/stress_kills.py [--count 300] [--seconds S] [--seed N] [--only NAME ...]
+    [--training 50]
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from killing import CASES, Trial
+from killing import CASES, Trial, train_on_scenes
 
 _KINDS = ("lost", "differing", "twice", "left over", "failed", "raw")
 
@@ -33,12 +34,18 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1e9, help="wall time, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=list(CASES), choices=CASES)
+    parser.add_argument("--training", type=int, default=0, help="kill one training so often, and do no more")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rng = np.random.default_rng(arguments.seed)
     end = time.monotonic() + arguments.seconds
     results = {name: Counter[str]() for name in arguments.only}
     with tempfile.TemporaryDirectory() as folder:
+        if arguments.training:
+            trial = Trial(train_on_scenes(2 * arguments.training), Path(folder) / "training")
+            done, wrong = trial.disturb_often(arguments.training, rng)
+            print(f"One training, killed {done} times: {wrong or 'the same to the bit'}")
+            return
         trials = {name: Trial(CASES[name], Path(folder) / str(n)) for n, name in enumerate(arguments.only)}
         seconds = {}
         for name, trial in trials.items():
@@ -58,6 +65,7 @@ def main() -> None:
             else:
                 how = {"event": int(rng.integers(1, trial.events + 1))}
             status, wrong = trial.disturb(**how)
+            print(f"{number} {name} {how} {status}", file=sys.stderr, flush=True)
             result["file-size limit" if "file_size" in how else "killed" if status < 0 else "not killed"] += 1
             for kind, names in wrong.items():
                 result[kind] += 1

@@ -42,7 +42,8 @@ def run_command(
         return 1
     except Exception as error:
         # sqlalchemy is not imported for commands that have no repository.
-        if not type(error).__module__.startswith("sqlalchemy"):
+        kind = type(error)
+        if not kind.__module__.startswith("sqlalchemy") and kind.__name__ != "MissingDatabaseTableError":
             raise
         _LOG.debug("Details:", exc_info=True)
         print(

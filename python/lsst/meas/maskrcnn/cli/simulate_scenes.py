@@ -38,7 +38,7 @@ from lsst.daf.butler import (
 from lsst.pipe.base.configOverrides import ConfigOverrides
 
 from ..images.files import locked
-from ..ingest.repo import check_collection, open_repo, patch_data_id
+from ..ingest.repo import check_collection, open_repo, patch_data_id, register_datasets
 from ..ingest.scenes import SceneGrid, ingest_scene, missing_scenes, scene_dataset_types
 from ..scenes.presets import PRESETS, expected_sources
 from ..tasks.simulate import SimulateScenesConfig, SimulateScenesTask
@@ -255,7 +255,7 @@ def _prepare(butler: Butler, series: _Series, count: int) -> list[int]:
     _check_splits(butler, series, count)
     for split in series.splits:
         run = series.run(split)
-        butler.collections.register(run)
+        register_datasets(butler, [], run)
         _check_config(butler, series, run)
         _extend_chain(butler, f"{series.prefix}/{split}", run)
         _extend_chain(butler, series.prefix, f"{series.prefix}/{split}")

@@ -36,7 +36,7 @@ from lsst.pipe.base.configOverrides import ConfigOverrides
 
 from ..catalogs.training_patches import PatchDatasets, TrainingDataError, file_name, group_datasets
 from ..images.files import locked, write_atomically
-from ..ingest.repo import check_collection, lock_repo
+from ..ingest.repo import check_collection, lock_repo, register_datasets, remove_broken_types
 from ..network.inference import select_device
 from ..tasks.train import MaskRcnnTrainTask, TrainingDivergedError
 from ..tasks.train_config import scratch_stage
@@ -323,6 +323,7 @@ def _train_in_repo(arguments: argparse.Namespace, task: MaskRcnnTrainTask, first
                 stack.callback(_remove_empty, state.parent)
                 _keep_out_others(stack, state.with_suffix(".lock"), f"into collection {label!r}")
                 unfinished = output_files(state)[-1].exists()
+            remove_broken_types(butler)
             _check_output(butler, label, connections.model.name, unfinished)
         initial = None
         if config.use_initial_model:
@@ -417,11 +418,11 @@ def _put(
             product = getattr(results, name)
             products.append((connection.name, connection.dimensions, connection.storageClass, product))
     with lock_repo(butler):
-        butler.collections.register(run, CollectionType.RUN)
-        for name, dimensions, storage, _ in products:
-            butler.registry.registerDatasetType(
-                DatasetType(name, dimensions, storage, universe=butler.dimensions)
-            )
+        types = [
+            DatasetType(name, dimensions, storage, universe=butler.dimensions)
+            for name, dimensions, storage, _ in products
+        ]
+        register_datasets(butler, types, run)
         if stored := _find(butler, connections.model.name, [run]):
             there, here = (describe_model(model) for model in (butler.get(stored[0]), results.model))
             if there != here:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lsst.daf.butler import Butler, CollectionType, DataCoordinate, DatasetRef, MissingCollectionError
 from lsst.daf.butler.registry import ConflictingDefinitionError
 
-from .repo import PatchGeometry, lock_repo, patch_data_id, register_records
+from .repo import PatchGeometry, lock_repo, patch_data_id, register_datasets, register_records
 from .scenes import scene_dataset_types
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ class FieldStore:
         self._skymap = skymap
         self._collection = collection
         self._types = scene_dataset_types(butler.dimensions)
+        self._registered: set[str] = set()
 
     def run_of(self, split: str) -> str:
         """Return the RUN collection of a split.
@@ -219,9 +220,9 @@ class FieldStore:
             ``truthImages``.
         """
         run = self.run_of(split)
-        for dataset_type in self._types.values():
-            self._butler.registry.registerDatasetType(dataset_type)
-        self._butler.collections.register(run)
+        if run not in self._registered:
+            register_datasets(self._butler, self._types.values(), run)
+            self._registered.add(run)
         with self._butler.transaction():
             for key, product in products.items():
                 entries = [(None, product)] if key == "truth" else list(product.items())

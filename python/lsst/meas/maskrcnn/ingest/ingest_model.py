@@ -25,7 +25,7 @@ from lsst.daf.butler import (
 )
 
 from ..network.model_file import ModelFileError, read_model
-from .repo import SEED_CONFIG, check_collection, lock_repo
+from .repo import SEED_CONFIG, check_collection, lock_repo, register_datasets, remove_broken_types
 
 DATASET_TYPE = "maskRcnnModel"
 """Name of the dataset type of models (`str`)."""
@@ -89,7 +89,9 @@ def ingest_model(
 
 def _ingest(butler: Butler, path: Path, collection: str, dataset_type: str) -> DatasetRef:
     """Copy a file that was checked, unless it is there."""
+    remove_broken_types(butler)
     model_type = _make_dataset_type(butler, dataset_type)
+    new_type = not list(butler.registry.queryDatasetTypes(dataset_type))
     try:
         kind = butler.collections.get_info(collection).type
     except MissingCollectionError:
@@ -108,10 +110,9 @@ def _ingest(butler: Butler, path: Path, collection: str, dataset_type: str) -> D
                 f"Collection {collection!r} already holds another model, {header.name!r}; choose another "
                 "collection (a pipeline takes the first model in its input collections)."
             )
-    new_type = butler.registry.registerDatasetType(model_type)
     ref = DatasetRef(model_type, DataCoordinate.make_empty(butler.dimensions), run=collection)
     try:
-        butler.collections.register(collection, CollectionType.RUN)
+        register_datasets(butler, [model_type], collection)
         butler.ingest(FileDataset(path=str(path.absolute()), refs=[ref]), transfer="copy")
     except BaseException as error:
         # The file itself is rolled back by the datastore.

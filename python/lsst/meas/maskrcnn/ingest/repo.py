@@ -20,12 +20,15 @@ __all__ = [
     "open_repo",
     "patch_data_id",
     "put_exposures",
+    "register_datasets",
     "register_patches",
     "register_records",
+    "remove_broken_types",
 ]
 
 import contextlib
 import hashlib
+import logging
 import os
 import re
 import shutil
@@ -36,7 +39,7 @@ from typing import Any
 
 from lsst.afw.geom import SkyWcs
 from lsst.afw.image import ExposureF
-from lsst.daf.butler import Butler, Config, DatasetType
+from lsst.daf.butler import Butler, CollectionType, Config, DatasetType
 from lsst.geom import Box2D, Box2I
 from lsst.sphgeom import ConvexPolygon
 
@@ -45,6 +48,12 @@ from ..images.files import locked
 SEED_CONFIG = "resource://lsst.meas.maskrcnn/configs/butler_seed.yaml"
 """What a repository must be created with, or include, to store models: it adds
 their storage class and formatter (`str`)."""
+
+
+_LOG = logging.getLogger(__name__)
+
+_TEMPORARY = re.compile(r"tmp\w{8}|.*\.tmp(\.\w+)*|.*\.transfer-tmp")
+"""Names that the Butler gives to files that it has not written yet."""
 
 
 @dataclass(frozen=True)
@@ -198,7 +207,9 @@ def open_repo(path: str | os.PathLike[str]) -> Butler:
             # Another process may have made it in between.
             if not there.is_file():
                 raise
-    return Butler.from_config(str(path), writeable=True)
+    butler = Butler.from_config(str(path), writeable=True)
+    remove_broken_types(butler)
+    return butler
 
 
 @contextlib.contextmanager
@@ -215,10 +226,70 @@ def lock_repo(butler: Butler) -> Iterator[None]:
         A client.
     """
     with contextlib.ExitStack() as stack:
-        for root in butler.get_datastore_roots().values():
-            if root is not None and root.isLocal:
-                stack.enter_context(locked(Path(root.ospath) / ".maskrcnn.lock"))
+        for root in _roots(butler):
+            stack.enter_context(locked(root / ".maskrcnn.lock"))
         yield
+
+
+def register_datasets(butler: Butler, dataset_types: Iterable[DatasetType], run: str) -> None:
+    """Register dataset types and the run that they go to, and mend what a killed process left in it.
+
+    Parameters
+    ----------
+    butler : `lsst.daf.butler.Butler`
+        A writeable client.
+    dataset_types : `~collections.abc.Iterable` [`lsst.daf.butler.DatasetType`]
+        The dataset types.
+    run : `str`
+        RUN collection that no other process writes to. Its temporary files
+        are removed. If it is empty, it is registered anew, because a killed
+        process may have registered a half of it.
+    """
+    for dataset_type in dataset_types:
+        butler.registry.registerDatasetType(dataset_type)
+    # The Butler does this in two steps.
+    with butler.transaction():
+        if not butler.collections.register(run):
+            info = butler.collections.get_info(run, include_parents=True, include_summary=True)
+            if info.type is CollectionType.RUN and not info.dataset_types and not info.parents:
+                butler.collections.x_remove(run)
+                butler.collections.register(run)
+    for root in _roots(butler):
+        for path in (root / run).rglob("*"):
+            if _TEMPORARY.fullmatch(path.name) and path.is_file():
+                path.unlink(missing_ok=True)
+
+
+def remove_broken_types(butler: Butler) -> None:
+    """Remove dataset types that the Butler registered without a table for their datasets.
+
+    It does so when the disk is full. Nothing can be stored or looked for with
+    such a type; after this it can be registered again.
+
+    Parameters
+    ----------
+    butler : `lsst.daf.butler.Butler`
+        A writeable client.
+    """
+    by_table: dict[Any, list[str]] = {}
+    for dataset_type in butler.registry.queryDatasetTypes():
+        key = dataset_type.dimensions, dataset_type.isCalibration()
+        by_table.setdefault(key, []).append(dataset_type.name)
+    for names in by_table.values():
+        try:
+            butler.query_datasets(names[0], collections=[], find_first=False, explain=False, limit=1)
+        except RuntimeError as error:
+            # The Butler does not export it.
+            if type(error).__name__ != "MissingDatabaseTableError":
+                raise
+            _LOG.warning("Dataset types %s have no table in the database and are removed.", names)
+            butler.registry.removeDatasetType(tuple(names))
+
+
+def _roots(butler: Butler) -> list[Path]:
+    """Local folders in which a repository keeps its files."""
+    roots = butler.get_datastore_roots().values()
+    return [Path(root.ospath) for root in roots if root is not None and root.isLocal]
 
 
 def patch_data_id(skymap: str, tract: int, patch: int) -> dict[str, str | int]:
@@ -396,8 +467,7 @@ def put_exposures(
     dimensions = ("skymap", "tract", "patch", "band")
     name = f"{coadd_name}Coadd_calexp"
     dataset_type = DatasetType(name, dimensions, "ExposureF", universe=butler.dimensions)
-    butler.registry.registerDatasetType(dataset_type)
-    butler.collections.register(run)
+    register_datasets(butler, [dataset_type], run)
     for band, exposure in exposures.items():
         full = {**data_id, "band": band}
         if butler.find_dataset(dataset_type, full, collections=run) is None:
