@@ -317,7 +317,7 @@ class Trial:
         return status, wrong
 
     def disturb_often(self, kills: int, rng: np.random.Generator) -> tuple[int, dict[str, list[str]]]:
-        """Kill the command so often at random changes, then let it end; return the kills and what went wrong."""
+        """Kill the command so often at random changes, then let it end; return kills and what went wrong."""
         work = self._start()
         arguments, wrong = self.case.arguments(work), dict[str, list[str]]()
         done = 0
