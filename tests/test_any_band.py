@@ -20,7 +20,7 @@ from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.images.normalize import BandNoiseSettings, LuptonSettings
 from lsst.meas.maskrcnn.network.any_band import AnyBandNetwork, AnyBandSpec
 from lsst.meas.maskrcnn.network.any_band_detect import BandImage, detect_bands, learned_scale, normalize_bands
-from lsst.meas.maskrcnn.network.band_layers import pack_bands
+from lsst.meas.maskrcnn.network.band_layers import Field, pack_bands
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
@@ -118,6 +118,32 @@ def test_pixels_that_are_not_known_are_left_out(network):
     assert_alike(clean, heads(network, [pack_bands(dirty, valid, FWHM, NOISE, WAVELENGTH)]))
 
 
+def test_depth_and_seeing_are_known_to_the_classes_alone(network):
+    pixels, valid = planes(), np.ones((3, 64, 64), bool)
+    other = AnyBandNetwork(AnyBandSpec()).eval()
+    other.load_state_dict(network.state_dict())
+    torch.nn.init.normal_(other.field[-1].weight, generator=torch.Generator().manual_seed(3))
+
+    def classes(field: Field) -> tuple[torch.Tensor, ...]:
+        return heads(other, [pack_bands(pixels, valid, FWHM, NOISE, WAVELENGTH, field=field)])
+
+    plain, deep, sharp = classes(Field()), classes(Field(depth=27.0)), classes(Field(seeing=0.3))
+    assert_alike(plain[:1] + plain[4:], deep[:1] + deep[4:])
+    for first, second in ((plain, deep), (plain, sharp), (deep, sharp)):
+        assert not torch.allclose(first[1], second[1], atol=1e-2)
+
+
+def test_depth_is_that_of_point_sources():
+    psf = star(20.0, 20.0, 41)
+    psf /= psf.sum()
+    flux = 5.0 * 2.0 / np.sqrt((psf**2).sum())
+    field = Field.of([2.0, np.nan], [4.0, 4.0], 0.2)
+    assert field.depth == pytest.approx(31.4 - 2.5 * np.log10(flux), abs=0.01)
+    assert field.seeing == pytest.approx(0.8)
+    # Counts that are not nJy, pixels that have no size, a PSF that is not known.
+    assert Field.of([1e9], [4.0], None) == Field.of(np.nan, [4.0], None) == Field.of([2.0], [0.0], 0.2) == Field()
+
+
 def test_scales_of_the_poolers_do_not_go_by_the_first_image(network):
     strip = pack_bands(planes()[:, 15:47], np.ones((3, 32, 64), bool), FWHM, NOISE, WAVELENGTH)
     fresh = AnyBandNetwork(AnyBandSpec()).eval()
@@ -146,6 +172,7 @@ def scene(positions: list[tuple[float, float]], snr: list[float], sigma: float =
         fwhm=np.full(3, 4.0, np.float32),
         wavelength=WAVELENGTH.astype(np.float32),
         wings=np.full(3, 1.2, np.float32),
+        pixel_scale=np.array([0.2], np.float32),
         unusable=np.zeros((3, size, size), bool),
         saturated=np.zeros((3, size, size), bool),
         positions=np.array(positions, np.float32),

@@ -90,6 +90,7 @@ def test_same_pixels_as_by_exposures(fits_files):
     ours = read_images(fits_files, options)
     theirs = to_multiband_image(field_to_exposures(read_field(files, options)))
     assert ours.saturated.sum() == 16
+    assert ours.calibrated and theirs.calibrated
     for name in ("flux", "variance", "usable", "saturated", "bad"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
     np.testing.assert_allclose(ours.psf_fwhm, theirs.psf_fwhm, rtol=1e-3)
@@ -105,6 +106,18 @@ def test_zero_point_keywords(fits_files, key, value, scale):
         fits.delval(path, "BUNIT")
         fits.setval(path, key, value=value)
     assert np.nanmax(read_images(fits_files).flux) == pytest.approx(3.03 * scale, rel=0.02)
+
+
+def test_images_without_a_zero_point_are_not_calibrated(fits_files, tmp_path):
+    fits.delval(fits_files["r"], "BUNIT")
+    field = read_field({band: BandFiles(path) for band, path in fits_files.items()}, FitsOptions())
+    exposures = field_to_exposures(field)
+    assert not read_images(fits_files).calibrated and not to_multiband_image(exposures).calibrated
+    exposures["r"].writeFits(str(tmp_path / "r.fits"))
+    exposures["r"] = ExposureF.readFits(str(tmp_path / "r.fits"))
+    assert not to_multiband_image(exposures).calibrated
+    del exposures["r"]
+    assert to_multiband_image(exposures).calibrated
 
 
 def test_sky_is_subtracted_and_wcs_made_up(tmp_path, rng, caplog):

@@ -42,6 +42,9 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
+NO_ZERO_POINT = "NOZEROPT"
+"""Keyword of exposures whose PhotoCalib stands for a zero point that is not known."""
+
 _BLOCK_SIZE = 262_144
 """Pixels converted to nJy at once, which bounds the memory for coordinates."""
 
@@ -376,6 +379,7 @@ def to_multiband_image(
         psf=lambda band, y, x: psf_image(listed[band], y, x),
         psf_fwhm=psf_fwhm(exposures),
         wcs=_ArrayWcs(wcs, box.getMinX(), box.getMinY()),
+        calibrated=not any(exposure.getMetadata().exists(NO_ZERO_POINT) for exposure in listed),
     )
 
 

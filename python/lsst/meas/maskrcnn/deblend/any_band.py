@@ -105,7 +105,14 @@ def detect_any_band(
     """
     usable = np.asarray(image.usable)
     bands = normalize_bands(
-        image.flux, usable, np.asarray(image.psf_fwhm), wavelengths, image.variance, image.psf_wings()
+        image.flux,
+        usable,
+        np.asarray(image.psf_fwhm),
+        wavelengths,
+        image.variance,
+        image.psf_wings(),
+        calibrated=image.calibrated,
+        pixel_scale=image.pixel_scale,
     )
     scaled, scale = learned_scale(bands)
     if not (bands.fwhm > 0).any():

@@ -57,6 +57,9 @@ class MultibandImage:
     wcs : object, optional
         Takes pixels to the sky: a WCS of astropy, or anything with
         ``pixelToSkyArray(x, y, degrees=True)``.
+    calibrated : `bool`
+        Whether ``flux`` is in nJy. Where it is not (no zero point), the ratios of
+        the bands still count, but not how deep the image is.
 
     Raises
     ------
@@ -83,6 +86,7 @@ class MultibandImage:
     psf: Sequence[npt.ArrayLike] | PsfFunction | None = None
     psf_fwhm: npt.ArrayLike | None = None
     wcs: Any = None
+    calibrated: bool = True
 
     def __post_init__(self) -> None:
         self.flux = np.asarray(self.flux, np.float32)

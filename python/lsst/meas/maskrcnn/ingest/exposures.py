@@ -25,7 +25,7 @@ from lsst.meas.algorithms import KernelPsf
 from lsst.pex.exceptions import Exception as PexError
 from lsst.pipe.base import AlgorithmError
 
-from ..catalogs.exposures import check_exposures
+from ..catalogs.exposures import NO_ZERO_POINT, check_exposures
 from ..images.units import FWHM_PER_SIGMA
 from ..scenes.artefacts import MASK_BITS
 from .fits_files import FitsImageError
@@ -113,6 +113,8 @@ def field_to_exposures(field: FitsField) -> dict[str, ExposureF]:
         )
         if image.psf is not None:
             exposure.setPsf(image_psf(image.psf))
+        if not image.calibrated:
+            exposure.getMetadata().set(NO_ZERO_POINT, True)
         known = exposure.mask.getMaskPlaneDict()
         for plane, selected in image.planes.items():
             if plane not in known:

@@ -156,6 +156,9 @@ class PlainImage:
     local_psf: Callable[[float, float], FloatArray | None] | None = None
     """Image of the PSF at a position (y, x; px), where it varies."""
 
+    calibrated: bool = True
+    """Whether the zero point is known; else a count stands for 1 nJy."""
+
 
 @dataclass(frozen=True)
 class FitsField:
@@ -264,6 +267,7 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
             entry.sigma,
             fwhm,
             psf,
+            calibrated=entry.calibrated,
         )
     _note_missing_area(bands, notes)
     return result
@@ -308,6 +312,7 @@ class _Band:
     planes: dict[str, BoolArray]
     sigma: float
     zero_point: float
+    calibrated: bool
     found: list[str]
     notes: list[str]
 
@@ -406,6 +411,7 @@ def _read_band(
         planes,
         sigma,
         AB_ZERO_POINT if magnitude is None else magnitude,
+        magnitude is not None,
         found,
         notes,
     )

@@ -32,6 +32,7 @@ from torchvision.ops.poolers import LevelMapper
 
 from ..images.classes import CLASS_NAMES
 from .band_layers import (
+    FIELD,
     PLANES,
     SIDE,
     UNIT,
@@ -132,6 +133,8 @@ class AnyBandNetwork(nn.Module):
             nn.Linear(spec.box_features, spec.box_features),
         )
         start_at_zero(self.hidden_block)
+        self.field = nn.Sequential(nn.Linear(FIELD, 32), nn.ReLU(), nn.Linear(32, spec.box_features))
+        start_at_zero(self.field)
         self.classes = nn.Linear(spec.box_features, classes)
         self.box_deltas = nn.Linear(spec.box_features, 4 * classes)
         self.blend = nn.Linear(spec.box_features, 1)
@@ -224,9 +227,10 @@ class AnyBandNetwork(nn.Module):
         pooled = self.box_head(self.box_pool(features.levels, boxes, features.sizes))
         stamps = self.stamp_head(features.bands, positions)
         hidden = pooled + self.hidden(torch.cat([pooled, stamps], dim=1))
-        side = features.bands.side()[torch.arange(len(boxes)), features.bands.mask_band()]
+        bands = features.bands
+        side = self.mask_band(bands.side()[torch.arange(len(boxes)), bands.mask_band()])
         lengths = torch.tensor([len(item) for item in boxes], device=side.device)
-        hidden = F.relu(hidden + torch.repeat_interleave(self.mask_band(side), lengths, dim=0))
+        hidden = F.relu(hidden + torch.repeat_interleave(side + self.field(bands.field()), lengths, dim=0))
         hidden = F.relu(hidden + self.hidden_block(hidden))
         return self.classes(hidden), self.box_deltas(hidden), self.blend(hidden)[:, 0]
 

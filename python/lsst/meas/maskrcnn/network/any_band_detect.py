@@ -23,7 +23,7 @@ from ..images.binning import bin_psf_fwhm, sum_squares
 from ..images.classes import GALAXY, STAR
 from ..images.tiles import Tile, make_tiles
 from .any_band import AnyBandNetwork, BandProposals
-from .band_layers import pack_bands
+from .band_layers import Field, pack_bands
 from .detections import Detections
 from .masks import MASK_THRESHOLD, SoftMasks, paste_soft_masks
 
@@ -63,6 +63,8 @@ class BandImage:
         FWHM of the PSF (px), noise of an empty pixel in the unit of the flux,
         effective wavelength (nm), and radius at 0.02 of the peak of the PSF
         (FWHM), (band,).
+    field : `~.band_layers.Field`
+        Depth and seeing.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -71,6 +73,7 @@ class BandImage:
     noise: npt.NDArray[np.float32]
     wavelength: npt.NDArray[np.float32]
     wings: npt.NDArray[np.float32]
+    field: Field = Field()
 
     @property
     def mean_fwhm(self) -> float:
@@ -91,6 +94,9 @@ def normalize_bands(
     wavelength: npt.ArrayLike,
     variance: npt.NDArray[np.float32] | None = None,
     wings: npt.ArrayLike | None = None,
+    *,
+    calibrated: bool = False,
+    pixel_scale: float | None = None,
 ) -> BandImage:
     """Subtract the sky from each band and divide by its noise.
 
@@ -109,6 +115,10 @@ def normalize_bands(
     wings : array_like, optional
         Radius at which the PSF has 0.02 of its peak, in units of the FWHM,
         (band,); NaN where it is not known.
+    calibrated : `bool`
+        Whether the flux is in nJy.
+    pixel_scale : `float`, optional
+        Side of a pixel, arcsec.
 
     Returns
     -------
@@ -136,7 +146,8 @@ def normalize_bands(
     there = known.any(axis=(1, 2))
     widths, nm = np.asarray(fwhm, np.float32), np.asarray(wavelength, np.float32)
     reach = np.full(len(flux), np.nan, np.float32) if wings is None else np.asarray(wings, np.float32)
-    return BandImage(pixels[there], known[there], widths[there], noise[there], nm[there], reach[there])
+    field = Field.of(noise[there] if calibrated else np.nan, widths[there], pixel_scale)
+    return BandImage(pixels[there], known[there], widths[there], noise[there], nm[there], reach[there], field)
 
 
 def learned_scale(image: BandImage) -> tuple[BandImage, float]:
@@ -246,6 +257,7 @@ def _detect_tile(
         image.noise[there],
         image.wavelength[there],
         image.wings[there],
+        image.field,
     )
     found = detect_bands(network, packed, fwhm, least=least, least_star=least_star, masks=masks)
     corner = np.array([tile.y0, tile.x0])

@@ -6,8 +6,9 @@
 
 from __future__ import annotations
 
-__all__ = ["MASK_WAVELENGTH", "pack_bands"]
+__all__ = ["MASK_WAVELENGTH", "Field", "pack_bands"]
 
+import math
 from typing import NamedTuple, cast
 
 import numpy as np
@@ -17,8 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.ops import roi_align
 
-PLANES = 6
-"""Planes of a band: pixels, whether they are known, FWHM, noise, wavelength, wings."""
+from ..images.units import AB_ZERO_POINT
+
+PLANES = 8
+"""Planes of a band: pixels, whether they are known, FWHM, noise, wavelength, wings, depth, seeing."""
 
 _LINEAR = 3.0
 """Pixels are linear up to about this many sigma, and logarithmic above."""
@@ -42,9 +45,50 @@ _USUAL_FWHM = 4.0
 MASK_WAVELENGTH = 880.0
 """Masks are those of the band that is nearest to this wavelength, nm."""
 
+_DEPTHS, _SEEING = (18.0, 32.0), (0.03, 5.0)
+"""Depths (mag) and widths of a PSF (arcsec) outside of which the unit of an image is not what it says."""
+
+FIELD = 4
 _MASK_CELLS = 28
 _GALAXY_LEVEL, _STAR_LEVEL = 0.08, 0.005
 """Shares of the peak at which the outlines of the training scenes are."""
+
+
+class Field(NamedTuple):
+    """How deep and how sharp an image is: how many stars there are for each galaxy goes by it."""
+
+    depth: float = 0.0
+    """AB magnitude of a point source of S/N 5 in the middle one of the bands; 0 where it is not known."""
+    seeing: float = 0.0
+    """FWHM of the PSF, arcsec; 0 where it is not known."""
+
+    @classmethod
+    def of(cls, noise: npt.ArrayLike, fwhm: npt.ArrayLike, pixel_scale: float | None) -> Field:
+        """Compute depth and seeing.
+
+        Parameters
+        ----------
+        noise, fwhm : array_like
+            Noise of a pixel (nJy; NaN where the unit is not known) and FWHM of the PSF (px; 0 or
+            NaN where it is not known), (band,).
+        pixel_scale : `float`, optional
+            arcsec.
+        """
+        sigma, width = np.asarray(noise, np.float64), np.asarray(fwhm, np.float64)
+        good = (sigma > 0) & (width > 0)
+        depth, seeing = 0.0, 0.0
+        if good.any():
+            area = 4.0 * math.pi * (width[good] / 2.355) ** 2
+            depth = float(np.median(AB_ZERO_POINT - 2.5 * np.log10(5.0 * sigma[good] * np.sqrt(area))))
+        if pixel_scale and (width > 0).any():
+            seeing = pixel_scale * float(np.median(width[width > 0]))
+        return cls(
+            depth if _DEPTHS[0] < depth < _DEPTHS[1] else 0.0,
+            seeing if _SEEING[0] < seeing < _SEEING[1] else 0.0,
+        )
+
+
+_UNKNOWN = Field()
 
 
 def pack_bands(
@@ -54,6 +98,7 @@ def pack_bands(
     noise: npt.ArrayLike,
     wavelength: npt.ArrayLike,
     wings: npt.ArrayLike | None = None,
+    field: Field = _UNKNOWN,
 ) -> Tensor:
     """Make the input of an `AnyBandNetwork` from an image.
 
@@ -74,13 +119,16 @@ def pack_bands(
     wings : array_like, optional
         Radius at which the PSF has 0.02 of its peak, in units of the FWHM,
         (band,); 0 or NaN where it is not known.
+    field : `Field`
+        Depth and seeing.
 
     Returns
     -------
     image : `torch.Tensor`
-        Planes, float32, (6 band, y, x): the pixels of all bands, with 0 where they are
+        Planes, float32, (8 band, y, x): the pixels of all bands, with 0 where they are
         not known; whether they are known; and constant planes of FWHM (px),
-        log10 of the noise over the median of the bands, wavelength (nm) and wings.
+        log10 of the noise over the median of the bands, wavelength (nm), wings,
+        depth (mag) and seeing (arcsec).
     """
     count, height, width = pixels.shape
     known = valid & np.isfinite(pixels)
@@ -93,6 +141,7 @@ def pack_bands(
     image[1] = known
     for plane, values in enumerate((widths, noise_ratio, np.asarray(wavelength, np.float32), reach), 2):
         image[plane] = values[:, None, None]
+    image[6], image[7] = field
     return torch.from_numpy(image.reshape(PLANES * count, height, width))
 
 
@@ -109,12 +158,28 @@ class Bands(NamedTuple):
     """(image, band); 0 for bands that only fill up."""
     wings: Tensor
     """(image, band); 0 where they are not known."""
+    depth: Tensor
+    seeing: Tensor
+    """(image,), mag and arcsec; 0 where they are not known."""
 
     @classmethod
     def of(cls, images: Tensor) -> Bands:
         planes = images.reshape(len(images), PLANES, -1, *images.shape[-2:])
-        fwhm, noise, wavelength, wings = planes[:, 2:, :, 0, 0].unbind(dim=1)
-        return cls(planes[:, 0], planes[:, 1], fwhm, noise, wavelength, wings)
+        fwhm, noise, wavelength, wings, depth, seeing = planes[:, 2:, :, 0, 0].unbind(dim=1)
+        return cls(planes[:, 0], planes[:, 1], fwhm, noise, wavelength, wings, depth[:, 0], seeing[:, 0])
+
+    def field(self) -> Tensor:
+        """Features of depth and seeing (image, feature)."""
+        deep, sharp = self.depth > 0, self.seeing > 0
+        return torch.stack(
+            [
+                torch.where(deep, (self.depth - 25.0) / 2.0, 0.0),
+                deep.float(),
+                torch.where(sharp, torch.log(self.seeing.clamp_min(0.01) / 0.8), 0.0),
+                sharp.float(),
+            ],
+            dim=-1,
+        )
 
     def side(self) -> Tensor:
         """Features of the bands (image, band, feature)."""

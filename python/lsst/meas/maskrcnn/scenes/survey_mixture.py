@@ -108,6 +108,8 @@ def _draw_field(
     kind = str(rng.choice(["field", "crowded", "cluster"], p=[0.82, 0.09, 0.09]))
     count = float(10.0 ** rng.uniform(math.log10(18.0), math.log10(110.0)))
     stars = float(rng.choice([0.1, 0.25, 0.5], p=(0.45, 0.35, 0.2)) * rng.uniform(0.6, 1.4))
+    if rng.random() < 0.75:
+        stars = _star_fraction(depth + 0.9, float(rng.lognormal(math.log(1.8), 0.7)))
     slope = float(rng.uniform(0.12, 0.33))
     if kind == "crowded":
         count, stars = float(rng.uniform(60.0, 170.0)), float(rng.uniform(0.7, 0.95))
@@ -136,6 +138,17 @@ def _draw_field(
         structure_size=float(rng.choice([0.6, 1.0, 2.0])),
         irregular_fraction=float(rng.uniform(0.2, 0.6)),
     )
+
+
+def _star_fraction(limit: float, density: float) -> float:
+    """Return the part of stars among the sources of the sky down to a magnitude.
+
+    Of red bands at middle galactic latitudes, where ``density`` is 1: 2.5 stars per
+    arcmin^2 to magnitude 22 and 8 to 26, 2 galaxies to 22 and 55 to 26.
+    """
+    stars = density * 10.0 ** (0.4 + 0.13 * (limit - 22.0))
+    galaxies = 10.0 ** (1.1 + 0.36 * (limit - 24.0) - 0.02 * (limit - 24.0) ** 2)
+    return stars / (stars + galaxies)
 
 
 def _draw_artefacts(rng: np.random.Generator) -> ArtefactConfig:

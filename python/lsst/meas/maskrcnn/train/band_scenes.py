@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..images.archives import read_arrays
 from ..images.files import write_atomically
-from ..network.band_layers import MASK_WAVELENGTH, pack_bands
+from ..network.band_layers import MASK_WAVELENGTH, Field, pack_bands
 from ..network.wavelengths import band_wavelength
 from ..scenes.artefacts import BAD, NO_DATA, SATURATED, correlated_noise
 from ..scenes.light import BandPsf
@@ -70,6 +70,8 @@ class BandScene:
         Effective wavelength of each band, nm, (band,).
     wings : `numpy.ndarray`
         Radius at which the PSF has 0.02 of its peak, in units of the FWHM, (band,).
+    pixel_scale : `numpy.ndarray`
+        Side of a pixel, arcsec, (1,).
     unusable, saturated : `numpy.ndarray`
         Pixels, bool, (band, y, x).
     positions : `numpy.ndarray`
@@ -92,6 +94,7 @@ class BandScene:
     fwhm: npt.NDArray[np.float32]
     wavelength: npt.NDArray[np.float32]
     wings: npt.NDArray[np.float32]
+    pixel_scale: npt.NDArray[np.float32]
     unusable: npt.NDArray[np.bool_]
     saturated: npt.NDArray[np.bool_]
     positions: npt.NDArray[np.float32]
@@ -117,6 +120,7 @@ def to_band_scene(scene: Scene) -> BandScene:
         fwhm=fwhm.astype(np.float32),
         wavelength=np.array([band_wavelength(band) for band in scene.bands], np.float32),
         wings=wings.astype(np.float32),
+        pixel_scale=np.array([scene.pixel_scale], np.float32),
         unusable=(scene.mask & (BAD | NO_DATA)) != 0,
         saturated=(scene.mask & SATURATED) != 0,
         positions=np.stack([sources["y"], sources["x"]], axis=1).astype(np.float32),
@@ -163,6 +167,7 @@ _PLAIN = (
     "fwhm",
     "wavelength",
     "wings",
+    "pixel_scale",
     "positions",
     "labels",
     "snr",
@@ -283,16 +288,21 @@ def draw_crop(
         _mask_parts(bad, rng)
     fwhm, wings = scene.fwhm[bands].copy(), scene.wings[bands].copy()
     wavelength = scene.wavelength[bands].copy()
+    field = Field.of(scene.sigma[bands] * noise, fwhm, float(scene.pixel_scale[0]))
     if not plain:
         fwhm *= rng.normal(1.0, 0.02, len(fwhm)).astype(np.float32)
         wavelength *= rng.normal(1.0, 0.015, len(fwhm)).astype(np.float32)
         if rng.random() < 0.08:
             # Images whose PSF is not known.
             fwhm[:] = 0.0
+            field = Field()
         wings *= rng.normal(1.0, 0.02, len(wings)).astype(np.float32)
         if rng.random() < 0.2:
             wings[:] = 0.0
-    image = pack_bands(light, ~bad, fwhm, scene.sigma[bands] * noise, wavelength, wings)
+        if rng.random() < 0.2:
+            # Images without a zero point.
+            field = field._replace(depth=0.0)
+    image = pack_bands(light, ~bad, fwhm, scene.sigma[bands] * noise, wavelength, wings, field)
     effective = noise * _correlation_loss(kernel, scene.fwhm[bands])
     target = _cut_truth(scene, bands, effective, (y0, x0), ~bad, 0.5 if share < 1.0 else _FAINTEST_IGNORED)
     return _turn(image, target, turns, flip)
