@@ -8,7 +8,7 @@
 
 Sources alone in cells of 60 px with noise of 1, in three bands, S/N of a matched filter in all of
 them; a Moffat PSF of FWHM 4 px. For each kind: median error of the flux (%), mean and width of the pulls
-of flux, half-light radius, ellipticity and position, the part that converged, and CPU ms a source.
+of flux, colour, half-light radius, ellipticity and position, the part that converged, and CPU ms a source.
 ``--figure`` draws the brightest blends of a scene, deblended by the default network.
 """
 
@@ -25,7 +25,7 @@ from lsst.meas.maskrcnn import find_sources, load_model
 from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.profiles.fit import fit_profiles
-from lsst.meas.maskrcnn.profiles.model import FitSources
+from lsst.meas.maskrcnn.profiles.model import N_SHAPE, FitSources
 from lsst.meas.maskrcnn.profiles.psf import PsfMixture, fit_psf
 from lsst.meas.maskrcnn.report.model_gallery import plot_models
 from lsst.meas.maskrcnn.scenes.presets import preset_config
@@ -77,6 +77,11 @@ def measure(name: str, snr: float, count: int, seed: int, mixtures: list[PsfMixt
     errors = np.sqrt(np.einsum("nii->ni", covariance))
     pulls = {"flux": (fit.flux - flux * COLORS) / fit.flux_errors}
     pulls["position"] = (values[:, :2] - truth[:, ::-1]) / errors[:, :2]
+    variances = fit.covariance[:, N_SHAPE:, N_SHAPE:]
+    relative = variances / (fit.flux[:, :, None] * fit.flux[:, None])
+    bound = np.sqrt(relative[:, 0, 0] + relative[:, 1, 1] - 2.0 * relative[:, 0, 1])
+    with np.errstate(invalid="ignore"):
+        pulls["colour"] = (np.log(fit.flux[:, 0] / fit.flux[:, 1]) - np.log(COLORS[0] / COLORS[1])) / bound
     if shape is not None:
         length = np.hypot(*ETA)
         pulls["r50"] = (values[:, 2] - shape[1]) / errors[:, 2]
