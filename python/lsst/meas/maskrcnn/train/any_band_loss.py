@@ -21,10 +21,10 @@ _UNIT = 8.0
 _PEAKS, _ROIS, _MASKS = 64, 64, 32
 """Peaks of an image that are proposals, proposals and masks in the losses."""
 
-STAR_WEIGHT = 4.0
-"""Weight of stars in the loss of the classes. P(star) then is that of a field where stars are four times as
-many as in the scenes, about half of the sources of S/N 10 to 50: with one star to four galaxies few faint
-stars reach 0.5."""
+STAR_WEIGHT = 5.0
+"""Weight of stars in the loss of the classes. P(star) then is that of a field where stars are five times as
+many as in the scenes: of the sources of S/N 10 to 50 one in four is a star there, and few faint ones of
+these would reach 0.5."""
 
 _LEAST_PEAK = 0.03
 _BETA = 1 / 9
