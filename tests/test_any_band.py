@@ -19,7 +19,13 @@ from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
 from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.images.normalize import BandNoiseSettings, LuptonSettings
 from lsst.meas.maskrcnn.network.any_band import AnyBandNetwork, AnyBandSpec
-from lsst.meas.maskrcnn.network.any_band_detect import BandImage, detect_bands, learned_scale, normalize_bands
+from lsst.meas.maskrcnn.network.any_band_detect import (
+    BandImage,
+    detect_bands,
+    find_in_bands,
+    learned_scale,
+    normalize_bands,
+)
 from lsst.meas.maskrcnn.network.band_layers import Field, pack_bands
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.model_file import (
@@ -141,7 +147,8 @@ def test_depth_is_that_of_point_sources():
     assert field.depth == pytest.approx(31.4 - 2.5 * np.log10(flux), abs=0.01)
     assert field.seeing == pytest.approx(0.8)
     # Counts that are not nJy, pixels that have no size, a PSF that is not known.
-    assert Field.of([1e9], [4.0], None) == Field.of(np.nan, [4.0], None) == Field.of([2.0], [0.0], 0.2) == Field()
+    for noise, fwhm, pixel_scale in ((1e9, 4.0, None), (np.nan, 4.0, None), (2.0, 0.0, 0.2)):
+        assert Field.of([noise], [fwhm], pixel_scale) == Field()
 
 
 def test_scales_of_the_poolers_do_not_go_by_the_first_image(network):
@@ -459,10 +466,22 @@ def test_one_scene_can_be_learned():
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         optimizer.step()
     network.eval()
-    found = detect_bands(network, image, 4.0, least=0.6)
+    (found,) = detect_bands(network, [image], 4.0, least=0.6)
     assert len(found.scores) == 3
     for centre in target["centres"].numpy():
         assert np.hypot(*(found.positions[:, ::-1] - centre).T).min() < 1.0
     assert (found.p_star > 0.5).all()
     figures = validate_any_band(network, [made])
     assert figures["completeness"] >= 0.75
+    # Tiles that the network takes together, one of them without data, are those that it takes one by one.
+    noise = np.random.default_rng(2).normal(size=(3, 192, 192))
+    pixels = np.tile(made.pixels, (1, 2, 2)) + noise.astype(np.float32)
+    valid = np.ones(pixels.shape, bool)
+    valid[:, :96, :96] = False
+    whole = normalize_bands(pixels, valid, made.fwhm, made.wavelength)
+    alone, together = (
+        find_in_bands(network, whole, tile_size=96, tile_overlap=32, tiles_at_once=count) for count in (1, 5)
+    )
+    assert len(alone.scores) >= 6
+    np.testing.assert_allclose(alone.scores, together.scores, atol=1e-4)
+    np.testing.assert_allclose(alone.boxes, together.boxes, atol=1e-2)

@@ -173,7 +173,7 @@ def thresholds_table(
     for number, make in enumerate(tqdm(makers, unit="scene")):
         image, target = draw_crop(make(), np.random.default_rng([seed, number]), 384)
         fwhm, ignored = float(target["fwhm"]), target["ignore_centres"].numpy()
-        found = detect_bands(network, image, fwhm, masks=False)
+        (found,) = detect_bands(network, [image], fwhm, masks=False)
         truths = np.concatenate([target["centres"].numpy(), ignored])[:, ::-1]
         snr = np.concatenate([target["snr"].numpy(), np.full(len(ignored), -1.0)])
         score = calibrate(found.scores, model.metadata.calibration, "score")

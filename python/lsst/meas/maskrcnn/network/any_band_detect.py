@@ -41,6 +41,9 @@ _NARROW, _WIDE, _USUAL = 2.6, 8.0, 4.5
 """FWHM (px) below which an image is oversampled, above which it is binned, and
 to which."""
 
+_TILE_MEMORY = 1.2e9
+"""Most memory (bytes) of a tile of six bands with a thousand sources."""
+
 _SAMPLE = 400_000
 """Pixels from which sky and noise are measured, at most."""
 
@@ -191,6 +194,7 @@ def find_in_bands(
     least: float = 0.05,
     least_star: float = 0.5,
     masks: bool = True,
+    tiles_at_once: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
     """Find the sources of an image of any size.
@@ -209,6 +213,9 @@ def find_in_bands(
         Probability of a star from which the box and the mask are those of one.
     masks : `bool`
         Whether to compute masks.
+    tiles_at_once : `int`, optional
+        Tiles that the network takes together. By default one on a CPU, and on a
+        GPU as many as half of its free memory holds.
     progress : callable, optional
         Called with the number of tiles done and the number of tiles.
 
@@ -222,72 +229,87 @@ def find_in_bands(
     fwhm = image.mean_fwhm
     tiles = make_tiles(height, width, tile_size, tile_overlap, network.spec.divisor)
     parts: list[Detections] = []
-    for number, tile in enumerate(tiles, 1):
-        found = _detect_tile(network, image, tile, fwhm, least, least_star, masks)
-        # Half of what two tiles share belongs to either; the edges of the image to the outer ones.
-        corner, end = np.array([tile.y0, tile.x0]), np.array([tile.y1, tile.x1])
-        low = np.where(corner > 0, corner + tile_overlap / 2 - 2.0 * fwhm, -np.inf)
-        high = np.where(end < (height, width), end - tile_overlap / 2 + 2.0 * fwhm, np.inf)
-        inside = (found.positions >= low) & (found.positions < high)
-        parts.append(found.take(np.logical_and.reduce(inside, axis=1)))
+    together = tiles_at_once or _tiles_at_once(network.classes.weight.device)
+    for start in range(0, len(tiles), together):
+        some = tiles[start : start + together]
+        for tile, found in zip(some, _detect_tiles(network, image, some, fwhm, least, least_star, masks)):
+            # Half of what two tiles share belongs to either; the edges of the image to the outer ones.
+            corner, end = np.array([tile.y0, tile.x0]), np.array([tile.y1, tile.x1])
+            low = np.where(corner > 0, corner + tile_overlap / 2 - 2.0 * fwhm, -np.inf)
+            high = np.where(end < (height, width), end - tile_overlap / 2 + 2.0 * fwhm, np.inf)
+            inside = (found.positions >= low) & (found.positions < high)
+            parts.append(found.take(np.logical_and.reduce(inside, axis=1)))
         if progress is not None:
-            progress(number, len(tiles))
+            progress(start + len(some), len(tiles))
     every = Detections.concatenate(parts).sorted()
     return every.take(_unique(every.boxes, every.positions, fwhm))
 
 
-def _detect_tile(
+def _tiles_at_once(device: torch.device) -> int:
+    """Choose how many tiles half of the free memory of a GPU holds; on a CPU one at a time is fastest."""
+    if device.type != "cuda":
+        return 1
+    return int(np.clip(0.5 * torch.cuda.mem_get_info(device)[0] / _TILE_MEMORY, 1, 64))
+
+
+def _detect_tiles(
     network: AnyBandNetwork,
     image: BandImage,
-    tile: Tile,
+    tiles: list[Tile],
     fwhm: float,
     least: float,
     least_star: float,
     masks: bool,
-) -> Detections:
-    """Find the sources of a tile, in pixels of the image."""
-    window = np.s_[:, tile.y0 : tile.y1, tile.x0 : tile.x1]
-    there = image.valid[window].any(axis=(1, 2))
-    if not there.any():
-        return Detections.empty()
-    packed = pack_bands(
-        image.pixels[window][there],
-        image.valid[window][there],
-        image.fwhm[there],
-        image.noise[there],
-        image.wavelength[there],
-        image.wings[there],
-        image.field,
+) -> list[Detections]:
+    """Find the sources of some tiles, in pixels of the image."""
+    results = [Detections.empty()] * len(tiles)
+    packed: dict[int, Tensor] = {}
+    for number, tile in enumerate(tiles):
+        window = np.s_[:, tile.y0 : tile.y1, tile.x0 : tile.x1]
+        there = image.valid[window].any(axis=(1, 2))
+        if there.any():
+            packed[number] = pack_bands(
+                image.pixels[window][there],
+                image.valid[window][there],
+                image.fwhm[there],
+                image.noise[there],
+                image.wavelength[there],
+                image.wings[there],
+                image.field,
+            )
+    found = detect_bands(
+        network, list(packed.values()), fwhm, least=least, least_star=least_star, masks=masks
     )
-    found = detect_bands(network, packed, fwhm, least=least, least_star=least_star, masks=masks)
-    corner = np.array([tile.y0, tile.x0])
-    return replace(
-        found,
-        boxes=found.boxes + np.tile(corner[::-1], 2).astype(np.float32),
-        positions=found.positions + corner.astype(np.float32),
-        origins=found.origins + corner.astype(np.int32),
-        soft_origins=found.soft_origins + corner.astype(np.int32),
-    )
+    for number, item in zip(packed, found):
+        corner = np.array([tiles[number].y0, tiles[number].x0])
+        results[number] = replace(
+            item,
+            boxes=item.boxes + np.tile(corner[::-1], 2).astype(np.float32),
+            positions=item.positions + corner.astype(np.float32),
+            origins=item.origins + corner.astype(np.int32),
+            soft_origins=item.soft_origins + corner.astype(np.int32),
+        )
+    return results
 
 
 @torch.inference_mode()
 def detect_bands(
     network: AnyBandNetwork,
-    image: Tensor,
+    images: list[Tensor],
     fwhm: float,
     *,
     least: float = 0.05,
     least_star: float = 0.5,
     masks: bool = True,
-) -> Detections:
-    """Find the sources of a tile.
+) -> list[Detections]:
+    """Find the sources of tiles.
 
     Parameters
     ----------
     network : `~.any_band.AnyBandNetwork`
         In evaluation mode.
-    image : `torch.Tensor`
-        Of `~.band_layers.pack_bands`.
+    images : `list` [`torch.Tensor`]
+        Of `~.band_layers.pack_bands`. The network takes them together.
     fwhm : `float`
         Of the PSF, px.
     least : `float`
@@ -299,49 +321,60 @@ def detect_bands(
 
     Returns
     -------
-    found : `~.detections.Detections`
+    found : `list` [`~.detections.Detections`]
+        Of each tile.
     """
+    if not images:
+        return []
     device = network.classes.weight.device
-    features = network.features([image.to(device)])
+    features = network.features([image.to(device) for image in images])
     # The score is at most the square root of the probability of the peak.
-    peaks = network.propose(features, max(_LEAST_PEAK, 0.99 * least**2), network.spec.proposals)[0]
-    proposals = BandProposals(*(part.cpu() for part in peaks))
-    logits, deltas, blend = (
-        part.cpu() for part in network.classify(features, [peaks.boxes], [peaks.positions])
-    )
-    chances = torch.softmax(logits.float(), dim=1)
-    scores = (proposals.scores * (1.0 - chances[:, 0])).sqrt()
-    p_star = chances[:, 1] / chances[:, 1:].sum(dim=1).clamp_min(1e-9)
-    labels = torch.where(p_star >= least_star, STAR, GALAXY)
-    decoded = network.box_coder.decode_single(deltas.float(), proposals.boxes)
-    boxes = decoded.reshape(*logits.shape, 4)[torch.arange(len(labels)), labels]
-    height, width = image.shape[-2:]
-    limit = boxes.new_tensor([width, height, width, height])
-    boxes = torch.minimum(boxes.clamp_min(0.0), limit)
-    good = torch.where((scores >= least) & (boxes[:, 2:] - boxes[:, :2] >= 1.0).all(dim=1))[0]
-    good = good[scores[good].argsort(descending=True, stable=True)]
-    good = good[
-        torch.from_numpy(_unique(boxes[good].numpy(), proposals.positions[good].flip(1).numpy(), fwhm))
-    ]
-    boxes, labels = boxes[good], labels[good]
-    if masks:
-        shapes = network.masks(features, [boxes.to(device)]).cpu()
-        cells = shapes[torch.arange(len(good)), labels].float().sigmoid()
-        pasted = paste_soft_masks(cells, boxes, (height, width), MASK_THRESHOLD)
-    else:
-        pasted = _no_masks(len(good))
-    found = Detections(
-        boxes.numpy(),
-        scores[good].numpy(),
-        p_star[good].numpy(),
-        pasted.origins,
-        pasted.masks,
-        soft=pasted.soft,
-        soft_origins=pasted.soft_origins,
-        positions=proposals.positions[good].flip(1).numpy(),
-        p_blend=blend[good].float().sigmoid().numpy(),
-    )
-    return found.take(np.array([not masks or mask.size > 0 for mask in found.masks], bool))
+    peaks = network.propose(features, max(_LEAST_PEAK, 0.99 * least**2), network.spec.proposals)
+    counts = [len(item.scores) for item in peaks]
+    outputs = network.classify(features, [item.boxes for item in peaks], [item.positions for item in peaks])
+    parts = zip(*(output.float().cpu().split(counts) for output in outputs))
+    chosen = []
+    for image, proposals, (logits, deltas, blend) in zip(images, peaks, parts):
+        proposals = BandProposals(*(part.cpu() for part in proposals))
+        chances = torch.softmax(logits, dim=1)
+        scores = (proposals.scores * (1.0 - chances[:, 0])).sqrt()
+        p_star = chances[:, 1] / chances[:, 1:].sum(dim=1).clamp_min(1e-9)
+        labels = torch.where(p_star >= least_star, STAR, GALAXY)
+        decoded = network.box_coder.decode_single(deltas, proposals.boxes)
+        boxes = decoded.reshape(*logits.shape, 4)[torch.arange(len(labels)), labels]
+        height, width = image.shape[-2:]
+        limit = boxes.new_tensor([width, height, width, height])
+        boxes = torch.minimum(boxes.clamp_min(0.0), limit)
+        good = torch.where((scores >= least) & (boxes[:, 2:] - boxes[:, :2] >= 1.0).all(dim=1))[0]
+        good = good[scores[good].argsort(descending=True, stable=True)]
+        places = proposals.positions.flip(1)
+        good = good[torch.from_numpy(_unique(boxes[good].numpy(), places[good].numpy(), fwhm))]
+        chosen.append(
+            (boxes[good], scores[good], p_star[good], labels[good], places[good], blend[good].sigmoid())
+        )
+    counts = [len(item[0]) for item in chosen]
+    shapes = network.masks(features, [item[0].to(device) for item in chosen]) if masks else None
+    cells = [None] * len(chosen) if shapes is None else shapes.float().cpu().split(counts)
+    results = []
+    for image, shape, (boxes, scores, p_star, labels, places, blend) in zip(images, cells, chosen):
+        if shape is None:
+            pasted = _no_masks(len(boxes))
+        else:
+            soft = shape[torch.arange(len(boxes)), labels].sigmoid()
+            pasted = paste_soft_masks(soft, boxes, (image.shape[-2], image.shape[-1]), MASK_THRESHOLD)
+        found = Detections(
+            boxes.numpy(),
+            scores.numpy(),
+            p_star.numpy(),
+            pasted.origins,
+            pasted.masks,
+            soft=pasted.soft,
+            soft_origins=pasted.soft_origins,
+            positions=places.numpy(),
+            p_blend=blend.numpy(),
+        )
+        results.append(found.take(np.array([not masks or mask.size > 0 for mask in found.masks], bool)))
+    return results
 
 
 def _no_masks(count: int) -> SoftMasks:

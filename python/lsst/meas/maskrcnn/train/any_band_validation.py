@@ -45,7 +45,7 @@ def validate_any_band(network: AnyBandNetwork, scenes: Sequence[BandScene]) -> d
     rows: list[dict[str, Any]] = []
     for number, scene in enumerate(scenes):
         image, target = draw_crop(scene, np.random.default_rng([_SEED, number]), 4096, plain=True)
-        found = detect_bands(network, image, float(target["fwhm"]))
+        (found,) = detect_bands(network, [image], float(target["fwhm"]))
         rows.append(_compare(found, target))
     figures: dict[str, float] = {}
     for label, name in ((1, "star"), (2, "galaxy")):
@@ -92,7 +92,7 @@ def collect_band_cases(
     parts = []
     for number, scene in enumerate(scenes):
         image, target = draw_crop(scene, np.random.default_rng([_SEED, number]), max(scene.pixels.shape[1:]))
-        found = detect_bands(network, image, float(target["fwhm"]), least=least, masks=False)
+        (found,) = detect_bands(network, [image], float(target["fwhm"]), least=least, masks=False)
         truth = _match_target(found, target)
         count, known = len(target["labels"]), np.append(target["labels"].numpy() == STAR, False)
         on_source = (truth >= 0) & (truth < count)
