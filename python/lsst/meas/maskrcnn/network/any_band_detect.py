@@ -332,49 +332,68 @@ def detect_bands(
     peaks = network.propose(features, max(_LEAST_PEAK, 0.99 * least**2), network.spec.proposals)
     counts = [len(item.scores) for item in peaks]
     outputs = network.classify(features, [item.boxes for item in peaks], [item.positions for item in peaks])
-    parts = zip(*(output.float().cpu().split(counts) for output in outputs))
-    chosen = []
-    for image, proposals, (logits, deltas, blend) in zip(images, peaks, parts):
+    found = []
+    for image, proposals, *parts in zip(
+        images, peaks, *(part.float().cpu().split(counts) for part in outputs)
+    ):
         proposals = BandProposals(*(part.cpu() for part in proposals))
-        chances = torch.softmax(logits, dim=1)
-        scores = (proposals.scores * (1.0 - chances[:, 0])).sqrt()
-        p_star = chances[:, 1] / chances[:, 1:].sum(dim=1).clamp_min(1e-9)
-        labels = torch.where(p_star >= least_star, STAR, GALAXY)
-        decoded = network.box_coder.decode_single(deltas, proposals.boxes)
-        boxes = decoded.reshape(*logits.shape, 4)[torch.arange(len(labels)), labels]
-        height, width = image.shape[-2:]
-        limit = boxes.new_tensor([width, height, width, height])
-        boxes = torch.minimum(boxes.clamp_min(0.0), limit)
-        good = torch.where((scores >= least) & (boxes[:, 2:] - boxes[:, :2] >= 1.0).all(dim=1))[0]
-        good = good[scores[good].argsort(descending=True, stable=True)]
-        places = proposals.positions.flip(1)
-        good = good[torch.from_numpy(_unique(boxes[good].numpy(), places[good].numpy(), fwhm))]
-        chosen.append(
-            (boxes[good], scores[good], p_star[good], labels[good], places[good], blend[good].sigmoid())
+        some = _rate_proposals(
+            network, proposals, parts, (image.shape[-2], image.shape[-1]), least, least_star
         )
-    counts = [len(item[0]) for item in chosen]
-    shapes = network.masks(features, [item[0].to(device) for item in chosen]) if masks else None
-    cells = [None] * len(chosen) if shapes is None else shapes.float().cpu().split(counts)
+        found.append(some.take(_unique(some.boxes, some.positions, fwhm)))
+    if not masks:
+        return found
+    shapes = network.masks(features, [torch.from_numpy(item.boxes).to(device) for item in found])
     results = []
-    for image, shape, (boxes, scores, p_star, labels, places, blend) in zip(images, cells, chosen):
-        if shape is None:
-            pasted = _no_masks(len(boxes))
-        else:
-            soft = shape[torch.arange(len(boxes)), labels].sigmoid()
-            pasted = paste_soft_masks(soft, boxes, (image.shape[-2], image.shape[-1]), MASK_THRESHOLD)
-        found = Detections(
-            boxes.numpy(),
-            scores.numpy(),
-            p_star.numpy(),
-            pasted.origins,
-            pasted.masks,
+    for image, item, shape in zip(
+        images, found, shapes.float().cpu().split([len(item.boxes) for item in found])
+    ):
+        labels = torch.from_numpy(np.where(item.p_star >= least_star, STAR, GALAXY))
+        soft = shape[torch.arange(len(labels)), labels].sigmoid()
+        size = image.shape[-2], image.shape[-1]
+        pasted = paste_soft_masks(soft, torch.from_numpy(item.boxes), size, MASK_THRESHOLD)
+        item = replace(
+            item,
+            origins=pasted.origins,
+            masks=pasted.masks,
             soft=pasted.soft,
             soft_origins=pasted.soft_origins,
-            positions=places.numpy(),
-            p_blend=blend.numpy(),
         )
-        results.append(found.take(np.array([not masks or mask.size > 0 for mask in found.masks], bool)))
+        results.append(item.take(np.array([mask.size > 0 for mask in item.masks], bool)))
     return results
+
+
+def _rate_proposals(
+    network: AnyBandNetwork,
+    proposals: BandProposals,
+    outputs: list[Tensor],
+    size: tuple[int, int],
+    least: float,
+    least_star: float,
+) -> Detections:
+    """Give the proposals of a tile of size (y, x) their scores, classes and boxes, the best first."""
+    logits, deltas, blend = outputs
+    chances = torch.softmax(logits, dim=1)
+    scores = (proposals.scores * (1.0 - chances[:, 0])).sqrt()
+    p_star = chances[:, 1] / chances[:, 1:].sum(dim=1).clamp_min(1e-9)
+    labels = torch.where(p_star >= least_star, STAR, GALAXY)
+    decoded = network.box_coder.decode_single(deltas, proposals.boxes)
+    boxes = decoded.reshape(*logits.shape, 4)[torch.arange(len(labels)), labels]
+    boxes = torch.minimum(boxes.clamp_min(0.0), boxes.new_tensor([size[1], size[0]] * 2))
+    good = torch.where((scores >= least) & (boxes[:, 2:] - boxes[:, :2] >= 1.0).all(dim=1))[0]
+    good = good[scores[good].argsort(descending=True, stable=True)]
+    none = _no_masks(len(good))
+    return Detections(
+        boxes[good].numpy(),
+        scores[good].numpy(),
+        p_star[good].numpy(),
+        none.origins,
+        none.masks,
+        soft=none.soft,
+        soft_origins=none.soft_origins,
+        positions=proposals.positions[good].flip(1).numpy(),
+        p_blend=blend[good].sigmoid().numpy(),
+    )
 
 
 def _no_masks(count: int) -> SoftMasks:
