@@ -21,7 +21,6 @@ from lsst.meas.maskrcnn.cli.import_astro_rcnn import main
 from lsst.meas.maskrcnn.ingest.astro_rcnn import AstroRcnnOptions, choose_mask_band, find_sets, read_set
 from lsst.meas.maskrcnn.ingest.fits_files import FitsImageError
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions
-from lsst.meas.maskrcnn.ingest.imported import empty_sources
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.config import MaskRule
 
@@ -449,6 +448,7 @@ def test_table_of_the_simulator():
     """Whoever reads the truth of a simulated scene can read this one."""
     from lsst.meas.maskrcnn.scenes.presets import preset_config
     from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
+    from lsst.meas.maskrcnn.scenes.truth import empty_sources
 
     config = preset_config("hsc-wide", shape=(64, 80))
     scene = simulate_scene(config, np.random.default_rng(1))

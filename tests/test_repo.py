@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+import lsst.skymap
 from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog, SourceTable
 from lsst.geom import Box2D, Extent2I, Point2D, Point2I
@@ -60,6 +61,47 @@ def test_invalid_pixels_are_masked(fake_scene):
     assert no_data["r"].sum() == 200 and no_data["r"][20:30, 40:60].all()
     assert no_data["z"].sum() == 1 and no_data["z"][5, 7]
     assert not no_data["g"].any()
+
+
+def test_coadds_have_what_the_pipeline_asks_for(fake_scene, tmp_path):
+    """Input images, aperture corrections and mask planes, in files too."""
+    exposure = scene_to_exposures(fake_scene, xy0=XY0)["r"]
+    exposure.writeFits(str(tmp_path / "coadd.fits"))
+    exposure = ExposureF(str(tmp_path / "coadd.fits"))
+    assert {"CLIPPED", "INEXACT_PSF", "SENSOR_EDGE"} <= set(exposure.mask.getMaskPlaneDict())
+    inputs = exposure.getInfo().getCoaddInputs()
+    here = Point2D(XY0[0] + 10, XY0[1] + 20)
+    (ccd,) = inputs.ccds.subsetContaining(here, exposure.getWcs())
+    assert (ccd["visit"], ccd["filter"], ccd["goodpix"]) == (1, "r", 60000)
+    assert not inputs.ccds.subsetContaining(Point2D(XY0[0] - 10, XY0[1]), exposure.getWcs())
+    corrections = exposure.getInfo().getApCorrMap()
+    assert corrections["base_PsfFlux_instFlux"].evaluate(here) == 1.0
+    assert corrections["modelfit_CModel_instFluxErr"].evaluate(here) == 0.0
+
+
+def test_sky_map(tmp_path):
+    """Tracts are added to the dataset as scenes are; its pixels and patches are those of the scenes."""
+    grid = SceneGrid("sky", (50, 70), 0.2)
+    butler = create_repo(tmp_path / "repo")
+    grid.register(butler, 4, [0, 101], "r")
+    if not hasattr(lsst.skymap, "BaseSkyMap"):
+        assert not list(butler.registry.queryDatasetTypes("skyMap"))
+        pytest.skip("lsst.skymap has no sky maps: the stand-in")
+    for tract in (7, 4):
+        grid.register(butler, tract, [0, 101], "r")
+    sky_map = butler.get("skyMap", skymap="sky", collections="skymaps")
+    assert [tract.getId() for tract in sky_map] == [4, 7]
+    for tract in (4, 7):
+        geometry = grid.patch(tract, 101)
+        info = sky_map[tract].getPatchInfo(101)
+        assert info.getOuterBBox() == info.getInnerBBox() == geometry.bbox
+        assert tuple(info.getIndex()) == geometry.cell
+        corner = Point2D(geometry.bbox.getMin())
+        sky = geometry.wcs.pixelToSky(corner)
+        found = info.getWcs().skyToPixel(sky)
+        assert (found.getX(), found.getY()) == pytest.approx((corner.getX(), corner.getY()), abs=1e-6)
+        assert sky_map.findTract(sky).getId() == tract
+        assert sky_map[tract].findPatch(sky).getSequentialIndex() == 101
 
 
 def test_scene_shapes_must_fit(fake_scene):

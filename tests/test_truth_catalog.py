@@ -27,11 +27,12 @@ from lsst.meas.maskrcnn.catalogs.truth import (
     make_truth_schema,
     read_truth,
 )
-from lsst.meas.maskrcnn.ingest.imported import ImportedConfig, ImportedScene, empty_sources
+from lsst.meas.maskrcnn.ingest.imported import ImportedConfig, ImportedScene
 from lsst.meas.maskrcnn.scenes.config import MaskRule
 from lsst.meas.maskrcnn.scenes.light import Stamp
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene
+from lsst.meas.maskrcnn.scenes.truth import empty_sources
 
 XY0 = geom.Point2I(12000, -8000)
 

@@ -30,7 +30,7 @@ from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 _GROUPS = {
     "stars": ("draw_star", "_draw_bright_star"),
     "galaxies": ("draw_galaxy",),
-    "truth": ("source_mask", "_crop_mask", "_measure_blending", "measure_neighbors", "flag_sources"),
+    "truth": ("source_mask", "_crop_mask", "measure_blending", "measure_neighbors", "flag_sources"),
     "noise": ("correlated_noise", "_counted_noise"),
     "artefacts": (
         "saturate",

@@ -460,3 +460,15 @@ def test_clipped_statistics():
     control.setAndMask(2)
     masked = afw_math.makeStatistics(image, mask, afw_math.MEAN, control)
     assert masked.getValue() == pytest.approx(5.0, abs=0.05)
+
+
+def test_grid_transform_makes_a_unit_circle() -> None:
+    ellipse = Ellipse(Axes(7.3, 3.1, 0.4), Point2D(100.2, 50.7))
+    grid = ellipse.getGridTransform()
+    end = Point2D(100.2 + 7.3 * np.cos(0.4), 50.7 + 7.3 * np.sin(0.4))
+    back = grid(end)
+    assert np.hypot(back.getX(), back.getY()) == pytest.approx(1.0)
+    assert tuple(grid(ellipse.getCenter())) == pytest.approx((0.0, 0.0), abs=1e-12)
+    matrix = ellipse.getCore().getGridTransform().getMatrix()
+    np.testing.assert_allclose(matrix, matrix.T)
+    np.testing.assert_allclose(np.linalg.inv(matrix @ matrix), Quadrupole(ellipse.getCore()).getMatrix())

@@ -21,6 +21,8 @@ from lsst.geom import (
     Box2I,
     Extent2D,
     Extent2I,
+    IntervalD,
+    IntervalI,
     LinearTransform,
     Point2D,
     Point2I,
@@ -287,3 +289,53 @@ def test_dates():
     assert date.nsecs(DateTime.TT) - date.nsecs(DateTime.TAI) == 32_184_000_000
     assert not DateTime().isValid()
     assert DateTime(1000) > DateTime(10)
+
+
+def test_intervals_within_32_bits() -> None:
+    assert IntervalI(min=1, max=2**31 - 1).getSize() == 2**31 - 1
+    for wrong in ({"min": -(2**31), "max": 2**31 - 1}, {"min": 2**31 - 1, "size": 2}):
+        with pytest.raises(lsst.pex.exceptions.OverflowError):
+            IntervalI(**wrong)
+    for end in (np.inf, -np.inf):
+        with pytest.raises(lsst.pex.exceptions.InvalidParameterError):
+            IntervalD(min=end, max=end)
+    assert IntervalD(min=-np.inf, max=np.inf).contains(3.0)
+
+
+def test_integers_take_no_floats_in_place() -> None:
+    point, extent = Point2I(1, 2), Extent2I(3, 4)
+    with pytest.raises(TypeError):
+        point += Extent2D(0.5, 0.5)
+    with pytest.raises(TypeError):
+        point -= Extent2D(0.5, 0.5)
+    with pytest.raises(TypeError):
+        extent *= 1.5
+    with pytest.raises(TypeError):
+        extent += point
+    point += extent
+    assert (point, extent) == (Point2I(4, 6), Extent2I(3, 4))
+
+
+def test_epochs_and_the_beginning_of_utc() -> None:
+    """The values of pyerfa; the table of leap seconds begins in 1961."""
+    assert DateTime(2457073.05631, DateTime.JD, DateTime.TAI).get(DateTime.EPOCH) == 2015.1349933196439
+    assert DateTime(2015.1349933196, DateTime.EPOCH, DateTime.TAI).get(DateTime.JD) == 2457073.056309984
+    first = DateTime("1961-01-01T00:00:00Z", DateTime.UTC)
+    assert first.toString(DateTime.UTC) == "1961-01-01T00:00:00.000000000Z"
+    with pytest.raises(lsst.pex.exceptions.DomainError):
+        DateTime("1960-01-01T23:59:59Z", DateTime.UTC)
+
+
+def test_property_sets_in_each_other() -> None:
+    inner, outer, flat = PropertySet(), PropertySet(), PropertySet(flat=True)
+    inner.set("a", [1, 2])
+    inner.set("foo", "bar")
+    outer.set("b", inner)
+    outer.set("c", 3.0)
+    assert outer.valueCount() == 4
+    assert outer.valueCount("b.a") == 2
+    flat.set("b", inner)
+    assert (flat.exists("b"), flat.exists("b.a"), flat.getArray("b.a")) == (False, True, [1, 2])
+    for number in (-(2**63) - 1, 2**64):
+        with pytest.raises(RuntimeError):
+            inner.add("number", number)

@@ -279,15 +279,18 @@ class _Vector(_Coordinate):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._v = _fill(type(self), args, kwargs)
 
+    def _check_in_place(self, fits: bool, other: Any) -> None:
+        integer = getattr(other, "_integer", isinstance(other, numbers.Integral))
+        if not fits or (self._integer and not integer):
+            raise TypeError(f"{type(self).__name__} takes no {type(other).__name__} in place.")
+
     def __iadd__(self, other: Any) -> Self:
-        if not isinstance(other, _ExtentMixin) or (self._integer and not other._integer):
-            return NotImplemented
+        self._check_in_place(isinstance(other, _ExtentMixin), other)
         self._v = [a + b for a, b in zip(self._v, other._v, strict=True)]
         return self
 
     def __isub__(self, other: Any) -> Self:
-        if not isinstance(other, _ExtentMixin) or (self._integer and not other._integer):
-            return NotImplemented
+        self._check_in_place(isinstance(other, _ExtentMixin), other)
         self._v = [a - b for a, b in zip(self._v, other._v, strict=True)]
         return self
 
@@ -380,8 +383,7 @@ class _ExtentMixin(_Vector):
         return self._make([v // int(other) for v in self._v])
 
     def __imul__(self, other: Any) -> Self:
-        if not isinstance(other, numbers.Real) or (self._integer and not isinstance(other, numbers.Integral)):
-            return NotImplemented
+        self._check_in_place(isinstance(other, numbers.Real), other)
         self._v = [v * (int(float(other)) if self._integer else float(other)) for v in self._v]
         return self
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from lsst.pex.exceptions import InvalidParameterError
+from lsst.pex.exceptions import InvalidParameterError, OverflowError
 
 from ._coordinates import _as_float, _as_int
 
@@ -41,6 +41,9 @@ class IntervalI:
         elif min is None:
             min = _as_int(max) - _as_int(size) + 1
         self._min, self._size = (_as_int(min), _as_int(size)) if size > 0 else (0, 0)
+        for what, value in (("minimum", self._min), ("maximum", self.getMax()), ("size", self._size)):
+            if not -(2**31) <= value < 2**31:
+                raise OverflowError(f"Integer overflow ({value}) in interval {what}.")
 
     @classmethod
     def fromMinMax(cls, min: int, max: int) -> IntervalI:
@@ -176,6 +179,8 @@ class IntervalD:
         self._min, self._max = _as_float(min), _as_float(max)
         if not self._max >= self._min:
             self._min = self._max = math.nan
+        elif self._min == math.inf or self._max == -math.inf:
+            raise InvalidParameterError("Cannot set interval minimum to +infinity, or maximum to -infinity.")
 
     @classmethod
     def fromMinMax(cls, min: float, max: float) -> IntervalD:

@@ -126,6 +126,13 @@ class EvaluationSettings:
             description="Bands of which fluxes are compared, from blue to red; None takes all of the truth."
         ),
     ] = None
+    injected: Annotated[
+        bool,
+        Field(
+            description="Is the truth the catalogues of source_injection? The sky has sources of its own "
+            "then: detections that match no truth are neither hit nor false, and there is no purity."
+        ),
+    ] = False
     ignore_flags: Annotated[
         tuple[str, ...],
         Field(description="Flags of the truth (truth_flag_...) that make a source neither hit nor miss."),
@@ -277,7 +284,7 @@ def compare_patch(patch: EvaluationPatch, settings: EvaluationSettings, image: i
         np.where(truth.is_star, STAR, GALAXY),
         name=f"{patch.tract},{patch.patch}",
         class_scores=detections.class_score,
-        ignored=_in_bad_pixels(patch, detections.spans),
+        ignored=_spared(patch, detections.spans, settings),
         truth_ignored=ignored,
         pixel_area=1.0 / psf_area(fwhm) if np.isfinite(fwhm) else 1.0,
     )
@@ -453,7 +460,10 @@ def _hull(spans: SpanMasks) -> tuple[int, int, int, int] | None:
     return int(spans.x0.min()), int(spans.y.min()), int(spans.x1.max()), int(spans.y.max()) + 1
 
 
-def _in_bad_pixels(patch: EvaluationPatch, spans: SpanMasks) -> np.ndarray | None:
+def _spared(patch: EvaluationPatch, spans: SpanMasks, settings: EvaluationSettings) -> np.ndarray | None:
+    """Find the detections that are not false if they have no truth."""
+    if settings.injected:
+        return np.ones(len(spans), bool)
     exposures = list(patch.exposures.values())
     if not exposures:
         return None

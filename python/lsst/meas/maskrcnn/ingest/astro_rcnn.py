@@ -33,10 +33,10 @@ from ..images.units import AB_ZERO_POINT
 from ..scenes.artefacts import BAD, NO_DATA
 from ..scenes.config import MaskRule
 from ..scenes.light import Stamp
-from ..scenes.truth import flag_sources, measure_neighbors, source_mask, tight
+from ..scenes.truth import empty_sources, flag_sources, measure_neighbors, source_mask, tight
 from .fits_files import FITS_SUFFIXES, BandFiles, FitsImageError, find_fits
 from .fits_images import FitsOptions, read_field
-from .imported import ImportedConfig, ImportedScene, empty_sources, import_field
+from .imported import ImportedConfig, ImportedScene, import_field
 
 _CLASSES = dict(enumerate(CLASS_NAMES, 1))
 _SPLITS = {

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from lsst.afw.detection import GaussianPsf
 from lsst.afw.geom import SkyWcs, makeCdMatrix, makeSkyWcs
-from lsst.afw.image import ExposureF, FilterLabel, ImageD, PhotoCalib
-from lsst.afw.math import FixedKernel
+from lsst.afw.image import ApCorrMap, CoaddInputs, ExposureF, FilterLabel, ImageD, PhotoCalib
+from lsst.afw.math import ChebyshevBoundedField, FixedKernel
+from lsst.afw.table import ExposureTable
 from lsst.daf.base import PropertyList
 from lsst.geom import Box2I, Extent2I, Point2D, Point2I, SpherePoint, arcseconds, degrees
 from lsst.meas.algorithms import KernelPsf
@@ -31,6 +32,20 @@ from ..scenes.artefacts import MASK_BITS
 from .fits_files import FitsImageError
 from .fits_images import FitsField
 from .fits_wcs import tangent_plane
+
+_COADD_PLANES = ("CLIPPED", "INEXACT_PSF", "SENSOR_EDGE")
+"""Mask planes that the pipeline's tasks ask of any coadd, if only to find no pixel on them."""
+
+_CORRECTED_FLUXES = (
+    "base_GaussianFlux",
+    "base_PsfFlux",
+    "ext_photometryKron_KronFlux",
+    "modelfit_CModel",
+    "modelfit_CModel_dev",
+    "modelfit_CModel_exp",
+    "modelfit_CModel_initial",
+)
+"""Fluxes with an aperture correction in the pipeline; the PSFs here hold all light, so it is 1."""
 
 _PSF_FLUX_LOST = 0.003
 """Share of the flux that may lie outside a PSF's image."""
@@ -113,6 +128,7 @@ def field_to_exposures(field: FitsField) -> dict[str, ExposureF]:
         )
         if image.psf is not None:
             exposure.setPsf(image_psf(image.psf))
+        _complete_coadd(exposure)
         if not image.calibrated:
             exposure.getMetadata().set(NO_ZERO_POINT, True)
         known = exposure.mask.getMaskPlaneDict()
@@ -221,6 +237,7 @@ def scene_to_exposures(
         psf = _scene_psf(scene, index)
         if psf is not None:
             exposure.setPsf(psf)
+        _complete_coadd(exposure)
         if flags is not None:
             for plane, bit in MASK_BITS.items():
                 exposure.mask.array[(flags[index] & bit) != 0] |= exposure.mask.getPlaneBitMask(plane)
@@ -279,6 +296,37 @@ def make_exposure(
     exposure.setPhotoCalib(PhotoCalib(nanojansky_per_count))
     exposure.setFilter(FilterLabel.fromBand(band))
     return exposure
+
+
+def _complete_coadd(exposure: ExposureF) -> None:
+    """Add what the pipeline's own tasks ask of a coadd: mask planes, an input image, corrections."""
+    for plane in _COADD_PLANES:
+        exposure.mask.addMaskPlane(plane)
+    visits, ccds = ExposureTable.makeMinimalSchema(), ExposureTable.makeMinimalSchema()
+    ccds.addField("ccd", type=np.int32, doc="number of the detector")
+    ccds.addField("visit", type=np.int64, doc="number of the visit")
+    for schema in (visits, ccds):
+        schema.addField("goodpix", type=np.int32, doc="number of good pixels")
+        schema.addField("weight", type=np.float64, doc="weight in the coadd")
+        schema.addField("filter", type=str, size=32, doc="filter")
+    inputs = CoaddInputs(visits, ccds)
+    for catalog in (inputs.visits, inputs.ccds):
+        record = catalog.addNew()
+        record.setId(1)
+        record.setBBox(exposure.getBBox())
+        record.setWcs(exposure.getWcs())
+        record.setPsf(exposure.getPsf())
+        record.setPhotoCalib(exposure.getPhotoCalib())
+        record["weight"], record["filter"] = 1.0, exposure.getFilter().bandLabel
+        record["goodpix"] = int(np.count_nonzero(np.isfinite(exposure.image.array)))
+    inputs.ccds[0]["visit"] = 1
+    exposure.getInfo().setCoaddInputs(inputs)
+    corrections = ApCorrMap()
+    for suffix, value in (("instFlux", 1.0), ("instFluxErr", 0.0)):
+        field = ChebyshevBoundedField(exposure.getBBox(), np.array([[value]]))
+        for name in _CORRECTED_FLUXES:
+            corrections.set(f"{name}_{suffix}", field)
+    exposure.getInfo().setApCorrMap(corrections)
 
 
 def gaussian_psf(fwhm: float) -> GaussianPsf:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lsst.daf.butler import Butler, CollectionType, DataCoordinate, DatasetRef, MissingCollectionError
 from lsst.daf.butler.registry import ConflictingDefinitionError
 
-from .repo import PatchGeometry, lock_repo, patch_data_id, register_datasets, register_records
+from .repo import PatchGeometry, lock_repo, patch_data_id, register_datasets, register_records, store_sky_map
 from .scenes import scene_dataset_types
 
 if TYPE_CHECKING:
@@ -201,6 +201,10 @@ class FieldStore:
                 f"Tract {geometry.tract} of sky map {self._skymap!r} is another place on the sky; "
                 "give another --tract or --skymap."
             ) from error
+        box = geometry.bbox
+        if box.getMinX() >= 0 and box.getMinY() >= 0:
+            size = box.getEndX(), box.getEndY()
+            store_sky_map(self._butler, self._skymap, geometry.tract, geometry.wcs, size, (1, 1))
         return registry.expandDataId(data_id)
 
     def put(self, tract: int, patch: int, split: str, digest: str, products: Mapping[str, Any]) -> None:

@@ -18,7 +18,6 @@ from lsst.afw.geom import SkyWcs
 from ..scenes.artefacts import MASK_BITS
 from ..scenes.config import MaskRule
 from ..scenes.light import Stamp
-from ..scenes.truth import source_dtype
 from .exposures import sky_wcs
 from .fits_files import FitsImageError
 from .fits_images import FitsField
@@ -110,16 +109,6 @@ class ImportedScene:
             light[:, stamp.y0 : stamp.y0 + height, stamp.x0 : stamp.x0 + width] += stamp.pixels
         light[unknown] = np.nan
         return light.astype(np.float32)
-
-
-def empty_sources(number: int, bands: Sequence[str]) -> np.ndarray:
-    """Make a table like `Scene.sources`: floats are NaN, integers 0, flags not set, ids count from 1."""
-    sources = np.zeros(number, source_dtype(bands))
-    for name in sources.dtype.names or ():
-        if sources.dtype[name].kind == "f":
-            sources[name] = np.nan
-    sources["id"] = np.arange(1, number + 1)
-    return sources
 
 
 def import_field(name: str, field: FitsField) -> ImportedScene:

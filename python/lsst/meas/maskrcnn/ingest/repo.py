@@ -37,6 +37,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import lsst.skymap
 from lsst.afw.geom import SkyWcs
 from lsst.afw.image import ExposureF
 from lsst.daf.butler import Butler, CollectionType, Config, DatasetType
@@ -434,6 +435,20 @@ def register_records(
         else:
             for record in records:
                 registry.syncDimensionData("patch", record)
+
+
+def store_sky_map(
+    butler: Butler, name: str, tract: int, wcs: SkyWcs, size: tuple[int, int], count: tuple[int, int]
+) -> None:
+    """Store the dataset ``skyMap`` of a sky map with a tract, where ``lsst.skymap`` has sky maps.
+
+    ``size`` is (width, height) of a patch, px, ``count`` how many there are along
+    x and y; the tasks of this package do not read it.
+    """
+    if hasattr(lsst.skymap, "BaseSkyMap"):
+        from .sky_map import put_sky_map
+
+        put_sky_map(butler, name, {tract: (wcs, size, count)})
 
 
 def put_exposures(

@@ -32,7 +32,7 @@ from lsst.daf.butler import (
 from lsst.daf.butler.registry import ConflictingDefinitionError
 from lsst.geom import Box2I, Extent2I, Point2D, Point2I, SpherePoint, arcseconds, degrees
 
-from .repo import PatchGeometry, register_records
+from .repo import PatchGeometry, register_records, store_sky_map
 
 _WRITE_RECIPE: dict[str, Any] = {
     # Noise does not become smaller, and trying takes half the time of making a scene.
@@ -194,6 +194,7 @@ class SceneGrid:
                 f"{height} px of {self.pixel_scale} arcsec, or it was made by other software; give "
                 "another name with --skymap."
             ) from error
+        store_sky_map(butler, self.name, tract, wcs, (width, height), (self.side, self.side))
 
 
 def scene_dataset_types(

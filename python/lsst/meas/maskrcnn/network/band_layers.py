@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["MASK_WAVELENGTH", "Field", "pack_bands"]
+__all__ = ["Field", "pack_bands"]
 
 import math
 from typing import NamedTuple, cast
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from ..images.units import AB_ZERO_POINT
+from .wavelengths import MASK_WAVELENGTH
 
 PLANES = 8
 """Planes of a band: pixels, whether they are known, FWHM, noise, wavelength, wings, depth, seeing."""
@@ -41,9 +42,6 @@ _STAMP_CELLS, _STAMP_REACH = 9, 1.75
 
 _USUAL_FWHM = 4.0
 """Stands for a FWHM that is not known, px."""
-
-MASK_WAVELENGTH = 880.0
-"""Masks are those of the band that is nearest to this wavelength, nm."""
 
 _DEPTHS, _SEEING = (18.0, 32.0), (0.03, 5.0)
 """Depths (mag) and widths of a PSF (arcsec) outside of which the unit of an image is not what it says."""

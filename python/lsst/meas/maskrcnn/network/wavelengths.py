@@ -6,9 +6,12 @@
 
 from __future__ import annotations
 
-__all__ = ["band_wavelength"]
+__all__ = ["MASK_WAVELENGTH", "band_wavelength"]
 
 from collections.abc import Mapping
+
+MASK_WAVELENGTH = 880.0
+"""Outlines are those in the band nearest to it (nm)."""
 
 _BY_NAME = {
     "u": 370.0,

@@ -91,7 +91,9 @@ class EvaluationFigures:
 
     def shares(self) -> list[BinnedShares]:
         """Compute the completeness and purity that the match table allows."""
-        return binned_shares(self.table, self.classes, min_score=self.min_score)
+        shares = binned_shares(self.table, self.classes, min_score=self.min_score)
+        injected = run_setting(self.metrics, "injected", False)
+        return [one for one in shares if one.measure != "purity"] if injected else shares
 
     def completeness(self, families: Sequence[BinnedShares]) -> Figure:
         """Draw completeness and purity, a panel each."""

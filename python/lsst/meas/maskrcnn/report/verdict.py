@@ -58,11 +58,10 @@ def verdict(run: EvaluatedRun) -> str:
 
     sentences = []
     found, pure = get("completeness"), get("purity")
-    if found is not None and pure is not None:
-        sentences.append(
-            f"{_percent(found)} of {found.n:,} true sources were found, and {_percent(pure)} of {pure.n:,} "
-            f"detections are true."
-        )
+    if found is not None:
+        # Of coadds with injected sources there is no purity.
+        true = f", and {_percent(pure)} of {pure.n:,} detections are true" if pure is not None else ""
+        sentences.append(f"{_percent(found)} of {found.n:,} true sources were found{true}.")
     depth = _depth(run, 0.9)
     sentences.append(f"90 % completeness: {depth[0]}{f' ({depth[1]})' if depth[1] else ''}.")
     for kind, word in reversed(_FLUX_WORDS.items()):

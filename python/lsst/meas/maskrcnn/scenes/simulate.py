@@ -23,6 +23,7 @@ __all__ = ["Scene", "simulate_scene"]
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -155,9 +156,9 @@ def draw_scene(config: SceneConfig, population: np.ndarray, rng: np.random.Gener
     fluxes = source_fluxes(population, config.bands)
     sources = _source_table(population, fluxes[0] + fluxes[1], config.bands)
     painter = _ScenePainter(config, population, fluxes, psfs, shifts, sky_sigma, rng)
-    total, stamps, masks, origins = _draw_sources(config, painter, sources)
+    total, stamps, masks, origins = draw_sources(config, painter, sources)
     rule_band = _rule_band(config)
-    _measure_blending(sources, stamps, total[rule_band], rule_band if config.keep_models else 0)
+    measure_blending(sources, stamps, total[rule_band], rule_band if config.keep_models else 0)
     sources["neighbor_distance"], sources["neighbor_flux_ratio"] = measure_neighbors(
         sources["x"], sources["y"], sources[f"flux_{config.bands[rule_band]}"], config.pixel_scale
     )
@@ -189,13 +190,14 @@ def _rule_band(config: SceneConfig) -> int:
     return config.bands.index(config.mask_rule.band) if config.mask_rule.band else 0
 
 
-def _draw_sources(
-    config: SceneConfig, painter: _ScenePainter, sources: np.ndarray
+def draw_sources(
+    config: Any, painter: SourcePainter, sources: np.ndarray
 ) -> tuple[np.ndarray, list[Stamp], list[np.ndarray], np.ndarray]:
     """Draw all the sources and fill the columns that come from single ones.
 
-    Returns the sum of their light (float64), stamps, masks and their origins. Stamps
-    hold all bands with ``keep_models``, else that of the mask rule.
+    Of the configuration, shape, bands, mask rule and ``keep_models`` are used. Returns the
+    sum of their light (float64), stamps, masks and their origins. Stamps hold all bands
+    with ``keep_models``, else that of the mask rule.
     """
     height, width = config.shape
     rule_band = _rule_band(config)
@@ -233,6 +235,18 @@ def _draw_sources(
         sources[f"snr_{name}"] = np.sqrt(power[:, band]) / painter.sky_sigma[band]
         sources[f"peak_snr_{name}"] = peaks[:, band] / painter.sky_sigma[band]
     return total, stamps, masks, origins
+
+
+class SourcePainter(Protocol):
+    """What draws the sources: the noise by band, their fluxes (source, band), and a stamp of each."""
+
+    @property
+    def sky_sigma(self) -> np.ndarray: ...
+
+    @property
+    def flux(self) -> np.ndarray: ...
+
+    def draw(self, i: int) -> Stamp: ...
 
 
 class _ScenePainter:
@@ -403,7 +417,7 @@ def _crop_mask(mask: np.ndarray, y0: int, x0: int, height: int, width: int) -> t
     return part, stamp.y0 + dy, stamp.x0 + dx
 
 
-def _measure_blending(sources: np.ndarray, stamps: list[Stamp], total: np.ndarray, band: int) -> None:
+def measure_blending(sources: np.ndarray, stamps: list[Stamp], total: np.ndarray, band: int) -> None:
     """Fill ``peak_share`` and ``blendedness``, from one band of the stamps."""
     for i, stamp in enumerate(stamps):
         model = stamp.pixels[band]

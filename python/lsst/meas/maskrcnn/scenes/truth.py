@@ -37,6 +37,16 @@ def source_dtype(bands: Sequence[str]) -> np.dtype:
     return np.dtype(columns)
 
 
+def empty_sources(number: int, bands: Sequence[str]) -> np.ndarray:
+    """Make a table like `Scene.sources`: floats are NaN, integers 0, flags not set, ids count from 1."""
+    sources = np.zeros(number, source_dtype(bands))
+    for name in sources.dtype.names or ():
+        if sources.dtype[name].kind == "f":
+            sources[name] = np.nan
+    sources["id"] = np.arange(1, number + 1)
+    return sources
+
+
 def source_mask(
     image: np.ndarray, rule: MaskRule, is_star: bool, sky_sigma: float, flux: float
 ) -> tuple[np.ndarray, int, int]:

@@ -36,6 +36,7 @@ from ..catalogs.evaluation import (
     compare_patch,
 )
 from ..catalogs.evaluation_io import match_output, task_timing
+from ..catalogs.injected import injected_truth
 from ..metrics.binned_figures import binned_tables, precision_recall_table
 from ..metrics.bootstrap import LEVEL
 from ..metrics.cutouts import BlendCutout
@@ -55,6 +56,9 @@ from .failures import say_where
 if TYPE_CHECKING:
     from ..report.gallery import BlendGallery
 
+_OF_DETECTIONS = ("purity", "score_", "calibration/score")
+"""Beginnings of the names of figures that need to know which detections are false."""
+
 _GALLERY_SIZE = 8
 """Number of the best blends, and of the worst, that are stored for the report."""
 
@@ -64,10 +68,8 @@ class EvaluationInputError(pipeBase.AlgorithmError):
 
     Parameters
     ----------
-    message : `str`
-        What was given, what was wanted and what to do.
-    patch : `str`
-        The patch that it is about, if it is about one.
+    message, patch : `str`
+        What was given, wanted and is to do, and the patch that it is about.
     """
 
     def __init__(self, message: str, patch: str = "") -> None:
@@ -120,6 +122,14 @@ class MaskRcnnEvaluateConnections(
         name="maskRcnn_truth",
         storageClass="SourceCatalog",
         dimensions=("skymap", "tract", "patch"),
+        multiple=True,
+        deferLoad=True,
+    )
+    injected = cT.Input(
+        doc="With injected, in place of truth: what source_injection has put into the coadds.",
+        name="injected_{coaddName}_coadd_predetection_catalog",
+        storageClass="ArrowAstropy",
+        dimensions=("skymap", "tract", "patch", "band"),
         multiple=True,
         deferLoad=True,
     )
@@ -194,7 +204,10 @@ class MaskRcnnEvaluateConnections(
 
     def __init__(self, *, config: MaskRcnnEvaluateConfig) -> None:
         super().__init__(config=config)
-        if not config.do_exposures or not config.connections.catalogName.endswith("maskRcnnCatalog"):
+        delattr(self, "truth" if config.injected else "injected")
+        # Of other deblenders there are no such catalogues.
+        own = config.connections.catalogName.endswith(("maskRcnnCatalog", "object_maskrcnn"))
+        if not (config.do_exposures and own):
             del self.bandCatalogs
         if not config.do_exposures:
             del self.exposures
@@ -215,13 +228,7 @@ _SettingsConfig: Any = make_config(EvaluationSettings, "EvaluationSettingsConfig
 class MaskRcnnEvaluateConfig(
     pipeBase.PipelineTaskConfig, _SettingsConfig, pipelineConnections=MaskRcnnEvaluateConnections
 ):
-    """Configuration of `MaskRcnnEvaluateTask`.
-
-    Notes
-    -----
-    The fields of `~lsst.meas.maskrcnn.catalogs.evaluation.EvaluationSettings`
-    are fields of it.
-    """
+    """Configuration of `MaskRcnnEvaluateTask`, with all fields of `EvaluationSettings`."""
 
     missing = pexConfig.ChoiceField[str](
         doc="What to do about a patch that has a truth but no catalogue, or the reverse.",
@@ -256,12 +263,10 @@ class MaskRcnnEvaluateConfig(
         """Check that the settings fit each other."""
         super().validate()
         _SettingsConfig.validate(self)
-        if self.do_gallery and not self.do_exposures:
-            raise pexConfig.FieldValidationError(
-                self.__class__.do_gallery,
-                self,
-                "do_gallery = True needs the exposures, but do_exposures = False; switch either.",
-            )
+        for name in ("do_gallery", "injected"):
+            if getattr(self, name) and not self.do_exposures:
+                message = f"{name} = True needs the exposures, but do_exposures = False; switch either."
+                raise pexConfig.FieldValidationError(self._fields[name], self, message)
 
 
 class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
@@ -291,12 +296,8 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
 
         Parameters
         ----------
-        butlerQC : `lsst.pipe.base.QuantumContext`
-            Butler restricted to this quantum.
-        inputRefs : `lsst.pipe.base.InputQuantizedConnection`
-            Inputs.
-        outputRefs : `lsst.pipe.base.OutputQuantizedConnection`
-            Outputs.
+        butlerQC, inputRefs, outputRefs
+            As of `lsst.pipe.base.PipelineTask.runQuantum`.
         """
 
         def by_patch(name: str) -> dict[tuple[int, int], list[Any]]:
@@ -306,9 +307,10 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
                 grouped.setdefault((int(data_id["tract"]), int(data_id["patch"])), []).append(ref)
             return grouped
 
-        names = ("catalogs", "truth", "bandCatalogs", "exposures", "taskMetadata")
+        names = ("catalogs", "truth", "injected", "bandCatalogs", "exposures", "taskMetadata")
         refs = {name: by_patch(name) for name in names}
-        keys = sorted(set(refs["catalogs"]) | set(refs["truth"]))
+        truths = "injected" if self.config.injected else "truth"
+        keys = sorted({*refs["catalogs"], *refs[truths]})
         runs = sorted({ref.datasetRef.run for found in refs["catalogs"].values() for ref in found})
 
         def one(name: str, key: tuple[int, int]) -> Any:
@@ -323,10 +325,11 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
         def load() -> Iterator[EvaluationPatch]:
             for key in keys:
                 truth, catalog = one("truth", key), one("catalogs", key)
-                exposures: dict[str, Any] = {}
-                by_band: dict[str, Any] = {}
-                if truth is not None and (catalog is not None or self.config.missing == "empty"):
+                exposures, by_band = dict[str, Any](), dict[str, Any]()
+                if key in refs[truths] and (catalog is not None or self.config.missing == "empty"):
                     exposures = banded("exposures", key, self._wanted_bands())
+                    if self.config.injected:
+                        truth = injected_truth(banded("injected", key, set(exposures)), exposures)
                 if truth is not None and catalog is not None:
                     by_band = banded("bandCatalogs", key, set(exposures))
                 label = self.config.connections.deblendLabel
@@ -470,6 +473,11 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
         ):
             logger.log("Resampling: %s.", group.step)
             values += group.with_errors(settings.n_samples, settings.seed)
+        tables = binned_tables(table, classes, min_score=settings.score_threshold)
+        if settings.injected:
+            # Which of the detections without truth are false is not known.
+            values = [one for one in values if not one.name.startswith(_OF_DETECTIONS)]
+            tables = {name: one for name, one in tables.items() if not name.startswith(_OF_DETECTIONS)}
         versions = software_versions()
         metrics = EvaluationMetrics(
             package_version=versions["lsst-meas-maskrcnn"],
@@ -483,7 +491,7 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
             level=LEVEL,
             n_samples=settings.n_samples,
             values=values,
-            tables=binned_tables(table, classes, min_score=settings.score_threshold),
+            tables=tables,
             **provenance,
         )
         row_group = np.concatenate([result.row_group for result in results])
@@ -515,10 +523,12 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
         n_detections = sum(patch.n_detections for patch in metrics.patches)
         self.metadata["n_patches"] = len(metrics.patches)
         self.metadata["n_truth"], self.metadata["n_detections"] = n_truth, n_detections
-        words = []
+        words, shares = [], []
+        for one in itertools.chain(*(metrics.select(name=name) for name in ("completeness", "purity"))):
+            self.metadata[f"{one.name}_{one.object_class}"] = one.value
+            if one.object_class == "all":
+                shares.append(f"{one.name} {one.value:.3f}")
         for name in metrics.n_truth:
-            for what in ("completeness", "purity"):
-                self.metadata[f"{what}_{name}"] = metrics.get(what, object_class=name).value
             for one in metrics.select(name="ap", object_class=name, area="all"):
                 if one.iou is None or one.iou == metrics.iou_thresholds[0]:
                     at = "mean" if one.iou is None else f"{100 * one.iou:.0f}"
@@ -526,13 +536,11 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
                     if one.definition == "perImage" and one.iou is not None:
                         words.append(f"{name} {one.value:.3f} +- {one.error:.3f}")
         self.log.info(
-            "%d patches, %d truths, %d detections: completeness %.3f, purity %.3f, "
-            "AP (perImage, IoU %.2f): %s.",
+            "%d patches, %d truths, %d detections: %s, AP (perImage, IoU %.2f): %s.",
             len(metrics.patches),
             n_truth,
             n_detections,
-            metrics.get("completeness").value,
-            metrics.get("purity").value,
+            ", ".join(shares),
             metrics.iou_thresholds[0],
             ", ".join(words),
         )

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from ..images.archives import read_arrays
 from ..images.files import write_atomically
-from ..network.band_layers import MASK_WAVELENGTH, Field, pack_bands
-from ..network.wavelengths import band_wavelength
+from ..network.band_layers import Field, pack_bands
+from ..network.wavelengths import MASK_WAVELENGTH, band_wavelength
 from ..scenes.artefacts import BAD, NO_DATA, SATURATED, correlated_noise
 from ..scenes.light import BandPsf
 from ..scenes.presets import PRESETS, preset_config

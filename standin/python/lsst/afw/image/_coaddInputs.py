@@ -7,24 +7,45 @@ from __future__ import annotations
 
 __all__ = ["CoaddInputs"]
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from lsst.afw.table.io import register_persistable
 from lsst.afw.typehandling import Storable
 
+if TYPE_CHECKING:
+    from lsst.afw.table.io import InputArchive, OutputArchiveHandle
 
+
+@register_persistable("CoaddInputs", module="lsst.afw.image")
 class CoaddInputs(Storable):
     """The images that went into a coadd.
 
     Parameters
     ----------
-    visits, ccds : `lsst.afw.table.BaseCatalog`, optional
+    visits, ccds : `lsst.afw.table.ExposureCatalog` or `lsst.afw.table.Schema`, optional
         A record for each visit and for each detector's image.
-
-    Notes
-    -----
-    Not read from files nor written to them: there it is `None`.
     """
 
     def __init__(self, visits: Any = None, ccds: Any = None):
-        self.visits = visits
-        self.ccds = ccds
+        from lsst.afw.table import ExposureCatalog, ExposureTable, Schema
+
+        def catalog(given: Any) -> Any:
+            if given is None:
+                return ExposureCatalog(ExposureTable.makeMinimalSchema())
+            return ExposureCatalog(given) if isinstance(given, Schema) else given
+
+        self.visits, self.ccds = catalog(visits), catalog(ccds)
+
+    def isPersistable(self) -> bool:
+        """Tell whether it can be written to FITS."""
+        return True
+
+    def _persist(self, handle: OutputArchiveHandle) -> None:
+        self.visits.writeToArchive(handle, permissive=True)
+        self.ccds.writeToArchive(handle, permissive=True)
+
+    @classmethod
+    def _factory(cls, archive: InputArchive, catalogs: Any) -> CoaddInputs:
+        from lsst.afw.table import ExposureCatalog
+
+        return cls(*(ExposureCatalog.readFromArchive(archive, catalog) for catalog in catalogs))

@@ -53,6 +53,10 @@ class ExposureInfo:
     _visitInfo: VisitInfo | None
     _metadata: Any
 
+    if TYPE_CHECKING:
+        # The accessors of components are made in a loop.
+        def __getattr__(self, name: str) -> Any: ...
+
     def __init__(
         self,
         wcs: Any = None,

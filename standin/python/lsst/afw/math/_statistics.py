@@ -300,6 +300,13 @@ def makeStatistics(image: Any, *args: Any) -> Statistics:
     sctrl = rest[1] if len(rest) == 2 else StatisticsControl()
     if hasattr(image, "image") and hasattr(image, "mask"):
         mask, values = image.mask.array, image.image.array
+    elif hasattr(image, "getMaskPlaneDict"):
+        if flags & ~(NPOINT | SUM):
+            raise InvalidParameterError("Statistics<Mask> only supports NPOINT and SUM")
+        # The sum of bits is all that are set anywhere.
+        result = Statistics(image.array, None, flags, sctrl)
+        result._results[SUM] = (float(np.bitwise_or.reduce(image.array, axis=None)), 0.0)
+        return result
     elif hasattr(image, "getXY0"):
         values = image.array
     else:

@@ -14,6 +14,7 @@ refuse_beside_real_afw(__file__)
 from . import _fields
 from ._base import BaseRecord, BaseTable, link_classes
 from ._catalog import BaseCatalog, BaseColumnView, BitsColumn, Catalog
+from ._exposure import ExposureCatalog, ExposureColumnView, ExposureRecord, ExposureTable
 from ._fields import Field, Key, SchemaItem
 from ._functor_keys import (
     CELESTIAL,
@@ -51,6 +52,7 @@ from ._source import (
     SourceColumnView,
     SourceRecord,
     SourceTable,
+    updateSourceCoords,
 )
 
 __all__ = [
@@ -82,6 +84,10 @@ __all__ = [
     "CovarianceMatrixXdKey",
     "CovarianceMatrixXfKey",
     "EllipseKey",
+    "ExposureCatalog",
+    "ExposureColumnView",
+    "ExposureRecord",
+    "ExposureTable",
     "Field",
     "IdFactory",
     "Key",
@@ -103,6 +109,7 @@ __all__ = [
     "SubSchema",
     "link_classes",
     "makeSchemaFromFields",
+    "updateSourceCoords",
 ]
 
 # The classes of the field types (KeyI, FieldFlag, SchemaItemArrayF, ...),

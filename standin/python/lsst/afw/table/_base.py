@@ -206,7 +206,7 @@ class BaseTable:
     # Whether records hold an object besides their fields.
     _keeps_attached = False
     # Value of the header key AFW_TYPE, "" for none.
-    _fits_type = ""
+    _fits_type: str | None = ""
     # Least number of records of the next block; doubled where many small
     # catalogues share a table.
     _next_capacity = 0

@@ -189,6 +189,7 @@ class BaseCatalog:
 
     def __init__(self, schema: Any = None, *, table: Any = None, other: Any = None) -> None:
         source = next((s for s in (schema, table, other) if s is not None), None)
+        self._view: Any = None
         # Where the records are: rows start to stop of one block, or, when
         # _rows is not None, row _rows[i] of block _blocks[_block_of[i]].
         self._block: Block | None = None
@@ -212,6 +213,9 @@ class BaseCatalog:
                 )
             self._table = source._table
             self._take(source)
+        elif source is None:
+            # It has no schema, so that nothing can be added to it.
+            self._table = None
         else:
             raise TypeError(
                 f"{type(self).__name__} is made of a Schema, a {self.Table.__name__} or a "
@@ -224,7 +228,7 @@ class BaseCatalog:
     def _from_range(cls, table: Any, block: Block | None, start: int, stop: int) -> Any:
         """Return a catalogue of consecutive rows of a block."""
         self = cls.__new__(cls)
-        self._table = table
+        self._table, self._view = table, None
         self._set_range(block, start, stop)
         return self
 
@@ -390,6 +394,8 @@ class BaseCatalog:
 
     def addNew(self) -> Any:
         """Append a new record and return it."""
+        if self._table is None:
+            raise pexExceptions.RuntimeError(f"{type(self).__name__} has no table: make it with a schema.")
         block, row = self._table._allocate_one()
         self._append_rows(block, row, row + 1)
         return self._table.Record._at(block, row)
@@ -543,6 +549,8 @@ class BaseCatalog:
         return self._at(self._index(key))
 
     def _column(self, key: Any) -> np.ndarray:
+        if not key.isValid():
+            raise pexExceptions.LogicError("Key is not valid (if this is a SourceRecord, set its slots up).")
         check_viewable(key, self._table._schema)
         if isinstance(key, KeyFlag):
             result = np.zeros(len(self), dtype=bool)
@@ -634,7 +642,10 @@ class BaseCatalog:
         """
         if not self.isContiguous():
             raise pexExceptions.RuntimeError("Record data is not contiguous in memory.")
-        return self._table.ColumnView(self._table, self._block, self._start, self._stop)
+        view = self._view
+        if view is None or (view._block, view._start, view._stop) != (self._block, self._start, self._stop):
+            self._view = self._table.ColumnView(self._table, self._block, self._start, self._stop)
+        return self._view
 
     columns = property(getColumnView, doc="A view of all columns.")
 

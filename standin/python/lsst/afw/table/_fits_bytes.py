@@ -209,7 +209,9 @@ def parse_header(text: str) -> list[Card]:
                 continued.append(piece)
                 last_key, _, comment = cards[-1]
                 more = (match[2] or "").rstrip()
-                cards[-1] = (last_key, "".join(continued).rstrip(), (comment + " " + more).strip())
+                # A word that fills the card before goes on.
+                gap = "" if text[start - 1] != " " else " "
+                cards[-1] = (last_key, "".join(continued).rstrip(), (comment + gap + more).strip())
             continue
         continued = []
         if key == "HIERARCH" and "=" in card:

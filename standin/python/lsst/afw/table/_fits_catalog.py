@@ -716,4 +716,8 @@ def catalog_to_bytes(catalog: BaseCatalog, flags: int = 0, primary: bool = True)
 
 def write_catalog(catalog: BaseCatalog, filename: Any, mode: str = "w", flags: int = 0) -> None:
     """Write a catalogue; see `BaseCatalog.writeFits`."""
+    if any(block.table._schema != catalog._table._schema for block, _, _ in catalog._groups()):
+        raise pexExceptions.LogicError("Schemas of the records differ from that of the catalogue.")
+    if catalog._table._fits_type is None:
+        raise NotImplementedError(f"{type(catalog).__name__} is written as a part of other objects alone.")
     raw_fits.write_file(filename, lambda primary: catalog_to_bytes(catalog, flags, primary), mode)

@@ -129,7 +129,9 @@ class _PointKey(_FunctorKey):
         """Add ``name_x`` and ``name_y`` to a schema and return their key."""
         return cls(
             *(
-                schema.addField(f"{name}_{suffix}", type=cls._code, doc=doc, units=unit)
+                schema.addField(
+                    f"{name}_{suffix}", type=cls._code, doc=doc, units=unit, parse_strict="silent"
+                )
                 for suffix in cls._suffixes
             )
         )
@@ -426,7 +428,8 @@ class _CovarianceMatrixKey:
         cls._check_size(each, "units")
         err = [
             schema.addField(
-                f"{prefix}_{name}Err", type=cls._code, doc=f"1-sigma uncertainty on {name}", units=u
+                f"{prefix}_{name}Err", type=cls._code, doc=f"1-sigma uncertainty on {name}", units=u,
+                parse_strict="silent",
             )
             for name, u in zip(names, each, strict=True)
         ]
@@ -440,6 +443,7 @@ class _CovarianceMatrixKey:
                             type=cls._code,
                             doc=f"uncertainty covariance between {first} and {second}",
                             units=" ".join(u for u in (each[j], each[i]) if u),
+                            parse_strict="silent",
                         )
                     )
         return cls(err, cov)
@@ -640,7 +644,10 @@ class _ArrayFunctorKey:
         else:
             docs = [doc % value if "%" in doc else doc for value in docData]
         return cls(
-            [schema.addField(f"{name}_{i}", type=cls._code, doc=d, units=unit) for i, d in enumerate(docs)]
+            [
+                schema.addField(f"{name}_{i}", type=cls._code, doc=d, units=unit, parse_strict="silent")
+                for i, d in enumerate(docs)
+            ]
         )
 
     def isValid(self) -> bool:

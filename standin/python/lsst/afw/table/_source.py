@@ -41,6 +41,7 @@ __all__ = [
     "SourceColumnView",
     "SourceRecord",
     "SourceTable",
+    "updateSourceCoords",
 ]
 
 SOURCE_IO_NO_FOOTPRINTS = 0x1
@@ -214,6 +215,22 @@ class SourceRecord(SimpleRecord):
         if include_covariance:
             error = self.getCentroidErr()
             CoordKey.getErrorKey(self.schema).set(self, sky_covariance(wcs, center, error))
+
+
+def updateSourceCoords(wcs: SkyWcs, sourceList: Any, include_covariance: bool = True) -> None:
+    """Set the sky positions of sources from their pixel positions.
+
+    Parameters
+    ----------
+    wcs : `lsst.afw.geom.SkyWcs`
+        Map from pixels to the sky.
+    sourceList : `SourceCatalog` or `list` [`SourceRecord`]
+        The sources.
+    include_covariance : `bool`, optional
+        Set the uncertainties of the sky positions too.
+    """
+    for record in sourceList:
+        record.updateCoord(wcs, include_covariance=include_covariance)
 
 
 def sky_covariance(wcs: SkyWcs, center: lsst.geom.Point2D, error: np.ndarray) -> np.ndarray:

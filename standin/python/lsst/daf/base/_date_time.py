@@ -20,7 +20,7 @@ _NSEC_PER_SEC = 1_000_000_000
 _NSEC_PER_DAY = 86.4e12
 _EPOCH_IN_MJD = 40587.0
 _MJD_TO_JD = 2400000.5
-_JD2000 = 2451544.50
+_JD2000 = 2451545.0
 _MAX_DAYS = 106751.99
 _TT_MINUS_TAI = 32_184_000_000
 _ISO = re.compile(r"(\d{4})-?(\d{2})-?(\d{2})T(\d{2}):?(\d{2}):?(\d{2})(?:[.,](\d*))?")
@@ -60,7 +60,9 @@ def _drifting_offset(nsecs: int) -> int:
     """Return TAI minus UTC in nanoseconds before 1972, when it drifted."""
     import erfa
 
-    days, rest = divmod(nsecs, int(_NSEC_PER_DAY))
+    # A moment of that day may be rounded to just before it.
+    first = -9 * 365 * int(_NSEC_PER_DAY) - 2 * int(_NSEC_PER_DAY)
+    days, rest = divmod(max(nsecs, first) if nsecs > first - 1000 else nsecs, int(_NSEC_PER_DAY))
     date = datetime.date(1970, 1, 1) + datetime.timedelta(days=days)
     if date.year < 1961:
         raise DomainError(f"DateTime value too early for UTC-TAI conversion: {nsecs}")

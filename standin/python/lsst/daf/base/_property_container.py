@@ -131,7 +131,9 @@ def _guess_type(container: PropertySet, name: str, values: list[Any]) -> str:
                 return candidate
         if min(values) >= _INT_RANGES["LongLong"][0] and max(values) <= _INT_RANGES["LongLong"][1]:
             return "LongLong"
-        raise builtins.TypeError(f"Integers of item {name} are out of range: {values}.")
+        fits = _INT_RANGES["LongLong"][0] <= min(values) and max(values) <= _INT_RANGES["UnsignedLongLong"][1]
+        error = builtins.TypeError if fits else builtins.RuntimeError
+        raise error(f"Integers of item {name} are out of range: {values}.")
     for kinds, type_name in (
         ((bool, np.bool_), "Bool"),
         ((float, np.floating), "Double"),
@@ -233,7 +235,11 @@ class PropertySet:
         """Return the number of values of one item or of all."""
         if name is not None:
             return len(self._find(name).values) if self.exists(name) else 0
-        return sum(len(item.values) for item in self._items.values())
+        return sum(
+            value.valueCount() if isinstance(value, PropertySet) else 1
+            for item in self._items.values()
+            for value in item.values
+        )
 
     def names(self, topLevelOnly: bool = True) -> list[str]:
         """Return the names."""
@@ -329,6 +335,11 @@ class PropertySet:
     # Writing ----------------------------------------------------------------
 
     def _set(self, type_name: str, name: str, value: Any, comment: str | None = None) -> None:
+        if self._flat and isinstance(value, PropertySet):
+            for inner in value.paramNames(False):
+                item = value._find(inner)
+                self._set(item.type_name, f"{name}.{inner}", list(item.values), item.comment)
+            return
         values = [_convert(type_name, v, name) for v in _values(value)]
         if not values:
             return
@@ -564,14 +575,6 @@ class PropertyList(PropertySet):
 
     def _empty(self) -> Any:
         return PropertyList()
-
-    def _set(self, type_name: str, name: str, value: Any, comment: str | None = None) -> None:
-        if type_name == "PropertySet" and isinstance(value, PropertySet):
-            for inner in value.paramNames(False):
-                item = value._find(inner)
-                self._set(item.type_name, f"{name}.{inner}", list(item.values), item.comment)
-            return
-        super()._set(type_name, name, value, comment)
 
     @classmethod
     def from_astropy_header(cls, header: Any) -> PropertyList:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+from astropy.table import Table
 
 from lsst.pex.config import Config, DictField, Field, ListField
 from lsst.pipe.base import Task
@@ -20,7 +21,7 @@ from .apCorrRegistry import getApCorrNameSet
 
 if TYPE_CHECKING:
     from lsst.afw.image import ApCorrMap
-    from lsst.afw.table import Schema, SourceCatalog, SourceRecord
+    from lsst.afw.table import Schema, SourceCatalog
 
 
 @dataclass(frozen=True)
@@ -41,23 +42,26 @@ class _CorrectedFlux:
                 schema.getAliasMap().set(own, other)
             else:
                 schema.addField(own, type=np.float64, doc=doc)
-        schema.addField(
-            f"{self.name}_flag_apCorr", type="Flag", doc=f"set if unable to aperture correct {self.name}"
-        )
+        if f"{self.name}_flag_apCorr" not in schema:
+            schema.addField(
+                f"{self.name}_flag_apCorr", type="Flag", doc=f"set if unable to aperture correct {self.name}"
+            )
 
 
 class ApplyApCorrConfig(Config):
     """Settings of `ApplyApCorrTask`."""
 
-    ignoreList = ListField(
+    ignoreList: ListField = ListField(
         dtype=str, default=(), doc="Fluxes of getApCorrNameSet() that are left as they are."
     )
-    doFlagApCorrFailures = Field(
+    doFlagApCorrFailures: Field = Field(
         dtype=bool, default=True, doc="Set the flag of a flux that could not be corrected?"
     )
-    proxies = DictField(
+    proxies: DictField = DictField(
         keytype=str, itemtype=str, default={}, doc="Fluxes that get the correction of another one, by name."
     )
+    xColumn: Field = Field(dtype=str, default="slot_Centroid_x", doc="Column of the positions x.")
+    yColumn: Field = Field(dtype=str, default="slot_Centroid_y", doc="Column of the positions y.")
 
 
 class ApplyApCorrTask(Task):
@@ -65,8 +69,9 @@ class ApplyApCorrTask(Task):
 
     Parameters
     ----------
-    schema : `lsst.afw.table.Schema`
-        Schema with the fluxes; gets the corrections and their flags.
+    schema : `lsst.afw.table.Schema`, optional
+        Schema with the fluxes; gets the corrections and their flags. Without
+        one, all fluxes that are ever corrected are expected in the catalogue.
     **kwds
         Arguments of `lsst.pipe.base.Task`.
     """
@@ -76,7 +81,7 @@ class ApplyApCorrTask(Task):
 
     config: Any
 
-    def __init__(self, schema: Schema, **kwds: Any):
+    def __init__(self, schema: Schema | None = None, **kwds: Any):
         super().__init__(**kwds)
         known, ignored = getApCorrNameSet(), set(self.config.ignoreList)
         if ignored - known:
@@ -84,23 +89,32 @@ class ApplyApCorrTask(Task):
         pairs = {name: name for name in sorted(known - ignored)}
         pairs |= {name: model for name, model in self.config.proxies.items() if name not in known}
         self.apCorrInfoDict = {
-            name: _CorrectedFlux(name, model) for name, model in pairs.items() if f"{name}_instFlux" in schema
+            name: _CorrectedFlux(name, model)
+            for name, model in pairs.items()
+            if schema is None or f"{name}_instFlux" in schema
         }
-        for flux in self.apCorrInfoDict.values():
-            flux.add_fields(schema)
+        if schema is not None:
+            for flux in self.apCorrInfoDict.values():
+                flux.add_fields(schema)
 
-    def run(self, catalog: SourceCatalog, apCorrMap: ApCorrMap) -> None:
+    def run(self, catalog: SourceCatalog | Table, apCorrMap: ApCorrMap) -> None:
         """Correct the fluxes of a catalogue.
 
         Parameters
         ----------
-        catalog : `lsst.afw.table.SourceCatalog`
-            Sources with fluxes and positions; changed in place.
+        catalog : `lsst.afw.table.SourceCatalog` or `astropy.table.Table`
+            Sources with fluxes and positions; changed in place. A table gets
+            the columns that it lacks.
         apCorrMap : `lsst.afw.image.ApCorrMap`
             Corrections by name of the flux, and those of its error.
         """
         self.log.info("Applying aperture corrections to %d instFlux fields", len(self.apCorrInfoDict))
         for name, flux in self.apCorrInfoDict.items():
+            if isinstance(catalog, Table):
+                for suffix in ("apCorr", "apCorrErr", "flag_apCorr", "flag"):
+                    if f"{name}_{suffix}" not in catalog.colnames:
+                        kind = bool if "flag" in suffix else float
+                        catalog[f"{name}_{suffix}"] = np.zeros(len(catalog), kind)
             fields = [f"{flux.model}_instFlux", f"{flux.model}_instFluxErr"]
             missing = [field for field in fields if apCorrMap.get(field) is None]
             if missing:
@@ -109,19 +123,15 @@ class ApplyApCorrTask(Task):
                     name,
                     " or ".join(missing),
                 )
-            model: Any = None if missing else apCorrMap.get(fields[0])
-            for record in catalog:
-                self._correct(record, name, model)
-
-    def _correct(self, record: SourceRecord, name: str, model: Any) -> None:
-        correction = np.nan
-        if model is not None:
-            correction = model.evaluate(record.getCentroid())
-            record[f"{name}_apCorr"], record[f"{name}_apCorrErr"] = correction, 0.0
-        if correction > 0:
+                catalog[f"{name}_flag_apCorr"] = np.ones(len(catalog), bool)
+                continue
+            model: Any = apCorrMap.get(fields[0])
+            x, y = (np.asarray(catalog[column]) for column in (self.config.xColumn, self.config.yColumn))
+            correction = model.evaluate(x, y)
+            good = np.isfinite(correction) & (correction > 0.0)
+            catalog[f"{name}_apCorr"], catalog[f"{name}_apCorrErr"] = correction, np.zeros(len(catalog))
             for field in ("instFlux", "instFluxErr"):
-                record[f"{name}_{field}"] *= correction
-            return
-        record[f"{name}_flag_apCorr"] = True
-        if model is not None and self.config.doFlagApCorrFailures:
-            record[f"{name}_flag"] = True
+                catalog[f"{name}_{field}"][good] *= correction[good]
+            catalog[f"{name}_flag_apCorr"] = ~good
+            if self.config.doFlagApCorrFailures:
+                catalog[f"{name}_flag"] = np.asarray(catalog[f"{name}_flag"], bool) | ~good

@@ -97,6 +97,12 @@ class BaseCore:
         q = m @ np.array([[ixx, ixy], [ixy, iyy]]) @ m.T
         self._set_moments(float(q[0, 0]), float(q[1, 1]), float(q[0, 1]))
 
+    def getGridTransform(self) -> LinearTransform:
+        """Return the symmetric transform that makes a unit circle of the ellipse."""
+        ixx, iyy, ixy = self._moments()
+        values, vectors = np.linalg.eigh(np.array([[ixx, ixy], [ixy, iyy]]))
+        return LinearTransform((vectors / np.sqrt(values)) @ vectors.T)
+
     def __eq__(self, other: object) -> bool:
         if type(other) is not type(self):
             return NotImplemented
@@ -334,6 +340,11 @@ class Ellipse:
     def transform(self, transform: AffineTransform) -> Ellipse:
         """Return the ellipse under an affine map."""
         return Ellipse(self._core.transform(transform.getLinear()), transform(self._center))
+
+    def getGridTransform(self) -> AffineTransform:
+        """Return the transform that makes a unit circle about the origin of the ellipse."""
+        linear = self._core.getGridTransform()
+        return AffineTransform(linear, -linear(Extent2D(self._center)))
 
     def computeBBox(self) -> Box2D:
         """Return the bounding box."""
