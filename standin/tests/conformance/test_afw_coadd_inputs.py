@@ -14,10 +14,11 @@ import pytest
 import lsst.afw.table as afwTable
 import lsst.geom as geom
 import lsst.pex.exceptions as pexExceptions
-from lsst.afw.detection import GaussianPsf
-from lsst.afw.geom import SkyWcs, makeCdMatrix, makeSkyWcs
+from lsst.afw.detection import Footprint, GaussianPsf
+from lsst.afw.geom import SkyWcs, SpanSet, makeCdMatrix, makeSkyWcs
 from lsst.afw.geom.polygon import Polygon
 from lsst.afw.image import CoaddInputs, ExposureF, PhotoCalib
+from lsst.meas.base import SingleFrameMeasurementTask
 
 BOX = geom.Box2I(geom.Point2I(10, 20), geom.Extent2I(30, 40))
 
@@ -86,3 +87,33 @@ def test_records_of_images() -> None:
         ccds.addNew().contains(geom.SpherePoint(0.0, 0.0, geom.degrees))
     with pytest.raises(pexExceptions.InvalidParameterError, match="makeMinimalSchema"):
         afwTable.ExposureTable.make(afwTable.Schema())
+
+
+def test_inputs_and_variance_are_measured() -> None:
+    """Positions on one image, on two, and on none; the median of the variance around a source."""
+    config = SingleFrameMeasurementTask.ConfigClass()
+    config.plugins.names = ["base_PeakCentroid", "base_SdssShape", "base_InputCount", "base_Variance"]
+    config.slots.centroid, config.slots.shape = "base_PeakCentroid", "base_SdssShape"
+    for slot in ("psfShape", "apFlux", "modelFlux", "psfFlux", "gaussianFlux", "calibFlux"):
+        setattr(config.slots, slot, None)
+    config.doReplaceWithNoise = False
+    schema = afwTable.SourceTable.makeMinimalSchema()
+    task = SingleFrameMeasurementTask(schema, config=config)
+    exposure = ExposureF(BOX, make_wcs(45.0))
+    exposure.getInfo().setCoaddInputs(make_inputs())
+    y, x = np.indices(exposure.image.array.shape)
+    exposure.image.array[:] = 100.0 * np.exp(-0.5 * ((x - 9) ** 2 + (y - 12) ** 2) / 2.0**2)
+    exposure.variance.array[:] = 4.0
+    exposure.variance.array[12, 9] = 400.0
+    catalog = afwTable.SourceCatalog(schema)
+    record = catalog.addNew()
+    footprint = Footprint(SpanSet.fromShape(4, offset=(19, 32)))
+    footprint.addPeak(19.0, 32.0, 100.0)
+    record.setFootprint(footprint)
+    task.run(catalog, exposure)
+    # The grid of the exposure is that of the first image.
+    assert (record["base_InputCount_value"], record["base_InputCount_flag"]) == (1, False)
+    assert (record["base_Variance_value"], record["base_Variance_flag"]) == (4.0, False)
+    exposure.getInfo().setCoaddInputs(None)
+    task.run(catalog, exposure)
+    assert record["base_InputCount_flag_noInputs"] and record["base_InputCount_flag"]

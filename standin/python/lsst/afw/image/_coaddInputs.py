@@ -9,6 +9,8 @@ __all__ = ["CoaddInputs"]
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lsst.afw.table.io import register_persistable
 from lsst.afw.typehandling import Storable
 
@@ -36,6 +38,18 @@ class CoaddInputs(Storable):
 
         self.visits, self.ccds = catalog(visits), catalog(ccds)
 
+    def subset_containing_ccds(self, point: Any, wcs: Any, includeValidPolygon: bool = False) -> Any:
+        """Return the detectors' images that a point of the coadd is on.
+
+        Those without a WCS are of cell coadds: their polygons are in the
+        pixels of the coadd.
+        """
+        return _subset(self.ccds, point, wcs, includeValidPolygon)
+
+    def subset_containing_visits(self, point: Any, wcs: Any, includeValidPolygon: bool = False) -> Any:
+        """Return the visits that a point of the coadd is on; see `subset_containing_ccds`."""
+        return _subset(self.visits, point, wcs, includeValidPolygon)
+
     def isPersistable(self) -> bool:
         """Tell whether it can be written to FITS."""
         return True
@@ -49,3 +63,9 @@ class CoaddInputs(Storable):
         from lsst.afw.table import ExposureCatalog
 
         return cls(*(ExposureCatalog.readFromArchive(archive, catalog) for catalog in catalogs))
+
+
+def _subset(catalog: Any, point: Any, wcs: Any, includeValidPolygon: bool) -> Any:
+    if len(catalog) == 0 or catalog[0].getWcs() is not None:
+        return catalog.subsetContaining(point, wcs, includeValidPolygon)
+    return catalog[np.array([record.getValidPolygon().contains(point) for record in catalog])]

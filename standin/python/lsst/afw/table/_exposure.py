@@ -100,6 +100,7 @@ class ExposureRecord(BaseRecord):
 
 
 for _name in _COMPONENTS:
+    setattr(ExposureRecord, _name, property(*_accessors(_name)))
     for _verb, _method in zip(("get", "set"), _accessors(_name), strict=True):
         _method.__name__ = f"{_verb}{_name[0].upper()}{_name[1:]}"
         setattr(ExposureRecord, _method.__name__, _method)
