@@ -12,8 +12,8 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pyarrow.parquet
 import pytest
-from astropy.table import Table
 
 import lsst.daf.butler
 from lsst.daf.butler import DatasetType
@@ -54,6 +54,6 @@ def test_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names: dict = {"Butler": open_butler}
     for cell in run:
         exec(cell.replace("from lsst.daf.butler import Butler\n", ""), names)
-    table = Table.read("sources.parquet")
+    table = pyarrow.parquet.read_table("sources.parquet")
     assert len(table) == len(names["sources"]) > 5
     assert names["axes"].get_legend() is not None

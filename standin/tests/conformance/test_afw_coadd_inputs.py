@@ -111,8 +111,8 @@ def test_inputs_and_variance_are_measured() -> None:
     footprint.addPeak(19.0, 32.0, 100.0)
     record.setFootprint(footprint)
     task.run(catalog, exposure)
-    # The grid of the exposure is that of the first image.
-    assert (record["base_InputCount_value"], record["base_InputCount_flag"]) == (1, False)
+    # It is at x = 39 of the second image, the last column of it.
+    assert (record["base_InputCount_value"], record["base_InputCount_flag"]) == (2, False)
     assert (record["base_Variance_value"], record["base_Variance_flag"]) == (4.0, False)
     exposure.getInfo().setCoaddInputs(None)
     task.run(catalog, exposure)
