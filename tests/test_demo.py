@@ -6,7 +6,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
+import signal
+import time
 
 import numpy as np
 import pytest
@@ -127,6 +131,33 @@ def test_demo_refuses_in_one_line(model_file, fits_files, tmp_path, capfd):
         error = capfd.readouterr().err
         assert error.startswith("demo: ") and error.count("\n") == 1 and words in error
         assert not out.exists()
+
+
+def test_pipetask_ends_with_a_killed_demo(tmp_path):
+    script, held = tmp_path / "pipetask", tmp_path / "held"
+    script.write_text(
+        f"import fcntl, time\nstream = open({str(held)!r}, 'w')\nfcntl.flock(stream, fcntl.LOCK_EX)\n"
+        "print('at work', flush=True)\ntime.sleep(60)\n"
+    )
+    child = os.fork()
+    if child == 0:
+        os._exit(demo._run_pipetask([str(script)], tmp_path / "log"))
+    try:
+        while "at work" not in ((tmp_path / "log").read_text() if (tmp_path / "log").exists() else ""):
+            assert os.waitpid(child, os.WNOHANG) == (0, 0)
+            time.sleep(0.02)
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    with held.open() as stream:
+        for _ in range(500):
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                time.sleep(0.02)
+        else:
+            pytest.fail("pipetask goes on")
 
 
 def test_demo_leaves_a_foreign_repo_alone(model_file, tmp_path, capfd):

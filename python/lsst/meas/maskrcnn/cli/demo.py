@@ -63,6 +63,18 @@ if TYPE_CHECKING:
 _MARKER = "made_by_meas_maskrcnn_demo"
 _XY0 = (12000, 8000)
 
+_CHILD = """
+import os, runpy, signal, sys, threading
+
+def end_with_parent():
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a script until it ends, or until the process that holds the other end of its standard input does."""
 
 _USUAL_BANDS = ("g", "r", "z")
 """Bands of the simulated field, and of three images that do not say theirs."""
@@ -215,7 +227,7 @@ def _find_sources(
         options += ["--config", override]
     steps("pipetask:")
     print("    " + shlex.join(["pipetask", *options]), flush=True)
-    _run_pipetask([*_pipetask(), *options], out / "pipetask.log")
+    _run_pipetask([_pipetask(), *options], out / "pipetask.log")
 
     steps("catalogue, picture, regions")
     catalog: SourceCatalog = butler.get("deepCoadd_maskRcnnCatalog", data_id, collections=output)
@@ -338,15 +350,13 @@ def _wcs_of(exposure: ExposureF) -> SkyWcs:
     return wcs
 
 
-def _pipetask() -> list[str]:
+def _pipetask() -> str:
     """Find the command ``pipetask`` of this Python."""
     beside = Path(sys.executable).parent / "pipetask"
-    if beside.is_file():
-        return [sys.executable, str(beside)]
-    found = shutil.which("pipetask")
+    found = str(beside) if beside.is_file() else shutil.which("pipetask")
     if found is None:
         raise CommandError("The command pipetask was not found; install lsst-ctrl-mpexec.")
-    return [found]
+    return found
 
 
 def _run_pipetask(command: Sequence[str], log: Path) -> None:
@@ -356,7 +366,8 @@ def _run_pipetask(command: Sequence[str], log: Path) -> None:
     with (
         log.open("w", encoding="utf-8") as stream,
         subprocess.Popen(
-            command,
+            [sys.executable, "-P", "-c", _CHILD, *command],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -367,6 +378,7 @@ def _run_pipetask(command: Sequence[str], log: Path) -> None:
         if process.stdout is not None:
             for line in process.stdout:
                 stream.write(line)
+                stream.flush()
                 last = line.strip() or last
                 # The first error is the cause; those after it only say that something failed.
                 if not cause and re.search(r"ERROR|CRITICAL|Error\b|Exception\b", line):
