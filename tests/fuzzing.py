@@ -22,6 +22,11 @@ import numpy as np
 import torch
 from astropy.io import fits
 
+from lsst.afw.detection import Footprint, GaussianPsf, HeavyFootprintF
+from lsst.afw.geom import SpanSet, makeCdMatrix, makeSkyWcs
+from lsst.afw.image import ExposureF, MaskedImageF, PhotoCalib
+from lsst.afw.table import SourceCatalog, SourceTable
+from lsst.geom import Box2I, Extent2I, Point2D, Point2I, SpherePoint, arcseconds, degrees
 from lsst.meas.maskrcnn.compare.scarlet_models import ScarletModelError, read_scarlet_models
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles, FitsImageError
@@ -35,6 +40,9 @@ from lsst.meas.maskrcnn.network.model_file import (
     read_model,
 )
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
+from lsst.meas.maskrcnn.scenes.presets import preset_config
+from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
+from lsst.meas.maskrcnn.train.band_scenes import read_band_scene, to_band_scene, write_band_scene
 from lsst.meas.maskrcnn.train.checkpoint import (
     CheckpointError,
     TrainingState,
@@ -42,6 +50,7 @@ from lsst.meas.maskrcnn.train.checkpoint import (
     write_checkpoint,
 )
 from lsst.meas.maskrcnn.train.training_scene import SceneFileError, TrainingScene, read_scene, write_scene
+from lsst.pex.exceptions import Exception as AfwException
 
 _NUMBERS = (
     b"-1",
@@ -133,7 +142,9 @@ def fuzz(form: Format, count: int, seed: int, folder: Path) -> Result:
                 found = form.read(path)
             except form.error as error:
                 result.refused += 1
-                if "\n" in str(error) or path.name not in str(error):
+                # Those of afw need not name the file.
+                unnamed = path.name not in str(error) and form.error is not AfwException
+                if "\n" in str(error) or unnamed:
                     result.raw[f"{type(error).__name__}: {str(error)[:150]!r}"] += 1
             except Exception as error:
                 result.raw[f"{type(error).__name__}: {str(error)[:150]}"] += 1
@@ -158,10 +169,14 @@ def formats(folder: Path) -> dict[str, Format]:
         "scarlet JSON": (".json", json.dumps(_SCARLET).encode(), read_scarlet_models, ScarletModelError),
         "FITS image": (".fits", _image(folder, False), _read_image, FitsImageError),
         "FITS image, packed": (".fits", _image(folder, True), _read_image, FitsImageError),
+        "any-band scene": (".npz", _band_scene(folder), read_band_scene, SceneFileError),
+        "catalogue": (".fits", _catalog(folder), _read_catalog, AfwException),
+        "exposure": (".fits", _exposure(folder), _read_exposure, AfwException),
     }
     same = {
         "model": _same_state,
         "checkpoint": lambda one, other: _equal(one[0]["network"], other[0]["network"]),
+        "catalogue": lambda one, other: None not in [record.getFootprint() for record in other],
     }
     return {
         name: Format(*parts, **({"same": same[name]} if name in same else {})) for name, parts in made.items()
@@ -256,6 +271,43 @@ def _scarlet(folder: Path) -> bytes:
         for name, blend in _SCARLET["blends"].items():
             archive.writestr(name, json.dumps(blend))
     return path.read_bytes()
+
+
+def _band_scene(folder: Path) -> bytes:
+    settings = preset_config("hsc-500s", shape=(64, 64), bands=("g", "r"), noise=False, keep_models=True)
+    scene = simulate_scene(settings, np.random.default_rng(3))
+    write_band_scene(to_band_scene(scene), folder / "band.npz")
+    return (folder / "band.npz").read_bytes()
+
+
+def _catalog(folder: Path) -> bytes:
+    catalog = SourceCatalog(SourceTable.make(SourceTable.makeMinimalSchema()))
+    image = MaskedImageF(Box2I(Point2I(0, 0), Extent2I(40, 30)))
+    for number in range(6):
+        record = catalog.addNew()
+        footprint = Footprint(SpanSet.fromShape(3, offset=(5 + 5 * number, 10)))
+        footprint.addPeak(5 + 5 * number, 10, 1.0)
+        record.setFootprint(HeavyFootprintF(footprint, image) if number % 2 else footprint)
+    catalog.writeFits(str(folder / "catalog.fits"))
+    return (folder / "catalog.fits").read_bytes()
+
+
+def _read_catalog(path: Path) -> SourceCatalog:
+    return SourceCatalog.readFits(str(path))
+
+
+def _exposure(folder: Path) -> bytes:
+    exposure = ExposureF(Box2I(Point2I(7, 8), Extent2I(20, 16)))
+    exposure.setPsf(GaussianPsf(11, 11, 1.5))
+    exposure.setWcs(makeSkyWcs(Point2D(10, 8), SpherePoint(150, 2, degrees), makeCdMatrix(0.2 * arcseconds)))
+    exposure.setPhotoCalib(PhotoCalib(2.0))
+    exposure.writeFits(str(folder / "exposure.fits"))
+    return (folder / "exposure.fits").read_bytes()
+
+
+def _read_exposure(path: Path) -> Any:
+    exposure = ExposureF.readFits(str(path))
+    return exposure.getPsf(), exposure.getWcs(), exposure.getPhotoCalib()
 
 
 def _image(folder: Path, packed: bool) -> bytes:

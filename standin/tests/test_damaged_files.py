@@ -16,12 +16,7 @@ from lsst.afw.detection import Footprint, GaussianPsf
 from lsst.afw.fits import FitsError
 from lsst.afw.geom import SpanSet
 from lsst.afw.image import ExposureF, PhotoCalib
-from lsst.afw.table import (
-    SOURCE_IO_NO_FOOTPRINTS,
-    SOURCE_IO_NO_HEAVY_FOOTPRINTS,
-    SourceCatalog,
-    SourceTable,
-)
+from lsst.afw.table import SOURCE_IO_NO_FOOTPRINTS, SOURCE_IO_NO_HEAVY_FOOTPRINTS, SourceCatalog, SourceTable
 from lsst.geom import Box2I, Extent2I, Point2I
 from lsst.pex.exceptions import Exception as PexException
 
@@ -66,6 +61,25 @@ def test_catalogue_without_its_archive(catalogue, tmp_path):
     with pytest.raises(FitsError, match=r"cut\.fits.* has no archive"):
         SourceCatalog.readFits(str(path))
     assert len(SourceCatalog.readFits(str(path), flags=SOURCE_IO_NO_FOOTPRINTS)) == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (b"= 'footprint'", b"= 'footprind'", "4 of its Footprints belong to no record"),
+        (b"\1Footprint", b"\1Fooxprint", "is no Footprint that is known"),
+        (b"XTENSION= 'BINTABLE'", b"XTENSOIN= 'BINTABLE'", "what follows HDU 1 is no HDU"),
+    ],
+)
+def test_no_footprint_is_lost_without_a_word(catalogue, tmp_path, old, new, words):
+    data = catalogue.read_bytes()
+    # The first HDU is the table itself.
+    start = data.index(old) if b"footprint" in old else data.index(old, data.index(b"AR_HDU"))
+    path = tmp_path / "damaged.fits"
+    path.write_bytes(data[:start] + data[start:].replace(old, new))
+    with pytest.raises(FitsError, match=words) as error:
+        SourceCatalog.readFits(str(path))
+    assert "damaged.fits" in str(error.value)
 
 
 def test_what_crashes_upstream_is_refused(catalogue, tmp_path):
@@ -124,7 +138,7 @@ def test_damaged_files(kind, catalogue, exposure, tmp_path):
                 refused += 1
                 continue
             if kind == "catalogue" and len(found) and "footprint" not in found.schema.getNames():
-                assert any(record.getFootprint() is not None for record in found)
+                assert all(record.getFootprint() is not None for record in found)
     assert refused > 20
     assert time.process_time() - start < 15.0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000

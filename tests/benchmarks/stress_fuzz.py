@@ -4,7 +4,7 @@
 
 """Read many damaged files of every format and print what became of them.
 
-python tests/benchmarks/stress_fuzz.py [--count 100000] [--seconds S] [--seed N] [--only NAME]
+python tests/benchmarks/stress_fuzz.py [--count 100000] [--seconds S] [--seed N] [--only NAME ...]
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000, help="mutants of each format")
     parser.add_argument("--seconds", type=float, default=1e9, help="CPU time for each format, at most")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", help="name of one format")
+    parser.add_argument("--only", nargs="+", help="names of formats")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
     print(
@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for label, form in formats(folder).items():
-            if arguments.only not in (None, label):
+            if arguments.only and label not in arguments.only:
                 continue
             total, start = Result(), time.process_time()
             done = 0

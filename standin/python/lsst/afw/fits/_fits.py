@@ -109,6 +109,7 @@ _DAMAGE = (
     RuntimeError,
     AssertionError,
     EOFError,
+    OSError,
     fits.VerifyError,
 )
 
@@ -221,7 +222,7 @@ def open_fits(source: Any, decompress: bool = False) -> fits.HDUList:
         )
     except FileNotFoundError:
         raise FitsError(f"Could not open FITS file '{name}': it does not exist.") from None
-    except (OSError, fits.VerifyError) as error:
+    except _DAMAGE as error:
         raise FitsError(f"Could not open FITS file '{name}': {error}") from error
 
 
@@ -237,7 +238,7 @@ def _check_sizes(name: str) -> None:
 
 @contextmanager
 def fits_errors(name: str) -> Iterator[None]:
-    """Turn what Python says of contents that are damaged into a `FitsError`.
+    """Turn what Python says of contents that are damaged into a `FitsError`, and name the file.
 
     Parameters
     ----------
@@ -246,8 +247,10 @@ def fits_errors(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except PexException:
-        raise
+    except PexException as error:
+        if name in error.what():
+            raise
+        raise type(error)(f"cannot read {name}: {error.what()}") from error
     except _DAMAGE as error:
         text = " ".join(str(error).split())
         raise FitsError(f"cannot read {name}: {type(error).__name__}, {text}; it is damaged") from error

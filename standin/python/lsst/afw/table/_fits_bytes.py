@@ -264,6 +264,8 @@ def scan(buffer: bytes) -> list[RawHdu]:
     position = 0
     while position < len(buffer):
         if position and buffer[position : position + 9] != b"XTENSION=":
+            if buffer[position:].strip(b" \0"):
+                raise FitsError(f"what follows HDU {len(hdus) - 1} is no HDU; the file is damaged")
             break
         end = _find_end(buffer, position)
         if end < 0:

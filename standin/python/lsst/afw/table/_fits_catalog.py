@@ -416,17 +416,16 @@ def _read_hdus(cls: Any, hdus: list[raw_fits.RawHdu], hdu: int, flags: int, name
 
     index = _choose(hdus, hdu, name)
     is_source = hdus[index].keys.get("AFW_TYPE") == "SOURCE"
-    try:
-        with fits_errors("the table"):
-            catalog, header, skipped = read_table(hdus[index], cls, skip=("footprint",) if is_source else ())
-    except FitsError as error:
-        raise FitsError(f"cannot read HDU {index} of {name}: {error.args[0]}") from error
-    if is_source and not flags & SOURCE_IO_NO_FOOTPRINTS and "footprint" in skipped:
+    with fits_errors(f"HDU {index} of {name}"):
+        catalog, header, skipped = read_table(hdus[index], cls, skip=("footprint",) if is_source else ())
+    if is_source and not flags & SOURCE_IO_NO_FOOTPRINTS:
         from .io._archive import InputArchive
 
+        if "footprint" not in skipped and header.archive_hdu <= 0:
+            return catalog
         start = header.archive_hdu if header.archive_hdu > 0 else index + 1
         if start >= len(hdus):
-            if header.archive_hdu > 0 and skipped["footprint"].any():
+            if header.archive_hdu > 0 and skipped.get("footprint", np.zeros(0)).any():
                 raise FitsError(
                     f"{name} has no archive: its Footprints should be in HDU {start}, the last is "
                     f"{len(hdus) - 1}. Copy it again, or read it with SOURCE_IO_NO_FOOTPRINTS."
@@ -434,11 +433,17 @@ def _read_hdus(cls: Any, hdus: list[raw_fits.RawHdu], hdu: int, flags: int, name
             return catalog
         with fits_errors(f"the archive of {name}"):
             archive = InputArchive._from_raw(hdus, start)
-            _attach_footprints(catalog, skipped["footprint"], archive, flags)
+            ids = skipped.get("footprint", np.zeros(0, np.int64))
+            if lost := archive.find("Footprint") - set(ids.tolist()):
+                # Upstream does not look, but never writes such a file.
+                raise FitsError(f"{len(lost)} of its Footprints belong to no record; the table is damaged")
+            _attach_footprints(catalog, ids, archive, flags)
     return catalog
 
 
 def _attach_footprints(catalog: BaseCatalog, ids: np.ndarray, archive: Any, flags: int) -> None:
+    from lsst.afw.fits import FitsError
+
     no_heavy = bool(flags & SOURCE_IO_NO_HEAVY_FOOTPRINTS)
     block = catalog._block
     if block is None:
@@ -447,9 +452,9 @@ def _attach_footprints(catalog: BaseCatalog, ids: np.ndarray, archive: Any, flag
     for row, id in enumerate(ids.tolist(), start=catalog._start):
         footprint = archive.get(id)
         if footprint is None:
+            if id:
+                raise FitsError(f"object {id} is no Footprint that is known")
             if no_heavy:
-                from lsst.afw.fits import FitsError
-
                 # Upstream ends in a segmentation fault: callers must not get used to another answer.
                 raise FitsError(
                     f"Record {row} has no Footprint, and lsst.afw cannot read such records with "

@@ -196,13 +196,7 @@ class OutputArchiveHandle:
     def saveEmpty(self) -> None:
         """Save an object that needs no catalogue."""
         self._archive._add_index(
-            self._id,
-            _NO_CATALOGS_SAVED,
-            _NO_CATALOGS_SAVED,
-            _NO_CATALOGS_SAVED,
-            0,
-            self._name,
-            self._module,
+            self._id, _NO_CATALOGS_SAVED, _NO_CATALOGS_SAVED, _NO_CATALOGS_SAVED, 0, self._name, self._module
         )
 
     def put(self, obj: Any, permissive: bool = False) -> int:
@@ -476,6 +470,10 @@ class InputArchive:
             catalogs.append(self._part(id, number, start, count))
         self._objects[id] = factory(self, catalogs)
         return self._objects[id]
+
+    def find(self, name: str) -> set[int]:
+        """Return the ids of objects of classes with a name that holds ``name``."""
+        return {id for id, (kind, _) in self._names.items() if name in kind}
 
     def _part(self, id: int, number: int, start: int, count: int) -> BaseCatalog:
         if not 0 < number <= len(self._catalogs):
