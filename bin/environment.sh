@@ -194,7 +194,7 @@ install_packages() {
     fi
 
     # Without what cell coadds need on Python 3.11, where there is no lsst-images.
-    if [ "$1" = test ]; then extra='[rubin,test]'; else extra='[rubin]'; fi
+    if [ "$1" = test ]; then extra='[rubin,test]'; else extra='[all,rubin]'; fi
     step "installing packages; torch is large, so this takes some minutes on the first run"
     start_heartbeat
     # Bytecode is made on first import; to compile all of torch beforehand would take longer than that saves.
@@ -312,7 +312,7 @@ use_science_pipelines() {
     MEAS_MASKRCNN_DIR="$project"
     PYTHONPATH="$project/python${PYTHONPATH:+:$PYTHONPATH}"
     export MEAS_MASKRCNN_DIR PYTHONPATH
-    modules='torch torchvision safetensors galsim matplotlib tqdm lsst.ctrl.mpexec'
+    modules='torch torchvision safetensors galsim matplotlib tqdm click lsst.ctrl.mpexec'
     if [ "$1" = test ]; then modules="$modules pytest xdist pytest_cov ruff mypy"; fi
     missing=$("$python" -P - $modules <<'EOF'
 import importlib.util, sys

@@ -30,18 +30,16 @@ import torch
 from astropy.io import fits
 
 from lsst.daf.butler import Butler, MissingDatasetTypeError
-from lsst.meas.maskrcnn.cli import ingest_fits, ingest_model, simulate_scenes, train
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.ingest.repo import create_repo
 from lsst.meas.maskrcnn.network.model_file import read_model
 
 _EVENTS = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
 _SQL = re.compile(r"\s*(BEGIN IMMEDIATE|INSERT|UPDATE|DELETE|CREATE|COMMIT|SAVEPOINT|RELEASE)", re.I)
 
-Command = Callable[[Sequence[str]], int]
-
 
 def run_in_child(
-    command: Command,
+    command: str,
     arguments: Sequence[str],
     log: Path,
     *,
@@ -53,8 +51,8 @@ def run_in_child(
 
     Parameters
     ----------
-    command : callable
-        The ``main`` of a command.
+    command : `str`
+        A subcommand of ``maskrcnn``.
     arguments : `~collections.abc.Sequence` [`str`]
         Its arguments.
     log : `pathlib.Path`
@@ -98,9 +96,7 @@ def run_in_child(
     return os.waitstatus_to_exitcode(status), int.from_bytes(counter.read_bytes(), "little")
 
 
-def _run(
-    command: Command, arguments: Sequence[str], log: Path, counter: Path, event: int, file_size: int
-) -> int:
+def _run(command: str, arguments: Sequence[str], log: Path, counter: Path, event: int, file_size: int) -> int:
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number in (1, 2):
         os.dup2(stream, number)
@@ -145,7 +141,7 @@ def _run(
     if file_size:
         # Python ignores SIGXFSZ, so that writing fails.
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-    return command(arguments)
+    return maskrcnn(command, arguments)
 
 
 def what_is_there(folder: Path) -> dict[str, str]:
@@ -210,7 +206,7 @@ def _digest(path: Path) -> str:
 class Case:
     """A command that writes: what makes its inputs in a folder, and its arguments there."""
 
-    command: Command
+    command: str
     arguments: Callable[[Path], list[str]]
     prepare: Callable[[Path], None] = lambda folder: None
 
@@ -233,13 +229,13 @@ def _write_images(folder: Path) -> None:
 
 def _simulate(folder: Path) -> None:
     arguments = [str(folder / "repo"), *_SCENES, "--count", "2", "--split", "train=9,validation=1"]
-    assert simulate_scenes.main(arguments) == 0
+    assert maskrcnn("simulate", arguments) == 0
 
 
 def train_on_scenes(steps: int) -> Case:
     """Train without a repository."""
     return Case(
-        train.main,
+        "train",
         lambda folder: (
             [str(folder / "model.safetensors"), "--scenes", str(folder / "scenes")]
             + ["--count", "1", "--presets", "hsc-500s", "--steps", str(steps), *_SHORT.split()]
@@ -248,11 +244,9 @@ def train_on_scenes(steps: int) -> Case:
 
 
 CASES = {
-    "simulate_scenes": Case(
-        simulate_scenes.main, lambda folder: [str(folder / "repo"), *_SCENES, "--count", "2"]
-    ),
+    "simulate_scenes": Case("simulate", lambda folder: [str(folder / "repo"), *_SCENES, "--count", "2"]),
     "ingest_fits": Case(
-        ingest_fits.main,
+        "ingest-fits",
         lambda folder: (
             [str(folder / "repo"), "--band", f"g={folder}/g.fits", f"r={folder}/r.fits"]
             + ["--zeropoint", "27", "--psf-fwhm", "0.7"]
@@ -260,10 +254,10 @@ CASES = {
         _write_images,
     ),
     "ingest_model": Case(
-        ingest_model.main, lambda folder: [str(folder / "repo"), "--collection", "models/one"], _make_repo
+        "ingest-model", lambda folder: [str(folder / "repo"), "--collection", "models/one"], _make_repo
     ),
     "train": Case(
-        train.main,
+        "train",
         lambda folder: (
             [str(folder / "repo"), "-i", "simulated/hsc-500s", "-o", "trained/one"]
             + ["--schedule", "scratch", "--steps", "3", *_SHORT.split()]

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from lsst.meas.maskrcnn.cli.train_any_band import main
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.deblend.any_band import _in_brighter_sources
 from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
 from lsst.meas.maskrcnn.deblend.image import MultibandImage
@@ -442,10 +442,16 @@ def test_learning_rate_rises_and_falls():
 
 def test_command_makes_scenes_and_says_what_is_missing(tmp_path, capsys):
     pytest.importorskip("galsim")
-    assert main(["scenes", str(tmp_path / "some"), "--count", "1", "--seed", "7", "--size", "64"]) == 0
+    assert (
+        maskrcnn(
+            "train-any-band",
+            ["scenes", str(tmp_path / "some"), "--count", "1", "--seed", "7", "--size", "64"],
+        )
+        == 0
+    )
     assert read_names(tmp_path / "some") == {"bands_7_00000.npz"}
     folders = ["--scenes", str(tmp_path / "none"), "--valid", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert main(["train", *folders, "--initial", "lite"]) == 1
+    assert maskrcnn("train-any-band", ["train", *folders, "--initial", "lite"]) == 1
     assert "there are no scenes" in capsys.readouterr().err
 
 

@@ -17,8 +17,7 @@ import pytest
 import yaml
 
 from lsst.daf.butler import Butler
-from lsst.meas.maskrcnn.cli.ingest_model import main as ingest_model
-from lsst.meas.maskrcnn.cli.simulate_scenes import main as simulate_scenes
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 
 ROOT = Path(__file__).resolve().parent.parent
 FILES = sorted((ROOT / "bps").glob("*.yaml"))
@@ -57,8 +56,8 @@ def test_six_patches_and_a_killed_worker(tmp_path: Path) -> None:
     pytest.importorskip("lsst.ctrl.bps.parsl", reason="lsst-ctrl-bps-parsl is not installed")
     repo = tmp_path / "repo"
     options = ["--count", "6", "--shape", "100", "110", "--no-flux", "--split", "test=10"]
-    assert simulate_scenes([str(repo), *options]) == 0
-    assert ingest_model([str(repo)]) == 0
+    assert maskrcnn("simulate", [str(repo), *options]) == 0
+    assert maskrcnn("ingest-model", [str(repo)]) == 0
     command = [
         *("bps", "submit", str(ROOT / "bps" / "parsl-local.yaml"), "-b", str(repo)),
         *("-i", "simulated/hsc-wide/test,models/maskRcnn", "-o", "deblended"),

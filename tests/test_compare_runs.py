@@ -17,7 +17,7 @@ import pytest
 from astropy.table import Table
 
 from lsst.daf.butler import CollectionType, DatasetType
-from lsst.meas.maskrcnn.cli import compare_runs as command
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.ingest.repo import create_repo
 from lsst.meas.maskrcnn.metrics.run_comparison import (
     EvaluatedRun,
@@ -188,7 +188,7 @@ def test_settings_that_differ(sample: ModuleType, runs: list[EvaluatedRun]) -> N
 
 
 def test_command_prints_a_table(repo: Path, capsys) -> None:
-    assert command.main([str(repo), "u/good", "u/worse", "--samples", "50"]) == 0
+    assert maskrcnn("compare-runs", [str(repo), "u/good", "u/worse", "--samples", "50"]) == 0
     captured = capsys.readouterr()
     lines = captured.out.splitlines()
     assert lines[:4] == [
@@ -209,7 +209,7 @@ def test_command_writes_files(repo: Path, tmp_path: Path, capsys) -> None:
     for name in ("table.csv", "table.ecsv", "table.html"):
         path = tmp_path / name
         arguments = [str(repo), "u/good", "u/worse", "--reference", "u/worse", "--samples", "30"]
-        assert command.main([*arguments, "--out", str(path)]) == 0
+        assert maskrcnn("compare-runs", [*arguments, "--out", str(path)]) == 0
         if name.endswith("html"):
             assert "u/worse (reference)" in path.read_text("utf-8")
             continue
@@ -240,9 +240,9 @@ def test_command_writes_files(repo: Path, tmp_path: Path, capsys) -> None:
     ],
 )
 def test_command_errors(repo: Path, capsys, arguments: list[str], words: list[str]) -> None:
-    assert command.main([str(repo), *arguments]) == 1
+    assert maskrcnn("compare-runs", [str(repo), *arguments]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("compare_runs: ") and captured.err.count("\n") == 1
+    assert captured.err.startswith("maskrcnn compare-runs: ") and captured.err.count("\n") == 1
     for word in words:
         assert word in captured.err

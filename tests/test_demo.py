@@ -25,7 +25,7 @@ from lsst.afw.table import Point2DKey, SourceCatalog, SourceTable
 from lsst.geom import Point2I
 from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
 from lsst.meas.maskrcnn.cli import demo
-from lsst.meas.maskrcnn.cli.demo import main
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.network.build import build_network
@@ -81,7 +81,7 @@ def test_demo_twice(model_file, tmp_path, capfd):
     out = tmp_path / "an out folder"
     arguments = ["--out", str(out), "--model", str(model_file), "--size", "150", "100", "--cores", "1"]
     for _ in range(2):
-        assert main(arguments) == 0
+        assert maskrcnn("demo", arguments) == 0
         said = capfd.readouterr().out
         assert re.search(r"^Found \d+ sources in 150 x 100 pixels", said, re.MULTILINE)
         assert re.search(r"^ *objectId +coord_ra +coord_dec +class +pStar .*sersicMag", said, re.MULTILINE)
@@ -109,7 +109,7 @@ def test_demo_on_fits_images(model_file, fits_files, tmp_path, capfd):
         "--fits",
         *map(str, fits_files),
     ]
-    assert main(arguments) == 0
+    assert maskrcnn("demo", arguments) == 0
     assert "Found" in capfd.readouterr().out
     assert (out / "objects.parquet").is_file()
 
@@ -127,9 +127,9 @@ def test_demo_refuses_in_one_line(model_file, fits_files, tmp_path, capfd):
     ]
     for arguments, words in cases:
         out = tmp_path / "out"
-        assert main(["--out", str(out), *arguments]) == 1
+        assert maskrcnn("demo", ["--out", str(out), *arguments]) == 1
         error = capfd.readouterr().err
-        assert error.startswith("demo: ") and error.count("\n") == 1 and words in error
+        assert error.startswith("maskrcnn demo: ") and error.count("\n") == 1 and words in error
         assert not out.exists()
 
 
@@ -164,7 +164,10 @@ def test_demo_leaves_a_foreign_repo_alone(model_file, tmp_path, capfd):
     letter = tmp_path / "out" / "repo" / "letter.txt"
     letter.parent.mkdir(parents=True)
     letter.write_text("mine")
-    assert main(["--out", str(tmp_path / "out"), "--model", str(model_file), "--size", "80", "80"]) == 1
+    assert (
+        maskrcnn("demo", ["--out", str(tmp_path / "out"), "--model", str(model_file), "--size", "80", "80"])
+        == 1
+    )
     assert "left alone" in capfd.readouterr().err
     assert [p.name for p in letter.parent.iterdir()] == ["letter.txt"]
 

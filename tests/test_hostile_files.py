@@ -274,13 +274,17 @@ def test_zero_points_that_are_none():
 
 @pytest.mark.parametrize("name", ["../../x", "/x", "a//b", "a/../b", "", "a b"])
 def test_collections_elsewhere(name, tmp_path, capsys):
-    from lsst.meas.maskrcnn.cli.ingest_fits import main as ingest
-    from lsst.meas.maskrcnn.cli.simulate_scenes import main as simulate
+    from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 
     repo = tmp_path / "repo"
     image = hostile("fits_MAGZERO_400.fits")
-    assert ingest([str(repo), "--band", f"r={image}", "--collection", name]) == 1
-    assert simulate([str(repo), "--preset", "hsc-500s-noiseless", "--count", "1", "--collection", name]) == 1
+    assert maskrcnn("ingest-fits", [str(repo), "--band", f"r={image}", "--collection", name]) == 1
+    assert (
+        maskrcnn(
+            "simulate", [str(repo), "--preset", "hsc-500s-noiseless", "--count", "1", "--collection", name]
+        )
+        == 1
+    )
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2 and all(f"Collection {name!r} is no possible name" in line for line in lines)
     assert not repo.exists()
@@ -290,9 +294,11 @@ def test_collections_elsewhere(name, tmp_path, capsys):
     "name", ["fits_RADESYS_x", "fits_CTYPE1_RATAB", "fits_compressed_ZTILE1", "hang_importer_read_field"]
 )
 def test_images_that_ingest_fits_refuses(name, tmp_path, capsys):
-    from lsst.meas.maskrcnn.cli.ingest_fits import main
+    from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 
     path = hostile(f"{name}.fits")
-    assert main([str(tmp_path / "repo"), "--band", f"r={path}"]) == 1
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("ingest_fits:")]
+    assert maskrcnn("ingest-fits", [str(tmp_path / "repo"), "--band", f"r={path}"]) == 1
+    (line,) = [
+        line for line in capsys.readouterr().err.splitlines() if line.startswith("maskrcnn ingest-fits:")
+    ]
     assert path.name in line

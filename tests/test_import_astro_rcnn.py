@@ -17,7 +17,7 @@ from astropy.io import fits
 from lsst.afw.image import ExposureF
 from lsst.daf.butler import Butler
 from lsst.meas.maskrcnn.catalogs.truth import read_truth
-from lsst.meas.maskrcnn.cli.import_astro_rcnn import main
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.ingest.astro_rcnn import AstroRcnnOptions, choose_mask_band, find_sets, read_set
 from lsst.meas.maskrcnn.ingest.fits_files import FitsImageError
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions
@@ -67,7 +67,7 @@ def change_masks(folder, change):
 
 
 def run(repo, *arguments):
-    return main([str(repo), *map(str, arguments), "--psf-fwhm", "0.9"])
+    return maskrcnn("import-astro-rcnn", [str(repo), *map(str, arguments), "--psf-fwhm", "0.9"])
 
 
 @pytest.fixture(scope="module")
@@ -179,7 +179,10 @@ def test_again_and_more(imported, capsys):
     # The same sets, read otherwise, and another split.
     assert run(repo, base / "data", "--zeropoint", "30") == 1
     error = capsys.readouterr().err
-    assert error.splitlines()[-1].startswith("import_astro_rcnn: ") and "another image at tract 2" in error
+    assert (
+        error.splitlines()[-1].startswith("maskrcnn import-astro-rcnn: ")
+        and "another image at tract 2" in error
+    )
     assert run(repo, base / "data", *zero_points, "--split", "test") == 1
     assert "imported/astro_rcnn/train" in capsys.readouterr().err
     # Other images of the same number.
@@ -438,9 +441,9 @@ def test_refusals_in_one_line(tmp_path, capsys):
         ([tmp_path / "letter", folder], "left alone"),
     ]
     for arguments, words in cases:
-        assert main([str(argument) for argument in arguments]) == 1
+        assert maskrcnn("import-astro-rcnn", [str(argument) for argument in arguments]) == 1
         error = capsys.readouterr().err.strip()
-        assert error.startswith("import_astro_rcnn: ") and "\n" not in error and words in error
+        assert error.startswith("maskrcnn import-astro-rcnn: ") and "\n" not in error and words in error
     assert not (tmp_path / "repo").exists()
 
 

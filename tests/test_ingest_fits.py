@@ -7,18 +7,20 @@
 from __future__ import annotations
 
 import gzip
+import json
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from astropy.io import fits
+from astropy.table import Table
 from astropy.wcs import WCS
 
 from lsst.afw.image import ExposureF, FilterLabel
 from lsst.daf.butler import Butler
 from lsst.geom import Box2D
-from lsst.meas.maskrcnn.cli.import_astro_rcnn import main as import_sets
-from lsst.meas.maskrcnn.cli.ingest_fits import main
+from lsst.meas.maskrcnn.catalogs.truth import read_truth
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.ingest.exposures import field_to_exposures
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles, FitsImageError
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
@@ -88,9 +90,9 @@ def plane(exposure, name):
 def test_command(files, tmp_path, capsys):
     repo = tmp_path / "repo"
     arguments = [str(repo), "--band", *words(files), "--psf-fwhm", "1.2", "--tract", "5"]
-    assert main(arguments) == 0
+    assert maskrcnn("ingest-fits", arguments) == 0
     assert "imported: 1; there already: 0." in capsys.readouterr().out
-    assert main(arguments) == 0
+    assert maskrcnn("ingest-fits", arguments) == 0
     assert "imported: 0; there already: 1." in capsys.readouterr().out
     butler = Butler.from_config(str(repo))
     data_id = {"skymap": "maskRcnnFits", "tract": 5, "patch": 0}
@@ -114,18 +116,18 @@ def test_command(files, tmp_path, capsys):
 
     # Something else of the same name is refused, and nothing changes.
     fits.setval(files["r"], "MAGZERO", value=25.0)
-    assert main(arguments) == 1
+    assert maskrcnn("ingest-fits", arguments) == 1
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("ingest_fits: ") and "another image at tract 5" in error
+    assert error.startswith("maskrcnn ingest-fits: ") and "another image at tract 5" in error
     after = butler.get("deepCoadd_calexp", data_id, band="r", collections="imported/fits")
     assert after.getPhotoCalib().getCalibrationMean() == pytest.approx(10 ** (0.4 * 4.4))
     arguments += ["--collection", "second"]
     fits.setval(files["g"], "CRVAL1", value=12.0)
-    assert main(arguments) == 1
+    assert maskrcnn("ingest-fits", arguments) == 1
     assert "compared with g, r is up to" in capsys.readouterr().err
     for band in "rz":
         fits.setval(files[band], "CRVAL1", value=12.0)
-    assert main(arguments) == 1
+    assert maskrcnn("ingest-fits", arguments) == 1
     assert "another place" in capsys.readouterr().err
 
 
@@ -282,7 +284,13 @@ def test_many_fields(tmp_path, rng, capsys):
     repo = tmp_path / "repo"
     arguments = ["--bands", "r", "g", "--psf-fwhm", "1", "--pattern", "{band}_sci.fits", "--zeropoint", "25"]
     folders = [str(tmp_path / f"field{number}") for number in range(3)]
-    assert main([str(repo), "--dirs", *folders, *arguments, "--split", "train=2,validation=1,test=7"]) == 0
+    assert (
+        maskrcnn(
+            "ingest-fits",
+            [str(repo), "--dirs", *folders, *arguments, "--split", "train=2,validation=1,test=7"],
+        )
+        == 0
+    )
     butler = Butler.from_config(str(repo))
     refs = butler.query_datasets("deepCoadd_calexp", collections="imported/fits")
     assert {(ref.dataId["tract"], ref.run.rpartition("/")[2]) for ref in refs} == {
@@ -296,7 +304,10 @@ def test_many_fields(tmp_path, rng, capsys):
         files = ",".join(f"field{number}/{band}_{kind}.fits" for kind in ("sci", "var") for band in "gr")
         rows.append(f"no. {number}, {files}, {20 + number},,{100 + number}, {'test' if number == 1 else ''}")
     table.write_text("\n".join(rows) + "\n")
-    assert main([str(repo), "--table", str(table), "--psf-fwhm", "1", "--zeropoint", "26"]) == 0
+    assert (
+        maskrcnn("ingest-fits", [str(repo), "--table", str(table), "--psf-fwhm", "1", "--zeropoint", "26"])
+        == 0
+    )
     exposure = butler.get(
         "deepCoadd_calexp",
         skymap="maskRcnnFits",
@@ -320,9 +331,9 @@ def test_patch_of_a_survey(files, tmp_path, capsys):
     geometry = PatchGeometry(9813, 4, exposure.getWcs(), exposure.getBBox(), (1, 1))
     register_patches(butler, "hsc_rings_v1", [geometry], ["g", "r", "z"], instrument="HSC")
     arguments = [str(repo), "--band", *words(files), "--psf-fwhm", "1", "--skymap", "hsc_rings_v1"]
-    assert main([*arguments, "--tract", "9813", "--patch", "5"]) == 1
+    assert maskrcnn("ingest-fits", [*arguments, "--tract", "9813", "--patch", "5"]) == 1
     assert "has no tract 9813, patch 5" in capsys.readouterr().err
-    assert main([*arguments, "--tract", "9813", "--patch", "4"]) == 0
+    assert maskrcnn("ingest-fits", [*arguments, "--tract", "9813", "--patch", "4"]) == 0
     data_id = {"skymap": "hsc_rings_v1", "tract": 9813, "patch": 4, "band": "r"}
     assert Butler.from_config(str(repo)).exists("deepCoadd_calexp", data_id, collections="imported/fits")
 
@@ -369,9 +380,9 @@ def test_refusals_in_one_line(files, tmp_path, rng, capsys):
         (["--table", str(short)], "not as many values"),
     ]
     for arguments, said in cases:
-        assert main([str(tmp_path / "repo"), *arguments]) == 1, arguments
+        assert maskrcnn("ingest-fits", [str(tmp_path / "repo"), *arguments]) == 1, arguments
         error = capsys.readouterr().err.strip().splitlines()[-1]
-        assert error.startswith("ingest_fits: ") and said in error, (arguments, error)
+        assert error.startswith("maskrcnn ingest-fits: ") and said in error, (arguments, error)
     if (tmp_path / "repo").exists():
         butler = Butler.from_config(str(tmp_path / "repo"))
         assert not list(butler.registry.queryDatasetTypes("deepCoadd_calexp"))
@@ -397,8 +408,13 @@ def test_deblender_on_what_was_imported(shared_data, tmp_path):
     folder = shared_data / "decals"
     images = [f"{band}={folder / f'img_{band}.fits'}" for band in "grz"]
     collections = ["--collection", "images", "--skymap", "sky"]
-    assert main([str(repo), "--band", *images, *collections, "--tract", "1"]) == 0
-    assert import_sets([str(repo), str(shared_data / "phosim_decam"), *collections, "--tract", "2"]) == 0
+    assert maskrcnn("ingest-fits", [str(repo), "--band", *images, *collections, "--tract", "1"]) == 0
+    assert (
+        maskrcnn(
+            "import-astro-rcnn", [str(repo), str(shared_data / "phosim_decam"), *collections, "--tract", "2"]
+        )
+        == 0
+    )
     butler = Butler.from_config(str(repo))
     model = load_model("lite")
     task = MaskRcnnDeblendTask()
@@ -433,8 +449,96 @@ def test_coadds_that_afw_wrote_come_back_without_a_warning(shared_data, tmp_path
         paths[band] = tmp_path / f"{band}.fits"
         exposure.writeFits(str(paths[band]))
     repo = tmp_path / "repo"
-    assert main([str(repo), "--band", *words(paths)]) == 0
+    assert maskrcnn("ingest-fits", [str(repo), "--band", *words(paths)]) == 0
     butler = Butler.from_config(str(repo))
     for ref in butler.query_datasets("deepCoadd_calexp", collections="*", find_first=False):
         assert butler.get(ref).getFilter() == FilterLabel.fromBand(ref.dataId["band"])
     assert not [warning for warning in recwarn if "mismatch" in str(warning.message)]
+
+
+def coco(files, categories, annotations, **changes):
+    height, width = fits.getdata(files["r"]).shape
+    image = {"id": 7, "file_name": "r.png", "height": height, "width": width, **changes}
+    names = [{"id": number, "name": name} for number, name in enumerate(categories)]
+    entries = [{"image_id": 7, "category_id": kind, "segmentation": one} for kind, one in annotations]
+    return json.dumps({"images": [image], "categories": names, "annotations": entries})
+
+
+def pack(runs):
+    """Runs as pycocotools writes them."""
+    text = ""
+    for index, run in enumerate(runs):
+        value, more = run - (runs[index - 2] if index > 2 else 0), True
+        while more:
+            bits, value = value & 31, value >> 5
+            more = value != (-1 if bits & 16 else 0)
+            text += chr((bits | 32 * more) + 48)
+    return text
+
+
+def test_truth_of_labels_and_coco(files, tmp_path):
+    """The same two sources as an image of labels, as polygons, and as runs of pixels."""
+    shape = fits.getdata(files["r"]).shape
+    labels = np.zeros(shape, np.int16)
+    labels[10:20, 30:36] = 3
+    labels[20:27, 31:50] = 8
+    table = Table({"label": [8, 3], "class": ["star", "galaxy"]})
+    truths = {"labels.fits": fits.HDUList([fits.PrimaryHDU(labels), fits.BinTableHDU(table)])}
+    truths["labels.fits"].writeto(tmp_path / "labels.fits")
+    boxes = [[[30, 10, 36, 10, 36, 20, 30, 20]], [[31, 20, 50, 20, 50, 27, 31, 27]]]
+    runs = []
+    for label in (3, 8):
+        flat = (labels == label).T.ravel()
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [0]]))).tolist()
+        runs.append(np.diff([0, *edges, flat.size]).tolist())
+    packed = [{"size": list(shape), "counts": pack(one)} for one in runs]
+    plain = [{"size": list(shape), "counts": one} for one in runs]
+    for name, masks in (("polygons", boxes), ("packed", packed), ("plain", plain)):
+        (tmp_path / f"{name}.json").write_text(coco(files, ["galaxy", "star"], list(enumerate(masks))))
+    found = []
+    for tract, name in enumerate(("labels.fits", "polygons.json", "packed.json", "plain.json")):
+        arguments = ["--psf-fwhm", "1.2", "--tract", str(tract), "--truth", str(tmp_path / name)]
+        assert (
+            maskrcnn("ingest-fits", ["-b", str(tmp_path / "repo"), "--band", *words(files), *arguments]) == 0
+        )
+        butler = Butler.from_config(str(tmp_path / "repo"), collections="imported/fits")
+        catalog = butler.get("maskRcnn_truth", skymap="maskRcnnFits", tract=tract, patch=0)
+        truth = read_truth(catalog, butler.get("deepCoadd_calexp", catalog_id(tract)).getBBox())
+        found.append((truth.is_star.tolist(), truth.origins.tolist(), [m.shape for m in truth.masks]))
+        assert all(mask.all() for mask in truth.masks)
+        np.testing.assert_allclose(
+            catalog["truth_r_flux"][0],
+            np.sum(butler.get("deepCoadd_calexp", catalog_id(tract)).image.array[10:20, 30:36])
+            * 10 ** (0.4 * 4.4),
+            rtol=1e-4,
+        )
+    assert found == [found[0]] * 4
+    assert found[0] == ([False, True], [[10, 30], [20, 31]], [(10, 6), (7, 19)])
+
+
+def catalog_id(tract):
+    return {"skymap": "maskRcnnFits", "tract": tract, "patch": 0, "band": "r"}
+
+
+def test_truth_that_is_refused(files, tmp_path, capsys):
+    shape = fits.getdata(files["r"]).shape
+    fits.writeto(tmp_path / "float.fits", np.zeros(shape))
+    fits.writeto(tmp_path / "small.fits", np.zeros((4, 5), int))
+    good = [(0, [[1, 1, 5, 1, 5, 5]])]
+    contents = {
+        "broken": "{",
+        "other": coco(files, ["galaxy"], good, height=3),
+        "class": coco(files, ["quasar"], good),
+        "runs": coco(files, ["star"], [(0, {"counts": [4, 5]})]),
+        "category": coco(files, ["star"], [(3, [[1, 1, 5, 1, 5, 5]])]),
+    }
+    for name, content in contents.items():
+        (tmp_path / f"{name}.json").write_text(content)
+    said = {"float.fits": "integers", "small.fits": "(4, 5)", "broken.json": "cannot be read as truth"}
+    said |= {"other.json": "0 images of", "class.json": "'quasar'", "runs.json": "runs of 9 pixels"}
+    said |= {"category.json": "cannot be read as truth", "none.json": "There is no file"}
+    for name, text in said.items():
+        arguments = ["--psf-fwhm", "1.2", "--truth", str(tmp_path / name), "--band", *words(files)]
+        assert maskrcnn("ingest-fits", ["-b", str(tmp_path / "repo"), *arguments]) == 1
+        line = capsys.readouterr().err.strip().splitlines()[-1]
+        assert line.startswith("maskrcnn ingest-fits: ") and text in line, line

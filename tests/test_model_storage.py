@@ -15,7 +15,7 @@ import torch
 
 import lsst.meas.maskrcnn.network.tensor_file as tensor_file
 from lsst.daf.butler import Butler, CollectionType, Config, DatasetType
-from lsst.meas.maskrcnn.cli.ingest_model import main
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.ingest.ingest_model import DATASET_TYPE, IngestModelError, ingest_model
 from lsst.meas.maskrcnn.ingest.repo import SEED_CONFIG
@@ -225,22 +225,33 @@ def test_repository_learns_the_storage_class(tmp_path: Path, model_path: Path) -
 def test_command_line(tmp_path: Path, model_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root = str(tmp_path / "repo")
     butler = make_seeded(Path(root))
-    assert main([root, str(model_path), "--bands", "g", "r", "z"]) == 1
+    assert maskrcnn("ingest-model", [root, str(model_path), "--bands", "g", "r", "z"]) == 1
     assert "trained on bands" in capsys.readouterr().err
-    assert main([root, str(tmp_path / "none.safetensors")]) == 1
+    assert maskrcnn("ingest-model", [root, str(tmp_path / "none.safetensors")]) == 1
     assert "none.safetensors" in capsys.readouterr().err
-    assert main([str(tmp_path / "norepo"), str(model_path)]) == 1
+    assert maskrcnn("ingest-model", [str(tmp_path / "norepo"), str(model_path)]) == 1
     assert "norepo" in capsys.readouterr().err
     for _ in range(2):
-        assert main([root, str(model_path), "--collection", "models/x"]) == 0
-        assert "models/x" in capsys.readouterr().out
+        assert maskrcnn("ingest-model", [root, str(model_path), "--collection", "models/x"]) == 0
+        captured = capsys.readouterr()
+        assert "models/x" in captured.out and "no figures in the file" in captured.out
+        assert "was not validated" in captured.err and "is not calibrated" in captured.err
+    assert maskrcnn("ingest-model", [root]) == 0
+    captured = capsys.readouterr()
+    assert "Validation: ap50" in captured.out and not captured.err
     assert butler.get(DATASET_TYPE, collections="models/x").metadata.name == "tiny"
 
 
 def test_a_model_to_start_from_has_a_type_of_its_own(tmp_path: Path, model_path: Path) -> None:
     butler = make_seeded(tmp_path / "repo")
     name = "maskRcnnInitialModel"
-    assert main([str(tmp_path / "repo"), str(model_path), "--collection", "m", "--dataset-type", name]) == 0
+    assert (
+        maskrcnn(
+            "ingest-model",
+            [str(tmp_path / "repo"), str(model_path), "--collection", "m", "--dataset-type", name],
+        )
+        == 0
+    )
     butler.registry.refresh()
     assert butler.get(name, collections="m").metadata.bands == ("z", "r", "g")
     # The same collection still has room for the model that comes of it.

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""``bin/preview_scenes``: which pages it makes, of what, and what it refuses."""
+"""``maskrcnn preview``: which pages it makes, of what, and what it refuses."""
 
 from __future__ import annotations
 
@@ -21,8 +21,7 @@ from lsst.daf.butler import Butler, CollectionType
 from lsst.geom import Point2I
 from lsst.meas.maskrcnn.catalogs.truth import read_truth
 from lsst.meas.maskrcnn.cli import preview_scenes
-from lsst.meas.maskrcnn.cli.preview_scenes import main
-from lsst.meas.maskrcnn.cli.simulate_scenes import main as simulate
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.ingest.repo import (
     PatchGeometry,
@@ -59,7 +58,7 @@ def repo(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("preview") / "repo"
     shape = [str(n) for n in SHAPE]
     arguments = ["--preset", "hsc-500s", "--count", str(COUNT), "--shape", *shape, "--no-flux"]
-    assert simulate([str(root), *arguments]) == 0
+    assert maskrcnn("simulate", [str(root), *arguments]) == 0
     butler = Butler.from_config(str(root), writeable=True)
     for name, bands in (("survey/plain", ("z", "r", "g")), ("survey/single", ("i",))):
         exposures = scene_to_exposures(blobs(bands), xy0=Point2I(300, 200))
@@ -88,7 +87,7 @@ def pages(monkeypatch) -> list:
 
 def test_a_page_per_collection(repo, tmp_path, capsys):
     out = tmp_path / "new" / "pages"
-    assert main([str(repo), "--out", str(out), "--panel", "96", "--count", "3"]) == 0
+    assert maskrcnn("preview", [str(repo), "--out", str(out), "--panel", "96", "--count", "3"]) == 0
     names = ["simulated_hsc-500s.png", "survey_plain.png", "survey_single.png"]
     assert capsys.readouterr().out.split() == [str(out / name) for name in names]
     assert sorted(path.name for path in out.iterdir()) == names
@@ -113,7 +112,7 @@ def test_script(repo, tmp_path, project_dir):
 
 
 def test_fields_are_those_of_the_repository(repo, tmp_path, pages):
-    assert main([str(repo), "--out", str(tmp_path), "--count", "20"]) == 0
+    assert maskrcnn("preview", [str(repo), "--out", str(tmp_path), "--count", "20"]) == 0
     butler = Butler.from_config(str(repo), collections="simulated/hsc-500s")
     (name, fields, options), *_ = pages
     assert (name, len(fields), options["outlines"]) == ("simulated_hsc-500s.png", COUNT, True)
@@ -139,7 +138,10 @@ def test_fields_are_those_of_the_repository(repo, tmp_path, pages):
 
 def test_images_without_truth(repo, tmp_path, pages):
     collections = ["survey/plain", "survey/single"]
-    assert main([str(repo), "--out", str(tmp_path), "--collection", *collections, "--Q", "5"]) == 0
+    assert (
+        maskrcnn("preview", [str(repo), "--out", str(tmp_path), "--collection", *collections, "--Q", "5"])
+        == 0
+    )
     (_, (plain,), options), (_, (single,), in_grey) = pages
     assert not plain.has_truth and "sources" not in plain.caption
     assert "Q 5" in options["subtitle"]
@@ -155,8 +157,8 @@ def test_images_without_truth(repo, tmp_path, pages):
 
 def test_middle_of_large_images(repo, tmp_path, pages):
     common = [str(repo), "--out", str(tmp_path), "--collection", "simulated/hsc-500s/test"]
-    assert main(common) == 0
-    assert main([*common, "--cutout", "40"]) == 0
+    assert maskrcnn("preview", common) == 0
+    assert maskrcnn("preview", [*common, "--cutout", "40"]) == 0
     (_, whole, _), (_, middle, _) = pages
     assert [field.caption.split(";")[0] for field in middle] == ["tract 1, patch 8"]
     assert middle[0].rgb.shape == (40, 40, 3)
@@ -177,7 +179,7 @@ def test_middle_of_large_images(repo, tmp_path, pages):
 
 def test_count_takes_fields_from_all_over(repo, tmp_path, pages):
     common = [str(repo), "--out", str(tmp_path), "--collection", "simulated/hsc-500s", "--no-outlines"]
-    assert main([*common, "--count", "3", "--bands", "g", "r", "z", "--stretch", "30"]) == 0
+    assert maskrcnn("preview", [*common, "--count", "3", "--bands", "g", "r", "z", "--stretch", "30"]) == 0
     ((_, fields, options),) = pages
     patches = [int(re.search(r"patch (\d+)", field.caption).group(1)) for field in fields]
     assert patches == [0, 4, 8]
@@ -191,14 +193,14 @@ def test_refuses_in_one_line(repo, tmp_path, capsys):
     (tmp_path / "file").write_text("not a folder")
 
     def refused(*arguments: str) -> str:
-        assert main([*arguments]) == 1
+        assert maskrcnn("preview", [*arguments]) == 1
         captured = capsys.readouterr()
         assert captured.out == "" and captured.err.count("\n") == 1
-        assert captured.err.startswith("preview_scenes: ")
+        assert captured.err.startswith("maskrcnn preview: ")
         return captured.err
 
     out = ("--out", str(tmp_path / "out"))
-    assert "has no deepCoadd_calexp; put scenes into it with bin/simulate_scenes" in refused(str(empty), *out)
+    assert "has no deepCoadd_calexp; put scenes into it with maskrcnn simulate" in refused(str(empty), *out)
     assert "can be opened" in refused(str(tmp_path / "nothing"), *out)
     words = refused(str(repo), *out, "--collection", "simulated/hsc")
     assert "no collection 'simulated/hsc'; with images it has simulated/hsc-500s, survey/plain" in words

@@ -10,8 +10,6 @@ import html.parser
 import importlib.util
 import os
 import re
-import runpy
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -22,7 +20,8 @@ from astropy.table import Table as AstropyTable
 from matplotlib.figure import Figure
 
 from lsst.daf.butler import Butler, CollectionType, DatasetType
-from lsst.meas.maskrcnn.cli import evaluation_runs, report
+from lsst.meas.maskrcnn.cli import evaluation_runs
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.images.files import write_atomically
 from lsst.meas.maskrcnn.ingest.ingest_model import ingest_model
 from lsst.meas.maskrcnn.ingest.repo import create_repo
@@ -145,7 +144,10 @@ def written(repo: Path) -> str:
     """The page that the command writes."""
     out = repo.parent / "page.html"
     assert (
-        report.main([str(repo), "u/first", "--compare", "u/second", "--out", str(out), "--samples", "50"])
+        maskrcnn(
+            "evaluate-report",
+            [str(repo), "u/first", "--compare", "u/second", "--out", str(out), "--samples", "50"],
+        )
         == 0
     )
     return out.read_text("utf-8")
@@ -249,20 +251,20 @@ def test_errors(
     repo: Path, tmp_path: Path, monkeypatch, capsys, arguments: list[str], words: list[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert report.main([str(repo), *arguments]) == 1
+    assert maskrcnn("evaluate-report", [str(repo), *arguments]) == 1
     captured = capsys.readouterr()
-    assert captured.err.startswith("report: ") and captured.err.count("\n") == 1
+    assert captured.err.startswith("maskrcnn evaluate-report: ") and captured.err.count("\n") == 1
     for word in words:
         assert word in captured.err
     assert list(tmp_path.iterdir()) == []
 
 
 def test_no_repository(tmp_path: Path, capsys) -> None:
-    assert report.main([str(tmp_path / "none"), "u/first"]) == 1
+    assert maskrcnn("evaluate-report", [str(tmp_path / "none"), "u/first"]) == 1
     assert "is no Butler repository" in capsys.readouterr().err
     repo = create_repo(tmp_path / "repo")
     repo.collections.register("u/run", CollectionType.RUN)
-    assert report.main([str(tmp_path / "repo"), "u/run"]) == 1
+    assert maskrcnn("evaluate-report", [str(tmp_path / "repo"), "u/run"]) == 1
     assert "The repository holds no evaluation" in capsys.readouterr().err
 
 
@@ -276,22 +278,10 @@ def test_newer_format(tmp_path: Path, repo: Path, sample: ModuleType, capsys) ->
     # The repository knows the size of the file, so that must stay.
     path.write_text(re.sub(r'("format_version": ?)1', r"\g<1>9", text))
     assert path.read_text() != text
-    assert report.main([str(repo), "u/newer", "--out", str(tmp_path / "x.html")]) == 1
+    assert maskrcnn("evaluate-report", [str(repo), "u/newer", "--out", str(tmp_path / "x.html")]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert "The metrics have format version 9, but this code reads up to 1; update meas_maskrcnn" in error
-
-
-@pytest.mark.parametrize("name", ["report", "compare_runs"])
-def test_scripts(project_dir: Path, monkeypatch, capsys, name: str) -> None:
-    """What is in bin/ calls the command of its name."""
-    script = project_dir / "bin" / name
-    assert os.access(script, os.X_OK)
-    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
-    with pytest.raises(SystemExit) as ended:
-        runpy.run_path(str(script), run_name="__main__")
-    assert ended.value.code == 0
-    assert f"usage: {name}" in capsys.readouterr().out
 
 
 def test_without_classes_and_fluxes(sample: ModuleType) -> None:

@@ -15,6 +15,7 @@ import torch
 from pydantic import ValidationError
 
 from lsst.meas.maskrcnn.cli import calibrate as command
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
 from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.deblend.shares import ShareSettings
@@ -258,7 +259,7 @@ def test_command_from_scenes_to_model(tmp_path, capsys):
     write_squares(tmp_path, 24)
     output, figure = tmp_path / "new.safetensors", tmp_path / "f.png"
     arguments = [str(LITE), str(output), "--scenes", str(tmp_path), "--method", "temperature"]
-    assert command.main([*arguments, "--figure", str(figure)]) == 0
+    assert maskrcnn("calibrate", [*arguments, "--figure", str(figure)]) == 0
     printed = capsys.readouterr().out
     assert "24 scenes" in printed and "p_star" in printed
     assert figure.stat().st_size > 10_000
@@ -272,7 +273,7 @@ def test_command_from_scenes_to_model(tmp_path, capsys):
     # The command again gives the same file, over itself.
     again = output.read_bytes()
     arguments[0] = str(output)
-    assert command.main(arguments) == 0
+    assert maskrcnn("calibrate", arguments) == 0
     assert output.read_bytes() == again
 
 
@@ -312,7 +313,7 @@ def calibrated_bands(tmp_path_factory) -> tuple[Path, Path]:
     output = folder / "any.safetensors"
     model = default_model_path()
     options = ["--scenes", str(folder), "--method", "temperature", "--figure", str(folder / "f.png")]
-    assert command.main([str(model), str(output), *options]) == 0
+    assert maskrcnn("calibrate", [str(model), str(output), *options]) == 0
     return output, folder
 
 
@@ -385,7 +386,7 @@ def test_deblender_calibrates_what_networks_of_any_bands_say(calibrated_bands):
 def test_command_simulates_scenes(tmp_path, capsys):
     output = tmp_path / "new.safetensors"
     arguments = [str(LITE), str(output), "--count", "10", "--presets", "hsc-500s", "lsst-1yr"]
-    assert command.main(arguments) == 0
+    assert maskrcnn("calibrate", arguments) == 0
     calibration = read_metadata(output).calibration
     assert calibration is not None
     assert calibration.provenance["scenes"]["presets"] == ["hsc-500s", "lsst-1yr"]
@@ -408,14 +409,14 @@ def test_command_refuses(tmp_path, capsys, options, message):
     output, model = tmp_path / "new.safetensors", LITE
     if options[0] == "any":
         model, options = model.with_name("any.safetensors"), options[1:]
-    assert command.main([str(model), str(output), *options]) == 1
+    assert maskrcnn("calibrate", [str(model), str(output), *options]) == 1
     assert message in capsys.readouterr().err
     assert not output.exists()
 
 
 def test_command_names_what_is_no_model(tmp_path, capsys):
     (tmp_path / "m").write_bytes(b"SIMPLE  =" * 99)
-    assert command.main([str(tmp_path / "m"), str(tmp_path / "n")]) == 1
+    assert maskrcnn("calibrate", [str(tmp_path / "m"), str(tmp_path / "n")]) == 1
     assert "not a model file" in capsys.readouterr().err
-    assert command.main([str(LITE), str(tmp_path / "no" / "n")]) == 1
+    assert maskrcnn("calibrate", [str(LITE), str(tmp_path / "no" / "n")]) == 1
     assert "There is no folder" in capsys.readouterr().err

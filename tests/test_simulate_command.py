@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""``bin/simulate_scenes``: what it stores, that it resumes, and what it refuses."""
+"""``maskrcnn simulate``: what it stores, that it resumes, and what it refuses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 
 from lsst.daf.butler import Butler, CollectionType
 from lsst.geom import Box2D
-from lsst.meas.maskrcnn.cli.simulate_scenes import main
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.ingest.repo import create_repo
 from lsst.meas.maskrcnn.network.model_file import load_model
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
@@ -31,7 +31,7 @@ COUNT = 10
 
 
 def make(root: Path, *arguments: str, count: int = COUNT) -> int:
-    return main([str(root), *SMALL, "--count", str(count), *arguments])
+    return maskrcnn("simulate", [str(root), *SMALL, "--count", str(count), *arguments])
 
 
 def run_script(root: Path, *arguments: str, count: int = COUNT) -> subprocess.CompletedProcess[str]:
@@ -181,7 +181,11 @@ def test_more_scenes_can_be_added(repo, tmp_path):
     assert [name for name in one if one[name] != two[name] and name.endswith(".fits")] == []
     # Another seed and another preset beside them.
     assert (
-        main([str(root), *SMALL[:3], "--seed", "4", "--preset", "hsc-500s", "hsc-wide", "--count", "2"]) == 0
+        maskrcnn(
+            "simulate",
+            [str(root), *SMALL[:3], "--seed", "4", "--preset", "hsc-500s", "hsc-wide", "--count", "2"],
+        )
+        == 0
     )
     butler = Butler.from_config(str(root))
     found = butler.query_datasets("maskRcnn_truth", collections="simulated/hsc-500s/train", find_first=False)
@@ -264,9 +268,9 @@ def test_killed_and_resumed(repo, tmp_path, project_dir):
     ],
 )
 def test_refused_before_anything_is_made(tmp_path, capsys, arguments, message):
-    assert main([str(tmp_path / "repo"), *arguments]) == 1
+    assert maskrcnn("simulate", [str(tmp_path / "repo"), *arguments]) == 1
     error = capsys.readouterr().err
-    assert error.startswith("simulate_scenes: ") and error.count("\n") == 1
+    assert error.startswith("maskrcnn simulate: ") and error.count("\n") == 1
     assert re.search(message, error), error
     assert list(tmp_path.iterdir()) == []
 
@@ -278,7 +282,7 @@ def test_foreign_folders_are_left_alone(tmp_path, capsys):
     assert make(tmp_path / "mine" / "letter.txt", count=1) == 1
     assert make(tmp_path / "mine" / "letter.txt" / "repo", count=1) == 1
     errors = capsys.readouterr().err.splitlines()
-    assert len(errors) == 3 and all(line.startswith("simulate_scenes: ") for line in errors)
+    assert len(errors) == 3 and all(line.startswith("maskrcnn simulate: ") for line in errors)
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["letter.txt"]
 
 
@@ -311,7 +315,7 @@ def test_two_commands_do_not_make_the_same_scenes(tmp_path, capsys):
         fcntl.flock(stream, fcntl.LOCK_EX)
         assert make(root, count=2) == 1
         assert "Another command" in capsys.readouterr().err
-        assert main([str(root), *SMALL[:5], "--seed", "4", "--count", "1"]) == 0
+        assert maskrcnn("simulate", [str(root), *SMALL[:5], "--seed", "4", "--count", "1"]) == 0
     # A file that a killed command left is no lock.
     assert lock.exists()
     assert make(root, count=2) == 0
@@ -339,6 +343,6 @@ def test_failed_scene_leaves_nothing(tmp_path, capsys, monkeypatch):
 
 
 def test_presets_are_listed(capsys):
-    assert main(["--list"]) == 0
+    assert maskrcnn("simulate", ["--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("hsc-deep-noiseless") and " no " in line for line in lines)

@@ -16,8 +16,7 @@ import pytest
 import torch
 
 from lsst.daf.butler import Butler
-from lsst.meas.maskrcnn.cli.simulate_scenes import main as simulate_scenes
-from lsst.meas.maskrcnn.cli.train import main
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_metadata, read_model
 
@@ -29,7 +28,7 @@ SKY = "maskRcnnSim-hsc-500s"
 def run(target: Path | str, *options: str) -> int:
     threads = torch.get_num_threads()
     try:
-        return main([str(target), *options])
+        return maskrcnn("train", [str(target), *options])
     finally:
         torch.set_num_threads(threads)
 
@@ -39,7 +38,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with nine scenes to train on and one for validation."""
     root = tmp_path_factory.mktemp("repo") / "simulated"
     options = ["--shape", "64", "96", "--no-flux", "--split", "train=9,validation=1"]
-    assert simulate_scenes([str(root), "--preset", "hsc-500s", "--count", "10", *options]) == 0
+    assert maskrcnn("simulate", [str(root), "--preset", "hsc-500s", "--count", "10", *options]) == 0
     return root
 
 
@@ -48,12 +47,18 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("scenes") / "here"
 
 
-def test_scenes(scenes: Path, tmp_path: Path) -> None:
+def test_scenes(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "model.safetensors"
     options = ("--scenes", str(scenes), "--count", "1", "--validate", "1", "--presets", "hsc-500s")
-    assert run(output, *options, *SHORT, "--name", "short", "--seed", "5") == 0
+    assert run(output, *options, *SHORT, "--seed", "5", "--dry-run") == 0
+    printed = capsys.readouterr().out
+    assert "1 scenes of 512 x 512 px" in printed and "stars" in printed and "1 steps, about 0 h" in printed
+    assert not list(tmp_path.iterdir())
+    assert run(output, *options, *SHORT, "--seed", "5") == 0
+    printed = capsys.readouterr().out
+    assert f"maskrcnn calibrate --model {output} -o model.calibrated.safetensors" in printed
     metadata = read_model(output).metadata
-    assert (metadata.name, metadata.bands) == ("short", ("z", "r", "g"))
+    assert (metadata.name, metadata.bands) == ("model", ("z", "r", "g"))
     assert metadata.training["steps"] == 1
     assert metadata.training["presets"] == ["hsc-500s"]
     assert metadata.training["seed"] == metadata.training["schedule"]["seed"] == 5
@@ -61,7 +66,11 @@ def test_scenes(scenes: Path, tmp_path: Path) -> None:
     assert metadata.normalization == LuptonSettings()
     assert sorted(path.name for path in scenes.iterdir()) == ["hsc-500s_5_00000.npz", "hsc-500s_5_00001.npz"]
     names = {path.name.removeprefix("model.safetensors") for path in tmp_path.iterdir()}
-    assert names == {"", ".history.json", ".history.png"}
+    history = {".history.json", ".history.csv", ".history.png"}
+    assert names == {"", ".pictures", "model.best.safetensors", *history}
+    assert [path.name for path in (tmp_path / "model.safetensors.pictures").iterdir()] == [
+        "validation_0001.png"
+    ]
 
 
 def test_fresh_scenes(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from astropy.table import Table
 
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, read_model
@@ -305,7 +306,37 @@ def test_history(tmp_path):
     training = result.model.metadata.training
     assert (training["steps"], training["epochs"], training["crops"]) == (13, 5, 52)
     assert training["source"] == {"kind": "toy", "seed": 3}
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.safetensors", "m.safetensors.history.json"]
+    names = ["m.safetensors", "m.safetensors.history.csv", "m.safetensors.history.json"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == names
+    table = Table.read(tmp_path / names[1], format="ascii.csv")
+    assert list(table["step"]) == [5, 9, 13, 3, 6, 9, 12, 13]
+    assert table["loss"][1] == result.history[1]["loss"]
+
+
+def test_best_model_and_early_end(tmp_path):
+    """The model with the highest AP50 is kept; without a higher one the training ends."""
+    recorder = Recorder()
+    scores = iter([0.2, 0.5, 0.4, 0.3])
+    stages = [StageSettings(name, epochs=3, batch_size=2, learning_rate=0.01) for name in ("one", "two")]
+    recorder.figures = lambda: {"ap50": next(scores)}
+    states, result = run(tmp_path, *stages, recorder=recorder, patience=2)
+    assert [row["ap50"] for row in result.epochs] == [0.2, 0.5, 0.4, 0.3] and result.steps == 4
+    best = read_model(tmp_path / "m.best.safetensors")
+    assert best.metadata.training["step"] == 2 and best.metadata.training["ap50"] == 0.5
+    for name, value in best.state.items():
+        torch.testing.assert_close(value.float(), states[1][name].float(), rtol=1e-3, atol=1e-4)
+
+
+def test_steps_that_the_minutes_allow(tmp_path, monkeypatch):
+    """The bar ends where the training does."""
+    clock = iter(np.arange(0.0, 1e4, 0.5))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
+    seen = []
+    stage = StageSettings("all", steps=1000, batch_size=2)
+    _, result = run(tmp_path, stage, minutes=0.5, log_every=2, progress=lambda *row: seen.append(row[:2]))
+    assert 5 < result.steps < 100
+    assert seen[-1] == (result.steps, result.steps)
+    assert all(step <= total < 200 for step, total in seen[2:])
 
 
 def test_initial_model_and_new_planes(tmp_path):

@@ -98,6 +98,7 @@ def test_killed_at_a_random_step(tmp_path, precision):
     assert sorted(p.name for p in tmp_path.iterdir() if p.is_file()) == [
         "m.float32",
         "m.safetensors",
+        "m.safetensors.history.csv",
         "m.safetensors.history.json",
     ]
 

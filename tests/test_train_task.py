@@ -31,7 +31,7 @@ from lsst.meas.maskrcnn.catalogs.training_patches import (
     group_datasets,
     split_patches,
 )
-from lsst.meas.maskrcnn.cli.simulate_scenes import main as simulate_scenes
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings, ZScoreSettings
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, ModelMetadata, load_model, write_model
@@ -548,7 +548,7 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> str:
     root = str(tmp_path_factory.mktemp("repo") / "simulated")
     options = ["--shape", str(HEIGHT), str(WIDTH), "--no-flux", "--split", "train=9,validation=1"]
     population = ["-c", "population.star_density=60", "-c", "population.galaxy_density=60"]
-    assert simulate_scenes([root, "--preset", "hsc-500s", "--count", "10", *options, *population]) == 0
+    assert maskrcnn("simulate", [root, "--preset", "hsc-500s", "--count", "10", *options, *population]) == 0
     return root
 
 

@@ -109,6 +109,7 @@ class Recorder:
     def __init__(self, path: Path | None = None):
         self.path = path
         self.states: list[dict[str, Tensor]] = []
+        self.figures = lambda: {"ap50_star": 0.25}
 
     def __call__(self, network: torch.nn.Module) -> dict[str, float]:
         self.states.append(
@@ -116,7 +117,7 @@ class Recorder:
         )
         if self.path is not None:
             safetensors.torch.save_file(self.states[-1], self.path)
-        return {"ap50_star": 0.25}
+        return self.figures()
 
 
 def boxes_of(masks: np.ndarray) -> np.ndarray:

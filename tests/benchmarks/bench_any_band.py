@@ -10,7 +10,7 @@
 
 ``bands``: the same scenes of the preset lsst-1yr seen in several sets of bands. ``scales``: the same
 sky, with the seeing of 0.85 arcsec and the depth of lsst-1yr in g r z, in pixels of several
-sizes. ``thresholds``: scenes of the mixture of surveys, or those of bin/train_any_band scenes in
+sizes. ``thresholds``: scenes of the mixture of surveys, or those of maskrcnn train-any-band scenes in
 FOLDER, with bands, depths and noise drawn as in training. Detections and truths are matched one
 to one within a FWHM. Truths are those of a matched-filter S/N of 5 or more (of ``bands`` in r, so that all
 sets have the same), not masked, with 5 % or more of the light at their peak. Purity counts

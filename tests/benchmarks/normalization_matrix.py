@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from bench_accuracy import CLASSES, make_scenes, precision
 
-from lsst.meas.maskrcnn.cli.train import main as train
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.network.model_file import read_model
 from lsst.meas.maskrcnn.report.plot_style import DOUBLE_COLUMN, make_figure
 
@@ -71,7 +71,7 @@ def train_all(folder: Path, mixture: Path | None, steps: int, jobs: int) -> dict
             arguments = [str(model), "--scenes", str(scenes), "--count", str(count), *more, *extra]
             arguments += ["--steps", str(steps), "--seed", str(seed), "--jobs", str(jobs), "--name", name]
             arguments += ["-c", f"stages['scratch'].warmup_steps={min(100, steps)}"]
-            if train(arguments):
+            if maskrcnn("train", arguments):
                 raise SystemExit(1)
     return models
 
@@ -145,7 +145,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--mixture", type=Path, help="folder with scenes of bin/train --seed 5")
+    parser.add_argument("--mixture", type=Path, help="folder with scenes of maskrcnn train --seed 5")
     parser.add_argument("--steps", type=int, default=600, help="default: %(default)s")
     parser.add_argument("--count", type=int, default=8, help="scenes per preset (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2000, help="default: %(default)s")

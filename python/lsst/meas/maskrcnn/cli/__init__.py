@@ -2,4 +2,4 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the scripts in bin/ and the console scripts call."""
+"""The command ``maskrcnn``, which the scripts in bin/ call as well."""

@@ -2,13 +2,12 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""``bin/calibrate_model``: calibrate the scores of a model, and write the
+"""``maskrcnn calibrate``: calibrate the scores of a model, and write the
 calibration into the model file.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 import multiprocessing
 from collections.abc import Callable, Generator, Sequence
@@ -48,7 +47,7 @@ from ..train.calibrate import CalibrationCases, collect_cases, cross_calibrate, 
 from ..train.scene_sources import SceneFiles
 from ..train.training_scene import TrainingScene
 from ..train.training_set import to_training_scene
-from .command import CommandError, check_folder, check_limits, run_command
+from .command import Arguments, CommandError, check_folder, check_limits, run_command
 
 _SHAPE, _BAND_SHAPE = (512, 512), (384, 384)
 _COUNT = 200
@@ -59,72 +58,13 @@ _LOWEST_SCORE = 0.02
 _T = TypeVar("_T")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="calibrate_model",
-        description="Find sources in scenes that the model was not trained on, compare their scores and star "
-        "probabilities with the truth, and write a copy of the model file with a calibration. Weights stay "
-        "as they are. What is printed as 'after' is for scenes that were not used in the fit; what has no "
-        "lower log loss there is left as the network gives it.",
-    )
-    parser.add_argument("model", type=Path, help="model file")
-    parser.add_argument("output", type=Path, help="model file to write; may be the same")
-    scenes = parser.add_argument_group("scenes")
-    scenes.add_argument(
-        "--scenes",
-        type=Path,
-        metavar="FOLDER",
-        help="scenes (.npz) to use, made by bin/train, or for models of any bands by bin/train_any_band; "
-        "not those of the training",
-    )
-    scenes.add_argument(
-        "--count", type=int, help=f"scenes to simulate (default: {_COUNT}), or the most to use of --scenes"
-    )
-    scenes.add_argument(
-        "--seed",
-        type=int,
-        default=770_000,
-        help="of the scenes; not that of the training (default: %(default)s)",
-    )
-    scenes.add_argument(
-        "--presets",
-        nargs="+",
-        default=[],
-        metavar="NAME",
-        help="kinds of scenes (default: the training's mixture)",
-    )
-    fit = parser.add_argument_group("comparison", "all but --method for models of fixed bands")
-    fit.add_argument(
-        "--method",
-        choices=("isotonic", "temperature"),
-        default="isotonic",
-        help="any rising curve, or one of two parameters for few scenes (default: %(default)s)",
-    )
-    fit.add_argument(
-        "--iou", type=float, default=0.5, help="from which a mask is right (default: %(default)s)"
-    )
-    fit.add_argument(
-        "--min-area", type=int, default=12, help="smaller truths do not count, px (default: %(default)s)"
-    )
-    fit.add_argument(
-        "--min-peak-snr", type=float, default=3.0, help="nor do fainter ones (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--figure", type=Path, metavar="FILE", help="write reliability diagrams, .png or .pdf"
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(arguments: Arguments) -> int:
     """Run the command; return the exit status."""
-    arguments = _parser().parse_args(argv)
     errors = (ModelFileError, OSError, ValueError)
-    return run_command("calibrate_model", lambda: _run(arguments), errors, "; nothing was written")
+    return run_command(lambda: _run(arguments), errors, "; nothing was written")
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: Arguments) -> None:
     """Calibrate a model."""
     _check(arguments)
     data = arguments.model.read_bytes()
@@ -206,9 +146,7 @@ def _calibrated(metadata: ModelMetadata, calibration: Calibration, cases: Calibr
     return metadata.model_copy(update=update)
 
 
-def _fixed_cases(
-    model: MaskRcnnModel, arguments: argparse.Namespace
-) -> tuple[CalibrationCases, dict[str, Any]]:
+def _fixed_cases(model: MaskRcnnModel, arguments: Arguments) -> tuple[CalibrationCases, dict[str, Any]]:
     """Collect the cases of a model of fixed bands, and tell of what they are."""
     count, described, scenes = _open_scenes(arguments, model.metadata.bands)
     rules = {name: getattr(arguments, name) for name in ("iou", "min_area", "min_peak_snr")}
@@ -218,9 +156,7 @@ def _fixed_cases(
     return cases, {"scenes": described, "n_scenes": count, **rules}
 
 
-def _any_band_cases(
-    model: MaskRcnnModel, arguments: argparse.Namespace
-) -> tuple[CalibrationCases, dict[str, Any]]:
+def _any_band_cases(model: MaskRcnnModel, arguments: Arguments) -> tuple[CalibrationCases, dict[str, Any]]:
     """Collect the cases of a model of any bands, and tell of what they are."""
     if arguments.presets:
         raise CommandError("--presets is for models of fixed bands; leave it out, or give --scenes.")
@@ -240,7 +176,7 @@ def _any_band_cases(
     return cases, {"scenes": described, "n_scenes": count}
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check(arguments: Arguments) -> None:
     """Refuse what would fail after minutes."""
     check_limits(arguments, count=(_FEWEST, math.inf), jobs=(1, math.inf), min_area=(1, math.inf))
     if not 0.0 < arguments.iou <= 1.0:
@@ -259,7 +195,7 @@ def _check(arguments: argparse.Namespace) -> None:
 
 
 def _open_scenes(
-    arguments: argparse.Namespace, bands: tuple[str, ...]
+    arguments: Arguments, bands: tuple[str, ...]
 ) -> tuple[int, dict[str, Any], Generator[TrainingScene, None, None]]:
     """Return the scenes that the options ask for: their number, what they are, themselves."""
     if arguments.scenes is None:
@@ -277,12 +213,12 @@ def _open_scenes(
     return len(files), files.describe(), (files.scene(number) for number in range(len(files)))
 
 
-def _scene_paths(arguments: argparse.Namespace) -> list[Path]:
+def _scene_paths(arguments: Arguments) -> list[Path]:
     paths = sorted(arguments.scenes.glob("*.npz"))[: arguments.count]
     if len(paths) < _FEWEST:
         raise CommandError(
-            f"{arguments.scenes} has {len(paths)} training scenes (.npz), too few; make some with "
-            "bin/train --scenes or bin/train_any_band scenes, or leave out --scenes to have them simulated."
+            f"{arguments.scenes} has {len(paths)} training scenes (.npz), too few; make some with maskrcnn "
+            "train --scenes or maskrcnn train-any-band scenes, or leave out --scenes to have them simulated."
         )
     return paths
 

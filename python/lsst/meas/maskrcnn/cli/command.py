@@ -6,18 +6,86 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
+import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import click
 
 if TYPE_CHECKING:
     from lsst.pipe.base.configOverrides import ConfigOverrides
 
 _LOG = logging.getLogger(__name__)
+
+Arguments = SimpleNamespace
+"""Values of the options of a command, by name."""
+
+
+class Command(click.Command):
+    """A command whose options may have several values, as in ``--bands g r z``.
+
+    Parameters
+    ----------
+    words : `~collections.abc.Sequence` [`str`]
+        Options that words without one stand for, in order, where these options are not given.
+    """
+
+    def __init__(self, *arguments: Any, words: Sequence[str] = (), **options: Any) -> None:
+        self._words = words
+        super().__init__(*arguments, **options)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """Show what words without an option stand for."""
+        return [*super().collect_usage_pieces(ctx), *(f"[{name.upper()}]" for name in self._words)]
+
+    def make_parser(self, ctx: click.Context) -> Any:
+        """Make a parser that splits options of several values, and finds options for words."""
+        parser = super().make_parser(ctx)
+        parse = parser.parse_args
+        params = {param.name: param for param in self.get_params(ctx)}
+        several = {opt for param in params.values() if isinstance(param, Several) for opt in param.opts}
+
+        def parse_words(args: list[str]) -> tuple[dict[str, Any], list[str], list[click.Parameter]]:
+            opts, words, order = parse(args=_split_values(args, several))
+            for name in self._words:
+                if words and name not in opts:
+                    multiple = params[name].multiple
+                    opts[name], words = (words, []) if multiple else (words[0], words[1:])
+                    order.append(params[name])
+            return opts, words, order
+
+        parser.parse_args = parse_words  # type: ignore[method-assign]
+        return parser
+
+
+class Several(click.Option):
+    """An option that may have several values."""
+
+    def make_metavar(self, ctx: click.Context) -> str:
+        """Show that there may be more."""
+        return f"{super().make_metavar(ctx)} ..."
+
+
+def _split_values(args: Sequence[str], several: set[str]) -> list[str]:
+    """Repeat the name of an option before each of its values."""
+    result: list[str] = []
+    current = ""
+    for word in args:
+        name, equals, value = word.partition("=")
+        if name in several:
+            current = name
+            result += [name, value] if equals else [name]
+        elif current and (not word.startswith("-") or re.match(r"-\.?\d", word)):
+            result += [word] if result[-1] == current else [current, word]
+        else:
+            current = ""
+            result.append(word)
+    return result
 
 
 class CommandError(RuntimeError):
@@ -25,14 +93,15 @@ class CommandError(RuntimeError):
 
 
 def run_command(
-    name: str, work: Callable[[], None], errors: tuple[type[Exception], ...] = (), advice: str = ""
+    work: Callable[[], object], errors: tuple[type[Exception], ...] = (), advice: str = ""
 ) -> int:
-    """Run a command and return its exit status.
+    """Do the work of a command and return its exit status.
 
     That is 1 after a `CommandError`, one of ``errors``, or an error of files or of
     a repository's database, which are printed in a line, and 130 after an
     interruption.
     """
+    name = click.get_current_context().command_path
     expected: tuple[type[BaseException], ...] = (CommandError, OSError, *errors)
     try:
         work()
@@ -58,7 +127,7 @@ def run_command(
     return 0
 
 
-def check_limits(arguments: argparse.Namespace, **limits: tuple[float, float]) -> None:
+def check_limits(arguments: Arguments, **limits: tuple[float, float]) -> None:
     """Refuse numbers outside of limits, which are both allowed."""
     for name, (low, high) in limits.items():
         value = getattr(arguments, name)
@@ -84,15 +153,7 @@ def first_line(error: BaseException) -> str:
     return text if plain else f"{type(error).__name__}: {text}"
 
 
-def add_config_options(parser: argparse._ActionsContainer, help: str) -> None:
-    """Add the options that change a configuration."""
-    parser.add_argument("-c", "--config", action="append", default=[], metavar="FIELD=VALUE", help=help)
-    parser.add_argument(
-        "-C", "--config-file", action="append", default=[], metavar="FILE", help="file of changes in Python"
-    )
-
-
-def add_overrides(overrides: ConfigOverrides, arguments: argparse.Namespace, example: str) -> None:
+def add_overrides(overrides: ConfigOverrides, arguments: Arguments, example: str) -> None:
     """Read the options that change a configuration, of which the label of the task may precede a field."""
     for name in arguments.config_file:
         if not Path(name).is_file():

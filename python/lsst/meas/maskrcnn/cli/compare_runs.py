@@ -2,11 +2,10 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""``bin/compare_runs``: the figures of several evaluations in one table."""
+"""``maskrcnn compare-runs``: the figures of several evaluations in one table."""
 
 from __future__ import annotations
 
-import argparse
 import io
 import math
 import os
@@ -21,38 +20,19 @@ from ..images.files import write_atomically
 from ..metrics.run_comparison import RunComparison, RunComparisonError, compare_runs, settings_that_differ
 from ..report.comparison_table import comparison_table, figure_label
 from ..report.report_page import Page, Paragraph, Section, Value, format_value, render_page
-from .command import CommandError, check_folder, check_limits, run_command
-from .evaluation_runs import add_run_options, find_run, open_butler, progress_bar
+from .command import Arguments, CommandError, check_folder, check_limits, run_command
+from .evaluation_runs import find_run, open_butler, progress_bar
 
 _FEW = 10
 _SUFFIXES = (".csv", ".ecsv", ".html")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="compare_runs",
-        description="Compare evaluations of MaskRcnnEvaluateTask on the patches that all of them have. "
-        "Differences "
-        "to the reference come with their standard error and significance from the paired bootstrap over "
-        "patches.",
-    )
-    parser.add_argument("repo", help="path, URI or alias of the Butler repository")
-    parser.add_argument("collections", nargs="+", metavar="COLLECTION", help="collections with evaluations")
-    parser.add_argument(
-        "--reference", metavar="COLLECTION", help="the one to compare with (default: the first)"
-    )
-    parser.add_argument("--out", type=Path, metavar="FILE", help="write the table too: .csv, .ecsv or .html")
-    add_run_options(parser, "")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(arguments: Arguments) -> int:
     """Compare evaluations; return the exit status."""
-    arguments = _parser().parse_args(argv)
-    return run_command("compare_runs", lambda: _run(arguments), (RunComparisonError, OSError))
+    return run_command(lambda: _run(arguments), (RunComparisonError, OSError))
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: Arguments) -> None:
     names = _names(arguments)
     butler = open_butler(arguments.repo)
     runs = [
@@ -65,7 +45,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         write_atomically(arguments.out, _file(arguments.out, comparison, warnings).encode("utf-8"))
     for sentence in warnings:
-        print(f"compare_runs: {sentence}", file=sys.stderr)
+        print(f"maskrcnn compare-runs: {sentence}", file=sys.stderr)
     try:
         print(_terminal(comparison), flush=True)
     except BrokenPipeError:
@@ -73,7 +53,7 @@ def _run(arguments: argparse.Namespace) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _names(arguments: argparse.Namespace) -> list[str]:
+def _names(arguments: Arguments) -> list[str]:
     names = list(dict.fromkeys(arguments.collections))
     if arguments.reference and arguments.reference not in names:
         names.insert(0, arguments.reference)
@@ -121,7 +101,7 @@ def _file(path: Path, comparison: RunComparison, warnings: Sequence[str]) -> str
                         "comparison", "Figures", [*parts, comparison_table(comparison, "Figures of the runs")]
                     )
                 ],
-                "Made by bin/compare_runs of meas_maskrcnn.",
+                "Made by maskrcnn compare-runs of meas_maskrcnn.",
             )
         )
     stream = io.StringIO()
@@ -174,7 +154,3 @@ def _long_table(comparison: RunComparison) -> Table:
     return Table(
         columns, meta={"reference": comparison.names[comparison.reference], "n_samples": comparison.n_samples}
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

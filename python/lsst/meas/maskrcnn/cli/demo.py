@@ -8,7 +8,6 @@ picture, in a Butler repository of its own.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import logging
 import math
@@ -48,9 +47,8 @@ from ..report.model_gallery import plot_field
 from ..report.overlay import mask_outlines, save_overlay, write_regions
 from ..scenes.presets import preset_config
 from ..scenes.simulate import simulate_scene
-from .command import CommandError, check_limits, run_command
-from .importing import add_reading_options
-from .ingest_fits import add_fits_options, fits_options
+from .command import Arguments, CommandError, check_limits, run_command
+from .ingest_fits import fits_options
 from .paths import package_dir, pipeline_path
 
 if TYPE_CHECKING:
@@ -100,57 +98,10 @@ class Field:
     """Whether its world coordinates are those of the images, and not made up."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="demo",
-        description="Find, outline and classify the sources of a simulated field or of FITS images.",
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("maskrcnn_demo"),
-        metavar="DIR",
-        help="folder for all that is made (default: %(default)s in the current folder)",
-    )
-    parser.add_argument(
-        "--fits", nargs="+", type=Path, metavar="FILE", help="images of one field, one for each band"
-    )
-    parser.add_argument(
-        "--bands",
-        nargs="+",
-        metavar="BAND",
-        help="of the images in their order, or of the simulated field (default: of the headers; g r z if "
-        "three images do not say)",
-    )
-    add_reading_options(parser)
-    add_fits_options(parser)
-    parser.add_argument(
-        "--size",
-        nargs=2,
-        type=int,
-        default=(1024, 768),
-        metavar=("WIDTH", "HEIGHT"),
-        help="of the simulated field (pixels, default: %(default)s)",
-    )
-    parser.add_argument("--seed", type=int, default=4, help="of the simulated field (default: %(default)s)")
-    parser.add_argument("--model", type=Path, metavar="FILE", help="model file (default: the package's own)")
-    parser.add_argument(
-        "-c",
-        "--config",
-        action="append",
-        default=[],
-        metavar="LABEL:FIELD=VALUE",
-        help="override of the pipeline's configuration, as for pipetask; can be repeated",
-    )
-    parser.add_argument("--cores", type=int, metavar="N", help="threads for the network (default: all cores)")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(arguments: Arguments) -> int:
     """Run the demonstration; return the exit status."""
-    arguments = _parser().parse_args(argv)
     errors = (FitsImageError, ModelFileError, IngestModelError, OSError)
-    return run_command("demo", lambda: _run(arguments), errors, "; run it again to go on")
+    return run_command(lambda: _run(arguments), errors, "; run it again to go on")
 
 
 class _Steps:
@@ -172,7 +123,7 @@ class _Steps:
         return time.monotonic() - self._start
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: Arguments) -> None:
     """Do what the arguments say."""
     # Refuse what cannot work before anything is made.
     arguments.model = arguments.model if arguments.model is not None else default_model_path()
@@ -201,7 +152,7 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _find_sources(
-    arguments: argparse.Namespace, metadata: ModelMetadata, field: Field, out: Path, steps: _Steps
+    arguments: Arguments, metadata: ModelMetadata, field: Field, out: Path, steps: _Steps
 ) -> None:
     """Find the sources of a field, and lay them out in the folder."""
     steps(f"Butler repository {out / 'repo'}")
@@ -271,7 +222,7 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:10]
 
 
-def _simulated_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> Field:
+def _simulated_field(arguments: Arguments, metadata: ModelMetadata) -> Field:
     """Simulate a field."""
     width, height = arguments.size
     if min(width, height) < 64 or max(width, height) > 8192:
@@ -293,7 +244,7 @@ def _simulated_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> 
     )
 
 
-def _fits_field(arguments: argparse.Namespace, metadata: ModelMetadata) -> Field:
+def _fits_field(arguments: Arguments, metadata: ModelMetadata) -> Field:
     """Read the user's images."""
     # By convention the shortest wavelength comes first.
     paths = list(arguments.fits if arguments.bands else dict.fromkeys(arguments.fits))
@@ -564,7 +515,3 @@ def _compare_with_truth(field: Field, truth: np.ndarray, catalog: SourceCatalog)
         f"Of {len(drawn)} drawn sources with S/N > 10 in r, {len(found)} ({share:.0f} %) have a detection "
         f"within 5 pixels, {right} of them in the right class."
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

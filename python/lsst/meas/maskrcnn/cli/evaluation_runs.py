@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import difflib
 import logging
@@ -130,27 +129,6 @@ def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
             bar.update(done - bar.n)
 
         yield show
-
-
-def add_run_options(parser: argparse.ArgumentParser, samples_for: str) -> None:
-    """Add the options that say which evaluation is meant; ``samples_for`` ends the help of ``--samples``."""
-    parser.add_argument(
-        "--skymap", metavar="NAME", help="sky map, where a collection has evaluations on several"
-    )
-    parser.add_argument(
-        "--evaluation",
-        default=EVALUATION,
-        metavar="NAME",
-        help="first part of the names of the datasets, connections.outputName of the task (default: "
-        "%(default)s)",
-    )
-    parser.add_argument(
-        "--samples",
-        type=int,
-        default=1000,
-        metavar="N",
-        help=f"resamplings of the patches{samples_for} (default: %(default)s)",
-    )
 
 
 def _other_names(butler: Butler, collection: str, evaluation: str) -> str:

@@ -2,15 +2,14 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""``bin/import_astro_rcnn``: training sets of Astro R-CNN, with their truth,
+"""``maskrcnn import-astro-rcnn``: training sets of Astro R-CNN, with their truth,
 in a Butler repository.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from lsst.daf.butler import DataCoordinate
@@ -25,100 +24,19 @@ from ..ingest.import_repo import digest_files
 from ..ingest.imported import ImportedScene
 from ..ingest.repo import PatchGeometry
 from ..scenes.config import MaskRule
-from .command import CommandError
-from .importing import (
-    Field,
-    FieldJob,
-    add_common_options,
-    by_band,
-    made_up_center,
-    parse_split,
-    run_import,
-    split_of,
-)
+from .command import Arguments, CommandError
+from .importing import Field, FieldJob, by_band, made_up_center, parse_split, run_import, split_of
 
 # Sets of one folder of sets have tracts from a multiple of this.
 _SETS_PER_FOLDER = 10_000
 
 
-def _parser() -> argparse.ArgumentParser:
-    rule = MaskRule()
-    parser = argparse.ArgumentParser(
-        prog="import_astro_rcnn",
-        description="Import folders set_N with img_BAND.fits and masks.fits, as for Astro R-CNN, into a "
-        "Butler repository: coadds, truth catalogues and each source's own pixels. What is there already is "
-        "kept, so that an interrupted command goes on when it is repeated.",
-    )
-    parser.add_argument("repo", help="folder of the repository; made if it is not there")
-    parser.add_argument(
-        "folder", nargs="+", help="a set, a folder of sets, or one with training, validation and test folders"
-    )
-    parser.add_argument("--bands", nargs="+", default=["z", "r", "g"], help="default: z r g")
-    parser.add_argument(
-        "--mask-band",
-        help="band of the images in masks.fits (default: the one whose images have the same flux)",
-    )
-    parser.add_argument(
-        "--mask-rule",
-        choices=("peakFraction", "isophote", "fluxFraction"),
-        default=rule.kind,
-        help="which pixels of a source are its mask (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--star-fraction", type=float, default=rule.star_fraction, help="of the peak (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--galaxy-fraction",
-        type=float,
-        default=rule.galaxy_fraction,
-        help="of the peak (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--isophote", type=float, default=rule.isophote, help="in sky sigma (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--flux-fraction", type=float, default=rule.flux_fraction, help="of the flux (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--smooth",
-        type=float,
-        default=0.0,
-        metavar="PX",
-        help="smooth the masks with a Gaussian; Astro R-CNN has 2 (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--min-area",
-        type=int,
-        default=rule.min_area,
-        help="pixels below which a source is flagged (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--min-snr",
-        type=float,
-        default=rule.min_snr,
-        help="S/N below which a source is flagged (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--gain", type=float, default=1.0, help="electrons per count, for the variance (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--split",
-        default="auto",
-        help="auto (by the folders' names), none, train, validation, test, or shares by the sets' numbers "
-        "such as train=7,validation=1,test=2 (default: %(default)s)",
-    )
-    parser.add_argument("--skip-bad", action="store_true", help="leave out sources that cannot be read")
-    add_common_options(parser, "imported/astro_rcnn", "maskRcnnAstroRcnn")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(arguments: Arguments) -> int:
     """Import sets into a repository; return the exit status."""
-    arguments = _parser().parse_args(argv)
-    return run_import("import_astro_rcnn", arguments, lambda: _make_jobs(arguments))
+    return run_import(arguments, lambda: _make_jobs(arguments))
 
 
-def _make_jobs(arguments: argparse.Namespace) -> list[FieldJob]:
+def _make_jobs(arguments: Arguments) -> list[FieldJob]:
     """Find the sets and settle how they are read."""
     split = parse_split(arguments.split)
     sets = find_sets(arguments.folder, arguments.bands)
@@ -138,21 +56,15 @@ def _make_jobs(arguments: argparse.Namespace) -> list[FieldJob]:
     return jobs
 
 
-def _options(arguments: argparse.Namespace) -> AstroRcnnOptions:
+def _options(arguments: Arguments) -> AstroRcnnOptions:
     bands = tuple(arguments.bands)
     if arguments.mask_band is not None and arguments.mask_band not in bands:
         raise CommandError(f"--mask-band {arguments.mask_band} is not one of the bands {', '.join(bands)}.")
     try:
-        rule = MaskRule(
-            kind=arguments.mask_rule,
-            band=arguments.mask_band or "",
-            star_fraction=arguments.star_fraction,
-            galaxy_fraction=arguments.galaxy_fraction,
-            isophote=arguments.isophote,
-            flux_fraction=arguments.flux_fraction,
-            min_area=arguments.min_area,
-            min_snr=arguments.min_snr,
-        )
+        names = ("star_fraction", "galaxy_fraction", "isophote", "flux_fraction", "min_area", "min_snr")
+        given = {name: getattr(arguments, name) for name in names} | {"kind": arguments.mask_rule}
+        given = {name: value for name, value in given.items() if value is not None}
+        rule = MaskRule(band=arguments.mask_band or "", **given)
     except ValueError as error:
         raise CommandError(str(error)) from error
     fits = FitsOptions(
@@ -169,7 +81,7 @@ def _options(arguments: argparse.Namespace) -> AstroRcnnOptions:
     return AstroRcnnOptions(bands, fits, rule, arguments.smooth, arguments.skip_bad)
 
 
-def _job(entry: SetFolder, arguments: argparse.Namespace, options: AstroRcnnOptions, split: str) -> FieldJob:
+def _job(entry: SetFolder, arguments: Arguments, options: AstroRcnnOptions, split: str) -> FieldJob:
     images, masks = set_files(entry.path, options.bands)
     tract = arguments.tract + entry.parent * _SETS_PER_FOLDER + entry.number
     paths = [*images.values(), *([masks] if masks is not None else [])]
@@ -196,6 +108,7 @@ def _job(entry: SetFolder, arguments: argparse.Namespace, options: AstroRcnnOpti
         split=split,
         bands=options.bands,
         has_truth=masks is not None,
+        paths=paths,
         digest=lambda: digest_files(paths, options),
         read=read,
     )

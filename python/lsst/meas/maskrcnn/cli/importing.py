@@ -6,10 +6,10 @@
 
 from __future__ import annotations
 
-import argparse
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -19,7 +19,7 @@ from lsst.daf.butler.registry import ConflictingDefinitionError
 
 from ..ingest.import_repo import FieldStore, ImportConflictError
 from ..ingest.repo import PatchGeometry, check_collection, lock_repo, open_repo
-from .command import CommandError, run_command
+from .command import Arguments, CommandError, run_command
 
 SPLITS = ("train", "validation", "test")
 """Names of the splits (`tuple` [`str`])."""
@@ -48,6 +48,9 @@ class FieldJob:
 
     has_truth: bool
     """Whether a truth belongs to it."""
+
+    paths: Sequence[Path]
+    """What it is read from."""
 
     digest: Callable[[], str]
     """Makes the digest of what it is made from."""
@@ -88,66 +91,6 @@ class _Tally:
         for text in notes:
             # Notes that differ in numbers only are one note.
             self.notes.setdefault(re.sub(r"\d[\d.e+-]*", "#", text), []).append((label, text))
-
-
-def add_common_options(parser: argparse.ArgumentParser, collection: str, skymap: str) -> None:
-    """Add the options that say where to and how images are read; collection and sky map are defaults."""
-    parser.add_argument(
-        "--collection",
-        default=collection,
-        help="collection of all images; those of a split come into COLLECTION/SPLIT, others into "
-        "COLLECTION/all (default: %(default)s)",
-    )
-    parser.add_argument("--skymap", default=skymap, help="name of the sky map (default: %(default)s)")
-    parser.add_argument(
-        "--tract", type=int, default=0, help="number of the first tract; each field has its own (default: 0)"
-    )
-    add_reading_options(parser)
-
-
-def add_reading_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that say how images are read."""
-    parser.add_argument(
-        "--zeropoint",
-        nargs="+",
-        metavar="MAG",
-        help="AB magnitude of one count, one for all bands or BAND=MAG for each (default: from the headers)",
-    )
-    parser.add_argument(
-        "--pixel-scale", type=float, metavar="ARCSEC", help="where headers have no usable world coordinates"
-    )
-    parser.add_argument(
-        "--psf-fwhm",
-        nargs="+",
-        metavar="ARCSEC",
-        help="width of the PSF, one or BAND=ARCSEC (default: measured on stars, or of the header)",
-    )
-    parser.add_argument(
-        "--saturation",
-        nargs="+",
-        metavar="COUNTS",
-        help="level of saturation, one or BAND=COUNTS (default: from the header, or a plateau)",
-    )
-    parser.add_argument(
-        "--noise",
-        nargs="+",
-        metavar="COUNTS",
-        help="standard deviation of an empty pixel, one or BAND=COUNTS, for simulated images without noise "
-        "(default: measured)",
-    )
-    parser.add_argument(
-        "--sky",
-        choices=("auto", "subtract", "none"),
-        default="auto",
-        help="subtract the sky; auto: if it is over one sigma from zero (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--sky-mesh",
-        type=int,
-        default=128,
-        metavar="PX",
-        help="cells of the sky's mesh; larger for larger galaxies (default: %(default)s)",
-    )
 
 
 def by_band(words: Sequence[str] | None, bands: Sequence[str], option: str) -> dict[str, float] | None:
@@ -213,19 +156,22 @@ def split_of(choice: str | tuple[str, ...], number: int, named: str) -> str:
     return {"auto": named, "none": ""}.get(choice, choice)
 
 
-def run_import(program: str, arguments: argparse.Namespace, make_jobs: Callable[[], list[FieldJob]]) -> int:
+def run_import(arguments: Arguments, make_jobs: Callable[[], list[FieldJob]]) -> int:
     """Import the fields that a function returns; return the exit status."""
     errors = (ValueError, ImportConflictError)
-    return run_command(program, lambda: _import(arguments, make_jobs()), errors, "; run it again to go on")
+    return run_command(lambda: _import(arguments, make_jobs()), errors, "; run it again to go on")
 
 
-def _import(arguments: argparse.Namespace, jobs: Sequence[FieldJob]) -> None:
+def _import(arguments: Arguments, jobs: Sequence[FieldJob]) -> None:
     if not jobs:
         raise CommandError("There is nothing to import.")
     check_collection(arguments.collection)
     places: dict[tuple[int, int], str] = {}
     for job in jobs:
         other = places.setdefault((job.tract, job.patch), job.label)
+        for path in job.paths:
+            if not path.is_file():
+                raise CommandError(f"{job.label}: There is no file {path}; check the name.")
         if other is not job.label:
             raise CommandError(
                 f"{job.label} and {other} would both be tract {job.tract}, patch {job.patch}; "
@@ -267,7 +213,7 @@ def _import_field(store: FieldStore, job: FieldJob, tally: _Tally) -> None:
     tally.note(job.label, loaded.notes)
 
 
-def _report(arguments: argparse.Namespace, jobs: Sequence[FieldJob], tally: _Tally) -> None:
+def _report(arguments: Arguments, jobs: Sequence[FieldJob], tally: _Tally) -> None:
     """Print notes and a summary."""
     for entries in list(tally.notes.values())[:_SHOWN_NOTES]:
         label, text = entries[0]

@@ -2,11 +2,10 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""``bin/ingest_fits``: any FITS images, one per band, in a Butler repository."""
+"""``maskrcnn ingest-fits``: any FITS images, one per band, in a Butler repository."""
 
 from __future__ import annotations
 
-import argparse
 import csv
 import dataclasses
 import re
@@ -15,26 +14,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from lsst.daf.butler import DataCoordinate
+from lsst.geom import Point2I
+from lsst.meas.base import SkyMapIdGeneratorConfig
+
+from ..catalogs.truth import make_truth_catalog
 from ..ingest.exposures import field_to_exposures
 from ..ingest.fits_files import BandFiles, FitsImageError, find_fits
 from ..ingest.fits_images import FitsOptions, read_field
 from ..ingest.import_repo import digest_files
+from ..ingest.imported import import_field
+from ..ingest.label_truth import add_label_truth
 from ..ingest.repo import PatchGeometry
-from .command import CommandError
-from .importing import (
-    SPLITS,
-    Field,
-    FieldJob,
-    add_common_options,
-    by_band,
-    made_up_center,
-    parse_split,
-    run_import,
-    split_of,
-)
+from .command import Arguments, CommandError
+from .importing import SPLITS, Field, FieldJob, by_band, made_up_center, parse_split, run_import, split_of
 
 _COMPANIONS = ("variance", "weight", "rms", "mask")
-_PLACES = ("name", "tract", "patch", "split", "zeropoint")
+_PLACES = ("name", "tract", "patch", "split", "zeropoint", "truth")
 
 
 @dataclass
@@ -47,90 +43,15 @@ class _Entry:
     patch: int
     split: str = ""
     zero_points: dict[str, float] = field(default_factory=dict)
+    truth: Path | None = None
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="ingest_fits",
-        description="Store FITS images of one or many fields, one per band, as calibrated coadds in a Butler "
-        "repository. What is there already is kept, so that an interrupted command goes on when it is "
-        "repeated.",
-        epilog="Give the images with --band, with --fits and --bands, with --table or with --dirs.",
-    )
-    parser.add_argument("repo", help="folder of the repository; made if it is not there")
-    for name, words in (
-        ("band", "images of one field"),
-        ("variance", "their variances (counts^2)"),
-        ("weight", "their inverse variances"),
-        ("rms", "their standard deviations"),
-        ("mask", "their mask images, see --mask-bits"),
-    ):
-        parser.add_argument(
-            f"--{name}", nargs="+", action="extend", default=[], metavar="BAND=FILE", help=words
-        )
-    parser.add_argument(
-        "--fits", nargs="+", metavar="FILE", help="images of one field in the order of --bands, or one cube"
-    )
-    parser.add_argument(
-        "--bands", nargs="+", metavar="BAND", help="bands for --fits, --dirs and --table (default: g r z)"
-    )
-    parser.add_argument(
-        "--table",
-        metavar="CSV",
-        help="a field per row: columns with the name of a band hold its image, variance_BAND, weight_BAND, "
-        "rms_BAND, mask_BAND what belongs to it, zeropoint or zeropoint_BAND, name, tract, patch and split "
-        "the rest; only images are needed",
-    )
-    parser.add_argument("--dirs", nargs="+", metavar="DIR", help="a field per folder")
-    parser.add_argument(
-        "--pattern",
-        default="img_{band}.fits",
-        help="name of the images in --dirs; they may be compressed (default: %(default)s)",
-    )
-    add_fits_options(parser)
-    parser.add_argument("--patch", type=int, default=0, help="number of the patch (default: %(default)s)")
-    parser.add_argument(
-        "--split",
-        default="none",
-        help="none, train, validation, test, or shares by the number of the field such as "
-        "train=7,validation=1,test=2 (default: %(default)s)",
-    )
-    add_common_options(parser, "imported/fits", "maskRcnnFits")
-    return parser
-
-
-def add_fits_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for plain FITS images alone."""
-    parser.add_argument(
-        "--hdu",
-        help="name or number of the HDU with the image (default: SCI, or the one with world coordinates)",
-    )
-    parser.add_argument(
-        "--mask-bits",
-        nargs="+",
-        metavar="PLANE=BIT[,BIT]",
-        help="which bits (from 0) of a mask image become which mask plane, such as SAT=1 BAD=0,5 "
-        "(default: as the header or the telescope has it, else every pixel that is not 0 is BAD)",
-    )
-    parser.add_argument(
-        "--gain",
-        nargs="+",
-        metavar="ELECTRONS",
-        help="electrons per count, one or BAND=ELECTRONS: adds the sources' Poisson noise to a variance that "
-        "is estimated",
-    )
-    parser.add_argument(
-        "--rescale", action="store_true", help="scale variances that are given to the noise in the sky"
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(arguments: Arguments) -> int:
     """Ingest images into a repository; return the exit status."""
-    arguments = _parser().parse_args(argv)
-    return run_import("ingest_fits", arguments, lambda: _make_jobs(arguments))
+    return run_import(arguments, lambda: _make_jobs(arguments))
 
 
-def _make_jobs(arguments: argparse.Namespace) -> list[FieldJob]:
+def _make_jobs(arguments: Arguments) -> list[FieldJob]:
     """Sort the arguments into fields."""
     given = [name for name in ("band", "fits", "table", "dirs") if getattr(arguments, name)]
     if len(given) != 1:
@@ -141,6 +62,8 @@ def _make_jobs(arguments: argparse.Namespace) -> list[FieldJob]:
             f"--variance, --weight, --rms and --mask go with --band or --fits, not with --{given[0]}; "
             "use columns of a --table."
         )
+    if given[0] in ("table", "dirs") and arguments.truth:
+        raise CommandError(f"--truth goes with --band or --fits, not with --{given[0]}; use a --table.")
     bands = tuple(arguments.bands or ("g", "r", "z"))
     if len(set(bands)) != len(bands):
         raise CommandError(f"--bands {' '.join(bands)} names a band twice.")
@@ -172,7 +95,7 @@ def _pairs(words: Sequence[str], option: str) -> dict[str, Path]:
     return result
 
 
-def _from_options(arguments: argparse.Namespace, bands: tuple[str, ...]) -> _Entry:
+def _from_options(arguments: Arguments, bands: tuple[str, ...]) -> _Entry:
     """One field, from --band or --fits."""
     if arguments.band:
         images = _pairs(arguments.band, "--band")
@@ -195,10 +118,11 @@ def _from_options(arguments: argparse.Namespace, bands: tuple[str, ...]) -> _Ent
         for band, path in images.items()
     }
     label = ", ".join(dict.fromkeys(path.name for path in images.values()))
-    return _Entry(label, fields, arguments.tract, arguments.patch)
+    truth = Path(arguments.truth) if arguments.truth else None
+    return _Entry(label, fields, arguments.tract, arguments.patch, truth=truth)
 
 
-def _from_folders(arguments: argparse.Namespace, bands: tuple[str, ...]) -> list[_Entry]:
+def _from_folders(arguments: Arguments, bands: tuple[str, ...]) -> list[_Entry]:
     """A field per folder."""
     if "{band}" not in arguments.pattern:
         raise CommandError(f"--pattern {arguments.pattern} must hold {{band}}, like img_{{band}}.fits.")
@@ -217,7 +141,7 @@ def _from_folders(arguments: argparse.Namespace, bands: tuple[str, ...]) -> list
     return entries
 
 
-def _from_table(arguments: argparse.Namespace) -> list[_Entry]:
+def _from_table(arguments: Arguments) -> list[_Entry]:
     """A field per row of a table."""
     path = Path(arguments.table)
     try:
@@ -252,12 +176,7 @@ def _from_table(arguments: argparse.Namespace) -> list[_Entry]:
 
 
 def _from_row(
-    arguments: argparse.Namespace,
-    row: dict[str, Any],
-    bands: Sequence[str],
-    base: Path,
-    where: str,
-    index: int,
+    arguments: Arguments, row: dict[str, Any], bands: Sequence[str], base: Path, where: str, index: int
 ) -> _Entry:
     """Read a row of a table."""
     if None in row or None in row.values():
@@ -281,13 +200,14 @@ def _from_row(
     if split and split not in SPLITS:
         raise CommandError(f"{where}: split {split!r} is none of {', '.join(SPLITS)}.")
     known = {band: value for band, value in zero_points.items() if value == value}
-    return _Entry(values.get("name", where), files, tract, patch, split, known)
+    truth = base / values["truth"] if "truth" in values else None
+    return _Entry(values.get("name", where), files, tract, patch, split, known, truth)
 
 
 def fits_options(
-    arguments: argparse.Namespace, bands: Sequence[str], zero_points: dict[str, float] | None = None
+    arguments: Arguments, bands: Sequence[str], zero_points: dict[str, float] | None = None
 ) -> FitsOptions:
-    """Read the options of `add_fits_options` and of `~.importing.add_reading_options` for some bands."""
+    """Say how the images of some bands are read."""
     magnitudes = {**(by_band(arguments.zeropoint, bands, "--zeropoint") or {}), **(zero_points or {})}
     return FitsOptions(
         zero_points=magnitudes or None,
@@ -324,10 +244,10 @@ def _job(entry: _Entry, options: FitsOptions, split: str) -> FieldJob:
         path for files in entry.files.values() for path in dataclasses.astuple(files) if path is not None
     ]
 
+    if entry.truth is not None:
+        paths.append(entry.truth)
+
     def digest() -> str:
-        for path in paths:
-            if not path.is_file():
-                raise FitsImageError(f"There is no file {path}; check the name.")
         names = [
             (band, [name for name, path in dataclasses.asdict(files).items() if path is not None])
             for band, files in entry.files.items()
@@ -342,7 +262,17 @@ def _job(entry: _Entry, options: FitsOptions, split: str) -> FieldJob:
         if wcs is None:
             raise FitsImageError("An exposure has no world coordinates (WCS); give images that have them.")
         geometry = PatchGeometry(entry.tract, entry.patch, wcs, exposure.getBBox())
-        return Field(geometry, lambda data_id: {"exposures": exposures}, images.notes)
+        if entry.truth is None:
+            return Field(geometry, lambda data_id: {"exposures": exposures}, images.notes)
+        scene = import_field(", ".join(path.name for path in paths), images)
+        add_label_truth(scene, entry.truth)
+        stars = 0 if scene.sources is None else int(scene.sources["is_star"].sum())
+
+        def products(data_id: DataCoordinate) -> dict[str, Any]:
+            ids = SkyMapIdGeneratorConfig().apply(data_id).make_table_id_factory()
+            return {"exposures": exposures, "truth": make_truth_catalog(scene, wcs, Point2I(0, 0), ids)}
+
+        return Field(geometry, products, scene.notes, stars, len(scene.masks) - stars)
 
     return FieldJob(
         label=entry.label,
@@ -350,7 +280,8 @@ def _job(entry: _Entry, options: FitsOptions, split: str) -> FieldJob:
         patch=entry.patch,
         split=split,
         bands=tuple(entry.files),
-        has_truth=False,
+        has_truth=entry.truth is not None,
+        paths=paths,
         digest=digest,
         read=read,
     )

@@ -2,13 +2,12 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""``bin/preview_scenes``: pages of pictures of what is in a Butler
+"""``maskrcnn preview``: pages of pictures of what is in a Butler
 repository, for a person to judge.
 """
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from ..catalogs.truth import read_truth
 from ..deblend.image import gaussian_fwhm
 from ..report.overlay import lupton_rgb
 from ..report.picture_book import PageField, save_page
-from .command import CommandError, check_limits, first_line, run_command
+from .command import Arguments, CommandError, check_limits, first_line, run_command
 from .evaluation_runs import open_butler
 
 _IMAGE = "deepCoadd_calexp"
@@ -61,70 +60,12 @@ class _Band:
     box: Box2I
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="preview_scenes",
-        description="Write a page of colour pictures for each collection of coadds in a Butler repository, "
-        "such as one per preset of simulated scenes; beside each picture the same with the outlines of the "
-        "true sources, where these are known.",
-    )
-    parser.add_argument("repo", help="path, URI or alias of the repository")
-    parser.add_argument(
-        "--collection",
-        nargs="+",
-        action="extend",
-        metavar="NAME",
-        help=f"collections to show (default: all that hold {_IMAGE}, splits and seeds put together)",
-    )
-    parser.add_argument("--count", type=int, default=6, help="pictures on a page (default: %(default)s)")
-    parser.add_argument(
-        "--out", type=Path, default=Path("pictures"), help="folder for the pages (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--bands",
-        nargs=3,
-        metavar="BAND",
-        help="shown as red, green and blue (default: z r g, or three of what is there)",
-    )
-    parser.add_argument(
-        "--stretch",
-        type=float,
-        default=6.0,
-        help="stretch of the asinh scale, in units of the noise of a pixel (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--Q",
-        type=float,
-        default=4.3,
-        dest="softening",
-        help="how strongly bright parts are compressed (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--cutout",
-        type=int,
-        default=1024,
-        metavar="PIXELS",
-        help="of larger images only the middle is shown (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--panel",
-        type=int,
-        default=512,
-        metavar="PIXELS",
-        help="longest side of a picture on the page (default: %(default)s)",
-    )
-    parser.add_argument("--no-outlines", action="store_true", help="plain pictures only")
-    parser.add_argument("--colors", type=int, help="reduce the pages to so many colours, for small files")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(arguments: Arguments) -> int:
     """Write pages of pictures of a repository; return the exit status."""
-    arguments = _parser().parse_args(argv)
-    return run_command("preview_scenes", lambda: _run(arguments))
+    return run_command(lambda: _run(arguments))
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: Arguments) -> None:
     """Write the pages, and print their paths."""
     _check(arguments)
     butler = open_butler(arguments.repo)
@@ -134,7 +75,7 @@ def _run(arguments: argparse.Namespace) -> None:
     if empty:
         raise CommandError(
             f"Collection {empty[0]!r} of {arguments.repo} has no {_IMAGE}; put scenes into it, for instance "
-            "with bin/simulate_scenes, or name another --collection."
+            "with maskrcnn simulate, or name another --collection."
         )
     bands = {name: _bands(name, patches, arguments.bands) for name, patches in chosen.items()}
     try:
@@ -159,7 +100,7 @@ def _run(arguments: argparse.Namespace) -> None:
         print(path)
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check(arguments: Arguments) -> None:
     """Refuse numbers that cannot work."""
     check_limits(arguments, count=(1, math.inf), cutout=(16, math.inf), panel=(64, 8192), colors=(2, 256))
     for option, value in (("stretch", arguments.stretch), ("Q", arguments.softening)):
@@ -195,8 +136,8 @@ def _collections(butler: Butler, repo: str, names: Sequence[str] | None) -> list
     filled = [name for name in result if _patches(butler, name)]
     if not filled:
         raise CommandError(
-            f"{repo} has no {_IMAGE}; put scenes into it with bin/simulate_scenes, bin/ingest_fits or "
-            "bin/import_astro_rcnn."
+            f"{repo} has no {_IMAGE}; put scenes into it with maskrcnn simulate, maskrcnn ingest-fits or "
+            "maskrcnn import-astro-rcnn."
         )
     return filled
 
@@ -261,7 +202,7 @@ def _by_colour(bands: set[str]) -> list[str]:
 
 
 def _read_field(
-    butler: Butler, collection: str, patch: _Patch, bands: Sequence[str], arguments: argparse.Namespace
+    butler: Butler, collection: str, patch: _Patch, bands: Sequence[str], arguments: Arguments
 ) -> PageField:
     """Read a patch and make its picture."""
     try:
@@ -353,11 +294,7 @@ def _file_name(collection: str, taken: Sequence[Path]) -> str:
 
 
 def _save(
-    path: Path,
-    fields: Sequence[PageField],
-    collection: str,
-    bands: Sequence[str],
-    arguments: argparse.Namespace,
+    path: Path, fields: Sequence[PageField], collection: str, bands: Sequence[str], arguments: Arguments
 ) -> None:
     """Write a page."""
     shown = f"{bands[0]} in grey" if len(bands) == 1 else f"{', '.join(bands)} as red, green, blue"

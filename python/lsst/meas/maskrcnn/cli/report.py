@@ -2,16 +2,14 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""``bin/report``: a page on an evaluation, one file that needs no network."""
+"""``maskrcnn evaluate-report``: a page on an evaluation, one file that needs no network."""
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
 import math
 import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,8 +24,8 @@ from ..metrics.run_comparison import RunComparisonError, compare_runs
 from ..report.deblender_report import deblender_parts
 from ..report.evaluation_report import ReportContext, evaluation_page
 from ..report.report_page import Part, Section, render_page
-from .command import CommandError, check_folder, check_limits, first_line, run_command
-from .evaluation_runs import StoredRun, add_run_options, find_run, open_butler, progress_bar
+from .command import Arguments, CommandError, check_folder, check_limits, first_line, run_command
+from .evaluation_runs import StoredRun, find_run, open_butler, progress_bar
 
 if TYPE_CHECKING:
     # It brings torch, which takes seconds and is not needed here.
@@ -36,52 +34,12 @@ if TYPE_CHECKING:
 _MODEL = "maskRcnnModel"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="report",
-        description="Write a page on an evaluation of MaskRcnnEvaluateTask: figures, tables, plots, a "
-        "gallery of "
-        "blends, configuration and software. It is one HTML file that opens without a network.",
-    )
-    parser.add_argument("repo", help="path, URI or alias of the Butler repository")
-    parser.add_argument("collection", help="collection with the evaluation")
-    parser.add_argument(
-        "--compare",
-        nargs="+",
-        default=[],
-        metavar="COLLECTION",
-        help="collections with other evaluations of the same patches, to compare with",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="file to write (default: the collection's name, .html)"
-    )
-    parser.add_argument(
-        "--gallery",
-        type=int,
-        default=8,
-        metavar="N",
-        help="show up to N of the worst and of the best blends (default: %(default)s; an evaluation stores "
-        "as many "
-        "as its gallerySize says)",
-    )
-    add_run_options(parser, " for differences")
-    parser.add_argument(
-        "--deblenders",
-        default="deblenderComparison",
-        metavar="NAME",
-        help="first part of the names of the datasets of CompareDeblendersTask, which get a section if they "
-        "are in the collection (default: %(default)s)",
-    )
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(arguments: Arguments) -> int:
     """Write a page on an evaluation; return the exit status."""
-    arguments = _parser().parse_args(argv)
-    return run_command("report", lambda: _run(arguments), (RunComparisonError, OSError))
+    return run_command(lambda: _run(arguments), (RunComparisonError, OSError))
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: Arguments) -> None:
     out = arguments.out if arguments.out is not None else Path(_file_name(arguments.collection))
     check_limits(arguments, samples=(2, math.inf), gallery=(0, math.inf))
     check_folder(out)
@@ -92,7 +50,7 @@ def _run(arguments: argparse.Namespace) -> None:
     print(f"{out} ({len(data) / 1e6:.1f} MB)")
 
 
-def _report(arguments: argparse.Namespace) -> str:
+def _report(arguments: Arguments) -> str:
     butler = open_butler(arguments.repo)
     stored, *others = (
         find_run(butler, collection, skymap=arguments.skymap, evaluation=arguments.evaluation)
@@ -122,7 +80,7 @@ def _report(arguments: argparse.Namespace) -> str:
     return render_page(page)
 
 
-def _deblenders(stored: StoredRun, arguments: argparse.Namespace) -> list[Part]:
+def _deblenders(stored: StoredRun, arguments: Arguments) -> list[Part]:
     """Lay out what CompareDeblendersTask left in the same collection, if anything."""
     name = f"{arguments.deblenders}_metrics"
     skymap = stored.run.metrics.skymap
@@ -148,7 +106,7 @@ def _place(ref: DatasetRef) -> tuple[int, int]:
     return int(ref.dataId["tract"]), int(ref.dataId["patch"])
 
 
-def _context(stored: StoredRun, arguments: argparse.Namespace) -> ReportContext:
+def _context(stored: StoredRun, arguments: Arguments) -> ReportContext:
     butler, metrics = stored.butler, stored.run.metrics
     # First where the catalogues were made, which may be another run than that of the evaluation.
     places = list(dict.fromkeys([stored.ref.run, *metrics.runs, stored.collection]))
@@ -166,9 +124,8 @@ def _context(stored: StoredRun, arguments: argparse.Namespace) -> ReportContext:
     configurations = _configurations(butler, places, notes)
     versions = _packages(butler, places, notes)
     footer = (
-        f"Made by bin/report of meas_maskrcnn from {metrics.name}_metrics of the run {stored.ref.run}. "
-        "Errors are "
-        "standard errors from resampling the patches."
+        f"Made by maskrcnn evaluate-report from {metrics.name}_metrics of the run {stored.ref.run}. Errors "
+        "are standard errors from resampling the patches."
     )
     return ReportContext(
         f"Evaluation of {stored.collection}",
@@ -275,7 +232,3 @@ def _plain_array(table: Any) -> np.ndarray:
 
 def _file_name(collection: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "_", collection).strip("._") + ".html"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -2,13 +2,12 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""``bin/simulate_scenes``: simulated scenes with their truth in a Butler
+"""``maskrcnn simulate``: simulated scenes with their truth in a Butler
 repository.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import math
 import multiprocessing
@@ -42,70 +41,20 @@ from ..ingest.repo import check_collection, open_repo, patch_data_id, register_d
 from ..ingest.scenes import SceneGrid, ingest_scene, missing_scenes, scene_dataset_types
 from ..scenes.presets import PRESETS, expected_sources
 from ..tasks.simulate import SimulateScenesConfig, SimulateScenesTask
-from .command import CommandError, add_config_options, add_overrides, check_limits, first_line, run_command
+from .command import Arguments, CommandError, add_overrides, check_limits, first_line, run_command
 
 _LOG = logging.getLogger(__name__)
 _CONFIG_TYPE = "simulateScenes_config"
 _STAGING = ".simulate_scenes"
-_DEFAULT_SPLIT = "train=7,validation=1,test=2"
 _SPLIT_TOTAL = 10
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="simulate_scenes",
-        description="Simulate scenes of stars and galaxies and store them, with their truth, as patches of a "
-        "sky map in a Butler repository. Scenes that are there already are not made again: an interrupted "
-        "command goes on when it is repeated, and a larger --count adds scenes.",
-    )
-    parser.add_argument("repo", nargs="?", help="folder of the repository; made if it is not there")
-    parser.add_argument(
-        "--preset",
-        nargs="+",
-        default=["hsc-wide"],
-        metavar="NAME",
-        help="kinds of scenes (default: hsc-wide)",
-    )
-    parser.add_argument("--count", type=int, default=70, help="scenes of each preset (default: %(default)s)")
-    parser.add_argument(
-        "--seed", type=int, default=1, help="random seed, and number of the tract (default: %(default)s)"
-    )
-    parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
-    parser.add_argument(
-        "--shape",
-        nargs=2,
-        type=int,
-        metavar=("HEIGHT", "WIDTH"),
-        help="of a scene, px (default: the preset's)",
-    )
-    parser.add_argument("--bands", nargs="+", metavar="BAND", help="default: the preset's")
-    parser.add_argument(
-        "--split",
-        default=_DEFAULT_SPLIT,
-        help="how many of every ten scenes go to which collection (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--collection", default="simulated", help="start of the collections' names (default: %(default)s)"
-    )
-    parser.add_argument("--skymap", help="name of the sky map (default: maskRcnnSim-PRESET)")
-    add_config_options(parser, "change to the presets, such as population.star_density=40; can be repeated")
-    parser.add_argument("--no-flux", action="store_true", help="leave out the pixels of the single sources")
-    parser.add_argument("--list", action="store_true", help="list the presets and stop")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
+def run(arguments: Arguments) -> int:
     """Simulate scenes into a repository; return the exit status."""
-    parser = _parser()
-    arguments = parser.parse_args(argv)
     if arguments.list:
         _print_presets()
         return 0
-    if arguments.repo is None:
-        parser.error("the repository is missing")
-    return run_command(
-        "simulate_scenes", lambda: _run(arguments), (ValueError,), advice="; run it again to go on"
-    )
+    return run_command(lambda: _run(arguments), (ValueError,), "; run it again to go on")
 
 
 def _print_presets() -> None:
@@ -146,8 +95,10 @@ class _Series:
         return repo / f"{_STAGING}-{name}"
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: Arguments) -> None:
     start = time.monotonic()
+    if arguments.repo is None:
+        raise CommandError("The repository is missing; give it with -b.")
     # Refuse what cannot work before anything is made.
     all_series = _make_series(arguments)
     repo = Path(arguments.repo).absolute()
@@ -175,7 +126,7 @@ def _run(arguments: argparse.Namespace) -> None:
     _print_summary(arguments, all_series, len(orders), start, prepared)
 
 
-def _make_series(arguments: argparse.Namespace) -> list[_Series]:
+def _make_series(arguments: Arguments) -> list[_Series]:
     """Read and check the arguments."""
     check_collection(arguments.collection)
     check_limits(arguments, count=(1, math.inf), jobs=(1, math.inf), seed=(0, SceneGrid.TRACT_MAX - 1))
@@ -209,14 +160,16 @@ def _parse_split(text: str) -> tuple[str, ...]:
     for part in text.split(","):
         name, _, share = part.strip().partition("=")
         if not name.isidentifier() or not share.isdecimal() or name in names:
-            raise CommandError(f"--split {text} is not understood; write it like {_DEFAULT_SPLIT}.")
+            raise CommandError(
+                f"--split {text} is not understood; write it like train=7,validation=1,test=2."
+            )
         names += [name] * int(share)
     if len(names) != _SPLIT_TOTAL:
         raise CommandError(f"--split {text} adds up to {len(names)}; it must make {_SPLIT_TOTAL}.")
     return tuple(names)
 
 
-def _make_config(arguments: argparse.Namespace, preset: str) -> SimulateScenesConfig:
+def _make_config(arguments: Arguments, preset: str) -> SimulateScenesConfig:
     """Return the complete configuration of a preset's scenes."""
     config = SimulateScenesConfig()
     config.preset = preset
@@ -446,7 +399,7 @@ def _simulate(
 
 
 def _print_summary(
-    arguments: argparse.Namespace, all_series: Sequence[_Series], made: int, start: float, prepared: float
+    arguments: Arguments, all_series: Sequence[_Series], made: int, start: float, prepared: float
 ) -> None:
     end = time.monotonic()
     if made:

@@ -2,13 +2,12 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""``bin/train``: train a model, on patches of a Butler repository or on scenes
+"""``maskrcnn train``: train a model, on patches of a Butler repository or on scenes
 that are simulated for it.
 """
 
 from __future__ import annotations
 
-import argparse
 import io
 import logging
 import math
@@ -43,20 +42,21 @@ from ..tasks.train_config import scratch_stage
 from ..tasks.train_connections import MaskRcnnTrainConfig, MaskRcnnTrainConnections
 from ..train.augment import AugmentSettings
 from ..train.distributed import on_first_process
-from ..train.loop import output_files
+from ..train.loop import best_model_file, output_files
 from ..train.provenance import describe_model
 from ..train.scene_sources import SceneFiles, SceneSource
 from ..train.training_set import SimulatedSource, make_training_set
 from .command import (
+    Arguments,
     CommandError,
-    add_config_options,
     add_overrides,
     check_folder,
     check_limits,
     first_line,
     run_command,
 )
-from .paths import package_dir
+from .paths import package_dir, pipeline_path
+from .train_dry_run import DryRunDone, DryRunTask
 
 _LABEL = MaskRcnnTrainTask._DefaultName
 
@@ -64,66 +64,9 @@ _LABEL = MaskRcnnTrainTask._DefaultName
 _PIXEL_SCALE = 0.168
 _SHAPE = (512, 512)
 
-_SCHEDULES = {
-    "published": "the four stages of Astro R-CNN",
-    "scratch": "one stage from random weights",
-    "fine-tune": "few images of a new survey",
-}
 
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="train",
-        description="Train a model on the patches of a Butler repository whose sources are known, and put it "
-        "there; or, with --scenes, on simulated scenes, and write it to a file. Interrupted, the same "
-        "command goes on where it was. Under torchrun the work is shared among its processes.",
-    )
-    parser.add_argument("target", help="Butler repository; with --scenes the model file to write")
-    data = parser.add_argument_group("training in a repository")
-    data.add_argument("-i", "--input", action="append", metavar="COLLECTION", help="where the patches are")
-    data.add_argument("-o", "--output", metavar="COLLECTION", help="RUN collection for the model")
-    data.add_argument("-d", "--data-query", default="", metavar="WHERE", help="patches to use (default: all)")
-    data.add_argument(
-        "--checkpoints",
-        type=Path,
-        metavar="FOLDER",
-        help="for the state of the training (default: in the repository)",
-    )
-    simulated = parser.add_argument_group("training on simulated scenes")
-    simulated.add_argument("--scenes", type=Path, metavar="FOLDER", help="folder for the scenes")
-    simulated.add_argument("--count", type=int, default=600, help="number of scenes (default: %(default)s)")
-    simulated.add_argument(
-        "--presets", nargs="+", default=[], metavar="NAME", help="kinds of scenes (default: a mixture)"
-    )
-    simulated.add_argument(
-        "--validate", type=int, default=0, metavar="N", help="scenes more for validation (default: 0)"
-    )
-    simulated.add_argument(
-        "--fresh", action="store_true", help="never use a scene twice; --count is then the length of an epoch"
-    )
-    common = parser.add_argument_group("all trainings")
-    common.add_argument(
-        "--schedule",
-        choices=_SCHEDULES,
-        help="; ".join(f"{name}: {text}" for name, text in _SCHEDULES.items())
-        + " (default: published, with --scenes scratch)",
-    )
-    add_config_options(common, "change")
-    common.add_argument("--initial", metavar="MODEL", help="path or URI of a model file to start from")
-    common.add_argument("--name", help="name of the model")
-    common.add_argument("--minutes", type=float, help="end after this wall time at the latest")
-    common.add_argument("--seed", type=int, help="random seed (default: 1)")
-    common.add_argument("--jobs", type=int, default=2, help="processes and threads (default: %(default)s)")
-    common.add_argument("--device", help="auto, cpu or cuda (default: auto)")
-    common.add_argument("--steps", type=int, help="steps of the stage, where there is one")
-    common.add_argument("--batch-size", type=int, help="crops per step of the stage, where there is one")
-    common.add_argument("--learning-rate", type=float, help="of the stage, where there is one")
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; return the exit status."""
-    arguments = _parser().parse_args(argv)
+def run(arguments: Arguments) -> int:
+    """Train; return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     errors = (
         TrainingDataError,
@@ -133,50 +76,56 @@ def main(argv: Sequence[str] | None = None) -> int:
         OSError,
         ValueError,
     )
-    return run_command("train", lambda: _run(arguments), errors, "; run it again to go on")
+    return run_command(lambda: _run(arguments), errors, "; run it again to go on")
 
 
-def _run(arguments: argparse.Namespace) -> None:
+def _run(arguments: Arguments) -> None:
+    if arguments.scenes is not None and arguments.output is None:
+        # A word without an option is the file.
+        arguments.output, arguments.repo = arguments.repo, None
     _check(arguments)
-    task = MaskRcnnTrainTask(config=_make_config(arguments))
+    task = (DryRunTask if arguments.dry_run else MaskRcnnTrainTask)(config=_make_config(arguments))
     torch.set_num_threads(arguments.jobs)
     first = int(os.environ.get("RANK", 0)) == 0
     task.log.setLevel(logging.INFO if first else logging.WARNING)
-    (_train_in_repo if arguments.scenes is None else _train_on_scenes)(arguments, task, first)
+    with suppress(DryRunDone):
+        (_train_in_repo if arguments.scenes is None else _train_on_scenes)(arguments, task, first)
 
 
-def _check(arguments: argparse.Namespace) -> None:
+def _check(arguments: Arguments) -> None:
     """Refuse at once what would fail only after hours."""
     positive = dict.fromkeys(("count", "steps", "batch_size", "jobs"), (1, math.inf))
     check_limits(arguments, validate=(0, math.inf), **positive)
     if arguments.device is not None:
         select_device(arguments.device)
     if arguments.scenes is None:
-        missing = [name for name in ("input", "output") if not getattr(arguments, name)]
+        names = {"repo": "-b REPO", "input": "--input", "output": "--output"}
+        missing = [text for name, text in names.items() if not getattr(arguments, name)]
         if missing:
             raise CommandError(
-                f"Give {' and '.join('--' + name for name in missing)} to train in the repository "
-                f"{arguments.target}, or --scenes to train on simulated scenes."
+                f"Give {' and '.join(missing)} to train in a repository, or --scenes to train on simulated "
+                "scenes."
             )
         check_collection(arguments.output)
         return
-    given = [name for name in ("input", "output", "data_query", "checkpoints") if getattr(arguments, name)]
+    names = {"repo": "-b", "input": "--input", "data_query": "--data-query", "checkpoints": "--checkpoints"}
+    given = [text for name, text in names.items() if getattr(arguments, name)]
     if given:
-        raise CommandError(
-            f"--{given[0].replace('_', '-')} is for a training in a repository, --scenes for one without."
-        )
-    output = Path(arguments.target)
+        raise CommandError(f"{given[0]} is for a training in a repository, --scenes for one without.")
+    if arguments.output is None:
+        raise CommandError("The model file to write is missing; give it with -o.")
+    output = Path(arguments.output)
     check_folder(output)
     if output.exists() and not output_files(output)[-1].exists():
         raise CommandError(f"{output} is there already; choose another name, or remove it.")
 
 
-def _make_config(arguments: argparse.Namespace) -> MaskRcnnTrainConfig:
+def _make_config(arguments: Arguments) -> MaskRcnnTrainConfig:
     """Make the configuration that the options describe."""
     config = MaskRcnnTrainConfig()
     schedule = arguments.schedule or ("published" if arguments.scenes is None else "scratch")
     if arguments.scenes is not None:
-        config.name = "lite"
+        config.name = Path(arguments.output).name.removesuffix(".safetensors")
         config.description = "Stars and galaxies in ground-based images of 0.5 to 1.5 arcsec seeing."
     overrides = ConfigOverrides()
     if schedule == "scratch":
@@ -189,8 +138,8 @@ def _make_config(arguments: argparse.Namespace) -> MaskRcnnTrainConfig:
     try:
         overrides.applyTo(config)
         _apply_options(arguments, config)
-        if arguments.scenes is None and config.checkpoint_dir is None and Path(arguments.target).is_dir():
-            config.checkpoint_dir = str(Path(arguments.target).absolute() / ".maskrcnn_train")
+        if arguments.scenes is None and config.checkpoint_dir is None and Path(arguments.repo).is_dir():
+            config.checkpoint_dir = str(Path(arguments.repo).absolute() / ".maskrcnn_train")
         config.validate()
     except (CommandError, KeyboardInterrupt):
         raise
@@ -200,7 +149,7 @@ def _make_config(arguments: argparse.Namespace) -> MaskRcnnTrainConfig:
     return config
 
 
-def _apply_options(arguments: argparse.Namespace, config: MaskRcnnTrainConfig) -> None:
+def _apply_options(arguments: Arguments, config: MaskRcnnTrainConfig) -> None:
     """Set the fields that have an option of their own."""
     for option, target, field in (
         ("initial", config, "initial_model_uri"),
@@ -241,9 +190,9 @@ def _progress_bar(first: bool) -> Iterator[Any]:
         yield report
 
 
-def _train_on_scenes(arguments: argparse.Namespace, task: MaskRcnnTrainTask, first: bool) -> None:
+def _train_on_scenes(arguments: Arguments, task: MaskRcnnTrainTask, first: bool) -> None:
     """Simulate scenes, train on them, and write a file."""
-    output = Path(arguments.target).absolute()
+    output = Path(arguments.output).absolute()
     checkpoint = output_files(output)[-1]
     initial = task.initial_model()
     bands = task.bands(initial)
@@ -295,6 +244,23 @@ def _train_on_scenes(arguments: argparse.Namespace, task: MaskRcnnTrainTask, fir
             write_atomically(output.with_name(f"{output.name}.history.png"), picture.getvalue())
         checkpoint.unlink(missing_ok=True)
         print(f"The model is in {output}, its history beside it.")
+        best = best_model_file(output)
+        if best.exists():
+            print(f"The model that was best at a validation is in {best}.")
+        _print_next(str(output), task.config.name)
+
+
+def _print_next(path: str, name: str) -> None:
+    """Say how to go on with a model file."""
+    run = "pipetask run -b REPO --register-dataset-types -p"
+    print(
+        f"""Next, calibrate it on scenes that it was not trained on, ingest it, and evaluate it:
+  maskrcnn calibrate --model {path} -o {name}.calibrated.safetensors
+  maskrcnn ingest-model -b REPO --model {name}.calibrated.safetensors -o models/{name}
+  {run} {pipeline_path("MaskRcnnDeblend.yaml")} -i COLLECTION,models/{name} -o u/me/{name}
+  {run} {pipeline_path("MaskRcnnEvaluate.yaml")} -i u/me/{name} -o u/me/{name}_eval
+  maskrcnn evaluate-report -b REPO -i u/me/{name}_eval"""
+    )
 
 
 def _keep_out_others(stack: ExitStack, lock: Path, goal: str) -> None:
@@ -307,11 +273,11 @@ def _keep_out_others(stack: ExitStack, lock: Path, goal: str) -> None:
         ) from error
 
 
-def _train_in_repo(arguments: argparse.Namespace, task: MaskRcnnTrainTask, first: bool) -> None:
+def _train_in_repo(arguments: Arguments, task: MaskRcnnTrainTask, first: bool) -> None:
     """Train on patches, and put the model into the repository."""
     config = task.config
     connections = MaskRcnnTrainConnections(config=config)
-    butler = Butler.from_config(arguments.target, writeable=first)
+    butler = Butler.from_config(arguments.repo, writeable=first)
     inputs = [name for text in arguments.input for name in text.split(",")]
     label = arguments.output
     with ExitStack() as stack:
@@ -342,7 +308,9 @@ def _train_in_repo(arguments: argparse.Namespace, task: MaskRcnnTrainTask, first
         if first:
             _put(butler, connections, task, results, label, datasets)
             task.remove_state(label)
-            print(f"The model is {connections.model.name} in collection {label!r} of {arguments.target}")
+            print(f"The model is {connections.model.name} in collection {label!r} of {arguments.repo}")
+            stored = _find(butler, connections.model.name, [label])
+            _print_next(butler.getURI(stored[0]).ospath, config.name)
 
 
 def _remove_empty(folder: Path) -> None:

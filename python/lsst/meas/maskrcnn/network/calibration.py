@@ -205,6 +205,7 @@ def _fit_isotonic(
     count = np.bincount(bins, minlength=n_points).astype(float)
     total = np.bincount(bins, weights=x, minlength=n_points)
     hits = np.bincount(bins, weights=true, minlength=n_points)
+    # scipy's isotonic_regression pools shares without the prior, with which they may fall again.
     blocks: list[list[float]] = []
     for block in zip(count, total, hits, strict=True):
         if not block[0]:

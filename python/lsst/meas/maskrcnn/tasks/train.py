@@ -18,7 +18,7 @@ import contextlib
 import functools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -46,14 +46,15 @@ from ..catalogs.training_patches import (
 from ..network.inference import DetectionSettings, select_device
 from ..network.model_file import MaskRcnnModel, ModelFileError, ModelMetadata, read_model
 from ..report.training_curves import history_table, plot_training
+from ..report.validation_picture import DrawnValidation
 from ..train.checkpoint import CheckpointError
 from ..train.distributed import on_first_process
-from ..train.loop import TrainingDiverged, TrainResult, output_files, train
+from ..train.loop import TrainingDiverged, TrainResult, Validate, output_files, train
 from ..train.scene_sources import SceneFiles, SceneSource
 from ..train.validation import LOWEST_SCORE, SceneValidator
 from .failures import say_where
 from .normalize import NormalizeBaseTask
-from .train_connections import MaskRcnnTrainConfig, MaskRcnnTrainConnections
+from .train_connections import MaskRcnnTrainConfig, MaskRcnnTrainConnections, TrainingDivergedError
 
 Progress = Callable[[int, int, Mapping[str, Any]], None]
 
@@ -61,33 +62,6 @@ _BANDS = ("z", "r", "g")
 
 # Trainings take hours: a line a minute is enough.
 _LOG_INTERVAL = 60.0
-
-
-class TrainingDivergedError(pipeBase.AlgorithmError):
-    """The loss is not finite.
-
-    Parameters
-    ----------
-    message : `str`
-        What happened and what to do.
-    step : `int`
-        The step at which it did.
-    images : `~collections.abc.Iterable` [`str`]
-        The images that the crops of that step are from.
-    checkpoint : `str`
-        The last good state; empty if there is none that lasts.
-    """
-
-    def __init__(self, message: str, step: int, images: Iterable[str], checkpoint: str) -> None:
-        self.step = step
-        self.images = list(images)
-        self.checkpoint = checkpoint
-        super().__init__(message)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What failed, for the task's metadata (`dict`)."""
-        return {"step": self.step, "images": " ".join(self.images), "checkpoint": self.checkpoint}
 
 
 class MaskRcnnTrainTask(pipeBase.PipelineTask):
@@ -353,8 +327,11 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         """
         if (stored := self._stored(label)) is not None:
             # The checkpoint goes last: as long as it is there, this can be repeated.
-            model, history, checkpoint = output_files(self._output(label, Path()))
-            for path in (model, history, stored, checkpoint):
+            output = self._output(label, Path())
+            for end in ("pictures", "tensorboard"):
+                shutil.rmtree(output.with_name(f"{output.name}.{end}"), ignore_errors=True)
+            *files, checkpoint = output_files(output)
+            for path in (*files, stored, checkpoint):
                 path.unlink(missing_ok=True)
 
     def _stored(self, label: str) -> Path | None:
@@ -431,7 +408,12 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             psf_channels=metadata.network_spec.psf_channels,
             augment=config.augment.settings(),
         )
-        validate = None if validation is None else self._make_validator(validation, metadata)
+        validate: Validate | None = None
+        if validation is not None:
+            validate = validator = self._make_validator(validation, metadata)
+            if config.do_plot:
+                pictures = output.with_name(f"{output.name}.pictures")
+                validate = DrawnValidation(validator, pictures, pixel_scale)
         self.metadata["n_scenes"] = len(scenes)
         self.metadata["n_scenes_validation"] = 0 if validation is None else len(validation)
         self.metadata["bands"] = list(metadata.bands)

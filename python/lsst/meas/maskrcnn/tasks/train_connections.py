@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["MaskRcnnTrainConfig", "MaskRcnnTrainConnections"]
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import lsst.pex.config as pexConfig
@@ -30,6 +31,33 @@ from .train_config import (
 
 # An item of a field, as in stages['heads'].
 _ITEM = re.compile(r"""(?P<field>\w+)\[(?P<quote>['"])(?P<key>.+)(?P=quote)\]""")
+
+
+class TrainingDivergedError(pipeBase.AlgorithmError):
+    """The loss is not finite.
+
+    Parameters
+    ----------
+    message : `str`
+        What happened and what to do.
+    step : `int`
+        The step at which it did.
+    images : `~collections.abc.Iterable` [`str`]
+        The images that the crops of that step are from.
+    checkpoint : `str`
+        The last good state; empty if there is none that lasts.
+    """
+
+    def __init__(self, message: str, step: int, images: Iterable[str], checkpoint: str) -> None:
+        self.step = step
+        self.images = list(images)
+        self.checkpoint = checkpoint
+        super().__init__(message)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What failed, for the task's metadata (`dict`)."""
+        return {"step": self.step, "images": " ".join(self.images), "checkpoint": self.checkpoint}
 
 
 class MaskRcnnTrainConnections(

@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 import torch.distributed
 from lightning_fabric import Fabric
@@ -55,6 +56,7 @@ from .stages import (
     learning_rate,
     set_trainable,
 )
+from .training_log import TrainingLog
 
 _LOG = logging.getLogger(__name__)
 
@@ -117,9 +119,15 @@ class TrainResult:
     elapsed: float
 
 
+def best_model_file(output: Path) -> Path:
+    """Return the file of the model that was best at a validation, beside that of the last one."""
+    return output.with_name(f"{output.name.removesuffix('.safetensors')}.best.safetensors")
+
+
 def output_files(output: Path) -> list[Path]:
-    """Return the files that a training writes: model, history, and checkpoint."""
-    return [output, *(output.with_name(output.name + end) for end in (".history.json", ".checkpoint"))]
+    """Return the files that a training writes: model, history, best model, and last the checkpoint."""
+    history = [output.with_name(f"{output.name}.history.{kind}") for kind in ("json", "csv")]
+    return [output, *history, best_model_file(output), output.with_name(f"{output.name}.checkpoint")]
 
 
 def train(
@@ -148,8 +156,9 @@ def train(
     output : `str` or `os.PathLike`
         Model file to write. ``<output>.checkpoint`` beside it holds the state
         of an unfinished run and is removed at the end by default;
-        ``<output>.history.json`` holds the history. All nodes must see the
-        folder.
+        ``<output>.history.json`` and ``<output>.history.csv`` hold the
+        history, and `best_model_file` the model with the highest AP50 of the
+        validation. All nodes must see the folder.
     initial : `MaskRcnnModel`, optional
         Model to start from; without it weights are random.
     device : `torch.device` or `str`
@@ -231,9 +240,10 @@ class _Run:
         self.fabric, self.source, self.metadata, self.settings = fabric, source, metadata, settings
         self.validate, self.progress, self.keep_checkpoint = validate, progress, keep_checkpoint
         self.output = output
-        _, self.history_file, self.checkpoint = output_files(output)
+        _, self.history_file, *_, self.checkpoint = output_files(output)
         self.lengths = settings.stage_steps(source.n_images)
         self.total = sum(self.lengths)
+        self.log: TrainingLog | None = None
         # Here, so that what JSON cannot hold is found before the first checkpoint.
         self.description: dict[str, Any] = json.loads(
             json.dumps(describe_run(source, metadata, settings, initial))
@@ -274,6 +284,8 @@ class _Run:
             )
         self.started = time.monotonic() - self.state.elapsed
         self.saved = time.monotonic()
+        if self.fabric.global_rank == 0:
+            self.log = TrainingLog(self.output, self.state.step)
         for index in range(self.state.stage, len(self.lengths)):
             if index != self.state.stage:
                 self.state.stage, self.state.stage_step, momenta = index, 0, {}
@@ -345,6 +357,8 @@ class _Run:
 
     def _position(self) -> float:
         """Return how far the schedule is, in steps of it."""
+        if self._is_over():
+            return float(self.total)
         minutes = self.settings.minutes
         if minutes is None:
             return float(self.state.step)
@@ -435,8 +449,22 @@ class _Run:
             **(figures or {}),
         }
         (state.history if kind == "step" else state.epochs).append(row)
+        position = self._position()
+        if self.log is not None:
+            self.log.write([*state.history, *state.epochs], row)
         if self.progress is not None and self.fabric.global_rank == 0:
-            self.progress(state.step, self.total, row)
+            # Where the minutes end the training, fewer steps than the schedule has.
+            self.progress(state.step, max(state.step, round(self.total * state.step / position)), row)
+
+    def _scores(self) -> list[float]:
+        """Return the average precision of each validation so far."""
+        scores = (float(row.get("ap50", math.nan)) for row in self.state.epochs)
+        return [score for score in scores if math.isfinite(score)]
+
+    def _is_over(self) -> bool:
+        """Say whether the validation has not become better for too long."""
+        scores, patience = self._scores(), self.settings.patience
+        return patience is not None and len(scores) - 1 - int(np.argmax(scores or [0.0])) >= patience
 
     def _end_epoch(self, stage: StageSettings, rate: float) -> None:
         """Validate, if it is time, and make the row of the epoch."""
@@ -444,6 +472,7 @@ class _Run:
         every = self.settings.validation_every
         figures: Mapping[str, float] = {}
         last = self.state.step == self.total
+        best = max(self._scores(), default=-math.inf)
         if self.validate is not None and every and (self.state.epoch % every == 0 or last):
             if self.fabric.global_rank == 0:
                 if self.evaluated is None:
@@ -452,7 +481,13 @@ class _Run:
                 self.evaluated.eval()
                 with torch.inference_mode():
                     figures = {name: float(value) for name, value in self.validate(self.evaluated).items()}
-            self.fabric.barrier()
+                if figures.get("ap50", -math.inf) > best:
+                    header = self.metadata.model_copy(
+                        update={"training": {**self.metadata.training, "step": self.state.step, **figures}}
+                    )
+                    model = MaskRcnnModel.from_network(self.evaluated, header)
+                    write_atomically(best_model_file(self.output), model_to_bytes(model, half=True))
+            figures = self.fabric.broadcast(figures)
             self.state.elapsed = time.monotonic() - self.started
         self._end_row("epoch", stage, rate, figures)
 

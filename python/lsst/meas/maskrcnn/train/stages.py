@@ -197,6 +197,13 @@ class TrainSettings:
     validation_every: Annotated[
         int, Field(ge=0, description="Epochs from one validation to the next; 0 for none.")
     ] = 1
+    patience: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="Validations without a higher AP50 after which the training ends; None for never.",
+        ),
+    ] = None
     log_every: Annotated[int, Field(ge=1, description="Steps that make a row of the history.")] = 20
     workers: Annotated[
         int,

@@ -1,0 +1,77 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Pictures of what a network finds while it is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..deblend.detection import detect
+from ..train.validation import SceneValidator, realize_scene, validation_image
+from .overlay import lupton_rgb
+from .picture_book import PageField, save_page
+
+
+class DrawnValidation:
+    """A validation that also draws the first of its scenes, with the masks found and the true ones.
+
+    Parameters
+    ----------
+    validator : `~lsst.meas.maskrcnn.train.validation.SceneValidator`
+        Computes the figures.
+    folder : `pathlib.Path`
+        Takes ``validation_0001.png`` and so on.
+    pixel_scale : `float`
+        Of the scenes, arcsec.
+    """
+
+    def __init__(self, validator: SceneValidator, folder: Path, pixel_scale: float) -> None:
+        self._validator, self._folder, self._pixel_scale = validator, folder, pixel_scale
+
+    def __call__(self, network: Any) -> dict[str, float]:
+        """Return the figures of a network."""
+        figures = self._validator(network)
+        self._folder.mkdir(exist_ok=True)
+        number = len(list(self._folder.glob("validation_*.png"))) + 1
+        scene = self._validator.scenes.scene(0)
+        flux, _, sigma = realize_scene(scene, np.random.default_rng([0, 0]))
+        item = validation_image(scene, self._validator.normalization, np.random.default_rng([0, 0]))
+        found = detect(
+            network,
+            item.image,
+            item.valid,
+            self._validator.settings,
+            psf_fwhm=item.psf_fwhm,
+            split_crowded=False,
+        )
+        likely = np.flatnonzero(found.scores >= 0.5)
+        planes = [0, len(flux) // 2, -1]
+        rgb = lupton_rgb(flux[planes], sigma[planes])
+        truth = PageField(
+            rgb,
+            self._pixel_scale,
+            f"truth: {len(item.labels)} sources, {int(item.asked.sum())} of them count",
+            masks=item.masks,
+            origins=item.origins,
+            is_star=item.labels == 1,
+            flagged=~item.asked,
+            has_truth=True,
+        )
+        predicted = PageField(
+            rgb,
+            self._pixel_scale,
+            f"found: {len(likely)} sources with a score of at least 0.5",
+            masks=[found.masks[index] for index in likely],
+            origins=found.origins[likely],
+            is_star=found.p_star[likely] > 0.5,
+            flagged=np.zeros(len(likely), bool),
+            has_truth=True,
+        )
+        title = f"validation {number}: AP50 {figures['ap50']:.3f}"
+        save_page(self._folder / f"validation_{number:04d}.png", [predicted, truth], title=title)
+        return figures
