@@ -1,8 +1,31 @@
-"""Sphinx configuration for a single-package documentation build."""
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
 
-from documenteer.conf.pipelinespkg import *  # noqa: F403
+"""Configuration of Sphinx; `bin/docs` builds the pages."""
+
+import sys
+from pathlib import Path
+
+sys.path[:0] = [str(Path(__file__).parent)]
 
 project = "meas_maskrcnn"
-html_theme_options["logotext"] = project  # noqa: F405
+author = "The meas_maskrcnn developers"
+copyright = author
+extensions = [
+    "sphinx.ext.autodoc",
+    "sphinx.ext.mathjax",
+    "numpydoc",
+    "myst_nb",
+    "reference_directives",
+]
+default_role = "obj"
+exclude_patterns = ["_build", "changes"]
+nb_execution_mode = "off"
+html_theme = "furo"
 html_title = project
-html_short_title = project
+autodoc_typehints = "none"
+autodoc_default_options = {"members": True}
+numpydoc_show_class_members = False
+# Members that upstream's classes document in their own way, and the Markdown of notebooks.
+suppress_warnings = ["ref.python", "mystnb.unknown_mime_type"]
