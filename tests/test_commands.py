@@ -10,6 +10,7 @@ import dataclasses
 import os
 import re
 import runpy
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -140,3 +141,20 @@ def test_every_option_has_help():
             assert isinstance(param, click.Option)
             assert param.help or param.name in plain, (name, param.name)
             assert not re.search(r"default", param.help or "") or name == "import-astro-rcnn"
+
+
+def test_printed_commands_are_possible(project_dir, given, monkeypatch):
+    """Those of README and pages have the options of the commands; run_printed_commands.py runs them."""
+    monkeypatch.syspath_prepend(str(project_dir / "tests" / "benchmarks"))
+    from run_printed_commands import PAGES, printed_commands
+
+    wrong, number = [], 0
+    for page in [project_dir / "README.md", *PAGES.glob("*.rst")]:
+        for command in printed_commands(page):
+            words = shlex.split(command)
+            assert words[0] not in SCRIPTS, command
+            if words[0] == "maskrcnn" and "..." not in words:
+                number += 1
+                if maskrcnn("", words[1:]):
+                    wrong.append((page.name, command))
+    assert not wrong and number > 30

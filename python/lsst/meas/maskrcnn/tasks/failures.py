@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the user is told when a quantum fails."""
+"""Error messages of quanta that fail."""
 
 from __future__ import annotations
 

@@ -130,7 +130,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             except pipeBase.InvalidQuantumError as error:
                 if not isinstance(error.__cause__, CheckpointError) or stored is None or not stored.exists():
                     raise
-                self.log.info("The state of a training whose results are stored makes way for another one.")
+                self.log.info("The state of an earlier training, whose results are stored, is removed.")
                 self.remove_state(label)
                 outputs = run()
         finally:

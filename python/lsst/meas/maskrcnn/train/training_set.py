@@ -31,8 +31,8 @@ from .scene_sources import SceneSource
 from .training_scene import TrainingScene, write_scene
 
 MIN_PEAK_SHARE = 0.05
-"""Sources with less of the light at their own peak are drowned by a neighbour
-beyond recovery; asking for them would teach guessing (`float`)."""
+"""Sources that make up less of the light at their own peak cannot be found
+beside their neighbour; they are ignored in the loss (`float`)."""
 
 
 # Shares of scenes in which the pixels are binned, by the factor: for the search on binned images.

@@ -1,0 +1,92 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Run the commands that README and pages print, as they are printed, and say which ran.
+
+For example ``run_printed_commands.py evaluation.rst training.rst``. The commands of a page run one after
+another in a folder of its own, where REPO is ``REPO``. Those with ``...`` or inputs that only a reader has
+are listed as not run, and so is what takes longer than ``--seconds``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parents[2]
+PAGES = PROJECT / "doc" / "lsst.meas.maskrcnn"
+# What a reader has to bring.
+OWN = re.compile(
+    r"\.\.\.|\$\{|\b(HSC/runs|survey/|COLLECTION|DATA|FOLDER|BEFORE/|trainingset|field_1|fields\.csv|a_g\.fits|img_g\.fits"
+    r"|cutout\.fits|g\.fits|my_model|parsl-local|u/me/deblended|cuda|nproc)|pip install|runtests|^-c "
+)
+
+
+def printed_commands(path: Path) -> list[str]:
+    """Return the commands that a page prints, continued lines joined and comments removed."""
+    text = path.read_text(encoding="utf-8")
+    if path.suffix == ".md":
+        blocks = re.findall(r"```bash\n(.*?)```", text, re.S)
+    else:
+        found = re.findall(r"^( *)\.\. code-block:: bash\n\n((?:\1 +.*\n|\n)+)", text, re.M)
+        blocks = [block for _, block in found]
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [" ".join(re.sub(r"\s#.*", "", line).split()) for line in lines if line.strip()]
+
+
+def run_page(path: Path, seconds: float) -> int:
+    """Run the commands of a page; return how many failed."""
+    environment = {**os.environ, "MEAS_MASKRCNN_DIR": str(PROJECT), "MPLBACKEND": "Agg"}
+    places = [str(PROJECT / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    environment["PATH"] = os.pathsep.join(places)
+    failed = 0
+    with tempfile.TemporaryDirectory() as folder:
+        for name in ("tests", "config", "doc", "bin"):
+            (Path(folder) / name).symlink_to(PROJECT / name)
+        for command in printed_commands(path):
+            if OWN.search(command):
+                print(f"{path.name}: not run, needs what a reader has: {command}", flush=True)
+                continue
+            began = time.monotonic()
+            try:
+                done = subprocess.run(
+                    command,
+                    shell=True,
+                    cwd=folder,
+                    env=environment,
+                    capture_output=True,
+                    text=True,
+                    timeout=seconds,
+                )
+                result = "ran" if done.returncode == 0 else f"FAILED ({done.returncode})"
+            except subprocess.TimeoutExpired:
+                result = f"not finished in {seconds:.0f} s"
+            print(f"{path.name}: {result}, {time.monotonic() - began:.0f} s: {command}", flush=True)
+            if result.startswith("FAILED"):
+                failed += 1
+                print("\n".join(done.stderr.strip().splitlines()[-3:]), flush=True)
+    return failed
+
+
+def main() -> int:
+    """Run the pages that are named, or all."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("pages", nargs="*", help="README.md or names of pages (default: all)")
+    parser.add_argument(
+        "--seconds", type=float, default=3600.0, help="most for a command (default: %(default)s)"
+    )
+    arguments = parser.parse_args()
+    pages = [PROJECT / "README.md", *sorted(PAGES.glob("*.rst"))]
+    chosen = [page for page in pages if not arguments.pages or page.name in arguments.pages]
+    return min(sum(run_page(page, arguments.seconds) for page in chosen), 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
