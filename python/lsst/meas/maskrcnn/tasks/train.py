@@ -408,12 +408,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             psf_channels=metadata.network_spec.psf_channels,
             augment=config.augment.settings(),
         )
-        validate: Validate | None = None
-        if validation is not None:
-            validate = validator = self._make_validator(validation, metadata)
-            if config.do_plot:
-                pictures = output.with_name(f"{output.name}.pictures")
-                validate = DrawnValidation(validator, pictures, pixel_scale)
+        validate = None if validation is None else self._make_validator(validation, metadata, output)
         self.metadata["n_scenes"] = len(scenes)
         self.metadata["n_scenes_validation"] = 0 if validation is None else len(validation)
         self.metadata["bands"] = list(metadata.bands)
@@ -475,13 +470,16 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             training=dict(provenance),
         )
 
-    def _make_validator(self, scenes: SceneSource, metadata: ModelMetadata) -> SceneValidator:
+    def _make_validator(self, scenes: SceneSource, metadata: ModelMetadata, output: Path) -> Validate:
         settings = DetectionSettings(
             score_threshold=LOWEST_SCORE,
             nms_threshold=metadata.network_spec.detection_nms,
             precision=self.config.engine.precision,
         )
-        return SceneValidator(scenes, metadata.fixed_normalization, settings)
+        validator = SceneValidator(scenes, metadata.fixed_normalization, settings)
+        if not self.config.do_plot:
+            return validator
+        return DrawnValidation(validator, output.with_name(f"{output.name}.pictures"), metadata.pixel_scale)
 
     def _report(self, progress: Progress | None) -> Progress:
         """Make a function that logs how far the training is."""
