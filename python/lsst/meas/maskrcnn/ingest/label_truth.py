@@ -17,9 +17,9 @@ from astropy.io import fits
 from scipy import ndimage
 
 from ..scenes.artefacts import BAD, NO_DATA
-from ..scenes.truth import flag_sources, measure_neighbors, tight
+from ..scenes.truth import empty_sources, flag_sources, measure_neighbors, tight
 from .fits_files import FitsImageError
-from .imported import ImportedScene, empty_sources
+from .imported import ImportedScene
 
 _STAR = ("star", "stars")
 _GALAXY = ("galaxy", "galaxies", "gal")
