@@ -24,8 +24,8 @@ PROJECT = Path(__file__).resolve().parents[2]
 PAGES = PROJECT / "doc" / "lsst.meas.maskrcnn"
 # What a reader has to bring.
 OWN = re.compile(
-    r"\.\.\.|\$\{|pip install|runtests|^-c |run\.log|^source |\b(HSC/runs|survey/|COLLECTION|DATA|FOLDER|BEFORE/"
-    r"|trainingset|field_1|fields\.csv|a_g\.fits|img_g\.fits|cutout\.fits|g\.fits|my_model|parsl-local|nproc"
+    r"\.\.\.|\$\{|pip install|runtests|^-c |run\.log|^source |\b(HSC/runs|survey/|COLLECTION|DATA|FOLDER"
+    r"|BEFORE/|trainingset|field_1|fields\.csv|a_g\.fits|img_g\.fits|cutout\.fits|g\.fits|my_model|parsl-local|nproc"
     r"|u/me/deblended|cuda|CALIBRATED|TRACT|conda|setup\.sh)"
 )
 
