@@ -6,16 +6,25 @@
 
 from __future__ import annotations
 
+import functools
+import math
 import unittest
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
 
+import lsst.pex.config as pex_config
 from lsst.daf.butler import Config
 from lsst.daf.butler.tests import makeTestRepo
 from lsst.meas.maskrcnn.ingest.repo import SEED_CONFIG
+from lsst.meas.maskrcnn.tasks.compare import CompareDeblendersConfig
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig
+from lsst.meas.maskrcnn.tasks.evaluate import MaskRcnnEvaluateConfig
+from lsst.meas.maskrcnn.tasks.normalize import LuptonNormalizeConfig, ZScoreNormalizeConfig
+from lsst.meas.maskrcnn.tasks.simulate import SimulateScenesConfig
+from lsst.meas.maskrcnn.tasks.train import MaskRcnnTrainConfig
 from lsst.pipe.base import Pipeline
 from lsst.pipe.base.tests.pipelineStepTester import PipelineStepTester
 
@@ -159,3 +168,43 @@ def test_overrides(instrument: str) -> None:
     assert all(
         name.startswith("object_maskrcnn" if rubin else "{coaddName}Coadd_maskRcnn") for name in outputs
     )
+
+
+def numbers(config: pex_config.Config, path: str = "") -> Iterator[tuple[str, type, bool]]:
+    """Yield the fields that hold numbers: name, type of the number, and whether it is a list of them."""
+    for name, field in config._fields.items():
+        kind = getattr(field, "itemtype", None) or getattr(field, "dtype", None)
+        if isinstance(getattr(config, name), pex_config.Config):
+            yield from numbers(getattr(config, name), f"{path}{name}.")
+        elif kind in (int, float) and not isinstance(field, pex_config.DictField):
+            yield f"{path}{name}", kind, isinstance(field, pex_config.ListField)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        MaskRcnnDeblendConfig,
+        MaskRcnnTrainConfig,
+        MaskRcnnEvaluateConfig,
+        CompareDeblendersConfig,
+        SimulateScenesConfig,
+        LuptonNormalizeConfig,
+        ZScoreNormalizeConfig,
+    ],
+)
+def test_no_number_is_negative_or_nan(kind):
+    fields = [
+        (name, number, in_list)
+        for name, number, in_list in numbers(kind())
+        # Of tasks of others.
+        if not name.startswith(("measurement.", "forcedMeasurement.", "catalogCalculation.", "applyApCorr."))
+    ]
+    assert fields
+    for name, number, in_list in fields:
+        for value in (number(-1), *([math.nan] if number is float else [])):
+            config = kind()
+            parent = functools.reduce(getattr, name.split(".")[:-1], config)
+            with pytest.raises((ValueError, TypeError)):
+                setattr(parent, name.split(".")[-1], [value] * 3 if in_list else value)
+                config.validate()
+                pytest.fail(f"{name} = {value} is taken")

@@ -163,6 +163,7 @@ class EvaluationSettings:
     score_threshold: Annotated[
         float | None,
         Field(
+            ge=0.0,
             description="Lowest score of the detections that completeness, purity, classes, blends and "
             "residuals are of; None takes all. Average precision and calibration are of all in any case."
         ),

@@ -103,6 +103,8 @@ def run_command(
     """
     name = click.get_current_context().command_path
     expected: tuple[type[BaseException], ...] = (CommandError, OSError, *errors)
+    # It says in a line of its own which repository cannot be opened, and then raises.
+    logging.getLogger("lsst.daf.butler.direct_butler").setLevel(logging.CRITICAL)
     try:
         work()
     except expected as error:
