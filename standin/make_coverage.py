@@ -10,7 +10,8 @@
 FOLDER has checkouts of lsst/geom, lsst/daf_base, lsst/afw and lsst/meas_base, side by side, in folders named
 ``geom``, ``daf_base``, ``afw`` and ``meas_base``. Their tests run from copies without the packages' own code.
 What the tests ask for and the stand-in has not becomes a placeholder that raises NotImplementedError when it
-is used, so that the other tests of a file run. With ``--keep`` the tests are not run again.
+is used, so that the other tests of a file run. With ``--keep``, tests of which there are
+results are not run again.
 """
 
 from __future__ import annotations
@@ -290,12 +291,13 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("/tmp/standin_coverage"), help="folder for the runs"
     )
-    parser.add_argument("--keep", action="store_true", help="take the results of the last run of the tests")
+    parser.add_argument("--keep", action="store_true", help="do not run tests again of which there are results")
     arguments = parser.parse_args()
     root = arguments.folder.resolve()
-    for package in () if arguments.keep else PACKAGES:
-        arguments.work.mkdir(parents=True, exist_ok=True)
-        run_tests(root, arguments.work, package)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    for package in PACKAGES:
+        if not (arguments.keep and (arguments.work / f"{package}.xml").exists()):
+            run_tests(root, arguments.work, package)
     lines = [
         "# What of upstream is here",
         "",
