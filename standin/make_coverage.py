@@ -61,13 +61,36 @@ _NOT_THERE = re.compile(
 )
 """Failures for want of a feature: what is not there was asked for."""
 
+_OLD_FILES = "files in a layout of before 2015 are not read"
+_NAMED_HDU = "HDUs named after the file, as in file.fits[1], are not known"
+_LOSSY = "the noise that sets the steps of lossy compression is astropy's estimate, without the mask"
 _CHECKER = "CentroidChecker is not here, which the framework takes for a failure of the plugin"
 REASONS = {
     "testHierarchy": "upstream's order is that of an unordered map of C++",
-    **dict.fromkeys(
-        ["testCentroidDistance", "testCentroidOutsideFootprint", "testCheckErrors", "testNoError"], _CHECKER
-    ),
+    "testDir": "private names are not upstream's",
     "testPreAllocate": "records of more than a gigabyte are refused on purpose",
+    "testReadDESHeader": "TPV projections are refused",
+    "testExtName": _NAMED_HDU,
+    "testNeedAllHdus": _NAMED_HDU,
+    "testReadableExtensionAsImage": _NAMED_HDU,
+    "testIteration": "polygons and detectors are not sequences",
+    "testTransform2": "polygons are transformed by WCSs alone",
+    "testWeightedVector": "lists have no weights",
+    "testExposureCatalogBackwardsCompatibility": "ExposureCatalogs have no files of their own",
+    "testCompoundFieldFitsConversion": _OLD_FILES,
+    "testFitsReadVersion0Compatibility": _OLD_FILES,
+    "testOldFootprintPersistence": _OLD_FILES,
+    "testArchiveImports": _OLD_FILES,
+    "testCentroidDistance": _CHECKER,
+    "testCentroidOutsideFootprint": _CHECKER,
+    "testCheckErrors": _CHECKER,
+    "testNoError": _CHECKER,
+    "test_compressed_exposure": _LOSSY,
+    "test_f32_lossy_masked": _LOSSY,
+    "test_f32_lossy_no_mask": _LOSSY,
+    "test_f64_lossy_masked": _LOSSY,
+    "test_f64_lossy_no_mask": _LOSSY,
+    "test_uzscale_header": _LOSSY,
 }
 """Tests whose answer differs and stays so."""
 
@@ -291,7 +314,7 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("/tmp/standin_coverage"), help="folder for the runs"
     )
-    parser.add_argument("--keep", action="store_true", help="do not run tests again of which there are results")
+    parser.add_argument("--keep", action="store_true", help="run no tests of which there are results")
     arguments = parser.parse_args()
     root = arguments.folder.resolve()
     arguments.work.mkdir(parents=True, exist_ok=True)

@@ -345,7 +345,7 @@ def read_header(header: fits.Header, strip: bool = False) -> PropertyList:
             continue
         if isinstance(value, Undefined):
             if not metadata.exists(key):
-                metadata.set(key, None, card.comment)
+                metadata.set(key, None, _comment(card))
             continue
         if isinstance(value, str):
             value = _NON_FINITE.get(value.strip().upper(), value)
@@ -353,9 +353,9 @@ def read_header(header: fits.Header, strip: bool = False) -> PropertyList:
             if type(metadata.getScalar(key)) is type(value):
                 metadata.add(key, value)
             else:
-                metadata.set(key, value, card.comment)
+                metadata.set(key, value, _comment(card))
         else:
-            metadata.set(key, value, card.comment)
+            metadata.set(key, value, _comment(card))
     return metadata
 
 
@@ -457,6 +457,20 @@ def readMetadata(fileName: Any, hdu: int | str = DEFAULT_HDU, strip: bool = Fals
             raise FitsError(f"No HDU {hdu!r} in '{source_name(fileName)}': {error}") from error
 
 
+_COMMENT_PIECE = re.compile(r".{8}[= ]\s*'(?:[^']|'')*' */ ?(.*)")
+
+
+def _comment(card: fits.Card) -> str:
+    """Return the comment of a card; a word that fills a card goes on in the next one."""
+    image = card.image
+    if len(image) <= 80:
+        return card.comment
+    pieces = (_COMMENT_PIECE.match(image[start : start + 80]) for start in range(0, len(image), 80))
+    texts = (piece[1] for piece in pieces if piece)
+    text = "".join(one if one == one.rstrip() else one.rstrip() + " " for one in texts)
+    return text.strip() or card.comment
+
+
 def _float_card(key: str, value: float, comment: str) -> fits.Card:
     """Make a card with a float of 15 significant digits, as CFITSIO does.
 
@@ -488,7 +502,7 @@ def to_cards(metadata: Any) -> list[fits.Card]:
     """
     with quiet_cards():
         return [
-            _float_card(card.keyword, card.value, card.comment) if isinstance(card.value, float) else card
+            _float_card(card.keyword, card.value, _comment(card)) if isinstance(card.value, float) else card
             for card in property_set_to_cards(metadata)
             if not is_layout_key(card.keyword, columns=True)
         ]

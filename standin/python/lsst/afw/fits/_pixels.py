@@ -24,7 +24,7 @@ from astropy.io import fits
 
 from lsst.pex.exceptions import InvalidParameterError
 
-from ._compression import CompressionAlgorithm, CompressionOptions
+from ._compression import CompressionAlgorithm, CompressionOptions, ScalingAlgorithm
 from ._fits import append_cards
 
 _OFFSETS = {
@@ -263,8 +263,10 @@ def make_image_hdu(
     settings: dict[str, Any] = {"quantize_level": 0.0}
     if options.quantization is not None:
         quantization = options.quantization
+        # Below 0 it is the step itself, above the steps in a standard deviation.
+        manual = quantization.scaling is ScalingAlgorithm.MANUAL
         settings = {
-            "quantize_level": quantization.level,
+            "quantize_level": -quantization.level if manual else quantization.level,
             "quantize_method": {0: -1, 1: 1, 2: 2}[quantization.dither.value],
             "dither_seed": quantization.seed,
         }

@@ -64,7 +64,10 @@ class MultibandPixel(MultibandBase):
     def clone(self, deep: bool = True) -> MultibandPixel:
         """Return a copy."""
         values = self._singles.copy() if deep else self._singles
-        return MultibandPixel(self.bands, values, self.getBBox().getMin())
+        made = MultibandPixel(self.bands, values, self.getBBox().getMin())
+        if not deep:
+            made._bbox = self._bbox
+        return made
 
     def __getitem__(self, indices: Any) -> Any:
         if isinstance(indices, tuple):

@@ -86,6 +86,8 @@ class BaseColumnView:
     def __getitem__(self, key: Any) -> np.ndarray:
         """Return a column: a view, but a copy for flags."""
         key = self._key(key)
+        if not key.isValid():
+            raise pexExceptions.LogicError("Key is not valid.")
         check_viewable(key, self._table._schema, unsigned=True)
         if self._block is None:
             shape: tuple[int, ...] = (0, key._size) if isinstance(key, _ArrayKeyImpl) else (0,)
@@ -214,8 +216,7 @@ class BaseCatalog:
             self._table = source._table
             self._take(source)
         elif source is None:
-            # It has no schema, so that nothing can be added to it.
-            self._table = None
+            self._table = self.Table.make(self.Table.makeMinimalSchema())
         else:
             raise TypeError(
                 f"{type(self).__name__} is made of a Schema, a {self.Table.__name__} or a "
@@ -394,8 +395,6 @@ class BaseCatalog:
 
     def addNew(self) -> Any:
         """Append a new record and return it."""
-        if self._table is None:
-            raise pexExceptions.RuntimeError(f"{type(self).__name__} has no table: make it with a schema.")
         block, row = self._table._allocate_one()
         self._append_rows(block, row, row + 1)
         return self._table.Record._at(block, row)
