@@ -214,7 +214,8 @@ class VariancePlugin(GenericPlugin):
         if not good.any():
             message = "Footprint empty, or all pixels are masked, can't compute median"
             raise MeasurementError(message, self.FAILURE_EMPTY_FOOTPRINT)
-        measRecord.set(self.varValue, float(np.median(spans.flatten(image.variance.array, origin)[good])))
+        variance = np.asarray(spans.flatten(image.variance.array, origin))
+        measRecord.set(self.varValue, float(np.median(variance[good])))
 
     def fail(self, measRecord: SourceRecord, error: MeasurementError | None = None) -> None:
         """Set the flags of a failure."""
