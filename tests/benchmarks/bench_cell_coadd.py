@@ -7,7 +7,7 @@
     python tests/benchmarks/bench_cell_coadd.py              # opening alone
     python tests/benchmarks/bench_cell_coadd.py --find       # sources as well, of both forms
 
-The coadd has cells of 100 px, each column of cells its own PSF, noise, and a Gaussian star in every tenth cell.
+The coadd has cells of 100 px, a PSF for each column of cells, noise, and a Gaussian star in every tenth cell.
 Needs lsst.images (Python 3.12 or newer).
 """
 
@@ -35,7 +35,7 @@ def make_coadd(side: int) -> Any:
     small.CELL = CELL
     coadd = small.make_coadd(side // CELL)
     rng = np.random.default_rng(1)
-    for number in range((side // CELL) ** 2 // 10):
+    for _ in range((side // CELL) ** 2 // 10):
         y, x = rng.uniform(20, side - 20, 2)
         fwhm = 3.0 + 0.4 * (int(x) // CELL)
         top, left = int(y) - 19, int(x) - 19

@@ -339,3 +339,8 @@ def test_property_sets_in_each_other() -> None:
     for number in (-(2**63) - 1, 2**64):
         with pytest.raises(RuntimeError):
             inner.add("number", number)
+
+
+def test_rotation_by_infinity() -> None:
+    pole, point = SpherePoint(0.0, 90.0, degrees), SpherePoint(10.0, 20.0, degrees)
+    assert not point.rotated(pole, np.inf * degrees).isFinite()

@@ -132,6 +132,8 @@ class SpherePoint:
     def rotated(self, axis: SpherePoint, amount: Angle) -> SpherePoint:
         """Return the point rotated about an axis (Rodrigues' formula)."""
         k, v, phi = axis._xyz(), self._xyz(), float(amount)
+        if not math.isfinite(phi):
+            return SpherePoint()
         x, y, z = (
             v * math.cos(phi) + np.cross(k, v) * math.sin(phi) + k * (k @ v) * (1.0 - math.cos(phi))
         ).tolist()
