@@ -70,7 +70,11 @@ class Field(NamedTuple):
             Noise of a pixel (nJy; NaN where the unit is not known) and FWHM of the PSF (px; 0 or
             NaN where it is not known), (band,).
         pixel_scale : `float`, optional
-            arcsec.
+            Side of a pixel (arcsec).
+
+        Returns
+        -------
+        field : `Field`
         """
         sigma, width = np.asarray(noise, np.float64), np.asarray(fwhm, np.float64)
         good = (sigma > 0) & (width > 0)
