@@ -39,7 +39,7 @@ _SQL = re.compile(r"\s*(BEGIN IMMEDIATE|INSERT|UPDATE|DELETE|CREATE|COMMIT|SAVEP
 
 
 def run_in_child(
-    command: str,
+    command: str | Callable[[Sequence[str]], int],
     arguments: Sequence[str],
     log: Path,
     *,
@@ -96,7 +96,14 @@ def run_in_child(
     return os.waitstatus_to_exitcode(status), int.from_bytes(counter.read_bytes(), "little")
 
 
-def _run(command: str, arguments: Sequence[str], log: Path, counter: Path, event: int, file_size: int) -> int:
+def _run(
+    command: str | Callable[[Sequence[str]], int],
+    arguments: Sequence[str],
+    log: Path,
+    counter: Path,
+    event: int,
+    file_size: int,
+) -> int:
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number in (1, 2):
         os.dup2(stream, number)
@@ -141,7 +148,7 @@ def _run(command: str, arguments: Sequence[str], log: Path, counter: Path, event
     if file_size:
         # Python ignores SIGXFSZ, so that writing fails.
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-    return maskrcnn(command, arguments)
+    return command(arguments) if callable(command) else maskrcnn(command, arguments)
 
 
 def what_is_there(folder: Path) -> dict[str, str]:
