@@ -7,38 +7,25 @@
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import pyarrow.parquet
 import pytest
 
 import lsst.daf.butler
-from lsst.daf.butler import DatasetType
-from lsst.geom import Box2I, Extent2I, Point2I
-from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
-from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, register_patches
-from lsst.meas.maskrcnn.scenes.presets import preset_config
-from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
+
+sys.path.append(str(Path(__file__).parent))
+from coadd_repo import make_coadd_repo
 
 PAGE = Path(__file__).resolve().parent.parent / "doc" / "lsst.meas.maskrcnn" / "rubin-science-platform.rst"
 WHERE = {"skymap": "lsst_cells_v2", "tract": 2877, "patch": 34}
 
 
 def test_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = preset_config("lsst-1yr", shape=(120, 160), bands=("g", "r", "i", "z"))
-    exposures = scene_to_exposures(simulate_scene(config, np.random.default_rng(5)), xy0=(3000, 4000))
-    butler = create_repo(tmp_path / "repo")
-    box = Box2I(Point2I(3000, 4000), Extent2I(160, 120))
-    geometry = PatchGeometry(2877, 34, exposures["r"].getWcs(), box)
-    register_patches(butler, "lsst_cells_v2", [geometry], exposures, instrument="LSSTCam")
-    kind = DatasetType("deep_coadd", (*WHERE, "band"), "ExposureF", universe=butler.dimensions)
-    butler.registry.registerDatasetType(kind)
-    butler.collections.register("dp2")
-    for band, exposure in exposures.items():
-        butler.put(exposure, kind, {**WHERE, "band": band}, run="dp2")
+    make_coadd_repo(tmp_path / "repo", WHERE, "griz", "dp2")
 
     def open_butler(name: str, collections: str) -> lsst.daf.butler.Butler:
         assert name == "dp2"

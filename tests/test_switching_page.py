@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import textwrap
 from pathlib import Path
 
@@ -14,17 +15,14 @@ import numpy as np
 import pytest
 import yaml
 
-from lsst.daf.butler import DatasetType
-from lsst.geom import Box2I, Extent2I, Point2I
-from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.ingest.ingest_model import ingest_model
-from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, register_patches
 from lsst.meas.maskrcnn.network.model_file import default_model_path
-from lsst.meas.maskrcnn.scenes.presets import preset_config
-from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig
 from lsst.pipe.base import Pipeline
 from lsst.pipe.base.simple_pipeline_executor import SimplePipelineExecutor
+
+sys.path.append(str(Path(__file__).parent))
+from coadd_repo import make_coadd_repo
 
 PAGE = Path(__file__).resolve().parent.parent / "doc" / "lsst.meas.maskrcnn" / "switching-from-scarlet.rst"
 BLOCKS = re.findall(r"\.\. code-block:: yaml\n\n((?:   .*\n|\n)+)", PAGE.read_text())
@@ -54,16 +52,7 @@ def test_what_the_next_task_reads_is_made(text: str) -> None:
 def test_forced_photometry(tmp_path: Path) -> None:
     """The first pipeline, on a simulated patch; needs drp_tasks."""
     pytest.importorskip("lsst.drp.tasks.forcedPhotCoadd")
-    config = preset_config("lsst-1yr", shape=(120, 160), bands=("g", "r", "i"))
-    exposures = scene_to_exposures(simulate_scene(config, np.random.default_rng(5)), xy0=(3000, 4000))
-    butler = create_repo(tmp_path / "repo")
-    geometry = PatchGeometry(2, 0, exposures["r"].getWcs(), Box2I(Point2I(3000, 4000), Extent2I(160, 120)))
-    register_patches(butler, "sky", [geometry], exposures, instrument="cam")
-    kind = DatasetType("deep_coadd", (*WHERE, "band"), "ExposureF", universe=butler.dimensions)
-    butler.registry.registerDatasetType(kind)
-    butler.collections.register("coadds")
-    for band, exposure in exposures.items():
-        butler.put(exposure, kind, {**WHERE, "band": band}, run="coadds")
+    butler, exposures = make_coadd_repo(tmp_path / "repo", WHERE, "gri", "coadds")
     ingest_model(butler, default_model_path())
     (tmp_path / "pipeline.yaml").write_text(PRINTED[0])
     inputs = ["coadds", "models/maskRcnn"]

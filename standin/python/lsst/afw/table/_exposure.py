@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import lsst.geom
 import lsst.pex.exceptions as pexExceptions
 
-from ._base import BaseRecord, BaseTable, link_classes
+from ._base import BaseTable, link_classes
 from ._catalog import BaseCatalog, BaseColumnView, Catalog
 from ._functor_keys import Box2IKey
 from ._mapper import SchemaMapper
 from ._schema import Schema
+from ._simple import IdRecord
 
 if TYPE_CHECKING:
     from .io import InputArchive, OutputArchiveHandle
@@ -53,18 +54,10 @@ def _accessors(name: str) -> tuple[Callable[[Any], Any], Callable[[Any, Any], No
     return get, set_
 
 
-class ExposureRecord(BaseRecord):
+class ExposureRecord(IdRecord):
     """Record of an image: its id, its box, and objects such as its WCS."""
 
     __slots__ = ()
-
-    def getId(self) -> int:
-        """Return the id."""
-        return _ID_KEY.get(self)
-
-    def setId(self, id: int) -> None:
-        """Set the id."""
-        _ID_KEY.set(self, id)
 
     def getBBox(self) -> lsst.geom.Box2I:
         """Return the box of the image."""

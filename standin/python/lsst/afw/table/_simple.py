@@ -26,8 +26,8 @@ _ID_KEY = _MINIMAL.addField("id", type="L", doc="unique ID")
 _COORD_KEY = CoordKey.addFields(_MINIMAL, "coord", "position in ra/dec")
 
 
-class SimpleRecord(BaseRecord):
-    """Record with an id and a sky position."""
+class IdRecord(BaseRecord):
+    """Record that begins with an id."""
 
     __slots__ = ()
 
@@ -38,6 +38,12 @@ class SimpleRecord(BaseRecord):
     def setId(self, id: int) -> None:
         """Set the id."""
         _ID_KEY.set(self, id)
+
+
+class SimpleRecord(IdRecord):
+    """Record with an id and a sky position."""
+
+    __slots__ = ()
 
     def getCoord(self) -> lsst.geom.SpherePoint:
         """Return the sky position."""
