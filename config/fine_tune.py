@@ -7,10 +7,9 @@
 #   pipetask run ... -C maskRcnnTrain:$MEAS_MASKRCNN_DIR/config/fine_tune.py
 
 from lsst.meas.maskrcnn.tasks.train_config import StageConfig
-from lsst.meas.maskrcnn.train.augment import AugmentSettings
 
-# Architecture, bands and normalisation are those of this model.
-config.initial_model_uri = "resource://lsst.meas.maskrcnn/models/lite.safetensors"
+# It takes the bands that all patches have; config.bands chooses some of them.
+config.initial_model_uri = "resource://lsst.meas.maskrcnn/models/any.safetensors"
 
 # The heads first, so that their large gradients do not spoil the features;
 # then everything, gently. Few images are soon overfitted: the rates are
@@ -20,7 +19,7 @@ stage = config.stages["adaptHeads"]
 stage.trainable = "heads"
 stage.epochs = 10
 stage.batch_size = 4
-stage.learning_rate = 2e-3
+stage.learning_rate = 2e-4
 stage.warmup_steps = 50
 
 config.stages["adaptAll"] = StageConfig()
@@ -28,7 +27,7 @@ stage = config.stages["adaptAll"]
 stage.trainable = "all"
 stage.epochs = 20
 stage.batch_size = 4
-stage.learning_rate = 1e-3
+stage.learning_rate = 1e-4
 stage.warmup_steps = 50
 stage.decay = "cosine"
 
@@ -36,6 +35,3 @@ config.stage_order = ["adaptHeads", "adaptAll"]
 
 # A third of the patches for validation, to find out whether it helps.
 config.validation.fraction = 0.3
-
-# No noise is added to what the survey has.
-config.augment.set_from(AugmentSettings())

@@ -26,7 +26,7 @@ from lsst.meas.maskrcnn.network.any_band_detect import (
     learned_scale,
     normalize_bands,
 )
-from lsst.meas.maskrcnn.network.band_layers import Field, pack_bands
+from lsst.meas.maskrcnn.network.band_layers import PLANES, Field, pack_bands
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
@@ -36,9 +36,9 @@ from lsst.meas.maskrcnn.network.model_file import (
     model_to_bytes,
 )
 from lsst.meas.maskrcnn.network.wavelengths import band_wavelength
-from lsst.meas.maskrcnn.train.any_band_loop import AnyBandTrainSettings, train_any_band
-from lsst.meas.maskrcnn.train.any_band_loss import any_band_losses
-from lsst.meas.maskrcnn.train.any_band_validation import validate_any_band
+from lsst.meas.maskrcnn.train.any_band_loss import BandLossNetwork
+from lsst.meas.maskrcnn.train.any_band_validation import BandSceneValidator, validate_any_band
+from lsst.meas.maskrcnn.train.band_crops import BandSceneFiles, survey_scene
 from lsst.meas.maskrcnn.train.band_scenes import (
     BandScene,
     draw_crop,
@@ -46,6 +46,10 @@ from lsst.meas.maskrcnn.train.band_scenes import (
     simulate_band_scene,
     write_band_scene,
 )
+from lsst.meas.maskrcnn.train.loop import train
+from lsst.meas.maskrcnn.train.losses import Crops
+from lsst.meas.maskrcnn.train.stages import StageSettings, TrainSettings
+from lsst.meas.maskrcnn.train.training_scene import TrainingScene
 
 FWHM = np.array([4.2, 3.8, 4.5])
 NOISE = np.array([2.0, 3.0, 7.0])
@@ -238,6 +242,8 @@ def test_scene_files_hold_all(tmp_path):
     write_band_scene(made, tmp_path / "scene.npz")
     again = read_band_scene(tmp_path / "scene.npz")
     for name, value in vars(made).items():
+        if name == "noisy":
+            continue
         for one, other in zip(value, getattr(again, name), strict=True):
             # Pixels are rounded to 0.5 %, or to 0.005 of their noise.
             np.testing.assert_allclose(one, other, *((0.003, 0.003) if name == "pixels" else (0.0, 0.0)))
@@ -408,36 +414,97 @@ def test_bands_of_unknown_wavelength_are_named(network):
 
 
 def test_training_goes_on_where_it_was_interrupted(tmp_path):
-    folder = tmp_path / "scenes"
-    folder.mkdir()
-    write_band_scene(scene([(20.0, 20.0), (60.0, 30.0)], [300.0, 80.0]), folder / "one.npz")
-    short = AnyBandTrainSettings(steps=2, decay_steps=1, batch_size=1, crop_size=48, seed=3)
-    whole = train_any_band(folder, folder, tmp_path / "whole", short)
-    assert whole.metadata.training["crops"] == 2
-    assert read_names(tmp_path / "whole") == {
-        "before_decay.safetensors",
-        "checkpoint.safetensors",
-        "model.safetensors",
-    }
-    again = tmp_path / "again"
-    again.mkdir()
-    (tmp_path / "whole" / "before_decay.safetensors").rename(again / "checkpoint.safetensors")
+    path = tmp_path / "one.npz"
+    write_band_scene(scene([(20.0, 20.0), (60.0, 30.0)], [300.0, 80.0]), path)
+    metadata = ModelMetadata(
+        name="tiny",
+        architecture=AnyBandSpec(fpn_channels=16, box_features=32, stamp_features=16, mask_channels=(16,)),
+        bands=(),
+        normalization=BandNoiseSettings(),
+        pixel_scale=0.2,
+    )
+    stages = tuple(
+        StageSettings(name, trainable=layers, steps=2, learning_rate=1e-3, batch_size=2)
+        for name, layers in (("first", "heads"), ("second", "all"))
+    )
+    settings = TrainSettings(
+        stages, precision="float32", checkpoint_minutes=0.0, log_every=1, steps_per_epoch=2, workers=0
+    )
+
+    def run(output: Path, stop: int = 0, **changes: int) -> MaskRcnnModel:
+        def stop_there(step: int, *_: object) -> None:
+            if step == stop:
+                raise KeyboardInterrupt
+
+        validate = BandSceneValidator(lambda _: read_band_scene(path), 1)
+        with torch.random.fork_rng(devices=[]):
+            return train(
+                BandSceneFiles([path], 48, 3),
+                metadata,
+                dataclasses.replace(settings, **changes),
+                output,
+                device="cpu",
+                validate=validate,
+                progress=stop_there,
+            ).model
+
+    whole = run(tmp_path / "whole")
+    assert whole.metadata.training["crops"] == 8
+    assert whole.metadata.training["last_epoch"]["score_97"] <= 1.0
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "again", stop=4)
     # Processes that draw crops change nothing.
-    rest = train_any_band(folder, folder, again, dataclasses.replace(short, workers=1))
+    rest = run(tmp_path / "again", workers=1)
     for name, value in whole.state.items():
         assert torch.equal(value, rest.state[name]), name
-    assert rest.metadata.training["crops"] == 2
+    assert not (tmp_path / "again.checkpoint").exists()
 
 
 def read_names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_learning_rate_rises_and_falls():
-    settings = AnyBandTrainSettings(steps=100, decay_steps=40, warmup_steps=10, learning_rate=1e-3)
-    rates = [settings.rate(step) for step in range(101)]
-    assert rates[0] == pytest.approx(1e-4) and rates[9:61] == pytest.approx([1e-3] * 52)
-    assert np.all(np.diff(rates[60:]) < 0) and rates[100] == pytest.approx(1e-5)
+@pytest.mark.parametrize("noise", [True, False])
+def test_images_of_a_survey_are_scenes(noise):
+    """Units of the noise, S/N of a matched filter, and noise that is added to that of the image."""
+    rng, sigma, size = np.random.default_rng(4), np.array([2.0, 5.0], np.float32), 200
+    shape = star(100, 90, size)
+    light = (50.0 * sigma[:, None, None] * shape).astype(np.float32)
+    image = (light + rng.normal(size=light.shape) * sigma[:, None, None]).astype(np.float32) + 3.0
+    inside = star(8, 8, 17) > 0.005
+    made = TrainingScene(
+        noiseless=None if noise else light,
+        variance=np.broadcast_to(sigma[:, None, None] ** 2, light.shape).astype(np.float32),
+        valid=np.ones((size, size), bool),
+        labels=np.array([1, 2]),
+        peak_flux=np.stack([50.0 * sigma, 1.0 * sigma]).astype(np.float32),
+        origins=np.array([[92, 82], [20, 20]], np.int32),
+        masks=[inside, inside],
+        psf_fwhm=np.array([4.0, 4.0], np.float32),
+        image=image,
+        ignore=np.array([False, True]),
+    )
+    bands = survey_scene(made, [480.0, 620.0], 0.2)
+    assert bands.noisy is noise
+    wanted = 50.0 * np.sqrt((shape**2).sum())
+    np.testing.assert_allclose(bands.snr[0], wanted, rtol=0.02)
+    np.testing.assert_allclose(bands.sigma, sigma, rtol=1e-3)
+    np.testing.assert_allclose(bands.positions[0], [100, 90])
+    packed, target = draw_crop(bands, np.random.default_rng(1), size, plain=True)
+    assert target["labels"].tolist() == [1] and len(target["ignore_boxes"]) == 1
+    pixels = packed.numpy()[:2]
+    np.testing.assert_allclose(
+        pixels.std(axis=(1, 2)), np.std(image / sigma[:, None, None], axis=(1, 2)), rtol=0.03
+    )
+    np.testing.assert_allclose(np.median(pixels, axis=(1, 2)), 0.0, atol=0.03)
+    # Shallower: still in units of the noise.
+    for number in range(4):
+        packed, _ = draw_crop(bands, np.random.default_rng(number), 80)
+        count = len(packed) // PLANES
+        sky = packed.numpy()[:count][packed.numpy()[count : 2 * count] > 0]
+        spread = np.subtract(*np.percentile(sky, [75, 25])) / 1.349
+        if noise:
+            assert spread == pytest.approx(1.0, abs=0.06)
 
 
 def test_command_makes_scenes_and_says_what_is_missing(tmp_path, capsys):
@@ -451,8 +518,8 @@ def test_command_makes_scenes_and_says_what_is_missing(tmp_path, capsys):
     )
     assert read_names(tmp_path / "some") == {"bands_7_00000.npz"}
     folders = ["--scenes", str(tmp_path / "none"), "--valid", str(tmp_path), "--out", str(tmp_path / "out")]
-    assert maskrcnn("train-any-band", ["train", *folders, "--initial", "lite"]) == 1
-    assert "there are no scenes" in capsys.readouterr().err
+    assert maskrcnn("train-any-band", ["train", *folders]) == 1
+    assert "There are no scenes" in capsys.readouterr().err
 
 
 def test_one_scene_can_be_learned():
@@ -463,9 +530,9 @@ def test_one_scene_can_be_learned():
     image, target = draw_crop(made, np.random.default_rng(1), 64, plain=True)
     network = AnyBandNetwork(AnyBandSpec())
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3)
-    generator = torch.Generator().manual_seed(1)
-    for _ in range(60):
-        losses = any_band_losses(network, [image], [target], generator)
+    learner = BandLossNetwork(network, 1)
+    for step in range(60):
+        losses = learner(Crops([image], [target], [step]))
         total = torch.stack(list(losses.values())).sum()
         optimizer.zero_grad()
         total.backward()

@@ -7,12 +7,12 @@
 from __future__ import annotations
 
 __all__ = [
-    "PatchCropSource",
     "PatchDatasets",
     "SceneSummary",
     "TrainingDataError",
     "TrainingPatch",
     "check_scenes",
+    "check_widths",
     "file_name",
     "group_datasets",
     "split_patches",
@@ -34,13 +34,13 @@ from lsst.afw.table import SourceCatalog
 from lsst.daf.butler import DatasetRef
 from lsst.geom import Box2D
 
-from ..train.dataset import CropSource
+from ..network.any_band_detect import LEARNED_FWHM
 from ..train.scene_cuts import split_scene
 from ..train.training_scene import write_scene
 from .training_data import make_training_scene
 
-_PIECE_SIZE = 1024
-"""Longest side of what the training reads at once (px)."""
+_PIECE_SIZE = 512
+"""Longest side of what the training reads, and a validation finds sources in, at once (px)."""
 
 
 class TrainingDataError(pipeBase.AlgorithmError):
@@ -171,6 +171,9 @@ class SceneSummary:
         Number of sources that are not to be ignored.
     pixel_scale : `float`
         Size of a pixel (arcsec).
+    psf_fwhm : `float`
+        Median of the widths of the PSF over the bands (px); NaN where it is
+        not known.
     """
 
     name: str
@@ -178,6 +181,7 @@ class SceneSummary:
     n_pixels: int
     n_sources: int
     pixel_scale: float
+    psf_fwhm: float
 
 
 def write_patch(
@@ -190,7 +194,7 @@ def write_patch(
     patch : `TrainingPatch`
         The patch.
     folder : `pathlib.Path`
-        Where to write; a patch that is larger than 1024 px gets several
+        Where to write; a patch that is larger than 512 px gets several
         files, because a crop is cut from one piece, and costs reading it.
     bands : `~collections.abc.Sequence` [`str`]
         Bands in the order of the network's input.
@@ -224,8 +228,9 @@ def write_patch(
         path = folder / f"{file_name(patch.name)}{f'.{number}' if len(pieces) > 1 else ''}.npz"
         write_scene(piece, path)
         n_sources = len(piece.labels) if piece.ignore is None else np.count_nonzero(~piece.ignore)
+        fwhm = np.nan if piece.psf_fwhm is None else float(np.nanmedian(piece.psf_fwhm))
         summaries.append(
-            SceneSummary(patch.name, str(path), piece.valid.size, int(n_sources), float(pixel_scale))
+            SceneSummary(patch.name, str(path), piece.valid.size, int(n_sources), float(pixel_scale), fwhm)
         )
     return summaries
 
@@ -257,6 +262,29 @@ def check_scenes(training: Sequence[SceneSummary], bands: Sequence[str]) -> None
             "are not flagged; check the truth catalogues.",
             names,
         )
+
+
+def check_widths(scenes: Sequence[SceneSummary]) -> None:
+    """Refuse patches whose PSF has a width to which networks of any bands do not bring images.
+
+    Parameters
+    ----------
+    scenes : `~collections.abc.Sequence` [`SceneSummary`]
+        What was written of the patches.
+
+    Raises
+    ------
+    TrainingDataError
+        Raised if one has a PSF that is too narrow or too wide.
+    """
+    low, high = LEARNED_FWHM
+    for item in scenes:
+        if not (np.isnan(item.psf_fwhm) or low <= item.psf_fwhm <= high):
+            raise TrainingDataError(
+                f"The PSF of patch {item.name} has a FWHM of {item.psf_fwhm:.2f} px, wanted {low:g} to "
+                f"{high:g} px: bin or resample the coadds first, as detection does by itself.",
+                [item.name],
+            )
 
 
 def _load(item: Any) -> Any:
@@ -378,27 +406,3 @@ def _place_of_name(name: str) -> float:
     """Return a number from 0 to 1 that depends on a name alone."""
     digest = hashlib.sha1(f"0:{name}".encode(), usedforsecurity=False).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
-
-
-class PatchCropSource(CropSource):
-    """A source of crops in whose epochs every part of a patch is used.
-
-    Parameters
-    ----------
-    n_pixels : `float`
-        Number of pixels of a patch.
-    *args, **kwargs
-        Forwarded to `~lsst.meas.maskrcnn.train.dataset.CropSource`, whose
-        epochs have no more than a few crops of each scene.
-    """
-
-    def __init__(self, n_pixels: float, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
-        self.n_pixels = n_pixels
-        if self.settings.crops_per_scene is None:
-            self.crops_per_scene = max(2, round(n_pixels / (16 * self.settings.size**2)))
-
-    @property
-    def n_images(self) -> int:
-        """Number of crops that have the area of all patches (`int`)."""
-        return max(1, round(len(self.scenes) * self.n_pixels / self.settings.size**2))

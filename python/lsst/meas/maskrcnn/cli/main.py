@@ -123,16 +123,6 @@ _FITS = _together(
     click.option("--rescale", is_flag=True, help="scale given variances to the noise in the sky"),
 )
 
-# Fields of AnyBandTrainSettings, which has their defaults.
-_BAND_FIELDS = {
-    "steps": int,
-    "decay_steps": int,
-    "warmup_steps": int,
-    "learning_rate": float,
-    "batch_size": int,
-}
-_BAND_FIELDS |= {"crop_size": int, "seed": int, "device": str, "workers": int, "save_interval": float}
-
 _TRACT = click.option("--tract", type=int, default=0, help="of the first field; each has its own")
 _COLLECTION_OF_FIELDS = (
     "collection of all images; those of a split come into COLLECTION/SPLIT, others into COLLECTION/all"
@@ -526,8 +516,14 @@ def scenes(**options: Any) -> int:
 @click.option("--valid", type=_FOLDER, required=True, help="folder of scenes to validate on")
 @click.option("-o", "--out", type=_FOLDER, required=True, help="folder for the model and its losses")
 @click.option("--initial", default="any", help="model to start from")
+@click.option("--steps", type=click.IntRange(1), default=30_000)
+@click.option("--batch-size", type=click.IntRange(1), default=4, help="crops in a step")
+@click.option("--crop-size", type=click.IntRange(32), default=192, help="side of a crop (px)")
+@click.option("--learning-rate", type=float, default=5e-4, help="the largest; it rises, then falls to 0")
+@click.option("--seed", type=int, default=1, help="random seed of crops, noise and samples")
+@click.option("--device", default="auto", help="auto, cpu or cuda")
+@click.option("--workers", type=int, default=0, help="processes that draw crops; 0: a thread does")
 @click.option("--threads", type=int, default=1, help="of torch")
-@_together(*(click.option(f"--{name.replace('_', '-')}", type=kind) for name, kind in _BAND_FIELDS.items()))
 def train_bands(**options: Any) -> int:
     """Train, or go on with an interrupted training."""
     return _start("train_any_band", options)

@@ -295,7 +295,8 @@ def _train_in_repo(arguments: Arguments, task: MaskRcnnTrainTask, first: bool) -
         if config.use_initial_model:
             initial = butler.get(connections.initialModel.name, collections=inputs)
         initial = task.initial_model(initial)
-        datasets = _find_datasets(butler, connections, inputs, task.bands(initial), arguments.data_query)
+        bands = () if task.takes_any_bands(initial) else task.bands(initial)
+        datasets = _find_datasets(butler, connections, inputs, bands, arguments.data_query)
         training, validation = task.select(datasets)
         with _progress_bar(first) as report:
             results = task.run(
@@ -357,7 +358,8 @@ def _find_datasets(
                 f"{f' where {where}' if where else ''}; name a collection of patches whose sources are known."
             )
         names = ", ".join(repr(band) for band in bands)
-        of_bands = f"({where}) AND band IN ({names})" if where else f"band IN ({names})"
+        wanted = [f"({where})"] if where else []
+        of_bands = " AND ".join([*wanted, f"band IN ({names})"] if bands else wanted)
         exposures = _find(butler, connections.exposures.name, inputs, of_bands)
         light = getattr(connections, "truthImages", None)
         truth_images = [] if light is None else _find(butler, light.name, inputs, of_bands)

@@ -3,23 +3,36 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 
 """``maskrcnn train-any-band``: make scenes for a network that takes any bands, and
-train it.
+train it on them. No LSST package is needed.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from ..network.model_file import ModelFileError, load_model
-from ..train.any_band_loop import AnyBandTrainSettings, train_any_band
-from ..train.band_scenes import make_scenes
+from ..images.normalize import BandNoiseSettings
+from ..network.any_band import AnyBandSpec
+from ..network.model_file import ModelFileError, ModelMetadata, load_model
+from ..train.any_band_validation import BandSceneValidator
+from ..train.band_crops import BandSceneFiles
+from ..train.band_scenes import make_scenes, read_band_scene
 from ..train.checkpoint import CheckpointError
-from .command import Arguments, run_command
+from ..train.loop import TrainingDiverged, train
+from ..train.stages import StageSettings, TrainSettings
+from .command import Arguments, CommandError, run_command
+
+_PIXEL_SCALE = 0.2
+"""Of the header, arcsec: the middle of those of the scenes."""
+
+_WARMUP, _EPOCH = 300, 500
+"""Steps in which the learning rate rises, and from one validation to the next."""
 
 
 def run_scenes(arguments: Arguments) -> int:
@@ -32,11 +45,65 @@ def run_scenes(arguments: Arguments) -> int:
 def run(arguments: Arguments) -> int:
     """Train; return the exit status."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    return run_command(lambda: _train(arguments), (ValueError, ModelFileError, CheckpointError))
+    errors = (ValueError, OSError, ModelFileError, CheckpointError, TrainingDiverged)
+    return run_command(lambda: _train(arguments), errors, "; run it again to go on")
 
 
 def _train(arguments: Arguments) -> None:
     torch.set_num_threads(arguments.threads)
-    given = {field.name: getattr(arguments, field.name) for field in dataclasses.fields(AnyBandTrainSettings)}
-    settings = AnyBandTrainSettings(**{name: value for name, value in given.items() if value is not None})
-    train_any_band(arguments.scenes, arguments.valid, arguments.out, settings, load_model(arguments.initial))
+    files, valid = _scene_files(arguments.scenes), _scene_files(arguments.valid)
+    initial = load_model(arguments.initial)
+    if not initial.takes_any_bands:
+        raise CommandError(f"Model {arguments.initial} is one of fixed bands; start from one of any bands.")
+    stage = StageSettings(
+        "any",
+        steps=arguments.steps,
+        learning_rate=arguments.learning_rate,
+        warmup_steps=min(_WARMUP, arguments.steps),
+        decay="cosine",
+        batch_size=arguments.batch_size,
+    )
+    settings = TrainSettings(
+        stages=(stage,),
+        seed=arguments.seed,
+        average_decay=0.9985,
+        freeze_norm_after=1.0,
+        steps_per_epoch=min(_EPOCH, arguments.steps),
+        workers=arguments.workers,
+    )
+    metadata = ModelMetadata(
+        name="any",
+        description="Any one to eight bands and any pixel scale.",
+        architecture=AnyBandSpec(),
+        bands=(),
+        normalization=BandNoiseSettings(),
+        pixel_scale=_PIXEL_SCALE,
+        training={"start": initial.metadata.training},
+    )
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    output = arguments.out / "model.safetensors"
+    with tqdm(desc="training", total=arguments.steps, unit="step") as bar:
+
+        def report(step: int, steps: int, row: Mapping[str, Any]) -> None:
+            bar.update(step - bar.n)
+            bar.set_postfix(loss=f"{row['loss']:.3f}")
+
+        result = train(
+            BandSceneFiles(files, arguments.crop_size, arguments.seed),
+            metadata,
+            settings,
+            output,
+            initial=initial,
+            device=arguments.device,
+            validate=BandSceneValidator(lambda number: read_band_scene(valid[number]), len(valid)),
+            progress=report,
+        )
+    figures = {name: round(value, 3) for name, value in result.epochs[-1].items() if isinstance(value, float)}
+    print(f"The model is in {output}, its history beside it: {figures}")
+
+
+def _scene_files(folder: Path) -> list[Path]:
+    files = sorted(folder.glob("*.npz"))
+    if not files:
+        raise CommandError(f"There are no scenes (*.npz) in {folder}; make some with 'scenes'.")
+    return files

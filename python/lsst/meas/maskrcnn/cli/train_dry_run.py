@@ -15,10 +15,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..catalogs.training_patches import PatchCropSource
 from ..network.inference import select_device
 from ..network.model_file import ModelMetadata
 from ..tasks.train import MaskRcnnTrainTask
+from ..train.band_crops import BandCropSource
+from ..train.dataset import CropSource
 from ..train.loop import TrainResult, train
 from ..train.scene_sources import SceneSource
 
@@ -34,9 +35,9 @@ class DryRunTask(MaskRcnnTrainTask):
     """Says what the data hold and times a few steps, in place of a training."""
 
     def _run_engine(
-        self, source: PatchCropSource, metadata: ModelMetadata, output: Path, **options: Any
+        self, source: CropSource | BandCropSource, metadata: ModelMetadata, output: Path, **options: Any
     ) -> TrainResult:
-        print("\n".join(describe_scenes(source.scenes, metadata.bands, metadata.pixel_scale)))
+        print("\n".join(describe_scenes(source.scenes, self.metadata.getArray("bands"), metadata.pixel_scale)))
         settings = self.config.settings()
         first = dataclasses.replace(settings.stages[0], steps=_STEPS)
         short = dataclasses.replace(settings, stages=(first,), minutes=None)

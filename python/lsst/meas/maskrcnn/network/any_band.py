@@ -14,9 +14,8 @@ one peak is one source, and two sources one FWHM apart are two peaks.
 
 from __future__ import annotations
 
-__all__ = ["AnyBandNetwork", "AnyBandSpec", "BandProposals", "Features", "start_from"]
+__all__ = ["AnyBandNetwork", "AnyBandSpec", "BandProposals", "Features"]
 
-import math
 from typing import Annotated, Literal, NamedTuple, cast
 
 import torch
@@ -289,48 +288,3 @@ def _stack(images: list[Tensor], divisor: int) -> tuple[Tensor, list[tuple[int, 
         target[:2, :own, : image.shape[-2], : image.shape[-1]] = planes[:2]
         target[2:, :own] = planes[2:, :, :1, :1]
     return batch.reshape(len(images), PLANES * count, height, width), sizes
-
-
-def start_from(network: AnyBandNetwork, state: dict[str, Tensor], bands: tuple[str, ...]) -> list[str]:
-    """Take over the weights of a network of fixed bands.
-
-    Parameters
-    ----------
-    network : `AnyBandNetwork`
-        Changed.
-    state : `dict` [`str`, `torch.Tensor`]
-        State of a network of `~.spec.NetworkSpec.light`.
-    bands : `tuple` [`str`, ...]
-        Its bands; g, r and z are among them.
-
-    Returns
-    -------
-    taken : `list` [`str`]
-        Names of the weights that were taken.
-    """
-    own = network.state_dict()
-    names = {
-        "backbone.body.bn1": "norm",
-        "backbone.body.layer": "body.layer",
-        "backbone.fpn": "fpn",
-        "rpn.head.conv.0.0": "centre_head.coarse",
-        "roi_heads.box_head": "box_head",
-        "roi_heads.mask_head": "mask_head",
-        "roi_heads.mask_predictor": "mask_predictor",
-        "roi_heads.box_predictor.cls_score": "classes",
-        "roi_heads.box_predictor.bbox_pred": "box_deltas",
-    }
-    taken = []
-    for old, value in state.items():
-        for start, new in names.items():
-            name = new + old[len(start) :]
-            if old.startswith(start) and name in own and own[name].shape == value.shape:
-                own[name] = value
-                taken.append(name)
-    first = state["backbone.body.conv1.weight"]
-    for place, band in enumerate(("g", "r", "z")):
-        own["stem.bank"][place] = first[:, bands.index(band)] * math.sqrt(3.0)
-    network.load_state_dict(own)
-    with torch.no_grad():
-        network.hidden.weight.mul_(0.1)
-    return taken

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["BandImage", "detect_bands", "find_in_bands", "learned_scale", "normalize_bands"]
+__all__ = ["LEARNED_FWHM", "BandImage", "detect_bands", "find_in_bands", "learned_scale", "normalize_bands"]
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -40,6 +40,9 @@ _SAME_BOX = 0.8
 _NARROW, _WIDE, _USUAL = 2.6, 8.0, 4.5
 """FWHM (px) below which an image is oversampled, above which it is binned, and
 to which."""
+
+LEARNED_FWHM = 2.0, _WIDE
+"""Widths of the PSF on which networks are trained (px)."""
 
 _TILE_MEMORY = 1.2e9
 """Most memory (bytes) of a tile of six bands with a thousand sources."""

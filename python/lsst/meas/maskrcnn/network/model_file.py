@@ -42,6 +42,7 @@ __all__ = [
     "ModelMetadata",
     "default_model_path",
     "load_model",
+    "make_network",
     "model_from_bytes",
     "model_to_bytes",
     "read_metadata",
@@ -133,10 +134,7 @@ class ModelMetadata(BaseModel):
         return self.normalization
 
     def _not_fixed(self) -> str:
-        return (
-            f"Model '{self.name}' takes any bands, which cannot be used here. Give a model of fixed bands, "
-            "such as lite."
-        )
+        return f"Model '{self.name}' takes any bands, which cannot be used here. Give a model of fixed bands."
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -228,7 +226,7 @@ class MaskRcnnModel:
             )
         shapes = {key: tuple(value.shape) for key, value in self.state.items()}
         _check_shapes(self.metadata.architecture, shapes, f"model '{self.metadata.name}'")
-        network = _make_network(self.metadata.architecture)
+        network = make_network(self.metadata.architecture)
         network.load_state_dict(self.state)
         return network.to(device).eval()
 
@@ -478,7 +476,19 @@ def _read_header(stream: BinaryIO, size: int, name: str) -> tuple[TensorHeader, 
     return header, metadata
 
 
-def _make_network(architecture: NetworkSpec | AnyBandSpec) -> MaskRCNN | AnyBandNetwork:
+def make_network(architecture: NetworkSpec | AnyBandSpec) -> MaskRCNN | AnyBandNetwork:
+    """Make a network of random weights.
+
+    Parameters
+    ----------
+    architecture : `~.spec.NetworkSpec` or `~.any_band.AnyBandSpec`
+        The architecture.
+
+    Returns
+    -------
+    network : `torchvision.models.detection.MaskRCNN` or `~.any_band.AnyBandNetwork`
+        In training mode.
+    """
     if isinstance(architecture, AnyBandSpec):
         return AnyBandNetwork(architecture)
     return build_network(architecture)
@@ -491,7 +501,7 @@ def _wanted_shapes(architecture: NetworkSpec | AnyBandSpec) -> dict[str, tuple[i
     if large:
         raise ValueError(f"{one_line(', '.join(large))} is more than {_LARGEST_COUNT}")
     with torch.device("meta"):
-        return {name: tuple(value.shape) for name, value in _make_network(architecture).state_dict().items()}
+        return {name: tuple(value.shape) for name, value in make_network(architecture).state_dict().items()}
 
 
 def _largest(value: Any) -> float:

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from ..deblend.detection import detect
-from ..train.validation import SceneValidator, realize_scene, validation_image
+from ..train.any_band_validation import BandSceneValidator
+from ..train.validation import SceneValidator
 from .overlay import lupton_rgb
 from .picture_book import PageField, save_page
 
@@ -22,7 +22,8 @@ class DrawnValidation:
 
     Parameters
     ----------
-    validator : `~lsst.meas.maskrcnn.train.validation.SceneValidator`
+    validator : `~lsst.meas.maskrcnn.train.validation.SceneValidator` or \
+            `~lsst.meas.maskrcnn.train.any_band_validation.BandSceneValidator`
         Computes the figures.
     folder : `pathlib.Path`
         Takes ``validation_0001.png`` and so on.
@@ -30,7 +31,9 @@ class DrawnValidation:
         Of the scenes, arcsec.
     """
 
-    def __init__(self, validator: SceneValidator, folder: Path, pixel_scale: float) -> None:
+    def __init__(
+        self, validator: SceneValidator | BandSceneValidator, folder: Path, pixel_scale: float
+    ) -> None:
         self._validator, self._folder, self._pixel_scale = validator, folder, pixel_scale
 
     def __call__(self, network: Any) -> dict[str, float]:
@@ -38,28 +41,19 @@ class DrawnValidation:
         figures = self._validator(network)
         self._folder.mkdir(exist_ok=True)
         number = len(list(self._folder.glob("validation_*.png"))) + 1
-        scene = self._validator.scenes.scene(0)
-        flux, _, sigma = realize_scene(scene, np.random.default_rng([0, 0]))
-        item = validation_image(scene, self._validator.normalization, np.random.default_rng([0, 0]))
-        found = detect(
-            network,
-            item.image,
-            item.valid,
-            self._validator.settings,
-            psf_fwhm=item.psf_fwhm,
-            split_crowded=False,
-        )
+        first = self._validator.first(network)
+        found, flux, sigma = first.found, first.flux, first.noise
         likely = np.flatnonzero(found.scores >= 0.5)
         planes = [0, len(flux) // 2, -1]
         rgb = lupton_rgb(flux[planes], sigma[planes])
         truth = PageField(
             rgb,
             self._pixel_scale,
-            f"truth: {len(item.labels)} sources, {int(item.asked.sum())} of them count",
-            masks=item.masks,
-            origins=item.origins,
-            is_star=item.labels == 1,
-            flagged=~item.asked,
+            f"truth: {len(first.asked)} sources, {int(first.asked.sum())} of them count",
+            masks=first.masks,
+            origins=first.origins,
+            is_star=first.is_star,
+            flagged=~first.asked,
             has_truth=True,
         )
         predicted = PageField(

@@ -32,29 +32,32 @@ from lsst.utils.logging import PeriodicLogger
 
 from ..catalogs.exposures import IncompatibleExposuresError, UncalibratedExposureError
 from ..catalogs.training_patches import (
-    PatchCropSource,
     PatchDatasets,
     SceneSummary,
     TrainingDataError,
     TrainingPatch,
     check_scenes,
+    check_widths,
     file_name,
     group_datasets,
     split_patches,
     write_patch,
 )
-from ..network.inference import DetectionSettings, select_device
+from ..images.normalize import BandNoiseSettings
+from ..network.any_band import AnyBandSpec
+from ..network.inference import select_device
 from ..network.model_file import MaskRcnnModel, ModelFileError, ModelMetadata, read_model
 from ..report.training_curves import history_table, plot_training
-from ..report.validation_picture import DrawnValidation
+from ..train.band_crops import BandCropSource
 from ..train.checkpoint import CheckpointError
+from ..train.dataset import CropSource
 from ..train.distributed import on_first_process
-from ..train.loop import TrainingDiverged, TrainResult, Validate, output_files, train
+from ..train.loop import TrainingDiverged, TrainResult, output_files, train
 from ..train.scene_sources import SceneFiles, SceneSource
-from ..train.validation import LOWEST_SCORE, SceneValidator
 from .failures import say_where
 from .normalize import NormalizeBaseTask
 from .train_connections import MaskRcnnTrainConfig, MaskRcnnTrainConnections, TrainingDivergedError
+from .train_sources import make_source, make_validator
 
 Progress = Callable[[int, int, Mapping[str, Any]], None]
 
@@ -191,7 +194,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         """
         self._check_device()
         initialModel = self.initial_model(initialModel)
-        bands = self.bands(initialModel)
+        bands = self.bands(initialModel, patches)
         with self._workspace(label) as folder:
             chosen = [("training", patches), ("validation", validation)]
             training, validated = on_first_process(
@@ -199,6 +202,8 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
                 self.config.engine.device,
             )
             check_scenes(training, bands)
+            if self.takes_any_bands(initialModel):
+                check_widths([*training, *validated])
             counts = {
                 "patches": len({item.name for item in training}),
                 "sources": sum(item.n_sources for item in training),
@@ -287,7 +292,9 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
                 f"config.initial_model_uri is {uri!r}, which cannot be read: {error}"
             ) from error
 
-    def bands(self, initialModel: MaskRcnnModel | None = None) -> tuple[str, ...]:
+    def bands(
+        self, initialModel: MaskRcnnModel | None = None, patches: Sequence[TrainingPatch] = ()
+    ) -> tuple[str, ...]:
         """Find the bands, in the order of the network's input.
 
         Parameters
@@ -295,6 +302,8 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         initialModel : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`,\
                 optional
             Model to start from.
+        patches : `~collections.abc.Sequence` [`TrainingPatch`], optional
+            Patches, whose common bands are those of a network of any bands.
 
         Returns
         -------
@@ -307,7 +316,14 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             Raised if the model is for another number of bands.
         """
         bands = tuple(self.config.bands or ())
-        if initialModel is None:
+        if self.takes_any_bands(initialModel) and not bands and patches:
+            bands = tuple(sorted(set.intersection(*(set(patch.exposures) for patch in patches))))
+            if not bands:
+                raise TrainingDataError(
+                    "There is no band that every patch has; set config.bands and config.skip_incomplete.",
+                    [patch.name for patch in patches],
+                )
+        if initialModel is None or initialModel.takes_any_bands:
             return bands or _BANDS
         own = initialModel.metadata.bands
         if bands and len(bands) != len(own):
@@ -399,19 +415,14 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         config = self.config
         self._check_device()
         metadata = self._make_metadata(bands, pixel_scale, initialModel, provenance)
-        source = PatchCropSource(
-            n_pixels,
-            scenes,
-            metadata.fixed_normalization,
-            config.crops.settings(),
-            seed=config.engine.seed,
-            psf_channels=metadata.network_spec.psf_channels,
-            augment=config.augment.settings(),
-        )
-        validate = None if validation is None else self._make_validator(validation, metadata, output)
+        source = make_source(config, scenes, metadata, bands, n_pixels)
+        validate = None
+        if validation is not None:
+            pictures = output.with_name(f"{output.name}.pictures") if config.do_plot else None
+            validate = make_validator(config, validation, metadata, bands, pictures)
         self.metadata["n_scenes"] = len(scenes)
         self.metadata["n_scenes_validation"] = 0 if validation is None else len(validation)
-        self.metadata["bands"] = list(metadata.bands)
+        self.metadata["bands"] = list(bands)
         options = {"initial": initialModel, "validate": validate, "keep_checkpoint": keep_checkpoint}
         result = self._run_engine(source, metadata, output, progress=self._report(progress), **options)
         steps, epochs = history_table(result.history), history_table(result.epochs)
@@ -419,8 +430,25 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         plot = plot_training(steps, epochs, list(config.stage_order)) if config.do_plot else None
         return pipeBase.Struct(model=result.model, steps=steps, epochs=epochs, plot=plot)
 
+    def takes_any_bands(self, initialModel: MaskRcnnModel | None) -> bool:
+        """Say whether the network takes any bands.
+
+        Parameters
+        ----------
+        initialModel : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel` or `None`
+            Model to start from.
+
+        Returns
+        -------
+        answer : `bool`
+            Whether it does.
+        """
+        if initialModel is None:
+            return bool(self.config.architecture.preset == "any")
+        return initialModel.takes_any_bands
+
     def _run_engine(
-        self, source: PatchCropSource, metadata: ModelMetadata, output: Path, **options: Any
+        self, source: CropSource | BandCropSource, metadata: ModelMetadata, output: Path, **options: Any
     ) -> TrainResult:
         """Train, and translate the errors of the engine."""
         config = self.config
@@ -458,8 +486,10 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             architecture = self.config.architecture.spec(len(bands))
             normalization = self.normalize.config.settings()
         else:
-            architecture = initialModel.metadata.network_spec
-            normalization = initialModel.metadata.fixed_normalization
+            architecture = initialModel.metadata.architecture
+            normalization = initialModel.metadata.normalization
+        if isinstance(architecture, AnyBandSpec):
+            bands, normalization = (), BandNoiseSettings()
         return ModelMetadata(
             name=self.config.name,
             description=self.config.description,
@@ -469,17 +499,6 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             pixel_scale=pixel_scale,
             training=dict(provenance),
         )
-
-    def _make_validator(self, scenes: SceneSource, metadata: ModelMetadata, output: Path) -> Validate:
-        settings = DetectionSettings(
-            score_threshold=LOWEST_SCORE,
-            nms_threshold=metadata.network_spec.detection_nms,
-            precision=self.config.engine.precision,
-        )
-        validator = SceneValidator(scenes, metadata.fixed_normalization, settings)
-        if not self.config.do_plot:
-            return validator
-        return DrawnValidation(validator, output.with_name(f"{output.name}.pictures"), metadata.pixel_scale)
 
     def _report(self, progress: Progress | None) -> Progress:
         """Make a function that logs how far the training is."""

@@ -21,6 +21,7 @@ from typing import Any
 
 import lsst.pex.config as pexConfig
 
+from ..network.any_band import AnyBandSpec
 from ..network.spec import NetworkSpec
 from ..train.augment import AugmentSettings
 from ..train.dataset import CropSettings
@@ -74,21 +75,22 @@ class NetworkConfig(pexConfig.Config):
         doc="Architecture.",
         default="light",
         allowed={
-            "light": "ResNet-18 with a pyramid of 64 channels, which trains and runs on a CPU.",
-            "published": "That of Astro R-CNN: ResNet-50 with a pyramid of 256 channels.",
+            "any": "The network of the model that comes with the package: any bands and pixel scale.",
+            "light": "Fixed bands; ResNet-18 with a pyramid of 64 channels, which trains and runs on a CPU.",
+            "published": "Fixed bands; that of Astro R-CNN: ResNet-50 with a pyramid of 256 channels.",
         },
     )
     backbone = pexConfig.ChoiceField[str](
-        doc="Residual network under the pyramid; None takes that of the preset.",
+        doc="Residual network under the pyramid; None takes that of the preset. For fixed bands.",
         default=None,
         optional=True,
         allowed={name: "A residual network." for name in ("resnet18", "resnet34", "resnet50", "resnet101")},
     )
     psf_channels = pexConfig.Field[bool](
-        doc="Give the network the width of the PSF in each band?", default=True
+        doc="Give a network of fixed bands the width of the PSF in each?", default=True
     )
 
-    def spec(self, n_bands: int) -> NetworkSpec:
+    def spec(self, n_bands: int) -> NetworkSpec | AnyBandSpec:
         """Make the architecture.
 
         Parameters
@@ -98,9 +100,12 @@ class NetworkConfig(pexConfig.Config):
 
         Returns
         -------
-        spec : `~lsst.meas.maskrcnn.network.spec.NetworkSpec`
+        spec : `~lsst.meas.maskrcnn.network.spec.NetworkSpec` or \
+                `~lsst.meas.maskrcnn.network.any_band.AnyBandSpec`
             The architecture.
         """
+        if self.preset == "any":
+            return AnyBandSpec()
         spec = NetworkSpec.light(n_bands) if self.preset == "light" else NetworkSpec.published(n_bands)
         changes = {"psf_channels": self.psf_channels, "backbone": self.backbone or spec.backbone}
         return spec.model_copy(update=changes)

@@ -150,9 +150,13 @@ class MaskRcnnTrainConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskR
     description = pexConfig.Field[str](doc="What the model is for, in a sentence.", default="")
     bands = pexConfig.ListField[str](
         doc="Bands in the order of the network's input. None takes those of the model to start from, or z, "
-        "r, g.",
+        "r, g; all that every patch has for a network of any bands.",
         default=None,
         optional=True,
+    )
+    wavelengths = pexConfig.DictField[str, float](
+        doc="Effective wavelengths (nm) of bands whose names do not say them, for networks of any bands.",
+        default={},
     )
     use_truth_images = pexConfig.Field[bool](
         doc="Read the light of the sources without noise? With it, augmentations can draw noise at any "
@@ -196,7 +200,10 @@ class MaskRcnnTrainConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskR
         default=list(published_stages()),
         minLength=1,
     )
-    augment: Any = pexConfig.ConfigField(doc="How the crops are changed.", dtype=AugmentConfig)
+    augment: Any = pexConfig.ConfigField(
+        doc="How the crops are changed, for networks of fixed bands; for those of any bands they always are.",
+        dtype=AugmentConfig,
+    )
     crops: Any = pexConfig.ConfigField(
         doc="How crops are cut, and which sources the network should find.", dtype=CropConfig
     )

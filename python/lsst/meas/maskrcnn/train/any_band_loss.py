@@ -6,16 +6,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.ops import box_iou
 
 from ..network.any_band import AnyBandNetwork, Features
 from .ignore import ignored_share
+from .losses import Crops
 
-LOSS_NAMES = ("centre", "offset", "side", "class", "box", "mask", "blend")
+_WEIGHTS = {"centre": 1.0, "offset": 0.5, "side": 0.3, "class": 1.0, "box": 0.5, "mask": 1.0, "blend": 0.5}
+"""Of the losses in their sum."""
+
+BAND_LOSS_NAMES = tuple(f"loss_{name}" for name in _WEIGHTS)
 
 _UNIT = 8.0
 _PEAKS, _ROIS, _MASKS = 64, 64, 32
@@ -30,17 +35,34 @@ _LEAST_PEAK = 0.03
 _BETA = 1 / 9
 
 
-def any_band_losses(
-    network: AnyBandNetwork,
-    images: list[Tensor],
-    targets: list[dict[str, Tensor]],
-    generator: torch.Generator,
-) -> dict[str, Tensor]:
-    """Compute the losses (`LOSS_NAMES`) of images and targets of `~.band_scenes.draw_crop`."""
-    features = network.features(images)
-    losses = _centre_losses(features, targets)
-    losses.update(_source_losses(network, features, targets, generator))
-    return losses
+class BandLossNetwork(nn.Module):
+    """A network for any bands that returns its losses.
+
+    Parameters
+    ----------
+    network : `~lsst.meas.maskrcnn.network.any_band.AnyBandNetwork`
+        The network.
+    seed : `int`
+        With the number of the first crop, decides which proposals are sampled.
+    """
+
+    def __init__(self, network: AnyBandNetwork, seed: int):
+        super().__init__()
+        self.network, self.seed = network, seed
+        self.names = BAND_LOSS_NAMES
+
+    def forward(self, crops: Crops) -> dict[str, Tensor]:
+        """Compute the losses (`BAND_LOSS_NAMES`) with their weights, float32, (image,).
+
+        Each is a mean over all sources of the crops, the same for every image.
+        """
+        words = np.random.SeedSequence([self.seed, crops.numbers[0]]).generate_state(1, np.uint64)
+        generator = torch.Generator().manual_seed(int(words[0]) >> 1)
+        features = self.network.features(crops.images)
+        losses = _centre_losses(features, crops.targets)
+        losses.update(_source_losses(self.network, features, crops.targets, generator))
+        count = len(crops.images)
+        return {f"loss_{name}": (weight * losses[name]).expand(count) for name, weight in _WEIGHTS.items()}
 
 
 def _centre_losses(features: Features, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -133,6 +155,8 @@ def _source_losses(
     losses = {"class": F.cross_entropy(logits, labels, weights) if len(labels) else zero}
     losses.update(box=zero + deltas.sum() * 0.0, blend=zero + blend.sum() * 0.0, mask=zero)
     if not len(positive):
+        # Several processes wait for a gradient of every parameter.
+        losses["mask"] = zero + sum(item.sum() for item in network.parameters()) * 0.0
         return losses
     truth = torch.cat(
         [target["boxes"][match] for target, match in zip(targets, matched) if len(target["boxes"])]

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from ..network.detections import Detections
 from .any_band_loss import STAR_WEIGHT
 from .band_scenes import BandScene, draw_crop
 from .calibrate import CalibrationCases
+from .validation import ComparedScene
 
 _SEED = 5
 """With the number of a scene, decides its noise."""
@@ -32,10 +33,10 @@ PURITY = 0.97
 """Share of what is found by default that is a source of S/N 3 or more."""
 
 
-def validate_any_band(network: AnyBandNetwork, scenes: Sequence[BandScene]) -> dict[str, float]:
+def validate_any_band(network: AnyBandNetwork, scenes: Iterable[BandScene]) -> dict[str, float]:
     """Compare what a network in evaluation mode finds in whole scenes with their truth.
 
-    Returns ``ap50_star`` and ``ap50_galaxy``; ``score_97``, the smallest score at
+    Returns ``ap50_star``, ``ap50_galaxy`` and their mean ``ap50``; ``score_97``, the smallest score at
     which 97 % of the detections are sources of S/N 3 or more, and at that score:
     ``completeness`` of sources of S/N of at least 5, the same by S/N
     (``completeness_5``: 5 to 10) and by the distance of the nearest other source in
@@ -53,6 +54,8 @@ def validate_any_band(network: AnyBandNetwork, scenes: Sequence[BandScene]) -> d
         hit = np.concatenate([row[f"hit_{label}"] for row in rows])
         count = sum(row[f"count_{label}"] for row in rows)
         figures[f"ap50_{name}"] = average_precision(score.astype(np.float32), hit, count)
+    known = [value for value in figures.values() if math.isfinite(value)]
+    figures["ap50"] = float(np.mean(known)) if known else math.nan
     score = np.concatenate([row["score"] for row in rows])
     real = np.concatenate([row["real"] for row in rows])
     cut = threshold_at_purity(score, real, PURITY)
@@ -77,6 +80,37 @@ def validate_any_band(network: AnyBandNetwork, scenes: Sequence[BandScene]) -> d
             float(star[chosen & called].mean()) if (chosen & called).any() else math.nan
         )
     return figures
+
+
+class BandSceneValidator:
+    """Computes the figures of `validate_any_band` on some scenes, and finds the sources of the first.
+
+    Parameters
+    ----------
+    scene : callable
+        Takes the number of a scene and returns it (`~.band_scenes.BandScene`).
+    count : `int`
+        Number of scenes.
+    """
+
+    def __init__(self, scene: Callable[[int], BandScene], count: int):
+        self._scene, self._count = scene, count
+
+    def __call__(self, network: AnyBandNetwork) -> dict[str, float]:
+        """Compute the figures of a network."""
+        return validate_any_band(network, map(self._scene, range(self._count)))
+
+    def first(self, network: AnyBandNetwork) -> ComparedScene:
+        """Find the sources of the first scene."""
+        scene = self._scene(0)
+        image, target = draw_crop(scene, np.random.default_rng([_SEED, 0]), 4096, plain=True)
+        (found,) = detect_bands(network, [image], float(target["fwhm"]))
+        masks, origins = _truth_masks(target)
+        redward = np.argsort(-scene.wavelength)
+        sigma = scene.sigma[redward].astype(np.float64)
+        flux = image.numpy()[redward] * sigma[:, None, None]
+        star = target["labels"].numpy() == STAR
+        return ComparedScene(flux, sigma, found, star, masks, origins, np.ones(len(star), bool))
 
 
 def collect_band_cases(
@@ -138,13 +172,19 @@ def _match_target(found: Detections, target: dict[str, torch.Tensor]) -> np.ndar
     return match_places(found.positions[:, ::-1], places, float(target["fwhm"]))
 
 
+def _truth_masks(target: dict[str, torch.Tensor]) -> tuple[list[np.ndarray], np.ndarray]:
+    """Masks of the true sources, and their corners (y0, x0)."""
+    boxes = target["boxes"].numpy().astype(int)
+    masks = target["masks"].numpy().astype(bool)
+    cutouts = [mask[y0:y1, x0:x1] for mask, (x0, y0, x1, y1) in zip(masks, boxes)]
+    return cutouts, boxes[:, [1, 0]].astype(np.int32)
+
+
 def _compare(found: Detections, target: dict[str, torch.Tensor]) -> dict[str, Any]:
     """Match the detections and the truths of a scene, by masks and by places."""
     fwhm = float(target["fwhm"])
-    labels, masks = target["labels"].numpy(), target["masks"].numpy().astype(bool)
-    boxes = target["boxes"].numpy().astype(int)
-    cutouts = [mask[y0:y1, x0:x1] for mask, (x0, y0, x1, y1) in zip(masks, boxes)]
-    origins = boxes[:, [1, 0]].astype(np.int32)
+    labels = target["labels"].numpy()
+    cutouts, origins = _truth_masks(target)
     result: dict[str, Any] = {}
     ignored = target["ignore_centres"].numpy()
     for label in (1, 2):

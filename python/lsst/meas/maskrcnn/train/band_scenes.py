@@ -4,8 +4,9 @@
 
 """Scenes and crops for networks that take any bands.
 
-A scene is kept without noise, in units of the noise. Every use draws the bands,
-their depths and new noise, so what is bright enough to be found differs too.
+Simulated scenes are kept without noise, in units of the noise. Every use draws
+the bands, their depths and new noise, so what is bright enough to be found
+differs too. To images of a survey, noise is only added.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ _BLEND_RADIUS, _BLEND_SHARE = 1.0, 0.1
 
 @dataclass(frozen=True, eq=False)
 class BandScene:
-    """A scene without noise and the truth of its sources.
+    """A scene and the truth of its sources.
 
     Parameters
     ----------
@@ -86,6 +87,8 @@ class BandScene:
         (y0, x0) of each mask, (source, 2).
     masks : `list` [`numpy.ndarray`]
         Truth masks in each band, (band, y, x).
+    noisy : `bool`
+        Whether the pixels hold noise, to which crops can only add.
     """
 
     pixels: npt.NDArray[np.float32]
@@ -103,6 +106,7 @@ class BandScene:
     peak_share: npt.NDArray[np.float32]
     origins: npt.NDArray[np.int32]
     masks: list[npt.NDArray[np.bool_]]
+    noisy: bool = False
 
 
 def to_band_scene(scene: Scene) -> BandScene:
@@ -206,7 +210,7 @@ def read_band_scene(path: str | os.PathLike[str]) -> BandScene:
         if len(shape) != 3 or any(len(arrays[name]) != shape[0] for name in _PLAIN[:5]):
             raise ValueError(f"the pixels have the shape {shape}, {len(arrays['sigma'])} bands have a noise")
         arrays.update({name: unpack_bits(data[name], shape) for name in _BITS})
-        return BandScene(masks=unpack_masks(data, len(arrays["labels"])), **arrays)
+        return BandScene(masks=unpack_masks(data, len(arrays["labels"])), noisy=False, **arrays)
 
 
 def simulate_band_scene(rng: np.random.Generator, shape: tuple[int, int] = (288, 288)) -> BandScene:
@@ -277,9 +281,13 @@ def draw_crop(
         kernel = float(rng.choice([0.0, rng.uniform(0.35, 0.95)]))
         share = float(rng.uniform(0.0, 0.5)) if rng.random() < 0.1 else 1.0
     window = np.s_[bands, y0 : y0 + size_y, x0 : x0 + size_x]
+    if scene.noisy:
+        noise, share = np.maximum(noise, np.float32(1.0)), 1.0
     light = scene.pixels[window] / noise[:, None, None]
     # Longer exposures have more photons for each sigma.
     variance = 1.0 + np.maximum(light, 0.0) * (noise / scene.gain[bands])[:, None, None]
+    if scene.noisy:
+        variance -= 1.0 / noise[:, None, None] ** 2
     light += share * np.sqrt(variance) * correlated_noise(light.shape, kernel, rng)
     bad = scene.unusable[window].copy()
     if not plain:

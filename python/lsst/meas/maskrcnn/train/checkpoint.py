@@ -25,7 +25,7 @@ from torch import Tensor
 from ..images.files import one_line, parse_json, write_atomically
 from ..network.tensor_file import TensorFileError, pack_tensors, read_tensor_header, read_tensors
 
-_FORMAT = "1"
+_FORMAT = "2"
 _ABSENT = "nothing"
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -102,7 +103,7 @@ class BatchSource(Protocol):
         """Describe by plain values what decides the crops."""
 
 
-class _Cache:
+class SceneCache:
     """Keeps the items that were used last, up to a number of bytes."""
 
     def __init__(self, limit: int):
@@ -112,6 +113,7 @@ class _Cache:
         self._size = 0
 
     def get(self, key: Hashable, make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
+        """Return an item, made if it is not there, and its size found."""
         with self._lock:
             if key in self._items:
                 self._items.move_to_end(key)
@@ -191,7 +193,7 @@ class _RealizedScene:
 
 
 # Streams of random numbers.
-_ORDER, _REALIZATION, _CROP, _OWN_NOISE = range(4)
+_ORDER, _REALIZATION, CROP_STREAM, _OWN_NOISE = range(4)
 
 _FEWEST_SAMPLES = 16_000
 """Pixels per band from which the level of the sky is taken: its error is one
@@ -205,50 +207,36 @@ _FEWEST_VALID = 0.25
 """Share of usable pixels for which a crop is drawn anew, a few times."""
 
 
-class CropSource:
-    """Cuts training crops from scenes.
+class SceneCrops(ABC):
+    """Crops by number, cut from scenes.
+
+    Groups of ``crops_per_scene`` crops come from one scene; every scene comes
+    once in an epoch.
 
     Parameters
     ----------
     scenes : `SceneSource`, or `~collections.abc.Sequence`
         The scenes, or a sequence of scene files or of `TrainingScene`.
-    normalization : `~lsst.meas.maskrcnn.images.normalize.LuptonSettings` or \
-            `~lsst.meas.maskrcnn.images.normalize.ZScoreSettings`
-        How images are normalised.
     settings : `CropSettings`, optional
         How to cut.
     seed : `int`
         With the number of a crop, decides everything that is random in it.
-    psf_channels : `bool`
-        Whether the network takes PSF planes.
-    augment : `~.augment.AugmentSettings`, optional
-        How the images are changed.
+    n_pixels : `float`, optional
+        Mean number of pixels of a scene, so that an epoch has the area of all;
+        without it an epoch has ``crops_per_scene`` crops of each scene.
 
     Raises
     ------
     ValueError
-        Raised if there are no scenes, or if the normalisation is not known.
-
-    Notes
-    -----
-    If no augmentation changes pixels, every scene is normalised once, with
-    one realisation of its noise, and kept in half precision. Otherwise groups
-    of ``crops_per_scene`` crops share a realisation. Where the normalisation
-    only needs the level of the sky and the noise (Lupton with a global
-    background and units of noise or flux), these come from a sample of the
-    scene, and noise is drawn for the crop alone.
-
-    A source can be used by several threads, and sent to other processes.
+        Raised if there are no scenes.
     """
 
     def __init__(
         self,
         scenes: SceneSource | Sequence[str | os.PathLike[str]] | Sequence[TrainingScene],
-        normalization: LuptonSettings | ZScoreSettings,
         settings: CropSettings | None = None,
         seed: int = 1,
-        psf_channels: bool = False,
-        augment: AugmentSettings | None = None,
+        n_pixels: float | None = None,
     ):
         if isinstance(scenes, SceneSource):
             self.scenes: SceneSource = scenes
@@ -256,34 +244,27 @@ class CropSource:
             self.scenes = SceneList(cast(Sequence[TrainingScene], scenes))
         else:
             self.scenes = SceneFiles(cast(Sequence[str], scenes))
-        self.normalization = normalization
         self.settings = settings or CropSettings()
-        self.crops_per_scene = self.settings.crops_per_scene or 2
+        self.n_pixels = n_pixels
+        most = 2 if n_pixels is None else max(2, round(n_pixels / (16 * self.settings.size**2)))
+        self.crops_per_scene = self.settings.crops_per_scene or most
         self.seed = seed
-        self.psf_channels = psf_channels
-        self.augment = augment or AugmentSettings()
-        self._prepared_scenes = _Cache(int(self.settings.cache_mb * 1e6))
-        # What the crops of a group share is needed again soon, or never.
-        self._realized_scenes = _Cache(_SCENES_AT_ONCE)
         self._last: list[int] = []
 
     @property
     def n_images(self) -> int:
-        """Number of crops in which every scene comes once (`int`)."""
-        return len(self.scenes) * self.crops_per_scene
+        """Number of crops in an epoch (`int`)."""
+        if self.n_pixels is None:
+            return len(self.scenes) * self.crops_per_scene
+        return max(1, round(len(self.scenes) * self.n_pixels / self.settings.size**2))
 
+    @abstractmethod
     def describe(self) -> dict[str, Any]:
         """Describe by plain values what decides the crops, for checkpoints and the header of a model."""
-        crops = {**asdict(self.settings), "crops_per_scene": self.crops_per_scene}
-        del crops["cache_mb"]
-        return {
-            "scenes": self.scenes.describe(),
-            "normalization": asdict(self.normalization),
-            "crops": crops,
-            "augment": asdict(self.augment),
-            "psf_channels": self.psf_channels,
-            "seed": self.seed,
-        }
+
+    @abstractmethod
+    def _crop(self, number: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Make a crop and its target."""
 
     def crops(self, numbers: Sequence[int]) -> Crops:
         """Make crops.
@@ -342,6 +323,67 @@ class CropSource:
             return group
         epoch, place = divmod(group, len(self.scenes))
         return int(self._rng(_ORDER, epoch).permutation(len(self.scenes))[place])
+
+
+class CropSource(SceneCrops):
+    """Cuts crops for networks of fixed bands.
+
+    Parameters
+    ----------
+    scenes : `SceneSource`, or `~collections.abc.Sequence`
+        As in `SceneCrops`.
+    normalization : `~lsst.meas.maskrcnn.images.normalize.LuptonSettings` or \
+            `~lsst.meas.maskrcnn.images.normalize.ZScoreSettings`
+        How images are normalised.
+    settings, seed, n_pixels
+        As in `SceneCrops`.
+    psf_channels : `bool`
+        Whether the network takes PSF planes.
+    augment : `~.augment.AugmentSettings`, optional
+        How the images are changed.
+
+    Notes
+    -----
+    If no augmentation changes pixels, every scene is normalised once, with
+    one realisation of its noise, and kept in half precision. Otherwise groups
+    of ``crops_per_scene`` crops share a realisation. Where the normalisation
+    only needs the level of the sky and the noise (Lupton with a global
+    background and units of noise or flux), these come from a sample of the
+    scene, and noise is drawn for the crop alone.
+
+    A source can be used by several threads, and sent to other processes.
+    """
+
+    def __init__(
+        self,
+        scenes: SceneSource | Sequence[str | os.PathLike[str]] | Sequence[TrainingScene],
+        normalization: LuptonSettings | ZScoreSettings,
+        settings: CropSettings | None = None,
+        seed: int = 1,
+        psf_channels: bool = False,
+        augment: AugmentSettings | None = None,
+        n_pixels: float | None = None,
+    ):
+        super().__init__(scenes, settings, seed, n_pixels)
+        self.normalization = normalization
+        self.psf_channels = psf_channels
+        self.augment = augment or AugmentSettings()
+        self._prepared_scenes = SceneCache(int(self.settings.cache_mb * 1e6))
+        # What the crops of a group share is needed again soon, or never.
+        self._realized_scenes = SceneCache(_SCENES_AT_ONCE)
+
+    def describe(self) -> dict[str, Any]:
+        """Describe by plain values what decides the crops, for checkpoints and the header of a model."""
+        crops = {**asdict(self.settings), "crops_per_scene": self.crops_per_scene}
+        del crops["cache_mb"]
+        return {
+            "scenes": self.scenes.describe(),
+            "normalization": asdict(self.normalization),
+            "crops": crops,
+            "augment": asdict(self.augment),
+            "psf_channels": self.psf_channels,
+            "seed": self.seed,
+        }
 
     def _prepared(self, number: int, normalized: bool) -> _PreparedScene:
         """Get a scene ready, with its pixels or normalised."""
@@ -442,7 +484,7 @@ class CropSource:
 
     def _crop(self, number: int) -> tuple[Tensor, dict[str, Tensor]]:
         realized = self._realized(self._group(number))
-        rng = self._rng(_CROP, number)
+        rng = self._rng(CROP_STREAM, number)
         valid = realized.truth.valid
         height, width = valid.shape
         shape = (min(self.settings.size, height), min(self.settings.size, width))

@@ -38,16 +38,18 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
 from ..images.files import write_atomically
-from ..network.build import build_network
-from ..network.model_file import MaskRcnnModel, ModelMetadata, model_from_bytes, model_to_bytes
+from ..network.any_band import AnyBandNetwork
+from ..network.model_file import MaskRcnnModel, ModelMetadata, make_network, model_from_bytes, model_to_bytes
 from ..network.psf import widen_input
+from .any_band_loss import BandLossNetwork
 from .batches import StageCrops, crop_numbers, make_batches
 from .checkpoint import TrainingState, differences, read_checkpoint, write_checkpoint
 from .dataset import BatchSource
 from .distributed import make_fabric
-from .losses import LOSS_NAMES, Crops, LossNetwork
-from .provenance import describe_result, describe_run
+from .losses import Crops, LossNetwork
+from .provenance import describe_result, describe_run, with_threshold
 from .stages import (
+    BAND_WEIGHT_DECAY,
     GRADIENT_CLIP,
     MOMENTUM,
     WEIGHT_DECAY,
@@ -63,8 +65,11 @@ _LOG = logging.getLogger(__name__)
 # A checkpoint at the end of an epoch must not come sooner than this many times the time it takes.
 _WRITE_SHARE = 20.0
 
+_MOMENTA = "optimizer."
+"""Begins the names of the optimizer's tensors in a checkpoint."""
+
 Progress = Callable[[int, int, Mapping[str, Any]], None]
-Validate = Callable[[MaskRCNN], Mapping[str, float]]
+Validate = Callable[[Any], Mapping[str, float]]
 
 
 class TrainingDiverged(RuntimeError):
@@ -251,25 +256,29 @@ class _Run:
         self.state = TrainingState()
         self.saved = self.started = time.monotonic()
         self.write_time = 0.0
-        self.evaluated: MaskRCNN | None = None
+        self.evaluated: MaskRCNN | AnyBandNetwork | None = None
 
         # torch's initialisers know no generator but the global one: lend it, and put it back as it was.
         with torch.random.fork_rng(devices=[]):
             torch.random.default_generator.manual_seed(settings.seed)
-            network = build_network(metadata.network_spec)
+            network = make_network(metadata.architecture)
         if initial is not None:
             _load_initial(network, initial, metadata)
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network = network.to(fabric.device)
-        self.losses = LossNetwork(network, settings.seed)
+        self.losses: BandLossNetwork | LossNetwork
+        if isinstance(network, AnyBandNetwork):
+            self.losses = BandLossNetwork(network, settings.seed)
+        else:
+            self.losses = LossNetwork(network, settings.seed)
         self.average = {name: value.clone() for name, value in network.state_dict().items()}
-        self.optimizer: torch.optim.SGD | None = None
+        self.optimizer: torch.optim.Optimizer | None = None
         self.learning: dict[str, torch.nn.Parameter] = {}
 
     def run(self) -> TrainResult:
         """Go through the stages."""
-        momenta: dict[str, Tensor] = {}
+        momenta: dict[str, dict[str, Tensor]] = {}
         first = self.settings.stages[0]
         if self.fabric.broadcast(self.checkpoint.exists()):
             momenta = self._resume()
@@ -292,14 +301,16 @@ class _Run:
             self._run_stage(self.settings.stages[index], index, momenta)
         return self._finish()
 
-    def _run_stage(self, stage: StageSettings, index: int, momenta: Mapping[str, Tensor]) -> None:
+    def _run_stage(
+        self, stage: StageSettings, index: int, momenta: Mapping[str, Mapping[str, Tensor]]
+    ) -> None:
         """Train one stage, or the rest of it."""
         state, settings = self.state, self.settings
         start, length = sum(self.lengths[:index]), self.lengths[index]
         per_epoch = settings.steps_per_epoch or stage.steps_per_epoch(self.source.n_images)
         frozen = self._position() >= settings.freeze_norm_after * self.total
         network = self._prepare_stage(stage, momenta, frozen)
-        optimizer = cast(torch.optim.SGD, self.optimizer)
+        optimizer = cast(torch.optim.Optimizer, self.optimizer)
         fabric = self.fabric
         crops = StageCrops(
             self.source, state.crops, length - state.stage_step, stage, fabric.global_rank, fabric.world_size
@@ -340,19 +351,25 @@ class _Run:
         if state.sums.get("epoch"):
             self._end_epoch(stage, rate)
 
-    def _prepare_stage(self, stage: StageSettings, momenta: Mapping[str, Tensor], frozen: bool) -> Any:
+    def _prepare_stage(
+        self, stage: StageSettings, momenta: Mapping[str, Mapping[str, Tensor]], frozen: bool
+    ) -> Any:
         """Choose what learns, and make the optimiser; returns the network to compute losses with."""
         names = set_trainable(self.network, stage.trainable, frozen)
         # The wrapper of several processes must be made anew, because it looks only once at what learns.
         network = self.fabric.setup_module(self.losses)
         parameters = dict(self.network.named_parameters())
         self.learning = {name: parameters[name] for name in names}
-        self.optimizer = torch.optim.SGD(
-            self.learning.values(), lr=stage.learning_rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY
-        )
-        for name, value in momenta.items():
-            parameter = self.learning[name]
-            self.optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(value)
+        rate, learning = stage.learning_rate, self.learning.values()
+        if isinstance(self.network, AnyBandNetwork):
+            self.optimizer = torch.optim.AdamW(learning, lr=rate, weight_decay=BAND_WEIGHT_DECAY)
+        else:
+            self.optimizer = torch.optim.SGD(learning, lr=rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY)
+        for kind, values in momenta.items():
+            for name, value in values.items():
+                parameter = self.learning[name]
+                like = parameter if value.shape == parameter.shape else value
+                self.optimizer.state[parameter][kind] = torch.empty_like(like).copy_(value)
         return network
 
     def _position(self) -> float:
@@ -371,7 +388,7 @@ class _Run:
 
     def _step(self, network: Any, stage: StageSettings, crops: Crops) -> dict[str, float]:
         """Move the weights once."""
-        optimizer = cast(torch.optim.SGD, self.optimizer)
+        optimizer = cast(torch.optim.Optimizer, self.optimizer)
         fabric = self.fabric
         optimizer.zero_grad(set_to_none=True)
         tables = []
@@ -379,7 +396,7 @@ class _Run:
         for k, part in enumerate(parts):
             with fabric.no_backward_sync(network, enabled=fabric.world_size > 1 and k + 1 < len(parts)):
                 losses = network(part.map(fabric.to_device))
-                table = torch.stack([losses[name] for name in LOSS_NAMES])
+                table = torch.stack([losses[name] for name in self.losses.names])
                 fabric.backward(table.sum(dim=0).mean() / len(parts))
             tables.append(table.detach())
         norm = torch.nn.utils.clip_grad_norm_(self.learning.values(), GRADIENT_CLIP)
@@ -389,11 +406,11 @@ class _Run:
             torch.distributed.all_gather(gathered, table.contiguous())
             table = torch.cat(gathered, dim=1)
         host = torch.cat([table.flatten(), norm.detach().float().reshape(1)]).cpu().double()
-        values, length = host[:-1].view(len(LOSS_NAMES), -1), float(host[-1])
+        values, length = host[:-1].view(len(self.losses.names), -1), float(host[-1])
         if not (math.isfinite(length) and bool(values.isfinite().all())):
             raise self._diverged(stage, values, length)
         optimizer.step()
-        row = dict(zip(LOSS_NAMES, values.mean(dim=1).tolist(), strict=True))
+        row = dict(zip(self.losses.names, values.mean(dim=1).tolist(), strict=True))
         return {"loss": sum(row.values()), **row, "gradient_norm": length}
 
     def _diverged(self, stage: StageSettings, values: Tensor, norm: float) -> TrainingDiverged:
@@ -409,7 +426,8 @@ class _Run:
         name_of = getattr(self.source, "names", None)
         images = sorted(set(name_of(crops))) if name_of is not None else []
         means = ", ".join(
-            f"{name} {value:g}" for name, value in zip(LOSS_NAMES, values.mean(dim=1).tolist(), strict=True)
+            f"{name} {value:g}"
+            for name, value in zip(self.losses.names, values.mean(dim=1).tolist(), strict=True)
         )
         good = str(self.checkpoint) if self.checkpoint.exists() else None
         places = _shorten(crops) + (f" of {_shorten(images)}" if images else "")
@@ -482,7 +500,7 @@ class _Run:
                 with torch.inference_mode():
                     figures = {name: float(value) for name, value in self.validate(self.evaluated).items()}
                 if figures.get("ap50", -math.inf) > best:
-                    header = self.metadata.model_copy(
+                    header = with_threshold(self.metadata, figures).model_copy(
                         update={"training": {**self.metadata.training, "step": self.state.step, **figures}}
                     )
                     model = MaskRcnnModel.from_network(self.evaluated, header)
@@ -496,17 +514,15 @@ class _Run:
         if self.fabric.global_rank == 0:
             began = time.monotonic()
             states = {} if self.optimizer is None else self.optimizer.state
-            momenta = {
-                name: states[parameter]["momentum_buffer"]
-                for name, parameter in self.learning.items()
-                if parameter in states
-            }
-            tensors = {"network": self.network.state_dict(), "average": self.average, "momentum": momenta}
+            tensors = {"network": self.network.state_dict(), "average": self.average}
+            for name, parameter in self.learning.items():
+                for kind, value in states.get(parameter, {}).items():
+                    tensors.setdefault(f"{_MOMENTA}{kind}", {})[name] = value
             write_checkpoint(self.checkpoint, tensors, self.description, self.state)
             self.write_time = time.monotonic() - began
         self.saved = time.monotonic()
 
-    def _resume(self) -> dict[str, Tensor]:
+    def _resume(self) -> dict[str, dict[str, Tensor]]:
         """Take the state of a checkpoint; its momenta are for the stage."""
         wanted = {"network": self.network.state_dict(), "average": self.average}
         tensors, self.state = read_checkpoint(self.checkpoint, self.description, wanted)
@@ -514,7 +530,8 @@ class _Run:
         for name, value in self.average.items():
             value.copy_(tensors["average"][name])
         _LOG.info("Going on at step %d of %d from %s", self.state.step, self.total, self.checkpoint)
-        return tensors.get("momentum", {})
+        momenta = {kind: part for kind, part in tensors.items() if kind.startswith(_MOMENTA)}
+        return {kind.removeprefix(_MOMENTA): part for kind, part in momenta.items()}
 
     def _finish(self) -> TrainResult:
         """Write the model and its history; the checkpoint goes unless it is to be kept."""
@@ -545,9 +562,14 @@ class _Run:
         return TrainResult(model_from_bytes(data, str(self.output)), **history)
 
 
-def _load_initial(network: MaskRCNN, initial: MaskRcnnModel, metadata: ModelMetadata) -> None:
+def _load_initial(
+    network: MaskRCNN | AnyBandNetwork, initial: MaskRcnnModel, metadata: ModelMetadata
+) -> None:
+    state = initial.state
     try:
-        network.load_state_dict(widen_input(initial.state, metadata.network_spec.input_planes))
+        if not (initial.takes_any_bands or isinstance(network, AnyBandNetwork)):
+            state = widen_input(state, metadata.network_spec.input_planes)
+        network.load_state_dict(state)
     except (RuntimeError, KeyError, ValueError) as error:
         there = initial.metadata.architecture.model_dump(mode="json")
         here = metadata.architecture.model_dump(mode="json")

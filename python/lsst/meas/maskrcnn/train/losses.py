@@ -118,6 +118,7 @@ class LossNetwork(nn.Module):
     def __init__(self, network: MaskRCNN, seed: int):
         super().__init__()
         self.network = network
+        self.names = LOSS_NAMES
         self._samplers = [
             _Sampler(old.batch_size_per_image, old.positive_fraction, stream, seed)
             for stream, old in enumerate((network.rpn.fg_bg_sampler, network.roi_heads.fg_bg_sampler))

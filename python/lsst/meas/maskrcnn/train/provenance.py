@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import platform
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -17,6 +19,7 @@ import torch
 import torchvision
 from lightning_fabric import Fabric
 
+from ..network.any_band import AnyBandSpec
 from ..network.model_file import MaskRcnnModel, ModelMetadata
 from .checkpoint import TrainingState
 from .dataset import BatchSource
@@ -79,7 +82,18 @@ def describe_result(
             "numpy": np.__version__,
         },
     }
-    return metadata.model_copy(update={"training": {**metadata.training, **done}})
+    return with_threshold(metadata, done["last_epoch"]).model_copy(
+        update={"training": {**metadata.training, **done}}
+    )
+
+
+def with_threshold(metadata: ModelMetadata, figures: Mapping[str, Any]) -> ModelMetadata:
+    """Take the threshold of the validation for that of a network for any bands."""
+    score = float(figures.get("score_97", math.nan))
+    if not (isinstance(metadata.architecture, AnyBandSpec) and math.isfinite(score)):
+        return metadata
+    changed = {"detection_score": round(min(score, 0.99), 4)}
+    return metadata.model_copy(update={"architecture": metadata.architecture.model_copy(update=changed)})
 
 
 def _device_name(device: torch.device) -> str:

@@ -29,8 +29,11 @@ GRADIENT_CLIP = 5.0
 (`float`)."""
 
 # All but the residual network are heads: the feature pyramid, the proposals, the boxes and the masks, as in
-# Astro R-CNN and the Mask R-CNN that it was made with.
-_RESIDUAL_NETWORK = "backbone.body."
+# Astro R-CNN and the Mask R-CNN that it was made with. The others are those of networks for any bands.
+_RESIDUAL_NETWORK = ("backbone.body.", "stem.", "norm.", "body.")
+
+BAND_WEIGHT_DECAY = 0.01
+"""Weight decay of networks for any bands."""
 
 # Where a stage with decay "step" lowers the learning rate tenfold, as parts of the stage: the schedule of
 # Detectron (60,000 and 80,000 of 90,000 steps).
@@ -43,7 +46,8 @@ class StageSettings:
 
     With gradient g (clipped, then with the weight decay added) a step is
     z <- momentum z + g, theta <- theta - learning_rate z. Every stage starts
-    with z = 0.
+    with z = 0. Networks for any bands take steps of AdamW (Loshchilov & Hutter
+    2019, ICLR), for which learning rates are a tenth and less of those.
     """
 
     name: Annotated[str, Field(min_length=1, description="Name of the stage in the history.")] = "stage"

@@ -16,7 +16,7 @@ import numpy.typing as npt
 from torchvision.models.detection import MaskRCNN
 
 from ..deblend.detection import detect
-from ..images.classes import CLASS_NAMES
+from ..images.classes import CLASS_NAMES, STAR
 from ..images.normalize import LuptonSettings, ZScoreSettings, normalize
 from ..metrics.average_precision import average_precision
 from ..metrics.matching import greedy_match
@@ -170,6 +170,22 @@ def asked_sources(
     return asked
 
 
+@dataclass(frozen=True, eq=False)
+class ComparedScene:
+    """Sources found in a scene, and the true ones."""
+
+    flux: npt.NDArray[np.floating]
+    """(band, y, x)."""
+    noise: npt.NDArray[np.floating]
+    """Of an empty pixel, (band,), in the unit of the flux."""
+    found: Detections
+    is_star: npt.NDArray[np.bool_]
+    masks: list[npt.NDArray[np.bool_]]
+    origins: npt.NDArray[np.integer]
+    asked: npt.NDArray[np.bool_]
+    """Whether the source is to be found, (source,)."""
+
+
 class SceneValidator:
     """Computes the average precision of a network on scenes.
 
@@ -205,6 +221,16 @@ class SceneValidator:
             for number in range(len(self.scenes))
         )
         return validation_precision(network, images, self.settings)
+
+    def first(self, network: MaskRCNN) -> ComparedScene:
+        """Find the sources of the first scene."""
+        scene = self.scenes.scene(0)
+        flux, _, sigma = realize_scene(scene, np.random.default_rng([0, 0]))
+        item = validation_image(scene, self.normalization, np.random.default_rng([0, 0]))
+        found = detect(
+            network, item.image, item.valid, self.settings, psf_fwhm=item.psf_fwhm, split_crowded=False
+        )
+        return ComparedScene(flux, sigma, found, item.labels == STAR, item.masks, item.origins, item.asked)
 
 
 def _outcomes(
