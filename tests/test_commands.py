@@ -126,16 +126,9 @@ def test_wrong_options_are_named(capsys, arguments, message):
     assert message in capsys.readouterr().err
 
 
-def test_options_of_the_settings():
-    from lsst.meas.maskrcnn.train.any_band_loop import AnyBandTrainSettings
-
-    names = {param.name for param in commands.train_bands.params}
-    assert {field.name for field in dataclasses.fields(AnyBandTrainSettings)} <= names
-
-
 def test_every_option_has_help():
     """But for those that say all by their name."""
-    plain = {"bands", "count", *commands._BAND_FIELDS}
+    plain = {"bands", "count"}
     for name, command in commands.maskrcnn.commands.items():
         for param in command.params:
             assert isinstance(param, click.Option)

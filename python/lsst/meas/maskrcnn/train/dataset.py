@@ -335,12 +335,14 @@ class CropSource(SceneCrops):
     normalization : `~lsst.meas.maskrcnn.images.normalize.LuptonSettings` or \
             `~lsst.meas.maskrcnn.images.normalize.ZScoreSettings`
         How images are normalised.
-    settings, seed, n_pixels
+    settings, seed
         As in `SceneCrops`.
     psf_channels : `bool`
         Whether the network takes PSF planes.
     augment : `~.augment.AugmentSettings`, optional
         How the images are changed.
+    n_pixels
+        As in `SceneCrops`.
 
     Notes
     -----
