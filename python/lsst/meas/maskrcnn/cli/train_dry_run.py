@@ -37,7 +37,8 @@ class DryRunTask(MaskRcnnTrainTask):
     def _run_engine(
         self, source: CropSource | BandCropSource, metadata: ModelMetadata, output: Path, **options: Any
     ) -> TrainResult:
-        print("\n".join(describe_scenes(source.scenes, self.metadata.getArray("bands"), metadata.pixel_scale)))
+        bands = self.metadata.getArray("bands")
+        print("\n".join(describe_scenes(source.scenes, bands, metadata.pixel_scale)))
         settings = self.config.settings()
         first = dataclasses.replace(settings.stages[0], steps=_STEPS)
         short = dataclasses.replace(settings, stages=(first,), minutes=None)

@@ -510,6 +510,8 @@ class Schema:
         result = flags
         if result & self.EQUAL_FIELDS:
             for a, b in zip(mine, theirs, strict=False):
+                if a is b:
+                    continue
                 if result & self.EQUAL_KEYS and a.key != b.key:
                     result &= ~self.EQUAL_KEYS
                 if a.field is not b.field:
