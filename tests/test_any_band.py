@@ -32,9 +32,11 @@ from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
     ModelFileError,
     ModelMetadata,
+    load_model,
     model_from_bytes,
     model_to_bytes,
 )
+from lsst.meas.maskrcnn.network.runtime import prepared_network
 from lsst.meas.maskrcnn.network.wavelengths import band_wavelength
 from lsst.meas.maskrcnn.train.any_band_loss import BandLossNetwork
 from lsst.meas.maskrcnn.train.any_band_validation import BandSceneValidator, validate_any_band
@@ -558,3 +560,26 @@ def test_one_scene_can_be_learned():
     assert len(alone.scores) >= 6
     np.testing.assert_allclose(alone.scores, together.scores, atol=1e-4)
     np.testing.assert_allclose(alone.boxes, together.boxes, atol=1e-2)
+
+
+def test_sources_at_the_edges_of_tiles_are_whole():
+    """A galaxy that is larger than what tiles share is found again in a tile around it."""
+    rng = np.random.default_rng(1)
+    y, x = np.mgrid[:160, :480].astype(float)
+    galaxy = 60.0 * np.exp(-np.hypot(y - 80, (x - 228) * 0.7) / 12.0)
+    pixels = (galaxy + rng.normal(size=(3, 160, 480))).astype(np.float32)
+    image = normalize_bands(pixels, np.ones(pixels.shape, bool), [4.0] * 3, WAVELENGTH)
+    network = prepared_network(load_model(), "cpu")
+    whole, tiled = (
+        find_in_bands(network, image, tile_size=size, tile_overlap=32, least=0.3) for size in (480, 256)
+    )
+    masks = []
+    for found in (whole, tiled):
+        near = np.flatnonzero(np.hypot(*(found.positions - [80, 228]).T) < 2.0)
+        assert len(near) == 1
+        masks.append(np.zeros((160, 480), bool))
+        mask, (y0, x0) = found.masks[near[0]], found.origins[near[0]]
+        masks[-1][y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
+    # It reaches beyond the tile that it is in the middle part of.
+    assert masks[0][:, 256:].sum() > 50
+    assert (masks[0] & masks[1]).sum() > 0.97 * (masks[0] | masks[1]).sum()

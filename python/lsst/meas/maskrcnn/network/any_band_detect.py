@@ -193,7 +193,7 @@ def find_in_bands(
     image: BandImage,
     *,
     tile_size: int = 512,
-    tile_overlap: int = 128,
+    tile_overlap: int = 64,
     least: float = 0.05,
     least_star: float = 0.5,
     masks: bool = True,
@@ -226,12 +226,14 @@ def find_in_bands(
     -------
     found : `~.detections.Detections`
         In pixels of the image. A source belongs to the tile in the middle part
-        of which it lies.
+        of which it lies; one that reaches the edge of that tile is found again
+        in a tile around it.
     """
     height, width = image.pixels.shape[1:]
     fwhm = image.mean_fwhm
     tiles = make_tiles(height, width, tile_size, tile_overlap, network.spec.divisor)
     parts: list[Detections] = []
+    cut: list[npt.NDArray[np.bool_]] = []
     together = tiles_at_once or _tiles_at_once(network.classes.weight.device)
     for start in range(0, len(tiles), together):
         some = tiles[start : start + together]
@@ -242,10 +244,45 @@ def find_in_bands(
             high = np.where(end < (height, width), end - tile_overlap / 2 + 2.0 * fwhm, np.inf)
             inside = (found.positions >= low) & (found.positions < high)
             parts.append(found.take(np.logical_and.reduce(inside, axis=1)))
+            cut.append(_reaches_edge(parts[-1].boxes, tile, (height, width)))
         if progress is not None:
             progress(start + len(some), len(tiles))
-    every = Detections.concatenate(parts).sorted()
+    every = Detections.concatenate(parts)
+    again = np.zeros(len(every), bool)
+    for index in np.flatnonzero(np.concatenate([np.zeros(0, bool), *cut])).tolist():
+        place = every.positions[index]
+        tile = _tile_around(place, tile_size, (height, width), network.spec.divisor)
+        (found,) = _detect_tiles(network, image, [tile], fwhm, least, least_star, masks)
+        distance = np.hypot(*(found.positions - place).T)
+        if distance.min(initial=np.inf) < fwhm:
+            parts.append(found.take(np.array([distance.argmin()])))
+            again[index] = True
+    every = Detections.concatenate([every.take(~again), *parts[len(cut) :]])
+    every = every.sorted()
     return every.take(_unique(every.boxes, every.positions, fwhm))
+
+
+def _reaches_edge(
+    boxes: npt.NDArray[np.float32], tile: Tile, shape: tuple[int, int]
+) -> npt.NDArray[np.bool_]:
+    """Say which boxes reach an edge of a tile that is not one of the image, (box,)."""
+    height, width = shape
+    return (
+        ((boxes[:, 0] < tile.x0 + 1) & (tile.x0 > 0))
+        | ((boxes[:, 1] < tile.y0 + 1) & (tile.y0 > 0))
+        | ((boxes[:, 2] > tile.x1 - 1) & (tile.x1 < width))
+        | ((boxes[:, 3] > tile.y1 - 1) & (tile.y1 < height))
+    )
+
+
+def _tile_around(place: npt.NDArray[np.floating], size: int, shape: tuple[int, int], align: int) -> Tile:
+    """Make a tile in the image with a place (y, x) in its middle, as far as the image goes."""
+    starts = [
+        max(min(int(middle) - size // 2, side - size), 0) // align * align
+        for middle, side in zip(place, shape)
+    ]
+    ends = [min(start + size, side) for start, side in zip(starts, shape)]
+    return Tile(*starts, *ends)
 
 
 def _tiles_at_once(device: torch.device) -> int:

@@ -89,8 +89,12 @@ class DetectionSettings:
     ] = 512
     tile_overlap: Annotated[
         int,
-        Field(ge=0, description="Pixels that neighbouring tiles share; larger sources may be cut at seams."),
-    ] = 128
+        Field(
+            ge=0,
+            description="Pixels that neighbouring tiles share; models of fixed bands may cut larger sources "
+            "at seams.",
+        ),
+    ] = 64
     batch_size: Annotated[
         int, Field(ge=1, description="Tiles in one forward pass; memory grows with it.")
     ] = 2
