@@ -426,6 +426,9 @@ def test_start_from_the_model_of_the_package(patch: TrainingPatch) -> None:
     # The network was good before: it still finds the sources of the patch.
     assert epoch["completeness"] > 0.6 and epoch["ap50"] > 0.4
     assert metadata.architecture.detection_score == pytest.approx(min(epoch["score_97"], 0.99), abs=1e-4)
+    config.stages["tiny"].learning_rate = 0.02
+    with pytest.raises(ValueError, match="0.02 of stage 'tiny' is one for stochastic.*at most 0.005"):
+        MaskRcnnTrainTask(config=config).run(patches=[given])
     config.bands = ["i", "odd"]
     with pytest.raises(ValueError, match="'odd' is not known"):
         odd = {**exposures, "odd": exposures["r"]}

@@ -38,7 +38,7 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 
 from ..images.files import write_atomically
-from ..network.any_band import AnyBandNetwork
+from ..network.any_band import AnyBandNetwork, AnyBandSpec
 from ..network.model_file import MaskRcnnModel, ModelMetadata, make_network, model_from_bytes, model_to_bytes
 from ..network.psf import widen_input
 from .any_band_loss import BandLossNetwork
@@ -51,6 +51,7 @@ from .provenance import describe_result, describe_run, with_threshold
 from .stages import (
     BAND_WEIGHT_DECAY,
     GRADIENT_CLIP,
+    LARGEST_ADAM_RATE,
     MOMENTUM,
     WEIGHT_DECAY,
     StageSettings,
@@ -196,8 +197,8 @@ def train(
         Raised if there is no folder for the output.
     ValueError
         Raised if a batch cannot be divided evenly among the processes, no
-        layer is to learn, the initial model does not fit, or the device is
-        not there.
+        layer is to learn, a learning rate is too large for the network, the
+        initial model does not fit, or the device is not there.
     """
     output = Path(output)
     if not output.absolute().parent.is_dir():
@@ -210,6 +211,12 @@ def train(
             raise ValueError(
                 f"batch_size {stage.batch_size} of stage '{stage.name}' is no multiple of "
                 f"{fabric.world_size} processes x {stage.accumulate} parts to accumulate; change one of them"
+            )
+        if isinstance(metadata.architecture, AnyBandSpec) and stage.learning_rate > LARGEST_ADAM_RATE:
+            raise ValueError(
+                f"learning_rate {stage.learning_rate:g} of stage '{stage.name}' is one for stochastic "
+                "gradient descent; networks of any bands, which learn by AdamW, want at most "
+                f"{LARGEST_ADAM_RATE:g}, and 5e-4 from random weights"
             )
     fabric.launch()
     return _Run(

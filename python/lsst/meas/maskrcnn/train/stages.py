@@ -35,6 +35,9 @@ _RESIDUAL_NETWORK = ("backbone.body.", "stem.", "norm.", "body.")
 BAND_WEIGHT_DECAY = 0.01
 """Weight decay of networks for any bands."""
 
+LARGEST_ADAM_RATE = 5e-3
+"""Learning rate of these above which nothing is learned: ten times that of the model of the package."""
+
 # Where a stage with decay "step" lowers the learning rate tenfold, as parts of the stage: the schedule of
 # Detectron (60,000 and 80,000 of 90,000 steps).
 _DROPS = (2 / 3, 8 / 9)
