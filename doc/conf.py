@@ -24,6 +24,7 @@ exclude_patterns = ["_build", "changes"]
 nb_execution_mode = "off"
 html_theme = "furo"
 html_title = project
+html_use_index = False
 autodoc_typehints = "none"
 autodoc_default_options = {"members": True}
 numpydoc_show_class_members = False
