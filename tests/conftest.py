@@ -7,9 +7,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 # Workers of a parallel run would otherwise start one thread per core each. This must be set before numpy is
 # imported.
@@ -19,6 +21,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
+
+if TYPE_CHECKING:
+    from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel
 
 PROJECT = Path(__file__).resolve().parent.parent
 
@@ -62,6 +67,15 @@ def shared_data() -> Path:
 def rng() -> np.random.Generator:
     """Random numbers, the same in every run."""
     return np.random.default_rng(20260417)
+
+
+@pytest.fixture(scope="session")
+def fixed_model(tmp_path_factory: pytest.TempPathFactory) -> MaskRcnnModel:
+    """A small network of the bands r and g that knows one scene, see fixed_bands.py."""
+    sys.path.append(str(Path(__file__).parent))
+    from fixed_bands import learn
+
+    return learn(tmp_path_factory.mktemp("fixed"))
 
 
 @dataclass

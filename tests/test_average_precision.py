@@ -13,8 +13,9 @@ from faster_coco_eval import COCO, COCOeval_faster
 from faster_coco_eval.core import mask as coco_mask
 
 import lsst.meas.maskrcnn.metrics.average_precision as average_precision_module
-from lsst.meas.maskrcnn.deblend.detection import detect
-from lsst.meas.maskrcnn.images.normalize import normalize
+from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
+from lsst.meas.maskrcnn.deblend.image import MultibandImage
+from lsst.meas.maskrcnn.deblend.shares import ShareSettings
 from lsst.meas.maskrcnn.metrics.average_precision import (
     Outcomes,
     ap_statistic,
@@ -361,15 +362,16 @@ def test_coco_is_that_of_faster_coco_eval(seed):
 
 def test_coco_is_that_of_faster_coco_eval_for_the_model():
     """Masks of simulated scenes, overlapping as they do, and what the model finds there."""
-    model = load_model("lite")
-    normalization, network = model.metadata.normalization, model.build()
-    config = SceneConfig(shape=(200, 260), bands=model.metadata.bands, noise=False)
+    model = load_model("any")
+    settings = DeblendSettings(
+        detection=DetectionSettings(score_threshold=0.05), shares=ShareSettings(template="mask")
+    )
+    config = SceneConfig(shape=(200, 260), bands=("z", "r", "g"), noise=False)
     data = BothSides(config.shape)
     for seed in range(3):
         scene = simulate_scene(config, np.random.default_rng(seed))
-        valid = np.ones(config.shape, dtype=bool)
-        image = normalize(normalization, scene.images, scene.variance, valid).image
-        found = detect(network, image, valid, DetectionSettings(score_threshold=0.05))
+        image = MultibandImage(scene.images, config.bands, config.pixel_scale, scene.variance)
+        found = find_sources(image, model, settings).detections
         real = [k for k, mask in enumerate(scene.masks) if mask.any()]
         truths = painted([scene.masks[k] for k in real], scene.origins[real], config.shape)
         labels = np.where(scene.sources["is_star"][real], STAR, GALAXY)

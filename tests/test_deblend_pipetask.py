@@ -77,7 +77,7 @@ def make_field(seed: int) -> Field:
 
 @pytest.fixture(scope="session")
 def model_path() -> Path:
-    return default_model_path().with_name("lite.safetensors")
+    return default_model_path()
 
 
 def make_wcs(shift: float = 0.0) -> SkyWcs:
@@ -182,7 +182,6 @@ def test_patches(tmp_path: Path, model_path: Path) -> None:
         *("-d", "skymap='sky' AND tract=0"),
         *("-c", "maskRcnnDeblend:detection.tile_size=192"),
         *("-c", "maskRcnnDeblend:detection.tile_overlap=64"),
-        *("-c", "maskRcnnDeblend:detection.nms_threshold=0.4"),
         *("-c", "maskRcnnDeblend:detection.precision=float32"),
         *("-c", "maskRcnnDeblend:idGenerator.release_id=3"),
         *("-j", "2"),
@@ -296,7 +295,7 @@ def test_unusual_patches(tmp_path: Path, model_path: Path) -> None:
         *("-d", "skymap='sky' AND tract=0"),
         *("-C", f"maskRcnnDeblend:{PROJECT / 'config' / 'DECam.py'}"),
         *("-c", f"maskRcnnDeblend:model_uri={model_path}"),
-        *("-c", "maskRcnnDeblend:bands={'r': 'r'}"),
+        *("-c", "maskRcnnDeblend:bands={'z': 'z', 'r': 'r', 'g': 'g'}"),
     )
     assert done.returncode != 0
     for message in (
@@ -320,5 +319,5 @@ def test_unusual_patches(tmp_path: Path, model_path: Path) -> None:
     assert len(void) == 0
     config = butler.get("maskRcnnDeblend_config", collections="u/test/deblend")
     assert list(config.bad_planes)[-1] == "SUSPECT"
-    assert dict(config.bands) == {"r": "r"}
+    assert dict(config.bands) == {"z": "z", "r": "r", "g": "g"}
     assert config.model_uri == str(model_path)

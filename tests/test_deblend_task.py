@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,6 @@ from astropy.table import Table
 from scipy import ndimage
 
 import lsst.geom as geom
-import lsst.meas.maskrcnn.deblend.deblend as engine
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.testUtils as pipelineTests
 from lsst.afw.detection import GaussianPsf
@@ -40,7 +39,7 @@ from lsst.meas.maskrcnn.catalogs.exposures import (
     UncalibratedExposureError,
     UnusableExposureError,
 )
-from lsst.meas.maskrcnn.deblend.detection import Level
+from lsst.meas.maskrcnn.deblend import detection
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings, ZScoreSettings
 from lsst.meas.maskrcnn.ingest.repo import (
     SEED_CONFIG,
@@ -143,19 +142,12 @@ def detector(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     calls: list[dict[str, Any]] = []
 
     def fake(
-        network: torch.nn.Module,
-        normalise: Any,
-        flux: np.ndarray,
-        variance: np.ndarray,
-        valid: np.ndarray,
-        settings: DetectionSettings,
-        **kwargs: Any,
-    ) -> Iterator[Level]:
-        seen = normalise(flux, variance, valid)
-        calls.append({"image": seen.image.copy(), "valid": seen.valid.copy(), "settings": settings, **kwargs})
-        yield Level(threshold(seen.image, kwargs["progress"]), 1, seen)
+        network: torch.nn.Module, image: np.ndarray, valid: np.ndarray, settings: Any, **kwargs: Any
+    ) -> Detections:
+        calls.append({"image": image.copy(), "valid": valid.copy(), "settings": settings, **kwargs})
+        return threshold(image, kwargs["progress"])
 
-    monkeypatch.setattr(engine, "detect_binnings", fake)
+    monkeypatch.setattr(detection, "detect", fake)
     return calls
 
 
@@ -203,14 +195,13 @@ def test_validate() -> None:
         config.validate()
     with pytest.raises(FieldValidationError, match="a band of its own"):
         make_task(bands={"z": "r", "g": "r"})
-    for name, value in (("score_threshold", 1.5), ("batch_size", 0), ("suppression", "soft")):
+    for name, value in (("score_threshold", 1.5), ("batch_size", 0)):
         with pytest.raises(FieldValidationError):
             setattr(MaskRcnnDeblendConfig().detection, name, value)
-    for name, value in (("device", "tpu"), ("binnings", [2, 1]), ("binnings", [])):
-        config = MaskRcnnDeblendConfig()
-        setattr(config.detection, name, value)
-        with pytest.raises(FieldValidationError, match=name):
-            config.validate()
+    config = MaskRcnnDeblendConfig()
+    config.detection.device = "tpu"
+    with pytest.raises(FieldValidationError, match="device"):
+        config.validate()
 
 
 def test_init_output() -> None:
@@ -340,14 +331,12 @@ def test_settings_reach_the_engine(model: MaskRcnnModel, detector: list[dict[str
         "score_threshold": 0.0,
         "nms_threshold": 1.0,
         "precision": "float32",
-        "suppression": "mask",
-        "binnings": [1, 2],
         "device": "cpu",
     }
     assert set(values) == set(config.detection.toDict())
     config.detection.update(**values)
     MaskRcnnDeblendTask(config=config).run(exposures=make_exposures(), model=model)
-    assert dataclasses.asdict(detector[0]["settings"]) == {**values, "binnings": (1, 2)}
+    assert dataclasses.asdict(detector[0]["settings"]) == values
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -410,7 +399,7 @@ def test_field_without_valid_pixels(
         assert catalog.schema == task.outputSchema.schema
         assert "No valid pixel of any band" in caplog.text
         assert task.metadata["n_valid_pixels"] == 0
-    assert detector == []
+    assert not any(call["valid"].any() for call in detector)
     config = MaskRcnnDeblendConfig()
     config.fail_without_pixels = True
     with pytest.raises(UnusableExposureError, match="any band"):
@@ -436,12 +425,7 @@ def test_planes_that_no_exposure_has(
 
 
 def test_field_without_sources(model: MaskRcnnModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    def nothing(
-        network: Any, normalise: Any, flux: Any, variance: Any, valid: Any, *rest: Any, **kwargs: Any
-    ) -> Iterator[Level]:
-        yield Level(Detections.empty(), 1, normalise(flux, variance, valid))
-
-    monkeypatch.setattr(engine, "detect_binnings", nothing)
+    monkeypatch.setattr(detection, "detect", lambda *args, **kwargs: Detections.empty())
     exposures = make_exposures()
     for exposure in exposures.values():
         exposure.image.array[:] = 0.0

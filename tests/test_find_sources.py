@@ -7,11 +7,10 @@
 from __future__ import annotations
 
 import dataclasses
-import logging
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow.parquet as parquet
@@ -26,12 +25,14 @@ from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
 from lsst.meas.maskrcnn.catalogs.model_images import cut_blends, draw_models, model_fluxes
 from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.deblend import object_table
+from lsst.meas.maskrcnn.deblend.any_band import detect_any_band, image_wavelengths
 from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings
 from lsst.meas.maskrcnn.deblend.image import gaussian_fwhm
 from lsst.meas.maskrcnn.deblend.sources import SourceList
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
+from lsst.meas.maskrcnn.network.any_band import AnyBandNetwork
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
-from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path
+from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel
 from lsst.meas.maskrcnn.profiles.model import add_stamp
 from lsst.meas.maskrcnn.report.model_gallery import plot_field, plot_models
 from lsst.meas.maskrcnn.scenes.presets import preset_config
@@ -44,7 +45,7 @@ FLOAT32 = DeblendSettings(detection=DetectionSettings(precision="float32"))
 
 @pytest.fixture(scope="module")
 def model() -> MaskRcnnModel:
-    return load_model("lite")
+    return load_model()
 
 
 @pytest.fixture(scope="module")
@@ -148,7 +149,6 @@ def test_the_task_and_files_give_what_the_engine_gives(
         [
             *("--fits", *map(str, files.values())),
             *("--out", str(tmp_path / "demo")),
-            *("--model", str(default_model_path().with_name("lite.safetensors"))),
             *("--config", "maskRcnnDeblend:detection.precision=float32"),
         ],
     )
@@ -191,7 +191,7 @@ for band in "grz":
     header = {"CTYPE1": "RA---TAN", "CTYPE2": "DEC--TAN", "CD1_1": -4.7e-5, "CD2_2": 4.7e-5, "MAGZERO": 27.0}
     fits.PrimaryHDU(light + noise, fits.Header(header)).writeto(band + ".fits")
 image = read_images({band: band + ".fits" for band in "grz"})
-table = find_sources(image, load_model("lite")).to_table()
+table = find_sources(image, load_model()).to_table()
 table.write("table.ecsv")
 print(len(table), round(float(table["x"][0].value)), round(float(table["y"][0].value)))
 """
@@ -210,24 +210,8 @@ def test_the_order_of_the_bands_does_not_matter(
     np.testing.assert_allclose(turned.fluxes[:, [1, 2, 0]], sources.fluxes, rtol=1e-4, atol=1e-2)
 
 
-def test_further_bands_share_flux(image: MultibandImage, model: MaskRcnnModel, sources: SourceList) -> None:
-    """The network is not given them; here, a band that is twice another one."""
-    extra = MultibandImage(
-        np.concatenate([image.flux, 2.0 * image.flux[:1]]),
-        [*image.bands, "y"],
-        image.pixel_scale,
-        np.concatenate([image.variance, 4.0 * image.variance[:1]]),
-        psf=lambda band, y, x: image.psf_image(band % 3, y, x),
-        psf_fwhm=[*image.psf_fwhm, image.psf_fwhm[0]],
-    )
-    found = find_sources(extra, model, FLOAT32)
-    np.testing.assert_array_equal(found.scores, sources.scores)
-    np.testing.assert_allclose(found.fluxes[:, 3], 2.0 * found.fluxes[:, 0], rtol=1e-5)
-    assert np.isnan(found.noise[3]) and np.isfinite(found.noise[:3]).all()
-
-
 def test_no_source_below_the_threshold(image: MultibandImage, model: MaskRcnnModel) -> None:
-    """At any binning; and a lower threshold finds those of a higher one again."""
+    """And a lower threshold finds those of a higher one again."""
     previous: set[float] = set()
     for threshold in (0.95, 0.8, 0.5, 0.2):
         settings = DeblendSettings(
@@ -240,15 +224,13 @@ def test_no_source_below_the_threshold(image: MultibandImage, model: MaskRcnnMod
         previous = found
 
 
-def test_missing_bands_and_other_pixel_scales(
-    image: MultibandImage, model: MaskRcnnModel, caplog: pytest.LogCaptureFixture
-) -> None:
-    with pytest.raises(ValueError, match="needs the bands z, r, g, but the image has g, r: z is missing"):
-        find_sources(image.select(["g", "r"]), model)
-    coarse = MultibandImage(image.flux, image.bands, 0.4, image.variance)
-    with caplog.at_level(logging.WARNING):
-        find_sources(coarse, model)
-    assert "Pixels are 0.400 arcsec" in caplog.text
+def test_a_crowded_tile_is_flagged(image: MultibandImage, model: MaskRcnnModel, sources: SourceList) -> None:
+    """Where the network has no room for more, others may be missing."""
+    assert not sources.detections.flag_limited.any()
+    network = cast(AnyBandNetwork, model.build())
+    network.spec = network.spec.model_copy(update={"proposals": 8})
+    found, _ = detect_any_band(network, image, image_wavelengths(image), FLOAT32.detection)
+    assert 0 < len(found) <= 8 and found.flag_limited.all()
 
 
 def test_nothing_to_see(model: MaskRcnnModel) -> None:
@@ -264,15 +246,16 @@ def test_nothing_to_see(model: MaskRcnnModel) -> None:
 def test_pixels_without_a_variance_hold_no_data(
     image: MultibandImage, model: MaskRcnnModel, sources: SourceList
 ) -> None:
-    """As in training."""
+    """As in training; where a band has data there are some."""
     y, x = np.rint(sources.peaks[0]).astype(int)
     variance = image.variance.copy()
-    variance[0, y, x], variance[1, y, x + 1], variance[2, y + 1, x] = np.nan, 0.0, -1.0
+    variance[:, y, x] = np.nan, 0.0, -1.0
+    variance[0, y, x + 1] = np.nan
     changed = MultibandImage(image.flux, image.bands, image.pixel_scale, variance, psf_fwhm=image.psf_fwhm)
     found = find_sources(changed, model, FLOAT32)
-    assert found.n_valid_pixels == image.flux[0].size - 3
+    assert found.n_valid_pixels == image.flux[0].size - 1
     nearest = np.argmin(np.hypot(*(found.peaks - (y, x)).T))
-    assert found.measured.n_invalid[nearest] == 3
+    assert found.measured.n_invalid[nearest] == 1
     assert found.to_table()["flag_invalid"][nearest]
 
 

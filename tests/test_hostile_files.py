@@ -161,7 +161,7 @@ def test_models_without_a_checksum_are_read_with_one_warning(model, tmp_path, ca
 
 
 def test_the_shipped_model_has_a_checksum(caplog):
-    load_model("lite")
+    load_model()
     assert not caplog.records
 
 

@@ -416,7 +416,7 @@ def test_deblender_on_what_was_imported(shared_data, tmp_path):
         == 0
     )
     butler = Butler.from_config(str(repo))
-    model = load_model("lite")
+    model = load_model()
     task = MaskRcnnDeblendTask()
     found = {}
     for tract in (1, 2):

@@ -12,110 +12,38 @@ import pytest
 import torch
 from pydantic import ValidationError
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
+from torchvision.ops import nms
 
-from lsst.meas.maskrcnn.deblend.detection import detect
-from lsst.meas.maskrcnn.images.normalize import LuptonSettings, normalize
 from lsst.meas.maskrcnn.metrics.matching import greedy_match
 from lsst.meas.maskrcnn.metrics.spans import mask_pairs
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.detections import Detections
-from lsst.meas.maskrcnn.network.inference import DetectionSettings, select_device
+from lsst.meas.maskrcnn.network.inference import DetectionSettings, _keep_best, detect, select_device
 from lsst.meas.maskrcnn.network.masks import paste_soft_masks
-from lsst.meas.maskrcnn.network.model_file import ModelMetadata
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
-from lsst.meas.maskrcnn.train.augment import AugmentSettings
-from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
-from lsst.meas.maskrcnn.train.loop import train
-from lsst.meas.maskrcnn.train.stages import StageSettings, TrainSettings
-from lsst.meas.maskrcnn.train.training_scene import TrainingScene, write_scene
 
 sys.path.append(str(Path(__file__).parent))
+from fixed_bands import POSITIONS, grid, observe, toy_scene
 from toy_training import boxes_of
 
-POSITIONS = [(20, 30), (24, 100), (60, 62), (95, 20), (100, 96), (64, 114)]
 
-
-def toy_scene(height: int = 128, width: int = 128, positions=POSITIONS) -> TrainingScene:
-    """Draw round and elongated Gaussians (stars and galaxies) in two bands."""
-    y, x = np.mgrid[:height, :width]
-    noiseless = np.zeros((2, height, width), dtype=np.float32)
-    masks, origins, labels, peaks = [], [], [], []
-    for number, (y0, x0) in enumerate(positions):
-        star = number % 2 == 0
-        sigma_x, sigma_y = (2.0, 2.0) if star else (6.0, 3.5)
-        profile = np.exp(-0.5 * (((x - x0) / sigma_x) ** 2 + ((y - y0) / sigma_y) ** 2))
-        flux = 100.0 * np.array([1.0, 1.5 if star else 0.5])
-        noiseless += (flux[:, None, None] * profile).astype(np.float32)
-        mask = profile > 0.08
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        masks.append(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-        origins.append((rows[0], columns[0]))
-        labels.append(1 if star else 2)
-        peaks.append(flux)
-    return TrainingScene(
-        noiseless=noiseless,
-        variance=np.full_like(noiseless, 1.0),
-        valid=np.ones((height, width), dtype=bool),
-        labels=np.array(labels, dtype=np.int64),
-        peak_flux=np.array(peaks, dtype=np.float32),
-        origins=np.array(origins, dtype=np.int32),
-        masks=masks,
-    )
-
-
-def observe(scene: TrainingScene, rng: np.random.Generator):
-    """Draw noise on a scene and normalise it; the usable pixels as well."""
-    flux = scene.noiseless + np.sqrt(scene.variance) * rng.standard_normal(scene.variance.shape)
-    result = normalize(LuptonSettings(), flux.astype(np.float32), scene.variance, scene.valid)
-    return result.image, result.valid
-
-
-def toy_metadata() -> ModelMetadata:
-    return ModelMetadata(
-        name="toy",
-        architecture=NetworkSpec.light(2),
-        bands=("r", "g"),
-        normalization=LuptonSettings(),
-        pixel_scale=0.2,
-    )
-
-
-@pytest.fixture(scope="module")
-def overfitted(tmp_path_factory):
-    """Train on one scene until the network knows it."""
-    folder = tmp_path_factory.mktemp("overfit")
-    write_scene(toy_scene(), folder / "scene.npz")
-    settings = CropSettings(size=128, crops_per_scene=4)
-    augment = AugmentSettings(depth_probability=1.0, depth_range=(0.5, 2.0), correlated_probability=0.5)
-    source = CropSource([folder / "scene.npz"], LuptonSettings(), settings, seed=5, augment=augment)
-    stage = StageSettings("all", steps=150, batch_size=2, learning_rate=0.02, warmup_steps=20, decay="cosine")
-    schedule = TrainSettings(stages=(stage,), average_decay=0.9, seed=5)
-    return train(source, toy_metadata(), schedule, folder / "m.safetensors").model, source
-
-
-def test_one_scene_is_overfitted(overfitted):
-    model, source = overfitted
+def test_one_scene_is_overfitted(fixed_model):
     scene = toy_scene()
     image, valid = observe(scene, np.random.default_rng(3))
-    found = detect(model.build(), image, valid)
+    found = detect(fixed_model.build(), image, valid)
     pairs = mask_pairs(found.masks, found.origins, scene.masks, scene.origins)
     match = greedy_match(pairs, found.scores, len(scene.masks))
     assert set(match) == set(range(len(POSITIONS)))  # all found, nothing else
     assert ((found.p_star > 0.5) == (scene.labels[match] == 1)).all()
 
 
-def test_tiles_do_not_show(overfitted):
+def test_tiles_do_not_show(fixed_model):
     """The same sources in one tile and in many, each once."""
-    model, source = overfitted
     rng = np.random.default_rng(8)
-    positions = [
-        (int(y + rng.integers(-4, 5)), int(x + rng.integers(-4, 5)))
-        for y in range(24, 250, 44)
-        for x in range(26, 330, 48)
-    ]
+    positions = grid(270, 340, rng)
     scene = toy_scene(270, 340, positions)
     image, valid = observe(scene, rng)
-    network = model.build()
+    network = fixed_model.build()
     results = []
     for size, overlap in ((512, 0), (128, 48), (160, 64)):
         found = detect(network, image, valid, DetectionSettings(tile_size=size, tile_overlap=overlap))
@@ -129,20 +57,19 @@ def test_tiles_do_not_show(overfitted):
     assert all(len(a ^ results[0]) <= 0.1 * len(positions) for a in results[1:])
 
 
-def test_a_tile_without_valid_pixels_is_not_looked_at(overfitted):
-    model, source = overfitted
+def test_a_tile_without_valid_pixels_is_not_looked_at(fixed_model):
     image, valid = observe(toy_scene(), np.random.default_rng(3))
-    found = detect(model.build(), image, np.zeros_like(valid))
+    found = detect(fixed_model.build(), image, np.zeros_like(valid))
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
     assert found.timings["forward"] == 0.0
 
 
 @pytest.mark.parametrize("shape", [(2, 0, 0), (2, 1, 1), (2, 37, 5), (2, 33, 200)])
-def test_odd_shapes(overfitted, shape):
+def test_odd_shapes(fixed_model, shape):
     """Whatever the network makes of an image it has never seen the like of, it lies on the image."""
     found = detect(
-        overfitted[0].build(), np.zeros(shape, dtype=np.float32), None, DetectionSettings(score_threshold=0.0)
+        fixed_model.build(), np.zeros(shape, dtype=np.float32), None, DetectionSettings(score_threshold=0.0)
     )
     height, width = shape[1:]
     assert (found.boxes >= 0).all()
@@ -155,8 +82,8 @@ def test_odd_shapes(overfitted, shape):
         assert len(found) == 0
 
 
-def test_detect_refuses_what_it_cannot_use(overfitted):
-    network = overfitted[0].build()
+def test_detect_refuses_what_it_cannot_use(fixed_model):
+    network = fixed_model.build()
     with pytest.raises(ValueError, match=r"wants \(2, y, x\)"):
         detect(network, np.zeros((3, 64, 64), dtype=np.float32))
     with pytest.raises(ValueError, match="valid has shape"):
@@ -165,57 +92,48 @@ def test_detect_refuses_what_it_cannot_use(overfitted):
         detect(network, np.full((2, 64, 64), np.nan, dtype=np.float32))
 
 
-@pytest.mark.parametrize(
-    "wrong", [{"tile_overlap": 512}, {"batch_size": 0}, {"score_threshold": 1.5}, {"suppression": "soft"}]
-)
+@pytest.mark.parametrize("wrong", [{"tile_overlap": 512}, {"batch_size": 0}, {"score_threshold": 1.5}])
 def test_detection_settings_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DetectionSettings(**wrong)
 
 
-def test_detection_limit(overfitted):
-    model, source = overfitted
+def test_detection_limit(fixed_model):
     image, valid = observe(toy_scene(), np.random.default_rng(3))
-    network = model.build()
+    network = fixed_model.build()
     every = detect(network, image, valid)
     network.roi_heads.detections_per_img = 2
-    found = detect(network, image, valid, split_crowded=False)
+    found = detect(network, image, valid)
     np.testing.assert_array_equal(found.scores, every.scores[:2])
     assert found.flag_limited.all()
     assert not every.flag_limited.any()
 
 
-def test_a_crowded_tile_is_looked_at_in_quarters(overfitted):
-    """Nothing is skipped for being crowded, and it is known where the limit was hit."""
-    model, source = overfitted
-    positions = [(y, x) for y in range(30, 250, 44) for x in range(30, 250, 44)]
-    positions += [(y, x) for y in range(30, 250, 88) for x in range(310, 480, 60)]
-    scene = toy_scene(256, 480, positions)
-    image, valid = observe(scene, np.random.default_rng(8))
-    network = model.build()
-    settings = DetectionSettings(tile_size=256, tile_overlap=32)
-    every = detect(network, image, valid, settings)
-    dense = int((every.boxes[:, 0] < 256).sum())
-    sparse = len(every) - dense
-    assert dense > 20 > sparse > 6, (dense, sparse)
-    network.roi_heads.detections_per_img = 20
-    steps = []
-    found = detect(network, image, valid, settings, progress=lambda *step: steps.append(step))
-    assert steps[-1][0] == steps[-1][1] > 3
-    assert len(found) > 0.9 * len(every)
-    # The tile on the left was split, that on the right was not.
-    assert found.flag_limited[found.boxes[:, 2] < 220].all()
-    assert not found.flag_limited[found.boxes[:, 0] > 290].any()
-    pairs = mask_pairs(found.masks, found.origins, scene.masks, scene.origins)
-    match = greedy_match(pairs, found.scores, len(positions), 0.4)
-    assert len(set(match[match >= 0])) >= 0.9 * len(positions)
-    assert len(found) <= 1.05 * len(positions)
+def test_the_best_of_boxes_that_overlap_is_kept():
+    # IoU 11 / 21 with the first; far from both; a small box on the middle of the first.
+    boxes = np.array(
+        [[42, 42, 58, 58], [47, 42, 63, 58], [56, 42, 72, 58], [47, 46, 55, 54]], dtype=np.float32
+    )
+    scores = np.array([0.8, 0.9, 0.7, 0.95], dtype=np.float32)
+    assert _keep_best(boxes[:3], scores[:3], 0.5).tolist() == [1, 2]
+    assert _keep_best(boxes[:3], scores[:3], 0.55).tolist() == [1, 0, 2]
+    assert _keep_best(boxes[[0, 3]], scores[[0, 3]], 0.5).tolist() == [1]
+    assert _keep_best(boxes[:0], scores[:0], 0.5).tolist() == []
 
 
-def test_soft_masks_hold_the_hard_ones(overfitted):
-    model, source = overfitted
+def test_many_boxes_are_those_of_torchvision_where_none_are_concentric():
+    rng = np.random.default_rng(4)
+    corner = rng.uniform(0, 150, (300, 2))
+    boxes = np.concatenate([corner, corner + 20], axis=1).astype(np.float32)
+    scores = rng.permutation(300).astype(np.float32) / 300
+    # Equal squares are concentric only if their IoU is over 0.5 as well.
+    expected = nms(torch.from_numpy(boxes), torch.from_numpy(scores), 0.5).numpy()
+    np.testing.assert_array_equal(_keep_best(boxes, scores, 0.5), expected)
+
+
+def test_soft_masks_hold_the_hard_ones(fixed_model):
     image, valid = observe(toy_scene(150, 200), np.random.default_rng(3))
-    found = detect(model.build(), image, valid, DetectionSettings(tile_size=120, tile_overlap=60))
+    found = detect(fixed_model.build(), image, valid, DetectionSettings(tile_size=120, tile_overlap=60))
     assert len(found) >= 6
     assert found.binning.dtype == np.int8 and (found.binning == 1).all()
     for mask, (y0, x0), soft, (soft_y0, soft_x0) in zip(
@@ -353,10 +271,9 @@ def test_devices_that_are_not_there(name):
         select_device(name)
 
 
-def test_big_endian_images_are_read(overfitted):
+def test_big_endian_images_are_read(fixed_model):
     """FITS pixels are big-endian, and torch takes no such array."""
-    model, source = overfitted
     image, valid = observe(toy_scene(), np.random.default_rng(3))
-    network = model.build()
+    network = fixed_model.build()
     found = detect(network, image.astype(">f4"), valid)
     np.testing.assert_array_equal(found.boxes, detect(network, image, valid).boxes)

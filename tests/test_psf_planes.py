@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from lsst.meas.maskrcnn.deblend.detection import detect
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.network.build import build_network
+from lsst.meas.maskrcnn.network.inference import detect
 from lsst.meas.maskrcnn.network.psf import PSF_UNIT, add_psf_planes, widen_input
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.scenes.presets import preset_config

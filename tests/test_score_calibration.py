@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,14 +24,29 @@ from lsst.meas.maskrcnn.metrics.calibration import log_loss, reliability
 from lsst.meas.maskrcnn.network.calibration import Calibration, CalibrationCurve, calibrate, fit_curve
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
-from lsst.meas.maskrcnn.network.model_file import default_model_path, load_model, read_metadata, read_model
+from lsst.meas.maskrcnn.network.model_file import (
+    default_model_path,
+    load_model,
+    read_metadata,
+    read_model,
+    write_model,
+)
 from lsst.meas.maskrcnn.report.calibration_figure import plot_calibrated
 from lsst.meas.maskrcnn.train.any_band_validation import collect_band_cases
 from lsst.meas.maskrcnn.train.band_scenes import read_band_scene
 from lsst.meas.maskrcnn.train.calibrate import CalibrationCases, calibration_cases, cross_calibrate
 from lsst.meas.maskrcnn.train.training_scene import TrainingScene, write_scene
 
-LITE = default_model_path().with_name("lite.safetensors")
+sys.path.append(str(Path(__file__).parent))
+from fixed_bands import toy_image, toy_scene
+
+
+@pytest.fixture(scope="module")
+def fixed_path(fixed_model, tmp_path_factory) -> Path:
+    """The file of a model of fixed bands."""
+    path = tmp_path_factory.mktemp("model") / "toy.safetensors"
+    write_model(fixed_model, path)
+    return path
 
 
 def overconfident(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndarray]:
@@ -228,7 +244,7 @@ def write_squares(folder: Path, count: int) -> None:
     for number in range(count):
         rng = np.random.default_rng([5, number])
         n = 14
-        light = np.zeros((3, 96, 160), np.float32)
+        light = np.zeros((2, 96, 160), np.float32)
         masks, origins, peaks, labels = [], [], [], []
         for _ in range(n):
             y, x = rng.uniform(8, 88), rng.uniform(8, 152)
@@ -240,7 +256,7 @@ def write_squares(folder: Path, count: int) -> None:
             rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
             masks.append(inside[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
             origins.append((rows[0], columns[0]))
-            peaks.append([peak] * 3)
+            peaks.append([peak] * 2)
             labels.append(1 if sigma < 2 else 2)
         scene = TrainingScene(
             noiseless=light,
@@ -250,20 +266,20 @@ def write_squares(folder: Path, count: int) -> None:
             peak_flux=np.array(peaks, np.float32),
             origins=np.array(origins, np.int32),
             masks=masks,
-            psf_fwhm=np.full(3, 4.0, np.float32),
+            psf_fwhm=np.full(2, 4.0, np.float32),
         )
         write_scene(scene, folder / f"s{number:02d}.npz")
 
 
-def test_command_from_scenes_to_model(tmp_path, capsys):
+def test_command_from_scenes_to_model(tmp_path, capsys, fixed_path):
     write_squares(tmp_path, 24)
     output, figure = tmp_path / "new.safetensors", tmp_path / "f.png"
-    arguments = [str(LITE), str(output), "--scenes", str(tmp_path), "--method", "temperature"]
+    arguments = [str(fixed_path), str(output), "--scenes", str(tmp_path), "--method", "temperature"]
     assert maskrcnn("calibrate", [*arguments, "--figure", str(figure)]) == 0
     printed = capsys.readouterr().out
     assert "24 scenes" in printed and "p_star" in printed
     assert figure.stat().st_size > 10_000
-    old, new = load_model("lite"), read_model(output)
+    old, new = read_model(fixed_path), read_model(output)
     assert new.metadata.model_copy(update={"calibration": old.metadata.calibration}) == old.metadata
     assert all(torch.equal(new.state[name], value) for name, value in old.state.items())
     calibration = new.metadata.calibration
@@ -277,14 +293,13 @@ def test_command_from_scenes_to_model(tmp_path, capsys):
     assert output.read_bytes() == again
 
 
-def test_command_detects_as_the_deblender_does(rng, monkeypatch):
-    """At all binnings and with the settings of the model, but with the scores of the network."""
-    model = load_model("lite")
-    y, x = np.mgrid[:160, :220]
-    galaxy = 60.0 * np.exp(-np.hypot(y - 80, (x - 100) / 1.3) / 15.0)
-    star = 80.0 * np.exp(-0.5 * ((y - 30) ** 2 + (x - 180) ** 2) / 1.7**2)
-    flux = (galaxy + star + rng.normal(size=(3, 160, 220))).astype(np.float32)
-    image = MultibandImage(flux, model.metadata.bands, 0.168, np.ones_like(flux), psf_fwhm=[4.0] * 3)
+def test_command_detects_as_the_deblender_does(rng, monkeypatch, fixed_model):
+    """With the settings of the model, but with the scores of the network."""
+    curve = CalibrationCurve(given=(0.0, 1.0), probability=(0.0, 0.9))
+    calibration = Calibration(score=curve, p_star=curve)
+    metadata = fixed_model.metadata.model_copy(update={"calibration": calibration})
+    model = replace(fixed_model, metadata=metadata)
+    image = toy_image(toy_scene(), rng)
     asked: list[DetectionSettings] = []
 
     def spy(image, model, settings):
@@ -294,7 +309,7 @@ def test_command_detects_as_the_deblender_does(rng, monkeypatch):
     monkeypatch.setattr(command, "find_sources", spy)
     found = command.detector(model)(image)
     wanted = DetectionSettings(score_threshold=asked[0].score_threshold)
-    assert asked == [wanted] and wanted.binnings == (1, 2, 4) and wanted.nms_threshold is None
+    assert asked == [wanted] and wanted.nms_threshold is None
     probability = calibrate(found.scores, model.metadata.calibration, "score")
     assert (probability < found.scores - 0.005).any()
     settings = DeblendSettings(detection=DetectionSettings(score_threshold=float(probability.min())))
@@ -383,9 +398,9 @@ def test_deblender_calibrates_what_networks_of_any_bands_say(calibrated_bands):
 
 
 @pytest.mark.slow
-def test_command_simulates_scenes(tmp_path, capsys):
+def test_command_simulates_scenes(tmp_path, capsys, fixed_path):
     output = tmp_path / "new.safetensors"
-    arguments = [str(LITE), str(output), "--count", "10", "--presets", "hsc-500s", "lsst-1yr"]
+    arguments = [str(fixed_path), str(output), "--count", "10", "--presets", "hsc-500s", "lsst-1yr"]
     assert maskrcnn("calibrate", arguments) == 0
     calibration = read_metadata(output).calibration
     assert calibration is not None
@@ -405,18 +420,18 @@ def test_command_simulates_scenes(tmp_path, capsys):
         (["any", "--presets", "hsc-500s"], "of fixed bands"),
     ],
 )
-def test_command_refuses(tmp_path, capsys, options, message):
-    output, model = tmp_path / "new.safetensors", LITE
+def test_command_refuses(tmp_path, capsys, fixed_path, options, message):
+    output, model = tmp_path / "new.safetensors", fixed_path
     if options[0] == "any":
-        model, options = model.with_name("any.safetensors"), options[1:]
+        model, options = default_model_path(), options[1:]
     assert maskrcnn("calibrate", [str(model), str(output), *options]) == 1
     assert message in capsys.readouterr().err
     assert not output.exists()
 
 
-def test_command_names_what_is_no_model(tmp_path, capsys):
+def test_command_names_what_is_no_model(tmp_path, capsys, fixed_path):
     (tmp_path / "m").write_bytes(b"SIMPLE  =" * 99)
     assert maskrcnn("calibrate", [str(tmp_path / "m"), str(tmp_path / "n")]) == 1
     assert "not a model file" in capsys.readouterr().err
-    assert maskrcnn("calibrate", [str(LITE), str(tmp_path / "no" / "n")]) == 1
+    assert maskrcnn("calibrate", [str(fixed_path), str(tmp_path / "no" / "n")]) == 1
     assert "There is no folder" in capsys.readouterr().err

@@ -160,7 +160,7 @@ def test_the_deblender_runs_on_them(repo):
     butler = Butler.from_config(str(repo), collections="simulated/hsc-500s/test")
     data_id = {"skymap": "maskRcnnSim-hsc-500s", "tract": 3, "patch": 8}
     exposures = {band: butler.get("deepCoadd_calexp", data_id, band=band) for band in "zrg"}
-    catalog = MaskRcnnDeblendTask().run(exposures=exposures, model=load_model("lite")).catalog
+    catalog = MaskRcnnDeblendTask().run(exposures=exposures, model=load_model()).catalog
     for record in catalog:
         assert exposures["z"].getBBox().contains(record.getFootprint().getBBox())
 

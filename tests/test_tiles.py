@@ -6,22 +6,22 @@
 
 from __future__ import annotations
 
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.deblend.detection import detect
-from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.images.tiles import Tile, make_tiles, seam_keep
 from lsst.meas.maskrcnn.metrics.matching import greedy_match
 from lsst.meas.maskrcnn.metrics.spans import mask_pairs
 from lsst.meas.maskrcnn.network.detections import Detections
-from lsst.meas.maskrcnn.network.inference import DetectionSettings
-from lsst.meas.maskrcnn.network.model_file import load_model
-from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
-from lsst.meas.maskrcnn.scenes.presets import preset_config
-from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
+from lsst.meas.maskrcnn.network.inference import DetectionSettings, detect
+
+sys.path.append(str(Path(__file__).parent))
+from fixed_bands import grid, toy_scene
+from fixed_bands import observe as add_noise
 
 
 @pytest.mark.parametrize(
@@ -275,23 +275,17 @@ def test_tiles_begin_on_a_grid(shape: tuple[int, int], size: int, overlap: int, 
 
 
 @pytest.fixture(scope="module")
-def field():
-    """A simulated field of 900 x 700 px, normalised, with the model of the package."""
-    model = load_model("lite")
-    config = preset_config("hsc-wide", bands=model.metadata.bands, shape=(900, 700))
-    scene = simulate_scene(config, np.random.default_rng([7, 1]))
-    usable = ~((scene.mask & MASK_BITS["NO_DATA"]) != 0).any(axis=0)
-    how = model.metadata.normalization
-    image = normalize(how, scene.images, scene.variance, usable).image
-    return model.build(), image, [psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs]
+def field(fixed_model):
+    """A field of 900 x 700 px, normalised, with the network that knows such sources."""
+    rng = np.random.default_rng([7, 1])
+    return fixed_model.build(), add_noise(toy_scene(900, 700, grid(900, 700, rng)), rng)[0]
 
 
 def find(field, y0: int, x0: int) -> Detections:
     """The catalogue of the field from (y0, x0) on, in pixels of the whole."""
-    network, image, widths = field
+    network, image = field
     part = np.ascontiguousarray(image[:, y0:, x0:])
-    settings = DetectionSettings(tile_size=352, tile_overlap=128)
-    found = detect(network, part, None, settings, psf_fwhm=widths)
+    found = detect(network, part, None, DetectionSettings(tile_size=352, tile_overlap=128))
     found.boxes += np.array([x0, y0, x0, y0], dtype=np.float32)
     found.origins += np.array([y0, x0], dtype=np.int32)
     return found

@@ -27,7 +27,6 @@ from rst_table import print_table
 from tqdm import tqdm
 
 from lsst.meas.maskrcnn.deblend.any_band import detect_any_band, image_wavelengths
-from lsst.meas.maskrcnn.deblend.detection import detect
 from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.metrics.average_precision import ap_statistic, collect_outcomes
@@ -35,7 +34,7 @@ from lsst.meas.maskrcnn.metrics.bootstrap import bootstrap
 from lsst.meas.maskrcnn.metrics.matching import ImagePairs
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
 from lsst.meas.maskrcnn.network.detections import Detections
-from lsst.meas.maskrcnn.network.inference import DetectionSettings
+from lsst.meas.maskrcnn.network.inference import DetectionSettings, detect
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, load_model
 from lsst.meas.maskrcnn.scenes.presets import PRESETS, preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
@@ -132,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="*", default=["lite"], help="names or files (default: lite)")
+    parser.add_argument("models", nargs="*", default=["any"], help="names or files (default: any)")
     parser.add_argument("--count", type=int, default=14, help="scenes per preset (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--presets", nargs="+", default=sorted(PRESETS))

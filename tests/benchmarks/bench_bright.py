@@ -12,8 +12,7 @@ peak is not drowned by a neighbour (5 % of the light there is their own) and
 that are not masked out. One is found if a detection, which is not that of
 another source, has its centre and either a mask IoU above 0.3 or more than
 half of its flux. It is shredded if two or more detections have more than 10 %
-of its flux each and are no other source. Models of fixed bands are tried at
-several binnings; those for any bands have none. Beside that: completeness of all sources
+of its flux each and are no other source. Beside that: completeness of all sources
 of a peak of 5 sigma and 12 pixels, and detections without a source.
 """
 
@@ -33,7 +32,6 @@ from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.deblend.shares import ShareSettings
 from lsst.meas.maskrcnn.metrics.spans import mask_pairs
 from lsst.meas.maskrcnn.network.detections import Detections
-from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, load_model
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.presets import preset_config
@@ -41,7 +39,6 @@ from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene
 from lsst.meas.maskrcnn.scenes.truth import truth_selection
 
 PRESETS = ("hsc-wide", "hsc-500s", "lsst-1yr", "decam-120s")
-BINNINGS = ((1,), (1, 2), (1, 2, 4))
 
 
 @dataclass
@@ -95,12 +92,11 @@ def scene_image(scene: Scene) -> MultibandImage:
     )
 
 
-def find(model: MaskRcnnModel, scene: Scene, binnings: tuple[int, ...]) -> Detections:
-    """Find the sources of a scene at some binnings."""
+def find(model: MaskRcnnModel, scene: Scene) -> Detections:
+    """Find the sources of a scene."""
     # Fluxes are not asked for.
     shares = ShareSettings(template="mask", parent_grow=0.0)
-    settings = DeblendSettings(detection=DetectionSettings(binnings=binnings), shares=shares)
-    return find_sources(scene_image(scene), model, settings).detections
+    return find_sources(scene_image(scene), model, DeblendSettings(shares=shares)).detections
 
 
 def flux_shares(scene: Scene, truth: int, found: Detections, boxes: np.ndarray) -> np.ndarray:
@@ -188,25 +184,20 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     model = load_model(arguments.model)
     bands = model.metadata.bands or ("z", "r", "g")
-    tried = BINNINGS[:1] if model.takes_any_bands else BINNINGS
-    totals = {binnings: Count() for binnings in tried}
+    total = Count()
     titles = ("bright", "found", "shredded", "recall", "detections", "false")
     print(f"{'':24s} {{:>6s}} {{:>8s}} {{:>8s}} {{:>8s}} {{:>10s}} {{:>8s}}".format(*titles))
     for place, preset in enumerate(arguments.presets):
-        counts = {binnings: Count() for binnings in tried}
+        counted = Count()
         for number in range(arguments.count):
             # No two presets share a sky.
             scene = simulate(preset, 100 * place + number, arguments.seed, arguments.size, bands)
-            for binnings in tried:
-                found = find(model, scene, binnings)
-                counts[binnings].add(count(scene, found, f"{preset} {number}"))
-        for binnings in tried:
-            totals[binnings].add(counts[binnings])
-            print(counts[binnings].row(f"{preset} {','.join(map(str, binnings))}"), flush=True)
-    for binnings in tried:
-        print(totals[binnings].row(f"all {','.join(map(str, binnings))}"))
+            counted.add(count(scene, find(model, scene), f"{preset} {number}"))
+        total.add(counted)
+        print(counted.row(preset), flush=True)
+    print(total.row("all"))
     if arguments.verbose:
-        print(*totals[tried[-1]].bad, sep="\n")
+        print(*total.bad, sep="\n")
 
 
 if __name__ == "__main__":

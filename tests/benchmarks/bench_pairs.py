@@ -5,7 +5,7 @@
 """How well the flux of simulated pairs is shared.
 
     python tests/benchmarks/bench_pairs.py [--count 12] [--seed 7] [--grow 6] [--figures FOLDER]
-    python tests/benchmarks/bench_pairs.py --masks network [--model FILE] [--suppression NAME]
+    python tests/benchmarks/bench_pairs.py --masks network [--model FILE]
     python tests/benchmarks/bench_pairs.py --speed
 
 Pairs of stars and galaxies in the images of HSC-Wide (0.168 arcsec a pixel, Moffat PSF of
@@ -30,12 +30,9 @@ import numpy as np
 from pair_experiment import PairErrors, PairExample, draw_errors, draw_examples, format_table, median_error
 from scipy.ndimage import distance_transform_edt, gaussian_filter
 
-from lsst.meas.maskrcnn.deblend.detection import detect
-from lsst.meas.maskrcnn.deblend.peaks import find_peaks
-from lsst.meas.maskrcnn.deblend.shares import BlendSource, share_flux
-from lsst.meas.maskrcnn.images.detection_image import detection_image
-from lsst.meas.maskrcnn.images.normalize import normalize
-from lsst.meas.maskrcnn.network.inference import DetectionSettings
+from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
+from lsst.meas.maskrcnn.deblend.image import MultibandImage
+from lsst.meas.maskrcnn.deblend.shares import BlendSource, ShareSettings, share_flux
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
 from lsst.meas.maskrcnn.profiles.blend import mask_centers
 from lsst.meas.maskrcnn.scenes.config import ArtefactConfig, PsfConfig, SceneConfig
@@ -183,29 +180,18 @@ def true_sources(cutout: Cutout, scene: Scene) -> tuple[np.ndarray, list[BlendSo
 class Finder:
     """Sources as a network finds them."""
 
-    def __init__(self, path: Path, suppression: str) -> None:
-        self.settings = DetectionSettings(suppression=suppression)
+    def __init__(self, path: Path) -> None:
         self.model = read_model(path)
-        self.network = self.model.build()
 
     def find(self, scene: Scene) -> None:
-        """Detect on a scene, as the engine does at one binning."""
-        settings = self.model.metadata.normalization
-        valid = np.ones(scene.images.shape[1:], bool)
-        result = normalize(settings, scene.images, scene.variance, valid)
-        widths = [psf.moments_fwhm(scene.pixel_scale) for psf in scene.psfs]
-        self.found = detect(
-            self.network,
-            result.image,
-            valid,
-            self.settings,
-            calibration=self.model.metadata.calibration,
-            psf_fwhm=widths,
-        )
-        light = detection_image(scene.images, result.minimum, result.noise, valid)
-        soft, origins = self.found.soft, self.found.soft_origins
-        self.centers = mask_centers(soft, origins)
-        self.peaks = find_peaks(light, soft, origins, float(np.median(widths)))
+        """Find the sources of a scene."""
+        psf = [item.image(41, scene.pixel_scale) for item in scene.psfs]
+        image = MultibandImage(scene.images, scene.bands, scene.pixel_scale, scene.variance, psf=psf)
+        # Flux is shared by this script.
+        settings = DeblendSettings(shares=ShareSettings(template="mask"))
+        found = find_sources(image, self.model, settings)
+        self.found, self.peaks = found.detections, found.peaks
+        self.centers = mask_centers(self.found.soft, self.found.soft_origins)
 
     def sources(self, cutout: Cutout, number: int) -> tuple[np.ndarray, list[BlendSource], np.ndarray | None]:
         rows, columns = cell_of(number)
@@ -380,7 +366,6 @@ def main() -> None:
     )
     parser.add_argument("--masks", choices=["truth", "network"], default="truth")
     parser.add_argument("--model", type=Path, default=default_model_path())
-    parser.add_argument("--suppression", choices=("hard", "mask"), default=DetectionSettings().suppression)
     parser.add_argument("--count", type=int, default=12, help="pairs of each kind (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7, help="default: %(default)s")
     parser.add_argument("--grow", type=float, nargs="+", default=[6.0], help="px (default: 6)")
@@ -392,7 +377,7 @@ def main() -> None:
         measure_speed(arguments.seed)
         return
     rng = np.random.default_rng(arguments.seed)
-    finder = Finder(arguments.model, arguments.suppression) if arguments.masks == "network" else None
+    finder = Finder(arguments.model) if arguments.masks == "network" else None
     bands = (tuple(finder.model.metadata.bands) if finder else ()) or ("z", "r", "g")
     designs = all_designs(arguments.count)
     results, examples = measure(designs, bands, arguments.seed, arguments.grow, finder, arguments.methods)

@@ -2,9 +2,9 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Time per tile and what is found, for each way to compute.
+"""Time per tile and what a network of fixed bands finds, for each way to compute.
 
-    python tests/benchmarks/bench_runtime.py [MODEL] [--repeats 5] [--presets NAME ...]
+    python tests/benchmarks/bench_runtime.py MODEL [--repeats 5] [--presets NAME ...]
 
 Every way takes its turn in WAYS round, so that what else the machine does
 hits all alike; the times are the best of the rounds. "cpu" is the time of the
@@ -25,13 +25,12 @@ import numpy as np
 import torch
 from torchvision.models.detection import MaskRCNN
 
-from lsst.meas.maskrcnn.deblend.detection import detect
 from lsst.meas.maskrcnn.metrics.matching import ImagePairs, match
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
 from lsst.meas.maskrcnn.network import runtime
 from lsst.meas.maskrcnn.network.detections import Detections
-from lsst.meas.maskrcnn.network.inference import DetectionSettings
-from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, read_model
+from lsst.meas.maskrcnn.network.inference import DetectionSettings, detect
+from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, read_model
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 from lsst.meas.maskrcnn.train.training_set import to_training_scene
@@ -138,9 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "model", nargs="?", type=Path, default=default_model_path().with_name("lite.safetensors")
-    )
+    parser.add_argument("model", type=Path, help="model of fixed bands")
     parser.add_argument("--presets", nargs="+", default=["hsc-wide", "hsc-deep", "crowded"])
     parser.add_argument("--tiles", type=int, default=4, help="per preset (default: %(default)s)")
     parser.add_argument("--repeats", type=int, default=5, help="default: %(default)s")

@@ -55,8 +55,8 @@ _COLUMNS: Fields = (
     ("flag_saturated", "Flag", "", "Set if any pixel of the footprint is saturated in any band"),
     ("flag_invalid", "Flag", "", "Set if the network was given 0 in some pixel of the footprint: "
      "masked out or not finite"),
-    ("flag_limited", "Flag", "", "Set if so many sources were found around this one that the network "
-     "was run on smaller parts of the image"),
+    ("flag_limited", "Flag", "", "Set if the network found as many sources around this one as it can: "
+     "others may be missing there"),
     ("binning", np.int32, "", "Pixels along each side that were summed in the image in which the "
      "source was detected; of a source joined from several detections, that of the one that was kept; 1 for "
      "parents"),

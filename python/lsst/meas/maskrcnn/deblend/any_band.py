@@ -24,8 +24,9 @@ from ..network.any_band_detect import BandImage, find_in_bands, learned_scale, n
 from ..network.calibration import Calibration, calibrate
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings
+from ..network.masks import MASK_THRESHOLD
 from ..network.wavelengths import band_wavelength
-from .detection import DetectionImages, to_full_pixels
+from .detection import DetectionImages
 from .image import MultibandImage
 
 _LOG = logging.getLogger(__name__)
@@ -37,6 +38,9 @@ _BRIGHT, _FLANK, _FLANK_LEVEL, _INSIDE, _LEAST_EXCESS = 100.0, 3.0, 0.3, 0.8, (0
 """A source with a peak over 100 sigma is bright; its flank reaches to 3 FWHM, with less than
 0.3 of its peak. What is there, or has 0.8 of its mask in that of a brighter source, is a source
 if it is brighter than the other side by at least 0.25 of it on a flank, 0.15 in a mask."""
+
+_SOFT_FLOOR = 0.05 * 255.0
+"""Smallest value of a pixel of a soft mask."""
 
 _LEAST_SCORE = 0.05
 """Smallest score of the network, before it is calibrated."""
@@ -202,6 +206,66 @@ def _images(image: MultibandImage, bands: BandImage) -> DetectionImages:
         noise=noise,
         fwhm=bands.mean_fwhm,
     )
+
+
+def to_full_pixels(found: Detections, factor: int, shape: tuple[int, int]) -> Detections:
+    """Bring detections on a binned image to the pixels of the whole one, of a shape (y, x).
+
+    Those without a pixel on the image are left out. Probabilities are interpolated linearly
+    between the centres of the binned pixels, so that masks have smooth edges.
+    """
+    kept: list[int] = []
+    masks, origins, soft, soft_origins = [], [], [], []
+    for index in range(len(found)):
+        # One binned pixel more on each side, over which the probability ends.
+        corner = (found.soft_origins[index].astype(np.int64) - 1) * factor
+        first = np.maximum(-corner, 0)
+        last = np.maximum(np.asarray(shape) - corner, 0)
+        smooth = _enlarge(np.pad(found.soft[index], 1), factor)[first[0] : last[0], first[1] : last[1]]
+        inner, outer = _tight(smooth >= 255.0 * MASK_THRESHOLD), _tight(smooth >= _SOFT_FLOOR)
+        if inner is None or outer is None:
+            continue
+        corner += first
+        kept.append(index)
+        masks.append(smooth[inner] >= 255.0 * MASK_THRESHOLD)
+        origins.append(corner + [axis.start for axis in inner])
+        soft.append(np.where(smooth[outer] >= _SOFT_FLOOR, np.rint(smooth[outer]), 0).astype(np.uint8))
+        soft_origins.append(corner + [axis.start for axis in outer])
+    chosen = found.take(np.array(kept, dtype=np.int64))
+    limits = np.array([shape[1], shape[0], shape[1], shape[0]], dtype=np.float32)
+    return replace(
+        chosen,
+        boxes=np.minimum(chosen.boxes * np.float32(factor), limits),
+        origins=np.array(origins, dtype=np.int32).reshape(-1, 2),
+        masks=masks,
+        soft=soft,
+        soft_origins=np.array(soft_origins, dtype=np.int32).reshape(-1, 2),
+        binning=np.full(len(kept), factor, dtype=np.int8),
+        positions=(chosen.positions + np.float32(0.5)) * np.float32(factor) - np.float32(0.5),
+    )
+
+
+def _enlarge(pixels: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.float32]:
+    """Interpolate linearly between the centres of large pixels, and beyond them not at all."""
+    result = pixels.astype(np.float32)
+    for axis in (0, 1):
+        count = result.shape[axis]
+        # Centres of the small pixels, in large ones.
+        place = (np.arange(count * factor) + 0.5) / factor - 0.5
+        first = np.clip(np.floor(place), 0, count - 2).astype(np.int64)
+        weight = np.clip(place - first, 0.0, 1.0).astype(np.float32)
+        if axis == 0:
+            weight = weight[:, None]
+        result = np.take(result, first, axis) * (1.0 - weight) + np.take(result, first + 1, axis) * weight
+    return result
+
+
+def _tight(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice] | None:
+    """Slices of the box around the pixels of a mask, `None` without any."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not len(rows):
+        return None
+    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
 
 
 def _halve(found: Detections, shape: tuple[int, int]) -> Detections:

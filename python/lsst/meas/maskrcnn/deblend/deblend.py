@@ -8,11 +8,11 @@
 and the Blending ToolKit call. Its stages, in order:
 
 1. normalise the bands of the model (`lsst.meas.maskrcnn.images.normalize`);
-2. detect sources at each binning of the image, tile by tile; their scores are
-   calibrated to probabilities before anything is decided by them
-   (`~.detection`, `lsst.meas.maskrcnn.network.inference`);
-3. merge what was detected at the several binnings (`~.merging`), and the pieces
-   of saturated stars (`~.saturated`);
+2. detect sources, tile by tile; their scores are calibrated to probabilities
+   before anything is decided by them (`~.any_band`, or `~.detection` for models
+   of fixed bands);
+3. join repeated detections (`~.merging`), and the pieces of saturated stars
+   (`~.saturated`);
 4. find the peak of each source (`~.peaks`) and measure its mask (`~.masks`);
 5. make parents of the sources that touch (`~.parents`);
 6. fit models to all sources in all bands (`~.models`, `lsst.meas.maskrcnn.profiles`);
@@ -24,7 +24,6 @@ from __future__ import annotations
 __all__ = ["DeblendSettings", "find_sources"]
 
 import functools
-import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -34,17 +33,17 @@ from typing import Annotated, Any, cast
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
+from torchvision.models.detection import MaskRCNN
 
-from ..images.normalize import normalize
 from ..images.settings import settings as settings_class
 from ..network.any_band import AnyBandNetwork
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings, select_device
-from ..network.model_file import MaskRcnnModel, ModelMetadata
+from ..network.model_file import MaskRcnnModel
 from ..network.runtime import prepared_network
 from ..profiles.blend import BlendSource
 from .any_band import detect_any_band, image_wavelengths
-from .detection import DetectionImages, Normalize, combine_bands, detect_binnings
+from .detection import DetectionImages, Normalize, detect_fixed_bands
 from .image import MultibandImage
 from .masks import MaskMeasurements, clean_masks, measure_masks, move_peaks
 from .merging import merge_scales
@@ -57,12 +56,6 @@ from .sources import SourceList
 
 Progress = Callable[[str, int, int], None]
 """Called with the name of a stage, the steps that are done and their number."""
-
-_LOG = logging.getLogger(__name__)
-
-_MAX_SCALE_RATIO = 1.5
-"""Factor between the pixel scales of image and training images from which to
-warn: the augmentations of the training reach about as far."""
 
 
 @settings_class
@@ -122,22 +115,16 @@ def find_sources(
     >>> from lsst.meas.maskrcnn import MultibandImage, find_sources, load_model
     >>> noise = np.random.default_rng(1).normal(size=(3, 64, 80))
     >>> image = MultibandImage(noise, bands=["g", "r", "z"], pixel_scale=0.168, psf_fwhm=[4, 4, 4])
-    >>> len(find_sources(image, load_model("lite")))
+    >>> len(find_sources(image, load_model()))
     0
     """
     settings = settings or DeblendSettings()
     timings = dict.fromkeys(("normalize", "forward", "merge", "masks", "profiles", "shares"), 0.0)
-    if model.takes_any_bands:
-        if normalizer is not None:
-            raise ValueError(f"model {model.metadata.name!r} has its own normalisation; give no normalizer")
-        with _timed(timings, "forward"):
-            levels, combined = _detect_any_band(image, model, settings.detection, wavelengths, progress)
-    else:
-        _check_bands(image, model.metadata)
-        _warn_of_pixel_scale(image, model.metadata)
-        levels, combined = _detect(image, model, settings.detection, normalizer, timings, progress)
+    with _timed(timings, "forward"):
+        found, combined = _detect(image, model, settings.detection, normalizer, wavelengths, progress)
+    timings.update(found.timings)
     with _timed(timings, "merge"):
-        found = merge_scales(levels, np.maximum(combined.snr, 0.0), combined.fwhm)
+        found = merge_scales([found], np.maximum(combined.snr, 0.0), combined.fwhm)
         found = join_saturated(found, combined.saturated).sorted()
     with _timed(timings, "masks"):
         found = _clean(found, image.shape, settings.detection.min_area)
@@ -175,79 +162,35 @@ def _deblend(
     )
 
 
-def _check_bands(image: MultibandImage, metadata: ModelMetadata) -> None:
-    missing = [band for band in metadata.bands if band not in image.bands]
-    if missing:
-        raise ValueError(
-            f"model {metadata.name!r} needs the bands {', '.join(metadata.bands)}, but the image has "
-            f"{', '.join(image.bands)}: {', '.join(missing)} is missing. Add it, or choose another model."
-        )
-
-
-def _warn_of_pixel_scale(image: MultibandImage, metadata: ModelMetadata) -> None:
-    """Warn if sources have other sizes than those the network has been trained on."""
-    ratio = image.pixel_scale / metadata.pixel_scale
-    if max(ratio, 1.0 / ratio) > _MAX_SCALE_RATIO:
-        _LOG.warning(
-            "Pixels are %.3f arcsec, but model %s was trained on %.3f arcsec: expect it to miss sources.",
-            image.pixel_scale,
-            metadata.name,
-            metadata.pixel_scale,
-        )
-
-
 def _detect(
     image: MultibandImage,
     model: MaskRcnnModel,
     settings: DetectionSettings,
     normalizer: Normalize | None,
-    timings: dict[str, float],
-    progress: Progress | None,
-) -> tuple[list[Detections], DetectionImages]:
-    """Detect at each binning, in pixels of the whole image; combine the bands of the model."""
-    bands = image.select(model.metadata.bands)
-    usable: npt.NDArray[np.bool_] = np.logical_and.reduce(np.asarray(bands.usable), axis=0)
-    normalise = normalizer or functools.partial(normalize, model.metadata.fixed_normalization)
-    if not usable.any():
-        normalized = normalise(bands.flux, bands.variance, usable)
-        return [Detections.empty()], combine_bands(image, bands, normalized)
-    levels: list[Detections] = []
-    images: list[DetectionImages] = []
-    for level in detect_binnings(
-        prepared_network(model, str(select_device(settings.device))),
-        normalise,
-        bands.flux,
-        bands.variance,
-        usable,
-        settings,
-        calibration=model.metadata.calibration,
-        psf_fwhm=bands.psf_fwhm,
-        progress=progress and functools.partial(progress, "tiles"),
-    ):
-        levels.append(level.detections)
-        if level.binning == 1:
-            images.append(combine_bands(image, bands, level.image))
-        for stage, seconds in level.detections.timings.items():
-            timings[stage] = timings.get(stage, 0.0) + seconds
-    return levels, images[0]
-
-
-def _detect_any_band(
-    image: MultibandImage,
-    model: MaskRcnnModel,
-    settings: DetectionSettings,
     wavelengths: Mapping[str, float] | None,
     progress: Progress | None,
-) -> tuple[list[Detections], DetectionImages]:
-    found, combined = detect_any_band(
-        cast(AnyBandNetwork, prepared_network(model, str(select_device(settings.device)))),
+) -> tuple[Detections, DetectionImages]:
+    """Detect with the network of the model."""
+    device, report = str(select_device(settings.device)), progress and functools.partial(progress, "tiles")
+    if not model.takes_any_bands:
+        return detect_fixed_bands(
+            cast(MaskRCNN, prepared_network(model, device)),
+            image,
+            model.metadata,
+            settings,
+            normalizer=normalizer,
+            progress=report,
+        )
+    if normalizer is not None:
+        raise ValueError(f"model {model.metadata.name!r} has its own normalisation; give no normalizer")
+    return detect_any_band(
+        cast(AnyBandNetwork, prepared_network(model, device)),
         image,
         image_wavelengths(image, wavelengths),
         settings,
         calibration=model.metadata.calibration,
-        progress=progress and functools.partial(progress, "tiles"),
+        progress=report,
     )
-    return [found], combined
 
 
 def _clean(found: Detections, shape: tuple[int, int], min_area: int) -> Detections:

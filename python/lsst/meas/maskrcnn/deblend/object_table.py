@@ -139,7 +139,7 @@ def _flags(sources: SourceList) -> _Columns:
         ("flag_saturated", saturated, "A pixel of the mask is saturated in some band"),
         ("flag_invalid", invalid, "A pixel of the mask holds no data in some band"),
         ("flag_fallback", fallback, "Pixels of the parent were shared by masks alone; not part of flag"),
-        ("flag_limited", sources.detections.flag_limited, "Crowded: the network was run on smaller tiles"),
+        ("flag_limited", sources.detections.flag_limited, "Crowded: other sources may be missing"),
         ("flag_notConverged", no if models is None else ~models.converged, "The fit did not converge"),
         ("flag_samePlace", no if models is None else models.shared, "It shares its model with another one"),
     ):

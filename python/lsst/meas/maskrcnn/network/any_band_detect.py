@@ -380,6 +380,7 @@ def detect_bands(
         some = _rate_proposals(
             network, proposals, parts, (image.shape[-2], image.shape[-1]), least, least_star
         )
+        some.flag_limited[:] = len(proposals.scores) >= network.spec.proposals
         found.append(some.take(_unique(some.boxes, some.positions, fwhm)))
     if not masks:
         return found

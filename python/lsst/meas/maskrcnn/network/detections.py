@@ -51,9 +51,9 @@ class Detections:
         Binning of the image in which each was found, int8, (source,); by
         default 1.
     flag_limited : `numpy.ndarray`, optional
-        Whether the tile of each held more sources than the network can give,
-        so that it was run on parts of it where that could be, bool,
-        (source,); by default none.
+        Whether the network gave as many sources in the tile of each as it
+        can, so that others may be missing there, bool, (source,); by default
+        none.
     positions : `numpy.ndarray`, optional
         (y, x) of each source, float32, (source, 2), array pixels, 0 at the
         centre of the first; by default NaN, which is not known.

@@ -6,11 +6,11 @@
 
 from __future__ import annotations
 
-__all__ = ["Candidates", "DetectionSettings", "Suppression", "autocast", "detect_tiles", "select_device"]
+__all__ = ["DetectionSettings", "autocast", "detect", "select_device"]
 
+import itertools
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
@@ -22,24 +22,21 @@ from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.ops import clip_boxes_to_image
+from torchvision.ops import clip_boxes_to_image, nms
 
 from ..images.classes import GALAXY, STAR
 from ..images.settings import settings
-from ..images.tiles import Tile, make_tiles, seam_keep
+from ..images.tiles import Tile, concentric, make_tiles, overlapping_pairs, seam_keep
 from .calibration import Calibration, calibrate
 from .detections import Detections
 from .masks import MASK_THRESHOLD, paste_soft_masks
 from .psf import add_psf_planes
 
 _SURE, _LAST_PROPOSALS, _CROWDED = 0.5, 0.1, 0.05
-"""A tile is crowded if of the sources of at least the first score, more than
-the last share come from the last proposals, which are this share of all. The
-tenth proposals bring 0.1 to 3 % on scenes at the depths of surveys, 8 % in
-crowded fields, where detection in quarters then finds a fifth more."""
-
-_SMALLEST_PART = 64
-"""Smallest side of the parts of a tile that holds too many sources, px."""
+"""The proposals of a tile did not suffice if of the sources of at least the first
+score, more than the last share come from the last proposals, which are this share
+of all. The tenth proposals bring 0.1 to 3 % on scenes at the depths of surveys, 8 %
+in crowded fields."""
 
 
 @settings
@@ -64,25 +61,6 @@ class DetectionSettings:
             "model's default.",
         ),
     ] = None
-    suppression: Annotated[
-        Literal["hard", "mask"],
-        Field(
-            description="What happens to the one of lower score of two detections that may be of one source.",
-            json_schema_extra={
-                "hard": "it is dropped",
-                "mask": "it is dropped, unless the two differ in place and colour and in their masks; finds "
-                "more of the closest pairs, and more sources that are not there",
-            },
-        ),
-    ] = "hard"
-    binnings: Annotated[
-        tuple[int, ...],
-        Field(
-            min_length=1,
-            description="Pixels per binned pixel and axis of the images in which sources are detected, "
-            "ascending from 1; coarse ones find large galaxies.",
-        ),
-    ] = (1, 2, 4)
     min_area: Annotated[int, Field(ge=1, description="Fewest pixels of a mask that is kept.")] = 1
     tile_size: Annotated[
         int, Field(ge=64, description="Side of the square tiles that the network is given (px).")
@@ -122,12 +100,9 @@ class DetectionSettings:
             raise ValueError(
                 f"tile_overlap is {self.tile_overlap} px, wanted less than tile_size, {self.tile_size} px"
             )
-        steps = self.binnings
-        if steps[0] != 1 or steps[-1] > 64 or any(b <= a for a, b in zip(steps, steps[1:], strict=False)):
-            raise ValueError(f"binnings are {steps}, wanted ascending whole numbers from 1 to at most 64")
 
 
-class Candidates(NamedTuple):
+class _Candidates(NamedTuple):
     """Boxes of a tile that may be sources, (candidate, ...), by descending score."""
 
     boxes: Tensor
@@ -138,23 +113,6 @@ class Candidates(NamedTuple):
     labels: Tensor
     ranks: Tensor
     """Places among the proposals, the likeliest of which are first."""
-
-
-class Suppression(NamedTuple):
-    """How repeated detections of one source are recognised.
-
-    `lsst.meas.maskrcnn.deblend.suppression.make_suppression` makes them.
-    Indices are by descending score.
-    """
-
-    in_tile: Callable[[Tensor, Candidates], npt.NDArray[np.int64]]
-    """Takes the pixels of a tile and its candidates; gives the indices of those kept."""
-    by_masks: Callable[[Tensor, Candidates], npt.NDArray[np.int64] | None]
-    """Takes masks on the cells of the mask head; gives the indices of those kept, `None` for all."""
-    at_seams: Callable[
-        [npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.int64]], npt.NDArray[np.int64]
-    ]
-    """Takes boxes, scores and numbers of tiles; gives the indices of those kept."""
 
 
 def select_device(name: str = "auto") -> torch.device:
@@ -223,16 +181,15 @@ def _native_bfloat16(kind: str) -> bool:
     return bool(probe()) if probe is not None else False
 
 
-def detect_tiles(
+def detect(
     network: MaskRCNN,
     image: npt.NDArray[np.float32],
-    valid: npt.NDArray[np.bool_] | None,
-    settings: DetectionSettings,
-    suppression: Suppression,
+    valid: npt.NDArray[np.bool_] | None = None,
+    settings: DetectionSettings | None = None,
     *,
     calibration: Calibration | None = None,
     psf_fwhm: npt.ArrayLike | None = None,
-    split_crowded: bool = True,
+    split_crowded: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
     """Find the sources of a normalised image, tile by tile.
@@ -243,19 +200,16 @@ def detect_tiles(
         A network in evaluation mode, as `MaskRcnnModel.build` returns it.
     image : `numpy.ndarray`
         Normalised image, float32, (band, y, x), finite.
-    valid : `numpy.ndarray` or `None`
+    valid : `numpy.ndarray`, optional
         Usable pixels, bool, (y, x). Tiles without any are skipped.
-    settings : `DetectionSettings`
+    settings : `DetectionSettings`, optional
         How to detect; without a score threshold that of the network.
-    suppression : `Suppression`
-        Which detections are of one source.
     calibration : `~.calibration.Calibration`, optional
         Takes scores and P(star) to probabilities before anything is decided.
     psf_fwhm : array_like, optional
         Widths of the PSF, (band,), px, for `~.psf.add_psf_planes`.
     split_crowded : `bool`, optional
-        Detect again in quarters of tiles that hold more sources than the
-        network can give? Otherwise only the best are kept.
+        Has no effect.
     progress : callable, optional
         Called with the number of tiles done and the number of tiles.
 
@@ -268,7 +222,14 @@ def detect_tiles(
     ------
     ValueError
         Raised if the arrays are not of the shapes above, or not finite.
+
+    Notes
+    -----
+    Of two boxes that overlap by more than the network's threshold, or of which
+    one lies on the middle of the other, the one of higher score is kept,
+    whatever their classes.
     """
+    settings = settings or DetectionSettings()
     with_psf = bool(getattr(network, "psf_channels", False))
     _check_shapes(image, valid, cast(Any, network.backbone).body.conv1.in_channels // (2 if with_psf else 1))
     started = time.perf_counter()
@@ -278,27 +239,19 @@ def detect_tiles(
     divisor = int(cast(Any, network.transform).divisor)
     tiles = make_tiles(height, width, settings.tile_size, settings.tile_overlap, divisor)
     live = [tile for tile in tiles if valid is None or valid[tile.slices].any()]
-    queue = _TileQueue(live, settings.tile_overlap, divisor, split_crowded)
-    forward = _Forward(network, settings.score_threshold, suppression, calibration, timings)
-    finished: list[Tile] = []
+    forward = _Forward(network, settings, calibration, timings)
     found: list[Detections] = []
-    skipped = len(tiles) - len(live)
     device = next(network.parameters()).device
     with torch.inference_mode(), autocast(device, settings.precision):
-        while chosen := queue.take(settings.batch_size):
+        for chosen in _batches(live, settings.batch_size, divisor):
             batch = [_tile_tensor(image, tile) for tile in chosen]
-            planes = [add_psf_planes(pixels, psf_fwhm) for pixels in batch] if with_psf else batch
-            results = forward.run(batch, planes, [queue.can_split(tile) for tile in chosen])
-            for tile, result in zip(chosen, results, strict=True):
-                if result is None:
-                    queue.split(tile)
-                else:
-                    found.append(_to_image(result, tile, queue.is_part(tile)))
-                    finished.append(tile)
+            if with_psf:
+                batch = [add_psf_planes(pixels, psf_fwhm) for pixels in batch]
+            found += [_to_image(item, tile) for item, tile in zip(forward.run(batch), chosen, strict=True)]
             if progress is not None:
-                progress(skipped + queue.done, skipped + queue.total)
+                progress(len(tiles) - len(live) + len(found), len(tiles))
     clock = time.perf_counter()
-    merged = _merge_tiles(found, finished, image.shape[1:], suppression)
+    merged = _merge_tiles(found, live, (height, width), forward.overlap)
     now = time.perf_counter()
     merged.timings = timings | {"seams": now - clock, "total": now - started}
     return merged
@@ -311,56 +264,21 @@ def _check_shapes(image: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_] |
         raise ValueError(f"valid has shape {valid.shape}, the image's is {image.shape[1:]}")
 
 
-def _to_image(found: Detections, tile: Tile, is_part: bool) -> Detections:
+def _batches(tiles: Sequence[Tile], most: int, align: int) -> Iterator[list[Tile]]:
+    """Group tiles in a row, all of one size when padded for the network."""
+    for _, group in itertools.groupby(
+        tiles, lambda tile: (-(-tile.height // align), -(-tile.width // align))
+    ):
+        while batch := list(itertools.islice(group, most)):
+            yield batch
+
+
+def _to_image(found: Detections, tile: Tile) -> Detections:
     """Bring the detections of a tile to pixels of the image."""
     found.boxes += np.array([tile.x0, tile.y0, tile.x0, tile.y0], dtype=np.float32)
     found.origins += np.array([tile.y0, tile.x0], dtype=np.int32)
     found.soft_origins += np.array([tile.y0, tile.x0], dtype=np.int32)
-    found.flag_limited |= is_part
     return found
-
-
-class _TileQueue:
-    """Tiles that wait; those that hold too many sources come back in quarters."""
-
-    def __init__(self, tiles: Sequence[Tile], overlap: int, align: int, may_split: bool):
-        self._align = align
-        self._overlap = overlap
-        self._waiting = deque(tiles)
-        self._parts: set[Tile] = set()
-        self._may_split = may_split
-        self.total = len(tiles)
-        self.done = 0
-
-    def take(self, count: int) -> list[Tile]:
-        """Return the next tiles, all of one size when padded for the network."""
-        chosen: list[Tile] = []
-        while self._waiting and len(chosen) < count:
-            if chosen and self._padded(self._waiting[0]) != self._padded(chosen[0]):
-                break
-            chosen.append(self._waiting.popleft())
-        self.done += len(chosen)
-        return chosen
-
-    def _padded(self, tile: Tile) -> tuple[int, int]:
-        return -(-tile.height // self._align), -(-tile.width // self._align)
-
-    def can_split(self, tile: Tile) -> bool:
-        return self._may_split and max(tile.height, tile.width) >= 2 * _SMALLEST_PART
-
-    def split(self, tile: Tile) -> None:
-        side = max(tile.height, tile.width)
-        overlap = min(self._overlap, side // 4)
-        parts = [
-            Tile(tile.y0 + part.y0, tile.x0 + part.x0, tile.y0 + part.y1, tile.x0 + part.x1)
-            for part in make_tiles(tile.height, tile.width, -(-(side + overlap) // 2), overlap, self._align)
-        ]
-        self._parts.update(parts)
-        self._waiting.extend(parts)
-        self.total += len(parts)
-
-    def is_part(self, tile: Tile) -> bool:
-        return tile in self._parts
 
 
 def _tile_tensor(image: npt.NDArray[np.float32], tile: Tile) -> Tensor:
@@ -375,9 +293,9 @@ def _tile_tensor(image: npt.NDArray[np.float32], tile: Tile) -> Tensor:
     return pixels
 
 
-def _take(found: Candidates, index: Any) -> Candidates:
+def _take(found: _Candidates, index: Any) -> _Candidates:
     """Choose some of them by an index of tensors."""
-    return Candidates(*(column[index] for column in found))
+    return _Candidates(*(column[index] for column in found))
 
 
 class _Forward:
@@ -386,16 +304,16 @@ class _Forward:
     def __init__(
         self,
         network: MaskRCNN,
-        score_threshold: float | None,
-        suppression: Suppression,
+        settings: DetectionSettings,
         calibration: Calibration | None,
         timings: dict[str, float],
     ):
         self._network = network
         self._heads = cast(RoIHeads, network.roi_heads)
-        self._threshold = float(self._heads.score_thresh if score_threshold is None else score_threshold)
+        threshold, overlap = settings.score_threshold, settings.nms_threshold
+        self._threshold = float(self._heads.score_thresh if threshold is None else threshold)
+        self.overlap = float(self._heads.nms_thresh if overlap is None else overlap)
         self._most = int(self._heads.detections_per_img)
-        self._suppression = suppression
         self._calibration = calibration
         self._timings = timings
         self._device = next(network.parameters()).device
@@ -409,13 +327,11 @@ class _Forward:
         self._timings[stage] += now - self._clock
         self._clock = now
 
-    def run(
-        self, batch: Sequence[Tensor], planes: Sequence[Tensor], splits: Sequence[bool]
-    ) -> list[Detections | None]:
-        """Detect; a tile that may be split and holds more than the limit has no result."""
+    def run(self, batch: Sequence[Tensor]) -> list[Detections]:
+        """Detect on tiles, (plane, y, x) each."""
         self._clock = time.perf_counter()
         images: ImageList
-        images, _ = self._network.transform([pixels.to(self._device) for pixels in planes])
+        images, _ = self._network.transform([pixels.to(self._device) for pixels in batch])
         features = self._network.backbone(images.tensors)
         proposals, _ = self._network.rpn(images, features)
         heads = self._heads
@@ -427,14 +343,14 @@ class _Forward:
 
         counts = [len(p) for p in proposals]
         kept, limited = [], []
-        for pixels, chance, box in zip(batch, chances.split(counts), boxes.split(counts), strict=True):
-            found = self._candidates(chance, box, (pixels.shape[1], pixels.shape[2]))
-            index = self._suppression.in_tile(pixels, found)
-            kept.append(_take(found, torch.from_numpy(index).to(self._device)))
-            over = len(index) > self._most or self._proposals_ran_out(kept[-1], len(chance))
-            limited.append(over)
-        whole = [not (over and split) for over, split in zip(limited, splits, strict=True)]
-        kept = [_take(item, slice(self._most if keep else 0)) for item, keep in zip(kept, whole, strict=True)]
+        for size, chance, box in zip(
+            images.image_sizes, chances.split(counts), boxes.split(counts), strict=True
+        ):
+            found = self._candidates(chance, box, size)
+            index = _keep_best(found.boxes.cpu().numpy(), found.scores.cpu().numpy(), self.overlap)
+            best = _take(found, torch.from_numpy(index).to(self._device))
+            limited.append(len(index) > self._most or self._proposals_ran_out(best, len(chance)))
+            kept.append(_take(best, slice(self._most)))
         self._count("suppression")
 
         places = [item.boxes for item in kept]
@@ -445,15 +361,13 @@ class _Forward:
         cells = mask_logits[torch.arange(len(labels), device=self._device), labels].float().sigmoid()
         self._count("forward")
 
-        results: list[Detections | None] = []
         cells_of_tiles = cells.split([len(item.boxes) for item in kept])
-        for item, part, size, over, keep in zip(
-            kept, cells_of_tiles, images.image_sizes, limited, whole, strict=True
-        ):
-            results.append(self._paste(item, part, size, over) if keep else None)
-        return results
+        return [
+            self._paste(*parts)
+            for parts in zip(kept, cells_of_tiles, images.image_sizes, limited, strict=True)
+        ]
 
-    def _candidates(self, chances: Tensor, boxes: Tensor, size: tuple[int, int]) -> Candidates:
+    def _candidates(self, chances: Tensor, boxes: Tensor, size: tuple[int, int]) -> _Candidates:
         """Choose the box of the likelier class of each proposal, and those over the threshold."""
         sources = chances[:, 1:]
         raw_star = sources[:, 0] / sources.sum(dim=1).clamp_min(1e-12)
@@ -467,24 +381,19 @@ class _Forward:
         sides = chosen[:, 2:] - chosen[:, :2]
         index = torch.nonzero((scores >= self._threshold) & (sides >= 1.0).all(dim=1))[:, 0]
         ranks = torch.arange(len(boxes), device=boxes.device)
-        return _take(Candidates(chosen, scores, p_star, label, ranks), index)
+        return _take(_Candidates(chosen, scores, p_star, label, ranks), index)
 
-    def _proposals_ran_out(self, kept: Candidates, count: int) -> bool:
+    def _proposals_ran_out(self, kept: _Candidates, count: int) -> bool:
         """Whether more proposals, the likeliest of which are taken, would have brought more sources."""
         most = self._network.rpn.post_nms_top_n()
         if count < most:
             return False
         sure = kept.scores >= _SURE
-        last = sure & (kept.ranks >= (1.0 - _LAST_PROPOSALS) * most)
+        last = sure & (kept.ranks >= int((1.0 - _LAST_PROPOSALS) * most))
         return int(last.sum()) > _CROWDED * int(sure.sum())
 
-    def _paste(self, item: Candidates, cells: Tensor, size: tuple[int, int], over: bool) -> Detections:
+    def _paste(self, item: _Candidates, cells: Tensor, size: tuple[int, int], over: bool) -> Detections:
         """Make the masks of a tile's detections."""
-        index = self._suppression.by_masks(cells, item)
-        if index is not None:
-            rows = torch.from_numpy(index).to(self._device)
-            item, cells = _take(item, rows), cells[rows]
-        self._count("suppression")
         pasted = paste_soft_masks(cells, item.boxes, size, MASK_THRESHOLD)
         result = Detections(
             item.boxes.cpu().numpy(),
@@ -502,12 +411,63 @@ class _Forward:
 
 
 def _merge_tiles(
-    found: Sequence[Detections], tiles: Sequence[Tile], shape: tuple[int, ...], suppression: Suppression
+    found: Sequence[Detections], tiles: Sequence[Tile], shape: tuple[int, int], overlap: float
 ) -> Detections:
     """Put the tiles together so that each source is there once."""
     every = Detections.concatenate(found)
     tile_index = np.repeat(np.arange(len(tiles)), [len(item) for item in found])
-    kept = seam_keep(every.boxes, every.scores, tile_index, tiles, shape[0], shape[1])
+    kept = seam_keep(every.boxes, every.scores, tile_index, tiles, *shape)
     # A blend may be detected otherwise in another tile, so that a source is there twice.
-    again = suppression.at_seams(every.boxes[kept], every.scores[kept], tile_index[kept])
-    return every.take(kept[again]).sorted()
+    boxes, tile_index = every.boxes[kept], tile_index[kept]
+    order = _by_score(boxes, every.scores[kept])
+    first, second, ratio = _overlaps(boxes[order])
+    same = (ratio > overlap) | concentric(boxes[order[first]], boxes[order[second]])
+    same &= tile_index[order[first]] != tile_index[order[second]]
+    return every.take(kept[order[_drop_second(len(order), first[same], second[same])]]).sorted()
+
+
+def _keep_best(
+    boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], overlap: float
+) -> npt.NDArray[np.int64]:
+    """Keep the best of boxes that overlap, and of those with one middle; indices by descending score."""
+    order = _by_score(boxes, scores)
+    kept = nms(torch.from_numpy(boxes[order]), torch.from_numpy(scores[order]), overlap).numpy()
+    order = order[np.sort(kept)]
+    first, second, _ = _overlaps(boxes[order])
+    same = concentric(boxes[order[first]], boxes[order[second]])
+    return order[_drop_second(len(order), first[same], second[same])]
+
+
+def _by_score(boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """Order boxes by score, and by position where scores are equal."""
+    return np.lexsort((boxes[:, 2], boxes[:, 3], boxes[:, 0], boxes[:, 1], -scores))
+
+
+def _overlaps(
+    boxes: npt.NDArray[np.float32],
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Find the pairs i < j of boxes that overlap, and their IoU."""
+    if len(boxes) < 2:
+        empty = np.zeros(0, dtype=np.int64)
+        return empty, empty, np.zeros(0)
+    corners = boxes.astype(np.float64)
+    pairs = [(i[i < j], j[i < j]) for i, j in overlapping_pairs(corners, corners)]
+    first, second = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    area = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
+    low = np.maximum(corners[first, :2], corners[second, :2])
+    high = np.minimum(corners[first, 2:], corners[second, 2:])
+    both = np.prod(np.maximum(high - low, 0.0), axis=1)
+    return first, second, both / np.maximum(area[first] + area[second] - both, 1e-12)
+
+
+def _drop_second(
+    count: int, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
+) -> npt.NDArray[np.int64]:
+    """Drop the second of each pair whose first is kept, first ones first; indices of those kept."""
+    keep = np.ones(count, dtype=bool)
+    order = np.argsort(first, kind="stable")
+    values, starts = np.unique(first[order], return_index=True)
+    for i, seconds in zip(values.tolist(), np.split(second[order], starts[1:]), strict=False):
+        if keep[i]:
+            keep[seconds] = False
+    return np.flatnonzero(keep)

@@ -6,23 +6,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-from functools import partial
-
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.deblend import deblend
-from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
-from lsst.meas.maskrcnn.deblend.detection import Level, detect, detect_binnings, to_full_pixels
-from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.deblend.merging import merge_scales
 from lsst.meas.maskrcnn.deblend.saturated import join_saturated
-from lsst.meas.maskrcnn.images.normalize import normalize
-from lsst.meas.maskrcnn.network.calibration import Calibration, CalibrationCurve, calibrate
 from lsst.meas.maskrcnn.network.detections import Detections
-from lsst.meas.maskrcnn.network.inference import DetectionSettings
-from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, load_model
 
 SHAPE = (180, 240)
 FWHM = 4.0
@@ -238,64 +227,6 @@ def test_soft_masks_come_along() -> None:
     assert (full[on_image(merged, 0)] > 127).all()
 
 
-@pytest.mark.parametrize(("factor", "radius"), [(2, 9.0), (4, 20.0)])
-def test_masks_of_coarse_detections_are_smooth(factor: int, radius: float) -> None:
-    """The probability rises linearly over the edge of a disc, whose place and size stay."""
-    y, x = 81.3, 133.7
-    height, width = (side // factor for side in SHAPE)
-    yy, xx = np.mgrid[:height, :width]
-    distance = np.hypot(factor * yy + (factor - 1) / 2 - y, factor * xx + (factor - 1) / 2 - x)
-    chance = np.clip(0.5 + (radius - distance) / (4.0 * factor), 0.0, 1.0)
-    soft = np.where(chance >= 0.05, np.rint(255 * chance), 0).astype(np.uint8)
-    rows, columns = np.flatnonzero(soft.any(axis=1)), np.flatnonzero(soft.any(axis=0))
-    part = soft[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    inner = part >= 128
-    found = Detections(
-        np.array([[columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]], np.float32),
-        np.ones(1, np.float32),
-        np.zeros(1, np.float32),
-        np.array([[rows[0], columns[0]]], np.int32),
-        [inner],
-        soft=[part],
-        soft_origins=np.array([[rows[0], columns[0]]], np.int32),
-    )
-    full = to_full_pixels(found, factor, SHAPE)
-    assert full.binning.tolist() == [factor]
-    painted, truth = on_image(full, 0), disc(y, x, radius)
-    assert painted.sum() == pytest.approx(np.pi * radius**2, rel=0.03)
-    assert np.argwhere(painted).mean(axis=0) == pytest.approx([y, x], abs=0.1)
-    blocky = np.kron(np.pad(inner, [(rows[0], 0), (columns[0], 0)]), np.ones((factor, factor), bool))
-    blocky = np.pad(blocky, [(0, SHAPE[0] - blocky.shape[0]), (0, SHAPE[1] - blocky.shape[1])])
-    assert 3 * np.count_nonzero(painted ^ truth) < np.count_nonzero(blocky ^ truth)
-    assert full.soft[0].min() == 0 and full.soft[0].max() == 255
-    assert not ((full.soft[0] > 0) & (full.soft[0] < 13)).any()
-
-
-def test_masks_at_the_edge_stay_on_the_image() -> None:
-    corner = np.full((3, 4), 255, np.uint8)
-    found = Detections(
-        np.array([[0, 0, 4, 3], [57, 43, 61, 46]], np.float32),
-        np.ones(2, np.float32),
-        np.zeros(2, np.float32),
-        np.array([[0, 0], [43, 57]], np.int32),
-        [corner > 0, corner > 0],
-        soft=[corner, corner],
-        soft_origins=np.array([[0, 0], [43, 57]], np.int32),
-    )
-    full = to_full_pixels(found, 4, (182, 241))
-    ends = full.origins + [mask.shape for mask in full.masks]
-    assert (full.origins >= 0).all() and (ends <= (182, 241)).all()
-    assert ends.tolist()[1] == [182, 241]
-    assert (full.boxes[:, 2] <= 241).all() and (full.boxes[:, 3] <= 182).all()
-    assert len(to_full_pixels(found, 4, (182, 241), min_side=4.0)) == 0
-
-
-@pytest.mark.parametrize("binnings", [(), (2, 4), (1, 1), (1, 4, 2), (1, 128)])
-def test_binnings_are_checked(binnings: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="binnings"):
-        DetectionSettings(binnings=binnings)
-
-
 def star_with_trail() -> np.ndarray:
     """Saturated pixels of a star whose charge runs along a column."""
     saturated = disc(90, 110, 6)
@@ -343,136 +274,3 @@ def test_spikes_point_to_their_star() -> None:
     joined = join_saturated(found, saturated)
     assert joined.p_star.tolist() == pytest.approx([0.9, 0.1, 0.0])
     assert np.array_equal(on_image(joined, 0), disc(90, 110, 13) | spike)
-
-
-WIDTHS = [4.2, 4.2, 4.2]
-TILES = {"tile_size": 160, "tile_overlap": 32}
-HALVED = Calibration(
-    score=CalibrationCurve(given=(0.0, 1.0), probability=(0.0, 0.5)),
-    p_star=CalibrationCurve(given=(0.0, 1.0), probability=(0.0, 0.45)),
-)
-"""Takes a score of 0.7 to a probability of 0.35, and P(star) of 0.8 to 0.36."""
-
-
-@pytest.fixture(scope="module")
-def shipped() -> MaskRcnnModel:
-    return load_model("lite")
-
-
-@pytest.fixture(scope="module")
-def network(shipped):
-    return shipped.build()
-
-
-def normalizer(model: MaskRcnnModel):
-    return partial(normalize, model.metadata.normalization)
-
-
-def run(network, model: MaskRcnnModel, scene, settings: DetectionSettings, **keywords: object) -> list[Level]:
-    valid = np.ones(scene.shape, bool)
-    return list(
-        detect_binnings(
-            network,
-            normalizer(model),
-            scene.images,
-            scene.variance,
-            valid,
-            settings,
-            psf_fwhm=WIDTHS,
-            **keywords,
-        )
-    )
-
-
-def test_binning_1_is_detection_on_the_image(shipped, network, fake_scene) -> None:
-    flux = fake_scene.images.copy()
-    result = normalizer(shipped)(flux, fake_scene.variance, None)
-    settings = DetectionSettings(**TILES, binnings=(1,))
-    plain = detect(network, result.image, result.valid, settings, psf_fwhm=WIDTHS)
-    (level,) = run(network, shipped, fake_scene, settings)
-    found = level.detections
-    assert len(plain) > 5
-    assert level.binning == 1 and np.array_equal(level.image.image, result.image)
-    assert np.array_equal(found.boxes, plain.boxes) and np.array_equal(found.scores, plain.scores)
-    assert all(np.array_equal(a, b) for a, b in zip(found.masks, plain.masks, strict=True))
-    assert np.array_equal(fake_scene.images, flux)
-
-
-def test_binned_images_give_large_sources_of_some_certainty(shipped, network, fake_scene) -> None:
-    calls: list[tuple[int, int]] = []
-    levels = run(
-        network,
-        shipped,
-        fake_scene,
-        DetectionSettings(**TILES, score_threshold=0.2),
-        calibration=shipped.metadata.calibration,
-        progress=lambda *numbers: calls.append(numbers),
-    )
-    assert [level.binning for level in levels] == [1, 2, 4]
-    assert levels[0].detections.scores.min() < 0.5
-    for level in levels[1:]:
-        assert (level.detections.binning == level.binning).all()
-        area = np.array([np.count_nonzero(mask) for mask in level.detections.masks])
-        assert (area >= 0.8 * (6.0 * level.binning) ** 2).all()
-        assert (level.detections.scores >= 0.5).all()
-    assert [done for done, _ in calls] == sorted(done for done, _ in calls)
-    assert calls[-1][0] == calls[-1][1]
-    for level in levels:
-        assert {"normalize", "forward", "suppression", "masks", "seams"} <= set(level.detections.timings)
-
-
-def test_detections_have_calibrated_probabilities(shipped, network, fake_scene) -> None:
-    """All that is decided afterwards is decided by them, the class included."""
-    settings = DetectionSettings(**TILES, binnings=(1,), score_threshold=0.15)
-    doubled = dataclasses.replace(settings, score_threshold=0.3)
-    (raw,) = run(network, shipped, fake_scene, doubled)
-    (level,) = run(network, shipped, fake_scene, settings, calibration=HALVED)
-    # Stars have a box of their own, which no source has that is a galaxy now.
-    galaxies = raw.detections.take(raw.detections.p_star < 0.5)
-    assert (raw.detections.p_star > 0.6).any() and len(galaxies) > 3
-    assert (level.detections.p_star <= 0.45).all()
-    boxes = {tuple(box): index for index, box in enumerate(level.detections.boxes.tolist())}
-    shared = [index for index, box in enumerate(galaxies.boxes.tolist()) if tuple(box) in boxes]
-    assert len(shared) >= 0.8 * len(galaxies)
-    place = [boxes[tuple(galaxies.boxes[index].tolist())] for index in shared]
-    np.testing.assert_allclose(
-        level.detections.scores[place], calibrate(galaxies.scores[shared], HALVED, "score"), atol=1e-6
-    )
-    np.testing.assert_allclose(
-        level.detections.p_star[place], calibrate(galaxies.p_star[shared], HALVED, "p_star"), atol=1e-6
-    )
-
-
-def multiband(scene) -> MultibandImage:
-    return MultibandImage(scene.images, "zrg", 0.168, scene.variance, psf_fwhm=WIDTHS)
-
-
-@pytest.mark.parametrize("threshold", [0.3, 0.9])
-def test_no_source_is_below_the_score_threshold(shipped, fake_scene, threshold: float) -> None:
-    settings = DeblendSettings(detection=DetectionSettings(**TILES, score_threshold=threshold))
-    sources = find_sources(multiband(fake_scene), shipped, settings)
-    assert len(sources) > 5
-    assert sources.scores.min() >= threshold
-    assert (np.diff(sources.scores) <= 0).all()
-
-
-def test_sources_are_merged_by_calibrated_probabilities(shipped, fake_scene, monkeypatch) -> None:
-    """What merging is given is what the catalogue says."""
-    given: list[Detections] = []
-
-    def record(levels, *args) -> Detections:
-        given.extend(levels)
-        return merge_scales(levels, *args)
-
-    monkeypatch.setattr(deblend, "merge_scales", record)
-    model = dataclasses.replace(shipped, metadata=shipped.metadata.model_copy(update={"calibration": HALVED}))
-    settings = DeblendSettings(detection=DetectionSettings(**TILES, score_threshold=0.3))
-    sources = find_sources(multiband(fake_scene), model, settings)
-    every = Detections.concatenate(given)
-    assert len(sources) > 5
-    assert every.scores.min() >= 0.3 and every.scores.max() <= 0.5 and every.p_star.max() <= 0.45
-    assert set(sources.p_star.tolist()) <= set(every.p_star.tolist())
-    assert not sources.is_star.any()
-    # With this calibration nothing is as likely as that.
-    sure = DeblendSettings(detection=DetectionSettings(**TILES, score_threshold=0.6))
-    assert len(find_sources(multiband(fake_scene), model, sure)) == 0
