@@ -7,12 +7,12 @@
 `find_sources` is what the deblending task, the commands, the Python interface
 and the Blending ToolKit call. Its stages, in order:
 
-1. normalise the bands of the model (`lsst.meas.maskrcnn.images.normalize`);
+1. normalise the bands;
 2. detect sources, tile by tile; their scores are calibrated to probabilities
-   before anything is decided by them (`~.any_band`, or `~.detection` for models
-   of fixed bands);
-3. join repeated detections (`~.merging`), and the pieces of saturated stars
-   (`~.saturated`);
+   before anything is decided by them (both in `~.any_band`, or in `~.detection`
+   for models of fixed bands);
+3. grow masks that are only the core of a galaxy (`~.cores`), and join the
+   pieces of saturated stars (`~.saturated`);
 4. find the peak of each source (`~.peaks`) and measure its mask (`~.masks`);
 5. make parents of the sources that touch (`~.parents`);
 6. fit models to all sources in all bands (`~.models`, `lsst.meas.maskrcnn.profiles`);
@@ -43,10 +43,10 @@ from ..network.model_file import MaskRcnnModel
 from ..network.runtime import prepared_network
 from ..profiles.blend import BlendSource
 from .any_band import detect_any_band, image_wavelengths
+from .cores import grow_cores
 from .detection import DetectionImages, Normalize, detect_fixed_bands
 from .image import MultibandImage
 from .masks import MaskMeasurements, clean_masks, measure_masks, move_peaks
-from .merging import merge_scales
 from .models import fit_models
 from .parents import Parent, make_parents
 from .peaks import find_peaks
@@ -124,7 +124,7 @@ def find_sources(
         found, combined = _detect(image, model, settings.detection, normalizer, wavelengths, progress)
     timings.update(found.timings)
     with _timed(timings, "merge"):
-        found = merge_scales([found], np.maximum(combined.snr, 0.0), combined.fwhm)
+        found = grow_cores(found, combined.snr, combined.fwhm)
         found = join_saturated(found, combined.saturated).sorted()
     with _timed(timings, "masks"):
         found = _clean(found, image.shape, settings.detection.min_area)

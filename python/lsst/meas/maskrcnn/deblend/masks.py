@@ -2,19 +2,33 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Positions, areas and flagged pixels of masks.
+"""Positions, areas and flagged pixels of masks; masks that are joined and grown.
 
 Arrays are (y, x) in pixels of the image, whose first pixel is (0, 0).
 """
 
 from __future__ import annotations
 
-__all__ = ["MaskMeasurements", "clean_masks", "measure_masks", "move_peaks"]
+__all__ = [
+    "MaskMeasurements",
+    "add_pixels",
+    "clean_masks",
+    "join",
+    "measure_masks",
+    "move_peaks",
+    "paint_mask",
+]
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
+
+from ..network.detections import Detections
+
+BoolArray = npt.NDArray[np.bool_]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -223,3 +237,111 @@ def move_peaks(
     return dataclasses.replace(
         measurements, peak_y=rows, peak_x=columns, peak_value=detection[rows, columns].astype(np.float32)
     )
+
+
+def join(found: Detections, kept: BoolArray, parts: dict[int, list[int]]) -> Detections:
+    """Give sources the pixels of their parts.
+
+    Parameters
+    ----------
+    found : `~lsst.meas.maskrcnn.network.detections.Detections`
+        Sources and parts.
+    kept : `numpy.ndarray`
+        Which of them stay, bool, (source,).
+    parts : `dict` [`int`, `list` [`int`]]
+        Indices of the parts of some sources.
+
+    Returns
+    -------
+    joined : `~lsst.meas.maskrcnn.network.detections.Detections`
+        The sources that stay.
+    """
+    index = np.flatnonzero(kept)
+    result = found.take(index)
+    place = {int(source): number for number, source in enumerate(index)}
+    for source, others in parts.items():
+        if source not in place or not others:
+            continue
+        number, group = place[source], [source, *others]
+        result.masks[number], result.origins[number] = _union(
+            [found.masks[i] for i in group], found.origins[group]
+        )
+        result.soft[number], result.soft_origins[number] = _union(
+            [found.soft[i] for i in group], found.soft_origins[group]
+        )
+        result.boxes[number, :2] = found.boxes[group, :2].min(axis=0)
+        result.boxes[number, 2:] = found.boxes[group, 2:].max(axis=0)
+        result.scores[number] = found.scores[group].max()
+        result.flag_limited[number] = found.flag_limited[group].any()
+    return result
+
+
+def _union(
+    patches: Sequence[npt.NDArray[Any]], origins: npt.NDArray[np.integer[Any]]
+) -> tuple[npt.NDArray[Any], npt.NDArray[np.integer[Any]]]:
+    """Largest value of each pixel, and the origin of the result."""
+    low = origins.min(axis=0)
+    high = (origins + [patch.shape for patch in patches]).max(axis=0)
+    result = np.zeros(high - low, dtype=patches[0].dtype)
+    for patch, (y, x) in zip(patches, origins - low, strict=True):
+        view = result[y : y + patch.shape[0], x : x + patch.shape[1]]
+        np.maximum(view, patch, out=view)
+    return result, low
+
+
+def paint_mask(
+    found: Detections, index: int, corner: Sequence[int] | npt.NDArray[np.int64], shape: tuple[int, ...]
+) -> BoolArray:
+    """Draw the mask of a source on a window of the image.
+
+    Parameters
+    ----------
+    found : `~lsst.meas.maskrcnn.network.detections.Detections`
+        Sources.
+    index : `int`
+        Which source.
+    corner, shape : `tuple` [`int`, `int`]
+        First pixel, (y, x), and shape of the window.
+
+    Returns
+    -------
+    mask : `numpy.ndarray`
+        Bool, (y, x).
+    """
+    result = np.zeros(shape, dtype=bool)
+    mask = found.masks[index]
+    start = found.origins[index].astype(np.int64) - corner
+    low, high = np.maximum(start, 0), np.minimum(start + mask.shape, shape)
+    if (low < high).all():
+        part = mask[low[0] - start[0] : high[0] - start[0], low[1] - start[1] : high[1] - start[1]]
+        result[low[0] : high[0], low[1] : high[1]] = part
+    return result
+
+
+def add_pixels(found: Detections, place: int, region: BoolArray, origin: npt.NDArray[np.int64]) -> None:
+    """Give a source further pixels, in place.
+
+    Parameters
+    ----------
+    found : `~lsst.meas.maskrcnn.network.detections.Detections`
+        Sources.
+    place : `int`
+        Which source.
+    region : `numpy.ndarray`
+        Pixels, bool, (y, x).
+    origin : `numpy.ndarray`
+        (y, x) of the first of them on the image.
+    """
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    region = region[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    origin = origin + [rows[0], columns[0]]
+    found.masks[place], found.origins[place] = _union(
+        [found.masks[place], region], np.stack([found.origins[place], origin])
+    )
+    found.soft[place], found.soft_origins[place] = _union(
+        [found.soft[place], np.where(region, np.uint8(255), np.uint8(0))],
+        np.stack([found.soft_origins[place], origin]),
+    )
+    corners = [origin[1], origin[0], origin[1] + region.shape[1], origin[0] + region.shape[0]]
+    box = found.boxes[place]
+    found.boxes[place] = [*np.minimum(box[:2], corners[:2]), *np.maximum(box[2:], corners[2:])]

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.ndimage import distance_transform_edt, find_objects, label
 
 from ..network.detections import Detections
-from .merging import join, paint_mask
+from .masks import join, paint_mask
 
 __all__ = ["join_saturated"]
 
