@@ -206,7 +206,7 @@ def test_the_order_of_the_bands_does_not_matter(
     image: MultibandImage, model: MaskRcnnModel, sources: SourceList
 ) -> None:
     turned = find_sources(image.select(["z", "g", "r"]), model, FLOAT32)
-    np.testing.assert_array_equal(turned.scores, sources.scores)
+    np.testing.assert_allclose(turned.scores, sources.scores, rtol=1e-5)
     np.testing.assert_allclose(turned.fluxes[:, [1, 2, 0]], sources.fluxes, rtol=1e-4, atol=1e-2)
 
 
@@ -241,6 +241,18 @@ def test_nothing_to_see(model: MaskRcnnModel) -> None:
         table = found.to_table()
         assert len(table) == 0 and "r_sersicFlux" in table.colnames
         assert not found.segmentation().any()
+
+
+def test_a_constant_band_hides_nothing(image: MultibandImage, model: MaskRcnnModel) -> None:
+    """It has no noise; the others still have."""
+    constant = MultibandImage(
+        np.concatenate([image.flux, np.zeros_like(image.flux[:1])]),
+        [*image.bands, "i"],
+        image.pixel_scale,
+        psf_fwhm=[*image.psf_fwhm, image.psf_fwhm[0]],
+    )
+    without = MultibandImage(image.flux, image.bands, image.pixel_scale, psf_fwhm=image.psf_fwhm)
+    assert len(find_sources(constant, model)) >= 0.7 * len(find_sources(without, model)) > 5
 
 
 def test_pixels_without_a_variance_hold_no_data(

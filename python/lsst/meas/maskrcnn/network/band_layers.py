@@ -135,7 +135,10 @@ def pack_bands(
     count, height, width = pixels.shape
     known = valid & np.isfinite(pixels)
     noise_ratio = np.asarray(noise, np.float32)
-    noise_ratio = np.log10(noise_ratio / np.median(noise_ratio))
+    # A constant band without a variance has none.
+    noisy = noise_ratio > 0
+    unit = np.median(noise_ratio[noisy]) if noisy.any() else 1.0
+    noise_ratio = np.log10(np.where(noisy, noise_ratio / unit, 1.0), dtype=np.float32)
     widths = np.nan_to_num(np.asarray(fwhm, np.float32))
     reach = np.zeros(count, np.float32) if wings is None else np.nan_to_num(np.asarray(wings, np.float32))
     image = np.empty((PLANES, count, height, width), np.float32)
