@@ -185,7 +185,7 @@ def test_page_has_all_parts(written: str, sample: ModuleType) -> None:
         metrics.get("purity"),
     ):
         assert f"{value.value:.3f} ± {value.error:.3f}" in text
-    assert "Stars and galaxies in ground-based images" in text  # from the header of the model
+    assert "Any one to eight bands" in text  # from the header of the model
     assert "u/first/run, models/any" in text
     # First what is asked for first.
     cards = [words for words in page.texts if words.startswith(("Depth at", "Purity", "Flux bias", "AP50"))]
