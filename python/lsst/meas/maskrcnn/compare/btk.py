@@ -75,8 +75,8 @@ class MaskRcnnDeblender(Deblender):
     -----
     BTK's images are in electrons, without sky. They become fluxes by the
     survey's zero points; their noise is that of the sky and the sources,
-    whatever noise was drawn. The network is given the bands that it was trained
-    on; flux is shared in all bands of the survey.
+    whatever noise was drawn. A network of fixed bands is given its own, others
+    all bands; flux is shared in all bands of the survey.
     """
 
     def __init__(
