@@ -9,7 +9,7 @@
 from lsst.meas.maskrcnn.tasks.train_config import StageConfig
 
 # It takes the bands that all patches have; config.bands chooses some of them.
-config.initial_model_uri = "resource://lsst.meas.maskrcnn/models/any.safetensors"
+config.initial_model_uri = "resource://lsst.meas.maskrcnn/models/lite.safetensors"
 
 # The heads first, so that their large gradients do not spoil the features;
 # then everything, gently. Few images are soon overfitted: the rates are

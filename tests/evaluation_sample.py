@@ -154,7 +154,7 @@ def make_sample(
         name="maskRcnnEvaluation",
         catalog="deepCoadd_maskRcnnCatalog",
         runs=[f"{name}/run"],
-        models=["any"],
+        models=["lite"],
         config=config or {"band": "r"},
         skymap=skymap,
         patches=patches,

@@ -362,7 +362,7 @@ def test_coco_is_that_of_faster_coco_eval(seed):
 
 def test_coco_is_that_of_faster_coco_eval_for_the_model():
     """Masks of simulated scenes, overlapping as they do, and what the model finds there."""
-    model = load_model("any")
+    model = load_model()
     settings = DeblendSettings(
         detection=DetectionSettings(score_threshold=0.05), shares=ShareSettings(template="mask")
     )

@@ -689,7 +689,7 @@ def test_real_quantum(
 
 @pytest.fixture(scope="module")
 def any_model() -> MaskRcnnModel:
-    return load_model("any")
+    return load_model()
 
 
 def test_any_bands_are_taken_by_wavelength(any_model: MaskRcnnModel) -> None:

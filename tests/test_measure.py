@@ -34,7 +34,7 @@ def run(exposures: dict[str, ExposureF], **fields: Any) -> Any:
     config.detection.precision = "float32"
     for name, value in fields.items():
         setattr(config, name, value)
-    return MaskRcnnDeblendTask(config=config).run(exposures=exposures, model=load_model("any"))
+    return MaskRcnnDeblendTask(config=config).run(exposures=exposures, model=load_model())
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_columns_copied_in_the_reference_band_are_those_measured(
     config.detection.precision = "float32"
     # Other settings, so that nothing is copied; the apertures that remain are the same.
     config.forcedMeasurement.plugins["base_CircularApertureFlux"].radii = [6.0, 12.0]
-    again = MaskRcnnDeblendTask(config=config).run(exposures=exposures, model=load_model("any"))
+    again = MaskRcnnDeblendTask(config=config).run(exposures=exposures, model=load_model())
     copied, forced = measured.bandCatalogs["r"], again.bandCatalogs["r"]
     assert len(copied) == len(forced) > 10
     names = [name for name in forced.schema.getNames() if name.startswith("base_") and name in copied.schema]

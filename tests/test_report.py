@@ -115,10 +115,10 @@ def repo(tmp_path_factory: pytest.TempPathFactory, sample: ModuleType) -> Iterat
         butler.registry.registerDatasetType(
             DatasetType(f"maskRcnnEvaluation_{name}", ("skymap",), kind, universe=butler.dimensions)
         )
-    ingest_model(butler, default_model_path(), "models/any")
+    ingest_model(butler, default_model_path(), "models/lite")
     for name, quality in (("u/first", 0.9), ("u/second", 0.7)):
         _put(butler, sample.make_sample(name, 3, quality), name)
-    butler.collections.redefine_chain("u/first", ["u/first/run", "models/any"])
+    butler.collections.redefine_chain("u/first", ["u/first/run", "models/lite"])
     _put(butler, sample.make_sample("u/both", 2, skymap="maskRcnnSim-test"), "u/both")
     _put(butler, sample.make_sample("u/both", 2, skymap="other"), "u/both", "other")
     butler.collections.register("u/empty", CollectionType.RUN)
@@ -186,7 +186,7 @@ def test_page_has_all_parts(written: str, sample: ModuleType) -> None:
     ):
         assert f"{value.value:.3f} ± {value.error:.3f}" in text
     assert "Any one to eight bands" in text  # from the header of the model
-    assert "u/first/run, models/any" in text
+    assert "u/first/run, models/lite" in text
     # First what is asked for first.
     cards = [words for words in page.texts if words.startswith(("Depth at", "Purity", "Flux bias", "AP50"))]
     assert cards[:5] == [

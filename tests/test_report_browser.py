@@ -175,7 +175,7 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"Evaluation of {first.run.name}",
         "/repo",
         first.run.name,
-        [("Name", "any"), ("Collection", "models/" + "x" * 80)],
+        [("Name", "lite"), ("Collection", "models/" + "x" * 80)],
         {"Training": "steps: 1"},
         {"Configuration of maskRcnnDeblend": "config.a = 1\n" * 3},
         ["u/a", "u/b"],

@@ -326,7 +326,7 @@ def calibrated_bands(tmp_path_factory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("bands")
     for _ in make_scenes(folder, range(12), 31, (144, 160)):
         pass
-    output = folder / "any.safetensors"
+    output = folder / "lite.safetensors"
     model = default_model_path()
     options = ["--scenes", str(folder), "--method", "temperature", "--figure", str(folder / "f.png")]
     assert maskrcnn("calibrate", [str(model), str(output), *options]) == 0
@@ -335,7 +335,7 @@ def calibrated_bands(tmp_path_factory) -> tuple[Path, Path]:
 
 def test_command_calibrates_models_for_any_bands(calibrated_bands):
     output, folder = calibrated_bands
-    old, new = load_model("any"), read_model(output)
+    old, new = load_model(), read_model(output)
     assert all(torch.equal(new.state[name], value) for name, value in old.state.items())
     calibration = new.metadata.calibration
     assert calibration is not None and calibration.p_blend is not None
@@ -418,12 +418,12 @@ def test_command_simulates_scenes(tmp_path, capsys, fixed_path):
         (["--presets", "mars"], "no preset mars"),
         (["--figure", "f.gif"], "must end in"),
         (["--device", "cuda:99"], "cuda:99"),
-        (["any", "--presets", "hsc-500s"], "of fixed bands"),
+        (["lite", "--presets", "hsc-500s"], "of fixed bands"),
     ],
 )
 def test_command_refuses(tmp_path, capsys, fixed_path, options, message):
     output, model = tmp_path / "new.safetensors", fixed_path
-    if options[0] == "any":
+    if options[0] == "lite":
         model, options = default_model_path(), options[1:]
     assert maskrcnn("calibrate", [str(model), str(output), *options]) == 1
     assert message in capsys.readouterr().err

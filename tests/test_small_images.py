@@ -26,7 +26,7 @@ FWHM = 4.2
 
 @pytest.fixture(scope="module")
 def model():
-    return load_model("any")
+    return load_model()
 
 
 def find(model, flux):

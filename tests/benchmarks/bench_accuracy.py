@@ -131,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("models", nargs="*", default=["any"], help="names or files (default: any)")
+    parser.add_argument("models", nargs="*", default=["lite"], help="names or files (default: lite)")
     parser.add_argument("--count", type=int, default=14, help="scenes per preset (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=1000, help="default: %(default)s")
     parser.add_argument("--presets", nargs="+", default=sorted(PRESETS))

@@ -190,7 +190,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("table", choices=("bands", "scales", "thresholds"))
-    parser.add_argument("model", nargs="?", default="any")
+    parser.add_argument("model", nargs="?", default="lite")
     parser.add_argument("--count", type=int, default=12, help="scenes (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=4400, help="default: %(default)s")
     parser.add_argument("--scenes", type=Path, metavar="FOLDER")

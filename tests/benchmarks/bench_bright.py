@@ -173,7 +173,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", nargs="?", default="any", help="name or file (default: %(default)s)")
+    parser.add_argument("model", nargs="?", default="lite", help="name or file (default: %(default)s)")
     parser.add_argument("--count", type=int, default=5, help="scenes per preset (default: %(default)s)")
     parser.add_argument("--size", type=int, default=1024, help="side of a scene, px (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=7700, help="default: %(default)s")

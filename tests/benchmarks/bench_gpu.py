@@ -69,7 +69,7 @@ def main() -> None:
         torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
     )
     print(f"{device} ({name}), patch of {arguments.size} px with {arguments.sources} sources")
-    patch, model = make_patch(arguments.size, arguments.sources), load_model("any")
+    patch, model = make_patch(arguments.size, arguments.sources), load_model()
     network = prepared_network(model, str(device))
     assert isinstance(network, AnyBandNetwork)
     bands = normalize_bands(

@@ -96,7 +96,7 @@ def draw_blends(path: str, seed: int) -> None:
     scene = simulate_scene(preset_config("hsc-wide", shape=(420, 420)), np.random.default_rng(seed))
     exposures = scene_to_exposures(scene)
     image = to_multiband_image({band: exposures[band] for band in "grz"})
-    sources = find_sources(image, load_model("any"))
+    sources = find_sources(image, load_model())
     truth, known = scene.sources, {}
     for index, (y, x) in enumerate(sources.peaks):
         apart = np.hypot(truth["x"] - x, truth["y"] - y)

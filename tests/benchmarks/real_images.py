@@ -83,7 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", default="any")
+    parser.add_argument("--model", default="lite")
     parser.add_argument("--out", type=Path, default=Path("pictures"))
     parser.add_argument("--scenes", type=Path, metavar="FILE")
     parser.add_argument("--seed", type=int, default=12)

@@ -515,7 +515,7 @@ def scenes(**options: Any) -> int:
 @click.option("--scenes", type=_FOLDER, required=True, help="folder of scenes to train on")
 @click.option("--valid", type=_FOLDER, required=True, help="folder of scenes to validate on")
 @click.option("-o", "--out", type=_FOLDER, required=True, help="folder for the model and its losses")
-@click.option("--initial", default="any", help="model to start from")
+@click.option("--initial", default="lite", help="model to start from")
 @click.option("--steps", type=click.IntRange(1), default=30_000)
 @click.option("--batch-size", type=click.IntRange(1), default=4, help="crops in a step")
 @click.option("--crop-size", type=click.IntRange(32), default=192, help="side of a crop (px)")

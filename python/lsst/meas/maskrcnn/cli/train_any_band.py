@@ -56,7 +56,7 @@ def _train(arguments: Arguments) -> None:
     if not initial.takes_any_bands:
         raise CommandError(f"Model {arguments.initial} is one of fixed bands; start from one of any bands.")
     stage = StageSettings(
-        "any",
+        "main",
         steps=arguments.steps,
         learning_rate=arguments.learning_rate,
         warmup_steps=min(_WARMUP, arguments.steps),
@@ -72,7 +72,7 @@ def _train(arguments: Arguments) -> None:
         workers=arguments.workers,
     )
     metadata = ModelMetadata(
-        name="any",
+        name=arguments.out.name,
         description="Any one to eight bands and any pixel scale.",
         architecture=AnyBandSpec(),
         bands=(),

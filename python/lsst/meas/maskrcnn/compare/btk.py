@@ -82,7 +82,7 @@ class MaskRcnnDeblender(Deblender):
     def __init__(
         self,
         max_n_sources: int,
-        model: MaskRcnnModel | str | os.PathLike[str] = "any",
+        model: MaskRcnnModel | str | os.PathLike[str] = "lite",
         *,
         bands: Mapping[str, str] | None = None,
         settings: DeblendSettings | None = None,

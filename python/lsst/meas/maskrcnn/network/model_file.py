@@ -231,7 +231,7 @@ class MaskRcnnModel:
         return network.to(device).eval()
 
 
-def load_model(model: str | os.PathLike[str] = "any") -> MaskRcnnModel:
+def load_model(model: str | os.PathLike[str] = "lite") -> MaskRcnnModel:
     """Read a model that comes with this package, or a model file.
 
     Parameters
@@ -270,9 +270,9 @@ def default_model_path() -> Path:
     Returns
     -------
     path : `pathlib.Path`
-        The model ``any``, which takes any bands.
+        The model ``lite``, which takes any bands.
     """
-    return Path(str(importlib.resources.files("lsst.meas.maskrcnn") / "models" / "any.safetensors"))
+    return Path(str(importlib.resources.files("lsst.meas.maskrcnn") / "models" / "lite.safetensors"))
 
 
 def model_to_bytes(model: MaskRcnnModel, half: bool = False) -> bytes:

@@ -206,11 +206,20 @@ def train(
             f"There is no folder {output.absolute().parent} for the model; make it first."
         )
     fabric = make_fabric(str(device), settings.precision)
+    _check_stages(settings, metadata, fabric.world_size)
+    fabric.launch()
+    return _Run(
+        fabric, source, metadata, settings, output, initial, validate, progress, keep_checkpoint
+    ).run()
+
+
+def _check_stages(settings: TrainSettings, metadata: ModelMetadata, processes: int) -> None:
+    """Refuse batches that cannot be divided, and learning rates that are not for the network."""
     for stage in settings.stages:
-        if stage.batch_size % (fabric.world_size * stage.accumulate):
+        if stage.batch_size % (processes * stage.accumulate):
             raise ValueError(
                 f"batch_size {stage.batch_size} of stage '{stage.name}' is no multiple of "
-                f"{fabric.world_size} processes x {stage.accumulate} parts to accumulate; change one of them"
+                f"{processes} processes x {stage.accumulate} parts to accumulate; change one of them"
             )
         if isinstance(metadata.architecture, AnyBandSpec) and stage.learning_rate > LARGEST_ADAM_RATE:
             raise ValueError(
@@ -218,10 +227,6 @@ def train(
                 "gradient descent; networks of any bands, which learn by AdamW, want at most "
                 f"{LARGEST_ADAM_RATE:g}, and 5e-4 from random weights"
             )
-    fabric.launch()
-    return _Run(
-        fabric, source, metadata, settings, output, initial, validate, progress, keep_checkpoint
-    ).run()
 
 
 @torch.no_grad()
@@ -274,11 +279,8 @@ class _Run:
         if fabric.world_size > 1 and fabric.device.type == "cuda":
             network = torch.nn.SyncBatchNorm.convert_sync_batchnorm(network)
         self.network = network.to(fabric.device)
-        self.losses: BandLossNetwork | LossNetwork
-        if isinstance(network, AnyBandNetwork):
-            self.losses = BandLossNetwork(network, settings.seed)
-        else:
-            self.losses = LossNetwork(network, settings.seed)
+        learner = BandLossNetwork if isinstance(network, AnyBandNetwork) else LossNetwork
+        self.losses: Any = learner(network, settings.seed)
         self.average = {name: value.clone() for name, value in network.state_dict().items()}
         self.optimizer: torch.optim.Optimizer | None = None
         self.learning: dict[str, torch.nn.Parameter] = {}
