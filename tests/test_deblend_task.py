@@ -329,7 +329,6 @@ def test_settings_reach_the_engine(model: MaskRcnnModel, detector: list[dict[str
         "tile_overlap": 32,
         "batch_size": 1,
         "score_threshold": 0.0,
-        "nms_threshold": 1.0,
         "precision": "float32",
         "device": "cpu",
     }

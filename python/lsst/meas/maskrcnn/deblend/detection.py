@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DetectionImages", "combine_bands", "detect", "detect_fixed_bands"]
+__all__ = ["DetectionImages", "combine_bands", "detect_fixed_bands"]
 
 import functools
 import logging

@@ -52,15 +52,6 @@ class DetectionSettings:
             "takes the model's default.",
         ),
     ] = None
-    nms_threshold: Annotated[
-        float | None,
-        Field(
-            ge=0.0,
-            le=1.0,
-            description="Overlap (IoU) of two boxes above which they may be of one source; None takes the "
-            "model's default.",
-        ),
-    ] = None
     min_area: Annotated[int, Field(ge=1, description="Fewest pixels of a mask that is kept.")] = 1
     tile_size: Annotated[
         int, Field(ge=64, description="Side of the square tiles that the network is given (px).")
@@ -189,7 +180,6 @@ def detect(
     *,
     calibration: Calibration | None = None,
     psf_fwhm: npt.ArrayLike | None = None,
-    split_crowded: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
     """Find the sources of a normalised image, tile by tile.
@@ -208,8 +198,6 @@ def detect(
         Takes scores and P(star) to probabilities before anything is decided.
     psf_fwhm : array_like, optional
         Widths of the PSF, (band,), px, for `~.psf.add_psf_planes`.
-    split_crowded : `bool`, optional
-        Has no effect.
     progress : callable, optional
         Called with the number of tiles done and the number of tiles.
 
@@ -310,9 +298,9 @@ class _Forward:
     ):
         self._network = network
         self._heads = cast(RoIHeads, network.roi_heads)
-        threshold, overlap = settings.score_threshold, settings.nms_threshold
+        threshold = settings.score_threshold
         self._threshold = float(self._heads.score_thresh if threshold is None else threshold)
-        self.overlap = float(self._heads.nms_thresh if overlap is None else overlap)
+        self.overlap = float(self._heads.nms_thresh)
         self._most = int(self._heads.detections_per_img)
         self._calibration = calibration
         self._timings = timings

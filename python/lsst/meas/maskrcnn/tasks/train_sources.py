@@ -87,10 +87,6 @@ def make_validator(
     if isinstance(source, BandCropSource):
         validator = BandSceneValidator(source.band_scene, len(scenes))
     else:
-        settings = DetectionSettings(
-            score_threshold=LOWEST_SCORE,
-            nms_threshold=metadata.network_spec.detection_nms,
-            precision=config.engine.precision,
-        )
+        settings = DetectionSettings(score_threshold=LOWEST_SCORE, precision=config.engine.precision)
         validator = SceneValidator(scenes, metadata.fixed_normalization, settings)
     return validator if pictures is None else DrawnValidation(validator, pictures, metadata.pixel_scale)

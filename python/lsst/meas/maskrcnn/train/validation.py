@@ -15,14 +15,13 @@ import numpy as np
 import numpy.typing as npt
 from torchvision.models.detection import MaskRCNN
 
-from ..deblend.detection import detect
 from ..images.classes import CLASS_NAMES, STAR
 from ..images.normalize import LuptonSettings, ZScoreSettings, normalize
 from ..metrics.average_precision import average_precision
 from ..metrics.matching import greedy_match
 from ..metrics.spans import mask_pairs
 from ..network.detections import Detections
-from ..network.inference import DetectionSettings
+from ..network.inference import DetectionSettings, detect
 from .augment import AugmentSettings, draw_realization, realize
 from .scene_sources import SceneSource
 from .training_scene import TrainingScene
@@ -93,10 +92,7 @@ def validation_precision(
     network.eval()
     try:
         for item in images:
-            # A network at the beginning of its training finds crowds everywhere.
-            found = detect(
-                network, item.image, item.valid, settings, psf_fwhm=item.psf_fwhm, split_crowded=False
-            )
+            found = detect(network, item.image, item.valid, settings, psf_fwhm=item.psf_fwhm)
             n_detections += len(found)
             for label in rows:
                 rows[label].append(_outcomes(found, item, label, threshold))
@@ -227,9 +223,7 @@ class SceneValidator:
         scene = self.scenes.scene(0)
         flux, _, sigma = realize_scene(scene, np.random.default_rng([0, 0]))
         item = validation_image(scene, self.normalization, np.random.default_rng([0, 0]))
-        found = detect(
-            network, item.image, item.valid, self.settings, psf_fwhm=item.psf_fwhm, split_crowded=False
-        )
+        found = detect(network, item.image, item.valid, self.settings, psf_fwhm=item.psf_fwhm)
         return ComparedScene(flux, sigma, found, item.labels == STAR, item.masks, item.origins, item.asked)
 
 
