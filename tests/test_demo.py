@@ -14,7 +14,6 @@ import time
 
 import numpy as np
 import pytest
-import torch
 from astropy.io import fits
 from astropy.wcs import WCS
 from pyarrow import parquet
@@ -26,11 +25,8 @@ from lsst.geom import Point2I
 from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
 from lsst.meas.maskrcnn.cli import demo
 from lsst.meas.maskrcnn.cli.main import main as maskrcnn
-from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
-from lsst.meas.maskrcnn.network.build import build_network
-from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, ModelMetadata, write_model
-from lsst.meas.maskrcnn.network.spec import NetworkSpec
+from lsst.meas.maskrcnn.network.model_file import default_model_path
 from lsst.meas.maskrcnn.report.overlay import lupton_rgb, mask_outlines, save_overlay, write_regions
 
 
@@ -43,21 +39,9 @@ def tan_wcs(width: int, height: int, scale: float = 0.262) -> WCS:
     return wcs
 
 
-@pytest.fixture(scope="module")
-def model_file(tmp_path_factory):
-    """A network that has learned nothing; what it finds is chance."""
-    torch.manual_seed(1)
-    spec = NetworkSpec.light(3)
-    metadata = ModelMetadata(
-        name="untrained",
-        architecture=spec,
-        bands=("z", "r", "g"),
-        normalization=LuptonSettings(),
-        pixel_scale=0.168,
-    )
-    path = tmp_path_factory.mktemp("model") / "untrained.safetensors"
-    write_model(MaskRcnnModel.from_network(build_network(spec), metadata), path)
-    return path
+@pytest.fixture
+def model_file():
+    return default_model_path()
 
 
 @pytest.fixture
