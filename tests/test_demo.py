@@ -101,7 +101,7 @@ def test_demo_on_fits_images(model_file, fits_files, tmp_path, capfd):
 def test_demo_refuses_in_one_line(model_file, fits_files, tmp_path, capfd):
     cases = [
         (["--model", str(tmp_path / "none.safetensors")], "none.safetensors"),
-        (["--model", str(model_file), "--fits", str(fits_files[0])], "one file per band"),
+        (["--bands", "g", "r", "--fits", str(fits_files[0])], "one file per band"),
         (
             ["--model", str(model_file), "--zeropoint", "1", "2", "--fits", *map(str, fits_files)],
             "2 numbers for the 3 bands",
