@@ -753,6 +753,7 @@ def test_the_deblender_takes_the_model(repo: str) -> None:
         ["simulated/hsc-500s", "u/test/train"],
         "u/test/found",
         f"skymap='{SKY}' AND tract=1 AND patch=9",
+        "maskRcnnDeblend:detection.score_threshold=0.9",
     )
     refs = found.query_datasets("deepCoadd_maskRcnnCatalog")
     assert len(refs) == 1
