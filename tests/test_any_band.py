@@ -20,6 +20,7 @@ from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.images.normalize import BandNoiseSettings, LuptonSettings
 from lsst.meas.maskrcnn.network.any_band import AnyBandNetwork, AnyBandSpec
 from lsst.meas.maskrcnn.network.any_band_detect import (
+    USUAL_FWHM,
     BandImage,
     detect_bands,
     find_in_bands,
@@ -499,6 +500,14 @@ def test_images_of_a_survey_are_scenes(noise):
         pixels.std(axis=(1, 2)), np.std(image / sigma[:, None, None], axis=(1, 2)), rtol=0.03
     )
     np.testing.assert_allclose(np.median(pixels, axis=(1, 2)), 0.0, atol=0.03)
+    # A PSF that is not known is that of usual images for the truth, and unknown to the network.
+    _, unknown = draw_crop(
+        survey_scene(dataclasses.replace(made, psf_fwhm=None), [480.0, 620.0], 0.2),
+        np.random.default_rng(1),
+        size,
+        plain=True,
+    )
+    assert unknown["fwhm"] == USUAL_FWHM and unknown["labels"].tolist() == [1]
     # Shallower: still in units of the noise.
     for number in range(4):
         packed, _ = draw_crop(bands, np.random.default_rng(number), 80)

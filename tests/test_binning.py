@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lsst.meas.maskrcnn.deblend.any_band import to_full_pixels
+from lsst.meas.maskrcnn.deblend.masks import paint_mask
 from lsst.meas.maskrcnn.images.binning import bin_psf_fwhm, sum_squares
 from lsst.meas.maskrcnn.network.detections import Detections
 
@@ -43,14 +44,6 @@ def disc(y: float, x: float, radius: float, ratio: float = 1.0) -> np.ndarray:
     return ((yy - y) / ratio) ** 2 + (xx - x) ** 2 <= radius**2
 
 
-def on_image(found: Detections, index: int) -> np.ndarray:
-    image = np.zeros(SHAPE, dtype=bool)
-    y, x = found.origins[index]
-    mask = found.masks[index]
-    image[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
-    return image
-
-
 @pytest.mark.parametrize(("factor", "radius"), [(2, 9.0), (4, 20.0)])
 def test_masks_of_coarse_detections_are_smooth(factor: int, radius: float) -> None:
     """The probability rises linearly over the edge of a disc, whose place and size stay."""
@@ -74,7 +67,7 @@ def test_masks_of_coarse_detections_are_smooth(factor: int, radius: float) -> No
     )
     full = to_full_pixels(found, factor, SHAPE)
     assert full.binning.tolist() == [factor]
-    painted, truth = on_image(full, 0), disc(y, x, radius)
+    painted, truth = paint_mask(full, 0, (0, 0), SHAPE), disc(y, x, radius)
     assert painted.sum() == pytest.approx(np.pi * radius**2, rel=0.03)
     assert np.argwhere(painted).mean(axis=0) == pytest.approx([y, x], abs=0.1)
     blocky = np.kron(np.pad(inner, [(rows[0], 0), (columns[0], 0)]), np.ones((factor, factor), bool))

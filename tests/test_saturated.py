@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lsst.meas.maskrcnn.deblend.cores import grow_cores
+from lsst.meas.maskrcnn.deblend.masks import paint_mask
 from lsst.meas.maskrcnn.deblend.saturated import join_saturated
 from lsst.meas.maskrcnn.network.detections import Detections
 
@@ -48,11 +49,7 @@ def detections(*sources: tuple[np.ndarray, float, float]) -> Detections:
 
 
 def on_image(found: Detections, index: int) -> np.ndarray:
-    image = np.zeros(SHAPE, dtype=bool)
-    y, x = found.origins[index]
-    mask = found.masks[index]
-    image[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
-    return image
+    return paint_mask(found, index, (0, 0), SHAPE)
 
 
 def test_a_core_grows_to_its_galaxy() -> None:

@@ -11,8 +11,9 @@ import math
 import numpy as np
 import pytest
 
+from lsst.meas.maskrcnn.images.pixels import tight
 from lsst.meas.maskrcnn.scenes.config import MaskRule
-from lsst.meas.maskrcnn.scenes.truth import FLAGS, flag_sources, measure_neighbors, source_mask, tight
+from lsst.meas.maskrcnn.scenes.truth import FLAGS, flag_sources, measure_neighbors, source_mask
 
 SHAPE = (121, 151)
 

@@ -25,8 +25,9 @@ from lsst.afw.geom import SkyWcs, SpanSet
 from lsst.afw.image import MaskX
 
 from ..deblend.masks import measure_masks
+from ..images.pixels import tight
 from ..metrics.match_table import ab_magnitude
-from ..scenes.truth import FLAGS, tight
+from ..scenes.truth import FLAGS
 from .footprints import footprints_to_masks, masks_to_footprints
 
 if TYPE_CHECKING:

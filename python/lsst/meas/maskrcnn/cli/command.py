@@ -10,7 +10,8 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -166,3 +167,19 @@ def add_overrides(overrides: ConfigOverrides, arguments: Arguments, example: str
         if not equals:
             raise CommandError(f"--config {text} is not understood; write it like {example}.")
         overrides.addValueOverride(name.rpartition(":")[2], value)
+
+
+@contextmanager
+def training_bar(first: bool = True) -> Iterator[Any]:
+    """Give a function that shows how far a training is, in the first process."""
+    from tqdm import tqdm
+
+    with tqdm(desc="training", unit="step", disable=not first) as bar:
+
+        def report(step: int, steps: int, row: Mapping[str, Any]) -> None:
+            bar.total = steps
+            bar.update(step - bar.n)
+            if row["kind"] == "step":
+                bar.set_postfix({"stage": row["stage"], "loss": f"{row['loss']:.3f}"})
+
+        yield report

@@ -12,8 +12,8 @@ import io
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ from .command import (
     check_limits,
     first_line,
     run_command,
+    training_bar,
 )
 from .paths import package_dir, pipeline_path
 from .train_dry_run import DryRunDone, DryRunTask
@@ -176,20 +177,6 @@ def _apply_options(arguments: Arguments, config: MaskRcnnTrainConfig) -> None:
         stage.warmup_steps = min(stage.warmup_steps, stage.steps or stage.warmup_steps)
 
 
-@contextmanager
-def _progress_bar(first: bool) -> Iterator[Any]:
-    """Give a function that shows how far a training is, in the first process."""
-    with tqdm(desc="training", unit="step", disable=not first) as bar:
-
-        def report(step: int, steps: int, row: Mapping[str, Any]) -> None:
-            bar.total = steps
-            bar.update(step - bar.n)
-            if row["kind"] == "step":
-                bar.set_postfix({"stage": row["stage"], "loss": f"{row['loss']:.3f}"})
-
-        yield report
-
-
 def _train_on_scenes(arguments: Arguments, task: MaskRcnnTrainTask, first: bool) -> None:
     """Simulate scenes, train on them, and write a file."""
     output = Path(arguments.output).absolute()
@@ -235,7 +222,7 @@ def _train_on_scenes(arguments: Arguments, task: MaskRcnnTrainTask, first: bool)
             },
             output=output,
             keep_checkpoint=True,
-            progress=stack.enter_context(_progress_bar(first)),
+            progress=stack.enter_context(training_bar(first)),
         )
     if first:
         if results.plot is not None:
@@ -298,7 +285,7 @@ def _train_in_repo(arguments: Arguments, task: MaskRcnnTrainTask, first: bool) -
         bands = () if task.takes_any_bands(initial) else task.bands(initial)
         datasets = _find_datasets(butler, connections, inputs, bands, arguments.data_query)
         training, validation = task.select(datasets)
-        with _progress_bar(first) as report:
+        with training_bar(first) as report:
             results = task.run(
                 patches=[item.load(butler.getDeferred) for item in training],
                 validation=[item.load(butler.getDeferred) for item in validation],

@@ -10,9 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -26,7 +24,7 @@ from ..train.band_scenes import make_scenes, read_band_scene
 from ..train.checkpoint import CheckpointError
 from ..train.loop import TrainingDiverged, train
 from ..train.stages import StageSettings, TrainSettings
-from .command import Arguments, CommandError, run_command
+from .command import Arguments, CommandError, run_command, training_bar
 
 _PIXEL_SCALE = 0.2
 """Of the header, arcsec: the middle of those of the scenes."""
@@ -82,12 +80,7 @@ def _train(arguments: Arguments) -> None:
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     output = arguments.out / "model.safetensors"
-    with tqdm(desc="training", total=arguments.steps, unit="step") as bar:
-
-        def report(step: int, steps: int, row: Mapping[str, Any]) -> None:
-            bar.update(step - bar.n)
-            bar.set_postfix(loss=f"{row['loss']:.3f}")
-
+    with training_bar() as report:
         result = train(
             BandSceneFiles(files, arguments.crop_size, arguments.seed),
             metadata,

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
+from ..images.pixels import tight, tight_box
 from ..metrics.spans import mask_pairs
 from ..network.any_band import AnyBandNetwork
 from ..network.any_band_detect import BandImage, find_in_bands, learned_scale, normalize_bands
@@ -222,7 +223,7 @@ def to_full_pixels(found: Detections, factor: int, shape: tuple[int, int]) -> De
         first = np.maximum(-corner, 0)
         last = np.maximum(np.asarray(shape) - corner, 0)
         smooth = _enlarge(np.pad(found.soft[index], 1), factor)[first[0] : last[0], first[1] : last[1]]
-        inner, outer = _tight(smooth >= 255.0 * MASK_THRESHOLD), _tight(smooth >= _SOFT_FLOOR)
+        inner, outer = tight_box(smooth >= 255.0 * MASK_THRESHOLD), tight_box(smooth >= _SOFT_FLOOR)
         if inner is None or outer is None:
             continue
         corner += first
@@ -260,14 +261,6 @@ def _enlarge(pixels: npt.NDArray[np.uint8], factor: int) -> npt.NDArray[np.float
     return result
 
 
-def _tight(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice] | None:
-    """Slices of the box around the pixels of a mask, `None` without any."""
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    if not len(rows):
-        return None
-    return slice(int(rows[0]), int(rows[-1]) + 1), slice(int(columns[0]), int(columns[-1]) + 1)
-
-
 def _halve(found: Detections, shape: tuple[int, int]) -> Detections:
     """Bring detections on an image of half the pixel size to the pixels of the whole one."""
     masks: list[npt.NDArray[np.bool_]] = []
@@ -288,9 +281,8 @@ def _halve(found: Detections, shape: tuple[int, int]) -> Detections:
         soft.append(np.rint(mean).astype(np.uint8))
     mask_origins = origins.copy()
     for index, mask in enumerate(masks):
-        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        masks[index] = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-        mask_origins[index] += (rows[0], columns[0])
+        masks[index], y, x = tight(mask)
+        mask_origins[index] += (y, x)
     return replace(
         found,
         boxes=found.boxes / np.float32(2.0),

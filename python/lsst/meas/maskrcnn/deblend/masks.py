@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..images.pixels import tight
 from ..network.detections import Detections
 
 BoolArray = npt.NDArray[np.bool_]
@@ -263,17 +264,27 @@ def join(found: Detections, kept: BoolArray, parts: dict[int, list[int]]) -> Det
         if source not in place or not others:
             continue
         number, group = place[source], [source, *others]
-        result.masks[number], result.origins[number] = _union(
-            [found.masks[i] for i in group], found.origins[group]
-        )
-        result.soft[number], result.soft_origins[number] = _union(
-            [found.soft[i] for i in group], found.soft_origins[group]
+        _set_pixels(
+            result,
+            number,
+            ([found.masks[i] for i in group], found.origins[group]),
+            ([found.soft[i] for i in group], found.soft_origins[group]),
         )
         result.boxes[number, :2] = found.boxes[group, :2].min(axis=0)
         result.boxes[number, 2:] = found.boxes[group, 2:].max(axis=0)
         result.scores[number] = found.scores[group].max()
         result.flag_limited[number] = found.flag_limited[group].any()
     return result
+
+
+_Patches = tuple[Sequence[npt.NDArray[Any]], npt.NDArray[np.integer[Any]]]
+"""Arrays (y, x), and the first pixel (y, x) of each."""
+
+
+def _set_pixels(found: Detections, place: int, masks: _Patches, soft: _Patches) -> None:
+    """Give a source the pixels of several masks, in place."""
+    found.masks[place], found.origins[place] = _union(*masks)
+    found.soft[place], found.soft_origins[place] = _union(*soft)
 
 
 def _union(
@@ -332,15 +343,14 @@ def add_pixels(found: Detections, place: int, region: BoolArray, origin: npt.NDA
     origin : `numpy.ndarray`
         (y, x) of the first of them on the image.
     """
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    region = region[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    origin = origin + [rows[0], columns[0]]
-    found.masks[place], found.origins[place] = _union(
-        [found.masks[place], region], np.stack([found.origins[place], origin])
-    )
-    found.soft[place], found.soft_origins[place] = _union(
-        [found.soft[place], np.where(region, np.uint8(255), np.uint8(0))],
-        np.stack([found.soft_origins[place], origin]),
+    region, y, x = tight(region)
+    origin = origin + np.array([y, x])
+    soft = np.where(region, np.uint8(255), np.uint8(0))
+    _set_pixels(
+        found,
+        place,
+        ([found.masks[place], region], np.stack([found.origins[place], origin])),
+        ([found.soft[place], soft], np.stack([found.soft_origins[place], origin])),
     )
     corners = [origin[1], origin[0], origin[1] + region.shape[1], origin[0] + region.shape[0]]
     box = found.boxes[place]

@@ -2,19 +2,58 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Which pixels can be used: the same in training and in inference."""
+"""Which pixels can be used, the same in training and in inference, and where those of a mask are."""
 
 from __future__ import annotations
 
-__all__ = ["PLANES_OF_IMAGES", "usable_pixels"]
+__all__ = ["PLANES_OF_IMAGES", "tight", "tight_box", "usable_pixels"]
 
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.ndimage import find_objects
 
 PLANES_OF_IMAGES = {"INTERPOLATED": "INTRP", "COSMIC_RAY": "CR", "SATURATED": "SAT", "DETECTION_EDGE": "EDGE"}
 """Mask planes whose names in ``lsst.images`` and in ``lsst.afw.image`` differ."""
+
+
+def tight_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice] | None:
+    """Find the smallest box around the pixels of a mask.
+
+    Parameters
+    ----------
+    mask : `numpy.ndarray`
+        Bool, (y, x).
+
+    Returns
+    -------
+    box : `tuple` [`slice`, `slice`] or `None`
+        Its rows and columns; `None` if no pixel is set.
+    """
+    box: tuple[slice, slice] | None = find_objects(mask.astype(np.uint8), 1)[0]
+    return box
+
+
+def tight(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], int, int]:
+    """Cut a mask down to its bounding box.
+
+    Parameters
+    ----------
+    mask : `numpy.ndarray` of `bool`, (h, w)
+        The mask.
+
+    Returns
+    -------
+    part : `numpy.ndarray` of `bool`, (part h, part w)
+        A copy of the part; (0, 0) where no pixel is set.
+    y0, x0 : `int`
+        Where its first pixel is in ``mask``.
+    """
+    box = tight_box(mask)
+    if box is None:
+        return np.zeros((0, 0), bool), 0, 0
+    return mask[box].copy(), box[0].start, box[1].start
 
 
 def usable_pixels(

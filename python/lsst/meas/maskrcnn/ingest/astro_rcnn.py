@@ -28,12 +28,13 @@ import numpy as np
 from astropy.io import fits
 
 from ..images.classes import CLASS_NAMES
+from ..images.pixels import tight
 from ..images.sky import blur
 from ..images.units import AB_ZERO_POINT
 from ..scenes.artefacts import BAD, NO_DATA
 from ..scenes.config import MaskRule
 from ..scenes.light import Stamp
-from ..scenes.truth import empty_sources, flag_sources, measure_neighbors, source_mask, tight
+from ..scenes.truth import empty_sources, flag_sources, measure_neighbors, source_mask
 from .fits_files import FITS_SUFFIXES, BandFiles, FitsImageError, find_fits
 from .fits_images import FitsOptions, read_field
 from .imported import ImportedConfig, ImportedScene, import_field

@@ -16,8 +16,9 @@ import numpy as np
 from astropy.io import fits
 from scipy import ndimage
 
+from ..images.pixels import tight
 from ..scenes.artefacts import BAD, NO_DATA
-from ..scenes.truth import empty_sources, flag_sources, measure_neighbors, tight
+from ..scenes.truth import empty_sources, flag_sources, measure_neighbors
 from .fits_files import FitsImageError
 from .imported import ImportedScene
 

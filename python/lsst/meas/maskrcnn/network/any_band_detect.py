@@ -6,7 +6,15 @@
 
 from __future__ import annotations
 
-__all__ = ["LEARNED_FWHM", "BandImage", "detect_bands", "find_in_bands", "learned_scale", "normalize_bands"]
+__all__ = [
+    "LEARNED_FWHM",
+    "USUAL_FWHM",
+    "BandImage",
+    "detect_bands",
+    "find_in_bands",
+    "learned_scale",
+    "normalize_bands",
+]
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -37,9 +45,9 @@ _SAME_BOX = 0.8
 """IoU of boxes from which two detections are of one source."""
 
 
-_NARROW, _WIDE, _USUAL = 2.6, 8.0, 4.5
+_NARROW, _WIDE, USUAL_FWHM = 2.6, 8.0, 4.5
 """FWHM (px) below which an image is oversampled, above which it is binned, and
-to which."""
+to which; the width of a PSF that is not known."""
 
 LEARNED_FWHM = 2.0, _WIDE
 """Widths of the PSF on which networks are trained (px)."""
@@ -85,7 +93,7 @@ class BandImage:
     def mean_fwhm(self) -> float:
         """Median over the bands of the widths that are known (`float`, px)."""
         known = self.fwhm[np.isfinite(self.fwhm) & (self.fwhm > 0)]
-        return float(np.median(known)) if len(known) else _USUAL
+        return float(np.median(known)) if len(known) else USUAL_FWHM
 
     @property
     def snr(self) -> npt.NDArray[np.float32]:
@@ -173,7 +181,7 @@ def learned_scale(image: BandImage) -> tuple[BandImage, float]:
     """
     width = image.mean_fwhm
     if width > _WIDE:
-        factor = max(2, round(width / _USUAL))
+        factor = max(2, round(width / USUAL_FWHM))
         height, columns = (side // factor * factor for side in image.pixels.shape[1:])
         counts = sum_squares(image.valid[:, :height, :columns].astype(np.float32), factor)
         pixels = sum_squares(image.pixels[:, :height, :columns], factor)

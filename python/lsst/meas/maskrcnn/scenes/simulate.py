@@ -27,11 +27,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ..images.pixels import tight
 from . import artefacts as art
 from .config import ALL_BANDS, BandConditions, SceneConfig
 from .light import BandPsf, Painter, Stamp
 from .populations import draw_population, sersic_indices, source_fluxes
-from .truth import flag_sources, measure_neighbors, source_dtype, source_mask, tight
+from .truth import flag_sources, measure_neighbors, source_dtype, source_mask
 
 _STRAY_LIGHT_RADIUS = (3.0, 15.0)
 """Radii of masked regions with stray light, arcsec."""

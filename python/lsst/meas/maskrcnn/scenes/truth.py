@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["FLAGS", "flag_sources", "measure_neighbors", "source_mask", "tight"]
+__all__ = ["FLAGS", "flag_sources", "measure_neighbors", "source_mask"]
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.spatial import cKDTree
 
+from ..images.pixels import tight
 from .config import MaskRule
 
 if TYPE_CHECKING:
@@ -255,29 +256,6 @@ def peak_fraction_mask(image: np.ndarray, fraction: float) -> tuple[np.ndarray, 
     if not peak > 0:
         return np.zeros((0, 0), bool), 0, 0
     return tight(image > fraction * peak)
-
-
-def tight(mask: np.ndarray) -> tuple[np.ndarray, int, int]:
-    """Cut a mask down to its bounding box.
-
-    Parameters
-    ----------
-    mask : `numpy.ndarray` of `bool`, (h, w)
-        The mask.
-
-    Returns
-    -------
-    part : `numpy.ndarray` of `bool`, (part h, part w)
-        A copy of the part; (0, 0) where no pixel is set.
-    y0, x0 : `int`
-        Where its first pixel is in ``mask``.
-    """
-    rows = np.flatnonzero(mask.any(axis=1))
-    if rows.size == 0:
-        return np.zeros((0, 0), bool), 0, 0
-    columns = np.flatnonzero(mask.any(axis=0))
-    y0, x0 = int(rows[0]), int(columns[0])
-    return mask[y0 : rows[-1] + 1, x0 : columns[-1] + 1].copy(), y0, x0
 
 
 def truth_selection(

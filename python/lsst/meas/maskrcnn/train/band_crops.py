@@ -12,19 +12,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from torch import Tensor
 
-from ..network.any_band_detect import normalize_bands
+from ..network.any_band_detect import USUAL_FWHM, normalize_bands
+from ..scenes.config import MaskRule
 from .band_scenes import BandScene, draw_crop, read_band_scene
 from .dataset import CROP_STREAM, Crops, CropSettings, SceneCache, SceneCrops
 from .scene_sources import SceneFiles, SceneSource
 from .training_scene import TrainingScene
-
-_GALAXY_LEVEL = 0.08
-"""Fraction of its peak at which the mask of a galaxy ends."""
-
-_USUAL_FWHM = 4.5
-"""Width of a PSF that is not known (px)."""
 
 _NO_PHOTON_NOISE = 1e9
 
@@ -160,14 +156,16 @@ def survey_scene(scene: TrainingScene, wavelengths: Sequence[float], pixel_scale
         sigma = np.sqrt(np.median(known, axis=1)).astype(np.float32)
         pixels = np.zeros_like(scene.variance) if light is None else light / sigma[:, None, None]
     areas = np.array([np.count_nonzero(mask) for mask in scene.masks], float)
-    width = np.where(fwhm > 0, fwhm, _USUAL_FWHM) / 2.355
-    size = np.sqrt(areas / (2.0 * np.pi * -math.log(_GALAXY_LEVEL)))[:, None]
+    width = np.where(fwhm > 0, fwhm, USUAL_FWHM) / 2.355
+    # Without levels those of the published rule.
+    level = MaskRule().galaxy_fraction if scene.mask_levels is None else scene.mask_levels[1]
+    size = np.sqrt(areas / (2.0 * np.pi * -math.log(level)))[:, None]
     width = np.where((scene.labels == 1)[:, None], width, np.maximum(width, size))
     middles = scene.origins + [(np.array(mask.shape) - 1) / 2 for mask in scene.masks] if len(areas) else None
     return BandScene(
         pixels=pixels.astype(np.float32),
         sigma=sigma,
-        gain=_gains(pixels, scene, sigma) if not noisy else np.full(bands, _NO_PHOTON_NOISE, np.float32),
+        gain=np.full(bands, _NO_PHOTON_NOISE, np.float32) if noisy else _gains(pixels, scene, sigma),
         fwhm=fwhm.astype(np.float32),
         wavelength=np.asarray(wavelengths, np.float32),
         wings=np.zeros(bands, np.float32),
@@ -179,16 +177,18 @@ def survey_scene(scene: TrainingScene, wavelengths: Sequence[float], pixel_scale
         ),
         labels=scene.labels,
         snr=(scene.peak_flux / sigma * math.sqrt(math.pi) * width).astype(np.float32),
-        peak_share=np.ones(len(areas), np.float32)
-        if scene.ignore is None
-        else (~scene.ignore).astype(np.float32),
+        peak_share=np.where(False if scene.ignore is None else scene.ignore, 0.0, np.ones(len(areas))).astype(
+            np.float32
+        ),
         origins=scene.origins,
         masks=[np.broadcast_to(mask, (bands, *mask.shape)) for mask in scene.masks],
         noisy=noisy,
     )
 
 
-def _gains(pixels: Any, scene: TrainingScene, sigma: Any) -> Any:
+def _gains(
+    pixels: npt.NDArray[np.float32], scene: TrainingScene, sigma: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
     """Photons per sigma of each band, by the variance of bright pixels."""
     gains = np.full(len(sigma), _NO_PHOTON_NOISE, np.float32)
     for band, (plane, variance) in enumerate(zip(pixels, scene.variance)):

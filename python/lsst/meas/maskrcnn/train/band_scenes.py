@@ -25,6 +25,8 @@ from torch import Tensor
 
 from ..images.archives import read_arrays
 from ..images.files import write_atomically
+from ..images.pixels import tight, tight_box
+from ..network.any_band_detect import USUAL_FWHM
 from ..network.band_layers import Field, pack_bands
 from ..network.wavelengths import MASK_WAVELENGTH, band_wavelength
 from ..scenes.artefacts import BAD, NO_DATA, SATURATED, correlated_noise
@@ -32,7 +34,7 @@ from ..scenes.light import BandPsf
 from ..scenes.presets import PRESETS, preset_config
 from ..scenes.simulate import Scene, simulate_scene
 from ..scenes.survey_mixture import draw_survey_scene, random_survey_config
-from ..scenes.truth import source_mask, tight
+from ..scenes.truth import source_mask
 from .training_scene import scene_errors, unpack_bits, unpack_masks
 
 _FAINTEST_FOUND, _FAINTEST_IGNORED = 5.0, 3.0
@@ -352,7 +354,7 @@ def _cut_truth(
     """Find what is to be found and what is to be ignored in a crop."""
     height, width = valid.shape[1:]
     known: npt.NDArray[np.bool_] = np.logical_or.reduce(valid, axis=0)
-    fwhm = float(np.median(scene.fwhm[bands]))
+    fwhm = float(np.median(scene.fwhm[bands])) or USUAL_FWHM
     outline = bands[np.argmin(np.abs(scene.wavelength[bands] - MASK_WAVELENGTH))]
     positions = scene.positions - np.array(corner, np.float32)
     # A source counts by the bands that have data where it is.
@@ -370,10 +372,11 @@ def _cut_truth(
         if low[0] >= high[0] or low[1] >= high[1]:
             continue
         part = mask[low[0] - y : high[0] - y, low[1] - x : high[1] - x]
-        rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
-        if not len(rows):
+        inner = tight_box(part)
+        if inner is None:
             continue
-        box = (low[1] + columns[0], low[0] + rows[0], low[1] + columns[-1] + 1, low[0] + rows[-1] + 1)
+        y_range, x_range = inner
+        box = (low[1] + x_range.start, low[0] + y_range.start, low[1] + x_range.stop, low[0] + y_range.stop)
         whole = np.zeros((height, width), bool)
         whole[low[0] : high[0], low[1] : high[1]] = part
         usable = known[low[0] : high[0], low[1] : high[1]][part].mean() >= 0.5

@@ -11,6 +11,7 @@ import math
 import numpy as np
 
 from ..images.binning import bin_psf_fwhm, sum_squares
+from ..images.pixels import tight
 from .training_scene import TrainingScene
 
 
@@ -49,10 +50,10 @@ def bin_scene(scene: TrainingScene, factor: int) -> TrainingScene:
         if not small.any():
             inside = np.clip(np.rint(positions[index]).astype(int) - low, 0, high - low - 1)
             small[tuple(inside)] = True
-        rows, columns = np.flatnonzero(small.any(axis=1)), np.flatnonzero(small.any(axis=0))
+        part, y, x = tight(small)
         kept.append(index)
-        masks.append(small[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
-        origins.append(low + (rows[0], columns[0]))
+        masks.append(part)
+        origins.append(low + (y, x))
 
     peaks = scene.peak_flux[kept] * np.float32(factor**2)
     if scene.mask_levels is not None:
@@ -108,12 +109,12 @@ def split_scene(scene: TrainingScene, size: int) -> list[TrainingScene]:
             part = scene.masks[index][
                 a[0] - low[index, 0] : b[0] - low[index, 0], a[1] - low[index, 1] : b[1] - low[index, 1]
             ]
-            if not part.any():
+            part, y, x = tight(part)
+            if not part.size:
                 continue
-            inside_y, inside_x = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
             kept.append(index)
-            masks.append(part[inside_y[0] : inside_y[-1] + 1, inside_x[0] : inside_x[-1] + 1])
-            origins.append(a - first + (inside_y[0], inside_x[0]))
+            masks.append(part)
+            origins.append(a - first + (y, x))
         whole = ((low[kept] >= first) & (high[kept] <= last)).all(axis=1)
         own = ((positions[kept] >= first - 0.5) & (positions[kept] < last - 0.5)).all(axis=1)
         window = (slice(None), slice(y0, y1), slice(x0, x1))

@@ -17,6 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from ..images.pixels import tight_box
 from .augment import Realization, Window, added_mask_area, grow_mask
 from .training_scene import TrainingScene, masked_boxes
 
@@ -213,11 +214,10 @@ def _cut_mask(
     else:
         part = mask[max(-top, 0) : max(height - top, 0), max(-left, 0) : max(width - left, 0)]
         top, left = max(top, 0), max(left, 0)
-    rows, columns = np.flatnonzero(part.any(axis=1)), np.flatnonzero(part.any(axis=0))
-    if not len(rows):
+    box = tight_box(part)
+    if box is None:
         return part[:0, :0], top, left
-    part = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    return part, top + int(rows[0]), left + int(columns[0])
+    return part[box], top + box[0].start, left + box[1].start
 
 
 def turn_image(array: npt.NDArray[Any], turns: int, flip: bool) -> npt.NDArray[Any]:
