@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.table import Table
+from astropy.wcs import WCS
 from scipy.spatial import cKDTree
 
 from lsst.meas.maskrcnn import find_sources, load_model
@@ -112,6 +113,63 @@ def test_bands_of_different_places_are_refused(tmp_path, field, change, said):
     files = write(tmp_path, field, heads)
     with pytest.raises(FitsImageError, match=said):
         read_images(files)
+
+
+@pytest.mark.parametrize(("scale", "turn"), [(0.2, 0.0), (0.13, 0.4), (0.34, -1.2)])
+def test_resampling_keeps_flux_place_and_noise(tmp_path, rng, scale, turn):
+    """A band with pixels of another size, turned and shifted, comes to the grid of the first."""
+    cd = scale / 3600 * np.array([[-np.cos(turn), np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    head = header(
+        CRPIX1=101.3,
+        CRPIX2=88.7,
+        **{f"CD{i + 1}_{j + 1}": cd[i, j] for i in range(2) for j in range(2)},
+    )
+    places = np.array([[30.0, 35.0], [60.5, 72.2], [84.2, 110.7]])
+    sky = WCS(header()).pixel_to_world(places[:, 1], places[:, 0])
+    x, y = WCS(head).world_to_pixel(sky)
+    g, r = rng.normal(0.0, 10.0, SHAPE), rng.normal(0.0, 10.0, (190, 210))
+    for row, column in places:
+        g += moffat(SHAPE, row, column, 1e5, 0.9 / SCALE, 4.5)
+    for row, column in zip(y, x):
+        r += moffat(r.shape, row, column, 3e5, 0.9 / scale, 4.5)
+    files = write(tmp_path, {"g": g, "r": r}, {"g": header(), "r": head})
+    with pytest.raises(FitsImageError, match="--resample"):
+        read(files)
+    result = read(files, resample=True)
+    image = result.images["r"]
+    assert image.pixels.shape == SHAPE
+    assert any("resampled to the grid of the first band" in note for note in result.notes)
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    for row, column in places:
+        near = np.hypot(rows - row, columns - column) < 12
+        light = image.pixels[near]
+        assert light.sum() == pytest.approx(r_inside(12 * SCALE / 0.9) * 3e5, rel=0.02)
+        centre = [np.average(axis[near], weights=light) for axis in (rows, columns)]
+        np.testing.assert_allclose(centre, (row, column), atol=0.06)
+    # The noise of sums over many pixels is that of the variance plane.
+    empty = np.isfinite(image.pixels) & (np.hypot(rows - 60, columns - 72) > 0)
+    for row, column in places:
+        empty &= np.hypot(rows - row, columns - column) > 25
+    values = np.where(empty, image.pixels, 0.0)[: SHAPE[0] // 8 * 8, : SHAPE[1] // 8 * 8]
+    blocks = values.reshape(SHAPE[0] // 8, 8, SHAPE[1] // 8, 8)
+    full = empty[: len(values)].reshape(*blocks.shape).all(axis=(1, 3))
+    sums = blocks.sum(axis=(1, 3))[full]
+    assert np.std(sums) == pytest.approx(8.0 * np.sqrt(np.nanmedian(image.variance)), rel=0.3)
+
+
+def r_inside(radius, beta=4.5):
+    """Share of a Moffat profile's flux within a radius, in FWHM."""
+    return 1.0 - (1.0 + (2.0 * radius) ** 2 * (2.0 ** (1.0 / beta) - 1.0)) ** (1.0 - beta)
+
+
+def test_resampling_needs_a_common_piece_of_sky(tmp_path, field):
+    heads = {band: header(**({"CRVAL2": -31.0} if band == "r" else {})) for band in field}
+    with pytest.raises(FitsImageError, match="r shows no part of the sky"):
+        read(write(tmp_path, field, heads), resample=True)
+    smaller = {**field, "r": field["r"][:-5]}
+    heads = {band: header(**({"CTYPE1": "none"} if band == "r" else {})) for band in field}
+    with pytest.raises(FitsImageError, match="r.fits cannot be resampled without world coordinates"):
+        read(write(tmp_path, smaller, heads), resample=True)
 
 
 def test_sip_with_an_approximate_way_back(tmp_path, field):

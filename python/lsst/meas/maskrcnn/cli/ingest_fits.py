@@ -221,6 +221,7 @@ def fits_options(
         sky=arguments.sky,
         mesh_size=arguments.sky_mesh,
         rescale=arguments.rescale,
+        resample=arguments.resample,
     )
 
 

@@ -121,6 +121,7 @@ _FITS = _together(
         "variance",
     ),
     click.option("--rescale", is_flag=True, help="scale given variances to the noise in the sky"),
+    click.option("--resample", is_flag=True, help="bring all bands to the pixel grid of the first one"),
 )
 
 _TRACT = click.option("--tract", type=int, default=0, help="of the first field; each has its own")

@@ -28,7 +28,8 @@ from ..images.stars import StarPsf, measure_psfs
 from ..images.units import AB_ZERO_POINT, FWHM_PER_SIGMA
 from .fits_files import BandFiles, FitsContent, FitsImageError, read_fits
 from .fits_header import header_fwhm, mask_patterns, number_of, zero_point
-from .fits_wcs import check_grids, made_up_wcs, pixel_scale_of, read_wcs
+from .fits_resample import PixelMap
+from .fits_wcs import RESAMPLE_ADVICE, grid_offsets, made_up_wcs, pixel_scale_of, read_wcs
 
 FloatArray = npt.NDArray[np.floating[Any]]
 BoolArray = npt.NDArray[np.bool_]
@@ -92,6 +93,10 @@ class FitsOptions:
     rescale: bool = False
     """Scale variances that were given to the noise that is found in the sky,
     for relative weights. Those that are far off are scaled anyway."""
+
+    resample: bool = False
+    """Bring plain images with world coordinates to the pixel grid of the first
+    band; otherwise images on different grids are refused."""
 
     background: str | None = None
     """Name of the background to subtract of those that a coadd of ``lsst.images``
@@ -236,7 +241,6 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
         band: read_fits(entry.image, options.hdu, band, tuple(files) if paths.count(entry.image) > 1 else ())
         for band, entry in files.items()
     }
-    shape = _common_shape(contents)
     plain = {band: content for band, content in contents.items() if not content.is_exposure}
     exposures = {band: content.path for band, content in contents.items() if content.is_exposure}
     if plain and exposures:
@@ -244,16 +248,21 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
             f"afw wrote the files of bands {', '.join(exposures)}, and those of {', '.join(plain)} are "
             "plain; give files of one kind."
         )
+    shape = _common_shape(contents, options.resample and not exposures)
     if exposures:
         return FitsField({}, exposures, tuple(files), shape, None, notes=notes)
     options = _common_saturation(plain, options, notes)
-    wcs, has_sky = _common_wcs(plain, shape, options, notes)
+    wcs, own_wcs = _common_wcs(plain, shape, options, notes)
     scale = pixel_scale_of(wcs, shape)
-    bands = [_read_band(band, files[band], content, options, scale) for band, content in plain.items()]
+    bands = []
+    for band, content in plain.items():
+        own = own_wcs.get(band, wcs)
+        entry = _read_band(band, files[band], content, options, pixel_scale_of(own, content.pixels.shape))
+        bands.append(entry if own is wcs else _resample(entry, own, wcs, shape))
     measured = measure_psfs(
         [entry.pixels for entry in bands], [entry.good for entry in bands], [entry.sigma for entry in bands]
     )
-    result = FitsField({}, {}, tuple(files), shape, wcs, has_sky, notes)
+    result = FitsField({}, {}, tuple(files), shape, wcs, bool(own_wcs), notes)
     for entry, stars in zip(bands, measured):
         fwhm, psf, source = _psf_of(entry, stars, options, scale)
         entry.found.append(f"PSF {source}")
@@ -273,13 +282,11 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
     return result
 
 
-def _common_shape(contents: Mapping[str, FitsContent]) -> tuple[int, int]:
+def _common_shape(contents: Mapping[str, FitsContent], resample: bool) -> tuple[int, int]:
     shapes = {content.path.name: content.pixels.shape for content in contents.values()}
-    if len(set(shapes.values())) > 1:
+    if len(set(shapes.values())) > 1 and not resample:
         listed = ", ".join(f"{name} is {shape[1]} x {shape[0]}" for name, shape in shapes.items())
-        raise FitsImageError(
-            f"The images must be on one pixel grid, but {listed}; resample them to one grid."
-        )
+        raise FitsImageError(f"The images must be on one pixel grid, but {listed}; {RESAMPLE_ADVICE}.")
     height, width = next(iter(shapes.values()))
     return height, width
 
@@ -313,38 +320,71 @@ class _Band:
     sigma: float
     zero_point: float
     calibrated: bool
+    scale: float
     found: list[str]
     notes: list[str]
 
 
 def _common_wcs(
     contents: Mapping[str, FitsContent], shape: tuple[int, int], options: FitsOptions, notes: list[str]
-) -> tuple[WCS, bool]:
-    """World coordinates of all images, and whether they are those of a header; else they are made up."""
+) -> tuple[WCS, dict[str, WCS]]:
+    """World coordinates of the grid of all images, and those of bands that have some; else they are made up.
+
+    Bands that are to be resampled have others than the grid.
+    """
     known, without = {}, []
     for band, content in contents.items():
-        wcs, note = read_wcs(content.header, content.path.name, shape, options.pixel_scale)
+        wcs, note = read_wcs(content.header, content.path.name, content.pixels.shape, options.pixel_scale)
         if note:
             notes.append(f"{content.path.name}: {note}")
         if wcs is None:
-            without.append(content.path.name)
+            without.append(band)
         else:
             known[band] = wcs
-    if known:
-        check_grids(known, shape)
+    names = ", ".join(dict.fromkeys(contents[band].path.name for band in without))
+    if not known:
+        scale = options.pixel_scale if options.pixel_scale is not None else 0.2
+        ra, dec = options.sky_center
+        used = f"made up are RA {ra:g}, Dec {dec:g} at the centre and {scale:g} arcsec per pixel"
+        wcs = made_up_wcs(shape, (ra, dec), scale)
+    else:
         first = next(iter(known))
-        if without:
-            notes.append(
-                f"{', '.join(without)}: no world coordinates in the header; those of {first} are used."
-            )
-        return known[first], True
-    scale = options.pixel_scale if options.pixel_scale is not None else 0.2
-    ra, dec = options.sky_center
-    notes.append(
-        f"{', '.join(dict.fromkeys(without))}: no world coordinates in the header; made up are RA {ra:g}, "
-        f"Dec {dec:g} at the centre and {scale:g} arcsec per pixel."
+        wcs, used = known[first], f"those of {first} are used"
+    if without:
+        notes.append(f"{names}: no world coordinates in the header; {used}.")
+    sides = {band: content.pixels.shape for band, content in contents.items()}
+    if options.resample and (without or not known) and len(set(sides.values())) > 1:
+        raise FitsImageError(f"{names} cannot be resampled without world coordinates; give images that have.")
+    same = {band: other for band, other in known.items() if sides[band] == shape}
+    off = grid_offsets(same, shape) if len(same) > 1 else {}
+    if off and not options.resample:
+        listed = ", ".join(f"{band} is up to {distance:.4g} pixels off" for band, distance in off.items())
+        raise FitsImageError(
+            f"The world coordinates disagree: compared with {first}, {listed}; {RESAMPLE_ADVICE}."
+        )
+    return wcs, {band: other if band in off or band not in same else wcs for band, other in known.items()}
+
+
+def _resample(entry: _Band, own: WCS, wcs: WCS, shape: tuple[int, int]) -> _Band:
+    """Bring a band from world coordinates of its own to a grid."""
+    pixels = PixelMap(wcs, shape, own, (entry.pixels.shape[0], entry.pixels.shape[1]))
+    image, finite = pixels.flux(entry.pixels, entry.finite)
+    if not finite.any():
+        raise FitsImageError(f"{entry.name}: {entry.band} shows no part of the sky of the first band.")
+    entry.notes.append(
+        f"resampled to the grid of the first band ({pixels.area:.3g} of its pixels a pixel), which makes "
+        "the noise of neighbours correlated."
     )
-    return made_up_wcs(shape, (ra, dec), scale), False
+    planes = {plane: pixels.flags(values) for plane, values in entry.planes.items()}
+    return dataclasses.replace(
+        entry,
+        pixels=image,
+        finite=finite,
+        good=pixels.flags(entry.good) & finite,
+        variance=pixels.variance(entry.variance, entry.finite),
+        planes=planes,
+        sigma=entry.sigma * math.sqrt(pixels.area),
+    )
 
 
 def _read_band(
@@ -412,6 +452,7 @@ def _read_band(
         sigma,
         AB_ZERO_POINT if magnitude is None else magnitude,
         magnitude is not None,
+        scale,
         found,
         notes,
     )
@@ -448,7 +489,7 @@ def _psf_of(
         words = f"{fwhm:.2f} +- {error:.2f} arcsec (measured on {stars.n_stars} stars)"
         return fwhm, stars.image(), words
     if fwhm is None:
-        said = header_fwhm(entry.header, scale)
+        said = header_fwhm(entry.header, entry.scale)
         if said is None:
             entry.notes.append("too few stars to measure the PSF, which remains unknown; --psf-fwhm sets it.")
             return math.nan, None, "not known"
@@ -465,7 +506,7 @@ def _note_missing_area(bands: list[_Band], notes: list[str]) -> None:
         if lost > 0.03:
             notes.append(
                 f"{entry.name}: {entry.band} has no data in {lost:.0%} of the area that others cover; models "
-                "of fixed bands find nothing there, and the model 'any' goes by the other bands."
+                "of fixed bands find nothing there, others go by the bands that have."
             )
 
 

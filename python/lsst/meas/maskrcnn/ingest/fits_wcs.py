@@ -25,6 +25,9 @@ from .fits_header import number_of
 _LARGEST_OFFSET = 0.1
 """Distance (px) of one position on the grids of two bands up to which they are one grid."""
 
+RESAMPLE_ADVICE = "resample them to one, or give --resample (resample=True) to have that done"
+"""What to do about images on different pixel grids."""
+
 _SCALE_RANGE = (1e-3, 60.0)
 """Pixel scales that are believed (arcsec)."""
 
@@ -106,27 +109,23 @@ def pixel_scale_of(wcs: WCS, shape: tuple[int, ...]) -> float:
     return 3600.0 * math.sqrt(abs(float(np.linalg.det(tangent_plane(wcs, shape)[1]))))
 
 
-def check_grids(wcs_by_band: Mapping[str, WCS], shape: tuple[int, ...]) -> None:
-    """Refuse images of a shape (y, x) whose bands are shifted, rotated or of different fields.
+def grid_offsets(wcs_by_band: Mapping[str, WCS], shape: tuple[int, ...]) -> dict[str, float]:
+    """Find the bands that are shifted, rotated or of another field than the first.
 
-    Positions on the sky are compared: the way back to pixels may be approximate.
+    Returns their largest distances (px) in images of a shape (y, x). Positions
+    on the sky are compared: the way back to pixels may be approximate.
     """
     height, width = shape
     x = np.array([0.0, width - 1.0, 0.0, width - 1.0, 0.5 * (width - 1)])
     y = np.array([0.0, 0.0, height - 1.0, height - 1.0, 0.5 * (height - 1)])
-    (first, reference), *others = wcs_by_band.items()
+    reference, *_ = wcs_by_band.values()
     expected, scale = reference.pixel_to_world(x, y).icrs, pixel_scale_of(reference, shape)
-    worst = {}
-    for band, wcs in others:
+    offsets = {}
+    for band, wcs in wcs_by_band.items():
         distance = wcs.pixel_to_world(x, y).icrs.separation(expected).arcsec / scale
         if not (distance <= _LARGEST_OFFSET).all():
-            worst[band] = float(np.max(distance))
-    if worst:
-        listed = ", ".join(f"{band} is up to {distance:.4g} pixels off" for band, distance in worst.items())
-        raise FitsImageError(
-            f"The world coordinates of the bands disagree: compared with {first}, {listed}; resample all "
-            "images to one pixel grid."
-        )
+            offsets[band] = float(np.max(distance))
+    return offsets
 
 
 def tangent_plane(

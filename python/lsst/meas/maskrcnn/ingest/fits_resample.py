@@ -1,0 +1,87 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Resampling of FITS images to the pixel grid of another."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from astropy.wcs import WCS
+from scipy.interpolate import RectBivariateSpline
+from scipy.ndimage import map_coordinates
+
+from .fits_wcs import pixel_scale_of
+
+FloatArray = npt.NDArray[np.floating[Any]]
+BoolArray = npt.NDArray[np.bool_]
+
+_STEP = 32
+"""Distance of the positions (px) for which world coordinates are computed; others are interpolated."""
+
+_ROWS = 256
+"""Rows that are resampled at once."""
+
+
+class PixelMap:
+    """Where the pixels of one grid lie on another.
+
+    Parameters
+    ----------
+    target, source : `astropy.wcs.WCS`
+        World coordinates of the grid that is wanted, and of the images that there are.
+    target_shape, source_shape : `tuple` [`int`, `int`]
+        Their heights and widths, px.
+
+    Notes
+    -----
+    Images are interpolated by cubic splines, which makes the noise of
+    neighbours correlated; variances, whose pixels stay those of single
+    pixels, linearly; flags are those of the nearest pixel.
+    """
+
+    def __init__(
+        self, target: WCS, target_shape: tuple[int, int], source: WCS, source_shape: tuple[int, int]
+    ):
+        self.shape = target_shape
+        # One position beyond the image on every side, and four at least, as a cubic spline needs.
+        y, x = (_STEP * np.arange(-1.0, max(-(-side // _STEP) + 2, 3)) for side in target_shape)
+        places = source.world_to_pixel(target.pixel_to_world(*np.meshgrid(x, y)))
+        self._places = [RectBivariateSpline(y, x, plane) for plane in places[::-1]]
+        self.area = (pixel_scale_of(target, target_shape) / pixel_scale_of(source, source_shape)) ** 2
+        """Area of a pixel of the target in pixels of the source (`float`)."""
+
+    def flux(self, image: FloatArray, known: BoolArray) -> tuple[FloatArray, BoolArray]:
+        """Resample counts in pixels (y, x), of which some are known; returns counts, and what is known."""
+        filled = np.where(known, image, 0.0)
+        there = self._sample(known.astype(np.float32), 1) > 0.999
+        return self._sample(filled, 3) * self.area, there
+
+    def variance(self, image: FloatArray, known: BoolArray) -> FloatArray:
+        """Resample variances of counts in pixels (y, x), of which some are known."""
+        filled = np.where(known, image, np.median(image[known]) if known.any() else 1.0)
+        # The noise of a sum over pixels is kept.
+        return self._sample(filled, 1) * self.area
+
+    def flags(self, image: BoolArray) -> BoolArray:
+        """Resample flags (y, x)."""
+        return np.asarray(self._sample(image.astype(np.float32), 0) > 0.5)
+
+    def _sample(self, image: FloatArray, order: int) -> FloatArray:
+        height, width = self.shape
+        # Places in a pixel, as many along each side as pixels of the source fit in.
+        count = max(1, math.ceil(math.sqrt(self.area) - 0.1)) if order else 1
+        inner = (np.arange(count) + 0.5) / count - 0.5
+        columns = (np.arange(width)[:, None] + inner).ravel()
+        result = np.empty(self.shape, image.dtype)
+        for start in range(0, height, _ROWS):
+            part = np.arange(start, min(start + _ROWS, height))
+            rows = (part[:, None] + inner).ravel()
+            places = np.stack([place(rows, columns) for place in self._places])
+            values = map_coordinates(image, places, order=order, mode="constant", cval=0.0)
+            result[part] = values.reshape(len(part), count, width, count).mean(axis=(1, 3))
+        return result
