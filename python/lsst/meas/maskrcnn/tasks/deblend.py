@@ -511,8 +511,9 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         for stage, seconds in sources.timings.items():
             self.metadata[f"seconds_{'detect' if stage == 'total' else stage}"] = float(seconds)
         self.log.info(
-            "Found %d sources in %s: %d stars, %d galaxies; %d of them in %d blends.",
+            "Found %d sources in %s of %s: %d stars, %d galaxies; %d of them in %d blends.",
             found["n_sources"],
+            ", ".join(bands),
             idGenerator,
             found["n_stars"],
             found["n_sources"] - found["n_stars"],

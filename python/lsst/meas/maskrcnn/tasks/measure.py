@@ -138,6 +138,7 @@ class Measurement:
             masks = [record.getFootprint() for record in catalog]
             _attach(catalog, heavy, order, masks)
             self._mark_unmeasured(catalog, catalog, ~chosen)
+            self._log_measuring(band, order, chosen, "")
             with _measuring(self.subtasks.measurement, catalog, chosen):
                 self.subtasks.measurement.run(catalog, exposure, exposureId=exposure_id)
             self._correct(self.subtasks.applyApCorr, catalog[chosen], exposure)
@@ -169,6 +170,7 @@ class Measurement:
         if self._can_measure(exposure, band) and chosen.any():
             copied = self._same_plugins() if is_reference else []
             last = BasePlugin.FLUX_ORDER if copied else None
+            self._log_measuring(band, order, chosen, ", forced")
             with _measuring(self.subtasks.forcedMeasurement, made, chosen):
                 self.subtasks.forcedMeasurement.run(
                     made, exposure, catalog, wcs, exposureId=exposure_id, endOrder=last
@@ -181,6 +183,12 @@ class Measurement:
             chosen[:] = False
         self._mark_unmeasured(made, catalog, ~chosen)
         return made
+
+    def _log_measuring(self, band: str, order: RecordOrder, chosen: npt.NDArray[np.bool_], how: str) -> None:
+        """Name the band, which the log of the measurement does not, and count its parents apart."""
+        parents = int(np.count_nonzero(order.is_parent & chosen))
+        sources = int(np.count_nonzero(chosen)) - parents
+        self.log.info("Measuring %d sources and %d parents in band %s%s.", sources, parents, band, how)
 
     def _choose(self, order: RecordOrder) -> npt.NDArray[np.bool_]:
         """Rows that are measured."""
