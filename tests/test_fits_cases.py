@@ -120,9 +120,7 @@ def test_resampling_keeps_flux_place_and_noise(tmp_path, rng, scale, turn):
     """A band with pixels of another size, turned and shifted, comes to the grid of the first."""
     cd = scale / 3600 * np.array([[-np.cos(turn), np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     head = header(
-        CRPIX1=101.3,
-        CRPIX2=88.7,
-        **{f"CD{i + 1}_{j + 1}": cd[i, j] for i in range(2) for j in range(2)},
+        CRPIX1=101.3, CRPIX2=88.7, **{f"CD{i + 1}_{j + 1}": cd[i, j] for i in range(2) for j in range(2)}
     )
     places = np.array([[30.0, 35.0], [60.5, 72.2], [84.2, 110.7]])
     sky = WCS(header()).pixel_to_world(places[:, 1], places[:, 0])

@@ -283,3 +283,12 @@ def _fit(stars: list[_Source], sigma: float) -> StarPsf | None:
     # Three galaxies agree by chance more often than ten.
     relative = math.hypot(relative, 0.1 / len(stars))
     return StarPsf(fwhm, fwhm * relative, len(stars), 1.0 / float(fit.x[1]))
+
+
+def gaussian_image(fwhm: float) -> FloatArray:
+    """Draw a round Gaussian of a FWHM (px) that sums to one, out to five sigma."""
+    sigma = max(fwhm / FWHM_PER_SIGMA, 0.3)
+    reach = math.ceil(5.0 * sigma)
+    profile = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
+    image = np.outer(profile, profile)
+    return np.asarray(image / image.sum())

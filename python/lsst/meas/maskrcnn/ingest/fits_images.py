@@ -24,8 +24,8 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from ..images.sky import blur, estimate_sky, find_fill, find_plateau
-from ..images.stars import StarPsf, measure_psfs
-from ..images.units import AB_ZERO_POINT, FWHM_PER_SIGMA
+from ..images.stars import StarPsf, gaussian_image, measure_psfs
+from ..images.units import AB_ZERO_POINT
 from .fits_files import BandFiles, FitsContent, FitsImageError, read_fits
 from .fits_header import header_fwhm, mask_patterns, number_of, zero_point
 from .fits_resample import PixelMap
@@ -241,30 +241,23 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
         band: read_fits(entry.image, options.hdu, band, tuple(files) if paths.count(entry.image) > 1 else ())
         for band, entry in files.items()
     }
-    plain = {band: content for band, content in contents.items() if not content.is_exposure}
-    exposures = {band: content.path for band, content in contents.items() if content.is_exposure}
-    if plain and exposures:
-        raise FitsImageError(
-            f"afw wrote the files of bands {', '.join(exposures)}, and those of {', '.join(plain)} are "
-            "plain; give files of one kind."
-        )
+    plain, exposures = _plain_or_exposures(contents)
     shape = _common_shape(contents, options.resample and not exposures)
     if exposures:
         return FitsField({}, exposures, tuple(files), shape, None, notes=notes)
     options = _common_saturation(plain, options, notes)
     wcs, own_wcs = _common_wcs(plain, shape, options, notes)
-    scale = pixel_scale_of(wcs, shape)
-    bands = []
-    for band, content in plain.items():
-        own = own_wcs.get(band, wcs)
-        entry = _read_band(band, files[band], content, options, pixel_scale_of(own, content.pixels.shape))
-        bands.append(entry if own is wcs else _resample(entry, own, wcs, shape))
+    bands = [
+        _read_band(band, files[band], content, options, own_wcs.get(band, wcs))
+        for band, content in plain.items()
+    ]
+    bands = [_resample(entry, own_wcs.get(entry.band, wcs), wcs, shape) for entry in bands]
     measured = measure_psfs(
         [entry.pixels for entry in bands], [entry.good for entry in bands], [entry.sigma for entry in bands]
     )
     result = FitsField({}, {}, tuple(files), shape, wcs, bool(own_wcs), notes)
     for entry, stars in zip(bands, measured):
-        fwhm, psf, source = _psf_of(entry, stars, options, scale)
+        fwhm, psf, source = _psf_of(entry, stars, options, result.pixel_scale)
         entry.found.append(f"PSF {source}")
         notes.append(f"{entry.name}: {entry.band}, {'; '.join(entry.found)}.")
         notes += [f"{entry.name}: {text}" for text in dict.fromkeys(entry.notes)]
@@ -280,6 +273,20 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
         )
     _note_missing_area(bands, notes)
     return result
+
+
+def _plain_or_exposures(
+    contents: Mapping[str, FitsContent],
+) -> tuple[dict[str, FitsContent], dict[str, Path]]:
+    """Tell plain images from files that afw wrote."""
+    plain = {band: content for band, content in contents.items() if not content.is_exposure}
+    exposures = {band: content.path for band, content in contents.items() if content.is_exposure}
+    if plain and exposures:
+        raise FitsImageError(
+            f"afw wrote the files of bands {', '.join(exposures)}, and those of {', '.join(plain)} are "
+            "plain; give files of one kind."
+        )
+    return plain, exposures
 
 
 def _common_shape(contents: Mapping[str, FitsContent], resample: bool) -> tuple[int, int]:
@@ -366,7 +373,9 @@ def _common_wcs(
 
 
 def _resample(entry: _Band, own: WCS, wcs: WCS, shape: tuple[int, int]) -> _Band:
-    """Bring a band from world coordinates of its own to a grid."""
+    """Bring a band from world coordinates of its own to a grid, where they are others."""
+    if own is wcs:
+        return entry
     pixels = PixelMap(wcs, shape, own, (entry.pixels.shape[0], entry.pixels.shape[1]))
     image, finite = pixels.flux(entry.pixels, entry.finite)
     if not finite.any():
@@ -387,11 +396,9 @@ def _resample(entry: _Band, own: WCS, wcs: WCS, shape: tuple[int, int]) -> _Band
     )
 
 
-def _read_band(
-    band: str, files: BandFiles, content: FitsContent, options: FitsOptions, scale: float
-) -> _Band:
+def _read_band(band: str, files: BandFiles, content: FitsContent, options: FitsOptions, wcs: WCS) -> _Band:
     """Calibrate one image."""
-    name = content.path.name
+    name, scale = content.path.name, pixel_scale_of(wcs, content.pixels.shape)
     notes = list(content.notes)
     found = [f"HDU {content.names.get('image', 0)}"]
     filled = find_fill(content.pixels)
@@ -589,12 +596,3 @@ def _check_variance(
             "agree."
         )
     return variance, source
-
-
-def gaussian_image(fwhm: float) -> FloatArray:
-    """Draw a round Gaussian of a FWHM (px) that sums to one, out to five sigma."""
-    sigma = max(fwhm / FWHM_PER_SIGMA, 0.3)
-    reach = math.ceil(5.0 * sigma)
-    profile = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
-    image = np.outer(profile, profile)
-    return np.asarray(image / image.sum())

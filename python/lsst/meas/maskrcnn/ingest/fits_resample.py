@@ -32,10 +32,14 @@ class PixelMap:
 
     Parameters
     ----------
-    target, source : `astropy.wcs.WCS`
-        World coordinates of the grid that is wanted, and of the images that there are.
-    target_shape, source_shape : `tuple` [`int`, `int`]
-        Their heights and widths, px.
+    target : `astropy.wcs.WCS`
+        World coordinates of the grid that is wanted.
+    target_shape : `tuple` [`int`, `int`]
+        Its height and width, px.
+    source : `astropy.wcs.WCS`
+        World coordinates of the images that there are.
+    source_shape : `tuple` [`int`, `int`]
+        Their height and width, px.
 
     Notes
     -----
