@@ -86,6 +86,14 @@ def _starts(length: int, size: int, overlap: int, align: int) -> list[int]:
     return [i * units // steps * unit for i in range(steps + 1)]
 
 
+def _smallest_side(length: int, size: int, overlap: int, align: int) -> int:
+    """Side of as many tiles as there are of the size along one axis, without more overlap than is wanted."""
+    count = len(_starts(length, size, overlap, align))
+    least = -(-(length + (count - 1) * overlap) // count)
+    sides = range(-(-least // align) * align, size, align)
+    return next((side for side in sides if len(_starts(length, side, overlap, align)) == count), size)
+
+
 def make_tiles(height: int, width: int, size: int, overlap: int, align: int = 1) -> list[Tile]:
     """Cover an image with overlapping tiles.
 
@@ -94,8 +102,8 @@ def make_tiles(height: int, width: int, size: int, overlap: int, align: int = 1)
     height, width : `int`
         Shape of the image in pixels.
     size : `int`
-        Side of a tile.  Along an axis on which the image is smaller, the tile
-        is as long as the image.
+        Largest side of a tile.  There are as few tiles as this allows, and
+        they are no larger than they have to be.
     overlap : `int`
         The least overlap of neighbours, from 0 to ``size - 1``.
     align : `int`
@@ -118,9 +126,9 @@ def make_tiles(height: int, width: int, size: int, overlap: int, align: int = 1)
     Examples
     --------
     >>> [(tile.x0, tile.x1) for tile in make_tiles(100, 220, 100, 20)]
-    [(0, 100), (60, 160), (120, 220)]
+    [(0, 87), (66, 153), (133, 220)]
     >>> [(tile.x0, tile.x1) for tile in make_tiles(100, 220, 100, 20, align=32)]
-    [(0, 100), (64, 164), (128, 220)]
+    [(0, 96), (64, 160), (128, 220)]
     """
     if height < 0 or width < 0:
         raise ValueError(f"The image has shape ({height}, {width}); it cannot be negative.")
@@ -132,10 +140,11 @@ def make_tiles(height: int, width: int, size: int, overlap: int, align: int = 1)
         raise ValueError(f"The alignment is {align}; it must be at least 1.")
     if height == 0 or width == 0:
         return []
+    rows, columns = (_smallest_side(length, size, overlap, align) for length in (height, width))
     return [
-        Tile(y0, x0, min(y0 + size, height), min(x0 + size, width))
-        for y0 in _starts(height, size, overlap, align)
-        for x0 in _starts(width, size, overlap, align)
+        Tile(y0, x0, min(y0 + rows, height), min(x0 + columns, width))
+        for y0 in _starts(height, rows, overlap, align)
+        for x0 in _starts(width, columns, overlap, align)
     ]
 
 
