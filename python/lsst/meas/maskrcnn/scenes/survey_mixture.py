@@ -38,6 +38,9 @@ _DEPTH_OF_BAND = {"u": -1.0, "g": 0.1, "r": 0.0, "i": -0.4, "z": -1.1, "y": -1.9
 _SKY = {"u": 22.6, "g": 22.1, "r": 21.1, "i": 20.4, "z": 19.5, "y": 18.6}
 """Brightness of a dark sky, AB mag per arcsec^2."""
 
+_LARGE_DISCS = 0.3
+"""Of the scenes, those with a large disc."""
+
 _WAVELENGTH = {"u": 370.0, "g": 480.0, "r": 620.0, "i": 760.0, "z": 880.0, "y": 980.0}
 
 
@@ -185,6 +188,8 @@ def draw_survey_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
     population = draw_population(config.population, config.shape, config.pixel_scale, rng)
     fwhm = float(np.median([c.fwhm for c in config.conditions])) / config.pixel_scale
     _move_to_pairs(population, fwhm, float(rng.uniform(0.05, 0.4)), rng)
+    if rng.random() < _LARGE_DISCS:
+        _make_large_disc(population, config, rng)
     scene = draw_scene(config, population[np.argsort(population["mag"], kind="stable")], rng)
     sigma = scene.sky_sigma[:, None, None].astype(np.float32)
     if rng.random() < 0.5:
@@ -210,6 +215,36 @@ def _move_to_pairs(population: np.ndarray, fwhm: float, share: float, rng: np.ra
     population["y"][moved] = (population["y"][partner] + distance * np.sin(angle))[moved]
     alike = moved & (rng.random(n) < 0.6)
     population["mag"][alike] = (population["mag"][partner] + rng.uniform(-1.0, 2.5, n))[alike]
+
+
+def _make_large_disc(population: np.ndarray, config: SceneConfig, rng: np.random.Generator) -> None:
+    """Turn one of the galaxies into a large disc with little or no bulge, most often a smooth one, in place.
+
+    Its central surface brightness is 3 to 100 times the noise of a pixel, as of dwarfs
+    and of discs of low surface brightness nearby.
+    """
+    height, width = config.shape
+    x, y = population["x"], population["y"]
+    inside = (x > 0) & (x < width) & (y > 0) & (y < height)
+    galaxies = np.flatnonzero(~population["is_star"] & inside)
+    if not len(galaxies):
+        return
+    one = rng.choice(galaxies)
+    radius = math.exp(rng.uniform(math.log(8.0), math.log(45.0)))  # half-light, px
+    ratio = float(rng.uniform(0.25, 1.0))
+    noise = next(c.sky_sigma for c in config.conditions if c.band == config.mask_rule.band)
+    centre = math.exp(rng.uniform(math.log(3.0), math.log(100.0))) * noise
+    # Of an exponential disc, whose half-light radius is 1.678 scale lengths.
+    flux = 2.0 * math.pi * ratio * (radius / 1.678) ** 2 * centre
+    population["mag"][one] = AB_ZERO_POINT - 2.5 * math.log10(flux)
+    population["is_red"][one] = rng.random() < 0.7  # those have no arms or clumps
+    population["is_irregular"][one] = rng.random() < 0.5
+    population["bulge_fraction"][one] = 0.0 if rng.random() < 0.6 else rng.uniform(0.0, 0.15)
+    population["disc_sersic"][one] = round(float(rng.uniform(0.6, 1.3)), 1)
+    population["disc_radius"][one] = radius * config.pixel_scale
+    population["bulge_radius"][one] = rng.uniform(0.1, 0.3) * radius * config.pixel_scale
+    population["disc_axis_ratio"][one] = ratio
+    population["bulge_axis_ratio"][one] = max(ratio, 0.6)
 
 
 def _add_diffuse_light(scene: Scene, sigma: np.ndarray, rng: np.random.Generator) -> None:
