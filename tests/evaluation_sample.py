@@ -19,11 +19,11 @@ from lsst.meas.maskrcnn.metrics.evaluation_metrics import (
     PatchSummary,
     outcomes_table,
 )
-from lsst.meas.maskrcnn.metrics.match_table import make_match_table
+from lsst.meas.maskrcnn.metrics.match_table import MatchedSources, make_match_table
 from lsst.meas.maskrcnn.metrics.matching import ImagePairs, match
 from lsst.meas.maskrcnn.metrics.run_comparison import EvaluatedRun
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks
-from lsst.meas.maskrcnn.metrics.summary import MatchedSources, blend_figures, summarize_precision
+from lsst.meas.maskrcnn.metrics.summary import blend_figures, source_figures, summarize_precision
 from lsst.meas.maskrcnn.report.gallery import draw_entry
 
 N_SAMPLES = 60
@@ -147,7 +147,7 @@ def make_sample(
     names = tuple(image.name for image in images)
     table = np.concatenate(tables)
     sources = MatchedSources(table, names, classes, None, "r", bands)
-    figures = [*precision.groups, *sources.figures(), *blend_figures(np.concatenate(groups), names)]
+    figures = [*precision.groups, *source_figures(sources), *blend_figures(np.concatenate(groups), names)]
     metrics = EvaluationMetrics(
         package_version="0.1.0",
         software={"python": "3.11", "numpy": np.__version__},

@@ -73,7 +73,7 @@ def test_perfect():
             result = compute_ap(outcomes, definition)
             assert result.ap.tolist() == [1.0] * 10 and result.mean == 1.0
             assert result.recall.tolist() == [1.0] * 10
-            assert (result.n_truth, result.n_detections.tolist()) == (4, [4] * 10)
+            assert result.n_truth == 4
 
 
 def test_one_duplicate():
@@ -147,7 +147,6 @@ def test_the_published_definition_is_the_mean_of_images():
     assert compute_ap(collect_outcomes(images), "perImage").at(0.5) == pytest.approx(
         (1 + 1 / 3 + 1 / 3 * 2 / 3) / 2
     )
-    assert compute_ap(outcomes, "perImage").n_detections[0] == 3
     # The pool has four: hits at 0.9, 0.8, 0.4, false at 0.7.
     assert compute_ap(outcomes, "pooled").at(0.5) == pytest.approx(1 / 4 + 1 / 4 + 1 / 4 * 3 / 4)
 

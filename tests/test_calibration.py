@@ -7,13 +7,9 @@
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.metrics.calibration import (
-    p_star_reliability,
-    reliability,
-    score_reliability,
-    threshold_at_purity,
-)
-from lsst.meas.maskrcnn.metrics.match_table import make_match_table
+from lsst.meas.maskrcnn.metrics.binned_figures import reliability_curves
+from lsst.meas.maskrcnn.metrics.calibration import reliability, threshold_at_purity
+from lsst.meas.maskrcnn.metrics.match_table import MatchedSources, make_match_table
 
 
 def test_by_hand():
@@ -75,15 +71,19 @@ def test_of_the_table():
     found = {"id": [1, 2, 3, 4], "x": [0.0] * 4, "y": [0.0] * 4, "is_star": [True, True, False, False]}
     found |= {"score": [0.9, 0.8, 0.7, 0.3], "p_star": [0.95, 0.6, 0.1, 0.2]}
     table = make_match_table(truth, found, [0, 1, 2, -1])
-    scores = score_reliability(table, n_bins=2)
-    np.testing.assert_array_equal(scores.bins.total, [1, 2])
-    np.testing.assert_array_equal(scores.bins.hits, [0, 1])
-    assert score_reliability(table, same_class=False, n_bins=2).bins.hits.tolist() == [0, 2]
-    assert score_reliability(table, False).n == 1
-    stars = p_star_reliability(table, n_bins=1)
-    assert stars.n == 2 and stars.bins.hits.tolist() == [1]
-    assert stars.mean_probability[0] == pytest.approx(0.775)
-    assert score_reliability(table[:0]).n == 0
+    curves = reliability_curves(MatchedSources(table, classes=("all", "star", "galaxy"), min_score=0.85))
+    # Scores are of all detections, and true if the class is right too.
+    scores = curves["score/all"]
+    assert (scores.n, scores.bins.total[[2, 8, 9]].tolist()) == (3, [1, 1, 1])
+    np.testing.assert_array_equal(np.flatnonzero(scores.bins.hits), [9])
+    assert curves["score/galaxy"].n == 1
+    assert (curves["p_star"].n, curves["p_star"].bins.hits.sum()) == (1, 1)
+    assert "p_blend" not in curves
+    plain = reliability_curves(MatchedSources(table))
+    assert list(plain) == ["score/all"] and plain["score/all"].bins.hits.sum() == 2
+    stars = reliability_curves(MatchedSources(table, classes=("all", "star")))["p_star"]
+    assert stars.n == 2 and stars.bins.hits.sum() == 1
+    assert not reliability_curves(MatchedSources(table[:0]))
 
 
 def test_threshold_at_purity_by_hand():

@@ -10,23 +10,18 @@ import scipy.integrate
 from scipy.special import expit
 from scipy.stats import norm
 
-from lsst.meas.maskrcnn.metrics.classification import (
-    binned_class_completeness,
-    confusion_matrix,
-    magnitude_rocs,
-    roc_curve,
-)
-from lsst.meas.maskrcnn.metrics.match_table import make_match_table
+from lsst.meas.maskrcnn.metrics.classification import confusion_matrix, magnitude_rocs, roc_curve
+from lsst.meas.maskrcnn.metrics.match_table import MatchedSources, make_match_table
 
 
-def table_of(truth_is_star, given_is_star, mag, p_star=None) -> np.ndarray:
+def table_of(truth_is_star, given_is_star, mag, p_star=None, min_score=None) -> MatchedSources:
     n = len(mag)
     truth = {"id": np.arange(n), "x": np.zeros(n), "y": np.zeros(n), "is_star": truth_is_star, "mag": mag}
     found = {"id": np.arange(n), "x": np.zeros(n), "y": np.zeros(n), "is_star": given_is_star}
     found["score"] = np.linspace(0.9, 0.1, n)
     if p_star is not None:
         found["p_star"] = p_star
-    return make_match_table(truth, found, np.arange(n))
+    return MatchedSources(make_match_table(truth, found, np.arange(n)), min_score=min_score)
 
 
 def test_confusion_by_hand():
@@ -34,8 +29,9 @@ def test_confusion_by_hand():
     given = np.array([True, True, False, True, False, False, False])
     table = table_of(truth, given, np.full(7, 20.0))
     np.testing.assert_array_equal(confusion_matrix(table), [[2, 1], [1, 3]])
+    table = table_of(truth, given, np.full(7, 20.0), min_score=0.3)
     # The last two have scores below 0.3.
-    np.testing.assert_array_equal(confusion_matrix(table, min_score=0.3), [[2, 1], [1, 1]])
+    np.testing.assert_array_equal(confusion_matrix(table), [[2, 1], [1, 1]])
 
 
 def test_swapped_classes_and_nothing():
@@ -54,7 +50,7 @@ def test_unmatched_and_ignored_do_not_count():
         "ignored": [False, True],
     }
     found = {"id": [1, 2], "x": [0.0, 1.0], "y": [0.0, 1.0], "is_star": [True, False], "score": [0.9, 0.8]}
-    assert confusion_matrix(make_match_table(truth, found, [-1, 1])).sum() == 0
+    assert confusion_matrix(MatchedSources(make_match_table(truth, found, [-1, 1]))).sum() == 0
 
 
 def test_bins_add_up_to_the_whole(rng):
@@ -62,7 +58,7 @@ def test_bins_add_up_to_the_whole(rng):
     table = table_of(truth, given, rng.uniform(18.0, 26.0, 300))
     counts = confusion_matrix(table)
     for i, star in enumerate((True, False)):
-        binned = binned_class_completeness(table, np.arange(18.0, 27.0), star)
+        binned = table.binned_share("class_completeness", "mag", np.arange(18.0, 27.0), star)
         assert (binned.hits.sum(), binned.total.sum()) == (counts[i, i], counts[i].sum())
 
 
@@ -73,7 +69,7 @@ def test_an_error_that_grows_with_magnitude_is_recovered(rng):
     table = table_of(truth, truth ^ wrong, mag)
     expected = 1.0 - np.array([0.5, 1.5, 2.5, 3.5]) / 8.0
     for star in (True, False):
-        binned = binned_class_completeness(table, [20.0, 21.0, 22.0, 23.0, 24.0], star)
+        binned = table.binned_share("class_completeness", "mag", [20.0, 21.0, 22.0, 23.0, 24.0], star)
         np.testing.assert_allclose(binned.fraction, expected, atol=0.025)
 
 

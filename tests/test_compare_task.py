@@ -240,7 +240,7 @@ def test_truth_without_masks(shared_data: Path) -> None:
     inputs = data(shared_data)
     drawn = Table.read(shared_data / "scarlet" / "truth.fits")
     ids = np.arange(1, len(drawn) + 1, dtype=np.int64)
-    parents, spans = make_parents(ids, ids, SpanMasks.empty(len(ids)))
+    parents, spans = make_parents(ids, ids, SpanMasks(np.zeros(len(ids) + 1, int), *np.zeros((3, 0), int)))
     flux = {
         band: np.array(drawn[f"flux_{band}"]) * exposure.getPhotoCalib().getCalibrationMean()
         for band, exposure in inputs["exposures"].items()

@@ -18,14 +18,8 @@ from lsst.meas.maskrcnn.metrics.binned import (
     robust_statistics,
     weighted_median,
 )
-from lsst.meas.maskrcnn.metrics.completeness import binned_completeness, binned_purity, completeness_limit
-from lsst.meas.maskrcnn.metrics.match_table import (
-    ab_magnitude,
-    detection_rows,
-    make_match_table,
-    matched_rows,
-    truth_rows,
-)
+from lsst.meas.maskrcnn.metrics.completeness import completeness_limit
+from lsst.meas.maskrcnn.metrics.match_table import MatchedSources, ab_magnitude, make_match_table
 
 TRUTH = {
     "id": [11, 12, 13, 14],
@@ -110,14 +104,18 @@ def test_table_refuses_what_does_not_fit(change, words):
 
 
 def test_rows(table):
-    np.testing.assert_array_equal(np.flatnonzero(truth_rows(table)), [0, 1, 2])
-    np.testing.assert_array_equal(np.flatnonzero(truth_rows(table, False)), [1, 2])
-    np.testing.assert_array_equal(np.flatnonzero(detection_rows(table)), [0, 1, 4])
-    np.testing.assert_array_equal(np.flatnonzero(detection_rows(table, True, min_score=0.85)), [0])
-    np.testing.assert_array_equal(np.flatnonzero(matched_rows(table, same_class=True)), [0])
-    # The same from anything that gives columns by name.
-    columns = {name: table[name] for name in table.dtype.names}
-    np.testing.assert_array_equal(matched_rows(columns), matched_rows(table))
+    sources = MatchedSources(table)
+    np.testing.assert_array_equal(np.flatnonzero(sources.truths()), [0, 1, 2])
+    np.testing.assert_array_equal(np.flatnonzero(sources.truths(False)), [1, 2])
+    np.testing.assert_array_equal(np.flatnonzero(sources.detections()), [0, 1, 4])
+    strict = MatchedSources(table, min_score=0.85)
+    np.testing.assert_array_equal(np.flatnonzero(strict.detections(True)), [0])
+    np.testing.assert_array_equal(np.flatnonzero(strict.matched()), [0])
+    hits, total = sources.share("class_accuracy")
+    assert (np.flatnonzero(hits).tolist(), np.flatnonzero(total).tolist()) == ([0], [0, 1])
+    hits, total = sources.share("class_purity", True)
+    assert (np.flatnonzero(hits).tolist(), np.flatnonzero(total).tolist()) == ([0], [0, 1])
+    assert np.flatnonzero(sources.share("class_completeness", False)[1]).tolist() == [1]
 
 
 def test_magnitude_of_no_flux_is_nan():
@@ -181,7 +179,7 @@ def test_bins():
 def test_edges():
     np.testing.assert_allclose(even_edges([20.0, np.nan, 21.0]), [20.0, 20.5, 21.0])
     np.testing.assert_allclose(even_edges([3.0]), [3.0, 3.5])
-    assert len(even_edges([])) == 2 and len(log_edges([0.0, -1.0])) == 2
+    assert len(even_edges([])) == 2 and len(log_edges([0.0, -1.0], 4)) == 2
     np.testing.assert_allclose(log_edges([1.0, 90.0, 0.0], 1), [1.0, 10.0, 100.0])
     values = np.random.default_rng(1).normal(size=1000)
     assert binned_fraction(values, values > 0, even_edges(values, 0.3)).total.sum() == 1000
@@ -227,20 +225,21 @@ def test_binned_statistics_are_those_of_each_bin(rng):
 
 
 def test_in_bins_by_hand(table):
-    binned = binned_completeness(table, "mag", [20.0, 23.0, 25.0, 27.0])
-    np.testing.assert_array_equal(binned.hits, [2, 0, 0])
-    np.testing.assert_array_equal(binned.total, [2, 1, 0])
-    binned = binned_purity(table, "score", [0.0, 0.5, 0.75, 1.0])
-    np.testing.assert_array_equal(binned.hits, [0, 0, 2])
-    np.testing.assert_array_equal(binned.total, [0, 1, 2])
-    binned = binned_purity(table, "flux_detected", [0.0, 10.0, 1000.0], True, same_class=True)
-    np.testing.assert_array_equal(binned.hits, [0, 1])
-    np.testing.assert_array_equal(binned.total, [0, 2])
-    np.testing.assert_array_equal(
-        binned_completeness(table, "mag", [20.0, 23.0, 25.0], False, same_class=True).hits, [0, 0]
-    )
-    np.testing.assert_array_equal(binned_completeness(table, "mag", [20.0, 23.0], min_score=0.85).hits, [1])
-    assert binned_completeness(empty_table(), "snr", [1.0, 2.0]).total.tolist() == [0]
+    binned = MatchedSources(table).binned_share
+    completeness = binned("completeness", "mag", [20.0, 23.0, 25.0, 27.0])
+    np.testing.assert_array_equal(completeness.hits, [2, 0, 0])
+    np.testing.assert_array_equal(completeness.total, [2, 1, 0])
+    purity = binned("purity", "score", [0.0, 0.5, 0.75, 1.0])
+    np.testing.assert_array_equal(purity.hits, [0, 0, 2])
+    np.testing.assert_array_equal(purity.total, [0, 1, 2])
+    purity = binned("purity_same_class", "flux_detected", [0.0, 10.0, 1000.0], True)
+    np.testing.assert_array_equal(purity.hits, [0, 1])
+    np.testing.assert_array_equal(purity.total, [0, 2])
+    assert binned("completeness_same_class", "mag", [20.0, 23.0, 25.0], False).hits.tolist() == [0, 0]
+    strict = MatchedSources(table, min_score=0.85).binned_share("completeness", "mag", [20.0, 23.0])
+    assert strict.hits.tolist() == [1]
+    nothing = MatchedSources(empty_table()).binned_share("completeness", "snr", [1.0, 2.0])
+    assert nothing.total.tolist() == [0]
 
 
 def injected(rng, n=20_000, plateau=0.95, midpoint=24.6, width=0.3):

@@ -23,7 +23,7 @@ from lsst.meas.maskrcnn.metrics.classification import confusion_matrix, magnitud
 from lsst.meas.maskrcnn.metrics.completeness import CompletenessLimit
 from lsst.meas.maskrcnn.metrics.cutouts import BlendCutout
 from lsst.meas.maskrcnn.metrics.evaluation_metrics import EvaluationGallery
-from lsst.meas.maskrcnn.metrics.match_table import make_match_table
+from lsst.meas.maskrcnn.metrics.match_table import MatchedSources, make_match_table
 from lsst.meas.maskrcnn.report import gallery, model_gallery, plots
 from lsst.meas.maskrcnn.report.calibration_figure import plot_calibration
 from lsst.meas.maskrcnn.report.plot_style import CLASS_STYLES, OKABE_ITO, curve_style, family_styles
@@ -72,7 +72,7 @@ def line_of(axis, label):
 def test_no_global_state(table):
     before = dict(matplotlib.rcParams)
     loaded = "matplotlib.pyplot" in sys.modules
-    plots.plot_shares(binned_shares(table, CLASSES)[:1]).canvas.draw()
+    plots.plot_shares(binned_shares(MatchedSources(table, classes=CLASSES))[:1]).canvas.draw()
     assert dict(matplotlib.rcParams) == before
     assert ("matplotlib.pyplot" in sys.modules) == loaded
 
@@ -148,7 +148,7 @@ def test_a_single_bin_shows_its_interval():
 
 
 def test_panels_of_a_table(table):
-    families = binned_shares(table, CLASSES)
+    families = binned_shares(MatchedSources(table, classes=CLASSES))
     assert [(one.measure, one.column) for one in families] == [
         ("completeness", "mag"),
         ("completeness", "snr"),
@@ -164,17 +164,17 @@ def test_panels_of_a_table(table):
     assert 22.0 < families[0].limits["all"].value < 26.0
     without = table.copy()
     without["snr"] = np.nan
-    assert len(binned_shares(without, ("all",))) == 5
+    assert len(binned_shares(MatchedSources(without, classes=("all",)))) == 5
     figure = plots.plot_shares(families)
     assert len(figure.axes) == 6
     # Detections of a lower score are left out, of completeness and of purity.
-    strict = binned_shares(table, ("all",), min_score=0.5)
+    strict = binned_shares(MatchedSources(table, classes=("all",), min_score=0.5))
     assert strict[0].curves["all"].hits.sum() < families[0].curves["all"].hits.sum()
     assert strict[-1].curves["all"].total.sum() == np.count_nonzero(table["score"] >= 0.5)
 
 
 def test_confusion(table):
-    counts, shares = confusion_matrix(table), class_shares(table)
+    counts, shares = confusion_matrix(MatchedSources(table)), class_shares(MatchedSources(table))
     figure = plots.plot_confusion(counts, shares, band="r")
     left, right, lower = figure.axes
     share = counts / counts.sum(axis=1, keepdims=True)
@@ -196,7 +196,7 @@ def test_roc(table):
     np.testing.assert_allclose(line.get_xdata(), curves["all"].false_positive)
     np.testing.assert_allclose(line.get_ydata(), curves["all"].true_positive)
     assert line_of(axis, "none").get_label() == "none: one class only"
-    assert len(plots.plot_roc(magnitude_rocs(table)).axes[0].lines) == 5
+    assert len(plots.plot_roc(magnitude_rocs(MatchedSources(table))).axes[0].lines) == 5
 
 
 def test_residuals_as_points(rng):
@@ -271,8 +271,10 @@ def test_empty_input_draws(tmp_path, table):
     empty = table[:0]
     nothing = binned_statistics([], [], [0.0, 0.5])
     figures = {
-        "shares": plots.plot_shares(binned_shares(empty, CLASSES)),
-        "confusion": plots.plot_confusion(confusion_matrix(empty), class_shares(empty)),
+        "shares": plots.plot_shares(binned_shares(MatchedSources(empty, classes=CLASSES))),
+        "confusion": plots.plot_confusion(
+            confusion_matrix(MatchedSources(empty)), class_shares(MatchedSources(empty))
+        ),
         "curves": plots.plot_precision_recall([]),
         "roc": plots.plot_roc({}),
         "residuals": plots.plot_residuals([plots.ResidualPanel("", np.zeros(0), np.zeros(0), nothing)]),

@@ -7,10 +7,10 @@
 import numpy as np
 import pytest
 
-from lsst.meas.maskrcnn.metrics.binned import robust_statistics
+from lsst.meas.maskrcnn.metrics.binned import divide, robust_statistics
 from lsst.meas.maskrcnn.metrics.binned_figures import binned_residual, residual_bins
-from lsst.meas.maskrcnn.metrics.match_table import make_match_table
-from lsst.meas.maskrcnn.metrics.residuals import color_residuals, flux_residual
+from lsst.meas.maskrcnn.metrics.match_table import MatchedSources, make_match_table
+from lsst.meas.maskrcnn.metrics.summary import color_residuals
 
 N = 20_000
 
@@ -51,22 +51,23 @@ def table() -> np.ndarray:
     return make_match_table(truth, found, np.arange(n_found), bands=("g", "r", "i"))
 
 
-def test_flux_residual_by_hand():
-    np.testing.assert_allclose(flux_residual([11.0, 0.0, 5.0], [10.0, 10.0, 0.0]), [0.1, -1.0, np.nan])
+def test_ratios_by_hand():
+    np.testing.assert_allclose(divide([11.0, 0.0, 5.0], [10.0, 10.0, 0.0]), [1.1, 0.0, np.nan])
 
 
 def test_a_bias_that_grows_with_blendedness_is_recovered(table):
-    column, edges = residual_bins(table)
+    sources = MatchedSources(table)
+    column, edges = residual_bins(sources)
     assert column == "blendedness"
-    residual = flux_residual(table["flux_detected"], table["flux_truth"])
-    binned = binned_residual(table, residual, None)
+    residual = divide(table["flux_detected"], table["flux_truth"]) - 1.0
+    binned = binned_residual(sources, residual, None)
     assert binned.n.sum() == N - 100
     np.testing.assert_allclose(binned.median, 0.25 * 0.5 * (edges[1:] + edges[:-1]), atol=0.01)
     # The noise, and the bias's own range within a bin of 0.1.
     np.testing.assert_allclose(binned.scatter[2:], np.hypot(0.05, 0.025 / np.sqrt(12.0)), rtol=0.08)
-    galaxies, stars = (binned_residual(table, residual, star) for star in (False, True))
+    galaxies, stars = (binned_residual(sources, residual, star) for star in (False, True))
     np.testing.assert_array_equal(galaxies.n + stars.n, binned.n)
-    offsets = binned_residual(table, table["offset_x"], True)
+    offsets = binned_residual(sources, table["offset_x"], True)
     np.testing.assert_allclose(offsets.median, 0.3, atol=0.01)
     np.testing.assert_allclose(offsets.scatter[2:], 0.05, rtol=0.15)
 
@@ -75,25 +76,23 @@ def test_magnitude_where_blendedness_is_not_known(table):
     plain = table[:50].copy()
     plain["blendedness"] = np.nan
     plain["mag"] = np.linspace(20.0, 22.0, 50)
-    column, edges = residual_bins(plain)
+    sources = MatchedSources(plain)
+    column, edges = residual_bins(sources)
     assert (column, edges.tolist()) == ("mag", [20.0, 20.5, 21.0, 21.5, 22.0])
-    assert binned_residual(plain, plain["offset_x"], None).n.sum() == 50
+    assert binned_residual(sources, plain["offset_x"], None).n.sum() == 50
 
 
 def test_known_colour_error_is_recovered(table):
-    colours = color_residuals(table, "gri")
+    colours = color_residuals(MatchedSources(table, bands=("g", "r", "i")))
     assert list(colours) == ["g-r", "r-i"]
     assert all(len(value) == len(table) for value in colours.values())
     assert np.isnan(colours["g-r"][-100:]).all()
     assert robust_statistics(colours["g-r"]).median == pytest.approx(0.1)
     assert robust_statistics(colours["r-i"]).median == pytest.approx(0.0, abs=1e-12)
-    stars = color_residuals(table, "gr", True)["g-r"]
-    assert np.isfinite(stars).sum() == np.count_nonzero(table["truth_is_star"][: N - 100])
-    with pytest.raises(ValueError, match="two bands"):
-        color_residuals(table, ["g"])
+    assert color_residuals(MatchedSources(table, bands=("g",))) == {}
 
 
 def test_nothing(table):
     empty = table[:0]
-    assert binned_residual(empty, np.zeros(0), None).n.sum() == 0
-    assert len(color_residuals(empty, "gr")["g-r"]) == 0
+    assert binned_residual(MatchedSources(empty), np.zeros(0), None).n.sum() == 0
+    assert len(color_residuals(MatchedSources(empty, bands=("g", "r")))["g-r"]) == 0

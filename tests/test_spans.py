@@ -113,7 +113,8 @@ def test_united_masks_are_those_of_painted_images(rng):
     union = np.stack([images[group == number].any(axis=0) for number in range(12)])
     corners = np.full((12, 2), (Y0, X0))
     assert same(SpanMasks.from_masks(masks, origins).unite(group, 12), SpanMasks.from_masks(union, corners))
-    assert SpanMasks.empty(2).unite(np.array([1, 0]), 3).areas.tolist() == [0, 0, 0]
+    nothing = SpanMasks.from_masks([np.zeros((0, 0), bool)] * 2, [[0, 0]] * 2)
+    assert nothing.unite(np.array([1, 0]), 3).areas.tolist() == [0, 0, 0]
 
 
 def test_the_share_in_masked_pixels(rng):

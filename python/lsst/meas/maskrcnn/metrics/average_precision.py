@@ -188,12 +188,8 @@ class AveragePrecision:
         Between 0 and 1, float64, (T,); NaN without truths.
     recall : `numpy.ndarray`
         That of all the detections taken in, float64, (T,); NaN without truths.
-    n_images : `int`
-        Number of images.
     n_truth : `int`
         Number of truths that count.
-    n_detections : `numpy.ndarray`
-        Number of detections that count, int64, (T,).
     curves : `tuple` [`PrecisionRecall`]
         One for each threshold. Those of ``coco`` and ``perImage`` are given at
         `COCO_RECALLS`; that of ``perImage`` is the mean of the images'
@@ -206,9 +202,7 @@ class AveragePrecision:
     thresholds: FloatArray
     ap: FloatArray
     recall: FloatArray
-    n_images: int
     n_truth: int
-    n_detections: npt.NDArray[np.int64]
     curves: tuple[PrecisionRecall, ...]
 
     @property
@@ -341,30 +335,18 @@ def compute_ap(outcomes: Outcomes, definition: Definition) -> AveragePrecision:
     """
     _check(definition)
     n_truth = int(outcomes.n_truth.sum())
-    hits, false = outcomes.hit, outcomes.false
+    found = outcomes.hit
     if definition == "perImage":
-        kept = outcomes.scores >= MIN_SCORE
-        hits, false = hits[:, kept], false[:, kept]
+        found = found[:, outcomes.scores >= MIN_SCORE]
         ap, curves = _mean_of_images(outcomes)
     else:
-        curves = [_curve(outcomes.scores, *one, n_truth) for one in zip(hits, false)]
+        curves = [_curve(outcomes.scores, *one, n_truth) for one in zip(outcomes.hit, outcomes.false)]
         ap = np.array([_area(curve, n_truth) for curve in curves])
         if definition == "coco":
             curves = [_at_recalls(curve) for curve in curves]
             ap = np.array([curve.interpolated.mean() if n_truth else np.nan for curve in curves])
-    found = hits.sum(axis=1)
-    return AveragePrecision(
-        definition,
-        outcomes.label,
-        outcomes.area,
-        outcomes.thresholds,
-        ap,
-        found / n_truth if n_truth else np.full(len(found), np.nan),
-        len(outcomes),
-        n_truth,
-        found + false.sum(axis=1),
-        tuple(curves),
-    )
+    kind = outcomes.label, outcomes.area, outcomes.thresholds
+    return AveragePrecision(definition, *kind, ap, divide(found.sum(axis=1), n_truth), n_truth, tuple(curves))
 
 
 def ap_statistic(outcomes: Outcomes, definition: Definition = "pooled") -> ImageStatistic:

@@ -11,27 +11,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "MAD_TO_SIGMA",
-    "OUTLIER_SIGMA",
-    "BinnedFraction",
-    "BinnedStatistics",
-    "Fraction",
-    "binned_fraction",
-    "binned_statistics",
-    "binomial_interval",
-    "even_edges",
-    "fraction",
-    "log_edges",
-    "robust_statistics",
-    "weighted_median",
-]
+FloatArray = NDArray[np.float64]
 
 MAD_TO_SIGMA = 1.482602218505602
 """Standard deviation over median absolute deviation of a normal distribution."""
 
 OUTLIER_SIGMA = 3.0
 """Values further from the median than this many scatters are outliers."""
+
+_STATISTICS = ("median", "median_error", "scatter")
 
 
 @dataclass(frozen=True)
@@ -68,38 +56,23 @@ class BinnedFraction:
         bin where there is no source, (bin,).
     hits, total : `numpy.ndarray`
         Sources that count and all of them, int64, (bin,).
-    fraction : `numpy.ndarray`
-        Their ratio; NaN in an empty bin, (bin,).
-    low, high : `numpy.ndarray`
-        Limits of the confidence interval; NaN in an empty bin, (bin,).
+    fraction, low, high : `numpy.ndarray`
+        Their ratio and the limits of its confidence interval; NaN in an empty
+        bin, (bin,).
     """
 
-    edges: NDArray[np.float64]
-    center: NDArray[np.float64]
+    edges: FloatArray
+    center: FloatArray
     hits: NDArray[np.int64]
     total: NDArray[np.int64]
-    fraction: NDArray[np.float64]
-    low: NDArray[np.float64]
-    high: NDArray[np.float64]
+    fraction: FloatArray
+    low: FloatArray
+    high: FloatArray
 
     def columns(self) -> dict[str, NDArray]:
-        """Give the bins as columns of a table.
-
-        Returns
-        -------
-        columns : `dict` [`str`, `numpy.ndarray`]
-            One row per bin; the edges as ``bin_low`` and ``bin_high``.
-        """
-        return {
-            "bin_low": self.edges[:-1],
-            "bin_high": self.edges[1:],
-            "center": self.center,
-            "hits": self.hits,
-            "total": self.total,
-            "fraction": self.fraction,
-            "low": self.low,
-            "high": self.high,
-        }
+        """Give the bins as columns of a table, a row for each; the edges are ``bin_low`` and ``bin_high``."""
+        names = ("center", "hits", "total", "fraction", "low", "high")
+        return _edge_columns(self.edges) | {name: getattr(self, name) for name in names}
 
 
 @dataclass(frozen=True)
@@ -131,15 +104,12 @@ class RobustStatistics:
 
 @dataclass(frozen=True)
 class BinnedStatistics:
-    """Robust statistics of a quantity in bins of another.
+    """Robust statistics of a quantity in bins of another, which are as in `BinnedFraction`.
 
     Parameters
     ----------
-    edges : `numpy.ndarray`
-        Limits of the bins, ascending, (bin + 1,).
-    center : `numpy.ndarray`
-        Median of the binned quantity in each bin; the middle of the bin
-        where there is no source, (bin,).
+    edges, center : `numpy.ndarray`
+        Limits of the bins, (bin + 1,), and median of the binned quantity, (bin,).
     n : `numpy.ndarray`
         Number of values, int64, (bin,).
     median, median_error, scatter : `numpy.ndarray`
@@ -149,57 +119,27 @@ class BinnedStatistics:
         bin's scatters.
     """
 
-    edges: NDArray[np.float64]
-    center: NDArray[np.float64]
+    edges: FloatArray
+    center: FloatArray
     n: NDArray[np.int64]
-    median: NDArray[np.float64]
-    median_error: NDArray[np.float64]
-    scatter: NDArray[np.float64]
+    median: FloatArray
+    median_error: FloatArray
+    scatter: FloatArray
     outliers: BinnedFraction
 
     def columns(self) -> dict[str, NDArray]:
-        """Give the bins as columns of a table.
-
-        Returns
-        -------
-        columns : `dict` [`str`, `numpy.ndarray`]
-            One row per bin; the edges as ``bin_low`` and ``bin_high``.
-        """
-        return {
-            "bin_low": self.edges[:-1],
-            "bin_high": self.edges[1:],
-            "center": self.center,
-            "n": self.n,
-            "median": self.median,
-            "median_error": self.median_error,
-            "scatter": self.scatter,
-            "outlier_fraction": self.outliers.fraction,
-            "outlier_low": self.outliers.low,
-            "outlier_high": self.outliers.high,
-        }
+        """Give the bins as columns of a table, as `BinnedFraction.columns`."""
+        own = {name: getattr(self, name) for name in ("center", "n", *_STATISTICS)}
+        outliers = {f"outlier_{name}": getattr(self.outliers, name) for name in ("fraction", "low", "high")}
+        return _edge_columns(self.edges) | own | outliers
 
 
 _ONE_SIGMA = 0.6826894921370859
 """Probability within one standard deviation of a normal distribution."""
 
 
-def binomial_interval(hits: ArrayLike, total: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Compute the limits of a share at one standard deviation.
-
-    Parameters
-    ----------
-    hits, total : array_like
-        Number that count and number of all, any shape, 0 <= hits <= total.
-
-    Returns
-    -------
-    low, high : `numpy.ndarray`
-        The limits; NaN where ``total`` is 0.
-
-    Raises
-    ------
-    ValueError
-        Raised if a number is negative or there are more hits than all.
+def binomial_interval(hits: ArrayLike, total: ArrayLike) -> tuple[FloatArray, FloatArray]:
+    """Compute the limits of a share at one standard deviation, low and high; NaN where ``total`` is 0.
 
     Notes
     -----
@@ -225,21 +165,9 @@ def binomial_interval(hits: ArrayLike, total: ArrayLike) -> tuple[NDArray[np.flo
 
 
 def fraction(hits: int, total: int) -> Fraction:
-    """Compute one share and its confidence interval.
-
-    Parameters
-    ----------
-    hits, total : `int`
-        Number that count and number of all.
-
-    Returns
-    -------
-    fraction : `Fraction`
-        The share; NaN without sources.
-    """
+    """Compute one share and its confidence interval; NaN without sources."""
     low, high = binomial_interval(hits, total)
-    value = float(hits) / float(total) if total else float("nan")
-    return Fraction(int(hits), int(total), value, float(low), float(high))
+    return Fraction(int(hits), int(total), float(divide(hits, total)), float(low), float(high))
 
 
 def binned_fraction(values: ArrayLike, hit: ArrayLike, edges: ArrayLike) -> BinnedFraction:
@@ -255,42 +183,17 @@ def binned_fraction(values: ArrayLike, hit: ArrayLike, edges: ArrayLike) -> Binn
     edges : array_like
         Limits of the bins, ascending; may be infinite, (bin + 1,). A bin
         holds its lower limit, the last one both.
-
-    Returns
-    -------
-    binned : `BinnedFraction`
-        The shares.
-
-    Raises
-    ------
-    ValueError
-        Raised if the lengths differ or the edges do not ascend.
     """
     values, edges, index = _bin_index(values, edges)
     hit = np.asarray(hit, dtype=bool)
     if hit.shape != values.shape:
         raise ValueError(f"Values and hits must be of one shape; given were {values.shape} and {hit.shape}.")
-    n_bins = len(edges) - 1
-    inside = index >= 0
-    total = np.bincount(index[inside], minlength=n_bins)
-    hits = np.bincount(index[inside & hit], minlength=n_bins)
-    low, high = binomial_interval(hits, total)
-    share = divide(hits, total)
-    return BinnedFraction(edges, _centers(values, index, edges), hits, total, share, low, high)
+    hits, total = (np.bincount(index[rows & (index >= 0)], minlength=len(edges) - 1) for rows in (hit, True))
+    return _binned_fraction(edges, _centers(values, index, edges), hits, total)
 
 
 def robust_statistics(values: ArrayLike) -> RobustStatistics:
-    """Compute the median, the scatter and the share of outliers.
-
-    Parameters
-    ----------
-    values : array_like
-        The sample; values that are not finite are left out.
-
-    Returns
-    -------
-    statistics : `RobustStatistics`
-        The statistics; NaN without values.
+    """Compute the median, the scatter and the share of outliers of the finite values; NaN without any.
 
     Examples
     --------
@@ -313,28 +216,7 @@ def robust_statistics(values: ArrayLike) -> RobustStatistics:
 
 
 def binned_statistics(x: ArrayLike, values: ArrayLike, edges: ArrayLike) -> BinnedStatistics:
-    """Compute robust statistics of a quantity in bins of another.
-
-    Parameters
-    ----------
-    x : array_like
-        Quantity to bin by, (source,).
-    values : array_like
-        Quantity of which the statistics are, (source,). Sources where either
-        is NaN are left out.
-    edges : array_like
-        Limits of the bins, as for `binned_fraction`, (bin + 1,).
-
-    Returns
-    -------
-    binned : `BinnedStatistics`
-        The statistics.
-
-    Raises
-    ------
-    ValueError
-        Raised if the lengths differ or the edges do not ascend.
-    """
+    """Compute robust statistics of values in bins of x, both (source,), without those where either is NaN."""
     x, edges, index = _bin_index(x, edges)
     values = np.asarray(values, dtype=float)
     if values.shape != x.shape:
@@ -343,36 +225,17 @@ def binned_statistics(x: ArrayLike, values: ArrayLike, edges: ArrayLike) -> Binn
     parts = [robust_statistics(part) for part in _split(values, index, edges)]
     center = _centers(x, index, edges)
     n = np.array([part.n for part in parts], dtype=np.int64)
-    hits = np.array([part.outliers.hits for part in parts], dtype=np.int64)
-    share, low, high = (
-        np.array([getattr(part.outliers, name) for part in parts]) for name in ("value", "low", "high")
-    )
+    outliers = np.array([part.outliers.hits for part in parts], dtype=np.int64)
+    columns = {name: np.array([getattr(part, name) for part in parts]) for name in _STATISTICS}
     return BinnedStatistics(
-        edges,
-        center,
-        n,
-        np.array([part.median for part in parts]),
-        np.array([part.median_error for part in parts]),
-        np.array([part.scatter for part in parts]),
-        BinnedFraction(edges, center, hits, n, share, low, high),
+        edges, center, n, **columns, outliers=_binned_fraction(edges, center, outliers, n)
     )
 
 
-def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Compute medians of values that count several times.
+def weighted_median(values: FloatArray, weights: FloatArray) -> FloatArray:
+    """Compute medians, (B,), of values, (N,) or (B, N), that count as often as weights, (B, N), say.
 
-    Parameters
-    ----------
-    values : `numpy.ndarray`
-        The values, (N,), or (B, N) if they differ between the medians.
-    weights : `numpy.ndarray`
-        How often each counts, (B, N).
-
-    Returns
-    -------
-    medians : `numpy.ndarray`
-        The middle value, or the mean of the two in the middle, (B,); NaN
-        where all weights are 0.
+    It is the middle value, or the mean of the two in the middle; NaN where all weights are 0.
 
     Examples
     --------
@@ -391,33 +254,14 @@ def weighted_median(values: NDArray[np.float64], weights: NDArray[np.float64]) -
     return np.where(half[:, 0] > 0, median, np.nan)
 
 
-def even_edges(values: ArrayLike, width: float = 0.5) -> NDArray[np.float64]:
-    """Choose bins of one width, at multiples of it, that hold all values.
-
-    Parameters
-    ----------
-    values : array_like
-        The values; those that are not finite are left out.
-    width : `float`
-        Width of a bin, in the unit of the values.
-
-    Returns
-    -------
-    edges : `numpy.ndarray`
-        Limits of the bins, at least two, (bin + 1,).
-
-    Raises
-    ------
-    ValueError
-        Raised if the width is not positive.
+def even_edges(values: ArrayLike, width: float = 0.5) -> FloatArray:
+    """Choose bins of one width, at multiples of it, that hold all finite values; at least one, (bin + 1,).
 
     Examples
     --------
     >>> even_edges([20.2, 21.7])
     array([20. , 20.5, 21. , 21.5, 22. ])
     """
-    if not width > 0.0:
-        raise ValueError(f"Bins need a positive width; given was {width}.")
     sample = np.asarray(values, dtype=float).ravel()
     sample = sample[np.isfinite(sample)]
     if not len(sample):
@@ -427,36 +271,30 @@ def even_edges(values: ArrayLike, width: float = 0.5) -> NDArray[np.float64]:
     return width * np.arange(first, last + 1, dtype=np.float64)
 
 
-def log_edges(values: ArrayLike, per_decade: int = 4) -> NDArray[np.float64]:
-    """Choose bins of one width in the logarithm that hold all positive values.
-
-    Parameters
-    ----------
-    values : array_like
-        The values; those that are not finite and positive are left out.
-    per_decade : `int`
-        Bins in a factor of ten.
-
-    Returns
-    -------
-    edges : `numpy.ndarray`
-        Limits of the bins, at least two, (bin + 1,).
-    """
+def log_edges(values: ArrayLike, per_decade: int) -> FloatArray:
+    """Choose so many bins in each factor of ten, as `even_edges` does, that hold all positive values."""
     sample = np.asarray(values, dtype=float).ravel()
-    sample = sample[np.isfinite(sample) & (sample > 0.0)]
-    return 10.0 ** even_edges(np.log10(sample), 1.0 / per_decade)
+    return 10.0 ** even_edges(np.log10(sample[np.isfinite(sample) & (sample > 0.0)]), 1.0 / per_decade)
 
 
-def divide(above: ArrayLike, below: ArrayLike) -> NDArray[np.float64]:
+def divide(above: ArrayLike, below: ArrayLike) -> FloatArray:
     """Divide numbers of shapes that fit each other; NaN where there is nothing to divide by."""
     top, bottom = np.broadcast_arrays(np.asarray(above, dtype=float), np.asarray(below, dtype=float))
     return np.divide(top, bottom, out=np.full(top.shape, np.nan), where=bottom > 0)
 
 
-def _bin_index(
-    values: ArrayLike, edges: ArrayLike
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
-    # Bin of each value, -1 outside.
+def _edge_columns(edges: FloatArray) -> dict[str, NDArray]:
+    return {"bin_low": edges[:-1], "bin_high": edges[1:]}
+
+
+def _binned_fraction(
+    edges: FloatArray, center: FloatArray, hits: NDArray[np.int64], total: NDArray[np.int64]
+) -> BinnedFraction:
+    return BinnedFraction(edges, center, hits, total, divide(hits, total), *binomial_interval(hits, total))
+
+
+def _bin_index(values: ArrayLike, edges: ArrayLike) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
+    """Values, edges, and the bin of each value, -1 outside."""
     values, edges = np.asarray(values, dtype=float), np.asarray(edges, dtype=float)
     if values.ndim != 1:
         raise ValueError(f"Values must be one-dimensional; given was the shape {values.shape}.")
@@ -468,17 +306,15 @@ def _bin_index(
     return values, edges, index
 
 
-def _split(
-    values: NDArray[np.float64], index: NDArray[np.int64], edges: NDArray[np.float64]
-) -> list[NDArray[np.float64]]:
+def _split(values: FloatArray, index: NDArray[np.int64], edges: FloatArray) -> list[FloatArray]:
+    """Values of each bin."""
     order = np.argsort(index, kind="stable")
     bounds = np.searchsorted(index[order], np.arange(len(edges)))
     return [values[order[a:b]] for a, b in zip(bounds[:-1], bounds[1:])]
 
 
-def _centers(
-    values: NDArray[np.float64], index: NDArray[np.int64], edges: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _centers(values: FloatArray, index: NDArray[np.int64], edges: FloatArray) -> FloatArray:
+    """Median of each bin, or else its middle, or its finite edge."""
     low, high = edges[:-1], edges[1:]
     middle = np.where(np.isfinite(low), low, high)
     both = np.isfinite(low) & np.isfinite(high)

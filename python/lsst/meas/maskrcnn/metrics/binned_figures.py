@@ -6,45 +6,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..images.classes import IS_STAR
+from ..images.classes import CLASS_NAMES, IS_STAR
 from .average_precision import AveragePrecision
-from .binned import BinnedFraction, BinnedStatistics, binned_statistics, even_edges, log_edges
-from .calibration import Reliability, p_star_reliability, reliability, score_reliability
-from .classification import binned_class_completeness, blend_cases
-from .completeness import CompletenessLimit, binned_completeness, binned_purity, completeness_limit
-from .match_table import detection_rows, matched_rows, truth_rows
-from .residuals import flux_residual
-
-__all__ = [
-    "BinnedShares",
-    "binned_residual",
-    "binned_shares",
-    "binned_tables",
-    "class_shares",
-    "precision_recall_table",
-    "reliability_curves",
-    "residual_bins",
-]
-
-Table = NDArray[np.void]
+from .binned import BinnedFraction, BinnedStatistics, binned_statistics, divide, even_edges, log_edges
+from .calibration import Reliability, reliability
+from .completeness import CompletenessLimit, completeness_limit
+from .match_table import MatchedSources
 
 PRECISION_RECALL_DTYPE = np.dtype(
-    [
-        ("definition", "U8"),
-        ("object_class", "U8"),
-        ("iou", "f8"),
-        ("recall", "f8"),
-        ("precision", "f8"),
-        ("interpolated", "f8"),
-        ("score", "f8"),
-    ]
+    [("definition", "U8"), ("object_class", "U8")]
+    + [(name, "f8") for name in ("iou", "recall", "precision", "interpolated", "score")]
 )
 """One row per point of a precision-recall curve (`numpy.dtype`)."""
 
@@ -52,6 +31,23 @@ PRECISION_RECALL_DTYPE = np.dtype(
 _CURVE_POINTS = 1000
 
 _BLENDEDNESS_EDGES = np.array([0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
+
+_Edges = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+
+def _tenths(_: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.linspace(0.0, 1.0, 11)
+
+
+_SHARES: tuple[tuple[str, str, _Edges], ...] = (
+    ("completeness", "mag", even_edges),
+    ("completeness", "snr", partial(log_edges, per_decade=4)),
+    ("completeness", "blendedness", _tenths),
+    ("completeness", "neighbor_distance", partial(log_edges, per_decade=6)),
+    ("purity", "score", _tenths),
+    ("purity", "mag_detected", even_edges),
+)
+"""Shares, what they are binned by, and how the bins are chosen."""
 
 
 @dataclass(frozen=True)
@@ -77,170 +73,53 @@ class BinnedShares:
     limits: Mapping[str, CompletenessLimit] = field(default_factory=dict)
 
 
-def binned_shares(
-    table: Table, classes: Sequence[str], *, min_score: float | None = None
-) -> list[BinnedShares]:
-    """Compute the completeness and purity that a table allows.
-
-    Parameters
-    ----------
-    table : `numpy.ndarray`
-        The match table.
-    classes : `~collections.abc.Sequence` [`str`]
-        Names of the classes that are separated.
-    min_score : `float`, optional
-        Only detections of at least this score count.
-
-    Returns
-    -------
-    shares : `list` [`BinnedShares`]
-        Completeness against magnitude, S/N, blendedness and separation, purity
-        against score and measured magnitude; those of which the table has no
-        value are left out.
-    """
-    truth, found = truth_rows(table), detection_rows(table, min_score=min_score)
-    tenths = np.linspace(0.0, 1.0, 11)
-    choices: tuple[tuple[str, str, Any], ...] = (
-        ("completeness", "mag", lambda values: even_edges(values, 0.5)),
-        ("completeness", "snr", lambda values: log_edges(values, 4)),
-        ("completeness", "blendedness", lambda values: tenths),
-        ("completeness", "neighbor_distance", lambda values: log_edges(values, 6)),
-        ("purity", "score", lambda values: tenths),
-        ("purity", "mag_detected", lambda values: even_edges(values, 0.5)),
-    )
-    shares = []
-    for measure, column, make_edges in choices:
-        values = np.asarray(table[column], dtype=float)[truth if measure == "completeness" else found]
-        if not np.isfinite(values).any():
-            continue
-        edges = make_edges(values)
-        compute = binned_completeness if measure == "completeness" else binned_purity
-        curves = {name: compute(table, column, edges, IS_STAR[name], min_score=min_score) for name in classes}
-        limits = {name: completeness_limit(curve) for name, curve in curves.items() if column == "mag"}
-        shares.append(BinnedShares(measure, column, curves, limits))
-    return shares
+def binned_shares(sources: MatchedSources) -> list[BinnedShares]:
+    """Compute the completeness and purity of each class against all that the table has a value of."""
+    found = (_binned_shares(sources, sources.classes, *choice) for choice in _SHARES)
+    return [one for one in found if one is not None]
 
 
-def class_shares(table: Table, *, min_score: float | None = None) -> BinnedShares | None:
-    """Compute the share of true stars and galaxies classed as such.
+def class_shares(sources: MatchedSources) -> BinnedShares | None:
+    """Compute the share of true stars and galaxies classed as such against magnitude, if any is known."""
+    return _binned_shares(sources, CLASS_NAMES, "class_completeness", "mag", even_edges)
 
-    Parameters
-    ----------
-    table : `numpy.ndarray`
-        The match table.
-    min_score : `float`, optional
-        Only detections of at least this score.
 
-    Returns
-    -------
-    shares : `BinnedShares` or `None`
-        Against magnitude; `None` if no matched source has one.
-    """
-    mags = np.asarray(table["mag"], dtype=float)[matched_rows(table, min_score=min_score)]
-    if not np.isfinite(mags).any():
+def _binned_shares(
+    sources: MatchedSources, classes: Iterable[str], measure: str, column: str, make_edges: _Edges
+) -> BinnedShares | None:
+    values = sources.table[column][sources.share(measure)[1]]
+    if not np.isfinite(values).any():
         return None
-    edges = even_edges(mags, 0.5)
-    curves = {
-        name: binned_class_completeness(table, edges, star, min_score=min_score)
-        for name, star in (("star", True), ("galaxy", False))
-    }
-    return BinnedShares("class_completeness", "mag", curves)
+    edges = make_edges(values)
+    curves = {name: sources.binned_share(measure, column, edges, IS_STAR[name]) for name in classes}
+    limited = curves if (measure, column) == ("completeness", "mag") else {}
+    limits = {name: completeness_limit(curve) for name, curve in limited.items()}
+    return BinnedShares(measure, column, curves, limits)
 
 
-def residual_bins(table: Table) -> tuple[str, NDArray[np.float64]]:
-    """Choose what residuals are binned by.
-
-    Parameters
-    ----------
-    table : `numpy.ndarray`
-        The match table.
-
-    Returns
-    -------
-    column : `str`
-        ``blendedness`` if the truth knows it, else ``mag``.
-    edges : `numpy.ndarray`
-        Limits of the bins, (bin + 1,).
-    """
-    if np.isfinite(table["blendedness"]).any():
+def residual_bins(sources: MatchedSources) -> tuple[str, NDArray[np.float64]]:
+    """Choose what residuals are binned by: ``blendedness`` if the truth knows it, else ``mag``; and edges."""
+    if np.isfinite(sources.table["blendedness"]).any():
         return "blendedness", _BLENDEDNESS_EDGES
-    return "mag", even_edges(table["mag"], 0.5)
+    return "mag", even_edges(sources.table["mag"])
 
 
 def binned_residual(
-    table: Table, values: NDArray[np.float64], is_star: bool | None, *, min_score: float | None = None
+    sources: MatchedSources, values: NDArray[np.float64], is_star: bool | None
 ) -> BinnedStatistics:
-    """Compute the statistics of a residual in the bins of `residual_bins`.
-
-    Parameters
-    ----------
-    table : `numpy.ndarray`
-        The match table.
-    values : `numpy.ndarray`
-        The residual of each row, (row,).
-    is_star : `bool` or `None`
-        Only true stars (`True`) or galaxies (`False`).
-    min_score : `float`, optional
-        Only detections of at least this score.
-
-    Returns
-    -------
-    binned : `BinnedStatistics`
-        Of the matched sources.
-    """
-    column, edges = residual_bins(table)
-    rows = matched_rows(table, is_star, min_score=min_score)
-    return binned_statistics(np.asarray(table[column], dtype=float)[rows], values[rows], edges)
+    """Compute the statistics of a residual, (row,), of matched sources in the bins of `residual_bins`."""
+    column, edges = residual_bins(sources)
+    rows = sources.matched(is_star)
+    return binned_statistics(sources.table[column][rows], values[rows], edges)
 
 
-def reliability_curves(
-    table: Table, classes: Sequence[str], *, min_score: float | None = None
-) -> dict[str, Reliability]:
-    """Compute how often scores, ``p_star`` and ``p_blend`` came true.
-
-    Parameters
-    ----------
-    table : `numpy.ndarray`
-        The match table.
-    classes : `~collections.abc.Sequence` [`str`]
-        Names of the classes that are separated. With several, a detection is
-        true only if its class is right too.
-    min_score : `float`, optional
-        Only detections of at least this score, but for scores.
-
-    Returns
-    -------
-    curves : `dict` [`str`, `Reliability`]
-        ``score/<class>`` where scores are probabilities, and ``p_star`` and
-        ``p_blend`` where they are known.
-    """
-    curves: dict[str, Reliability] = {}
-    scores = table["score"][detection_rows(table)]
-    if len(scores) and ((scores >= 0.0) & (scores <= 1.0)).all():
-        for name in classes:
-            curves[f"score/{name}"] = score_reliability(table, IS_STAR[name], same_class=len(classes) > 1)
-    if len(classes) > 1 and np.isfinite(table["p_star"][matched_rows(table, min_score=min_score)]).any():
-        curves["p_star"] = p_star_reliability(table, min_score=min_score)
-    rows, _ = blend_cases(table, min_score=min_score)
-    if rows.any():
-        curves["p_blend"] = reliability(table["p_blend"][rows], table["blended"][rows] == 1)
-    return curves
+def reliability_curves(sources: MatchedSources) -> dict[str, Reliability]:
+    """Compute how often each of `MatchedSources.probabilities` came true."""
+    return {name: reliability(given, true) for name, (_, given, true) in sources.probabilities().items()}
 
 
-def binned_tables(
-    table: Table, classes: Sequence[str], *, min_score: float | None = None
-) -> dict[str, dict[str, list[float]]]:
+def binned_tables(sources: MatchedSources) -> dict[str, dict[str, list[float]]]:
     """Put all figures in bins into tables.
-
-    Parameters
-    ----------
-    table : `numpy.ndarray`
-        The match table.
-    classes : `~collections.abc.Sequence` [`str`]
-        Names of the classes that are separated.
-    min_score : `float`, optional
-        Only detections of at least this score; the calibration of scores is
-        of all.
 
     Returns
     -------
@@ -248,42 +127,29 @@ def binned_tables(
         Columns by name, by the name of the table, such as
         ``completeness/mag/star``.
     """
-    tables: dict[str, dict[str, list[float]]] = {}
-
-    def add(name: str, columns: Mapping[str, NDArray[Any]]) -> None:
-        tables[name] = {key: np.asarray(column, dtype=float).tolist() for key, column in columns.items()}
-
-    families = binned_shares(table, classes, min_score=min_score)
-    of_classes = class_shares(table, min_score=min_score) if len(classes) > 1 else None
-    for shares in families if of_classes is None else [*families, of_classes]:
+    tables: dict[str, Mapping[str, NDArray[Any]]] = {}
+    families = [*binned_shares(sources), class_shares(sources) if len(sources.classes) > 1 else None]
+    for shares in filter(None, families):
         for name, curve in shares.curves.items():
-            add(f"{shares.measure}/{shares.column}/{name}", curve.columns())
-    column, _ = residual_bins(table)
+            tables[f"{shares.measure}/{shares.column}/{name}"] = curve.columns()
+    table, (column, _) = sources.table, residual_bins(sources)
     for what, kind in (("flux_residual", "flux_detected"), ("model_flux_residual", "flux_model")):
-        residual = flux_residual(table[kind], table["flux_truth"])
-        for name in classes if np.isfinite(table[column]).any() else ():
-            binned = binned_residual(table, residual, IS_STAR[name], min_score=min_score)
-            add(f"{what}/{column}/{name}", binned.columns())
-    for name, result in reliability_curves(table, classes, min_score=min_score).items():
-        columns = {"mean_probability": result.mean_probability, **result.bins.columns()}
-        add(f"calibration/{name}", columns)
-    return tables
+        residual = divide(table[kind], table["flux_truth"]) - 1.0
+        for name in sources.classes if np.isfinite(table[column]).any() else ():
+            tables[f"{what}/{column}/{name}"] = binned_residual(sources, residual, IS_STAR[name]).columns()
+    for name, result in reliability_curves(sources).items():
+        tables[f"calibration/{name}"] = {"mean_probability": result.mean_probability, **result.bins.columns()}
+    return {
+        name: {key: np.asarray(values, dtype=float).tolist() for key, values in columns.items()}
+        for name, columns in tables.items()
+    }
 
 
 def precision_recall_table(results: Mapping[tuple[str, str], AveragePrecision]) -> NDArray[np.void]:
-    """Put precision-recall curves into one table.
+    """Put precision-recall curves, by definition and class, into one table of `PRECISION_RECALL_DTYPE`.
 
-    Parameters
-    ----------
-    results : `~collections.abc.Mapping`
-        Average precisions by definition and class.
-
-    Returns
-    -------
-    table : `numpy.ndarray`
-        Structured array of `PRECISION_RECALL_DTYPE`, of at most a thousand
-        points of each curve. Precision and recall of ``perImage`` are means
-        over images, which have no score.
+    It has at most a thousand points of each curve. Precision and recall of
+    ``perImage`` are means over images, which have no score.
     """
     parts = [np.zeros(0, dtype=PRECISION_RECALL_DTYPE)]
     for (definition, name), result in results.items():

@@ -23,21 +23,6 @@ import scipy.sparse.csgraph
 import scipy.spatial
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = [
-    "BLEND_DTYPE",
-    "BLEND_KINDS",
-    "GROUP_KINDS",
-    "BlendGroups",
-    "blended_truths",
-    "classify_groups",
-    "friends_of_friends",
-    "group_boxes",
-    "group_quality",
-    "overlap_links",
-    "peak_links",
-    "source_outcomes",
-]
-
 BLEND_KINDS = ("recognized", "unrecognized", "shredded", "mismatched", "missed")
 """How a group of two truths or more can end; see `classify_groups`."""
 
@@ -49,30 +34,21 @@ BLEND_DTYPE = np.dtype(
 )
 """One row per group of truths and detections of several images."""
 
-
 _BLEND_SHARE, _BLEND_SNR = 0.1, 5.0
 """Share of the flux of two sources that each must have, and S/N, to blend with the other."""
+
+_LINK_IOU, _LINK_SHARE = 0.3, 0.5
+"""IoU from which masks are linked, or share of the smaller that lies in the other: a faint source within a
+bright one's detection has a small IoU."""
 
 
 def blended_truths(
     x: ArrayLike, y: ArrayLike, flux: ArrayLike, snr: ArrayLike, fwhm: float
 ) -> NDArray[np.bool_]:
-    """Find the true sources that are within one FWHM of another that counts.
+    """Find the true sources that are within one FWHM of another that counts, bool, (truth,).
 
-    Parameters
-    ----------
-    x, y : array_like
-        Positions, px, (truth,).
-    flux, snr : array_like
-        Flux and signal to noise ratio, (truth,). Both of two sources must have a
-        tenth of their flux and a S/N of 5.
-    fwhm : `float`
-        Of the PSF, px.
-
-    Returns
-    -------
-    blended : `numpy.ndarray`
-        What ``maskrcnn_pBlend`` is the probability of, bool, (truth,).
+    ``maskrcnn_pBlend`` is the probability of it. Positions and the FWHM of the PSF
+    are in px. Both of two sources must have a tenth of their flux and a S/N of 5.
 
     Examples
     --------
@@ -117,16 +93,9 @@ class BlendGroups:
 
 
 def overlap_links(
-    first: ArrayLike,
-    second: ArrayLike,
-    iou: ArrayLike,
-    first_area: ArrayLike,
-    second_area: ArrayLike,
-    *,
-    min_iou: float = 0.3,
-    min_containment: float = 0.5,
+    first: ArrayLike, second: ArrayLike, iou: ArrayLike, first_area: ArrayLike, second_area: ArrayLike
 ) -> NDArray[np.int64]:
-    """Link masks that overlap by much.
+    """Link masks that overlap by much: pairs (first, second), int64, (link, 2).
 
     Parameters
     ----------
@@ -136,52 +105,21 @@ def overlap_links(
         Intersection over union of each pair, (pair,).
     first_area, second_area : array_like
         Areas (px) of all masks of the two sets, by index.
-    min_iou : `float`
-        A pair is linked from this IoU on ...
-    min_containment : `float`
-        ... or if at least this share of the smaller mask lies in the other:
-        a faint source within a bright one's detection has a small IoU.
-
-    Returns
-    -------
-    links : `numpy.ndarray`
-        Pairs (first, second) that are linked, int64, (link, 2).
     """
     first, second = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
     iou = np.asarray(iou, dtype=float)
     a, b = np.asarray(first_area)[first], np.asarray(second_area)[second]
     # IoU = I / (A + B - I), so that the intersection I = IoU (A + B) / (1 + IoU).
     shared = iou * (a + b) / (1.0 + iou)
-    linked = (iou >= min_iou) | (shared >= min_containment * np.minimum(a, b))
+    linked = (iou >= _LINK_IOU) | (shared >= _LINK_SHARE * np.minimum(a, b))
     return np.stack([first[linked], second[linked]], axis=1)
 
 
 def peak_links(first: ArrayLike, second: ArrayLike, length: float) -> NDArray[np.int64]:
-    """Link positions that lie within a length of each other.
+    """Link positions (x, y), (source, 2), within a length: sorted pairs (first, second), int64, (link, 2).
 
-    Parameters
-    ----------
-    first, second : array_like
-        Positions (x, y) of two sets, (source, 2). Positions that are not
-        finite are linked to nothing.
-    length : `float`
-        Linking length, in the unit of the positions; one FWHM of the PSF is
-        a common choice.
-
-    Returns
-    -------
-    links : `numpy.ndarray`
-        Pairs (first, second), sorted, int64, (link, 2).
-
-    Raises
-    ------
-    ValueError
-        Raised if the length is not positive.
-
-    Notes
-    -----
-    In a crowded field a large length joins everything (percolation); the size
-    of the largest group tells.
+    Positions that are not finite are linked to nothing. One FWHM of the PSF is
+    a common length; in a crowded field a large one joins everything (percolation).
     """
     if not length > 0.0:
         raise ValueError(f"The linking length must be positive; given was {length}.")
@@ -230,11 +168,6 @@ def friends_of_friends(
         The groups, numbered by their first truth, then first detection; every
         source that is not ignored is in one.
 
-    Raises
-    ------
-    ValueError
-        Raised if a link points nowhere or lengths differ.
-
     Examples
     --------
     >>> groups = friends_of_friends(3, 2, [[0, 0], [1, 0], [2, 1]])
@@ -274,22 +207,9 @@ def friends_of_friends(
 
 
 def classify_groups(groups: BlendGroups, match: ArrayLike) -> NDArray[np.str_]:
-    """Classify how each group ended.
+    """Classify how each group ended, one of `GROUP_KINDS`, (group,).
 
-    Parameters
-    ----------
-    groups : `BlendGroups`
-        The groups.
-    match : array_like
-        Index of the truth of each detection, or -1, (detection,).
-
-    Returns
-    -------
-    kinds : `numpy.ndarray`
-        One of `GROUP_KINDS` per group, (group,).
-
-    Notes
-    -----
+    ``match`` is the index of the truth of each detection, or -1, (detection,).
     With t truths and d detections in the group:
 
     - ``isolated``: t = d = 1 and they match;
@@ -316,22 +236,12 @@ def classify_groups(groups: BlendGroups, match: ArrayLike) -> NDArray[np.str_]:
 
 
 def source_outcomes(groups: BlendGroups, match: ArrayLike) -> tuple[NDArray[np.str_], NDArray[np.str_]]:
-    """Classify how each truth and each detection ended.
+    """Classify how each truth and each detection ended, (truth,) and (detection,).
 
-    Parameters
-    ----------
-    groups : `BlendGroups`
-        The groups.
-    match : array_like
-        Index of the truth of each detection, or -1, (detection,).
-
-    Returns
-    -------
-    truth_outcome, detection_outcome : `numpy.ndarray`
-        Among `match_table.OUTCOMES`: ``matched``, ``ignored``, and for those
-        without partner ``missed`` or ``spurious`` where their group has none
-        of the other kind, else the kind of their group; (truth,) and
-        (detection,).
+    ``match`` is the index of the truth of each detection, or -1. Outcomes are
+    among `match_table.OUTCOMES`: ``matched``, ``ignored``, and for those
+    without partner ``missed`` or ``spurious`` where their group has none of the
+    other kind, else the kind of their group.
     """
     match = _check_match(groups, match)
     # Last, so that the -1 of the ignored leads there.
@@ -348,27 +258,13 @@ def source_outcomes(groups: BlendGroups, match: ArrayLike) -> tuple[NDArray[np.s
 
 
 def group_quality(groups: BlendGroups, match: ArrayLike, iou: ArrayLike) -> NDArray[np.float64]:
-    """Rate each group by the overlap of its masks.
+    """Rate each group by the overlap of its masks, between 0 and 1, (group,).
 
-    Parameters
-    ----------
-    groups : `BlendGroups`
-        The groups.
-    match : array_like
-        Index of the truth of each detection, or -1, (detection,).
-    iou : array_like
-        Intersection over union of each detection with its truth, (detection,).
-
-    Returns
-    -------
-    quality : `numpy.ndarray`
-        Between 0 and 1, (group,).
-
-    Notes
-    -----
-    The panoptic quality of Kirillov et al. (2019, CVPR, 9404) of each group:
-    the sum of the IoU of matched pairs over their number plus half the
-    numbers of truths and of detections without partner.
+    ``match`` and ``iou`` are the index of the truth of each detection, or -1,
+    and its intersection over union with it, (detection,). The figure is the
+    panoptic quality of Kirillov et al. (2019, CVPR, 9404) of each group: the sum
+    of the IoU of matched pairs over their number plus half the numbers of truths
+    and of detections without partner.
     """
     match = _check_match(groups, match)
     found = np.flatnonzero((match >= 0) & (groups.detection_group >= 0))
@@ -380,21 +276,7 @@ def group_quality(groups: BlendGroups, match: ArrayLike, iou: ArrayLike) -> NDAr
 
 
 def group_boxes(groups: BlendGroups, truth_boxes: ArrayLike, detection_boxes: ArrayLike) -> NDArray[np.int64]:
-    """Compute the bounding boxes of groups.
-
-    Parameters
-    ----------
-    groups : `BlendGroups`
-        The groups.
-    truth_boxes, detection_boxes : array_like
-        Boxes [x0, y0, x1, y1] of the masks, half open (px), (truth, 4) and
-        (detection, 4).
-
-    Returns
-    -------
-    boxes : `numpy.ndarray`
-        Boxes of the groups, int64, (group, 4).
-    """
+    """Join the boxes of masks, [x0, y0, x1, y1], half open (px), to those of groups, int64, (group, 4)."""
     truth, found = np.asarray(truth_boxes).reshape(-1, 4), np.asarray(detection_boxes).reshape(-1, 4)
     group = np.concatenate([groups.truth_group, groups.detection_group])
     boxes = np.concatenate([truth, found]).astype(np.int64)

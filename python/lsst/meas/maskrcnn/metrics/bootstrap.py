@@ -19,6 +19,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .binned import divide
+
 __all__ = [
     "LEVEL",
     "BootstrapResult",
@@ -271,11 +273,7 @@ def ratio_statistic(names: tuple[str, ...], above: npt.ArrayLike, below: npt.Arr
     if top.ndim == 1:
         top, bottom = top[:, None], bottom[:, None]
 
-    def ratio(weights: FloatArray) -> FloatArray:
-        total = weights @ bottom
-        return np.divide(weights @ top, total, out=np.full(total.shape, np.nan), where=total != 0)
-
-    return ImageStatistic(names, ratio)
+    return ImageStatistic(names, lambda weights: divide(weights @ top, weights @ bottom))
 
 
 def _resample(statistic: ImageStatistic, rng: np.random.Generator, n_samples: int) -> FloatArray:

@@ -11,17 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .binned import BinnedFraction, binned_fraction
-from .match_table import MatchTable, detection_rows, matched_rows
-
-__all__ = [
-    "Reliability",
-    "log_loss",
-    "p_star_reliability",
-    "reliability",
-    "score_reliability",
-    "threshold_at_purity",
-]
+from .binned import BinnedFraction, binned_fraction, divide
 
 
 @dataclass(frozen=True)
@@ -67,17 +57,6 @@ def reliability(
         Most detections have a score near 1, where bins of equal width are
         coarse.
 
-    Returns
-    -------
-    reliability : `Reliability`
-        The comparison.
-
-    Raises
-    ------
-    ValueError
-        Raised if the lengths differ, a probability is not between 0 and 1 or
-        there is no bin.
-
     Notes
     -----
     The expected calibration error (Naeini et al. 2015, AAAI 29, 2901; Guo et
@@ -95,8 +74,7 @@ def reliability(
         raise ValueError(f"One outcome per probability is needed; given were {given.shape}, {outcome.shape}.")
     if n_bins < 1:
         raise ValueError(f"At least one bin is needed; given was {n_bins}.")
-    known = ~np.isnan(given)
-    given, outcome = given[known], outcome[known]
+    given, outcome = given[~np.isnan(given)], outcome[~np.isnan(given)]
     if np.any((given < 0.0) | (given > 1.0)):
         raise ValueError("Probabilities must lie between 0 and 1.")
     edges = np.linspace(0.0, 1.0, n_bins + 1)
@@ -106,85 +84,18 @@ def reliability(
         edges = np.concatenate([[0.0], inner[(inner > 0.0) & (inner < 1.0)], [1.0]])
     bins = binned_fraction(given, outcome, edges)
     index = np.minimum(np.searchsorted(edges, given, side="right") - 1, len(edges) - 2)
-    total = np.bincount(index, weights=given, minlength=len(edges) - 1)
-    filled = bins.total > 0
-    mean = np.divide(total, bins.total, out=np.full(len(total), np.nan), where=filled)
-    n = len(given)
-    if not n:
-        nan = float("nan")
-        return Reliability(bins, mean, nan, nan, 0)
-    gap = np.abs(bins.fraction - mean)[filled]
-    return Reliability(
-        bins, mean, float(np.sum(gap * bins.total[filled]) / n), float(np.mean((given - outcome) ** 2)), n
-    )
-
-
-def score_reliability(
-    table: MatchTable, is_star: bool | None = None, *, same_class: bool = True, n_bins: int = 10
-) -> Reliability:
-    """Compare the scores of detections with how many of them are true.
-
-    Parameters
-    ----------
-    table : `MatchTable`
-        The match table.
-    is_star : `bool`, optional
-        Only what was classed as star (`True`) or galaxy (`False`).
-    same_class : `bool`
-        A detection is true only if its class is right too, which is what the
-        score of a detector stands for.
-    n_bins : `int`
-        Number of bins.
-
-    Returns
-    -------
-    reliability : `Reliability`
-        The comparison.
-    """
-    rows = detection_rows(table, is_star)
-    true = matched_rows(table, same_class=same_class)[rows]
-    score = np.asarray(table["score"], dtype=float)[rows]
-    return reliability(score, true, n_bins=n_bins)
-
-
-def p_star_reliability(table: MatchTable, *, n_bins: int = 10, min_score: float | None = None) -> Reliability:
-    """Compare the star probabilities of matched sources with their classes.
-
-    Parameters
-    ----------
-    table : `MatchTable`
-        The match table.
-    n_bins : `int`
-        Number of bins.
-    min_score : `float`, optional
-        Only detections of at least this score.
-
-    Returns
-    -------
-    reliability : `Reliability`
-        The comparison.
-    """
-    rows = matched_rows(table, min_score=min_score)
-    p_star = np.asarray(table["p_star"], dtype=float)[rows]
-    is_star = np.asarray(table["truth_is_star"], dtype=bool)[rows]
-    return reliability(p_star, is_star, n_bins=n_bins)
+    mean = divide(np.bincount(index, weights=given, minlength=len(edges) - 1), bins.total)
+    if not len(given):
+        return Reliability(bins, mean, float("nan"), float("nan"), 0)
+    gap = np.nan_to_num(np.abs(bins.fraction - mean)) * bins.total
+    brier = float(np.mean((given - outcome) ** 2))
+    return Reliability(bins, mean, float(np.sum(gap) / len(given)), brier, len(given))
 
 
 def log_loss(probability: ArrayLike, true: ArrayLike) -> float:
-    """Compute the mean of -log(p), p the probability given to what is true.
+    """Compute the mean of -log(p) in nats, p the probability given to what is true; NaN without cases.
 
-    Parameters
-    ----------
-    probability : array_like
-        Probabilities given, between 0 and 1, (case,).
-    true : array_like
-        Whether each came true, bool, (case,).
-
-    Returns
-    -------
-    loss : `float`
-        In nats; NaN without cases. No probability counts as more certain than
-        one in a million.
+    No probability counts as more certain than one in a million.
 
     Examples
     --------
@@ -199,21 +110,7 @@ def log_loss(probability: ArrayLike, true: ArrayLike) -> float:
 
 
 def threshold_at_purity(score: ArrayLike, true: ArrayLike, purity: float) -> float:
-    """Find the smallest score above which enough is true.
-
-    Parameters
-    ----------
-    score : array_like
-        Scores between 0 and 1, (case,).
-    true : array_like
-        Whether each is true, bool, (case,).
-    purity : `float`
-        Share of what has at least the score that is to be true.
-
-    Returns
-    -------
-    threshold : `float`
-        The score; 1 if there is none.
+    """Find the smallest score, from 0 to 1, above which the share ``purity`` is true; 1 if there is none.
 
     Examples
     --------

@@ -12,17 +12,8 @@ import numpy as np
 import scipy.stats
 from numpy.typing import ArrayLike, NDArray
 
-from .binned import BinnedFraction, binned_fraction
-from .match_table import MatchTable, matched_rows
-
-__all__ = [
-    "RocCurve",
-    "binned_class_completeness",
-    "blend_cases",
-    "confusion_matrix",
-    "magnitude_rocs",
-    "roc_curve",
-]
+from .binned import divide
+from .match_table import MatchedSources
 
 # Matched sources from which on the curve is drawn for three ranges of magnitude too.
 _FEWEST_FOR_THIRDS = 30
@@ -57,52 +48,11 @@ class RocCurve:
     n_galaxy: int
 
 
-def confusion_matrix(table: MatchTable, *, min_score: float | None = None) -> NDArray[np.int64]:
-    """Count true classes against those given.
-
-    Parameters
-    ----------
-    table : `MatchTable`
-        The match table; its matching must not have asked for equal classes.
-    min_score : `float`, optional
-        Only detections of at least this score.
-
-    Returns
-    -------
-    counts : `numpy.ndarray`
-        Number of matched sources by true class (row) and class given
-        (column), each in the order star, galaxy; int64, (2, 2).
-    """
-    rows = matched_rows(table, min_score=min_score)
-    truth = np.asarray(table["truth_is_star"], dtype=bool)[rows]
-    given = np.asarray(table["detected_is_star"], dtype=bool)[rows]
-    return np.bincount(2 * ~truth + 1 * ~given, minlength=4).reshape(2, 2)
-
-
-def binned_class_completeness(
-    table: MatchTable, edges: ArrayLike, is_star: bool, *, min_score: float | None = None
-) -> BinnedFraction:
-    """Compute the share of true stars or galaxies that are classed as such.
-
-    Parameters
-    ----------
-    table : `MatchTable`
-        The match table; its matching must not have asked for equal classes.
-    edges : array_like
-        Limits of the bins of the true magnitude, (bin + 1,).
-    is_star : `bool`
-        Of stars or of galaxies.
-    min_score : `float`, optional
-        Only detections of at least this score.
-
-    Returns
-    -------
-    shares : `BinnedFraction`
-        Of the matched sources.
-    """
-    rows = matched_rows(table, is_star, min_score=min_score)
-    right = np.asarray(table["detected_is_star"], dtype=bool)[rows] == is_star
-    return binned_fraction(np.asarray(table["mag"], dtype=float)[rows], right, edges)
+def confusion_matrix(sources: MatchedSources) -> NDArray[np.int64]:
+    """Count matched sources by true class (row) and class given (column): star, galaxy, int64, (2, 2)."""
+    matched = sources.table[sources.matched()]
+    code = 2 * ~matched["truth_is_star"] + 1 * ~matched["detected_is_star"]
+    return np.bincount(code, minlength=4).reshape(2, 2)
 
 
 def roc_curve(p_star: ArrayLike, is_star: ArrayLike) -> RocCurve:
@@ -121,11 +71,6 @@ def roc_curve(p_star: ArrayLike, is_star: ArrayLike) -> RocCurve:
     curve : `RocCurve`
         The curve; with NaN shares of a class that has no source.
 
-    Raises
-    ------
-    ValueError
-        Raised if the lengths differ.
-
     Notes
     -----
     Sources of equal probability enter together, so that the area is the
@@ -139,70 +84,27 @@ def roc_curve(p_star: ArrayLike, is_star: ArrayLike) -> RocCurve:
     p, star = np.asarray(p_star, dtype=float), np.asarray(is_star, dtype=bool)
     if p.shape != star.shape or p.ndim != 1:
         raise ValueError(f"One class per probability is needed; given were {p.shape}, {star.shape}.")
-    known = ~np.isnan(p)
-    p, star = p[known], star[known]
+    p, star = p[~np.isnan(p)], star[~np.isnan(p)]
     order = np.argsort(-p, kind="stable")
-    sorted_p = p[order]
-    last = np.append(np.diff(sorted_p) != 0, True)[: len(sorted_p)]
-    stars, galaxies = np.cumsum(star[order])[last], np.cumsum(~star[order])[last]
+    last = np.append(np.diff(p[order]) != 0, True)[: len(p)]
     n_star, n_galaxy = int(star.sum()), int((~star).sum())
-    nan = np.full(len(stars) + 1, np.nan)
-    true_positive = np.append(0.0, stars) / n_star if n_star else nan
-    false_positive = np.append(0.0, galaxies) / n_galaxy if n_galaxy else nan
+    true_positive, false_positive = (
+        divide(np.append(0, np.cumsum(one[order])[last]), one.sum()) for one in (star, ~star)
+    )
     area = float("nan")
     if n_star and n_galaxy:
-        ranks = scipy.stats.rankdata(p)
-        area = float((ranks[star].mean() - 0.5 * (n_star + 1)) / n_galaxy)
-    threshold = np.append(np.inf, sorted_p[last])
-    return RocCurve(false_positive, true_positive, threshold, area, n_star, n_galaxy)
+        area = float((scipy.stats.rankdata(p)[star].mean() - 0.5 * (n_star + 1)) / n_galaxy)
+    return RocCurve(false_positive, true_positive, np.append(np.inf, p[order][last]), area, n_star, n_galaxy)
 
 
-def blend_cases(
-    table: MatchTable, *, kept: float = 0.9, min_score: float | None = None
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Find the matched sources of which ``p_blend`` can be judged, and the clean ones.
-
-    Parameters
-    ----------
-    table : `MatchTable`
-        The match table.
-    kept : `float`
-        Share of the sources that is called clean, those of the lowest ``p_blend``.
-    min_score : `float`, optional
-        Only detections of at least this score.
-
-    Returns
-    -------
-    rows, clean : `numpy.ndarray`
-        Whether each row of the table is such a source, and a clean one, bool,
-        (row,).
-    """
-    p_blend = np.asarray(table["p_blend"], dtype=float)
-    rows = matched_rows(table, min_score=min_score) & np.isfinite(p_blend) & np.isfinite(table["blended"])
-    limit = np.quantile(p_blend[rows], kept) if rows.any() else np.nan
-    return rows, rows & (p_blend <= limit)
-
-
-def magnitude_rocs(table: MatchTable, *, min_score: float | None = None) -> dict[str, RocCurve]:
+def magnitude_rocs(sources: MatchedSources) -> dict[str, RocCurve]:
     """Compute the curves of ``p_star`` of all matched sources and by magnitude.
 
-    Parameters
-    ----------
-    table : `MatchTable`
-        The match table.
-    min_score : `float`, optional
-        Only detections of at least this score.
-
-    Returns
-    -------
-    curves : `dict` [`str`, `RocCurve`]
-        That of ``all`` and, of thirty sources or more, those of three ranges
-        of the true magnitude with as many sources each.
+    That of ``all`` and, of thirty sources or more, those of three ranges of
+    the true magnitude with as many sources each.
     """
-    rows = matched_rows(table, min_score=min_score)
-    p_star = np.asarray(table["p_star"], dtype=float)[rows]
-    is_star = np.asarray(table["truth_is_star"], dtype=bool)[rows]
-    mags = np.asarray(table["mag"], dtype=float)[rows]
+    matched = sources.table[sources.matched()]
+    p_star, is_star, mags = (matched[name] for name in ("p_star", "truth_is_star", "mag"))
     curves = {"all": roc_curve(p_star, is_star)}
     known = np.isfinite(mags)
     if known.sum() >= _FEWEST_FOR_THIRDS:

@@ -37,15 +37,8 @@ FORMAT_VERSION = 1
 """Version of the file format that is written (`int`)."""
 
 _DISTRIBUTIONS = (
-    "lsst-meas-maskrcnn",
-    "numpy",
-    "scipy",
-    "matplotlib",
-    "astropy",
-    "torch",
-    "torchvision",
-    "lsst-pipe-base",
-    "lsst-daf-butler",
+    *("lsst-meas-maskrcnn", "numpy", "scipy", "matplotlib", "astropy", "torch", "torchvision"),
+    *("lsst-pipe-base", "lsst-daf-butler"),
 )
 
 CLASS_LABELS: dict[str, int | None] = {"all": None, "star": STAR, "galaxy": GALAXY}
@@ -66,6 +59,25 @@ Float = Annotated[float, BeforeValidator(_from_json), PlainSerializer(_to_json, 
 
 class _Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _Stored(_Model):
+    """What is stored with the version of its format, which is checked first."""
+
+    format_version: int = FORMAT_VERSION
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_version(cls, fields: Any) -> Any:
+        if isinstance(fields, Mapping) and "format_version" in fields:
+            version = fields["format_version"]
+            if not isinstance(version, int) or version > FORMAT_VERSION:
+                what = cls.__name__.removeprefix("Evaluation").lower()
+                raise ValueError(
+                    f"The {what} have format version {version}, but this code reads up to {FORMAT_VERSION}; "
+                    "update meas_maskrcnn."
+                )
+        return fields
 
 
 class MetricValue(_Model):
@@ -154,7 +166,7 @@ class PatchSummary(_Model):
         return f"{self.tract},{self.patch}"
 
 
-class EvaluationMetrics(_Model):
+class EvaluationMetrics(_Stored):
     """All figures of an evaluation.
 
     Parameters
@@ -195,7 +207,6 @@ class EvaluationMetrics(_Model):
         ``completeness/mag/star``.
     """
 
-    format_version: int = FORMAT_VERSION
     package_version: str
     software: dict[str, str]
     name: str
@@ -211,12 +222,6 @@ class EvaluationMetrics(_Model):
     n_samples: int
     values: list[MetricValue]
     tables: dict[str, dict[str, list[Float]]] = {}
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_version(cls, fields: Any) -> Any:
-        _check_format(fields, "metrics")
-        return fields
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -319,7 +324,7 @@ class GalleryEntry(_Model):
     detection_is_star: list[bool]
 
 
-class EvaluationGallery(_Model):
+class EvaluationGallery(_Stored):
     """The best and the worst blends of an evaluation.
 
     Parameters
@@ -336,17 +341,10 @@ class EvaluationGallery(_Model):
         The blends, the most extreme first.
     """
 
-    format_version: int = FORMAT_VERSION
     bands: list[str] = []
     pixel_scale: Float = math.nan
     residual_range: float = 10.0
     entries: list[GalleryEntry] = []
-
-    @model_validator(mode="before")
-    @classmethod
-    def _check_version(cls, fields: Any) -> Any:
-        _check_format(fields, "gallery")
-        return fields
 
 
 def outcomes_table(outcomes: Iterable[Outcomes]) -> NDArray[np.void]:
@@ -460,13 +458,3 @@ def _checkout_version() -> str:
     if project.get("name") != _DISTRIBUTIONS[0]:
         return "unknown"
     return f"{project.get('version', 'unknown')} (checkout)"
-
-
-def _check_format(fields: Any, what: str) -> None:
-    if isinstance(fields, Mapping) and "format_version" in fields:
-        version = fields["format_version"]
-        if not isinstance(version, int) or version > FORMAT_VERSION:
-            raise ValueError(
-                f"The {what} have format version {version}, but this code reads up to {FORMAT_VERSION}; "
-                "update meas_maskrcnn."
-            )

@@ -30,63 +30,42 @@ it: completeness and purity, classes, residuals, calibration. Its columns are
 - ``outcome``: one of `OUTCOMES`.
 
 Quantities of a source that a row lacks are NaN and the missing class is
-`False`; use `truth_rows` and `detection_rows`.
+`False`; use `MatchedSources`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..images.classes import IS_STAR
 from ..images.units import AB_ZERO_POINT
-
-__all__ = [
-    "MatchTable",
-    "ab_magnitude",
-    "detection_rows",
-    "find_failures",
-    "make_match_table",
-    "matched_rows",
-    "truth_rows",
-]
+from .binned import BinnedFraction, binned_fraction
 
 OUTCOMES = ("matched", "missed", "unrecognized", "shredded", "mismatched", "spurious", "ignored")
 """How a source can end, see `blends.source_outcomes`."""
 
-MatchTable = NDArray[np.void] | Mapping[str, Any]
-"""A structured array, or anything that gives its columns by name."""
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
 
-_COLUMNS: tuple[tuple[str, str], ...] = (
-    ("image", "i8"),
-    ("truth_id", "i8"),
-    ("detection_id", "i8"),
-    ("x", "f8"),
-    ("y", "f8"),
-    ("iou", "f8"),
-    ("truth_is_star", "?"),
-    ("detected_is_star", "?"),
-    ("score", "f8"),
-    ("p_star", "f8"),
-    ("p_blend", "f8"),
-    ("mag", "f8"),
-    ("mag_detected", "f8"),
-    ("snr", "f8"),
-    ("flux_truth", "f8"),
-    ("flux_detected", "f8"),
-    ("flux_model", "f8"),
-    ("offset_x", "f8"),
-    ("offset_y", "f8"),
-    ("separation", "f8"),
-    ("separation_arcsec", "f8"),
-    ("blendedness", "f8"),
-    ("neighbor_distance", "f8"),
-    ("blended", "f8"),
+_CLEAN = 0.9
+"""Share of the sources that is called clean of blends, those of the lowest ``p_blend``."""
+
+_COLUMNS = [
+    *((name, "i8") for name in ("image", "truth_id", "detection_id")),
+    *((name, "f8") for name in ("x", "y", "iou")),
+    *((name, "?") for name in ("truth_is_star", "detected_is_star")),
+    *((name, "f8") for name in ("score", "p_star", "p_blend", "mag", "mag_detected", "snr")),
+    *((name, "f8") for name in ("flux_truth", "flux_detected", "flux_model")),
+    *((name, "f8") for name in ("offset_x", "offset_y", "separation", "separation_arcsec")),
+    *((name, "f8") for name in ("blendedness", "neighbor_distance", "blended")),
     ("ignored", "?"),
     ("outcome", "U12"),
-)
+]
 
 # Quantities of the truth that may be unknown.
 _OPTIONAL = ("mag", "snr", "blendedness", "neighbor_distance", "blended")
@@ -174,148 +153,141 @@ def make_match_table(
     return table
 
 
-def truth_rows(table: MatchTable, is_star: bool | None = None) -> NDArray[np.bool_]:
-    """Select the rows that have a truth that counts.
+@dataclass(frozen=True, eq=False)
+class MatchedSources:
+    """The match table of some patches, and which rows of it count for what.
 
     Parameters
     ----------
-    table : `MatchTable`
-        The match table.
-    is_star : `bool`, optional
-        Only true stars (`True`) or galaxies (`False`).
-
-    Returns
-    -------
-    selected : `numpy.ndarray`
-        `bool`, (row,).
+    table : `numpy.ndarray`
+        Match table; ``image`` is the index into ``names``.
+    names : `tuple` [`str`]
+        Names of the patches.
+    classes : `tuple` [`str`]
+        Names of the classes that are separated, ``all`` first.
+    min_score : `float` or `None`
+        Lowest score of the detections that figures are of, but for the calibration of scores.
+    band : `str`
+        Reference band.
+    bands : `tuple` [`str`]
+        Bands of the match table, from blue to red.
     """
-    selected = (np.asarray(table["truth_id"]) >= 0) & ~np.asarray(table["ignored"], dtype=bool)
-    if is_star is not None:
-        selected &= np.asarray(table["truth_is_star"], dtype=bool) == is_star
-    return selected
+
+    table: NDArray[np.void]
+    names: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ("all",)
+    min_score: float | None = None
+    band: str = ""
+    bands: tuple[str, ...] = ()
+
+    def truths(self, is_star: bool | None = None) -> BoolArray:
+        """Rows with a truth that counts, of all classes or of true stars or galaxies, (row,)."""
+        return self._rows("truth_id", "truth_is_star", is_star)
+
+    def detections(self, is_star: bool | None = None) -> BoolArray:
+        """Rows with a detection that counts, of all or of what was classed as star or galaxy, (row,)."""
+        rows = self._rows("detection_id", "detected_is_star", is_star)
+        return rows if self.min_score is None else rows & (self.table["score"] >= self.min_score)
+
+    def matched(self, is_star: bool | None = None) -> BoolArray:
+        """Rows with a truth, of all classes or of true stars or galaxies, and its detection, (row,)."""
+        return self.truths(is_star) & self.detections()
+
+    def share(self, measure: str, is_star: bool | None = None) -> tuple[BoolArray, BoolArray]:
+        """Rows that count for a share, such as completeness, and all of which they are a part, (row,)."""
+        true, found, matched = self.truths(is_star), self.detections(is_star), self.matched()
+        right = matched & (self.table["truth_is_star"] == self.table["detected_is_star"])
+        hits, total = {
+            "completeness": (matched, true),
+            "completeness_same_class": (right, true),
+            "purity": (matched, found),
+            "purity_same_class": (right, found),
+            "class_accuracy": (right, matched),
+            "class_completeness": (right, matched & true),
+            "class_purity": (right, matched & found),
+        }[measure]
+        return hits & total, total
+
+    def binned_share(
+        self, measure: str, column: str, edges: ArrayLike, is_star: bool | None = None
+    ) -> BinnedFraction:
+        """Compute a share in bins of a column."""
+        hits, total = self.share(measure, is_star)
+        return binned_fraction(self.table[column][total], hits[total], edges)
+
+    def blend_cases(self) -> tuple[BoolArray, BoolArray]:
+        """Matched rows with a probability of being a blend and known truth, and the 90 % lowest of them."""
+        p_blend = self.table["p_blend"]
+        rows = self.matched() & np.isfinite(p_blend) & np.isfinite(self.table["blended"])
+        limit = np.quantile(p_blend[rows], _CLEAN) if rows.any() else np.nan
+        return rows, rows & (p_blend <= limit)
+
+    def probabilities(self) -> dict[str, tuple[BoolArray, FloatArray, BoolArray]]:
+        """Probabilities, and whether each came true, with the rows that they are of.
+
+        They are ``score/<class>`` of all detections whatever ``min_score``, which need not be probabilities
+        and are then left out, and ``p_star`` and ``p_blend`` of matched sources, where known.
+        """
+        everything, several = replace(self, min_score=None), len(self.classes) > 1
+        hits, total = everything.share("purity_same_class" if several else "purity")
+        cases = {}
+        if _are_probabilities(self.table["score"][total]):
+            for name in self.classes:
+                rows = everything.detections(IS_STAR[name])
+                cases[f"score/{name}"] = rows, self.table["score"][rows], hits[rows]
+        rows = self.matched() & np.isfinite(self.table["p_star"])
+        others = {"p_star": (rows, self.table["truth_is_star"])} if several else {}
+        others["p_blend"] = self.blend_cases()[0], self.table["blended"] == 1
+        for name, (rows, true) in others.items():
+            if _are_probabilities(self.table[name][rows]):
+                cases[name] = rows, self.table[name][rows], true[rows]
+        return cases
+
+    def _rows(self, number: str, column: str, is_star: bool | None) -> BoolArray:
+        rows = (self.table[number] >= 0) & ~self.table["ignored"]
+        return rows if is_star is None else rows & (self.table[column] == is_star)
 
 
-def detection_rows(
-    table: MatchTable, is_star: bool | None = None, *, min_score: float | None = None
-) -> NDArray[np.bool_]:
-    """Select the rows that have a detection that counts.
-
-    Parameters
-    ----------
-    table : `MatchTable`
-        The match table.
-    is_star : `bool`, optional
-        Only what was classed as star (`True`) or galaxy (`False`).
-    min_score : `float`, optional
-        Only detections of at least this score.
-
-    Returns
-    -------
-    selected : `numpy.ndarray`
-        `bool`, (row,).
-    """
-    selected = (np.asarray(table["detection_id"]) >= 0) & ~np.asarray(table["ignored"], dtype=bool)
-    if is_star is not None:
-        selected &= np.asarray(table["detected_is_star"], dtype=bool) == is_star
-    if min_score is not None:
-        selected &= np.asarray(table["score"]) >= min_score
-    return selected
-
-
-def matched_rows(
-    table: MatchTable,
-    is_star: bool | None = None,
-    *,
-    same_class: bool = False,
-    min_score: float | None = None,
-) -> NDArray[np.bool_]:
-    """Select the rows that have a truth and its detection.
-
-    Parameters
-    ----------
-    table : `MatchTable`
-        The match table.
-    is_star : `bool`, optional
-        Only true stars (`True`) or galaxies (`False`).
-    same_class : `bool`
-        Only those of which the class is right too.
-    min_score : `float`, optional
-        Only detections of at least this score.
-
-    Returns
-    -------
-    selected : `numpy.ndarray`
-        `bool`, (row,).
-    """
-    selected = truth_rows(table, is_star) & detection_rows(table, min_score=min_score)
-    if same_class:
-        selected &= np.asarray(table["truth_is_star"]) == np.asarray(table["detected_is_star"])
-    return selected
+def _are_probabilities(values: FloatArray) -> bool:
+    """Whether there are any values, all between 0 and 1."""
+    return len(values) > 0 and bool(((values >= 0.0) & (values <= 1.0)).all())
 
 
 _FLUX_OFF = 0.3
 """Relative error of a model flux from which on it is a failure, if it is also five times its S/N."""
 
 
-def find_failures(table: MatchTable) -> dict[int, tuple[float, str]]:
+def find_failures(table: NDArray[np.void]) -> dict[int, tuple[float, str]]:
     """Find the sources that were missed, made up, or classed or measured wrongly.
 
-    Parameters
-    ----------
-    table : `MatchTable`
-        The match table.
-
-    Returns
-    -------
-    failures : `dict` [`int`, `tuple` [`float`, `str`]]
-        By row: flux that is lost, made up or off (nJy), and what happened.
+    By row: flux that is lost, made up or off (nJy), and what happened.
     """
-    true, found = truth_rows(table), detection_rows(table)
-    made_up = AB_ZERO_POINT - np.asarray(table["mag_detected"])
-    made_up = np.where(np.isfinite(made_up), 10.0 ** (0.4 * np.nan_to_num(made_up)), 0.0)
-    flux, model = np.nan_to_num(table["flux_truth"]), np.asarray(table["flux_model"])
-    off = np.abs(model - flux)
-    outcome = np.asarray(table["outcome"]).astype(str)
+    sources = MatchedSources(table)
+    true, found = sources.truths(), sources.detections()
+    made_up = 0.4 * (AB_ZERO_POINT - table["mag_detected"])
+    made_up = np.where(np.isfinite(made_up), 10.0 ** np.nan_to_num(made_up), 0.0)
+    flux = np.nan_to_num(table["flux_truth"])
+    off = np.abs(table["flux_model"] - flux)
+    tolerance = np.maximum(_FLUX_OFF, 5.0 / np.maximum(np.nan_to_num(table["snr"]), 0.1))
     failures = {}
     for row in np.flatnonzero(true | found).tolist():
-        kind = "star" if table["truth_is_star"][row] else "galaxy"
-        given = "star" if table["detected_is_star"][row] else "galaxy"
-        mag = f"{table['mag'][row]:.1f} mag"
-        if true[row] and outcome[row] != "matched":
-            failures[row] = float(flux[row]), f"{outcome[row]}: {kind} of {mag}"
+        outcome, one = str(table["outcome"][row]), table[row]
+        kind, given = ("star" if one[name] else "galaxy" for name in ("truth_is_star", "detected_is_star"))
+        mag = f"{one['mag']:.1f} mag"
+        if true[row] and outcome != "matched":
+            failures[row] = float(flux[row]), f"{outcome}: {kind} of {mag}"
         elif not true[row]:
-            failures[row] = (
-                float(made_up[row]),
-                f"{outcome[row]}: {given} of {table['mag_detected'][row]:.1f} mag",
-            )
+            failures[row] = float(made_up[row]), f"{outcome}: {given} of {one['mag_detected']:.1f} mag"
         elif kind != given:
             failures[row] = float(flux[row]), f"{kind} of {mag} called {given}"
-        elif off[row] > max(_FLUX_OFF, 5.0 / max(float(np.nan_to_num(table["snr"][row])), 0.1)) * flux[row]:
-            failures[row] = (
-                float(off[row]),
-                f"{kind} of {mag}: model flux {model[row] / flux[row]:.2f} of the true",
-            )
+        elif off[row] > tolerance[row] * flux[row]:
+            ratio = one["flux_model"] / flux[row]
+            failures[row] = float(off[row]), f"{kind} of {mag}: model flux {ratio:.2f} of the true"
     return failures
 
 
-def ab_magnitude(flux: ArrayLike) -> NDArray[np.float64]:
-    """Convert fluxes to magnitudes.
-
-    Parameters
-    ----------
-    flux : array_like
-        Fluxes (nJy).
-
-    Returns
-    -------
-    magnitude : `numpy.ndarray`
-        AB magnitudes; NaN where the flux is not positive.
-
-    Examples
-    --------
-    >>> round(float(ab_magnitude(3631e9)), 3)
-    -0.0
-    """
+def ab_magnitude(flux: ArrayLike) -> FloatArray:
+    """Convert fluxes (nJy) to AB magnitudes; NaN where the flux is not positive."""
     flux = np.asarray(flux, dtype=float)
     magnitude = np.full(flux.shape, np.nan)
     np.log10(flux, out=magnitude, where=flux > 0.0)
@@ -351,23 +323,20 @@ def _fill_sources(
     bands: Sequence[str],
 ) -> None:
     """Fill in what is known of truths and of detections alone."""
-    of_truth = slice(0, len(np.asarray(truth["id"])))
-    for name in ("id", "is_star"):
-        table[f"truth_{name}"][of_truth] = truth[name]
-    for name in _OPTIONAL:
-        if name in truth:
-            table[name][of_truth] = truth[name]
-    table["detection_id"][row], table["detected_is_star"][row] = detections["id"], detections["is_star"]
-    table["score"][row] = detections["score"]
-    for name in ("p_star", "p_blend"):
-        if name in detections:
-            table[name][row] = detections[name]
-    for suffix in ("", *(f"_{band}" for band in bands)):
-        if f"flux{suffix}" in truth:
-            table[f"flux_truth{suffix}"][of_truth] = truth[f"flux{suffix}"]
-        for name, column in (("flux", "flux_detected"), ("model", "flux_model")):
-            if f"{name}{suffix}" in detections:
-                table[f"{column}{suffix}"][row] = detections[f"{name}{suffix}"]
+    suffixes = ["", *(f"_{band}" for band in bands)]
+    of_truth = {f"truth_{name}": name for name in ("id", "is_star")} | {name: name for name in _OPTIONAL}
+    of_truth |= {f"flux_truth{suffix}": f"flux{suffix}" for suffix in suffixes}
+    of_detection = {"detection_id": "id", "detected_is_star": "is_star"}
+    of_detection |= {name: name for name in ("score", "p_star", "p_blend")}
+    of_detection |= {f"flux_detected{suffix}": f"flux{suffix}" for suffix in suffixes}
+    of_detection |= {f"flux_model{suffix}": f"model{suffix}" for suffix in suffixes}
+    for columns, given, rows in (
+        (of_truth, truth, slice(0, len(np.asarray(truth["id"])))),
+        (of_detection, detections, row),
+    ):
+        for column, name in columns.items():
+            if name in given:
+                table[column][rows] = given[name]
     if "mag" not in truth:
         table["mag"] = ab_magnitude(table["flux_truth"])
     table["mag_detected"] = ab_magnitude(table["flux_detected"])

@@ -18,8 +18,6 @@ from numpy.typing import NDArray
 from .binned import MAD_TO_SIGMA, OUTLIER_SIGMA, divide, weighted_median
 from .bootstrap import ImageStatistic
 
-__all__ = ["count_by_image", "median_statistic", "reliability_statistic", "roc_area_statistic"]
-
 FloatArray = NDArray[np.float64]
 
 # More different values than this are put into as many groups of neighbours.
@@ -31,21 +29,9 @@ def median_statistic(
 ) -> ImageStatistic:
     """Make median, scatter and outliers functions of how often images count.
 
-    Parameters
-    ----------
-    names : `tuple` [`str`]
-        Of the images.
-    image : `numpy.ndarray`
-        Image of each value, (value,).
-    values : `numpy.ndarray`
-        The values, finite, (value,).
-
-    Returns
-    -------
-    statistic : `ImageStatistic`
-        Median, 1.4826 times the median absolute deviation, and the share of
-        outliers, (B, 3). More than a thousand different values are put into
-        as many groups of neighbours.
+    They are those of `robust_statistics`, (B, 3), of finite values, (value,),
+    in images of given numbers, (value,). More than a thousand different values
+    are put into as many groups of neighbours.
     """
     points, index = _grouped(values)
     counts = count_by_image(image, index, len(names), len(points))
@@ -69,23 +55,10 @@ def median_statistic(
 def roc_area_statistic(
     names: tuple[str, ...], image: NDArray[Any], p_star: FloatArray, is_star: NDArray[np.bool_]
 ) -> ImageStatistic:
-    """Make the area under a ROC curve a function of how often images count.
+    """Make the area under a ROC curve, (B, 1), a function of how often images count.
 
-    Parameters
-    ----------
-    names : `tuple` [`str`]
-        Of the images.
-    image : `numpy.ndarray`
-        Image of each source, (source,).
-    p_star : `numpy.ndarray`
-        Its probability of being a star, finite, (source,).
-    is_star : `numpy.ndarray`
-        Whether it is one, bool, (source,).
-
-    Returns
-    -------
-    statistic : `ImageStatistic`
-        The area, (B, 1).
+    Of each source there are the number of its image, its probability of being
+    a star and whether it is one, (source,).
     """
     points, index = _grouped(p_star)
     stars, galaxies = (
@@ -106,21 +79,9 @@ def reliability_statistic(
 ) -> ImageStatistic:
     """Make the errors of a calibration functions of how often images count.
 
-    Parameters
-    ----------
-    names : `tuple` [`str`]
-        Of the images.
-    image : `numpy.ndarray`
-        Image of each case, (case,).
-    given : `numpy.ndarray`
-        Its probability, from 0 to 1, (case,).
-    outcome : `numpy.ndarray`
-        Whether it came true, bool, (case,).
-
-    Returns
-    -------
-    statistic : `ImageStatistic`
-        Expected calibration error in ten bins, and Brier score, (B, 2).
+    They are the expected calibration error in ten bins and the Brier score,
+    (B, 2). Of each case there are the number of its image, its probability and
+    whether it came true, (case,).
     """
     n_bins = 10
     index = np.minimum((given * n_bins).astype(np.int64), n_bins - 1)
@@ -138,22 +99,7 @@ def reliability_statistic(
 def count_by_image(
     image: NDArray[Any], index: NDArray[Any], n_images: int, n_bins: int, weights: Any = None
 ) -> FloatArray:
-    """Count values by image and bin.
-
-    Parameters
-    ----------
-    image, index : `numpy.ndarray`
-        Image and bin of each value, (value,).
-    n_images, n_bins : `int`
-        Number of images and bins.
-    weights : `numpy.ndarray`, optional
-        What is summed instead of 1, (value,).
-
-    Returns
-    -------
-    counts : `numpy.ndarray`
-        Float64, (image, bin).
-    """
+    """Count values, (value,), or sum their weights, by numbers of image and bin, float64, (image, bin)."""
     code = np.asarray(image, dtype=np.int64) * n_bins + index
     sums = np.bincount(code, weights=weights, minlength=n_images * n_bins)
     return sums.reshape(n_images, n_bins).astype(np.float64)
@@ -167,6 +113,5 @@ def _grouped(values: FloatArray) -> tuple[FloatArray, NDArray[np.int64]]:
         index = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, len(edges) - 2)
         number = np.bincount(index, minlength=len(edges) - 1)
         total = np.bincount(index, weights=values, minlength=len(edges) - 1)
-        middle = 0.5 * (edges[:-1] + edges[1:])
-        points = np.divide(total, number, out=middle, where=number > 0)
+        points = np.where(number > 0, divide(total, number), 0.5 * (edges[:-1] + edges[1:]))
     return points, index.reshape(-1)

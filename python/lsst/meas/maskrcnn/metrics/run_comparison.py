@@ -21,16 +21,8 @@ from ..images.classes import IS_STAR
 from .average_precision import Definition, compute_ap
 from .bootstrap import ImageStatistic, paired_result
 from .evaluation_metrics import EvaluationMetrics, MetricValue, outcomes_from_table
-from .summary import FigureGroup, MatchedSources, ap_figures
-
-__all__ = [
-    "EvaluatedRun",
-    "RunComparison",
-    "RunComparisonError",
-    "compare_runs",
-    "run_setting",
-    "settings_that_differ",
-]
+from .match_table import MatchedSources
+from .summary import FigureGroup, ap_figures, source_figures
 
 FloatArray = NDArray[np.float64]
 
@@ -39,17 +31,11 @@ _SHOWN_IOU = (0.5, 0.75, None)
 # Figures beside average precision that are compared: of each class, and of all classes as one.
 _COMPARED = ("completeness", "purity")
 _COMPARED_OF_ALL = (
-    "class_accuracy",
-    "lost_shredded",
-    "lost_unrecognized",
-    "lost_missed",
-    "flux_median",
-    "flux_scatter",
-    "centroid_separation_median",
-    "centroid_separation_scatter",
-    "iou_median",
-    "iou_scatter",
+    *("class_accuracy", "lost_shredded", "lost_unrecognized", "lost_missed"),
+    *(f"{what}_{part}" for what in ("flux", "centroid_separation", "iou") for part in ("median", "scatter")),
 )
+_SEED = 1
+"""Random seed of the resamplings."""
 # What makes figures of two evaluations mean different things.
 _SETTINGS = ("band", "ignore_flags", "min_snr", "min_peak_snr", "match_iou", "score_threshold")
 
@@ -79,6 +65,14 @@ class EvaluatedRun:
     metrics: EvaluationMetrics
     matches: NDArray[np.void]
     outcomes: NDArray[np.void]
+
+    @property
+    def sources(self) -> MatchedSources:
+        """The match table with the classes, score threshold and band of the evaluation."""
+        classes = tuple(name for name in IS_STAR if name in self.metrics.n_truth) or ("all",)
+        score, band = (run_setting(self.metrics, name) for name in ("score_threshold", "band"))
+        score = None if score is None else float(score)
+        return MatchedSources(self.matches, self.metrics.names, classes, score, str(band or ""))
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,23 +127,7 @@ class RunComparison:
 
 
 def run_setting(metrics: EvaluationMetrics, name: str, default: Any = None) -> Any:
-    """Look up how an evaluation was configured.
-
-    Parameters
-    ----------
-    metrics : `EvaluationMetrics`
-        Its figures.
-    name : `str`
-        Name of a field of its configuration, with dots, such as
-        ``fields.score``.
-    default : `object`
-        What to return if it was not recorded.
-
-    Returns
-    -------
-    value : `object`
-        The setting.
-    """
+    """Look up how an evaluation was configured, by a name with dots such as ``fields.score``."""
     value: Any = metrics.config
     for part in name.split("."):
         if not isinstance(value, Mapping) or part not in value:
@@ -177,20 +155,10 @@ def _common_patches(runs: Sequence[EvaluatedRun]) -> tuple[str, ...]:
 
 
 def settings_that_differ(runs: Sequence[EvaluatedRun], patches: Sequence[str]) -> list[str]:
-    """Say what makes the figures of runs mean different things.
+    """Say what makes the figures of runs mean different things on some patches.
 
-    Parameters
-    ----------
-    runs : `~collections.abc.Sequence` [`EvaluatedRun`]
-        The runs.
-    patches : `~collections.abc.Sequence` [`str`]
-        The patches that they are compared on.
-
-    Returns
-    -------
-    differences : `list` [`str`]
-        A sentence for each setting that is not the same in all runs, and for
-        truths that are not.
+    There is a sentence for each setting that is not the same in all runs, and
+    for truths that are not.
     """
     sentences = []
     for name in _SETTINGS:
@@ -217,7 +185,6 @@ def compare_runs(
     reference: int = 0,
     *,
     n_samples: int = 1000,
-    seed: int = 1,
     progress: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> RunComparison:
     """Compare runs on the patches that all of them have.
@@ -230,16 +197,9 @@ def compare_runs(
         The run that the others are compared with.
     n_samples : `int`
         Resamplings of the bootstrap.
-    seed : `int`
-        Random seed.
     progress : `~collections.abc.Callable`
         Called with the name of each step, how many are done, and how many
         there are.
-
-    Returns
-    -------
-    comparison : `RunComparison`
-        The figures.
 
     Raises
     ------
@@ -259,7 +219,7 @@ def compare_runs(
     figures: list[ComparedFigure] = []
     for done, step in enumerate(steps):
         progress(step, done, len(steps))
-        results = [_on_patches(of_run[step], patches).resample(n_samples, seed) for of_run in groups]
+        results = [_on_patches(of_run[step], patches).resample(n_samples, _SEED) for of_run in groups]
         pairs = [paired_result(results[reference], result) for result in results]
         for k, figure in enumerate(groups[reference][step].figures):
             value, error = ([float(getattr(one, name)[k]) for one in results] for name in ("value", "error"))
@@ -274,14 +234,13 @@ def compare_runs(
 def _compared_groups(run: EvaluatedRun) -> Iterator[FigureGroup]:
     """Compute the figures of a run that are compared, each under a name of its own."""
     metrics = run.metrics
-    classes = tuple(name for name in IS_STAR if name in metrics.n_truth)
     for definition in _DEFINITIONS:
-        for name in classes:
+        for name in (name for name in IS_STAR if name in metrics.n_truth):
             outcomes = outcomes_from_table(run.outcomes, metrics, name)
             group = ap_figures(outcomes, compute_ap(outcomes, definition), name)
             yield group.choose([k for k, one in enumerate(group.figures) if _is_shown(one.iou)])
-    sources = MatchedSources(run.matches, metrics.names, classes, run_setting(metrics, "score_threshold"))
-    for group in sources.figures():
+    # Runs of different reference bands can be compared.
+    for group in source_figures(replace(run.sources, band="")):
         chosen = [k for k, one in enumerate(group.figures) if _is_compared(one)]
         if chosen:
             first = group.figures[chosen[0]]

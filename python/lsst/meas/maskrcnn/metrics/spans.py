@@ -22,7 +22,7 @@ __all__ = ["MaskPairs", "SpanMasks", "mask_iou", "mask_pairs"]
 Masks = Sequence[npt.NDArray[np.bool_]]
 IntArray = npt.NDArray[np.integer[Any]]
 
-# Pixels of masks, and pairs of spans, that are handled at once: they bound the memory.
+# Pixels of an image, and pairs of spans, that are handled at once: they bound the memory.
 _CELLS = 8_000_000
 _SPAN_PAIRS = 2_000_000
 
@@ -107,17 +107,12 @@ class SpanMasks:
                 f"origins are {corners.dtype} {corners.shape}; "
                 f"{len(masks)} masks need integers of the shape ({len(masks)}, 2)."
             )
-        shapes = np.array([np.shape(mask) for mask in masks if np.ndim(mask) == 2], dtype=np.int64)
-        shapes = shapes.reshape(-1, 2)
-        if len(shapes) != len(masks):
-            raise ValueError(f"{len(masks) - len(shapes)} of {len(masks)} masks do not have two axes (y, x).")
-        counts, parts = [], []
-        for start, stop in _chunks(shapes[:, 0] * shapes[:, 1], _CELLS):
-            count, *part = _spans_of(masks[start:stop], shapes[start:stop], corners[start:stop])
-            counts.append(count)
-            parts.append(part)
-        offsets = np.concatenate([[0], np.cumsum(_joined(counts))])
-        return cls(offsets, *(_joined([part[k] for part in parts]) for k in range(3)))  # type: ignore[arg-type]
+        flat = sum(np.ndim(mask) != 2 for mask in masks)
+        if flat:
+            raise ValueError(f"{flat} of {len(masks)} masks do not have two axes (y, x).")
+        parts = [_spans_of(np.asarray(mask, dtype=bool), *corner) for mask, corner in zip(masks, corners)]
+        offsets = np.concatenate([[0], np.cumsum([len(y) for y, _, _ in parts], dtype=np.int64)])
+        return cls(offsets, *(_joined(one) for one in list(zip(*parts)) or [()] * 3))  # type: ignore[arg-type]
 
     @classmethod
     def concatenate(cls, sets: Sequence[SpanMasks]) -> SpanMasks:
@@ -138,23 +133,6 @@ class SpanMasks:
             np.concatenate([[0], np.cumsum(counts)]),
             *(_joined([getattr(one, name) for one in sets]) for name in ("y", "x0", "x1")),  # type: ignore[arg-type]
         )
-
-    @classmethod
-    def empty(cls, number: int) -> SpanMasks:
-        """Make masks without pixels.
-
-        Parameters
-        ----------
-        number : `int`
-            How many.
-
-        Returns
-        -------
-        spans : `SpanMasks`
-            Empty masks.
-        """
-        nothing = np.zeros(0, dtype=np.int32)
-        return cls(np.zeros(number + 1, dtype=np.int64), nothing, nothing, nothing)
 
     def pixels(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """List the pixels of all masks.
@@ -185,7 +163,7 @@ class SpanMasks:
             The pixels that any mask of each group holds, (number,).
         """
         if not len(self.y):
-            return self.empty(number)
+            return SpanMasks(np.zeros(number + 1, dtype=np.int64), self.y, self.x0, self.x1)
         owner = group[self.owner]
         order = np.lexsort((self.x0, self.y, owner))
         owner, y, x0, x1 = owner[order], self.y[order], self.x0[order], self.x1[order].astype(np.int64)
@@ -532,27 +510,11 @@ def _canonical(
     return np.concatenate([[0], np.cumsum(counts)]), y[begins], x0[begins], x1[ends]
 
 
-def _spans_of(
-    masks: Masks, shapes: npt.NDArray[np.int64], corners: IntArray
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.integer[Any]], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Find the spans of some masks at once; their number for each mask, y, x0 and x1."""
-    pixels = np.concatenate([np.asarray(mask, dtype=bool).ravel() for mask in masks])
-    heights = shapes[:, 0]
-    widths = np.repeat(shapes[:, 1], heights)
-    row_ends = np.cumsum(widths)
-    row_starts = row_ends - widths
-    begins, ends = pixels.copy(), pixels.copy()
-    if len(pixels):
-        first = np.zeros(len(pixels), dtype=bool)
-        first[row_starts[widths > 0]] = True
-        begins[1:] &= ~pixels[:-1] | first[1:]
-        ends[:-1] &= ~pixels[1:] | first[1:]
-    start, stop = np.flatnonzero(begins), np.flatnonzero(ends) + 1
-    row = np.searchsorted(row_starts, start, side="right") - 1
-    owner = np.repeat(np.arange(len(masks)), heights)[row] if len(row) else np.zeros(0, dtype=np.int64)
-    y = row - (np.cumsum(heights) - heights)[owner] + corners[owner, 0]
-    x = corners[owner, 1] - row_starts[row] if len(row) else np.zeros(0, dtype=np.int64)
-    return np.bincount(owner, minlength=len(masks)), y, start + x, stop + x
+def _spans_of(mask: npt.NDArray[np.bool_], y0: int, x0: int) -> tuple[IntArray, IntArray, IntArray]:
+    """Row, first column and the one after the last of the spans of a mask whose first pixel is (y0, x0)."""
+    steps = np.diff(mask.astype(np.int8), axis=1, prepend=0, append=0)
+    row, start = np.nonzero(steps == 1)
+    return row + y0, start + x0, np.nonzero(steps == -1)[1] + x0
 
 
 def _joins(

@@ -18,7 +18,7 @@ from typing import Any, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ..images.classes import IS_STAR
+from ..images.classes import CLASS_NAMES, IS_STAR
 from .average_precision import (
     MIN_SCORE,
     AveragePrecision,
@@ -28,26 +28,16 @@ from .average_precision import (
     collect_outcomes,
     compute_ap,
 )
-from .binned import even_edges, robust_statistics
+from .binned import divide, even_edges, robust_statistics
 from .blends import BLEND_KINDS, GROUP_KINDS
 from .bootstrap import BootstrapResult, ImageStatistic, bootstrap, combine, ratio_statistic
 from .calibration import reliability
-from .classification import blend_cases, roc_curve
-from .completeness import binned_completeness, completeness_limit, last_crossing
+from .classification import roc_curve
+from .completeness import last_crossing
 from .evaluation_metrics import CLASS_LABELS, MetricValue
-from .match_table import detection_rows, matched_rows, truth_rows
+from .match_table import MatchedSources, ab_magnitude
 from .matching import IOU_THRESHOLDS, AreaRange, ImagePairs
 from .resampled import count_by_image, median_statistic, reliability_statistic, roc_area_statistic
-from .residuals import color_residuals, flux_residual
-
-__all__ = [
-    "FigureGroup",
-    "MatchedSources",
-    "ap_figures",
-    "blend_figures",
-    "summarize_precision",
-    "throughput_figures",
-]
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -78,97 +68,53 @@ class FigureGroup:
     statistic: ImageStatistic
 
     def choose(self, indices: Sequence[int]) -> FigureGroup:
-        """Take some of the figures.
-
-        Parameters
-        ----------
-        indices : `~collections.abc.Sequence` [`int`]
-            Which.
-
-        Returns
-        -------
-        group : `FigureGroup`
-            Those.
-        """
+        """Take some of the figures."""
         columns = list(indices)
-        return FigureGroup(
-            self.step,
-            tuple(self.figures[k] for k in columns),
-            combine(lambda values: values[:, columns], self.statistic),
-        )
+        statistic = combine(lambda values: values[:, columns], self.statistic)
+        return FigureGroup(self.step, tuple(self.figures[k] for k in columns), statistic)
 
     def resample(self, n_samples: int, seed: int) -> BootstrapResult:
-        """Draw patches, the same ones for each group of figures.
-
-        Parameters
-        ----------
-        n_samples : `int`
-            Resamplings of the bootstrap.
-        seed : `int`
-            Random seed.
-
-        Returns
-        -------
-        result : `BootstrapResult`
-            The figures and their errors.
-        """
+        """Draw so many samples of patches, the same ones for each group of figures by the random seed."""
         return bootstrap(self.statistic, np.random.default_rng(seed), n_samples)
 
     def with_errors(self, n_samples: int, seed: int) -> list[MetricValue]:
-        """Give the figures their errors.
+        """Give the figures the errors of `resample`.
 
-        Parameters
-        ----------
-        n_samples, seed : `int`
-            As for `resample`.
-
-        Returns
-        -------
-        values : `list` [`MetricValue`]
-            The figures. One that all patches together do not have gets no
-            error either, though some resamplings may have a value.
+        One that all patches together do not have gets no error either, though
+        some resamplings may have a value.
         """
         result = self.resample(n_samples, seed)
-        limits = zip(result.error.tolist(), result.low.tolist(), result.high.tolist())
+        limits = np.stack([result.error, result.low, result.high], axis=1).tolist()
         return [
-            one.model_copy(update={"error": error, "low": low, "high": high})
+            one.model_copy(update=dict(zip(("error", "low", "high"), of_one)))
             if np.isfinite(one.value)
             else one
-            for one, (error, low, high) in zip(self.figures, limits)
+            for one, of_one in zip(self.figures, limits)
         ]
 
 
 def ap_figures(outcomes: Outcomes, result: AveragePrecision, object_class: str) -> FigureGroup:
-    """Collect the average precision at each threshold and its mean over them.
-
-    Parameters
-    ----------
-    outcomes : `Outcomes`
-        What became of the detections.
-    result : `AveragePrecision`
-        That of these outcomes.
-    object_class : `str`
-        ``all``, ``star`` or ``galaxy``.
-
-    Returns
-    -------
-    group : `FigureGroup`
-        ``ap``; the mean is the last one and has no ``iou``.
-    """
-    figures = tuple(
-        MetricValue(
-            name="ap",
-            value=float(value),
-            object_class=object_class,
-            definition=result.definition,
-            area="all" if result.area is None else result.area.name,
-            iou=iou,
-            n=result.n_truth,
-        )
-        for iou, value in zip([*result.thresholds.tolist(), None], [*result.ap, result.mean])
-    )
+    """Collect the average precision of outcomes at each threshold and, last and without IoU, their mean."""
     statistic = combine(_with_mean, ap_statistic(outcomes, result.definition))
-    return FigureGroup(f"{result.definition} AP of class {object_class}", figures, statistic)
+    return _at_thresholds("ap", [*result.ap, result.mean], result, object_class, statistic)
+
+
+def _at_thresholds(
+    name: str, values: Iterable[float], result: AveragePrecision, object_class: str, statistic: ImageStatistic
+) -> FigureGroup:
+    """Group a figure at the thresholds of an average precision and its mean over them."""
+    of_all: dict[str, Any] = {
+        "object_class": object_class,
+        "definition": result.definition,
+        "n": result.n_truth,
+    }
+    area = "all" if result.area is None else result.area.name
+    figures = tuple(
+        MetricValue(name=name, value=float(value), area=area, iou=iou, **of_all)
+        for iou, value in zip([*result.thresholds.tolist(), None], values)
+    )
+    step = f"{result.definition} {'AP' if name == 'ap' else name} of class {object_class}"
+    return FigureGroup(step, figures, statistic)
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,23 +142,10 @@ def summarize_precision(
     thresholds: Sequence[float] = IOU_THRESHOLDS,
     areas: Sequence[AreaRange] = (),
 ) -> PrecisionSummary:
-    """Compute the average precision in all definitions.
+    """Compute the average precision of patches, for each class by all definitions.
 
-    Parameters
-    ----------
-    images : `~collections.abc.Sequence` [`ImagePairs`]
-        The patches.
-    classes : `~collections.abc.Iterable` [`str`]
-        Names of the classes, among `CLASS_LABELS`.
-    thresholds : `~collections.abc.Sequence` [`float`]
-        Smallest IoU of a match, ascending.
-    areas : `~collections.abc.Sequence` [`AreaRange`]
-        Ranges of areas, for the definition ``coco``.
-
-    Returns
-    -------
-    summary : `PrecisionSummary`
-        The figures.
+    Thresholds are the smallest IoU of a match, ascending; ranges of areas are
+    for the definition ``coco``.
     """
     summary = PrecisionSummary([], {}, {})
     for name in classes:
@@ -235,35 +168,14 @@ def _recall_figures(outcomes: Outcomes, result: AveragePrecision, object_class: 
     )
     truths = np.broadcast_to(outcomes.n_truth[:, None], hits.shape)
     statistic = combine(_with_mean, ratio_statistic(outcomes.names, hits, truths))
-    figures = tuple(
-        MetricValue(
-            name="recall",
-            value=value,
-            object_class=object_class,
-            definition=result.definition,
-            iou=iou,
-            n=result.n_truth,
-        )
-        for iou, value in zip([*result.thresholds.tolist(), None], statistic.value.tolist())
-    )
-    return FigureGroup(f"{result.definition} recall of class {object_class}", figures, statistic)
+    return _at_thresholds("recall", statistic.value, result, object_class, statistic)
 
 
 def blend_figures(groups: NDArray[np.void], names: tuple[str, ...]) -> Iterator[FigureGroup]:
-    """Collect how groups of truths and detections ended.
+    """Collect how the groups of truths and detections of all patches, of `blends.BLEND_DTYPE`, ended.
 
-    Parameters
-    ----------
-    groups : `numpy.ndarray`
-        Groups of all patches, structured array of `blends.BLEND_DTYPE`.
-    names : `tuple` [`str`]
-        Names of the patches.
-
-    Yields
-    ------
-    group : `FigureGroup`
-        ``blends_<kind>`` of all blends, ``truths_<kind>`` of all truths,
-        ``detections_spurious`` of all detections, ``blend_quality``.
+    ``blends_<kind>`` are of all blends, ``truths_<kind>`` of all truths,
+    ``detections_spurious`` of all detections; then ``blend_quality``.
     """
     kind, blended = groups["kind"], groups["n_truth"] > 1
     t, d = groups["n_truth"], groups["n_detection"]
@@ -279,21 +191,9 @@ def blend_figures(groups: NDArray[np.void], names: tuple[str, ...]) -> Iterator[
 def throughput_figures(
     seconds: Sequence[float], megapixels: Sequence[float], names: tuple[str, ...]
 ) -> Iterator[FigureGroup]:
-    """Collect how fast the catalogues were made.
+    """Collect how fast the catalogues were made: seconds a patch, megapixels a second, where known.
 
-    Parameters
-    ----------
-    seconds : `~collections.abc.Sequence` [`float`]
-        Time of each patch; NaN where it is not known.
-    megapixels : `~collections.abc.Sequence` [`float`]
-        Pixels of each patch, in millions.
-    names : `tuple` [`str`]
-        Names of the patches.
-
-    Yields
-    ------
-    group : `FigureGroup`
-        ``seconds_per_patch`` and ``megapixels_per_second``, where known.
+    Time (s) and size (megapixels) of each patch are NaN where they are not known.
     """
     time, size = np.asarray(seconds, dtype=np.float64), np.asarray(megapixels, dtype=np.float64)
     timed = np.isfinite(time) & (time > 0)
@@ -307,210 +207,149 @@ def throughput_figures(
             yield _ratio_group(name, names, *sums, unit=unit, n=int(known.sum()))
 
 
-@dataclass(frozen=True, eq=False)
-class MatchedSources:
-    """What the match table of some patches says.
-
-    Parameters
-    ----------
-    table : `numpy.ndarray`
-        Match table; ``image`` is the index into ``names``.
-    names : `tuple` [`str`]
-        Names of the patches.
-    classes : `tuple` [`str`]
-        Names of the classes that are separated, ``all`` first.
-    score_threshold : `float`, optional
-        Lowest score of the detections that figures are of, but for
-        calibration.
-    band : `str`
-        Reference band.
-    bands : `tuple` [`str`]
-        Bands of the match table, from blue to red.
-    """
-
-    table: NDArray[np.void]
-    names: tuple[str, ...]
-    classes: tuple[str, ...]
-    score_threshold: float | None = None
-    band: str = ""
-    bands: tuple[str, ...] = ()
-
-    def figures(self) -> Iterator[FigureGroup]:
-        """Compute the figures.
-
-        Yields
-        ------
-        group : `FigureGroup`
-            Some of them; see the documentation for their names.
-        """
-        for name in self.classes:
-            yield from self._shares(name)
-        for name in self.classes:
-            yield from self._limit(name)
-        if len(self.classes) > 1:
-            yield from self._class_figures()
-        yield from self._losses()
-        yield from self._blend_figures()
-        for name in self.classes:
-            yield from self._residuals(name)
-        yield from self._calibration()
-
-    def _shares(self, name: str) -> Iterator[FigureGroup]:
-        table, star, score = self.table, IS_STAR[name], self.score_threshold
-        truths, found = truth_rows(table, star), matched_rows(table, star, min_score=score)
-        detections = detection_rows(table, star, min_score=score)
-        rows = {"completeness": (found, truths), "purity": (detections & matched_rows(table), detections)}
-        if len(self.classes) > 1:
-            same = matched_rows(table, same_class=True)
-            rows["completeness_same_class"] = (found & same, truths)
-            rows["purity_same_class"] = (detections & same, detections)
-        for what, (hits, total) in rows.items():
-            yield self._share(what, hits, total, object_class=name)
-
-    def _limit(self, name: str) -> Iterator[FigureGroup]:
-        star, score = IS_STAR[name], self.score_threshold
-        rows = truth_rows(self.table, star) & np.isfinite(self.table["mag"])
-        if not rows.any():
-            return
-        mags, image = self.table["mag"][rows], self.table["image"][rows]
-        found = matched_rows(self.table, star, min_score=score)[rows]
-        edges = even_edges(mags, 0.5)
-        bins = np.clip(np.searchsorted(edges, mags, side="right") - 1, 0, len(edges) - 2)
-        total = count_by_image(image, bins, len(self.names), len(edges) - 1)
-        hits = count_by_image(image[found], bins[found], len(self.names), len(edges) - 1)
-        binned = binned_completeness(self.table, "mag", edges, star, min_score=score)
-
-        def limits(weights: FloatArray) -> FloatArray:
-            above, below = weights @ hits, weights @ total
-            share = np.divide(above, below, out=np.zeros_like(above), where=below > 0)
-            pairs = list(zip(share, below))
-            return np.array(
-                [[last_crossing(binned.center, *pair, level) for level in _LEVELS] for pair in pairs]
-            )
-
-        figures = tuple(
-            MetricValue(
-                name=f"completeness_limit_{100 * level:.0f}",
-                value=completeness_limit(binned, level).value,
-                object_class=name,
-                band=self.band,
-                unit="mag",
-                n=int(rows.sum()),
-            )
-            for level in _LEVELS
-        )
-        yield FigureGroup("completeness limits", figures, ImageStatistic(self.names, limits))
-
-    def _class_figures(self) -> Iterator[FigureGroup]:
-        table = self.table
-        rows = matched_rows(table, min_score=self.score_threshold)
-        truth, given = table["truth_is_star"], table["detected_is_star"]
-        right = rows & (truth == given)
-        yield self._share("class_accuracy", right, rows)
-        for name, star in (("star", True), ("galaxy", False)):
-            for what, column in (("class_completeness", truth), ("class_purity", given)):
-                total = rows & (column == star)
-                yield self._share(what, right & total, total, object_class=name)
-        known = rows & np.isfinite(table["p_star"])
+def source_figures(sources: MatchedSources) -> Iterator[FigureGroup]:
+    """Compute the figures of matched sources; see the documentation for their names."""
+    classes, table = sources.classes, sources.table
+    several = len(classes) > 1
+    measures = [
+        "completeness",
+        "purity",
+        *(["completeness_same_class", "purity_same_class"] if several else []),
+    ]
+    for name in classes:
+        for measure in measures:
+            yield _share(sources, measure, sources.share(measure, IS_STAR[name]), name)
+    for name in classes:
+        yield from _limits(sources, name)
+    if several:
+        yield _share(sources, "class_accuracy", sources.share("class_accuracy"))
+        for name in CLASS_NAMES:
+            for measure in ("class_completeness", "class_purity"):
+                yield _share(sources, measure, sources.share(measure, IS_STAR[name]), name)
+        known = sources.matched() & np.isfinite(table["p_star"])
         if known.any():
-            yield self._roc_area("roc_area", known, table["p_star"], truth)
+            yield _roc_area(sources, "roc_area", known, table["p_star"], table["truth_is_star"])
+    truths = sources.truths()
+    for what in ("shredded", "unrecognized", "missed"):
+        yield _share(sources, f"lost_{what}", (truths & (table["outcome"].astype(str) == what), truths))
+    rows, clean = sources.blend_cases()
+    if rows.any():
+        blended = table["blended"] == 1
+        yield _share(sources, "clean_purity", (clean & ~blended, clean))
+        yield _share(sources, "clean_share", (rows & ~blended, rows))
+        yield _roc_area(sources, "blend_roc_area", rows, table["p_blend"], blended)
+    for name in classes:
+        yield from _residuals(sources, name)
+    for name, (rows, given, true) in sources.probabilities().items():
+        what, _, object_class = name.partition("/")
+        if object_class in ("", "all"):
+            exact = reliability(given, true)
+            parts = {"ece": exact.expected_error, "brier": exact.brier}
+            figures = [
+                MetricValue(name=f"{what}_{part}", value=one, n=exact.n) for part, one in parts.items()
+            ]
+            statistic = reliability_statistic(sources.names, table["image"][rows], given, true)
+            yield FigureGroup("calibration", tuple(figures), statistic)
 
-    def _blend_figures(self) -> Iterator[FigureGroup]:
-        table = self.table
-        rows, clean = blend_cases(table, min_score=self.score_threshold)
-        if rows.any():
-            blended = table["blended"] == 1
-            yield self._share("clean_purity", clean & ~blended, clean)
-            yield self._share("clean_share", rows & ~blended, rows)
-            yield self._roc_area("blend_roc_area", rows, table["p_blend"], blended)
 
-    def _roc_area(self, name: str, rows: BoolArray, given: FloatArray, true: BoolArray) -> FigureGroup:
-        given, true = given[rows], true[rows]
-        figure = MetricValue(name=name, value=roc_curve(given, true).area, n=int(rows.sum()))
-        statistic = roc_area_statistic(self.names, self.table["image"][rows], given, true)
-        return FigureGroup("area under the ROC curve", (figure,), statistic)
+def _limits(sources: MatchedSources, name: str) -> Iterator[FigureGroup]:
+    """Magnitudes to which a class is complete."""
+    rows = sources.truths(IS_STAR[name]) & np.isfinite(sources.table["mag"])
+    if not rows.any():
+        return
+    mags, image = sources.table["mag"][rows], sources.table["image"][rows]
+    found = sources.matched()[rows]
+    edges = even_edges(mags)
+    bins = np.clip(np.searchsorted(edges, mags, side="right") - 1, 0, len(edges) - 2)
+    total = count_by_image(image, bins, len(sources.names), len(edges) - 1)
+    hits = count_by_image(image[found], bins[found], len(sources.names), len(edges) - 1)
+    center = sources.binned_share("completeness", "mag", edges, IS_STAR[name]).center
 
-    def _losses(self) -> Iterator[FigureGroup]:
-        truths = truth_rows(self.table)
-        outcome = np.asarray(self.table["outcome"]).astype(str)
-        for what in ("shredded", "unrecognized", "missed"):
-            yield self._share(f"lost_{what}", truths & (outcome == what), truths)
+    def limits(weights: FloatArray) -> FloatArray:
+        counts = weights @ total
+        pairs = list(zip(np.nan_to_num(divide(weights @ hits, counts)), counts))
+        return np.array([[last_crossing(center, *pair, level) for level in _LEVELS] for pair in pairs])
 
-    def _residuals(self, name: str) -> Iterator[FigureGroup]:
-        table, star, score = self.table, IS_STAR[name], self.score_threshold
-        in_arcsec = bool(np.isfinite(table["separation_arcsec"]).any())
-        separation = table["separation_arcsec" if in_arcsec else "separation"]
-        unit = "arcsec" if in_arcsec else "pixel"
-        scale = np.divide(
-            separation, table["separation"], out=np.ones(len(table)), where=table["separation"] > 0
+    statistic = ImageStatistic(sources.names, limits)
+    of_all: dict[str, Any] = {"object_class": name, "band": sources.band, "unit": "mag", "n": int(rows.sum())}
+    figures = tuple(
+        MetricValue(name=f"completeness_limit_{100 * level:.0f}", value=value, **of_all)
+        for level, value in zip(_LEVELS, statistic.value.tolist())
+    )
+    yield FigureGroup("completeness limits", figures, statistic)
+
+
+def _roc_area(
+    sources: MatchedSources, name: str, rows: BoolArray, given: FloatArray, true: BoolArray
+) -> FigureGroup:
+    given, true = given[rows], true[rows]
+    figure = MetricValue(name=name, value=roc_curve(given, true).area, n=int(rows.sum()))
+    statistic = roc_area_statistic(sources.names, sources.table["image"][rows], given, true)
+    return FigureGroup("area under the ROC curve", (figure,), statistic)
+
+
+def _residuals(sources: MatchedSources, name: str) -> Iterator[FigureGroup]:
+    """Median, scatter and outliers of the errors of a class."""
+    table, rows = sources.table, sources.matched(IS_STAR[name])
+    for what, column, unit, band in _errors(sources):
+        known = rows & np.isfinite(column)
+        if not known.any():
+            continue
+        exact = robust_statistics(column[known])
+        of_all: dict[str, Any] = {"object_class": name, "band": band, "n": exact.n}
+        figures = (
+            MetricValue(name=f"{what}_median", value=exact.median, unit=unit, **of_all),
+            MetricValue(name=f"{what}_scatter", value=exact.scatter, unit=unit, **of_all),
+            MetricValue(name=f"{what}_outliers", value=exact.outliers.value, **of_all),
         )
-        columns: list[tuple[str, FloatArray, str, str]] = [
-            ("centroid_x", scale * table["offset_x"], unit, ""),
-            ("centroid_y", scale * table["offset_y"], unit, ""),
-            ("centroid_separation", separation, unit, ""),
-            ("iou", table["iou"], "", ""),
-        ]
-        suffixes = {self.band: "", **{band: f"_{band}" for band in self.bands if band != self.band}}
-        for what, kind in (("flux", "flux_detected"), ("model_flux", "flux_model")):
-            for band, suffix in suffixes.items():
-                residual = flux_residual(table[f"{kind}{suffix}"], table[f"flux_truth{suffix}"])
-                columns.append((what, residual, "", band))
-                bright = np.where(table["snr"] >= _BRIGHT, residual, np.nan)
-                columns.append((f"bright_{what}", bright, "", band))
-        if len(self.bands) > 1:
-            colors = color_residuals(table, self.bands, star, min_score=score)
-            columns += [("color", residual, "mag", color) for color, residual in colors.items()]
-        rows = matched_rows(table, star, min_score=score)
-        for what, column, of_unit, band in columns:
-            known = rows & np.isfinite(column)
-            if not known.any():
-                continue
-            exact = robust_statistics(column[known])
-            figures = tuple(
-                MetricValue(
-                    name=f"{what}_{part}",
-                    value=value,
-                    object_class=name,
-                    band=band,
-                    unit=of_unit if part != "outliers" else "",
-                    n=exact.n,
-                )
-                for part, value in (
-                    ("median", exact.median),
-                    ("scatter", exact.scatter),
-                    ("outliers", exact.outliers.value),
-                )
-            )
-            statistic = median_statistic(self.names, table["image"][known], column[known])
-            yield FigureGroup(f"residuals of class {name}", figures, statistic)
+        statistic = median_statistic(sources.names, table["image"][known], column[known])
+        yield FigureGroup(f"residuals of class {name}", figures, statistic)
 
-    def _calibration(self) -> Iterator[FigureGroup]:
-        table = self.table
-        rows = detection_rows(table)
-        true = matched_rows(table, same_class=len(self.classes) > 1)
-        parts = [("score", table["score"], true, rows)]
-        if len(self.classes) > 1:
-            rows = matched_rows(table, min_score=self.score_threshold) & np.isfinite(table["p_star"])
-            parts.append(("p_star", table["p_star"], table["truth_is_star"], rows))
-        rows, _ = blend_cases(table, min_score=self.score_threshold)
-        parts.append(("p_blend", table["p_blend"], table["blended"] == 1, rows))
-        for what, column, outcome, rows in parts:
-            given, outcome = column[rows], outcome[rows]
-            # The score of another detector need not be a probability.
-            if not len(given) or not ((given >= 0.0) & (given <= 1.0)).all():
-                continue
-            exact = reliability(given, outcome)
-            figures = tuple(
-                MetricValue(name=f"{what}_{part}", value=value, n=exact.n)
-                for part, value in (("ece", exact.expected_error), ("brier", exact.brier))
-            )
-            statistic = reliability_statistic(self.names, table["image"][rows], given, outcome)
-            yield FigureGroup("calibration", figures, statistic)
 
-    def _share(self, name: str, hits: BoolArray, total: BoolArray, object_class: str = "all") -> FigureGroup:
-        image = self.table["image"]
-        sums = [np.bincount(image[rows], minlength=len(self.names)) for rows in (hits, total)]
-        return _ratio_group(name, self.names, *sums, object_class=object_class, n=int(total.sum()))
+def _errors(sources: MatchedSources) -> Iterator[tuple[str, FloatArray, str, str]]:
+    """Name, values of all rows, unit, and band or colour, of what is measured with an error."""
+    table, bands = sources.table, sources.bands
+    in_arcsec = bool(np.isfinite(table["separation_arcsec"]).any())
+    unit, separation = ("arcsec", "separation_arcsec") if in_arcsec else ("pixel", "separation")
+    pixels = table["separation"]
+    scale = np.divide(table[separation], pixels, out=np.ones(len(table)), where=pixels > 0)
+    yield "centroid_x", scale * table["offset_x"], unit, ""
+    yield "centroid_y", scale * table["offset_y"], unit, ""
+    yield "centroid_separation", table[separation], unit, ""
+    yield "iou", table["iou"], "", ""
+    suffixes = {sources.band: "", **{band: f"_{band}" for band in bands if band != sources.band}}
+    for what, kind in (("flux", "flux_detected"), ("model_flux", "flux_model")):
+        for band, suffix in suffixes.items():
+            residual = divide(table[f"{kind}{suffix}"], table[f"flux_truth{suffix}"]) - 1.0
+            yield what, residual, "", band
+            yield f"bright_{what}", np.where(table["snr"] >= _BRIGHT, residual, np.nan), "", band
+    for color, residual in color_residuals(sources).items():
+        yield "color", residual, "mag", color
+
+
+def color_residuals(sources: MatchedSources) -> dict[str, FloatArray]:
+    """Compare colours of neighbouring bands with the true ones.
+
+    By colour, ``g-r`` for instance: measured minus true (mag), (row,); NaN
+    where a flux is not known or not positive.
+    """
+    table, bands = sources.table, sources.bands
+    # Colours of the models, where there are any.
+    modelled = len(bands) > 0 and np.isfinite(table[f"flux_model_{bands[0]}"]).any()
+    kind = "model" if modelled else "detected"
+    shift = [
+        ab_magnitude(table[f"flux_{kind}_{band}"]) - ab_magnitude(table[f"flux_truth_{band}"])
+        for band in bands
+    ]
+    return {f"{bands[k]}-{bands[k + 1]}": shift[k] - shift[k + 1] for k in range(len(bands) - 1)}
+
+
+def _share(
+    sources: MatchedSources, name: str, rows: tuple[BoolArray, BoolArray], object_class: str = "all"
+) -> FigureGroup:
+    image, names = sources.table["image"], sources.names
+    hits, total = (np.bincount(image[one], minlength=len(names)) for one in rows)
+    return _ratio_group(name, names, hits, total, object_class=object_class, n=int(rows[1].sum()))
 
 
 def _ratio_group(
@@ -518,11 +357,8 @@ def _ratio_group(
 ) -> FigureGroup:
     """One figure that is a ratio of sums over patches."""
     statistic = ratio_statistic(names, above, below)
-    return FigureGroup(
-        name.replace("_", " "),
-        (MetricValue(name=name, value=float(statistic.value[0]), **fields),),
-        statistic,
-    )
+    figure = MetricValue(name=name, value=float(statistic.value[0]), **fields)
+    return FigureGroup(name.replace("_", " "), (figure,), statistic)
 
 
 def _with_mean(values: FloatArray) -> FloatArray:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..images.classes import IS_STAR
-from ..metrics.binned import Fraction, binomial_interval
+from ..metrics.binned import Fraction, binomial_interval, divide
 from ..metrics.binned_figures import (
     BinnedShares,
     binned_residual,
@@ -24,10 +24,8 @@ from ..metrics.binned_figures import (
     residual_bins,
 )
 from ..metrics.blends import BLEND_KINDS
-from ..metrics.classification import blend_cases, confusion_matrix, magnitude_rocs, roc_curve
+from ..metrics.classification import confusion_matrix, magnitude_rocs, roc_curve
 from ..metrics.evaluation_metrics import EvaluationMetrics
-from ..metrics.match_table import matched_rows
-from ..metrics.residuals import flux_residual
 from ..metrics.run_comparison import EvaluatedRun, run_setting
 from .calibration_figure import plot_calibration
 from .plots import (
@@ -50,11 +48,8 @@ class EvaluationFigures:
     """Draws the figures of an evaluation, with its precision-recall curves if there are any."""
 
     def __init__(self, run: EvaluatedRun, curves: NDArray[np.void] | None = None) -> None:
-        self.metrics, self.table, self.curves = run.metrics, run.matches, curves
-        self.classes = tuple(name for name in IS_STAR if name in run.metrics.n_truth) or ("all",)
-        self.band = str(run_setting(run.metrics, "band") or "")
-        score = run_setting(run.metrics, "score_threshold")
-        self.min_score = None if score is None else float(score)
+        self.metrics, self.sources, self.curves = run.metrics, run.sources, curves
+        self.table, self.classes, self.band = run.matches, self.sources.classes, self.sources.band
 
     def task_plots(self) -> dict[str, Figure]:
         """Draw the plots that the task stores, by the last part of their names."""
@@ -91,7 +86,7 @@ class EvaluationFigures:
 
     def shares(self) -> list[BinnedShares]:
         """Compute the completeness and purity that the match table allows."""
-        shares = binned_shares(self.table, self.classes, min_score=self.min_score)
+        shares = binned_shares(self.sources)
         injected = run_setting(self.metrics, "injected", False)
         return [one for one in shares if one.measure != "purity"] if injected else shares
 
@@ -101,16 +96,15 @@ class EvaluationFigures:
 
     def confusion(self) -> Figure:
         """Draw the confusion of stars and galaxies."""
-        counts = confusion_matrix(self.table, min_score=self.min_score)
-        return plot_confusion(counts, class_shares(self.table, min_score=self.min_score), band=self.band)
+        return plot_confusion(confusion_matrix(self.sources), class_shares(self.sources), band=self.band)
 
     def roc(self) -> Figure:
         """Draw the receiver operating characteristic of ``p_star``."""
-        return plot_roc(magnitude_rocs(self.table, min_score=self.min_score))
+        return plot_roc(magnitude_rocs(self.sources))
 
     def blend_roc(self) -> Figure:
         """Draw the receiver operating characteristic of ``p_blend``."""
-        rows, _ = blend_cases(self.table, min_score=self.min_score)
+        rows, _ = self.sources.blend_cases()
         curve = roc_curve(self.table["p_blend"][rows], self.table["blended"][rows] == 1)
         labels = "Single sources called blends (share)", "Blends called blends (share)"
         return plot_roc({"all": curve}, labels=labels)
@@ -123,33 +117,36 @@ class EvaluationFigures:
 
     def flux_panels(self, names: Sequence[str], kind: str, title: str = "") -> list[ResidualPanel]:
         """Make the panels of `flux_residual`."""
-        return self._panels(flux_residual(self.table[kind], self.table["flux_truth"]), names, title)
+        return self._panels(divide(self.table[kind], self.table["flux_truth"]) - 1.0, names, title)
 
     def centroid_offset(self, names: Sequence[str]) -> Figure:
         """Draw the offsets of positions, a panel for each class."""
-        panels = self._panels(np.asarray(self.table["separation_arcsec"], dtype=float), names)
+        panels = self._panels(self.table["separation_arcsec"], names)
         return plot_residuals(panels, x_label=self.residual_label, y_label="Centroid offset (arcsec)")
 
     @property
     def residual_label(self) -> str:
         """What residuals are drawn against (`str`)."""
-        return column_label(residual_bins(self.table)[0], self.band)
+        return column_label(residual_bins(self.sources)[0], self.band)
 
     def _panels(
         self, values: NDArray[np.float64], names: Sequence[str], title: str = ""
     ) -> list[ResidualPanel]:
-        column, _ = residual_bins(self.table)
+        column, _ = residual_bins(self.sources)
         panels = []
         for name in names:
-            rows = matched_rows(self.table, IS_STAR[name], min_score=self.min_score)
-            binned = binned_residual(self.table, values, IS_STAR[name], min_score=self.min_score)
-            x = np.asarray(self.table[column], dtype=float)[rows]
-            panels.append(ResidualPanel(title or CLASS_WORDS[name], x, values[rows], binned))
+            rows, binned = (
+                self.sources.matched(IS_STAR[name]),
+                binned_residual(self.sources, values, IS_STAR[name]),
+            )
+            panels.append(
+                ResidualPanel(title or CLASS_WORDS[name], self.table[column][rows], values[rows], binned)
+            )
         return panels
 
     def calibration(self, of: str = "score") -> Figure:
         """Draw how often scores, with a curve for each class, ``p_star`` or ``p_blend`` came true."""
-        curves = reliability_curves(self.table, self.classes, min_score=self.min_score)
+        curves = reliability_curves(self.sources)
         if of != "score":
             name, kind = {"p_star": ("pStar", "stars"), "p_blend": ("pBlend", "blends")}[of]
             shown = {name: curves[of]} if of in curves else {}

@@ -20,10 +20,9 @@ from ..images.classes import IS_STAR
 from ..metrics.average_precision import MIN_SCORE
 from ..metrics.binned import even_edges
 from ..metrics.binned_figures import BinnedShares, reliability_curves
-from ..metrics.completeness import binned_completeness, completeness_limit
+from ..metrics.completeness import completeness_limit
 from ..metrics.evaluation_metrics import EvaluationGallery, EvaluationMetrics, GalleryEntry, MetricValue
-from ..metrics.match_table import matched_rows
-from ..metrics.run_comparison import EvaluatedRun, RunComparison, run_setting, settings_that_differ
+from ..metrics.run_comparison import EvaluatedRun, RunComparison, settings_that_differ
 from .comparison_table import DEFINITIONS, comparison_table, figure_label, run_letters
 from .evaluation_figures import CLASS_WORDS, EvaluationFigures, blend_shares
 from .plots import column_label, plot_blends, plot_residuals, plot_shares
@@ -165,13 +164,7 @@ def _comparison_parts(
         edges = even_edges(everything, 0.5)
         for name in ("star", "galaxy") if "star" in run.metrics.n_truth else ("all",):
             curves = {
-                letter: binned_completeness(
-                    one.matches,
-                    "mag",
-                    edges,
-                    IS_STAR[name],
-                    min_score=run_setting(one.metrics, "score_threshold"),
-                )
+                letter: one.sources.binned_share("completeness", "mag", edges, IS_STAR[name])
                 for letter, one in runs.items()
             }
             limits = {letter: completeness_limit(curve) for letter, curve in curves.items()}
@@ -325,7 +318,7 @@ def _class_parts(draw: EvaluationFigures) -> list[Part]:
             "Matched sources by true class and class given, and by magnitude the share of each.",
         )
     ]
-    if np.isfinite(draw.table["p_star"][matched_rows(draw.table, min_score=draw.min_score)]).any():
+    if np.isfinite(draw.table["p_star"][draw.sources.matched()]).any():
         area = draw.metrics.get("roc_area").value
         about = f"Receiver operating characteristic of pStar; area {area:.3f}."
         figures.append((draw.roc(), about))
@@ -335,7 +328,7 @@ def _class_parts(draw: EvaluationFigures) -> list[Part]:
 def _calibration_parts(draw: EvaluationFigures) -> list[Part]:
     names = tuple(f"{of}_{what}" for of in ("score", "p_star", "p_blend") for what in ("ece", "brier"))
     parts = _value_table(draw.metrics, "Calibration", lambda value: value.name in names)
-    curves = reliability_curves(draw.table, draw.classes, min_score=draw.min_score)
+    curves = reliability_curves(draw.sources)
     figures = []
     # The score of another detector need not be a probability.
     if "score/all" in curves:
@@ -367,8 +360,7 @@ def _residual_parts(draw: EvaluationFigures) -> list[Part]:
     ):
         figures = []
         for name in draw.classes[1:] or draw.classes:
-            rows = matched_rows(draw.table, IS_STAR[name], min_score=draw.min_score)
-            if np.isfinite(draw.table[column][rows]).any():
+            if np.isfinite(draw.table[column][draw.sources.matched(IS_STAR[name])]).any():
                 about = f"{what} of {CLASS_WORDS[name]} against {draw.residual_label.lower()}."
                 figures.append((function([name]), about))
         if figures:

@@ -8,16 +8,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..metrics.binned import even_edges
-from ..metrics.completeness import binned_completeness
+from ..metrics.binned import divide, even_edges
 from ..metrics.evaluation_metrics import EvaluationGallery, EvaluationMetrics, GalleryEntry, MetricValue
-from ..metrics.match_table import detection_rows, matched_rows, truth_rows
-from ..metrics.run_comparison import EvaluatedRun, RunComparison, run_setting
+from ..metrics.run_comparison import EvaluatedRun, RunComparison
 from .comparison_table import DEFINITIONS, format_p_value
 from .evaluation_figures import CLASS_WORDS, EvaluationFigures
 from .plot_style import FEW
@@ -96,11 +93,10 @@ def _depth(run: EvaluatedRun, level: float) -> tuple[str, str]:
     value = next((one for one in run.metrics.select(name=name, object_class="all")), None)
     if value is not None and math.isfinite(value.value):
         return f"{value.value:.2f} mag", f"in {value.band}" if value.band else ""
-    mags = np.asarray(run.matches["mag"], dtype=float)[truth_rows(run.matches)]
+    mags = run.matches["mag"][run.sources.truths()]
     if not np.isfinite(mags).any():
         return "not known", "the truth has no magnitudes"
-    score = run_setting(run.metrics, "score_threshold")
-    curve = binned_completeness(run.matches, "mag", even_edges(mags, 0.5), min_score=score)
+    curve = run.sources.binned_share("completeness", "mag", even_edges(mags))
     last = int(np.flatnonzero(curve.total > 0)[-1])
     if curve.fraction[last] >= level:
         return "not reached", f"deeper than {curve.center[last]:.1f} mag"
@@ -202,25 +198,27 @@ def failure_parts(draw: EvaluationFigures, gallery: EvaluationGallery | None) ->
     return parts
 
 
-def _worst_patches(draw: EvaluationFigures) -> list[Sequence[Cell]]:
-    table = draw.table
-    rows: list[list[Cell]] = []
-    true, found = truth_rows(table), detection_rows(table, min_score=draw.min_score)
-    matched = matched_rows(table, min_score=draw.min_score)
-    right = matched & (np.asarray(table["truth_is_star"]) == np.asarray(table["detected_is_star"]))
-    for number, patch in enumerate(draw.metrics.patches):
-        here = np.asarray(table["image"]) == number
-        counts = [int(np.count_nonzero(here & some)) for some in (matched, true, found, right)]
-        if counts[1]:
-            purity = counts[0] / counts[2] if counts[2] else math.nan
-            accuracy = counts[3] / counts[0] if counts[0] else math.nan
-            shares = [Value(share) for share in (counts[0] / counts[1], purity, accuracy)]
-            rows.append([patch.tract, patch.patch, *shares, counts[1]])
-    rows.sort(key=lambda row: row[2].value if isinstance(row[2], Value) else 0.0)
-    return list(rows[:_N_PATCHES])
+def _worst_patches(draw: EvaluationFigures) -> list[list[Cell]]:
+    patches, image = draw.metrics.patches, draw.table["image"]
+    counts = [
+        [np.bincount(image[rows], minlength=len(patches)) for rows in draw.sources.share(measure)]
+        for measure in ("completeness", "purity", "class_accuracy")
+    ]
+    shares = np.stack([divide(*pair) for pair in counts], axis=1).tolist()
+    rows: list[list[Cell]] = [
+        [patch.tract, patch.patch, *map(Value, some), n]
+        for patch, some, n in zip(patches, shares, counts[0][1].tolist())
+        if n
+    ]
+    return _lowest(rows, 2, _N_PATCHES)
 
 
-def _worst_bins(draw: EvaluationFigures) -> list[Sequence[Cell]]:
+def _lowest(rows: list[list[Cell]], column: int, number: int) -> list[list[Cell]]:
+    """The rows of the lowest values in a column."""
+    return sorted(rows, key=lambda row: getattr(row[column], "value", 0.0))[:number]
+
+
+def _worst_bins(draw: EvaluationFigures) -> list[list[Cell]]:
     rows: list[list[Cell]] = []
     for shares in draw.shares():
         for name, curve in shares.curves.items():
@@ -239,5 +237,4 @@ def _worst_bins(draw: EvaluationFigures) -> list[Sequence[Cell]]:
                     int(curve.total[worst]),
                 ]
             )
-    rows.sort(key=lambda row: row[3].value if isinstance(row[3], Value) else 0.0)
-    return list(rows[:_N_BINS])
+    return _lowest(rows, 3, _N_BINS)

@@ -46,10 +46,10 @@ from ..metrics.evaluation_metrics import (
     outcomes_table,
     software_versions,
 )
-from ..metrics.match_table import find_failures
+from ..metrics.match_table import MatchedSources, find_failures
 from ..metrics.matching import PSF_AREA_RANGES, AreaRange
 from ..metrics.run_comparison import EvaluatedRun
-from ..metrics.summary import MatchedSources, blend_figures, summarize_precision, throughput_figures
+from ..metrics.summary import blend_figures, source_figures, summarize_precision, throughput_figures
 from .config_fields import make_config
 from .failures import say_where
 
@@ -467,13 +467,13 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
         values = []
         for group in itertools.chain(
             precision.groups,
-            sources.figures(),
+            source_figures(sources),
             blend_figures(groups, names),
             throughput_figures(seconds, megapixels, names),
         ):
             logger.log("Resampling: %s.", group.step)
             values += group.with_errors(settings.n_samples, settings.seed)
-        tables = binned_tables(table, classes, min_score=settings.score_threshold)
+        tables = binned_tables(sources)
         if settings.injected:
             # Which of the detections without truth are false is not known.
             values = [one for one in values if not one.name.startswith(_OF_DETECTIONS)]
