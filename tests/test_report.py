@@ -329,7 +329,7 @@ def test_text_is_escaped() -> None:
                 _EVIL,
                 [
                     Paragraph(_EVIL, warning=True),
-                    Table(_EVIL, [_EVIL, "b"], [[_EVIL, Value(1.0, note=_EVIL)]], _EVIL),
+                    Table(_EVIL, [_EVIL, "b"], [[_EVIL, Value(1.0)]], _EVIL),
                     Plots([(figure, _EVIL)], _EVIL),
                     Card([(_EVIL, _EVIL)]),
                     Details(_EVIL, _EVIL),

@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from ..metrics.calibration import Reliability, reliability
 from ..train.calibrate import CalibrationCases
 from .plot_style import (
+    ABOVE,
     CLASS_STYLES,
     DOUBLE_COLUMN,
     LABEL_SIZE,
-    LINE_WIDTH,
     OKABE_ITO,
     SINGLE_COLUMN,
     CurveStyle,
@@ -44,27 +44,13 @@ _Curves = Mapping[str, tuple[CurveStyle, NDArray[np.float64], NDArray[np.bool_]]
 def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure:
     """Draw what scores, P(star) and P(blend) say against what is true.
 
-    Parameters
-    ----------
-    before : `~lsst.meas.maskrcnn.train.calibrate.CalibrationCases`
-        With scores as the network gives them.
-    after : `~lsst.meas.maskrcnn.train.calibrate.CalibrationCases`
-        The same cases in the same order, calibrated by fits to other images,
-        see `~lsst.meas.maskrcnn.train.calibrate.cross_calibrate`.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        Three diagrams a quantity, each over the distribution of the
-        probabilities: all before and after; after calibration, the score by
-        class and the others by S/N, and all by depth. P(blend) is left out where
-        the network does not give it. Bands are of one
-        standard deviation; expected calibration errors are in the legends.
-
-    Raises
-    ------
-    ValueError
-        Raised if the cases are not as many.
+    ``before`` are cases with scores as the network gives them, ``after`` the same
+    in the same order, calibrated by fits to other images, see
+    `~lsst.meas.maskrcnn.train.calibrate.cross_calibrate`. Each quantity has three
+    diagrams over the distribution of the probabilities: all before and after; after
+    calibration, the score by class and the others by S/N, and all by depth. P(blend)
+    is left out where the network does not give it. Bands are of one standard
+    deviation; expected calibration errors are in the legends.
     """
     if len(before) != len(after):
         raise ValueError(f"There are {len(before)} cases before calibration and {len(after)} after.")
@@ -127,18 +113,11 @@ def _by_depth(cases: CalibrationCases) -> list[tuple[str, CurveStyle, NDArray[np
 def plot_calibration(curves: Mapping[str, Reliability], *, x_label: str, y_label: str) -> Figure:
     """Draw reliability diagrams, with expected errors in the legend, over the numbers of cases."""
     figure, (top, bottom) = make_figure(SINGLE_COLUMN, 1.2 * SINGLE_COLUMN, 2, 1, height_ratios=(3.4, 1.0))
-    _draw_curves(
-        top,
-        bottom,
-        {name: (curve_style(name, i), curve) for i, (name, curve) in enumerate(curves.items())},
-        "ECE ",
-    )
+    styled = {name: (curve_style(name, i), curve) for i, (name, curve) in enumerate(curves.items())}
+    _draw_curves(top, bottom, styled, "ECE ")
     top.set_ylabel(y_label)
-    bottom.set_xlabel(x_label)
-    bottom.set_ylabel("Number")
-    add_legend(
-        top, loc="lower left", bbox_to_anchor=(0.0, 1.0), borderaxespad=0.1, ncols=2, columnspacing=0.9
-    )
+    bottom.set(xlabel=x_label, ylabel="Number")
+    add_legend(top, ncols=2, **ABOVE)
     return figure
 
 
@@ -150,7 +129,7 @@ def _draw_curves(
     for name, (style, result) in curves.items():
         error = f"{result.expected_error:.3f}" if np.isfinite(result.expected_error) else "none"
         draw_curve(top, result.mean_probability, result.bins, style, f"{name}: {word}{error}")
-        bottom.stairs(result.bins.total, result.bins.edges, color=style.color, ls=style.line, lw=LINE_WIDTH)
+        bottom.stairs(result.bins.total, result.bins.edges, **style.stroke)
     for axes in (top, bottom):
         axes.set_xlim(-0.02, 1.02)
     top.set_ylim(-0.03, 1.05)

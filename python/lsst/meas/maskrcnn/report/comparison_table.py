@@ -90,31 +90,26 @@ def format_p_value(p_value: float, n_samples: int) -> str:
 
 def comparison_table(comparison: RunComparison, caption: str) -> Table:
     """Put a comparison into a table: a row per figure, two columns per run beside the reference."""
-    order = [comparison.reference, *(i for i in range(len(comparison.names)) if i != comparison.reference)]
+    reference, names = comparison.reference, comparison.names
+    order = [reference, *(i for i in range(len(names)) if i != reference)]
     letters = dict(zip(order, run_letters(len(order))))
-    columns = ["Figure", "Class", "Definition"]
-    for i in order:
-        columns.append(letters[i])
-        if i != comparison.reference:
-            columns += [f"{letters[i]} \N{MINUS SIGN} {letters[comparison.reference]}", "p"]
+    columns = ["Figure", "Class", "Definition", letters[reference]]
+    for i in order[1:]:
+        columns += [letters[i], f"{letters[i]} \N{MINUS SIGN} {letters[reference]}", "p"]
     rows = []
     for one in comparison.figures:
-        digits = 3
         row: list[Cell] = [
             figure_label(one.figure),
             CLASS_WORDS[one.figure.object_class],
             DEFINITIONS.get(one.figure.definition, one.figure.definition),
         ]
         for i in order:
-            row.append(Value(one.value[i], one.error[i], digits))
-            if i != comparison.reference:
-                row.append(Value(one.difference[i], one.difference_error[i], digits, signed=True))
-                row.append(Value(one.p_value[i], digits=3))
+            row.append(Value(one.value[i], one.error[i]))
+            if i != reference:
+                row.append(Value(one.difference[i], one.difference_error[i], signed=True))
+                row.append(Value(one.p_value[i]))
         rows.append(row)
-    legend = "; ".join(
-        f"{letters[i]}: {comparison.names[i]}" + (" (reference)" if i == comparison.reference else "")
-        for i in order
-    )
+    legend = "; ".join(f"{letters[i]}: {names[i]}" + " (reference)" * (i == reference) for i in order)
     return Table(
         caption,
         columns,

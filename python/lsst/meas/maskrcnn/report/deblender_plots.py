@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from ..compare.comparison import FieldComparison
@@ -29,6 +28,7 @@ from .plot_style import (
     OKABE_ITO,
     TICK_SIZE,
     add_legend,
+    blank_figure,
     curve_style,
     make_figure,
 )
@@ -85,9 +85,8 @@ def plot_flux_pairs(comparison: FieldComparison, bands: Sequence[str]) -> Figure
             bottom.axhline(1.0, color="0.5", lw=0.8)
             bottom.set_ylim(0.4, 1.6)
         else:
-            top.text(
-                0.5, 0.5, "no fluxes in common", transform=top.transAxes, ha="center", fontsize=NOTE_SIZE
-            )
+            middle: dict[str, Any] = {"transform": top.transAxes, "ha": "center"}
+            top.text(0.5, 0.5, "no fluxes in common", fontsize=NOTE_SIZE, **middle)
         top.set_title(band, fontsize=LABEL_SIZE)
         bottom.set_xlabel(f"{second} flux (nJy)")
     axes[0].set_ylabel(f"{first} flux (nJy)")
@@ -127,36 +126,15 @@ def plot_residual_panels(
 def plot_disagreements(
     comparison: FieldComparison, images: FieldImages, number: int, bands: Sequence[str], band: str
 ) -> Figure:
-    """Draw the blends on which two deblenders differ most.
+    """Draw the blends on which two deblenders differ most, so many at most.
 
-    Parameters
-    ----------
-    comparison : `~lsst.meas.maskrcnn.compare.comparison.FieldComparison`
-        The comparison.
-    images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
-        The images.
-    number : `int`
-        Number of blends, at most.
-    bands : `~collections.abc.Sequence` [`str`]
-        Three bands of the pictures, the reddest first.
-    band : `str`
-        Band of the residuals.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        One blend a column, the most significant first. Rows: image, model of
-        each, residual of each. Crosses are the sources.
+    One blend a column, the most significant first. Rows: image, model of each, in
+    three bands, the reddest first, and residual of each in one band. Crosses are the
+    sources.
     """
     panels = _cut_disagreements(comparison, images, number, bands, band)
     side = (DOUBLE_COLUMN - 0.4) / max(len(panels), 4)
-    figure = Figure(
-        figsize=(0.4 + side * max(len(panels), 1), 0.75 + side * 5),
-        dpi=200.0,
-        facecolor="white",
-        layout="constrained",
-    )
-    FigureCanvasAgg(figure)
+    figure = blank_figure(0.4 + side * max(len(panels), 1), 0.75 + side * 5)
     if not panels:
         figure.text(0.5, 0.5, "no disagreement", ha="center", fontsize=LABEL_SIZE)
         return figure

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -93,28 +93,9 @@ def evaluation_page(
 ) -> Page:
     """Lay out the page on an evaluation.
 
-    Parameters
-    ----------
-    run : `EvaluatedRun`
-        The evaluation.
-    curves : `numpy.ndarray`, optional
-        Precision-recall curves, structured array of
-        `binned_figures.PRECISION_RECALL_DTYPE`.
-    gallery : `EvaluationGallery`, optional
-        Pictures of blends.
-    others : `~collections.abc.Sequence` [`EvaluatedRun`]
-        Runs that it is compared with.
-    comparison : `RunComparison`, optional
-        The comparison of all of them, the first of which is ``run``.
-    context : `ReportContext`
-        What stands around the figures.
-    n_gallery : `int`
-        Largest number of the worst and of the best blends.
-
-    Returns
-    -------
-    page : `Page`
-        The page.
+    Precision-recall curves are of `binned_figures.PRECISION_RECALL_DTYPE`. The
+    comparison is that of all runs, the first of which is ``run``. Of the worst and of
+    the best blends so many are shown at most.
     """
     metrics, draw = run.metrics, EvaluationFigures(run, curves)
     sections = [
@@ -141,8 +122,12 @@ def evaluation_page(
     return Page(context.title, subtitle, headlines(run, comparison), sections, context.footer, verdict(run))
 
 
-def _value(value: MetricValue, digits: int = 3) -> Value:
-    return Value(value.value, value.error, digits)
+_LIMITS = ("completeness_limit_50", "completeness_limit_90")
+"""Figures that are magnitudes."""
+
+
+def _value(value: MetricValue | None, digits: int = 3) -> Value:
+    return Value(math.nan) if value is None else Value(value.value, value.error, digits)
 
 
 def _comparison_parts(
@@ -150,13 +135,10 @@ def _comparison_parts(
 ) -> list[Part]:
     if comparison is None or len(comparison.names) < 2:
         return []
-    parts: list[Part] = [
-        Paragraph(sentence, warning=True)
-        for sentence in settings_that_differ([run, *others], comparison.patches)
-    ]
-    parts.append(
-        comparison_table(comparison, "Differences to this run, from the paired bootstrap over patches")
-    )
+    differences = settings_that_differ([run, *others], comparison.patches)
+    title = "Differences to this run, from the paired bootstrap over patches"
+    parts: list[Part] = [*(Paragraph(one, warning=True) for one in differences)]
+    parts.append(comparison_table(comparison, title))
     runs = dict(zip(run_letters(1 + len(others)), [run, *others]))
     figures = []
     everything = np.concatenate([one.matches["mag"] for one in runs.values()])
@@ -197,47 +179,31 @@ def _compared_fluxes(runs: Mapping[str, EvaluatedRun]) -> list[tuple[Figure, str
 
 def _precision_parts(draw: EvaluationFigures) -> list[Part]:
     metrics = draw.metrics
-    values = [value for value in metrics.select(name="ap") if value.area == "all"]
-    by_key = {(value.definition, value.object_class, value.iou): value for value in values}
-    recall = {
-        (value.definition, value.object_class): value for value in metrics.select(name="recall", iou=0.5)
-    }
-    rows: list[list[Cell]] = []
-    for definition, name in dict.fromkeys((value.definition, value.object_class) for value in values):
-        row: list[Cell] = [DEFINITIONS.get(definition, definition), CLASS_WORDS[name]]
-        for iou in (0.5, 0.75, None):
-            value = by_key.get((definition, name, iou))
-            row.append(_value(value) if value is not None else Value(math.nan))
-        found = recall.get((definition, name))
-        row.append(_value(found) if found is not None else Value(math.nan))
-        row.append(
-            next(value.n for value in values if (value.definition, value.object_class) == (definition, name))
-        )
-        rows.append(row)
-    if not rows:
+    values = metrics.select(name="ap", area="all")
+    if not values:
         return []
+    by_key = {value.key: value for value in metrics.values}
+    numbers = {(value.definition, value.object_class): value.n for value in values}
+    rows: list[list[Cell]] = []
+    for (definition, name), number in numbers.items():
+        keys = [("ap", 0.5), ("ap", 0.75), ("ap", None), ("recall", 0.5)]
+        found = [by_key.get((what, name, definition, "all", iou, "")) for what, iou in keys]
+        label = DEFINITIONS.get(definition, definition)
+        rows.append([label, CLASS_WORDS[name], *map(_value, found), number])
     parts: list[Part] = [
         Paragraph(
             "Three definitions of average precision. Mean of images: all-point AP of each image and class, "
-            "for "
-            "scores of "
-            f"{MIN_SCORE:g} and more, then the unweighted mean over images, as Astro R-CNN "
-            "published it. "
-            "Pooled: all-point AP of the detections of all images together. COCO: the same at 101 recalls. "
-            "Masks match from the IoU given; errors are standard errors from "
+            f"for scores of {MIN_SCORE:g} and more, then the unweighted mean over images, as Astro R-CNN "
+            "published it. Pooled: all-point AP of the detections of all images together. COCO: the same at "
+            "101 recalls. Masks match from the IoU given; errors are standard errors from "
             f"{metrics.n_samples} bootstrap resamplings of the {len(metrics.patches)} patches."
-        ),
-        Table(
-            "Average precision",
-            ["Definition", "Class", "AP50", "AP75", mean_ap(metrics), "Recall at IoU 0.5", "Truths"],
-            rows,
-        ),
-    ]
-    figures = _precision_figures(draw)
-    if figures:
-        parts.append(
-            Plots(figures, "Interpolated precision against recall, pooled over patches; a line for each IoU.")
         )
+    ]
+    columns = ["Definition", "Class", "AP50", "AP75", mean_ap(metrics), "Recall at IoU 0.5", "Truths"]
+    parts.append(Table("Average precision", columns, rows))
+    figures = _precision_figures(draw)
+    about = "Interpolated precision against recall, pooled over patches; a line for each IoU."
+    parts += _plots(figures, about)
     long: list[list[Cell]] = [
         [
             DEFINITIONS.get(value.definition, value.definition),
@@ -251,16 +217,14 @@ def _precision_parts(draw: EvaluationFigures) -> list[Part]:
         ]
         for value in metrics.select(name="ap")
     ]
-    parts.append(
-        Table(
-            "Average precision by definition, class, area and IoU",
-            ["Definition", "Class", "Area", "IoU", "AP", "Low", "High", "Truths"],
-            long,
-            f"Low and high enclose {100 * metrics.level:.0f} % of the resamplings.",
-            tall=True,
-        )
-    )
-    return parts
+    columns = ["Definition", "Class", "Area", "IoU", "AP", "Low", "High", "Truths"]
+    note = f"Low and high enclose {100 * metrics.level:.0f} % of the resamplings."
+    title = "Average precision by definition, class, area and IoU"
+    return [*parts, Table(title, columns, long, note, tall=True)]
+
+
+def _plots(figures: Sequence[tuple[Figure, str]], caption: str) -> list[Part]:
+    return [Plots(figures, caption)] if figures else []
 
 
 def _precision_figures(draw: EvaluationFigures) -> list[tuple[Figure, str]]:
@@ -281,43 +245,24 @@ def _precision_figures(draw: EvaluationFigures) -> list[tuple[Figure, str]]:
 
 
 def _completeness_parts(draw: EvaluationFigures) -> list[Part]:
-    parts: list[Part] = []
-    shares = (
-        "completeness",
-        "completeness_same_class",
-        "purity",
-        "purity_same_class",
-        "completeness_limit_50",
-        "completeness_limit_90",
-    )
-    parts += _value_table(draw.metrics, "Completeness and purity", lambda value: value.name in shares)
     figures = [
         (draw.completeness([one]), f"{one.measure.capitalize()} against {column_label(one.column)}.")
         for one in draw.shares()
     ]
-    if figures:
-        parts.append(
-            Plots(
-                figures,
-                "Completeness of true sources by what is true of them, and purity of detections by what was "
-                "measured. Bands are 68 % Wilson intervals; vertical lines are magnitudes of 50 % "
-                "completeness.",
-            )
-        )
-    return parts
+    note = (
+        "Completeness of true sources by what is true of them, and purity of detections by what was "
+        "measured. Bands are 68 % Wilson intervals; vertical lines are magnitudes of 50 % completeness."
+    )
+    title = "Completeness and purity"
+    return [*_value_table(draw.metrics, title, "completeness", "purity"), *_plots(figures, note)]
 
 
 def _class_parts(draw: EvaluationFigures) -> list[Part]:
     if len(draw.classes) < 2:
         return []
-    names = ("class_accuracy", "class_completeness", "class_purity", "roc_area")
-    parts = _value_table(draw.metrics, "Classes of matched sources", lambda value: value.name in names)
-    figures = [
-        (
-            draw.confusion(),
-            "Matched sources by true class and class given, and by magnitude the share of each.",
-        )
-    ]
+    parts = _value_table(draw.metrics, "Classes of matched sources", "class_", "roc_area")
+    about = "Matched sources by true class and class given, and by magnitude the share of each."
+    figures = [(draw.confusion(), about)]
     if np.isfinite(draw.table["p_star"][draw.sources.matched()]).any():
         area = draw.metrics.get("roc_area").value
         about = f"Receiver operating characteristic of pStar; area {area:.3f}."
@@ -326,8 +271,7 @@ def _class_parts(draw: EvaluationFigures) -> list[Part]:
 
 
 def _calibration_parts(draw: EvaluationFigures) -> list[Part]:
-    names = tuple(f"{of}_{what}" for of in ("score", "p_star", "p_blend") for what in ("ece", "brier"))
-    parts = _value_table(draw.metrics, "Calibration", lambda value: value.name in names)
+    parts = _value_table(draw.metrics, "Calibration", "score_", "p_star_", "p_blend_")
     curves = reliability_curves(draw.sources)
     figures = []
     # The score of another detector need not be a probability.
@@ -338,16 +282,14 @@ def _calibration_parts(draw: EvaluationFigures) -> list[Part]:
         about = "Share of matched sources that are stars against pStar."
         figures.append((draw.calibration("p_star"), about))
     if "p_blend" in curves:
-        names = ("clean_share", "clean_purity", "blend_roc_area")
-        parts += _value_table(draw.metrics, "Blends among matched sources", lambda value: value.name in names)
+        parts += _value_table(draw.metrics, "Blends among matched sources", "clean_", "blend_roc_area")
         figures.append((draw.blend_roc(), "Receiver operating characteristic of pBlend."))
         about = "Share of matched sources within one FWHM of another against pBlend."
         figures.append((draw.calibration("p_blend"), about))
-    if figures:
-        parts.append(
-            Plots(figures, "Reliability with 68 % intervals; ECE is the expected calibration error.")
-        )
-    return parts
+    return [
+        *parts,
+        *_plots(figures, "Reliability with 68 % intervals; ECE is the expected calibration error."),
+    ]
 
 
 def _residual_parts(draw: EvaluationFigures) -> list[Part]:
@@ -363,14 +305,13 @@ def _residual_parts(draw: EvaluationFigures) -> list[Part]:
             if np.isfinite(draw.table[column][draw.sources.matched(IS_STAR[name])]).any():
                 about = f"{what} of {CLASS_WORDS[name]} against {draw.residual_label.lower()}."
                 figures.append((function([name]), about))
-        if figures:
-            parts.append(Plots(figures, f"{what}. {note}"))
-    for title, starts in (
-        ("Fluxes of the models, relative to the true ones", ("model_flux_", "bright_model_flux_")),
-        ("Fluxes of the HeavyFootprints, relative to the true ones", ("flux_", "bright_flux_")),
-        ("Colours, positions and masks of matched sources", ("color_", "centroid_", "iou_")),
+        parts += _plots(figures, f"{what}. {note}")
+    for title, *starts in (
+        ("Fluxes of the models, relative to the true ones", "model_flux_", "bright_model_flux_"),
+        ("Fluxes of the HeavyFootprints, relative to the true ones", "flux_", "bright_flux_"),
+        ("Colours, positions and masks of matched sources", "color_", "centroid_", "iou_"),
     ):
-        parts += _value_table(draw.metrics, title, partial(_starts_with, starts), tall=True)
+        parts += _value_table(draw.metrics, title, *starts, tall=True)
     return parts
 
 
@@ -385,19 +326,14 @@ def _blend_parts(run: EvaluatedRun, others: Sequence[EvaluatedRun]) -> list[Part
     parts: list[Part] = [
         Paragraph(
             "True sources and detections that overlap make groups; a blend is a group of two true sources or "
-            "more. It is recognized if as many were found and each fits its own, unrecognized if fewer "
-            "were found, "
-            "shredded if more were found, mismatched if they do not fit, missed if none was found. "
+            "more. It is recognized if as many were found and each fits its own, unrecognized if fewer were "
+            "found, shredded if more were found, mismatched if they do not fit, missed if none was found. "
             "Spurious are detections that touch no true source; pieces of one are impure, but not spurious."
         ),
         Plots([(plot_blends(shares), "Shares of blends by how they ended.")]),
     ]
-    parts += _value_table(
-        run.metrics,
-        "Groups of sources",
-        lambda value: value.name.startswith(("blends_", "truths_", "detections_", "blend_", "lost_")),
-    )
-    return parts
+    starts = ("blends_", "truths_", "detections_", "blend_", "lost_")
+    return parts + _value_table(run.metrics, "Groups of sources", *starts)
 
 
 def _gallery_parts(gallery: EvaluationGallery | None, number: int) -> list[Part]:
@@ -414,11 +350,11 @@ def _gallery_parts(gallery: EvaluationGallery | None, number: int) -> list[Part]
     note = "Quality: panoptic quality of the blend, from 0 to 1."
     if len(gallery.bands) == 3:
         note += f" Red, green and blue are {', '.join(gallery.bands)}."
-        if any(entry.residual for entry in gallery.entries):
-            note += (
-                f" The residual is the image in {gallery.bands[1]} minus the models, or else the detections' "
-                "pixels, where the catalogue has them, else without the pixels of their footprints."
-            )
+    if len(gallery.bands) == 3 and any(entry.residual for entry in gallery.entries):
+        note += (
+            f" The residual is the image in {gallery.bands[1]} minus the models, or else the detections' "
+            "pixels, where the catalogue has them, else without the pixels of their footprints."
+        )
     return [Gallery(groups, gallery.residual_range, note)]
 
 
@@ -434,34 +370,18 @@ def _gallery_details(entry: GalleryEntry, pixel_scale: float) -> str:
 def _patch_parts(metrics: EvaluationMetrics) -> list[Part]:
     timed = any(math.isfinite(patch.seconds) for patch in metrics.patches)
     columns = ["Tract", "Patch", "Truths", "Ignored truths", "Detections", "Left out"]
-    rows: list[list[Cell]] = []
-    for patch in metrics.patches:
-        row: list[Cell] = [
-            patch.tract,
-            patch.patch,
-            patch.n_truth,
-            patch.n_truth_ignored,
-            patch.n_detections,
-            patch.n_skipped,
-        ]
-        if timed:
-            row += [Value(patch.seconds, digits=1), Value(patch.megapixels, digits=2)]
-        rows.append(row)
+    names = ("tract", "patch", "n_truth", "n_truth_ignored", "n_detections", "n_skipped")
+    rows: list[list[Cell]] = [[getattr(patch, name) for name in names] for patch in metrics.patches]
     if timed:
         columns += ["Time (s)", "Megapixels"]
-    names = ("seconds_per_patch", "megapixels_per_second")
-    parts = _value_table(metrics, "Throughput", lambda value: value.name in names)
-    parts.append(
-        Table(
-            "Patches",
-            columns,
-            rows,
-            "Ignored truths are too faint, too small or masked; neither hit nor miss. Left out are parents "
-            "and records without a footprint or a score.",
-            tall=len(rows) > 15,
-        )
+        for row, patch in zip(rows, metrics.patches):
+            row += [Value(patch.seconds, digits=1), Value(patch.megapixels, digits=2)]
+    note = (
+        "Ignored truths are too faint, too small or masked; neither hit nor miss. Left out are parents "
+        "and records without a footprint or a score."
     )
-    return parts
+    parts = _value_table(metrics, "Throughput", "seconds_per_patch", "megapixels_per_second")
+    return [*parts, Table("Patches", columns, rows, note, tall=len(rows) > 15)]
 
 
 def _model_parts(metrics: EvaluationMetrics, context: ReportContext) -> list[Part]:
@@ -489,19 +409,12 @@ def _provenance_parts(metrics: EvaluationMetrics, context: ReportContext) -> lis
     parts: list[Part] = [Paragraph(note, warning=True) for note in context.notes]
     parts.append(Card([(name, text) for name, text in entries if text]))
     if metrics.config:
-        parts.append(
-            Details("Configuration of the evaluation", json.dumps(metrics.config, indent=2, default=str))
-        )
+        text = json.dumps(metrics.config, indent=2, default=str)
+        parts.append(Details("Configuration of the evaluation", text))
     parts += [Details(title, text) for title, text in context.configurations.items()]
     if metrics.software:
-        parts.append(
-            Table(
-                "Software that computed the figures",
-                ["Package", "Version"],
-                [[name, version] for name, version in sorted(metrics.software.items())],
-                tall=len(metrics.software) > 15,
-            )
-        )
+        versions, title = sorted(metrics.software.items()), "Software that computed the figures"
+        parts.append(Table(title, ["Package", "Version"], versions, tall=len(versions) > 15))
     if context.packages:
         text = "\n".join(f"{name} {version}" for name, version in sorted(context.packages.items()))
         parts.append(Details("All packages of the run", text))
@@ -522,10 +435,7 @@ def _all_figures(metrics: EvaluationMetrics, others: Sequence[EvaluatedRun]) -> 
             _value(value, 4),
             value.n,
         ]
-        for known in elsewhere:
-            other = known.get(value.key)
-            row.append(_value(other, 4) if other is not None else Value(math.nan))
-        rows.append(row)
+        rows.append([*row, *(_value(known.get(value.key), 4) for known in elsewhere)])
     columns = ["Figure", "Class", "Definition", "Area", "Band", letters[0] if others else "Value", "Number"]
     note = "Number: of sources, patches or cases behind a figure."
     if others:
@@ -535,33 +445,19 @@ def _all_figures(metrics: EvaluationMetrics, others: Sequence[EvaluatedRun]) -> 
     return [Table("All figures", [*columns, *letters[1:]], rows, note, tall=True)]
 
 
-def _starts_with(starts: tuple[str, ...], value: MetricValue) -> bool:
-    return value.name.startswith(starts)
-
-
-def _value_table(
-    metrics: EvaluationMetrics, title: str, wanted: Callable[[MetricValue], bool], tall: bool = False
-) -> list[Part]:
-    values = [value for value in metrics.values if wanted(value)]
+def _value_table(metrics: EvaluationMetrics, title: str, *starts: str, tall: bool = False) -> list[Part]:
+    """Put the figures whose names begin in some ways into a table, if there are any."""
+    values = [value for value in metrics.values if value.name.startswith(starts)]
     if not values:
         return []
+    columns: dict[str, list[Cell]] = {
+        "Figure": [figure_label(value) for value in values],
+        "Class": [CLASS_WORDS.get(value.object_class, value.object_class) for value in values],
+        "Band": [value.band for value in values],
+        "Value": [_value(value, 2 if value.name in _LIMITS else 3) for value in values],
+        "Number": [value.n for value in values],
+    }
     # A column with one value in all rows is left out.
-    with_class = any(value.object_class != "all" for value in values)
-    with_band = any(value.band for value in values)
-    rows: list[list[Cell]] = []
-    for value in values:
-        digits = 2 if value.unit == "mag" and value.name.startswith("completeness") else 3
-        row: list[Cell] = [figure_label(value)]
-        if with_class:
-            row.append(CLASS_WORDS.get(value.object_class, value.object_class))
-        if with_band:
-            row.append(value.band)
-        rows.append([*row, _value(value, digits), value.n])
-    columns = [
-        "Figure",
-        *(["Class"] if with_class else []),
-        *(["Band"] if with_band else []),
-        "Value",
-        "Number",
-    ]
-    return [Table(title, columns, rows, tall=tall and len(rows) > 15)]
+    empty = {"Class": all(one == "all" for one in columns["Class"]), "Band": not any(columns["Band"])}
+    columns = {name: cells for name, cells in columns.items() if not empty.get(name)}
+    return [Table(title, list(columns), list(zip(*columns.values())), tall=tall and len(values) > 15)]

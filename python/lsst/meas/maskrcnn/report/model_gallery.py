@@ -16,7 +16,6 @@ import matplotlib.image
 import numpy as np
 import numpy.typing as npt
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
 
@@ -32,6 +31,7 @@ from .plot_style import (
     TICK_SIZE,
     add_legend,
     add_minor_ticks,
+    blank_figure,
     style_axes,
 )
 
@@ -113,23 +113,9 @@ def plot_field(
 ) -> Figure:
     """Draw blends, and beside them number counts and a colour-magnitude diagram.
 
-    Parameters
-    ----------
-    cutouts : `~collections.abc.Sequence` [`BlendCutout`]
-        The blends, with models.
-    band : `str`
-        Band of the fluxes that are written, and of the counts.
-    magnitudes : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
-        AB magnitudes of N sources by band, from blue to red, (N,).
-    p_star : `numpy.ndarray`
-        Probability of being a star, (N,).
-    true_magnitudes : `numpy.ndarray`, optional
-        Of the sources that are there, in ``band``.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        The figure.
+    Fluxes that are written and counts are in ``band``, as are the true magnitudes.
+    AB magnitudes by band, from blue to red, and probabilities of being a star are
+    of N sources, (N,).
     """
     figure, right = _make_figure(max(len(cutouts), 3), beside=4.6)
     _draw_blends(figure, cutouts, band)
@@ -146,11 +132,8 @@ def _make_figure(rows: int, beside: float = 0.0) -> tuple[Figure, tuple[float, f
     """Make a figure for rows of blends, with room (inch) on the right; its box is returned."""
     blends = _COLUMNS * _SIDE + 0.5
     width, height = blends + beside, rows * (_SIDE + _TEXT) + 0.75
-    figure = Figure(figsize=(width, height), dpi=130, facecolor="white")
-    FigureCanvasAgg(figure)
-    return figure, (
-        (blends + 0.65) / width, 0.6 / height, (beside - 1.5) / width, (height - 1.05) / height
-    )  # fmt: skip
+    box = (blends + 0.65) / width, 0.6 / height, (beside - 1.5) / width, (height - 1.05) / height
+    return blank_figure(width, height, 130, layout=None), box
 
 
 def _draw_blends(figure: Figure, cutouts: Sequence[BlendCutout], band: str) -> None:
@@ -261,16 +244,13 @@ def _draw_counts(
     if truth is not None:
         axis.hist(truth, edges, histtype="stepfilled", color="0.85", label=f"true ({len(truth)})")
     for name, chosen in (("galaxy", ~is_star), ("star", is_star)):
-        style = CLASS_STYLES[name]
+        stroke = CLASS_STYLES[name].stroke | {"lw": 1.4}
         label = f"{name} ({np.count_nonzero(chosen)})"
-        axis.hist(
-            magnitudes[chosen], edges, histtype="step", color=style.color, ls=style.line, lw=1.4, label=label
-        )
+        axis.hist(magnitudes[chosen], edges, histtype="step", label=label, **stroke)
     axis.set_yscale("log")
     axis.set_ylim(bottom=0.7)
-    axis.set_xlabel(f"{band} (AB magnitude of the model)")
+    axis.set(xlabel=f"{band} (AB magnitude of the model)", ylabel="Sources in 0.5 mag")
     axis.set_title("Number counts", fontsize=LABEL_SIZE)
-    axis.set_ylabel("Sources in 0.5 mag")
     add_minor_ticks(axis)
     add_legend(axis, loc="upper left")
 
@@ -298,8 +278,7 @@ def _draw_colors(
         axis.set_xlim(low - 0.3, high + 0.3)
     axis.invert_yaxis()
     axis.set_title("Colours and magnitudes by pStar", fontsize=LABEL_SIZE)
-    axis.set_xlabel(f"{blue} \N{MINUS SIGN} {red} (mag)")
-    axis.set_ylabel(f"{band} (mag)")
+    axis.set(xlabel=f"{blue} \N{MINUS SIGN} {red} (mag)", ylabel=f"{band} (mag)")
     add_minor_ticks(axis)
     box = axis.get_position()
     bar = figure.colorbar(points, cax=figure.add_axes((box.x1 + 0.008, box.y0, 0.009, box.height)))

@@ -17,11 +17,12 @@ import numpy as np
 from astropy.coordinates import SkyCoord
 from astropy.visualization import make_lupton_rgb
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
+
+from .plot_style import blank_figure
 
 if TYPE_CHECKING:
     from astropy.wcs import WCS
@@ -36,6 +37,8 @@ _MARGIN_LEFT, _MARGIN_RIGHT, _MARGIN_BOTTOM, _MARGIN_TOP = 1.0, 0.2, 1.1, 0.45  
 _KEY_HEIGHT = 0.55
 """Height of the strip below the picture with its key, scale and compass (inch)."""
 _DPI = 100.0
+_BLACK = 0.5
+"""How far below the sky black lies, in units of its noise."""
 # Ids are written beside so many sources at most.
 _MAX_LABELS = 150
 
@@ -45,40 +48,19 @@ def lupton_rgb(
     noise: NDArray[np.floating] | None = None,
     *,
     sky: float | None = None,
-    black_sigma: float = 0.5,
     stretch_sigma: float = 6.0,
     softening: float = 4.3,
     balance: Sequence[float] = (0.7, 1.0, 1.35),
 ) -> NDArray[np.uint8]:
     """Combine three bands into a picture that keeps colours (Lupton et al. 2004, PASP 116, 133).
 
-    Parameters
-    ----------
-    image : `numpy.ndarray`
-        Flux per pixel, (band, y, x), the reddest band first. Pixels that are
-        not finite become dark grey.
-    noise : `numpy.ndarray`, optional
-        Sky noise per band, (band,); by default estimated from the pixels.
-    sky : `float`, optional
-        Level of the sky; by default the median of each band.
-    black_sigma : `float`
-        How far below the sky black lies, in units of the sky noise.
-    stretch_sigma, softening : `float`
-        Stretch, in units of the sky noise, and Q of
-        `astropy.visualization.make_lupton_rgb`.
-    balance : `~collections.abc.Sequence` [`float`]
-        Weight of each band. The default makes a flat spectrum in f_lambda
-        (a star of about 7000 K) roughly white from images in f_nu of z, r, g.
-
-    Returns
-    -------
-    rgb : `numpy.ndarray`
-        (y, x, 3), 8 bits.
-
-    Raises
-    ------
-    ValueError
-        Raised if the image does not have three bands.
+    The picture is uint8, (y, x, 3). The image is flux per pixel, (band, y, x), the
+    reddest band first; pixels that are not finite become dark grey. Noise and level
+    of the sky per band, (band,), are by default estimated from the pixels. The
+    stretch is in units of the noise, and ``softening`` is Q of
+    `astropy.visualization.make_lupton_rgb`. The default weights of the bands make a
+    flat spectrum in f_lambda (a star of about 7000 K) roughly white from images in
+    f_nu of z, r, g.
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[0] != 3:
@@ -96,7 +78,7 @@ def lupton_rgb(
         # A noiseless or constant image: any scale will do that shows its range.
         peak = float(np.abs(scaled).max(initial=0.0))
         mean_sigma = peak / 1000.0 if peak > 0.0 else 1.0
-    black = (level if sky is None else sky * weights) - black_sigma * mean_sigma
+    black = (level if sky is None else sky * weights) - _BLACK * mean_sigma
     rgb = make_lupton_rgb(*scaled, minimum=black, stretch=stretch_sigma * mean_sigma, Q=softening)
     rgb[~finite] = 40
     return np.asarray(rgb)
@@ -117,20 +99,10 @@ def _sky(
 def mask_outlines(
     masks: Sequence[NDArray[np.bool_]], origins: NDArray[np.integer]
 ) -> list[list[NDArray[np.float64]]]:
-    """Trace the outlines of masks.
+    """Trace the outlines of masks, bool, (y, x), whose first pixels are at (y0, x0), (mask, 2).
 
-    Parameters
-    ----------
-    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
-        One array (y, x) of `bool` per source.
-    origins : `numpy.ndarray`
-        Position (y0, x0) of the first pixel of each mask, (mask, 2).
-
-    Returns
-    -------
-    outlines : `list` [`list` [`numpy.ndarray`]]
-        For each mask its closed lines, each an array (point, 2) of positions
-        (x, y); the centre of the first pixel of the image is (0, 0).
+    For each mask they are its closed lines, each an array (point, 2) of positions
+    (x, y); the centre of the first pixel of the image is (0, 0).
 
     Examples
     --------
@@ -173,35 +145,11 @@ def save_overlay(
     pixel_scale: float | None = None,
     title: str = "",
 ) -> None:
-    """Write the picture of an image and its sources to a file.
+    """Write the picture of an image, as for `lupton_rgb`, and its sources to a file, usually ``*.png``.
 
-    Parameters
-    ----------
-    path : `str` or `os.PathLike`
-        Where to, usually ``*.png``.
-    image : `numpy.ndarray`
-        Flux per pixel, (band, y, x), three bands, the reddest first.
-    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
-        One array (y, x) of `bool` per source.
-    origins : `numpy.ndarray`
-        Position (y0, x0) of the first pixel of each mask, (mask, 2).
-    is_star : `numpy.ndarray`
-        Class of each source, `bool`, (mask,).
-    ids : `numpy.ndarray`
-        Id of each source, which is written beside it where there is room, (mask,).
-    noise : `numpy.ndarray`, optional
-        Sky noise per band, (band,).
-    wcs : `astropy.wcs.WCS`, optional
-        World coordinates of the pixels.
-    pixel_scale : `float`, optional
-        Pixel scale (arcsec).
-    title : `str`
-        Title.
-
-    Raises
-    ------
-    ValueError
-        Raised if the arrays do not fit each other.
+    Masks and origins are as for `mask_outlines`; of each source there are its class
+    and its id, which is written beside it where there is room, (mask,). The pixel
+    scale is in arcsec.
     """
     numbers = {len(masks), len(origins), len(is_star), len(ids)}
     if len(numbers) != 1:
@@ -253,24 +201,25 @@ def _draw_key(
         Line2D([], [], color=GALAXY_COLOR, lw=2.0, label=f"galaxy ({len(is_star) - n_star})"),
         Line2D([], [], color="white", ls="", marker="$12$", ms=9.0, label="id in the catalogue"),
     ]
-    strip.legend(
-        handles=handles,
-        loc="center left",
-        bbox_to_anchor=(_MARGIN_LEFT / width, 0.5),
-        borderaxespad=0.0,
-        ncols=3 if width > 6.0 else 1,
-        fontsize=8.5 if width > 6.0 else 6.0,
-        labelspacing=0.15,
-        facecolor="#222222",
-        framealpha=1.0,
-        labelcolor="white",
-    )
+    place: dict[str, Any] = {
+        "loc": "center left",
+        "bbox_to_anchor": (_MARGIN_LEFT / width, 0.5),
+        "borderaxespad": 0.0,
+    }
+    style: dict[str, Any] = {
+        "labelspacing": 0.15,
+        "facecolor": "#222222",
+        "framealpha": 1.0,
+        "labelcolor": "white",
+    }
+    columns, size = (3, 8.5) if width > 6.0 else (1, 6.0)
+    strip.legend(handles=handles, ncols=columns, fontsize=size, **place, **style)
     if wcs is not None:
         for name, dx, dy in _sky_directions(wcs, shape):
             tail = right - 0.28, middle - 0.02
             tip = tail[0] + 0.22 * dx, tail[1] + 0.22 * dy
-            style = {"arrowstyle": "->", "lw": 1.1, "shrinkA": 0, "shrinkB": 0}
-            strip.annotate("", tip, tail, arrowprops=style)
+            arrow = {"arrowstyle": "->", "lw": 1.1, "shrinkA": 0, "shrinkB": 0}
+            strip.annotate("", tip, tail, arrowprops=arrow)
             strip.text(tail[0] + 0.29 * dx, tail[1] + 0.29 * dy, name, fontsize=7.5, ha="center", va="center")
     if pixel_scale is not None:
         length, label = scale_length(0.15 * shape[1] * pixel_scale)
@@ -300,9 +249,7 @@ def _make_axes(shape: tuple[int, int], magnification: float, wcs: WCS | None) ->
     """Make a figure with room for a picture of a shape (y, x) and its axes."""
     width, height = (max(shape[i] * magnification / _DPI, least) for i, least in ((1, 3.5), (0, 2.0)))
     outer = width + _MARGIN_LEFT + _MARGIN_RIGHT, height + _MARGIN_BOTTOM + _MARGIN_TOP
-    # Not pyplot: it keeps figures in a global list and may want a display.
-    figure = Figure(figsize=outer, dpi=_DPI, facecolor="white")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(*outer, _DPI, layout=None)
     box = (_MARGIN_LEFT / outer[0], _MARGIN_BOTTOM / outer[1], width / outer[0], height / outer[1])
     return figure, figure.add_axes(box, projection=wcs) if wcs is not None else figure.add_axes(box)
 
@@ -348,17 +295,14 @@ def _label_ids(
         if covers.any():
             continue
         occupied = np.concatenate([occupied, place[None]])
-        axes.text(
-            x,
-            y,
-            labels[index],
-            fontsize=font_size,
-            color=STAR_COLOR if is_star[index] else GALAXY_COLOR,
-            ha="center",
-            va="bottom",
-            path_effects=effect,
-            clip_on=True,
-        )
+        color = STAR_COLOR if is_star[index] else GALAXY_COLOR
+        style: dict[str, Any] = {
+            "fontsize": font_size,
+            "color": color,
+            "path_effects": effect,
+            "clip_on": True,
+        }
+        axes.text(x, y, labels[index], ha="center", va="bottom", **style)
 
 
 def _draw_axes_labels(axes: Any, wcs: WCS | None) -> None:
@@ -392,28 +336,11 @@ def draw_scale_bar(axes: Axes, pixel_scale: float, shape: tuple[int, int], inch_
     inch = 1.0 / inch_per_pixel
     x, y = 0.15 * inch, 0.17 * inch
     pad = 0.07 * inch
-    axes.add_patch(
-        Rectangle(
-            (x - pad, y - pad),
-            pixels + 2 * pad,
-            0.28 * inch + pad,
-            facecolor="black",
-            alpha=0.55,
-            zorder=8,
-            lw=0,
-        )
-    )
+    ground: dict[str, Any] = {"facecolor": "black", "alpha": 0.55, "zorder": 8, "lw": 0}
+    axes.add_patch(Rectangle((x - pad, y - pad), pixels + 2 * pad, 0.28 * inch + pad, **ground))
     axes.plot([x, x + pixels], [y, y], color="white", lw=2.2, zorder=9, solid_capstyle="butt")
-    axes.text(
-        x + 0.5 * pixels,
-        y + 0.03 * inch,
-        label,
-        color="white",
-        ha="center",
-        va="bottom",
-        fontsize=9,
-        zorder=9,
-    )
+    style: dict[str, Any] = {"color": "white", "ha": "center", "va": "bottom", "fontsize": 9, "zorder": 9}
+    axes.text(x + 0.5 * pixels, y + 0.03 * inch, label, **style)
 
 
 def write_regions(
@@ -425,27 +352,11 @@ def write_regions(
     *,
     comment: str = "",
 ) -> None:
-    """Write outlines as a region file for SAOImage DS9.
+    """Write outlines of `mask_outlines` as a region file for SAOImage DS9, usually ``*.reg``.
 
-    Parameters
-    ----------
-    path : `str` or `os.PathLike`
-        Where to, usually ``*.reg``.
-    outlines : `~collections.abc.Sequence`
-        Lines of each source in pixels, as `mask_outlines` makes them.
-    is_star : `numpy.ndarray`
-        Class of each source, `bool`, (source,).
-    ids : `numpy.ndarray`
-        Id of each source, the text of its region, (source,).
-    wcs : `astropy.wcs.WCS` or `None`
-        World coordinates of the pixels; without, regions are in pixels.
-    comment : `str`
-        A line for the head of the file.
-
-    Notes
-    -----
-    Each source is a polygon in ICRS or pixels, tagged ``star`` or ``galaxy``; holes are
-    left out. The package ``regions`` would be one dependency more for as many lines.
+    Each source is a polygon in ICRS or, without world coordinates, in pixels, tagged
+    ``star`` or ``galaxy``, with its id as text; holes are left out. The package
+    ``regions`` would be one dependency more for as many lines.
     """
     lines = ["# Region file format: DS9 version 4.1"]
     if comment:

@@ -12,15 +12,15 @@ import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
 from .overlay import GALAXY_COLOR, STAR_COLOR, draw_outlines, draw_scale_bar, mask_outlines
+from .plot_style import blank_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,10 +35,6 @@ _FOOT = 14
 _LINE = 14
 _CHARACTER = 5.6
 _DASHES = (0, (2.0, 2.0))
-
-
-def _no_masks() -> list[NDArray[np.bool_]]:
-    return []
 
 
 @dataclass(frozen=True)
@@ -64,17 +60,12 @@ class PageField:
     has_truth : `bool`
         Whether the sources are known; there may be none.
 
-    Raises
-    ------
-    ValueError
-        Raised if the picture is not of 8 bits in three colours, or masks,
-        origins, classes and flags differ in number.
     """
 
     rgb: NDArray[np.uint8]
     pixel_scale: float
     caption: str = ""
-    masks: list[NDArray[np.bool_]] = field(default_factory=_no_masks)
+    masks: list[NDArray[np.bool_]] = field(default_factory=list)
     origins: NDArray[np.integer] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     is_star: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
     flagged: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
@@ -104,28 +95,12 @@ def save_page(
     panel: int = 512,
     colors: int | None = None,
 ) -> None:
-    """Write a page of fields to a PNG file.
+    """Write a page of fields, in reading order, to a PNG file; an old one is replaced by the complete one.
 
-    Parameters
-    ----------
-    path : `str` or `os.PathLike`
-        Where to. An old file is replaced when the new one is complete.
-    fields : `~collections.abc.Sequence` [`PageField`]
-        The fields, in reading order.
-    title, subtitle : `str`
-        Two lines at the top.
-    outlines : `bool`
-        Put a second picture with the outlines beside each, if any field has
-        a truth. There are two fields in a row then, else three.
-    panel : `int`
-        Longest side of a picture on the page, px.
-    colors : `int`, optional
-        Reduce the page to so many colours, 2 to 256, for a small file.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are no fields or a number is out of range.
+    With ``outlines``, and if any field has a truth, a second picture with the
+    outlines stands beside each, and there are two fields in a row, else three.
+    ``panel`` is the longest side of a picture (px); for a small file, the page can
+    be reduced to some ``colors``, 2 to 256.
     """
     if not fields:
         raise ValueError("A page needs at least one field.")
@@ -145,9 +120,7 @@ def save_page(
     caption_height = _LINE * max(len(lines) for lines in captions) + 8
     page_width = 2 * _MARGIN + columns * cell_width + (columns - 1) * 3 * _GAP
     page_height = _HEADER + rows * (height + caption_height) + _FOOT
-    # Not pyplot: it keeps figures in a global list and may want a display.
-    figure = Figure(figsize=(page_width / _DPI, page_height / _DPI), dpi=_DPI, facecolor="white")
-    canvas = FigureCanvasAgg(figure)
+    figure = blank_figure(page_width / _DPI, page_height / _DPI, _DPI, layout=None)
     left = _MARGIN / page_width
     figure.text(left, 1.0 - 22.0 / page_height, title, fontsize=12, weight="bold", va="center")
     narrow = page_width < 560
@@ -162,20 +135,15 @@ def save_page(
             left, bottom = (x + number * (width + _GAP)) / page_width, 1.0 - (top + h) / page_height
             axes = figure.add_axes((left, bottom, w / page_width, h / page_height))
             _draw_field(axes, entry, w, outlines=number == 1)
-        figure.text(
-            x / page_width,
-            1.0 - (top + height + 4.0) / page_height,
-            "\n".join(lines),
-            fontsize=7.5,
-            va="top",
-            linespacing=1.2,
-        )
+        place = x / page_width, 1.0 - (top + height + 4.0) / page_height
+        figure.text(*place, "\n".join(lines), fontsize=7.5, va="top", linespacing=1.2)
+    _write(_page_image(figure, colors), path)
+
+
+def _page_image(figure: Figure, colors: int | None) -> Image.Image:
+    """Draw a figure, and reduce its colours if it is asked for."""
+    canvas: Any = figure.canvas
     canvas.draw()
-    _write(_page_image(canvas, colors), path)
-
-
-def _page_image(canvas: FigureCanvasAgg, colors: int | None) -> Image.Image:
-    """Take the picture from a canvas, and reduce its colours if it is asked for."""
     page = Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3])
     if colors is not None:
         # Colours that cover all of the range, since most pixels are dark sky; mixed so that wings of galaxies
@@ -219,17 +187,16 @@ def _draw_legend(figure: Figure, page_width: int, page_height: int) -> None:
         Line2D([], [], color=GALAXY_COLOR, lw=1.6, label="galaxy"),
         Line2D([], [], color="white", lw=0.9, ls=_DASHES, label="flagged"),
     ]
+    anchor = 1.0 - _MARGIN / page_width, 1.0 - 0.5 * _HEADER / page_height
+    style = {"facecolor": "black", "edgecolor": "black", "framealpha": 0.85, "labelcolor": "white"}
     figure.legend(
         handles=handles,
         loc="center right",
-        bbox_to_anchor=(1.0 - _MARGIN / page_width, 1.0 - 0.5 * _HEADER / page_height),
+        bbox_to_anchor=anchor,
         borderaxespad=0.0,
         ncols=3,
         fontsize=8,
-        facecolor="black",
-        edgecolor="black",
-        framealpha=0.85,
-        labelcolor="white",
+        **style,
     )
 
 

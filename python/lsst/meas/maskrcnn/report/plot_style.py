@@ -40,6 +40,9 @@ OKABE_ITO = {
 
 LABEL_SIZE, TICK_SIZE, LEGEND_SIZE, NOTE_SIZE = 9.0, 8.0, 7.5, 7.0  # points
 LINE_WIDTH = 1.3
+ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0.0, 1.0), "borderaxespad": 0.1}
+ABOVE |= {"columnspacing": 0.9, "alignment": "left"}
+"""Place of a legend above its panel."""
 FEW = 5
 """Bins of fewer sources are drawn open and without an interval."""
 
@@ -61,6 +64,11 @@ class CurveStyle:
     color: str
     line: Any
     marker: str
+
+    @property
+    def stroke(self) -> dict[str, Any]:
+        """Settings of matplotlib for a line in this style."""
+        return {"color": self.color, "ls": self.line, "lw": LINE_WIDTH}
 
 
 CLASS_STYLES = {
@@ -99,6 +107,16 @@ def family_styles(n: int) -> list[CurveStyle]:
     ]
 
 
+def blank_figure(width: float, height: float, dpi: float = 200.0, layout: Any = "constrained") -> Figure:
+    """Make a white figure without panels (inch).
+
+    It is not one of pyplot, which would keep it and may want a display.
+    """
+    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout=layout)
+    FigureCanvasAgg(figure)
+    return figure
+
+
 def make_figure(
     width: float,
     height: float,
@@ -109,12 +127,8 @@ def make_figure(
     share_y: bool = False,
     height_ratios: Sequence[float] | None = None,
 ) -> tuple[Figure, list[Axes]]:
-    """Make a figure (inch) and its panels, row by row; those of a row may have one y axis.
-
-    It is not one of pyplot, which would keep it and may want a display.
-    """
-    figure = Figure(figsize=(width, height), dpi=dpi, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    """Make a figure (inch) and its panels, row by row; those of a row may have one y axis."""
+    figure = blank_figure(width, height, dpi)
     grid = figure.subplots(
         n_rows,
         n_columns,
@@ -135,25 +149,17 @@ def style_axes(axes: Axes) -> None:
     axes.tick_params(which="minor", length=2.0)
     for spine in axes.spines.values():
         spine.set_linewidth(0.7)
-    axes.xaxis.label.set_fontsize(LABEL_SIZE)
-    axes.yaxis.label.set_fontsize(LABEL_SIZE)
-    axes.title.set_fontsize(LABEL_SIZE)
+    for text in (axes.xaxis.label, axes.yaxis.label, axes.title):
+        text.set_fontsize(LABEL_SIZE)
 
 
 def add_legend(axes: Axes, **settings: Any) -> None:
     """Add a legend with some settings of matplotlib, if there is anything to name."""
     if not axes.get_legend_handles_labels()[1]:
         return
-    choice = {
-        "fontsize": LEGEND_SIZE,
-        "frameon": True,
-        "framealpha": 0.85,
-        "edgecolor": "none",
-        "handlelength": 2.6,
-        "borderpad": 0.3,
-        "labelspacing": 0.3,
-    }
-    axes.legend(**{**choice, **settings}).set_zorder(6)
+    look = {"fontsize": LEGEND_SIZE, "frameon": True, "framealpha": 0.85, "edgecolor": "none"}
+    spacing = {"handlelength": 2.6, "borderpad": 0.3, "labelspacing": 0.3}
+    axes.legend(**{**look, **spacing, **settings}).set_zorder(6)
 
 
 def draw_band(
@@ -176,22 +182,20 @@ def draw_curve(
     few = (binned.total > 0) & (binned.total < FEW)
     low, high = (np.where(few, np.nan, limit) for limit in (binned.low, binned.high))
     draw_band(axes, x, low, high, style.color)
-    marks: dict[str, Any] = {
-        "color": style.color,
-        "marker": style.marker,
-        "ms": 5.5 if style.marker == "*" else 3.2,
-    }
+    marks: dict[str, Any] = {"marker": style.marker, "ms": 5.5 if style.marker == "*" else 3.2}
     axes.plot(
-        x,
-        binned.fraction,
-        ls=style.line,
-        lw=LINE_WIDTH,
-        markevery=np.flatnonzero(~few).tolist(),
-        label=label,
-        **marks,
+        x, binned.fraction, markevery=np.flatnonzero(~few).tolist(), label=label, **style.stroke, **marks
     )
     if few.any():
-        axes.plot(x[few], binned.fraction[few], ls="none", mfc=axes.get_facecolor(), zorder=3, **marks)
+        axes.plot(
+            x[few],
+            binned.fraction[few],
+            ls="none",
+            color=style.color,
+            mfc=axes.get_facecolor(),
+            zorder=3,
+            **marks,
+        )
 
 
 def log_counts(axes: Axes, counts: Sequence[NDArray[np.int64]]) -> None:

@@ -13,22 +13,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import AutoMinorLocator, FuncFormatter, MaxNLocator, NullFormatter
 from numpy.typing import NDArray
 
+from ..images.classes import CLASS_NAMES
 from ..metrics.binned import BinnedStatistics, Fraction, divide, fraction
 from ..metrics.binned_figures import BinnedShares
 from ..metrics.blends import BLEND_KINDS
 from ..metrics.classification import RocCurve
 from .plot_style import (
+    ABOVE,
     DOUBLE_COLUMN,
     FEW,
     LABEL_SIZE,
@@ -40,6 +42,7 @@ from .plot_style import (
     TICK_SIZE,
     add_legend,
     add_minor_ticks,
+    blank_figure,
     curve_style,
     draw_curve,
     family_styles,
@@ -74,19 +77,7 @@ def column_label(column: str, band: str = "") -> str:
 
 @dataclass(frozen=True)
 class PrecisionRecallCurve:
-    """A curve of precision against recall, to be drawn.
-
-    Parameters
-    ----------
-    name : `str`
-        The class; each has a panel.
-    iou : `float`
-        Smallest intersection over union of a match.
-    recall, precision : `numpy.ndarray`
-        The curve, (point,).
-    ap : `float`
-        Its average precision.
-    """
+    """A curve of precision against recall, (point,), of a class, which has a panel, from an IoU on."""
 
     name: str
     iou: float
@@ -97,17 +88,7 @@ class PrecisionRecallCurve:
 
 @dataclass(frozen=True)
 class ResidualPanel:
-    """Residuals of sources against some quantity.
-
-    Parameters
-    ----------
-    title : `str`
-        Title, such as the class.
-    x, residual : `numpy.ndarray`
-        The sources, (source,).
-    binned : `BinnedStatistics`
-        Their statistics in bins of ``x``.
-    """
+    """Residuals of sources against some quantity, both (source,), and their statistics in bins of it."""
 
     title: str
     x: NDArray[np.float64]
@@ -128,31 +109,15 @@ def plot_precision_recall(curves: Sequence[PrecisionRecallCurve]) -> Figure:
         for curve, style in zip(family, family_styles(len(family))):
             ap = f"{curve.ap:.3f}" if np.isfinite(curve.ap) else "none"
             # The first precision holds from no recall on.
-            recall = np.concatenate([[0.0], curve.recall])
-            panel.step(
-                recall,
-                np.concatenate([curve.precision[:1] if len(curve.precision) else [np.nan], curve.precision]),
-                where="pre",
-                color=style.color,
-                ls=style.line,
-                lw=LINE_WIDTH,
-                label=f"{curve.iou:.2f}: {ap}",
-            )
-        panel.set_xlim(0.0, 1.0)
-        panel.set_ylim(0.0, 1.03)
-        panel.set_xlabel("Recall")
+            recall = np.append(0.0, curve.recall)
+            precision = np.append(curve.precision[:1] if len(curve.precision) else np.nan, curve.precision)
+            panel.step(recall, precision, where="pre", label=f"{curve.iou:.2f}: {ap}", **style.stroke)
+        panel.set(xlim=(0.0, 1.0), ylim=(0.0, 1.03), xlabel="Recall")
         panel.set_title(name, fontsize=LABEL_SIZE)
         panel.xaxis.set_major_locator(MaxNLocator(5))
         add_minor_ticks(panel)
-        add_legend(
-            panel,
-            loc="upper center",
-            bbox_to_anchor=(0.5, -0.17),
-            ncols=2,
-            columnspacing=1.2,
-            title="IoU: AP",
-            title_fontsize=LEGEND_SIZE,
-        )
+        place = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.17), "ncols": 2, "columnspacing": 1.2}
+        add_legend(panel, title="IoU: AP", title_fontsize=LEGEND_SIZE, **place)
     axes[0].set_ylabel("Precision")
     return figure
 
@@ -183,18 +148,8 @@ def plot_shares(families: Sequence[BinnedShares], *, band: str = "", y_label: st
         if number == 0 or list(family.curves) != list(families[0].curves) or family.limits:
             marked = any(np.isfinite(limit.value) for limit in family.limits.values())
             # Shares fill the panel, so that it stands above.
-            add_legend(
-                axis,
-                loc="lower left",
-                bbox_to_anchor=(0.0, 1.0),
-                borderaxespad=0.1,
-                ncols=2 if len(family.curves) == 4 else 3,
-                columnspacing=0.9,
-                handlelength=2.0,
-                title="50 % complete at" if marked else None,
-                title_fontsize=LEGEND_SIZE,
-                alignment="left",
-            )
+            title = {"title": "50 % complete at" if marked else None, "title_fontsize": LEGEND_SIZE}
+            add_legend(axis, ncols=2 if len(family.curves) == 4 else 3, handlelength=2.0, **title, **ABOVE)
     return figure
 
 
@@ -204,8 +159,7 @@ def plot_confusion(counts: NDArray[np.int64], shares: BinnedShares | None, *, ba
     ``counts`` are matched sources by true class (row) and class given (column), and
     ``shares`` those of each true class that were classed as such.
     """
-    figure = Figure(figsize=(DOUBLE_COLUMN, 2.9), dpi=200.0, facecolor="white", layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank_figure(DOUBLE_COLUMN, 2.9)
     grid = figure.add_gridspec(2, 2, height_ratios=(3.4, 1.0), width_ratios=(1.0, 1.35))
     left, right = figure.add_subplot(grid[:, 0]), figure.add_subplot(grid[0, 1])
     lower = figure.add_subplot(grid[1, 1], sharex=right)
@@ -213,39 +167,27 @@ def plot_confusion(counts: NDArray[np.int64], shares: BinnedShares | None, *, ba
         style_axes(axis)
     share = divide(counts, counts.sum(axis=1, keepdims=True))
     left.imshow(np.nan_to_num(share), cmap="Blues", vmin=0.0, vmax=1.25, aspect="equal")
-    for i in range(2):
-        for j in range(2):
-            percent = f"{100 * share[i, j]:.1f} %" if np.isfinite(share[i, j]) else "none"
-            left.text(
-                j,
-                i,
-                f"{percent}\n({counts[i, j]:d})",
-                ha="center",
-                va="center",
-                fontsize=LABEL_SIZE,
-                color="white" if share[i, j] > 0.6 else "black",
-            )
-    left.set_xticks([0, 1], ["star", "galaxy"])
-    left.set_yticks([0, 1], ["star", "galaxy"], rotation=90, va="center")
+    for (i, j), one in np.ndenumerate(share):
+        percent = f"{100 * one:.1f} %" if np.isfinite(one) else "none"
+        words: dict[str, Any] = {"fontsize": LABEL_SIZE, "color": "white" if one > 0.6 else "black"}
+        left.text(j, i, f"{percent}\n({counts[i, j]:d})", ha="center", va="center", **words)
+    left.set_xticks([0, 1], CLASS_NAMES)
+    left.set_yticks([0, 1], CLASS_NAMES, rotation=90, va="center")
     left.tick_params(length=0)
-    left.set_xlabel("Class given")
-    left.set_ylabel("True class")
+    left.set(xlabel="Class given", ylabel="True class")
     if counts.sum():
         accuracy = fraction(int(np.trace(counts)), int(counts.sum()))
-        left.set_title(
-            f"accuracy {accuracy.value:.3f} ({accuracy.low:.3f} to {accuracy.high:.3f})", fontsize=TICK_SIZE
-        )
+        limits = f"{accuracy.low:.3f} to {accuracy.high:.3f}"
+        left.set_title(f"accuracy {accuracy.value:.3f} ({limits})", fontsize=TICK_SIZE)
     curves = {} if shares is None else shares.curves
     for index, (name, curve) in enumerate(curves.items()):
         style = curve_style(name, index)
         draw_curve(right, curve.center, curve, style, f"{name} classed as {name}")
-        lower.stairs(curve.total, curve.edges, color=style.color, ls=style.line, lw=LINE_WIDTH)
-    right.set_ylim(-0.03, 1.05)
+        lower.stairs(curve.total, curve.edges, **style.stroke)
+    right.set(ylim=(-0.03, 1.05), ylabel="Share of the true class")
     right.tick_params(labelbottom=False)
-    lower.set_xlabel(column_label("mag", band))
-    lower.set_ylabel("Number")
+    lower.set(xlabel=column_label("mag", band), ylabel="Number")
     log_counts(lower, [curve.total for curve in curves.values()])
-    right.set_ylabel("Share of the true class")
     add_minor_ticks(right)
     add_legend(right, loc="best")
     return figure
@@ -262,18 +204,8 @@ def plot_roc(
     for index, (name, curve) in enumerate(curves.items()):
         style = curve_style(name, index)
         area = f"area {curve.area:.3f}" if np.isfinite(curve.area) else "one class only"
-        axis.plot(
-            curve.false_positive,
-            curve.true_positive,
-            color=style.color,
-            ls=style.line,
-            lw=LINE_WIDTH,
-            label=f"{name}: {area}",
-        )
-    axis.set_xlim(-0.02, 1.0)
-    axis.set_ylim(0.0, 1.02)
-    axis.set_xlabel(labels[0])
-    axis.set_ylabel(labels[1])
+        axis.plot(curve.false_positive, curve.true_positive, label=f"{name}: {area}", **style.stroke)
+    axis.set(xlim=(-0.02, 1.0), ylim=(0.0, 1.02), xlabel=labels[0], ylabel=labels[1])
     add_minor_ticks(axis)
     add_legend(axis, loc="lower right")
     return figure
@@ -302,27 +234,15 @@ def plot_residuals(
         left, right = float(panel.binned.edges[0]), float(panel.binned.edges[-1])
         inside = (y >= low) & (y <= high) & (x >= left) & (x <= right)
         if inside.sum() > 300:
-            axis.hexbin(
-                x[inside],
-                y[inside],
-                gridsize=(28, 16),
-                extent=(left, right, low, high),
-                mincnt=1,
-                bins="log",
-                cmap=_SHADES,
-                vmin=0.5,
-                vmax=max(inside.sum() / 20.0, 10.0),
-                linewidths=0.1,
-                zorder=1,
-            )
+            grid: dict[str, Any] = {"gridsize": (28, 16), "extent": (left, right, low, high), "mincnt": 1}
+            shades = {"bins": "log", "cmap": _SHADES, "vmin": 0.5, "vmax": max(inside.sum() / 20.0, 10.0)}
+            axis.hexbin(x[inside], y[inside], linewidths=0.1, zorder=1, **grid, **shades)
         else:
             axis.plot(x[inside], y[inside], ".", color="0.6", ms=3.0, zorder=1)
         _draw_statistics(axis, panel.binned)
         axis.axhline(0.0, color="0.3", lw=0.7, ls=":", zorder=2)
         margin = 0.02 * (right - left)
-        axis.set_xlim(left - margin, right + margin)
-        axis.set_ylim(low, high)
-        axis.set_xlabel(x_label)
+        axis.set(xlim=(left - margin, right + margin), ylim=(low, high), xlabel=x_label)
         axis.set_title(panel.title, fontsize=LABEL_SIZE)
         add_minor_ticks(axis)
         outside = int(np.count_nonzero((y < low) | (y > high)))
@@ -350,21 +270,21 @@ def plot_blends(shares: Mapping[str, Mapping[str, Fraction]]) -> Figure:
         value = np.array([share.value for share in ends])
         error = np.array([[share.value - share.low, share.high - share.value] for share in ends]).T
         x = place + (index - 0.5 * (len(shares) - 1)) * step
-        axis.bar(
-            x,
-            np.nan_to_num(value),
-            0.92 * step,
-            yerr=np.nan_to_num(np.maximum(error, 0.0)),
-            color="white" if hatches[index % 5] else style.color,
-            edgecolor=style.color,
-            hatch=hatches[index % 5],
-            error_kw={"lw": 0.9, "capsize": 2.0, "ecolor": "black"},
-            label=f"{name} ({ends[0].total} blends)" if name else f"{ends[0].total} blends",
-        )
+        hatch = hatches[index % 5]
+        fill: dict[str, Any] = {
+            "color": "white" if hatch else style.color,
+            "edgecolor": style.color,
+            "hatch": hatch,
+        }
+        bars: dict[str, Any] = {
+            "yerr": np.nan_to_num(np.maximum(error, 0.0)),
+            "error_kw": {"lw": 0.9, "capsize": 2.0, "ecolor": "black"},
+        }
+        label = f"{name} ({ends[0].total} blends)" if name else f"{ends[0].total} blends"
+        axis.bar(x, np.nan_to_num(value), 0.92 * step, label=label, **fill, **bars)
     axis.set_xticks(place, BLEND_KINDS, rotation=20, ha="right", rotation_mode="anchor")
     axis.tick_params(axis="x", length=0)
-    axis.set_ylim(0.0, 1.0)
-    axis.set_ylabel("Share of blends")
+    axis.set(ylim=(0.0, 1.0), ylabel="Share of blends")
     axis.yaxis.set_minor_locator(AutoMinorLocator())
     add_legend(axis, loc="upper right")
     return figure
@@ -374,8 +294,8 @@ def _mark_limit(axis: Axes, family: BinnedShares, name: str, index: int) -> None
     limit = family.limits.get(name)
     if limit is None or not np.isfinite(limit.value):
         return
-    style = curve_style(name, index)
-    axis.plot([limit.value, limit.value], [-0.03, 0.5], color=style.color, ls=style.line, lw=0.8)
+    stroke = curve_style(name, index).stroke | {"lw": 0.8}
+    axis.plot([limit.value, limit.value], [-0.03, 0.5], **stroke)
     # The number goes into the legend, where it cannot hide a curve.
     line = next(line for line in axis.lines if line.get_label() == name)
     line.set_label(f"{name}: {limit.value:.2f}")
@@ -386,36 +306,19 @@ def _draw_statistics(axis: Axes, binned: BinnedStatistics) -> None:
     # The width of a handful of values is not known.
     few = (binned.n > 0) & (binned.n < FEW)
     error = np.where(few, np.nan, binned.median_error)
-    axis.fill_between(
-        binned.center, binned.median - error, binned.median + error, color=color, alpha=0.35, lw=0, zorder=3
-    )
+    band = binned.median - error, binned.median + error
+    axis.fill_between(binned.center, *band, color=color, alpha=0.35, lw=0, zorder=3)
     halo: list[AbstractPathEffect] = [withStroke(linewidth=LINE_WIDTH + 1.4, foreground="white")]
+    points: dict[str, Any] = {"color": color, "marker": "o", "ms": 3.5}
+    scatter = {"yerr": np.where(few, np.nan, binned.scatter), "elinewidth": 0.9, "capsize": 2.0, **points}
     bars = axis.errorbar(
-        binned.center,
-        binned.median,
-        yerr=np.where(few, np.nan, binned.scatter),
-        color=color,
-        marker="o",
-        ms=3.5,
-        lw=LINE_WIDTH,
-        elinewidth=0.9,
-        capsize=2.0,
-        zorder=4,
-        label="median, scatter",
+        binned.center, binned.median, lw=LINE_WIDTH, zorder=4, label="median, scatter", **scatter
     )
     for part in (bars.lines[0], *bars.lines[2]):
         part.set_path_effects(halo)
     if few.any():
-        axis.plot(
-            binned.center[few],
-            binned.median[few],
-            "o",
-            color=color,
-            mfc="white",
-            ms=3.5,
-            zorder=5,
-            label=f"fewer than {FEW} sources",
-        )
+        label = f"fewer than {FEW} sources"
+        axis.plot(binned.center[few], binned.median[few], ls="", mfc="white", zorder=5, label=label, **points)
 
 
 def _residual_range(panels: Sequence[ResidualPanel]) -> tuple[float, float]:

@@ -12,6 +12,7 @@ forbids the browser to load anything else.
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 import html
 import importlib.resources
@@ -41,15 +42,12 @@ class Value:
         Digits behind the decimal point.
     signed : `bool`
         Write the sign of positive numbers too, as of differences.
-    note : `str`
-        Written behind it in small letters, such as a significance.
     """
 
     value: float
     error: float = math.nan
     digits: int = 3
     signed: bool = False
-    note: str = ""
 
 
 Line = Sequence[tuple[float, float]]
@@ -161,24 +159,7 @@ class Page:
 
 
 def render_page(page: Page) -> str:
-    """Write a page.
-
-    Parameters
-    ----------
-    page : `Page`
-        What is on it.
-
-    Returns
-    -------
-    text : `str`
-        A whole HTML document.
-
-    Raises
-    ------
-    ValueError
-        Raised if a row of a table has another number of cells than columns,
-        or two sections one address.
-    """
+    """Write a page as a whole HTML document."""
     sections = [section for section in page.sections if section.parts]
     names = [section.name for section in sections]
     if len(set(names)) != len(names):
@@ -208,18 +189,7 @@ def render_page(page: Page) -> str:
 
 
 def format_value(value: Value) -> str:
-    """Write a number with its error, as plain text.
-
-    Parameters
-    ----------
-    value : `Value`
-        The number.
-
-    Returns
-    -------
-    text : `str`
-        The number, plus or minus its error where that is known; a dash where
-        there is no number.
+    """Write a number with its error, where that is known, as plain text; a dash where there is no number.
 
     Examples
     --------
@@ -306,20 +276,30 @@ class _Writer:
             for title, group in gallery.groups
             if group
         )
-        note = f'<p class="note">{_text(gallery.note)}</p>' if gallery.note else ""
         return (
             f'<div class="gallery" data-layer="both"><fieldset class="layers"><legend>Show</legend>{radios}'
             '</fieldset><p class="key"><span class="star">star</span><span class="galaxy">galaxy</span>'
             '<span class="truth-line">truth: drawn through</span>'
             f'<span class="found-line">detection: dashed</span>{scale}</p>'
             '<p class="note">The choice is for all pictures. A click on a picture, or Enter or Space while '
-            "it is "
-            f"in focus, takes that picture to its next view.</p>{groups}{note}</div>"
+            f"it is in focus, takes that picture to its next view.</p>{groups}{_note(gallery.note)}</div>"
         )
 
 
 def _text(text: str) -> str:
     return html.escape(str(text))
+
+
+def _note(text: str) -> str:
+    return f'<p class="note">{_text(text)}</p>' if text else ""
+
+
+def _number(value: Value, space: str = "") -> str:
+    """Write a number, and its error in small letters after a space."""
+    number = _text(format_value(dataclasses.replace(value, error=math.nan)))
+    if not (math.isfinite(value.error) and math.isfinite(value.value)):
+        return number
+    return f'{number}{space}<span class="error">± {value.error:.{value.digits}f}</span>'
 
 
 def _resource(name: str) -> str:
@@ -336,8 +316,7 @@ def _pictures(part: Pictures) -> str:
         + "</div>"
         for title, pictures in part.rows
     )
-    note = f'<p class="note">{_text(part.note)}</p>' if part.note else ""
-    return f'<div class="rows">{note}{rows}</div>'
+    return f'<div class="rows">{_note(part.note)}{rows}</div>'
 
 
 def _lines(text: str) -> str:
@@ -346,17 +325,9 @@ def _lines(text: str) -> str:
 
 def _headline(headline: Headline) -> str:
     value = headline.value
-    if isinstance(value, str):
-        number, error = value, ""
-    else:
-        number = format_value(Value(value.value, digits=value.digits, signed=value.signed))
-        known = math.isfinite(value.error)
-        error = f'<span class="error">± {value.error:.{value.digits}f}</span>' if known else ""
-    note = f'<p class="note">{_text(headline.note)}</p>' if headline.note else ""
-    return (
-        f'<li><p class="label">{_text(headline.label)}</p>'
-        f'<p class="figure">{_text(number)}{error}</p>{note}</li>'
-    )
+    number = _text(value) if isinstance(value, str) else _number(value)
+    label = f'<p class="label">{_text(headline.label)}</p>'
+    return f'<li>{label}<p class="figure">{number}</p>{_note(headline.note)}</li>'
 
 
 def _table(table: Table) -> str:
@@ -373,13 +344,12 @@ def _table(table: Table) -> str:
         for name, is_number in zip(table.columns, numeric)
     )
     body = "".join("<tr>" + "".join(_cell(cell) for cell in row) + "</tr>" for row in table.rows)
-    note = f'<p class="note">{_text(table.note)}</p>' if table.note else ""
     # A box that scrolls must be in reach of the keyboard.
     return (
         f'<div class="scroll{" tall" * table.tall}" tabindex="0" role="region" '
         f'aria-label="{_text(table.caption)}"><table '
         f'class="sortable"><caption>{_text(table.caption)}</caption>'
-        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{note}"
+        f"<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>{_note(table.note)}"
     )
 
 
@@ -388,16 +358,8 @@ def _cell(cell: Cell) -> str:
         return f"<td>{_text(cell)}</td>"
     if not isinstance(cell, Value):
         cell = Value(float(cell), digits=0 if isinstance(cell, int | np.integer) else 3)
-    known = math.isfinite(cell.value)
-    key = f' data-value="{cell.value:.9g}"' if known else ' data-value=""'
-    number = format_value(Value(cell.value, digits=cell.digits, signed=cell.signed))
-    error = (
-        f' <span class="error">± {cell.error:.{cell.digits}f}</span>'
-        if math.isfinite(cell.error) and known
-        else ""
-    )
-    note = f' <span class="mark">{_text(cell.note)}</span>' if cell.note else ""
-    return f'<td class="number"{key}>{_text(number)}{error}{note}</td>'
+    key = f"{cell.value:.9g}" if math.isfinite(cell.value) else ""
+    return f'<td class="number" data-value="{key}">{_number(cell, " ")}</td>'
 
 
 def _tile(item: GalleryItem) -> str:
@@ -435,11 +397,9 @@ def _paths(outlines: Sequence[Sequence[Line]], is_star: Sequence[bool], size: in
     # The first row of the picture is its lowest, and pixel 0 has its centre at 0.
     text = []
     for lines, star in zip(outlines, is_star):
-        steps = []
-        for line in lines:
-            points = " ".join(f"{x + 0.5:.1f},{size - y - 0.5:.1f}" for x, y in line)
-            if points:
-                steps.append(f"M{points}")
+        steps = [
+            "M" + " ".join(f"{x + 0.5:.1f},{size - y - 0.5:.1f}" for x, y in line) for line in lines if line
+        ]
         if steps:
             text.append(f'<path class="{"star" if star else "galaxy"}" d="{"".join(steps)}"/>')
     return "".join(text)

@@ -43,22 +43,7 @@ _VIVID_CHROMA, _VIVID_LIGHTNESS = 0.08, 0.62
 
 
 def dark_color(color: str) -> str:
-    """Choose for a dark ground what stands for a colour on white paper.
-
-    Parameters
-    ----------
-    color : `str`
-        Colour, ``#rrggbb``.
-
-    Returns
-    -------
-    dark : `str`
-        Colour of the same hue and turned lightness, ``#rrggbb``.
-
-    Raises
-    ------
-    ValueError
-        Raised if the colour is given in another way.
+    """Choose for a dark ground a colour of the same hue and turned lightness, both ``#rrggbb``.
 
     Examples
     --------

@@ -47,24 +47,12 @@ def history_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def plot_training(steps: Table, epochs: Table, stages: Sequence[str] | None = None) -> Figure:
     """Draw losses, learning rate and validation AP against the step.
 
-    Parameters
-    ----------
-    steps : `astropy.table.Table`
-        History of the steps, with columns ``step``, ``stage`` (its name),
-        ``learning_rate``, ``loss`` (the sum) and the parts of it, whose names
-        begin with ``loss_``.
-    epochs : `astropy.table.Table`
-        History of the epochs, with columns ``step`` and, if there was a
-        validation, the figures whose names begin with ``ap50_``.
-    stages : `~collections.abc.Sequence` [`str`], optional
-        Stages in their order; by default as they appear.
-
-    Returns
-    -------
-    figure : `matplotlib.figure.Figure`
-        Three panels, one above the other. Curves of the losses are means over
-        neighbouring rows, so that the noise of single batches does not hide
-        them; lines mark where a stage ends.
+    The history of the steps has columns ``step``, ``stage`` (its name),
+    ``learning_rate``, ``loss`` (the sum) and the parts of it, ``loss_...``; that of
+    the epochs ``step`` and, if there was a validation, ``ap50_...``. Stages are in
+    their order; by default as they appear. Curves of the losses are means over
+    neighbouring rows, so that the noise of single batches does not hide them; lines
+    mark where a stage ends.
     """
     figure, (losses, rates, precision) = make_figure(
         DOUBLE_COLUMN, 6.0, 3, 1, dpi=150.0, height_ratios=(3, 1.3, 2)
@@ -100,7 +88,7 @@ def _draw_losses(axes: Axes, steps: Mapping[str, NDArray[Any]], step: NDArray[np
         style = curve_style("all") if name == _TOTAL else curve_style(name, index - 1)
         label = "sum" if name == _TOTAL else name.removeprefix("loss_").replace("_", " ")
         x, y = _smoothed(step, steps[name])
-        axes.plot(x, y, color=style.color, linestyle=style.line, linewidth=LINE_WIDTH, label=label)
+        axes.plot(x, y, label=label, **style.stroke)
         if name == _TOTAL and np.any(y > 0):
             axes.set_yscale("log")
     axes.set_ylabel("Loss")
@@ -126,24 +114,13 @@ def _draw_precision(axes: Axes, epochs: Mapping[str, NDArray[Any]]) -> None:
         known = np.isfinite(y)
         label = name.removeprefix("ap50_")
         style = curve_style(label, index)
-        axes.plot(
-            x[known],
-            y[known],
-            color=style.color,
-            linestyle=style.line,
-            marker=style.marker,
-            markersize=3.5,
-            linewidth=LINE_WIDTH,
-            label=label,
-        )
-    axes.set_ylim(0, 1)
-    axes.set_ylabel("Validation AP (IoU 0.5)")
+        axes.plot(x[known], y[known], marker=style.marker, ms=3.5, label=label, **style.stroke)
+    axes.set(ylim=(0, 1), ylabel="Validation AP (IoU 0.5)")
     if len(x):
         add_legend(axes, loc="lower right")
     else:
-        axes.text(
-            0.5, 0.5, "no validation", transform=axes.transAxes, ha="center", va="center", fontsize=NOTE_SIZE
-        )
+        middle: dict[str, Any] = {"transform": axes.transAxes, "ha": "center", "va": "center"}
+        axes.text(0.5, 0.5, "no validation", fontsize=NOTE_SIZE, **middle)
 
 
 def _mark_stages(
@@ -159,12 +136,9 @@ def _mark_stages(
         for panel in panels:
             if start > 0:
                 panel.axvline(start, color="0.6", linewidth=0.7, linestyle=(0, (2, 2)), zorder=0)
-        panels[0].annotate(
-            name,
-            (start, 1.0),
-            xycoords=("data", "axes fraction"),
-            xytext=(2, 2),
-            textcoords="offset points",
-            fontsize=NOTE_SIZE,
-            va="bottom",
-        )
+        above: dict[str, Any] = {
+            "xycoords": ("data", "axes fraction"),
+            "xytext": (2, 2),
+            "textcoords": "offset points",
+        }
+        panels[0].annotate(name, (start, 1.0), fontsize=NOTE_SIZE, va="bottom", **above)

@@ -46,26 +46,16 @@ class DrawnValidation:
         likely = np.flatnonzero(found.scores >= 0.5)
         planes = [0, len(flux) // 2, -1]
         rgb = lupton_rgb(flux[planes], sigma[planes])
-        truth = PageField(
-            rgb,
-            self._pixel_scale,
-            f"truth: {len(first.asked)} sources, {int(first.asked.sum())} of them count",
-            masks=first.masks,
-            origins=first.origins,
-            is_star=first.is_star,
-            flagged=~first.asked,
-            has_truth=True,
-        )
-        predicted = PageField(
-            rgb,
-            self._pixel_scale,
-            f"found: {len(likely)} sources with a score of at least 0.5",
-            masks=[found.masks[index] for index in likely],
-            origins=found.origins[likely],
-            is_star=found.p_star[likely] > 0.5,
-            flagged=np.zeros(len(likely), bool),
-            has_truth=True,
-        )
+        of_truth: dict[str, Any] = {"masks": first.masks, "origins": first.origins, "is_star": first.is_star}
+        about = f"truth: {len(first.asked)} sources, {int(first.asked.sum())} of them count"
+        truth = PageField(rgb, self._pixel_scale, about, **of_truth, flagged=~first.asked, has_truth=True)
+        of_found: dict[str, Any] = {"origins": found.origins[likely], "is_star": found.p_star[likely] > 0.5}
+        of_found |= {
+            "masks": [found.masks[index] for index in likely],
+            "flagged": np.zeros(len(likely), bool),
+        }
+        about = f"found: {len(likely)} sources with a score of at least 0.5"
+        predicted = PageField(rgb, self._pixel_scale, about, **of_found, has_truth=True)
         title = f"validation {number}: AP50 {figures['ap50']:.3f}"
         save_page(self._folder / f"validation_{number:04d}.png", [predicted, truth], title=title)
         return figures

@@ -228,13 +228,7 @@ def _worst_bins(draw: EvaluationFigures) -> list[list[Cell]]:
             worst = int(np.nanargmin(share))
             label = column_label(shares.column, draw.band)
             limits = f"{curve.edges[worst]:.3g} to {curve.edges[worst + 1]:.3g}"
-            rows.append(
-                [
-                    f"{shares.measure.capitalize()} by {label[0].lower()}{label[1:]}",
-                    CLASS_WORDS[name],
-                    limits,
-                    Value(float(share[worst]), 0.5 * float(curve.high[worst] - curve.low[worst])),
-                    int(curve.total[worst]),
-                ]
-            )
+            what = f"{shares.measure.capitalize()} by {label[0].lower()}{label[1:]}"
+            value = Value(float(share[worst]), 0.5 * float(curve.high[worst] - curve.low[worst]))
+            rows.append([what, CLASS_WORDS[name], limits, value, int(curve.total[worst])])
     return _lowest(rows, 3, _N_BINS)
