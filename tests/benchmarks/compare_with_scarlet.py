@@ -38,7 +38,7 @@ def drawn_truth(folder: Path, exposures: dict[str, ExposureF]) -> DeblendedField
     """Positions and fluxes of what was drawn; masks are not known."""
     drawn = Table.read(folder / "truth.fits")
     ids = np.arange(1, len(drawn) + 1, dtype=np.int64)
-    parents, spans = make_parents(ids, ids, SpanMasks.empty(len(ids)))
+    parents, spans = make_parents(ids, ids, SpanMasks(np.zeros(len(ids) + 1, int), *np.zeros((3, 0), int)))
     flux = {
         band: np.array(drawn[f"flux_{band}"]) * exposure.getPhotoCalib().getCalibrationMean()
         for band, exposure in exposures.items()

@@ -15,20 +15,17 @@ from __future__ import annotations
 __all__ = ["BASELINES"]
 
 import abc
-import importlib
-import importlib.util
 import time
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import scipy.ndimage
 
 from ..images.classes import UNKNOWN
 from ..metrics.spans import SpanMasks
-from .deblender import DeblendedField, Deblender, FieldImages, PixelModels, make_parents
+from .deblender import DeblendedField, Deblender, FieldImages, PixelModels, import_optional, make_parents
 from .scarlet2 import Scarlet2Deblender
 
 
@@ -105,7 +102,7 @@ class SepDeblender(_ContourDeblender):
     name: str = "sep"
 
     def _segment(self, image: np.ndarray, unusable: np.ndarray) -> np.ndarray:
-        _, segments = _import("sep").extract(
+        _, segments = import_optional("sep", "compare").extract(
             image,
             self.threshold,
             mask=unusable,
@@ -145,11 +142,13 @@ class PhotutilsDeblender(_ContourDeblender):
     name: str = "photutils"
 
     def _segment(self, image: np.ndarray, unusable: np.ndarray) -> np.ndarray:
-        segmentation = _import("photutils.segmentation")
+        segmentation = import_optional("photutils.segmentation", "compare")
         # By position: the names of these two have changed between versions.
         with warnings.catch_warnings():
             # No sources are a result.
-            warnings.simplefilter("ignore", _import("photutils.utils.exceptions").NoDetectionsWarning)
+            warnings.simplefilter(
+                "ignore", import_optional("photutils.utils.exceptions", "compare").NoDetectionsWarning
+            )
             found = segmentation.detect_sources(image, self.threshold, self.min_area, mask=unusable)
         if found is None:
             return np.zeros(image.shape, dtype=np.int64)
@@ -177,16 +176,6 @@ def _spans_of_segments(segments: np.ndarray, origin: tuple[int, int]) -> SpanMas
     return SpanMasks.from_masks(masks, np.array(origins, dtype=np.int64))
 
 
-def _import(name: str) -> Any:
-    root = name.partition(".")[0]
-    if importlib.util.find_spec(root) is None:
-        raise ImportError(
-            f"This deblender needs the package {root!r}, which is not installed; install it with "
-            "pip install 'lsst-meas-maskrcnn[compare]', or choose another deblender."
-        )
-    return importlib.import_module(name)
-
-
 def _weighted_centers(
     image: np.ndarray, spans: SpanMasks, origin: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -204,8 +193,7 @@ def _weighted_centers(
 
 def _detection_image(images: FieldImages, smoothing: float) -> np.ndarray:
     """Smoothed signal to noise ratio of the sum over bands weighted by the inverse variance."""
-    signal = np.zeros(images.shape, dtype=np.float64)
-    weight = np.zeros(images.shape, dtype=np.float64)
+    signal, weight = np.zeros((2, *images.shape))
     for band, image in images.images.items():
         inverse = np.divide(1.0, images.variances[band], out=np.zeros(images.shape), where=images.usable)
         signal += np.where(images.usable, image, 0.0) * inverse

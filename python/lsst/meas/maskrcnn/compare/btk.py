@@ -199,21 +199,9 @@ class MaskRcnnDeblender(Deblender):
 
 
 def batch_image(batch: BlendBatch, ii: int, bands: Mapping[str, str] | None = None) -> MultibandImage:
-    """Make the image of one blend.
+    """Make the image of one blend in all filters of the survey, in its order.
 
-    Parameters
-    ----------
-    batch : `btk.blend_batch.BlendBatch`
-        The batch.
-    ii : `int`
-        Which blend.
-    bands : `~collections.abc.Mapping` [`str`, `str`], optional
-        Filter of the survey for a band, where the two have different names.
-
-    Returns
-    -------
-    image : `~lsst.meas.maskrcnn.deblend.image.MultibandImage`
-        All filters of the survey, in its order.
+    ``bands`` has the filter for a band, where the two have different names.
     """
     survey = batch.survey
     filters = [survey.get_filter(name) for name in survey.available_filters]

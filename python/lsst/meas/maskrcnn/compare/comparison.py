@@ -33,13 +33,7 @@ from ..metrics.matching import greedy_match
 from ..metrics.spans import MaskPairs, SpanMasks, mask_iou
 from .deblender import DeblendedField, FieldImages, PixelModels
 
-__all__ = [
-    "ComparisonSettings",
-    "FieldComparison",
-    "compare_fields",
-    "compare_with_truth",
-    "comparison_table",
-]
+__all__ = ["ComparisonSettings", "FieldComparison", "compare_fields", "compare_with_truth"]
 
 Columns = dict[str, npt.NDArray[Any]]
 FloatArray = npt.NDArray[np.float64]
@@ -287,18 +281,7 @@ def compare_with_truth(
 
 
 def comparison_table(columns: Mapping[str, npt.NDArray[Any]]) -> Table:
-    """Make a table with units.
-
-    Parameters
-    ----------
-    columns : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
-        Columns by name.
-
-    Returns
-    -------
-    table : `astropy.table.Table`
-        The same.
-    """
+    """Make a table with units of columns by name."""
     table = Table(dict(columns))
     for name in table.colnames:
         for start, unit in _UNITS.items():
@@ -310,22 +293,10 @@ def comparison_table(columns: Mapping[str, npt.NDArray[Any]]) -> Table:
 def match_positions(
     first: npt.ArrayLike, second: npt.ArrayLike, radius: float
 ) -> tuple[IntArray, FloatArray]:
-    """Match positions one to one, the closest first.
+    """Match positions (x, y), (source, 2), within a radius one to one, the closest first.
 
-    Parameters
-    ----------
-    first, second : array_like
-        Positions (x, y), (source, 2); those that are not finite match
-        nothing.
-    radius : `float`
-        Largest distance, in their unit.
-
-    Returns
-    -------
-    match : `numpy.ndarray`
-        Index of the second for each of the first, or -1, int64, (first,).
-    separation : `numpy.ndarray`
-        Their distance; NaN without match, float64, (first,).
+    Those that are not finite match nothing. Returns the index of the second for
+    each of the first, or -1, and their distance, or NaN, (first,).
     """
     a, b = np.asarray(first, dtype=float).reshape(-1, 2), np.asarray(second, dtype=float).reshape(-1, 2)
     links = peak_links(a, b, radius)
@@ -510,15 +481,13 @@ def _blend_columns(
         for what in ("skipped", "failed", "not_converged"):
             table[f"n_{what}_{name}"] = np.bincount(parent_group[field.parents[what]], minlength=number)
         runtime, chi2 = field.parents["runtime_ms"], field.parents["chi2"]
+        known, area = np.isfinite(chi2), field.parent_spans.areas
 
         def total(values: Numbers, known: Numbers, of: IntArray = parent_group) -> Numbers:
             return np.bincount(of[known], weights=values[known], minlength=number)
 
-        known = np.isfinite(runtime)
-        table[f"runtime_ms_{name}"] = np.where(
-            total(np.ones(len(known)), known) > 0, total(runtime, known), np.nan
-        )
-        known, area = np.isfinite(chi2), field.parent_spans.areas.astype(np.float64)
+        timed = np.bincount(parent_group[np.isfinite(runtime)], minlength=number) > 0
+        table[f"runtime_ms_{name}"] = np.where(timed, total(runtime, np.isfinite(runtime)), np.nan)
         table[f"chi2_reported_{name}"] = divide(total(area * chi2, known), total(area, known))
         table |= _residuals(field, regions, images, usable)
     return table

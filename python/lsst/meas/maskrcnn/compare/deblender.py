@@ -12,6 +12,8 @@ frame, fluxes are nJy.
 from __future__ import annotations
 
 import abc
+import importlib
+import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -380,6 +382,17 @@ class Deblender(abc.ABC):
     @abc.abstractmethod
     def _get_sources(self, images: FieldImages) -> DeblendedField:
         """The sources without children."""
+
+
+def import_optional(name: str, extra: str) -> Any:
+    """Import a module of a package that an extra of this one brings; `ImportError` where it is missing."""
+    root = name.partition(".")[0]
+    if importlib.util.find_spec(root) is None:
+        raise ImportError(
+            f"This deblender needs the package {root!r}, which is not installed; install it with "
+            f"pip install 'lsst-meas-maskrcnn[{extra}]', or choose another deblender."
+        )
+    return importlib.import_module(name)
 
 
 def make_parents(

@@ -273,8 +273,7 @@ def _column(catalog: SourceCatalog, name: str, default: Any = 0) -> np.ndarray:
 
 
 def _any_flag(catalog: SourceCatalog, names: Sequence[str]) -> np.ndarray:
-    flags = [_column(catalog, name).astype(bool) for name in names]
-    return np.any(flags, axis=0)
+    return np.any([_column(catalog, name) for name in names], axis=0)
 
 
 def _is_source(catalog: SourceCatalog) -> np.ndarray:

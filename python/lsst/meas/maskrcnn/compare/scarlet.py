@@ -46,15 +46,10 @@ _FFT_PADDING = 3
 
 
 class RenderedSource(NamedTuple):
-    """Pixels of one source.
+    """Flux per pixel of one source in the units of the exposures, float32, (band, y, x).
 
-    Parameters
-    ----------
-    box : `lsst.geom.Box2I`
-        Where they are, in the parent frame; empty for a source without
-        components or outside its parent.
-    pixels : `numpy.ndarray`, (band, y, x), float32
-        Flux per pixel, in the units of the exposures.
+    The box, in the parent frame, is empty for a source without components or
+    outside its parent.
     """
 
     box: geom.Box2I
@@ -126,7 +121,7 @@ def render_blend(
         Raised if the models or the exposures lack a band, or the parent is
         not inside an exposure.
     """
-    bands = blend.bands if bands is None else tuple(bands)
+    bands = blend.bands if bands is None else bands
     indices = [_band_index(blend.bands, band, f"blend {blend.id}") for band in bands]
     psf = _observed_psf(blend, bands, exposures) if blend.psf is None else blend.psf[indices]
     kernels = _difference_kernel(psf, blend.model_psf)
@@ -378,10 +373,10 @@ def _with_regions(
     ready: list[ScarletBlend] = []
     by_root: dict[int, list[ScarletBlend]] = {}
     for blend in blends:
+        root = blend.id
         if blend.spans is not None:
             ready.append(blend)
             continue
-        root = blend.id
         while root in rows and catalog[rows[root]].getParent() != 0:
             root = int(catalog[rows[root]].getParent())
         by_root.setdefault(root, []).append(blend)
@@ -390,17 +385,14 @@ def _with_regions(
         if footprint is None:
             ready.extend(members)
             continue
-        box = footprint.getBBox()
-        ready.append(
-            dataclasses.replace(
-                members[0],
-                id=root,
-                origin=(box.getMinY(), box.getMinX()),
-                shape=(box.getHeight(), box.getWidth()),
-                spans=np.asarray(footprint.getSpans().asArray(), dtype=bool),
-                sources=tuple(source for member in members for source in member.sources),
-            )
-        )
+        box, spans = footprint.getBBox(), np.asarray(footprint.getSpans().asArray(), dtype=bool)
+        place: dict[str, Any] = {
+            "origin": (box.getMinY(), box.getMinX()),
+            "shape": spans.shape,
+            "spans": spans,
+        }
+        sources = tuple(source for member in members for source in member.sources)
+        ready.append(dataclasses.replace(members[0], id=root, sources=sources, **place))
     return ready
 
 

@@ -12,9 +12,7 @@ from __future__ import annotations
 __all__ = ["Scarlet2Deblender"]
 
 import importlib
-import importlib.util
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -24,10 +22,14 @@ import numpy as np
 from lsst.geom import Point2D
 
 from ..metrics.spans import SpanMasks
-from .deblender import DeblendedField, Deblender, FieldImages, PixelModels
+from .deblender import DeblendedField, Deblender, FieldImages, PixelModels, import_optional
 
 _MIN_SHARE = 1e-3
 """Share of a pixel from which it belongs to a source."""
+_MAX_ITERATIONS, _RELATIVE_ERROR = 200, 1e-3
+"""Most iterations of a fit, and the relative change of the parameters at which it ends."""
+_SIZE, _MARGIN = 1.5, 10
+"""Standard deviation of the Gaussian that a source starts from, and margin of parents and sources (px)."""
 
 
 @dataclass(frozen=True)
@@ -43,15 +45,6 @@ class Scarlet2Deblender(Deblender):
     ----------
     start : `~lsst.meas.maskrcnn.compare.deblender.Deblender`
         Its parents and positions are used.
-    max_iterations : `int`
-        Most iterations of a fit.
-    relative_error : `float`
-        Relative change of the parameters at which it ends.
-    size : `float`
-        Standard deviation of the Gaussian that a source starts from (px).
-    margin : `int`
-        Pixels around a parent, and around the mask of a source, that are
-        modelled with it.
     max_sources : `int`
         Parents of more sources are left as they were.
     name : `str`
@@ -65,19 +58,11 @@ class Scarlet2Deblender(Deblender):
     """
 
     start: Deblender
-    max_iterations: int = 200
-    relative_error: float = 1e-3
-    size: float = 1.5
-    margin: int = 10
     max_sources: int = 30
     name: str = "scarlet2"
 
     def _get_sources(self, images: FieldImages) -> DeblendedField:
-        if importlib.util.find_spec("scarlet2") is None:
-            raise ImportError(
-                "This deblender needs the package 'scarlet2', which is not installed; install it with "
-                "pip install 'lsst-meas-maskrcnn[scarlet2]', or choose another deblender."
-            )
+        import_optional("scarlet2", "scarlet2")
         for band in images.bands:
             if band not in images.exposures or images.exposures[band].getPsf() is None:
                 raise ValueError(f"The exposure in {band} has no PSF, which scarlet2 needs; attach one.")
@@ -97,11 +82,11 @@ class Scarlet2Deblender(Deblender):
                 parents["skipped"][row] = True
                 continue
             begun = time.perf_counter()
-            low = np.maximum(box[:2] - self.margin, 0)
-            high = np.minimum(box[2:] + self.margin, images.shape)
+            low = np.maximum(box[:2] - _MARGIN, 0)
+            high = np.minimum(box[2:] + _MARGIN, images.shape)
             here = slice(low[0], high[0]), slice(low[1], high[1])
             corner = low + images.origin
-            sides = [2 * (max(masks[member].shape) // 2 + self.margin) + 1 for member in members.tolist()]
+            sides = [2 * (max(masks[member].shape) // 2 + _MARGIN) + 1 for member in members.tolist()]
             centers = np.stack([field.y[members], field.x[members]], axis=1) - corner
             try:
                 models = self._fit(images, here, centers, sides)
@@ -118,10 +103,13 @@ class Scarlet2Deblender(Deblender):
                     masks[member], origins[member] = mask, corner
                     shared[member] = (own * data[:, here[0], here[1]])[:, mask]
         spans = SpanMasks.from_masks(masks, origins)
-        models_by_band = {
-            band: _replace_pixels(field.spans, data[index], images.origin, spans, index, shared)
-            for index, band in enumerate(images.bands)
-        }
+        models_by_band = {}
+        for index, band in enumerate(images.bands):
+            # The shared pixels where there are some, else those of the image in the masks from before.
+            whole = PixelModels.from_image(field.spans, data[index], images.origin)
+            parts = np.split(whole.values, np.cumsum(field.spans.areas)[:-1])
+            own = [shared[k][index] if k in shared else part for k, part in enumerate(parts)]
+            models_by_band[band] = PixelModels.from_parts(spans, own)
         return replace(
             field,
             name=self.name,
@@ -151,7 +139,7 @@ class Scarlet2Deblender(Deblender):
         observation.match(frame)
         with scarlet2.Scene(frame) as scene:
             for center, side in zip(centers, sides, strict=True):
-                spectrum, morphology = _start_of_source(data / unit, psf, center, side, self.size)
+                spectrum, morphology = _start_of_source(data / unit, psf, center, side)
                 scarlet2.Source(
                     jnp.asarray(center),
                     jnp.asarray(np.maximum(spectrum, 1e-2)),
@@ -160,39 +148,20 @@ class Scarlet2Deblender(Deblender):
         step = partial(scarlet2.relative_step, factor=0.1)
         with scarlet2.Parameters(scene):
             for number, source in enumerate(scene.sources):
-                scarlet2.Parameter(
-                    source.spectrum, name=f"spectrum:{number}", constraint=constraints.positive, stepsize=step
-                )
-                scarlet2.Parameter(
-                    source.morphology,
-                    name=f"morphology:{number}",
-                    constraint=constraints.unit_interval,
-                    stepsize=0.1,
-                )
-        fitted = scene.fit(
-            observation, max_iter=self.max_iterations, e_rel=self.relative_error, progress_bar=False
-        )
+                for what, constraint, size in (
+                    ("spectrum", constraints.positive, step),
+                    ("morphology", constraints.unit_interval, 0.1),
+                ):
+                    name = f"{what}:{number}"
+                    values = getattr(source, what)
+                    scarlet2.Parameter(values, name=name, constraint=constraint, stepsize=size)
+        limits = {"max_iter": _MAX_ITERATIONS, "e_rel": _RELATIVE_ERROR}
+        fitted = scene.fit(observation, progress_bar=False, **limits)
         models = [np.asarray(observation.render(fitted.evaluate_source(source))) for source in fitted.sources]
         result = np.maximum(np.stack(models), 0.0) * unit
         if not np.isfinite(result).all():
             raise ArithmeticError("the models are not finite")
         return result
-
-
-def _replace_pixels(
-    before: SpanMasks,
-    image: np.ndarray,
-    origin: tuple[int, int],
-    after: SpanMasks,
-    index: int,
-    shared: Mapping[int, np.ndarray],
-) -> PixelModels:
-    """The shared pixels of a band where there are some, else those of the image in the masks from before."""
-    whole = PixelModels.from_image(before, image, origin)
-    parts = np.split(whole.values, np.cumsum(before.areas)[:-1])
-    return PixelModels.from_parts(
-        after, [shared[k][index] if k in shared else part for k, part in enumerate(parts)]
-    )
 
 
 def _observe(images: FieldImages, here: tuple[slice, slice]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -201,24 +170,21 @@ def _observe(images: FieldImages, here: tuple[slice, slice]) -> tuple[np.ndarray
     data = np.stack([np.where(usable, images.images[band][here], 0.0) for band in images.bands])
     weights = np.stack([np.where(usable, 1.0 / images.variances[band][here], 0.0) for band in images.bands])
     y, x = (o + 0.5 * (part.start + part.stop - 1) for o, part in zip(images.origin, here))
-    kernels = [
-        images.exposures[band].getPsf().computeKernelImage(Point2D(x, y)).array for band in images.bands
-    ]
+    psfs = (images.exposures[band].getPsf() for band in images.bands)
+    kernels = [psf.computeKernelImage(Point2D(x, y)).array for psf in psfs]
     # PSFs of different odd sides in one array.
     side = max(max(kernel.shape) for kernel in kernels)
-    psf = [
-        np.pad(kernel / kernel.sum(), [((side - n) // 2,) * 2 for n in kernel.shape]) for kernel in kernels
-    ]
-    return data, weights, np.stack(psf)
+    margins = [[((side - n) // 2,) * 2 for n in kernel.shape] for kernel in kernels]
+    return data, weights, np.stack([np.pad(one / one.sum(), sides) for one, sides in zip(kernels, margins)])
 
 
 def _start_of_source(
-    data: np.ndarray, psf: np.ndarray, center: np.ndarray, side: int, size: float
+    data: np.ndarray, psf: np.ndarray, center: np.ndarray, side: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Spectrum, (band,), and morphology, (y, x), from which the fit of a source starts."""
     y, x = (int(np.clip(round(value), 0, length - 1)) for value, length in zip(center, data.shape[1:]))
     offset = np.arange(side) - side // 2
     radius2 = (offset[:, None] + y - center[0]) ** 2 + (offset + x - center[1]) ** 2
-    morphology = np.exp(-0.5 * radius2 / size**2)
+    morphology = np.exp(-0.5 * radius2 / _SIZE**2)
     # As if it were a point: the fit begins near the flux.
     return data[:, y, x] / psf.max(axis=(1, 2)) / morphology.sum(), morphology

@@ -55,17 +55,9 @@ class ScarletModelError(ValueError):
 class ScarletComponent:
     """One component of a source, in the seeing of the model PSF.
 
-    Parameters
-    ----------
-    origin : `tuple` [`int`, `int`]
-        (y, x) of the first pixel.
-    peak : `tuple` [`float`, `float`] or `None`
-        (y, x) of the peak.
-    morph : `numpy.ndarray`, (y, x) or (band, y, x), float32
-        Shape of a component that looks the same in all bands, or the pixels
-        of each band.
-    spectrum : `numpy.ndarray`, (band,), float32
-        Amplitude in each band; ones for a cube.
+    Its first pixel and its peak are (y, x). ``morph`` is the shape of a component that
+    looks the same in all bands, (y, x), or the pixels of each band, (band, y, x), and
+    ``spectrum`` the amplitude in each band, (band,), ones for a cube; float32.
     """
 
     origin: tuple[int, int]
@@ -74,18 +66,7 @@ class ScarletComponent:
     spectrum: np.ndarray
 
     def pixels(self, bands: Sequence[int]) -> np.ndarray:
-        """Compute the model in some bands.
-
-        Parameters
-        ----------
-        bands : `~collections.abc.Sequence` [`int`]
-            Positions of the bands in the blend's ``bands``.
-
-        Returns
-        -------
-        pixels : `numpy.ndarray`, (band, y, x), float32
-            Flux per pixel, in the units of the exposures.
-        """
+        """Compute the flux per pixel in bands of some indices, in units of the exposures, (band, y, x)."""
         chosen = list(bands)
         morph = self.morph[None] if self.morph.ndim == 2 else self.morph[chosen]
         return self.spectrum[chosen, None, None] * morph
@@ -216,15 +197,7 @@ def read_scarlet_models(path_or_object: str | os.PathLike[str] | Any) -> Scarlet
 
 
 class _Node:
-    """An object of the JSON document, or one in memory with the same attributes.
-
-    Parameters
-    ----------
-    stored : `~collections.abc.Mapping` or `object`
-        The object.
-    where : `str`
-        Where it was found, for messages.
-    """
+    """An object of the JSON document, or one in memory with the same attributes, and where it was found."""
 
     def __init__(self, stored: Any, where: str) -> None:
         self.stored, self.where = stored, where

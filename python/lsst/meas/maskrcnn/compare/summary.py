@@ -25,8 +25,6 @@ from ..metrics.resampled import median_statistic
 from .comparison import Columns, FieldComparison
 from .deblender import DeblendedField
 
-__all__ = ["BLENDEDNESS_EDGES", "DIFFERENCE", "comparison_values", "truth_tables", "truth_values"]
-
 DIFFERENCE = "difference"
 """Stands in place of the name of a deblender for differences (`str`)."""
 
@@ -43,28 +41,15 @@ FloatArray = npt.NDArray[np.float64]
 
 
 def comparison_values(comparison: FieldComparison) -> list[MetricValue]:
-    """Summarize a comparison.
-
-    Parameters
-    ----------
-    comparison : `~lsst.meas.maskrcnn.compare.comparison.FieldComparison`
-        The comparison.
-
-    Returns
-    -------
-    values : `list` [`MetricValue`]
-        The figures; NaN with ``n`` = 0 where there is nothing to compute
-        them from.
-    """
+    """Summarize a comparison; figures are NaN with ``n`` = 0 where there is nothing to compute them from."""
     sources, blends, matched = comparison.sources, comparison.blends, comparison.matched
     n_blends = len(blends["group"])
     values = [value for field in comparison.fields for value in _own_values(field, comparison)]
     values.append(_value("matched", matched.sum(), n=int(matched.sum())))
     values.append(_value("blends", n_blends, n=n_blends))
     first, second = (blends[f"n_children_{name}"] for name in comparison.names)
-    values.append(_value("blends_split_same", np.sum(first == second), n=n_blends))
-    values.append(_value("blends_split_more", np.sum(first > second), n=n_blends))
-    values.append(_value("blends_split_less", np.sum(first < second), n=n_blends))
+    for how, of_blends in (("same", first == second), ("more", first > second), ("less", first < second)):
+        values.append(_value(f"blends_split_{how}", of_blends.sum(), n=n_blends))
     for column in sources:
         for name, unit in (("flux_ratio", ""), ("color_difference", "mag")):
             if column.startswith(f"{name}_"):
@@ -79,31 +64,13 @@ def comparison_values(comparison: FieldComparison) -> list[MetricValue]:
 def truth_values(
     truths: Columns, comparison: FieldComparison, bands: Sequence[str], n_samples: int = 1000, seed: int = 1
 ) -> list[MetricValue]:
-    """Compare both deblenders with the truth.
+    """Compare both deblenders with the truth of `~lsst.meas.maskrcnn.compare.comparison.compare_with_truth`.
 
-    Parameters
-    ----------
-    truths : `dict` [`str`, `numpy.ndarray`]
-        From `~lsst.meas.maskrcnn.compare.comparison.compare_with_truth`.
-    comparison : `~lsst.meas.maskrcnn.compare.comparison.FieldComparison`
-        From there, too.
-    bands : `~collections.abc.Sequence` [`str`]
-        Bands of fluxes.
-    n_samples, seed : `int`
-        Number of resamplings of the blends, and random seed.
-
-    Returns
-    -------
-    values : `list` [`MetricValue`]
-        Completeness, purity, flux residual (median and scatter) and IoU of
-        both and their differences. Fluxes and IoU are of true sources that
-        both found, so that the one that finds more faint sources is at no
-        disadvantage.
-
-    Notes
-    -----
-    Blends are drawn, not patches, of which there is one. Sources of a blend
-    are not independent; blends nearly are.
+    The figures are completeness, purity, flux residual (median and scatter, by
+    band) and IoU of both and their differences. Fluxes and IoU are of true
+    sources that both found, so that the one that finds more faint sources is at
+    no disadvantage. Blends are resampled, not patches, of which there is one:
+    sources of a blend are not independent; blends nearly are.
     """
     sources, unit = comparison.sources, truths["unit"]
     counted = truths["counted"].astype(bool)
@@ -134,34 +101,21 @@ def truth_values(
         keys = [f"flux_residual_{band}_{name}" for name in comparison.names]
         if set(keys) <= set(truths):
             known = both & np.isfinite([truths[key] for key in keys]).all(axis=0)
-            pair = [_medians(units, unit, truths[key], known) for key in keys]
+            pair = [median_statistic(units, unit[known], truths[key][known]) for key in keys]
             compare(["flux_residual", "flux_scatter"], pair, [int(known.sum())] * 2, band)
     overlap = [truths[f"iou_{name}"] for name in comparison.names]
     known = both & np.isfinite(overlap).all(axis=0)
     if known.any():
-        pair = [_medians(units, unit, one, known) for one in overlap]
+        pair = [median_statistic(units, unit[known], one[known]) for one in overlap]
         compare(["iou_truth"], pair, [int(known.sum())] * 2)
     return values
 
 
 def truth_tables(truths: Columns, names: Sequence[str], band: str) -> dict[str, dict[str, list[float]]]:
-    """Compute completeness and residuals in bins.
+    """Compute completeness, and residuals of the fluxes in a band, in bins: columns by name of the table.
 
-    Parameters
-    ----------
-    truths : `dict` [`str`, `numpy.ndarray`]
-        From `~lsst.meas.maskrcnn.compare.comparison.compare_with_truth`.
-    names : `~collections.abc.Sequence` [`str`]
-        Names of the deblenders.
-    band : `str`
-        Band of the fluxes.
-
-    Returns
-    -------
-    tables : `dict` [`str`, `dict` [`str`, `list` [`float`]]]
-        Columns by the name of the table, such as
-        ``completeness/blendedness/scarlet``; figures that are not known have
-        none.
+    Names are such as ``completeness/blendedness/scarlet``; figures that are not
+    known have no table.
     """
     counted = truths["counted"].astype(bool)
     tables: dict[str, dict[str, list[float]]] = {}
@@ -172,15 +126,13 @@ def truth_tables(truths: Columns, names: Sequence[str], band: str) -> dict[str, 
         for name in names:
             found: Any = binned_fraction(at, truths[f"found_{name}"][counted], edges)
             binned = {"completeness": found}
-            for what, key in (
-                ("flux_residual", f"flux_residual_{band}_{name}"),
-                ("iou_truth", f"iou_{name}"),
-            ):
+            measured = {"flux_residual": f"flux_residual_{band}_{name}", "iou_truth": f"iou_{name}"}
+            for what, key in measured.items():
                 if key in truths and np.isfinite(truths[key][counted]).any():
                     binned[what] = binned_statistics(at, truths[key][counted], edges)
             for what, one in binned.items():
-                columns = {key: np.asarray(values, np.float64) for key, values in one.columns().items()}
-                tables[f"{what}/{column}/{name}"] = {key: part.tolist() for key, part in columns.items()}
+                columns = one.columns().items()
+                tables[f"{what}/{column}/{name}"] = {key: (1.0 * part).tolist() for key, part in columns}
     return tables
 
 
@@ -189,15 +141,6 @@ def _share(
 ) -> ImageStatistic:
     sums = (np.bincount(unit[chosen], minlength=len(units)) for chosen in (hit & of, of))
     return ratio_statistic(units, *sums)
-
-
-def _medians(
-    units: tuple[str, ...], unit: npt.NDArray[Any], values: FloatArray, known: npt.NDArray[np.bool_]
-) -> ImageStatistic:
-    """Median and scatter, NaN without values."""
-    if known.any():
-        return median_statistic(units, unit[known], values[known])
-    return ratio_statistic(units, np.zeros((len(units), 2)), np.zeros((len(units), 2)))
 
 
 def _paired_values(
