@@ -135,17 +135,13 @@ class Outcomes:
                     f"class {part.label}, {part.area}, thresholds {part.thresholds} cannot be joined."
                 )
         starts = np.cumsum([0] + [len(part) for part in parts[:-1]])
-        return cls(
-            first.label,
-            first.area,
-            first.thresholds,
-            tuple(name for part in parts for name in part.names),
-            np.concatenate([part.n_truth for part in parts]),
-            np.concatenate([part.image + start for part, start in zip(parts, starts)]),
-            np.concatenate([part.scores for part in parts]),
-            np.concatenate([part.hit for part in parts], axis=1),
-            np.concatenate([part.false for part in parts], axis=1),
-        )
+        names = tuple(name for part in parts for name in part.names)
+        image = np.concatenate([part.image + start for part, start in zip(parts, starts)])
+        joined = {
+            name: np.concatenate([getattr(part, name) for part in parts], axis=-1)
+            for name in ("n_truth", "scores", "hit", "false")
+        }
+        return cls(first.label, first.area, first.thresholds, names, image=image, **joined)
 
 
 @dataclass(frozen=True, eq=False)

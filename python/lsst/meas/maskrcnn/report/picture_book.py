@@ -59,7 +59,6 @@ class PageField:
         Sources of which there is too little to ask for them.
     has_truth : `bool`
         Whether the sources are known; there may be none.
-
     """
 
     rgb: NDArray[np.uint8]
