@@ -249,17 +249,15 @@ class Measurement:
 def _measuring(task: Any, catalog: SourceCatalog, rows: npt.NDArray[np.bool_]) -> Iterator[None]:
     """Let a task measure some records alone; the image is that of all of them."""
     ids = {record.getId() for record in catalog[rows]}
-    measure = task.doMeasurement
 
-    def measure_some(plugin: Any, record: Any, *args: Any, **kwargs: Any) -> None:
-        if record.getId() in ids:
-            measure(plugin, record, *args, **kwargs)
+    def only_some(method: Any, place: int) -> Any:
+        return lambda *args, **kwargs: args[place].getId() in ids and method(*args, **kwargs)
 
-    task.doMeasurement = measure_some
+    task.callMeasure, task.doMeasurement = only_some(task.callMeasure, 0), only_some(task.doMeasurement, 1)
     try:
         yield
     finally:
-        del task.doMeasurement
+        del task.callMeasure, task.doMeasurement
 
 
 def _copy_columns(given: SourceCatalog, made: SourceCatalog, prefixes: Sequence[str]) -> None:

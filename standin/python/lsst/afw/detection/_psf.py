@@ -78,6 +78,26 @@ def _shift(array: np.ndarray, dx: float, dy: float, algorithm: str, buffer: int)
     return padded[buffer:-buffer, buffer:-buffer] if buffer else padded
 
 
+def _correlate(stack: np.ndarray, shift: np.ndarray, axis: int, order: int = 5) -> np.ndarray:
+    """Shift each image of a stack along an axis, term by term in the order of ``correlate1d``."""
+    result = np.zeros_like(stack)
+    for group in (shift > 0, shift <= 0):
+        if not group.any():
+            continue
+        first = 1 - order - int(shift[group][0] > 0)
+        x = np.arange(first, first + 2 * order) + shift[group, None]
+        weights = np.sinc(x) * np.sinc(x / order)
+        weights /= weights.sum(axis=1)[:, None]
+        begin, count = max(-first, 0), stack.shape[axis] - 2 * order
+        source, done = np.moveaxis(stack[group], axis, 1), np.zeros_like(np.moveaxis(stack[group], axis, 1))
+        for term in (2 * order - 1, *range(2 * order - 1)):
+            done[:, begin : begin + count + 1] += (
+                source[:, term : term + count + 1] * weights[:, term, None, None]
+            )
+        result[group] = np.moveaxis(done, 1, axis)
+    return result
+
+
 class Psf(Persistable):
     """Base class of point spread functions.
 
@@ -184,6 +204,32 @@ class Psf(Persistable):
         """
         position = self._at(position)
         return self._doComputeKernelImage(self.getAveragePosition() if self._isFixed else position, color)
+
+    def _imagesAt(self, x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...] | None:
+        """Make the images of N point sources, as `computeImage` does one at a time.
+
+        Returns
+        -------
+        images : `numpy.ndarray`, (N, height, width)
+            The images.
+        y0, x0 : `numpy.ndarray`, (N,), int
+            Their first pixels. In place of all three there is None if the PSF is not the same everywhere.
+        """
+        if not self._isFixed or type(self)._doComputeImage is not Psf._doComputeImage:
+            return None
+        kernel = self.computeKernelImage(self.getAveragePosition())
+        whole = np.floor(np.stack([y, x]) + 0.5)
+        shift = (np.stack([y, x]) - whole).astype(np.float32).astype(np.float64)
+        images = np.empty((x.size, *kernel.array.shape))
+        images[:] = kernel.array
+        moved = np.flatnonzero(shift.any(axis=0))
+        for part in np.array_split(moved, moved.size // 64 + 1):
+            padded = np.pad(images[part], ((0, 0), (5, 5), (5, 5)))
+            for axis, by in ((2, shift[1, part]), (1, shift[0, part])):
+                padded = _correlate(padded, by, axis)
+            images[part] = padded[:, 5:-5, 5:-5]
+        y0, x0 = whole.astype(np.int64) + [[kernel.getY0()], [kernel.getX0()]]
+        return images, y0, x0
 
     def computePeak(self, position: Point2D, color: Any = None) -> float:
         """Return the value of the kernel image's central pixel."""

@@ -518,10 +518,13 @@ class SpanSet:
     def _indices_in(self, shape: tuple[int, ...], xy0: Any) -> tuple[np.ndarray, np.ndarray]:
         """Return y and x in an array, or raise if one is outside."""
         x0, y0 = int(xy0[0]), int(xy0[1])
-        if self._y.size:
-            box = self.getBBox()
-            if box.minX < x0 or box.minY < y0 or box.maxX >= x0 + shape[1] or box.maxY >= y0 + shape[0]:
-                raise OutOfRangeError("SpanSet bounding box lands outside array")
+        if self._y.size and (
+            self._x0.min() < x0
+            or self._y[0] < y0
+            or self._x1.max() >= x0 + shape[1]
+            or self._y[-1] >= y0 + shape[0]
+        ):
+            raise OutOfRangeError("SpanSet bounding box lands outside array")
         return self._pixels(x0, y0)
 
     def setMask(self, target: Any, bitmask: int) -> None:

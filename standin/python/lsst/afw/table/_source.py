@@ -21,13 +21,7 @@ import lsst.pex.exceptions as pexExceptions
 from ._base import link_classes
 from ._catalog import Catalog
 from ._fields import Key
-from ._functor_keys import (
-    CoordKey,
-    CovarianceMatrix2fKey,
-    CovarianceMatrix3fKey,
-    Point2DKey,
-    QuadrupoleKey,
-)
+from ._functor_keys import CoordKey, CovarianceMatrix2fKey, CovarianceMatrix3fKey, Point2DKey, QuadrupoleKey
 from ._schema import Schema
 from ._simple import SimpleCatalog, SimpleColumnView, SimpleRecord, SimpleTable
 
@@ -210,11 +204,7 @@ class SourceRecord(SimpleRecord):
         """
         if isinstance(key, bool):
             key, include_covariance = None, key
-        center = self.getCentroid() if key is None else key.get(self)
-        self.setCoord(wcs.pixelToSky(center))
-        if include_covariance:
-            error = self.getCentroidErr()
-            CoordKey.getErrorKey(self.schema).set(self, sky_covariance(wcs, center, error))
+        _update_coords(wcs, [self], key, include_covariance)
 
 
 def updateSourceCoords(wcs: SkyWcs, sourceList: Any, include_covariance: bool = True) -> None:
@@ -229,32 +219,41 @@ def updateSourceCoords(wcs: SkyWcs, sourceList: Any, include_covariance: bool = 
     include_covariance : `bool`, optional
         Set the uncertainties of the sky positions too.
     """
-    for record in sourceList:
-        record.updateCoord(wcs, include_covariance=include_covariance)
+    _update_coords(wcs, list(sourceList), None, include_covariance)
 
 
-def sky_covariance(wcs: SkyWcs, center: lsst.geom.Point2D, error: np.ndarray) -> np.ndarray:
-    """Return the covariance of a sky position from that of a pixel position.
+def _update_coords(wcs: SkyWcs, records: list[SourceRecord], key: Any, include_covariance: bool) -> None:
+    """Set the sky positions of records, which have one table, and the covariances of these.
 
-    Parameters
-    ----------
-    wcs : `lsst.afw.geom.SkyWcs`
-        Map from pixels to the sky.
-    center : `lsst.geom.Point2D`
-        Pixel position.
-    error : `numpy.ndarray`, (2, 2)
-        Covariance of x and y, in pixels squared.
-
-    Returns
-    -------
-    covariance : `numpy.ndarray`, (2, 2)
-        Covariance of ra (times cos dec) and dec, in radians squared,
-        float32: J C J^T with the Jacobian J of the map.
+    A covariance is J C J^T with the Jacobian J of the map, that of ra (times cos dec) and dec, in radians
+    squared; C is that of x and y, in pixels squared.
     """
-    if not np.isfinite(error).all():
-        return np.full((2, 2), np.nan, dtype=np.float32)
-    jacobian = wcs.linearizePixelToSky(center, lsst.geom.radians).getLinear().getMatrix()
-    return (jacobian @ error.astype(np.float64) @ jacobian.T).astype(np.float32)
+    if not records:
+        return
+    table = records[0]._block.table
+    if key is None:
+        key = Point2DKey(*(_slot(table, f"slot_Centroid_{part}") for part in "xy"))
+    centers = [key.get(record) for record in records]
+    x, y = np.array([(center.x, center.y) for center in centers]).T
+    ra, dec = wcs.pixelToSkyArray(np.concatenate([x, x + 1, x]), np.concatenate([y, y, y + 1]))
+    places = zip(ra.tolist(), dec.tolist(), strict=True)
+    sky = [lsst.geom.SpherePoint(*place, lsst.geom.radians) for place in places]
+    for record, place in zip(records, sky, strict=False):
+        record.setCoord(place)
+    if not include_covariance:
+        return
+    for part in "xy":
+        _slot(table, f"slot_Centroid_{part}Err")
+    error_key = CovarianceMatrix2fKey(table._schema["slot_Centroid"], ["x", "y"])
+    sky_key = CoordKey.getErrorKey(table._schema)
+    n = len(records)
+    for record, place, *next_ones in zip(records, sky, sky[n:], sky[2 * n :], strict=False):
+        error, covariance = error_key.get(record), np.full((2, 2), np.nan, dtype=np.float32)
+        if np.isfinite(error).all():
+            offsets = [place.getTangentPlaneOffset(one) for one in next_ones]
+            jacobian = np.array([[v.asRadians() for v in pair] for pair in offsets]).T
+            covariance = (jacobian @ error.astype(np.float64) @ jacobian.T).astype(np.float32)
+        sky_key.set(record, covariance)
 
 
 class SourceTable(SimpleTable):

@@ -32,6 +32,7 @@ from lsst.afw.geom.ellipses import Axes, Ellipse
 from lsst.pex.exceptions import InvalidParameterError
 
 from ._algorithm import Control, SimpleAlgorithm, ellipse_rows
+from ._batch import dot, group, parts
 from ._flag_handler import FlagDefinitionList, FlagHandler
 from ._inputs import SafeCentroidExtractor
 from ._results import FluxResult, FluxResultKey
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from lsst.afw.table import Schema, SourceRecord
     from lsst.daf.base import PropertySet
 
+    from ._batch import Batch
     from ._exceptions import MeasurementError
 
 _FLAGS = FlagDefinitionList()
@@ -210,11 +212,7 @@ def _sinc_flux(
 
 
 def _naive_flux(
-    image: np.ndarray,
-    variance: np.ndarray | None,
-    moments: tuple[float, float, float],
-    x: float,
-    y: float,
+    image: np.ndarray, variance: np.ndarray | None, moments: tuple[float, float, float], x: float, y: float
 ) -> ApertureFluxResult:
     """Add up pixels in an ellipse; x and y are those of the array."""
     result = ApertureFluxResult()
@@ -385,3 +383,93 @@ class CircularApertureFluxAlgorithm(ApertureFluxAlgorithm):
             for number, flag in enumerate(result.flags):
                 if flag:
                     flags.setValue(measRecord, number, True)
+
+    def measureBatch(self, batch: Batch) -> list[int]:
+        """Measure sources together; return those that were left out."""
+        rows, x, y, doubtful = batch.locate(self._centroid)
+        if self._ctrl.shiftKernel != "lanczos5" or not self._keys:
+            return batch.others()
+        small = [radius <= self._ctrl.maxSincRadius for radius, _, _ in self._keys]
+        # All pixels of an aperture and of its coefficients are in a window of this half width.
+        half = [
+            sinc_coefficients(radius).shape[0] // 2 if is_small else math.ceil(radius) + 1
+            for (radius, _, _), is_small in zip(self._keys, small, strict=True)
+        ]
+        size = 2 * max(half) + 1
+        # As in `shift_coefficients`, where positions have single precision.
+        place = np.stack([y, x]).astype(np.float32).astype(np.float64)
+        near = np.floor(place + 0.5).astype(np.int64)
+        corner = near - [[batch.pixels.y0], [batch.pixels.x0]] - size // 2
+        inside = batch.fits(*corner, (size, size)) & (np.abs(place) >= 1).any(axis=0)
+        for part in parts(np.flatnonzero(inside)):
+            some, first = rows[part], corner[:, part]
+            image = batch.stamps(some, *first, (size, size)).astype(np.float64)
+            variance = batch.windows(batch.pixels.variance, *first, (size, size)).astype(np.float64)
+            for (radius, key, flags), wide, is_small in zip(self._keys, half, small, strict=True):
+                window = (slice(None), *(slice(size // 2 - wide, size // 2 + wide + 1),) * 2)
+                if is_small:
+                    sums = _sinc_sums(image[window], variance[window], place[:, part] - near[:, part], radius)
+                else:
+                    low = first + size // 2 - wide
+                    dy, dx = y[part] - batch.pixels.y0, x[part] - batch.pixels.x0
+                    sums = _naive_sums(image[window], variance[window], dy, dx, low, radius)
+                with np.errstate(invalid="ignore"):
+                    batch.put(some, key.getInstFlux(), sums[0])
+                    batch.put(some, key.getInstFluxErr(), np.sqrt(sums[1]))
+                for row in some[doubtful[part]].tolist():
+                    flags.setValue(batch.records[row], self.FAILURE.number, True)
+        return batch.others(rows[inside])
+
+
+def _sinc_sums(
+    image: np.ndarray, variance: np.ndarray, shift: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Integrate circles in the stamps (N, size, size) of image and variance; shifts are (2, N), y and x."""
+    centred = sinc_coefficients(radius)
+    size, count = centred.shape[0], shift.shape[1]
+    order, rows = 5, centred.shape[0] - 9
+    begin = np.where(shift > 0, order, order - 1)
+    taps = np.arange(2 * order) - begin[..., None] + shift[..., None]
+    weights = np.sinc(taps) * np.sinc(taps / order)
+    weights /= weights.sum(axis=-1)[..., None]
+    line = np.zeros((2, count, size + 1))
+    line[..., : 2 * order] = weights
+    by_y, by_x = np.tile(line, rows)[..., : rows * size].reshape(2, count, rows, size)
+    moved = by_y @ centred @ np.swapaxes(by_x, 1, 2)
+    coefficients = np.empty((count, size, size))
+    coefficients[:] = centred
+    inner = np.arange(rows)
+    coefficients[
+        np.arange(count)[:, None, None],
+        (begin[0][:, None] + inner)[:, :, None],
+        (begin[1][:, None] + inner)[:, None, :],
+    ] = moved
+    flat = coefficients.reshape(count, -1)
+    image, variance = (np.ascontiguousarray(plane).reshape(count, -1) for plane in (image, variance))
+    return dot(image, flat), dot(variance, flat * flat)
+
+
+def _naive_sums(
+    image: np.ndarray, variance: np.ndarray, y: np.ndarray, x: np.ndarray, corner: np.ndarray, radius: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Add up pixels in circles at (y, x) of the array, in stamps (N, size, size) with these corners."""
+    size = image.shape[1]
+    rows, columns = (first[:, None] + np.arange(size) for first in corner)
+    square = radius * radius
+    # As `ellipse_rows`.
+    dy = rows - y[:, None]
+    left = square - (square / square) * dy * dy
+    reach = np.sqrt(np.maximum(left, 0.0))
+    middle = 0.0 * dy + x[:, None]
+    first, last = np.ceil(middle - reach), np.floor(middle + reach)
+    inside = (left >= 0)[..., None]
+    inside = inside & (columns[:, None] >= first[..., None]) & (columns[:, None] <= last[..., None])
+    counts = np.count_nonzero(inside, axis=(1, 2))
+    starts = np.cumsum(counts) - counts
+    sums = np.zeros((2, counts.size))
+    for plane, result in zip((image, variance), sums, strict=True):
+        values = plane[inside]
+        # Sums of as many pixels are made in the same order.
+        for same in group(counts):
+            result[same] = values[starts[same, None] + np.arange(counts[same[0]])].sum(axis=1)
+    return sums[0], sums[1]

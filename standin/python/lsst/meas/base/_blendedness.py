@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ["BlendednessAlgorithm", "BlendednessControl"]
 
 import math
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,7 +17,7 @@ from scipy.special import erfc
 
 import lsst.pex.exceptions as pexExceptions
 
-from ._algorithm import Control, SimpleAlgorithm, ellipse_rows, get_pixels
+from ._algorithm import Control, Pixels, SimpleAlgorithm, get_pixels
 from ._flag_handler import FlagDefinitionList, FlagHandler
 from ._inputs import slot_keys
 from ._results import NO_UNCERTAINTY, ShapeResultKey
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from lsst.afw.image import ExposureF, MaskedImageF
     from lsst.afw.table import Schema, SourceRecord
 
+    from ._batch import Batch
     from ._exceptions import MeasurementError
 
 _FLAGS = FlagDefinitionList()
@@ -150,101 +152,150 @@ class BlendednessAlgorithm(SimpleAlgorithm):
 
     def measureChildPixels(self, image: MaskedImageF, child: SourceRecord) -> None:
         """Measure a source while its neighbours are replaced by noise."""
-        self._measure(image, child, "child")
+        self._measure(get_pixels(image), [child], "child")
 
     def measureParentPixels(self, image: MaskedImageF, child: SourceRecord) -> None:
         """Measure a source among its neighbours, and compare."""
+        self.measureParents(image, [child])
+
+    def measureChildren(self, batch: Batch) -> None:
+        """Do `measureChildPixels` for all sources of a batch."""
+        self._measure(batch.pixels, batch.records, "child", batch)
+
+    def measureParents(self, image: MaskedImageF, children: Sequence[SourceRecord]) -> None:
+        """Do `measureParentPixels` for several sources."""
         keys = self._keys
         if self._ctrl.doOld:
-            keys["old"].set(child, _old_blendedness(child.getFootprint(), image))
-        self._measure(image, child, "parent")
+            for child in children:
+                keys["old"].set(child, _old_blendedness(child.getFootprint(), image))
+        self._measure(get_pixels(image), children, "parent")
         if not self._ctrl.doFlux:
             return
-        for kind in ("raw", "abs"):
-            own, whole = (keys[f"{kind}_{who}_instFlux"].get(child) for who in ("child", "parent"))
-            with np.errstate(divide="ignore", invalid="ignore"):
-                keys[kind].set(child, float(1.0 - np.divide(own, whole)))
-        if keys["abs_parent_instFlux"].get(child) == 0.0:
-            # No ratio can be had of two clipped fluxes.
-            self._flags.setValue(child, self.FAILURE.number, True)
+        for child in children:
+            for kind in ("raw", "abs"):
+                own, whole = (keys[f"{kind}_{who}_instFlux"].get(child) for who in ("child", "parent"))
+                keys[kind].set(child, 1.0 - own / whole if whole else 1.0 - own * math.inf)
+            if keys["abs_parent_instFlux"].get(child) == 0.0:
+                # No ratio can be had of two clipped fluxes.
+                self._flags.setValue(child, self.FAILURE.number, True)
 
-    def _measure(self, image: MaskedImageF, child: SourceRecord, who: str) -> None:
-        if not (self._ctrl.doFlux or self._ctrl.doShape):
+    def _measure(
+        self, pixels: Pixels, children: Sequence[SourceRecord], who: str, batch: Batch | None = None
+    ) -> None:
+        """Measure sources on an image, or those of a batch each on its own."""
+        if not (self._ctrl.doFlux or self._ctrl.doShape) or not children:
             return
-        x_key, y_key, centroid_flag = slot_keys(child, "Centroid", ("x", "y", "flag"))
-        *shape_keys, shape_flag = slot_keys(child, "Shape", ("xx", "yy", "xy", "flag"))
+        x_key, y_key, centroid_flag = slot_keys(children[0], "Centroid", ("x", "y", "flag"))
+        *shape_keys, shape_flag = slot_keys(children[0], "Shape", ("xx", "yy", "xy", "flag"))
         if x_key is None or y_key is None:
             raise pexExceptions.LogicError("Centroid Key must be defined to measure the blendedness instFlux")
         if None in shape_keys:
             raise pexExceptions.LogicError("Shape Key must be defined to measure the blendedness")
         flags = self._flags
-        if centroid_flag is not None and centroid_flag.get(child):
-            # Not a failure: the peak does well enough here.
-            flags.setValue(child, self.NO_CENTROID.number, True)
-        if shape_flag is not None and shape_flag.get(child):
-            flags.setValue(child, self.NO_SHAPE.number, True)
-            flags.setValue(child, self.FAILURE.number, True)
-        fatal = False
-        xx, yy, xy = (key.get(child) for key in shape_keys)
-        if not xx * yy - xy * xy >= 0.0:
-            flags.setValue(child, self.NO_SHAPE.number, True)
-            flags.setValue(child, self.FAILURE.number, True)
-            fatal = True
-        x, y = x_key.get(child), y_key.get(child)
-        if not (math.isfinite(x) and math.isfinite(y)):
-            flags.setValue(child, self.NO_CENTROID.number, True)
-            flags.setValue(child, self.FAILURE.number, True)
-            fatal = True
-        if fatal:
-            return
-        for kind, sums in zip(
-            ("raw", "abs"), _weighted_sums(image, x, y, (xx, yy, xy), self._ctrl.nSigmaWeightMax), strict=True
-        ):
-            w, ww, wd, *second = sums
-            if self._ctrl.doFlux:
-                flux = w * wd / ww if ww else math.nan
-                if kind == "abs" and flux < 0.0:
-                    flux = 0.0
-                self._keys[f"{kind}_{who}_instFlux"].set(child, flux)
-            if self._ctrl.doShape:
-                for (key, _), value in zip(self._keys[f"{kind}_{who}"]._columns, second, strict=True):
-                    # Twice the weighted moments are those of a Gaussian.
-                    key.set(child, 2.0 * value / wd if wd else math.nan)
+        rows, ellipses = [], []
+        for row, child in enumerate(children):
+            if centroid_flag is not None and centroid_flag.get(child):
+                # Not a failure: the peak does well enough here.
+                flags.setValue(child, self.NO_CENTROID.number, True)
+            xx, yy, xy = (key.get(child) for key in shape_keys)
+            x, y = x_key.get(child), y_key.get(child)
+            has_shape, has_centroid = xx * yy - xy * xy >= 0.0, math.isfinite(x) and math.isfinite(y)
+            if not has_shape or (shape_flag is not None and shape_flag.get(child)):
+                flags.setValue(child, self.NO_SHAPE.number, True)
+                flags.setValue(child, self.FAILURE.number, True)
+            if not has_centroid:
+                flags.setValue(child, self.NO_CENTROID.number, True)
+                flags.setValue(child, self.FAILURE.number, True)
+            if has_shape and has_centroid:
+                rows.append(row)
+                ellipses.append((x - pixels.x0, y - pixels.y0, xx, yy, xy))
+        shapes, n_sigma = np.array(ellipses).reshape(-1, 5), self._ctrl.nSigmaWeightMax
+        for row, both in zip(rows, _weighted_sums(pixels, rows, shapes, n_sigma, batch), strict=True):
+            for kind, (w, ww, wd, *second) in zip(("raw", "abs"), both, strict=True):
+                if self._ctrl.doFlux:
+                    flux = w * wd / ww if ww else math.nan
+                    if kind == "abs" and flux < 0.0:
+                        flux = 0.0
+                    self._keys[f"{kind}_{who}_instFlux"].set(children[row], flux)
+                if self._ctrl.doShape:
+                    for (key, _), value in zip(self._keys[f"{kind}_{who}"]._columns, second, strict=True):
+                        # Twice the weighted moments are those of a Gaussian.
+                        key.set(children[row], 2.0 * value / wd if wd else math.nan)
+
+
+_PART = 200_000
+"""About how many pixels are summed up at once."""
 
 
 def _weighted_sums(
-    image: MaskedImageF, x: float, y: float, moments: tuple[float, float, float], n_sigma: float
-) -> tuple[list[float], list[float]]:
-    """Return sums of w, w^2, w d and w d times dx^2, dy^2 and dx dy.
+    pixels: Pixels, children: Sequence[int], ellipses: np.ndarray, n_sigma: float, batch: Batch | None
+) -> Iterator[tuple[list[float], list[float]]]:
+    """Yield sums of w, w^2, w d and w d times dx^2, dy^2 and dx dy, with x, y, xx, yy, xy of N ellipses.
 
     The first list is of the pixels, the second one of their absolute values
     less what these have too much.
     """
-    pixels = get_pixels(image)
-    height, width = pixels.image.shape
-    xx, yy, xy = moments
-    det = xx * yy - xy * xy
-    scale = n_sigma * n_sigma
-    x, y = x - pixels.x0, y - pixels.y0
-    rows, first, last, _ = ellipse_rows(scale * xx, scale * yy, scale * xy, x, y)
-    on_image = (rows >= 0) & (rows < height) & (last >= 0) & (first < width)
-    rows, first, last = rows[on_image], np.maximum(first[on_image], 0), last[on_image]
-    last = np.minimum(last, width - 1)
-    if rows.size == 0 or det <= 0:
-        return [0.0] * 6, [0.0] * 6
-    where = slice(int(rows[0]), int(rows[-1]) + 1), slice(int(first.min()), int(last.max()) + 1)
-    columns = np.arange(where[1].start, where[1].stop)
-    row_index, column_index = np.nonzero((columns >= first[:, None]) & (columns <= last[:, None]))
-    dx, dy = (columns - x)[column_index], (rows - y)[row_index]
-    weight = np.exp(-0.5 * (yy * dx * dx - 2.0 * xy * dx * dy + xx * dy * dy) / det)
-    inside = row_index, column_index
-    data = pixels.image[where][inside].astype(np.float64)
-    variance = pixels.variance[where][inside].astype(np.float64)
-    mu = BlendednessAlgorithm.computeAbsExpectation(data, variance)
-    absolute = np.abs(data) - BlendednessAlgorithm.computeAbsBias(mu, variance)
-    factors = np.stack([np.ones(dx.size), dx * dx, dy * dy, dx * dy])
-    start = [float(weight.sum()), float(weight @ weight)]
-    return start + (factors @ (weight * data)).tolist(), start + (factors @ (weight * absolute)).tolist()
+    _, _, xx, yy, xy = ellipses.T
+    area = np.minimum(math.pi * n_sigma**2 * np.sqrt(xx * yy - xy * xy), pixels.image.size)
+    part = np.cumsum(area) // _PART
+    for some in np.split(np.arange(len(children)), np.flatnonzero(np.diff(part)) + 1):
+        x, y, xx, yy, xy = ellipses[some].T
+        det = xx * yy - xy * xy
+        counts, rows, columns = _ellipse_pixels(ellipses[some], n_sigma, pixels.image.shape)
+        of = np.repeat(np.arange(some.size), counts)
+        ends = np.concatenate([[0], np.cumsum(counts)]).tolist()
+        dx, dy = columns - x[of], rows - y[of]
+        weight = np.exp(-0.5 * (yy[of] * dx * dx - 2.0 * xy[of] * dx * dy + xx[of] * dy * dy) / det[of])
+        data = pixels.image[rows, columns].astype(np.float64)
+        if batch is not None:
+            for i, row in enumerate(some.tolist()):
+                one = slice(ends[i], ends[i + 1])
+                with batch.inserted(children[row]) as image:
+                    data[one] = image[rows[one], columns[one]]
+        variance = pixels.variance[rows, columns].astype(np.float64)
+        mu = BlendednessAlgorithm.computeAbsExpectation(data, variance)
+        absolute = np.abs(data) - BlendednessAlgorithm.computeAbsBias(mu, variance)
+        factors = np.stack([np.ones(dx.size), dx * dx, dy * dy, dx * dy])
+        raw, denoised = weight * data, weight * absolute
+        for begin, end in zip(ends, ends[1:], strict=False):
+            w, f = weight[begin:end], np.ascontiguousarray(factors[:, begin:end])
+            start = [float(w.sum()), float(w @ w)]
+            yield start + (f @ raw[begin:end]).tolist(), start + (f @ denoised[begin:end]).tolist()
+
+
+def _ellipse_pixels(
+    ellipses: np.ndarray, n_sigma: float, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Find the pixels of the image in N ellipses as `ellipse_rows` does: their numbers, rows and columns."""
+    x, y, *moments = ellipses.T
+    xx, yy, xy = (n_sigma * n_sigma * moment for moment in moments)
+    with np.errstate(all="ignore"):
+        half = np.sqrt(yy)
+        low, high = np.ceil(y - half - 0.5), np.floor(y + half + 0.5)
+        flat = yy < xx * np.finfo(float).eps
+        slope = np.where(flat, 0.0, xy / yy)
+        width = np.where(flat, xx, xx - xy * slope)
+        drop = np.where(flat, 0.0, width / yy)
+    low, high = np.maximum(low, 0), np.minimum(high, shape[0] - 1)
+    usable = (moments[0] * moments[1] - moments[2] * moments[2] > 0) & (xx >= 0)
+    numbers = np.where(usable, np.maximum(high - low + 1, 0), 0).astype(np.int64)
+    of, rows = _count(numbers, np.where(usable, low, 0).astype(np.int64))
+    dy = rows - y[of]
+    square = width[of] - drop[of] * dy * dy
+    with np.errstate(invalid="ignore"):
+        reach = np.sqrt(square)
+    middle = slope[of] * dy + x[of]
+    first, last = np.maximum(np.ceil(middle - reach), 0), np.minimum(np.floor(middle + reach), shape[1] - 1)
+    lengths = np.where(square >= 0, np.maximum(last - first + 1, 0), 0).astype(np.int64)
+    row_of, columns = _count(lengths, np.where(square >= 0, first, 0).astype(np.int64))
+    counts = np.bincount(of, weights=lengths, minlength=len(ellipses)).astype(np.int64)
+    return counts, rows[row_of], columns
+
+
+def _count(numbers: np.ndarray, first: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count up from each of N numbers: which of them, and the numbers."""
+    of = np.repeat(np.arange(numbers.size), numbers)
+    return of, first[of] + np.arange(of.size) - (np.cumsum(numbers) - numbers)[of]
 
 
 def _old_blendedness(footprint: Any, image: MaskedImageF) -> float:

@@ -11,14 +11,20 @@ formulas of the uncertainties are those of the SDSS photometric pipeline.
 
 from __future__ import annotations
 
-__all__ = ["Moments", "adaptive_moments", "fixed_moments_flux"]
+__all__ = ["Moments", "adaptive_moments", "adaptive_moments_batch", "fixed_moments_flux"]
 
 import dataclasses
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import lsst.pex.exceptions as pexExceptions
+
+from ._batch import dot, group
+
+if TYPE_CHECKING:
+    from ._batch import Batch
 
 _EPSILON = float(np.finfo(np.float32).eps)
 _MAX_EXPONENT = 14.0
@@ -239,9 +245,7 @@ def _iterate(
                 w11, w12, w22 = old
                 iteration -= 1
         total, sum_x, sum_y, sum_xx, sum_xy, sum_yy = window.moments(w11, w12, w22, parts)
-        weight_inverse = _invert(w11, w12, w22)
-        area = math.nan if weight_inverse is None else _determinant(weight_inverse)
-        result.amplitude = total / (math.pi * math.sqrt(area)) if area > 0 else math.nan
+        result.amplitude = _amplitude(total, w11, w12, w22)
         if not (sign * total > 0 and sign * sum_xx > 0 and sign * sum_yy > 0):
             result.unweighted = True
             break
@@ -281,8 +285,18 @@ def _iterate(
     return (s11, s12, s22), parts
 
 
-def _determinant(inverse: tuple[float, float, float, float]) -> float:
-    return inverse[1] * inverse[3] - inverse[2] ** 2
+def _amplitude(total: float, w11: float, w12: float, w22: float) -> float:
+    """Return the height of a Gaussian with this sum under the weight."""
+    inverse = _invert(w11, w12, w22)
+    area = math.nan if inverse is None else inverse[1] * inverse[3] - inverse[2] ** 2
+    return total / (math.pi * math.sqrt(area)) if area > 0 else math.nan
+
+
+def _add_covariance(result: Moments, variance: np.ndarray, x: float, y: float) -> None:
+    """Add the covariance, with the variance of the pixel at a position."""
+    ix, iy = math.floor(x + 0.5), math.floor(y + 0.5)
+    if 0 <= ix < variance.shape[1] and 0 <= iy < variance.shape[0] and variance[iy, ix] > 0:
+        result.covariance = _covariance(result, float(variance[iy, ix]))
 
 
 def adaptive_moments(
@@ -367,18 +381,142 @@ def _measure(
         s11, s12, s22 = sum_xx / total, sum_xy / total, sum_yy / total
     result.xx, result.xy, result.yy = s11, s12, s22
     if variance is not None and not result.unweighted:
-        ix, iy = math.floor(x + 0.5), math.floor(y + 0.5)
-        if 0 <= ix < array.shape[1] and 0 <= iy < array.shape[0] and variance[iy, ix] > 0:
-            result.covariance = _covariance(result, float(variance[iy, ix]))
+        _add_covariance(result, variance, x, y)
     return True
 
 
+_HALF_STAMP = 40
+"""Half the width of the stamps on which sources are measured together; larger ones are measured alone."""
+
+
+def _batch_moments(
+    stamps: np.ndarray,
+    some: np.ndarray,
+    first: np.ndarray,
+    size: np.ndarray,
+    low: np.ndarray,
+    center: np.ndarray,
+    weights: np.ndarray,
+) -> tuple[np.ndarray, ...]:
+    """Do `_Window.moments` for boxes of one size in stamps of sources."""
+    height, width = size.tolist()
+    pixels = stamps[
+        some[:, None, None],
+        first[0][:, None, None] + np.arange(height)[:, None],
+        first[1][:, None, None] + np.arange(width),
+    ].astype(np.float64)
+    dy, dx = low[0][:, None] + np.arange(height) - center[0][:, None], low[1][:, None] + np.arange(width)
+    dx = dx - center[1][:, None]
+    dx2, dy2 = dx**2, dy**2
+    w11, w12, w22 = weights[:, :, None]
+    exponent = (2.0 * w12 * dy)[:, :, None] * dx[:, None]
+    exponent += (w11 * dx2)[:, None]
+    exponent += (w22 * dy2)[:, :, None]
+    weighted = np.exp(-0.5 * exponent)
+    weighted *= pixels
+    weighted[exponent > _MAX_EXPONENT] = 0.0
+    columns = weighted.sum(axis=1)
+    rows = weighted @ np.ones(width)
+    total = columns.sum(axis=1)
+    return (
+        total,
+        dot(columns, dx) + total * center[1],
+        dot(rows, dy) + total * center[0],
+        dot(columns, dx2),
+        dot(dy, (weighted @ dx[:, :, None])[:, :, 0]),
+        dot(rows, dy2),
+    )
+
+
+def adaptive_moments_batch(
+    batch: Batch,
+    rows: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    max_iter: int,
+    max_shift: float,
+    tolerances: tuple[float, float],
+) -> dict[int, Moments]:
+    """Do `adaptive_moments` for sources together, at positions in the array, without a background.
+
+    Returns
+    -------
+    moments : `dict` [`int`, `Moments`]
+        Results by row; only of sources whose weights are matched without ado.
+    """
+    half = _HALF_STAMP
+    shape = batch.pixels.image.shape
+    corner = np.floor(np.stack([y, x]) + 0.5).astype(np.int64) - half
+    inside = np.flatnonzero(batch.fits(*corner, (2 * half + 1, 2 * half + 1)))
+    rows, x, y, corner = rows[inside], x[inside], y[inside], corner[:, inside]
+    stamps = batch.stamps(rows, *corner, (2 * half + 1, 2 * half + 1))
+    limit = min(max(max_shift, 2.0), 10.0)
+    near = np.stack([y, x]).astype(np.float32).astype(np.float64)
+    s = np.repeat([[1.5], [0.0], [1.5]], rows.size, axis=1)
+    old = np.full((3, rows.size), 1e6)
+    place = np.full((2, rows.size), np.nan)
+    shift, result = np.zeros(rows.size, bool), {}
+    active = np.arange(rows.size)
+    for iteration in range(max_iter):
+        if not active.size:
+            break
+        s11, s12, s22 = s[:, active]
+        det = s11 * s22 - s12 * s12
+        w11, w12, w22 = s22 / det, -s12 / det, s11 / det
+        radius = 4 * np.sqrt(np.maximum(s11, s22))
+        position = np.stack([y, x])[:, active]
+        low = np.maximum(np.floor(position - radius + 0.5), 0).astype(np.int64)
+        size = np.array(shape)[:, None]
+        high = np.minimum(np.ceil(position + radius - 0.5), size - 1).astype(np.int64) + 1
+        on_stamp = (low >= corner[:, active]) & (high <= corner[:, active] + 2 * half + 1)
+        fine = (s11 < 0.25) | (s22 < 0.25) | (det < 0.0625) | ~on_stamp.all(axis=0)
+        # What is left out here is measured on its own.
+        fine |= (w11 > 1e6) | (np.abs(w12) > 1e6) | (w22 > 1e6)
+        keep = ~fine
+        active, low, high = active[keep], low[:, keep], high[:, keep]
+        w = np.stack([w11, w12, w22])[:, keep]
+        sums = np.empty((6, active.size))
+        for same in group(*(high - low)):
+            some = active[same]
+            sums[:, same] = _batch_moments(
+                stamps, some, low[:, same] - corner[:, some], high[:, same[0]] - low[:, same[0]],
+                low[:, same], near[:, some], w[:, same],
+            )  # fmt: skip
+        total, sum_x, sum_y, sum_xx, sum_xy, sum_yy = sums
+        good = (total > 0) & (sum_xx > 0) & (sum_yy > 0)
+        with np.errstate(all="ignore"):
+            place[:, active] = sum_y / total, sum_x / total
+            o11, o22, o12 = sum_xx / total, sum_yy / total, sum_xy / total
+            far = np.abs(place[:, active] - np.stack([y, x])[:, active]) > limit
+            shift[active[good & far.any(axis=0)]] = True
+            new = np.stack([(o11 - o22) / (o11 + o22), 2.0 * o12 / (o11 + o22), o11])
+            settled = np.abs(new[:2] - old[:2, active]) < tolerances[0]
+            done = good & settled.all(axis=0) & (np.abs(o11 / old[2, active] - 1.0) < tolerances[1])
+            done &= (o11 > 0) & (o22 > 0) & (iteration > 0)
+            product = o11 * o22 - o12 * o12
+            u11, u12, u22 = o22 / product - w[0], -o12 / product - w[1], o11 / product - w[2]
+            update = u11 * u22 - u12 * u12
+            good &= (o11 > 0) & (o22 > 0) & (product >= _EPSILON) & (update >= _EPSILON)
+            updated = np.stack([u22 / update, -u12 / update, u11 / update])
+            good &= (updated[0] > 0) & (updated[2] > 0)
+            good &= updated[0] * updated[2] - updated[1] * updated[1] >= _EPSILON
+        for at in np.flatnonzero(done).tolist():
+            one = active[at]
+            found = Moments(*place[::-1, one].tolist(), _amplitude(float(total[at]), *w[:, at].tolist()))
+            found.xx, found.xy, found.yy = s[:, one].tolist()
+            found.shift = found.bad = bool(shift[one])
+            _add_covariance(found, batch.pixels.variance, float(x[one]), float(y[one]))
+            result[int(rows[one])] = found
+        go_on = good & ~done
+        old[:, active[go_on]] = new[:, go_on]
+        s[:, active[go_on]] = updated[:, go_on]
+        active = active[go_on]
+    return result
+
+
 def fixed_moments_flux(
-    array: np.ndarray,
-    variance: np.ndarray,
-    x: float,
-    y: float,
-    moments: tuple[float, float, float],
+    array: np.ndarray, variance: np.ndarray, x: float, y: float, moments: tuple[float, float, float]
 ) -> tuple[float, float]:
     """Measure the flux with a Gaussian weight of a given shape.
 

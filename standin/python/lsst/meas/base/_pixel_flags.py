@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from lsst.afw.image import ExposureF
     from lsst.afw.table import Schema, SourceRecord
 
+    from ._batch import Batch
     from ._exceptions import MeasurementError
 
 _PLANES = "List of mask planes to be searched for which occur "
@@ -30,11 +31,7 @@ _FOUND = "If any of the planes are found they will have a corresponding pixel fl
 
 # Plane, name of the flag, and what it means: anywhere in the footprint.
 _ANY = (
-    (
-        "EDGE",
-        "edge",
-        "Pixel in source outside usable exposure region (masked EDGE or centroid off image).",
-    ),
+    ("EDGE", "edge", "Pixel in source outside usable exposure region (masked EDGE or centroid off image)."),
     ("NO_DATA", "nodata", "NO_DATA pixel in the source footprint."),
     ("INTRP", "interpolated", "Interpolated pixel in the Source footprint"),
     ("SAT", "saturated", "Saturated pixel in the Source footprint"),
@@ -161,6 +158,36 @@ class PixelFlagsAlgorithm(SimpleAlgorithm):
         center = array[max(row - 1, 0) : max(row + 2, 0), max(column - 1, 0) : max(column + 2, 0)]
         self._set(self._center, int(np.bitwise_or.reduce(center, axis=None)), measRecord, mask)
         self._set(self._center_all, int(np.bitwise_and.reduce(center, axis=None)), measRecord, mask)
+
+    def measureBatch(self, batch: Batch) -> list[int]:
+        """Measure sources together; return those that were left out."""
+        mask, array = batch.exposure.mask, batch.pixels.mask
+        x_key, y_key = slot_keys(batch.records[0], "Centroid", ("x", "y"))
+        groups = self._any, self._center, self._center_all
+        # These two are those of the source that is in the image.
+        if x_key is None or y_key is None or any({"THISDET", "OTHERDET"} & set(keys) for keys in groups):
+            return batch.others()
+        rows, corners, in_footprint = [], [], []
+        for row in batch.chosen.tolist():
+            x, y = x_key.get(batch.records[row]), y_key.get(batch.records[row])
+            where = batch.footprint_pixels(row)
+            if where is None or not (math.isfinite(x) and math.isfinite(y)):
+                continue
+            corner = math.floor(y + 0.5) - batch.pixels.y0 - 1, math.floor(x + 0.5) - batch.pixels.x0 - 1
+            if min(corner) >= 0 and corner[0] + 3 <= array.shape[0] and corner[1] + 3 <= array.shape[1]:
+                rows.append(row)
+                corners.append(corner)
+                in_footprint.append(int(np.bitwise_or.reduce(array[where])))
+        center = batch.windows(array, *np.array(corners, int).reshape(-1, 2).T, (3, 3))
+        bits = (
+            np.array(in_footprint, int),
+            np.bitwise_or.reduce(center, axis=(1, 2)),
+            np.bitwise_and.reduce(center, axis=(1, 2)),
+        )
+        for keys, found in zip(groups, bits, strict=True):
+            for one in np.flatnonzero(found & mask.getPlaneBitMask(list(keys))).tolist():
+                self._set(keys, int(found[one]), batch.records[rows[one]], mask)
+        return batch.others(rows)
 
     def fail(self, measRecord: SourceRecord, error: MeasurementError | None = None) -> None:
         # Docstring inherited.

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from ._algorithm import Control, SimpleAlgorithm, get_pixels
+from ._batch import dot, parts
 from ._exceptions import FatalAlgorithmError, PixelValueError
 from ._flag_handler import FlagDefinitionList, FlagHandler
 from ._inputs import SafeCentroidExtractor
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from lsst.afw.image import ExposureF
     from lsst.afw.table import Schema, SourceRecord
 
+    from ._batch import Batch
     from ._exceptions import MeasurementError
 
 _FLAGS = FlagDefinitionList()
@@ -123,19 +125,42 @@ class PsfFluxAlgorithm(SimpleAlgorithm):
             if model.size == 0:
                 self._no_good_pixels(measRecord)
                 return
-        square = model * model
-        alpha = float(model @ model)
-        flux = float(model @ data) / alpha
-        noise = float(square @ variance)
-        error = math.sqrt(noise) / alpha if noise >= 0 else math.nan
-        self._area.set(measRecord, float(model.sum()) ** 2 / alpha)
+        flux, error, area, chi2 = map(float, _fit(model, data, variance))
+        self._area.set(measRecord, area)
         self._n_pixels.set(measRecord, model.size)
         if not (math.isfinite(flux) and math.isfinite(error)):
             raise PixelValueError("Invalid pixel value detected in image.")
         self._key.set(measRecord, FluxResult(flux, error))
-        residual = data - flux * model
-        with np.errstate(divide="ignore", invalid="ignore"):
-            self._chi2.set(measRecord, float((residual * residual / variance).sum()))
+        self._chi2.set(measRecord, chi2)
+
+    def measureBatch(self, batch: Batch) -> list[int]:
+        """Measure sources together; return those that were left out."""
+        psf = batch.exposure.getPsf()
+        rows, x, y, _ = batch.locate(self._centroid, self._flags)
+        made = None if psf is None or self._ctrl.badMaskPlanes else psf._imagesAt(x, y)
+        if made is None:
+            return batch.others()
+        models, y0, x0 = made
+        shape = models.shape[1:]
+        y0, x0 = y0 - batch.pixels.y0, x0 - batch.pixels.x0
+        inside = batch.fits(y0, x0, shape)
+        done = [rows[:0]]
+        for part in parts(np.flatnonzero(inside)):
+            stamps = batch.stamps(rows[part], y0[part], x0[part], shape)
+            variance = batch.windows(batch.pixels.variance, y0[part], x0[part], shape)
+            model, data, variance = (
+                plane.reshape(part.size, -1).astype(np.float64) for plane in (models[part], stamps, variance)
+            )
+            flux, error, area, chi2 = _fit(model, data, variance)
+            good = np.isfinite(flux) & np.isfinite(error)
+            done.append(rows[part[good]])
+            instFlux, instFluxErr = self._key.getInstFlux(), self._key.getInstFluxErr()
+            for key, values in (
+                (instFlux, flux), (instFluxErr, error), (self._area, area), (self._chi2, chi2)
+            ):  # fmt: skip
+                batch.put(done[-1], key, values[good])
+            batch.put(done[-1], self._n_pixels, np.full(good.sum(), model.shape[1]))
+        return batch.others(np.concatenate(done))
 
     def _no_good_pixels(self, record: SourceRecord) -> None:
         self._flags.setValue(record, self.NO_GOOD_PIXELS.number, True)
@@ -144,3 +169,14 @@ class PsfFluxAlgorithm(SimpleAlgorithm):
     def fail(self, measRecord: SourceRecord, error: MeasurementError | None = None) -> None:
         # Docstring inherited.
         self._flags.handleFailure(measRecord, error)
+
+
+def _fit(model: np.ndarray, data: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Fit PSFs to pixels, (N, k) or one of (k,); return flux, error, effective area and chi2."""
+    alpha = dot(model, model)
+    with np.errstate(all="ignore"):
+        flux = dot(model, data) / alpha
+        error = np.sqrt(dot(model * model, variance)) / alpha
+        residual = data - flux[..., None] * model
+        chi2 = (residual * residual / variance).sum(axis=-1)
+        return flux, error, model.sum(axis=-1) ** 2 / alpha, chi2

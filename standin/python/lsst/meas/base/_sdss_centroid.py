@@ -16,6 +16,7 @@ __all__ = ["SdssCentroidAlgorithm", "SdssCentroidControl"]
 
 import dataclasses
 import math
+from collections.abc import Generator
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -25,6 +26,7 @@ from lsst.afw.detection import GaussianPsf
 from lsst.geom import Point2D
 
 from ._algorithm import Control, Pixels, SimpleAlgorithm, get_pixels, is_negative
+from ._batch import parts
 from ._exceptions import FatalAlgorithmError
 from ._flag_handler import FlagDefinitionList, FlagHandler
 from ._inputs import CentroidChecker, SafeCentroidExtractor
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from lsst.afw.image import ExposureF
     from lsst.afw.table import Schema, SourceRecord
 
+    from ._batch import Batch
     from ._exceptions import MeasurementError
 
 _FLAGS = FlagDefinitionList()
@@ -123,44 +126,84 @@ class SdssCentroidAlgorithm(SimpleAlgorithm):
 
     def measure(self, measRecord: SourceRecord, exposure: ExposureF) -> None:
         # Docstring inherited.
-        center = self._centroid(measRecord, self._flags)
+        pixels = get_pixels(exposure)
+        search = self._search(measRecord, pixels, exposure.getPsf())
+        request = next(search, None)
+        while request is not None:
+            try:
+                request = search.send(_smooth(pixels, *request))
+            except StopIteration:
+                return
+
+    def measureBatch(self, batch: Batch) -> list[int]:
+        """Measure sources together; return those that were left out."""
+        psf = batch.exposure.getPsf()
+        if psf is None or not psf._isFixed:
+            return batch.others()
+        smoothers = {id(one): _Smoother(batch, one) for one in (psf, self._fallback)}
+        left, waiting = [], {}
+
+        def go_on(row: int, search: Any, answer: Any) -> None:
+            try:
+                waiting[row] = search, search.send(answer)
+            except StopIteration:
+                return
+            except Exception:
+                # Measured on its own, which says what is wrong.
+                left.append(row)
+
+        for row in batch.chosen.tolist():
+            go_on(row, self._search(batch.records[row], batch.pixels, psf), None)
+        while waiting:
+            now, asked = list(waiting.items()), {}
+            waiting.clear()
+            for row, (search, (one, x, y, *bins)) in now:
+                asked.setdefault((id(one), *bins), []).append((row, search, x, y))
+            for (one, *bins), sources in asked.items():
+                rows, searches, x, y = zip(*sources, strict=True)
+                answers = smoothers[one].smooth(np.array(rows), np.array(x), np.array(y), *bins)
+                for row, search, answer in zip(rows, searches, answers, strict=True):
+                    go_on(row, search, answer)
+        return sorted(left)
+
+    def _search(self, record: SourceRecord, pixels: Pixels, psf: Any) -> Generator[Any, Any, None]:
+        """Measure a source; yield the arguments of each `_smooth`, and take its result."""
+        center = self._centroid(record, self._flags)
         result = CentroidResult(center.getX(), center.getY())
         # Better than NaN, should the rest fail.
-        self._key.set(measRecord, result)
-        negative = is_negative(measRecord)
-        pixels = get_pixels(exposure)
+        self._key.set(record, result)
+        negative = is_negative(record)
         height, width = pixels.image.shape
         if not (math.isfinite(result.x) and math.isfinite(result.y)):
-            self._set_failed(measRecord, self.EDGE.number)
+            self._set_failed(record, self.EDGE.number)
             return
         x, y = math.floor(result.x - pixels.x0 + 0.5), math.floor(result.y - pixels.y0 + 0.5)
         if not (0 <= x < width and 0 <= y < height):
-            self._set_failed(measRecord, self.EDGE.number)
+            self._set_failed(record, self.EDGE.number)
             return
-        psf = exposure.getPsf()
         if psf is None:
             raise FatalAlgorithmError("SdssCentroid algorithm requires a Psf with every exposure")
-        found = self._find(measRecord, psf, pixels, x, y, negative)
+        found = yield from self._find(record, psf, x, y, negative)
         if found is None:
             return
         result.x, result.y = found.x + pixels.x0, found.y + pixels.y0
         result.xErr, result.yErr = abs(found.x_error), abs(found.y_error)
-        self._key.set(measRecord, result)
-        self._check(measRecord)
+        self._key.set(record, result)
+        self._check(record)
 
     def _find(
-        self, record: SourceRecord, psf: Any, pixels: Pixels, x: int, y: int, negative: bool
-    ) -> _Maximum | None:
+        self, record: SourceRecord, psf: Any, x: int, y: int, negative: bool
+    ) -> Generator[Any, Any, _Maximum | None]:
         """Find the maximum, binning as needed; None if it failed."""
         bin_x = bin_y = 1
         bin_size = 1
         found: _Maximum | None = None
         while bin_size <= self._ctrl.binmax:
             last = False
-            smoothed = _smooth(psf, pixels, x, y, bin_x, bin_y)
+            smoothed = yield psf, x, y, bin_x, bin_y
             if smoothed is None:
                 psf, last = self._fallback, True
-                smoothed = _smooth(psf, pixels, x, y, bin_x, bin_y)
+                smoothed = yield psf, x, y, bin_x, bin_y
                 if smoothed is None:
                     self._set_failed(record, self.EDGE.number)
                     return None
@@ -204,41 +247,83 @@ class SdssCentroidAlgorithm(SimpleAlgorithm):
         self._flags.handleFailure(measRecord, error)
 
 
-def _smooth(
-    psf: Any, pixels: Pixels, x: int, y: int, bin_x: int, bin_y: int
-) -> tuple[list[list[float]], list[list[float]], float] | None:
+_Smoothed = tuple[list[list[float]], list[list[float]], float] | None
+"""The nine pixels of image and variance, [y][x], and the width of the PSF; None too close to an edge."""
+
+
+def _smooth(pixels: Pixels, psf: Any, x: int, y: int, bin_x: int, bin_y: int) -> _Smoothed:
     """Smooth the binned image with the PSF at the 3 x 3 pixels about one.
 
-    Returns
-    -------
-    image, variance : `list` [`list` [`float`]]
-        The nine pixels, [y][x]; the variance is that of unsmoothed pixels.
-    sigma : `float`
-        Width of the PSF.
+    The variance is that of unsmoothed pixels.
     """
     position = Point2D(x + pixels.x0, y + pixels.y0)
     kernel = psf.computeKernelImage(position).array
-    kernel_height, kernel_width = kernel.shape
-    width, height = kernel_width // 2 * 2 + 3, kernel_height // 2 * 2 + 3
-    low_x, low_y = x - bin_x * (2 + kernel_width // 2), y - bin_y * (2 + kernel_height // 2)
-    full_height, full_width = pixels.image.shape
-    # Upstream smooths one pixel more than is needed on either side.
-    if (
-        low_x < 0
-        or low_y < 0
-        or low_x + bin_x * (kernel_width + 4) > full_width
-        or low_y + bin_y * (kernel_height + 4) > full_height
-    ):
+    low, shape = _window(kernel.shape, np.array([y]), np.array([x]), bin_x, bin_y)
+    if not _fits(kernel.shape, low, pixels.image.shape, bin_x, bin_y)[0]:
         return None
     sigma = psf.computeShape(position).getDeterminantRadius()
-    rows = slice(low_y + bin_y, low_y + bin_y * (1 + height))
-    columns = slice(low_x + bin_x, low_x + bin_x * (1 + width))
+    window = tuple(slice(first, first + size) for first, size in zip(low[:, 0].tolist(), shape, strict=True))
+    planes = pixels.image[window][None], pixels.variance[window][None]
+    return _smooth_stamps(*planes, kernel, sigma, bin_x, bin_y)[0]
+
+
+class _Smoother:
+    """Does what `_smooth` does for sources of a batch, with a PSF that is the same everywhere."""
+
+    def __init__(self, batch: Batch, psf: Any):
+        self._batch = batch
+        position = Point2D(batch.pixels.x0, batch.pixels.y0)
+        self._kernel = psf.computeKernelImage(position).array
+        self._sigma = psf.computeShape(position).getDeterminantRadius()
+
+    def smooth(
+        self, rows: np.ndarray, x: np.ndarray, y: np.ndarray, bin_x: int, bin_y: int
+    ) -> list[_Smoothed]:
+        """Smooth about pixels of the array, one for each of some sources."""
+        low, shape = _window(self._kernel.shape, y, x, bin_x, bin_y)
+        result: list[_Smoothed] = [None] * rows.size
+        inside = np.flatnonzero(_fits(self._kernel.shape, low, self._batch.pixels.image.shape, bin_x, bin_y))
+        inside = inside[np.argsort(rows[inside])]
+        for part in parts(inside, 1 + 32 // (bin_x * bin_y)):
+            planes = (
+                self._batch.stamps(rows[part], *low[:, part], shape),
+                self._batch.windows(self._batch.pixels.variance, *low[:, part], shape),
+            )
+            done = _smooth_stamps(*planes, self._kernel, self._sigma, bin_x, bin_y)
+            for at, one in zip(part.tolist(), done, strict=True):
+                result[at] = one
+        return result
+
+
+def _window(
+    kernel: tuple[int, ...], y: np.ndarray, x: np.ndarray, bin_x: int, bin_y: int
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """Return the first pixels, (2, N), y and x, and the shape of what is smoothed about pixels."""
+    half_y, half_x = kernel[0] // 2, kernel[1] // 2
+    low = np.stack([y - bin_y * (1 + half_y), x - bin_x * (1 + half_x)])
+    return low, (bin_y * (half_y * 2 + 3), bin_x * (half_x * 2 + 3))
+
+
+def _fits(
+    kernel: tuple[int, ...], low: np.ndarray, shape: tuple[int, ...], bin_x: int, bin_y: int
+) -> np.ndarray:
+    """Tell which windows are on the image; upstream smooths one pixel more than is needed on either side."""
+    bins = np.array([[bin_y], [bin_x]])
+    high = low - bins + bins * (np.array(kernel[:2])[:, None] + 4)
+    return np.asarray(((low - bins >= 0) & (high <= np.array(shape)[:, None])).all(axis=0))
+
+
+def _smooth_stamps(
+    image: np.ndarray, variance: np.ndarray, kernel: np.ndarray, sigma: float, bin_x: int, bin_y: int
+) -> list[_Smoothed]:
+    """Smooth stamps (N, height, width)."""
     weights = kernel / kernel.sum()
-    image = _convolve(_bin(pixels.image[rows, columns], bin_x, bin_y), weights)
-    variance = _convolve(_bin(pixels.variance[rows, columns], bin_x, bin_y, 2), weights * weights)
+    smooth = _convolve(_bin(image, bin_x, bin_y), weights)
+    noise = _convolve(_bin(variance, bin_x, bin_y, 2), weights * weights)
     # The sum of the squares of a Gaussian's pixels, and the pixels of a bin.
-    variance *= bin_x * bin_y * 4 * math.pi * sigma * sigma
-    return image.reshape(3, 3).tolist(), variance.reshape(3, 3).tolist(), sigma
+    noise *= bin_x * bin_y * 4 * math.pi * sigma * sigma
+    values = (each.reshape(-1, 3, 3).tolist() for each in (smooth, noise))
+    return [(one, other, sigma) for one, other in zip(*values, strict=True)]
 
 
 def _bin(array: np.ndarray, bin_x: int, bin_y: int, power: int = 1) -> np.ndarray:
@@ -246,26 +331,26 @@ def _bin(array: np.ndarray, bin_x: int, bin_y: int, power: int = 1) -> np.ndarra
     array = array.astype(np.float64)
     if bin_x == bin_y == 1:
         return array
-    height, width = array.shape
-    boxes = array.reshape(height // bin_y, bin_y, width // bin_x, bin_x)
-    return boxes.sum(axis=(1, 3)) / float(bin_x * bin_y) ** power
+    count, height, width = array.shape
+    boxes = array.reshape(count, height // bin_y, bin_y, width // bin_x, bin_x)
+    return boxes.sum(axis=(2, 4)) / float(bin_x * bin_y) ** power
 
 
 def _convolve(array: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Return the nine sums of the array's 3 x 3 windows with the weights."""
-    height, width = array.shape
+    """Return the nine sums of the 3 x 3 windows of each stamp with the weights, (N, 9)."""
+    count, height, width = array.shape
     shape = (height - 2, width - 2)
-    windows = sliding_window_view(array, shape).reshape(9, -1)
+    windows = sliding_window_view(array, shape, axis=(1, 2)).reshape(count, 9, -1)
     # Kernels with an even side leave a row or column of the windows unused.
     if weights.shape != shape:
         padded = np.zeros(shape)
         padded[: weights.shape[0], : weights.shape[1]] = weights
         weights = padded
     result = windows @ weights.ravel()
-    if not np.isfinite(result).all():
-        used = weights.ravel() != 0
-        result = windows[:, used] @ weights.ravel()[used]
-    return result
+    used = weights.ravel() != 0
+    for bad in np.flatnonzero(~np.isfinite(result).all(axis=1)).tolist():
+        result[bad] = windows[bad][:, used] @ weights.ravel()[used]
+    return np.asarray(result)
 
 
 def _interpolate(low: float, middle: float, high: float, negative: bool) -> tuple[float, bool]:

@@ -6,12 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "SdssShapeAlgorithm",
-    "SdssShapeControl",
-    "SdssShapeResult",
-    "SdssShapeResultKey",
-]
+__all__ = ["SdssShapeAlgorithm", "SdssShapeControl", "SdssShapeResult", "SdssShapeResultKey"]
 
 import dataclasses
 import math
@@ -27,20 +22,14 @@ from lsst.geom import Point2D
 from ._algorithm import Control, SimpleAlgorithm, is_negative
 from ._flag_handler import FlagDefinitionList, FlagHandler
 from ._inputs import SafeCentroidExtractor
-from ._moments import adaptive_moments, fixed_moments_flux
-from ._results import (
-    NO_UNCERTAINTY,
-    SIGMA_ONLY,
-    CentroidResultKey,
-    FluxResult,
-    FluxResultKey,
-    ShapeResultKey,
-)
+from ._moments import Moments, adaptive_moments, adaptive_moments_batch, fixed_moments_flux
+from ._results import NO_UNCERTAINTY, SIGMA_ONLY, CentroidResultKey, FluxResult, FluxResultKey, ShapeResultKey
 
 if TYPE_CHECKING:
     from lsst.afw.image import ExposureF
     from lsst.afw.table import BaseRecord, Schema, SourceRecord
 
+    from ._batch import Batch
     from ._exceptions import MeasurementError
 
 _FLAGS = FlagDefinitionList()
@@ -265,17 +254,44 @@ class SdssShapeAlgorithm(SimpleAlgorithm):
             is_negative(measRecord),
             self._ctrl,
         )
+        self._write(measRecord, exposure, result)
+
+    def measureBatch(self, batch: Batch) -> list[int]:
+        """Measure sources together; return those that were left out."""
+        rows, x, y, _ = batch.locate(self._centroid, self._key.getFlagHandler())
+        rows, x, y = (each[[not is_negative(batch.records[row]) for row in rows]] for each in (rows, x, y))
+        if self._ctrl.background:
+            return batch.others()
+        x0, y0 = batch.pixels.x0, batch.pixels.y0
+        found = adaptive_moments_batch(
+            batch,
+            rows,
+            x - x0,
+            y - y0,
+            max_iter=self._ctrl.maxIter,
+            max_shift=self._ctrl.maxShift,
+            tolerances=(self._ctrl.tol1, self._ctrl.tol2),
+        )
+        done = []
+        for row, moments in found.items():
+            # Singular ones are measured on their own, which says so.
+            if moments.bad or not _is_singular(moments):
+                self._write(batch.records[row], batch.exposure, _result(moments, x0, y0))
+                done.append(row)
+        return batch.others(done)
+
+    def _write(self, record: SourceRecord, exposure: ExposureF, result: SdssShapeResult) -> None:
         if self._ctrl.doMeasurePsf:
             psf = exposure.getPsf()
             bad = psf is None
             if psf is not None:
                 try:
-                    self._key.setPsfShape(measRecord, psf.computeShape(result.getCentroid()))
+                    self._key.setPsfShape(record, psf.computeShape(result.getCentroid()))
                 except pexExceptions.Exception:
                     bad = True
             if bad:
                 result.flags[self.PSF_SHAPE_BAD.number] = True
-        self._key.set(measRecord, result)
+        self._key.set(record, result)
 
     def fail(self, measRecord: SourceRecord, error: MeasurementError | None = None) -> None:
         # Docstring inherited.
@@ -302,10 +318,15 @@ def _measure(
         tolerances=(ctrl.tol1, ctrl.tol2),
         negative=negative,
     )
+    return _result(moments, x0, y0)
+
+
+def _result(moments: Moments, x0: int, y0: int) -> SdssShapeResult:
+    """Make the result of moments that were measured on an array with this origin."""
     # In the order in which the flags are defined.
     flags = [moments.bad, moments.unweighted_bad, moments.unweighted, moments.shift, moments.max_iter, False]
     xx, yy, xy = moments.xx, moments.yy, moments.xy
-    if xx * yy < (1.0 + 1.0e-6) * xy * xy and not moments.bad:
+    if _is_singular(moments) and not moments.bad:
         raise pexExceptions.LogicError(
             f"The adaptive moments xx={xx}, yy={yy}, xy={xy} are singular without any flag set."
         )
@@ -325,3 +346,7 @@ def _measure(
             covariance[0, 1:] * scale
         ).tolist()
     return result
+
+
+def _is_singular(moments: Moments) -> bool:
+    return moments.xx * moments.yy < (1.0 + 1.0e-6) * moments.xy * moments.xy

@@ -14,7 +14,9 @@ __all__ = (
     "SourceSlotConfig",
 )
 
+import math
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lsst.afw.detection import InvalidPsfError
@@ -22,6 +24,7 @@ from lsst.daf.base import PropertyList
 from lsst.pex.config import Config, ConfigField, Field, FieldValidationError
 from lsst.pipe.base import Task
 
+from ._batch import Batch
 from ._exceptions import FatalAlgorithmError, MeasurementError
 from .noiseReplacer import DummyNoiseReplacer, NoiseReplacer, NoiseReplacerConfig
 from .pluginRegistry import PluginMap
@@ -126,9 +129,7 @@ class SimpleBaseMeasurementConfig(Config):
             target = getattr(self.slots, slot)
             if target is not None and target not in names:
                 raise FieldValidationError(
-                    type(self).slots,
-                    self,
-                    f"source {slot} slot algorithm '{target}' is not being run.",
+                    type(self).slots, self, f"source {slot} slot algorithm '{target}' is not being run."
                 )
         for slot in ("psfFlux", "apFlux", "modelFlux", "gaussianFlux", "calibFlux"):
             target = getattr(self.slots, slot)
@@ -162,12 +163,10 @@ class BaseMeasurementConfig(SimpleBaseMeasurementConfig):
         return instance
 
     doReplaceWithNoise = Field[bool](
-        default=True,
-        optional=False,
-        doc="When measuring, replace other detected footprints with noise?",
+        default=True, optional=False, doc="When measuring, replace other detected footprints with noise?"
     )
     noiseReplacer = ConfigField[NoiseReplacerConfig](
-        doc="configuration that sets how to replace neighboring sources with noise",
+        doc="configuration that sets how to replace neighboring sources with noise"
     )
     undeblendedPrefix = Field[str](default="undeblended_", doc="Prefix to give undeblended plugins")
 
@@ -194,6 +193,9 @@ class SimpleBaseMeasurementTask(Task):
     config: Any
     plugins: Any = None
     algMetadata: Any = None
+    _is_batch = False
+    """Whether sources are collected, to be measured together."""
+    _was_called = False
 
     def __init__(self, algMetadata: PropertyList | None = None, **kwds: Any):
         super().__init__(**kwds)
@@ -250,13 +252,58 @@ class SimpleBaseMeasurementTask(Task):
             which the execution orders are of plugins that run; the rest goes
             to the plugins.
         """
-        begin, end = kwds.pop("beginOrder", None), kwds.pop("endOrder", None)
-        for plugin in self.plugins.iter():
-            if begin is not None and plugin.getExecutionOrder() < begin:
-                continue
-            if end is not None and plugin.getExecutionOrder() >= end:
-                break
+        self._was_called = True
+        if self._is_batch:
+            return
+        for plugin in self._chosen(kwds.pop("beginOrder", None), kwds.pop("endOrder", None)):
             self.doMeasurement(plugin, measRecord, *args, **kwds)
+
+    def _chosen(self, beginOrder: float | None, endOrder: float | None) -> list[Any]:
+        """List the plugins that run."""
+        begin = -math.inf if beginOrder is None else beginOrder
+        end = math.inf if endOrder is None else endOrder
+        return [plugin for plugin in self.plugins.iter() if begin <= plugin.getExecutionOrder() < end]
+
+    def _measure_batch(
+        self, sources: Sequence[tuple[int, Any, tuple[Any, ...]]], replacer: Any, **orders: float | None
+    ) -> Batch | None:
+        """Measure sources together, as `callMeasure` does one at a time.
+
+        Parameters
+        ----------
+        sources : `~collections.abc.Sequence` [`tuple`]
+            Id, record, and what else `callMeasure` takes, the exposure first.
+        replacer : `NoiseReplacer`
+            What puts sources back.
+        **orders
+            The ``beginOrder`` and ``endOrder`` of `callMeasure`.
+
+        Returns
+        -------
+        batch : `Batch` or `None`
+            The sources, not yet ended; None if no pixels were needed.
+        """
+        ids, records, extra = zip(*sources, strict=True)
+        chosen = []
+        for row, record in enumerate(records):
+            # Somebody may have replaced this method by one that leaves out sources.
+            self._was_called, self._is_batch = False, True
+            self.callMeasure(record, *extra[row], **orders)
+            chosen += [row] * self._was_called
+        self._is_batch = False
+        plugins = self._chosen(**orders)
+        batch = None
+        if any(plugin.needs_pixels for plugin in plugins):
+            batch = Batch(records, chosen, extra[0][0], replacer, ids)
+        for plugin in plugins:
+            measure = plugin.getBatchMethod()
+            for row in chosen if measure is None or batch is None else measure(batch):
+                if batch is not None and plugin.needs_pixels:
+                    with batch.inserted(row, mask=True):
+                        self.doMeasurement(plugin, records[row], *extra[row])
+                else:
+                    self.doMeasurement(plugin, records[row], *extra[row])
+        return batch
 
     def doMeasurement(self, plugin: Any, measRecord: SourceRecord, *args: Any, **kwds: Any) -> None:
         """Run a plugin on a source; failures become flags.
@@ -356,9 +403,14 @@ class BaseMeasurementTask(SimpleBaseMeasurementTask):
         if not self.config.doReplaceWithNoise:
             return DummyNoiseReplacer()
         settings = self.config.noiseReplacer
-        replacer = NoiseReplacer(
+        self._note_noise(measCat, exposureId)
+        return NoiseReplacer(
             settings, exposure, footprints, log=self.log, exposureId=exposureId, noiseImage=noiseImage
         )
+
+    def _note_noise(self, measCat: SourceCatalog, exposureId: int | None) -> None:
+        """Write to the metadata of a catalogue how the noise is made."""
+        settings = self.config.noiseReplacer
         metadata = measCat.getTable().getMetadata()
         if metadata is not None:
             metadata.addInt(self.NOISE_SEED_MULTIPLIER, settings.noiseSeedMultiplier)
@@ -366,4 +418,3 @@ class BaseMeasurementTask(SimpleBaseMeasurementTask):
             metadata.addDouble(self.NOISE_OFFSET, settings.noiseOffset)
             if exposureId is not None:
                 metadata.addLong(self.NOISE_EXPOSURE_ID, exposureId)
-        return replacer

@@ -18,12 +18,14 @@ from lsst.geom import Point2I
 from lsst.pex.config import DictField, Field
 from lsst.utils.logging import PeriodicLogger
 
+from ._batch import BATCH
 from .baseMeasurement import (
     BaseMeasurementConfig,
     BaseMeasurementPlugin,
     BaseMeasurementPluginConfig,
     BaseMeasurementTask,
 )
+from .noiseReplacer import DummyNoiseReplacer
 from .pluginRegistry import PluginRegistry
 
 if TYPE_CHECKING:
@@ -202,12 +204,19 @@ class ForcedMeasurementTask(BaseMeasurementTask):
         count = len(refCat)
         self.log.info("Performing forced measurement on %d source%s", count, "" if count == 1 else "s")
         progress = PeriodicLogger(self.log)
-        replacer = self.initNoiseReplacer(exposure, measCat, footprints, exposureId)
-        for index, (record, reference) in enumerate(zip(measCat, refCat, strict=False)):
-            replacer.insertSource(reference.getId())
-            self.callMeasure(record, exposure, reference, refWcs, beginOrder=beginOrder, endOrder=endOrder)
-            replacer.removeSource(reference.getId())
-            progress.log("Forced measurement complete for %d sources out of %d", index + 1, count)
+        replacer: Any = DummyNoiseReplacer()
+        if any(plugin.needs_pixels for plugin in self._chosen(beginOrder, endOrder)):
+            replacer = self.initNoiseReplacer(exposure, measCat, footprints, exposureId)
+        elif self.config.doReplaceWithNoise:
+            self._note_noise(measCat, exposureId)
+        pairs = zip(measCat, refCat, strict=False)
+        sources = [(reference.getId(), record, (exposure, reference, refWcs)) for record, reference in pairs]
+        for start in range(0, count, BATCH):
+            some = sources[start : start + BATCH]
+            batch = self._measure_batch(some, replacer, beginOrder=beginOrder, endOrder=endOrder)
+            if batch is not None:
+                batch.end()
+            progress.log("Forced measurement complete for %d sources out of %d", start + len(some), count)
         replacer.end()
         if endOrder is None and self.undeblendedPlugins:
             for index, (record, reference) in enumerate(zip(measCat, refCat, strict=False)):
@@ -245,9 +254,7 @@ class ForcedMeasurementTask(BaseMeasurementTask):
         table = measCat.table
         table.setMetadata(self.algMetadata)
         table.preallocate(len(refCat))
-        for reference in refCat:
-            record = measCat.addNew()
-            record.assign(reference, self.mapper)
+        measCat.extend(refCat, mapper=self.mapper)
         return measCat
 
     def attachTransformedFootprints(

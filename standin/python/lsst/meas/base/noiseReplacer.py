@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = ("DummyNoiseReplacer", "NoiseReplacer", "NoiseReplacerConfig")
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -20,8 +21,8 @@ from lsst.pex.config import ChoiceField, Config, Field
 
 if TYPE_CHECKING:
     from lsst.afw.detection import Footprint
+    from lsst.afw.geom import SpanSet
     from lsst.afw.image import ExposureF
-    from lsst.geom import Box2I
 
 
 class NoiseReplacerConfig(Config):
@@ -53,10 +54,10 @@ class _GivenNoise:
     def __init__(self, image: ImageF):
         self._image = image
 
-    def draw(self, footprint: Footprint) -> np.ndarray:
-        """Return the noise in the pixels of a footprint."""
-        spans = footprint.getSpans()
-        return self._image.array[spans._indices_in(self._image.array.shape, self._image.getXY0())]
+    def draw(self, sources: Mapping[int, tuple[SpanSet, _Pixels]]) -> dict[int, np.ndarray]:
+        """Return the noise in the pixels of sources by id."""
+        array, xy0 = self._image.array, self._image.getXY0()
+        return {id: array[spans._indices_in(array.shape, xy0)] for id, (spans, _) in sources.items()}
 
 
 class _GaussianNoise:
@@ -69,27 +70,36 @@ class _GaussianNoise:
     def __init__(self, mean: float, std: float | None, rand: afwMath.Random, variance: ImageF | None = None):
         self._mean, self._std = mean, std
         self._rand = rand
-        self._variance = variance
+        self._variance = None if variance is None else variance.array
 
-    def _draw_box(self, box: Box2I) -> np.ndarray:
-        shape = (box.getHeight(), box.getWidth())
-        image = self._rand._gaussian(shape[0] * shape[1]).reshape(shape).astype(np.float32)
-        if self._variance is not None:
-            x0, y0 = self._variance.getXY0()
-            part = self._variance.array[
-                box.getMinY() - y0 : box.getMaxY() - y0 + 1, box.getMinX() - x0 : box.getMaxX() - x0 + 1
-            ]
-            image *= np.sqrt(part)
-        else:
-            image *= np.float32(self._std)
-        if self._mean:
-            image += np.float32(self._mean)
-        return image
+    def draw(self, sources: Mapping[int, tuple[SpanSet, _Pixels]]) -> dict[int, np.ndarray]:
+        """Return the noise in the pixels of sources by id."""
+        result = {}
+        drawn, at = np.empty(0), 0
+        for id, (spans, (y, x)) in sources.items():
+            if not y.size:
+                result[id] = np.empty(0, np.float32)
+                continue
+            box = spans.getBBox()
+            first, width = box.minX - int(spans._x0[0]) + x[0], box.width
+            area = (int(y[-1]) - int(y[0]) + 1) * width
+            if at + area > drawn.size:
+                # Many at once, as each call takes its time.
+                drawn, at = np.concatenate([drawn[at:], self._rand._gaussian(max(area, _DRAWN))]), 0
+            noise = drawn[at + (y - y[0]) * width + (x - first)].astype(np.float32)
+            at += area
+            noise *= np.float32(self._std) if self._variance is None else np.sqrt(self._variance[y, x])
+            if self._mean:
+                noise += np.float32(self._mean)
+            result[id] = noise
+        return result
 
-    def draw(self, footprint: Footprint) -> np.ndarray:
-        """Return noise for the pixels of a footprint."""
-        box = footprint.getBBox()
-        return self._draw_box(box)[footprint.getSpans()._pixels(box.getMinX(), box.getMinY())]
+
+_Pixels = tuple[np.ndarray, np.ndarray]
+"""y and x of some pixels in the array."""
+
+_DRAWN = 100_000
+"""How many random numbers are drawn at once."""
 
 
 class NoiseReplacer:
@@ -134,7 +144,6 @@ class NoiseReplacer:
         self.log = log
         self.exposure = exposure
         self.footprints = footprints
-        self._inserted: tuple[int, Any] | None = None
         image, mask = exposure.image, exposure.mask
         self.removeplanes = []
         bits = []
@@ -155,22 +164,26 @@ class NoiseReplacer:
             elif parent == 0:
                 self.heavies[id] = makeHeavyFootprint(footprint, masked_image)
         generator = self._make_generator(noiseImage, exposureId)
-        self._noise = {id: generator.draw(footprints[id][1]) for id in self.heavies}
+        shape, xy0 = image.array.shape, image.getXY0()
+        spans = {id: footprints[id][1].getSpans() for id in self.heavies}
+        self._pixels: dict[int, _Pixels] = {id: one._indices_in(shape, xy0) for id, one in spans.items()}
+        self._noise = generator.draw({id: (one, self._pixels[id]) for id, one in spans.items()})
         for id, noise in self._noise.items():
-            where = self._pixels(id)
+            where = self._pixels[id]
             image.array[where] = noise
             mask.array[where] |= np.int32(self.otherbitmask)
-
-    def _pixels(self, id: int) -> Any:
-        """Return where the pixels of a source are in the arrays."""
-        image = self.exposure.image
-        return self.footprints[id][1].getSpans()._indices_in(image.array.shape, image.getXY0())
 
     def _find_heavy(self, id: int) -> int:
         """Return the source itself or the nearest parent with pixels."""
         while id not in self.heavies and self.footprints[id][0] != 0:
             id = self.footprints[id][0]
         return id
+
+    def getPixels(self, id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Any]:
+        """Return the pixels that `insertSource` puts back: y and x in the array, values, noise, footprint."""
+        used = self._find_heavy(id)
+        heavy = self.heavies[used].getImageArray()
+        return (*self._pixels[used], heavy, self._noise[used], self.footprints[used][1])
 
     def insertSource(self, id: int) -> None:
         """Put a source back.
@@ -181,12 +194,10 @@ class NoiseReplacer:
             Its id.
         """
         used = self._find_heavy(id)
-        where = self._pixels(used)
+        where = self._pixels[used]
         self.exposure.image.array[where] = self.heavies[used].getImageArray()
         mask = self.exposure.mask.array
         mask[where] = (mask[where] | np.int32(self.thisbitmask)) & np.int32(~self.otherbitmask)
-        # Most often the next thing is to remove it again.
-        self._inserted = (used, where)
 
     def removeSource(self, id: int) -> None:
         """Replace a source with noise again, the same as before.
@@ -197,8 +208,7 @@ class NoiseReplacer:
             Its id.
         """
         used = self._find_heavy(id)
-        inserted, self._inserted = self._inserted, None
-        where = inserted[1] if inserted is not None and inserted[0] == used else self._pixels(used)
+        where = self._pixels[used]
         self.exposure.image.array[where] = self._noise[used]
         mask = self.exposure.mask.array
         mask[where] = (mask[where] | np.int32(self.otherbitmask)) & np.int32(~self.thisbitmask)
@@ -208,11 +218,10 @@ class NoiseReplacer:
         image, mask = self.exposure.image, self.exposure.mask
         for id, (parent, _) in self.footprints.items():
             if parent == 0:
-                self.heavies[id].insert(image)
+                image.array[self._pixels[id]] = self.heavies[id].getImageArray()
         for name in self.removeplanes:
             mask.removeAndClearMaskPlane(name, True)
-        self._inserted = None
-        del self.removeplanes, self.thisbitmask, self.otherbitmask, self.heavies, self._noise
+        del self.removeplanes, self.thisbitmask, self.otherbitmask, self.heavies, self._noise, self._pixels
 
     def _make_generator(self, noiseImage: ImageF | None, exposureId: int | None) -> Any:
         if noiseImage is not None:
@@ -243,6 +252,11 @@ class NoiseReplacer:
 
 class DummyNoiseReplacer:
     """Does nothing, where sources are not to be replaced."""
+
+    def getPixels(self, id: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Any]:
+        """Return no pixels: all of them are in the image."""
+        none = np.empty(0, np.int64)
+        return none, none, np.empty(0, np.float32), np.empty(0, np.float32), None
 
     def insertSource(self, id: int) -> None:
         """Do nothing."""

@@ -25,7 +25,7 @@ import math
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import lsst.afw.geom
-from lsst.afw.table import CoordKey, Point2DKey, QuadrupoleKey
+from lsst.afw.table import CoordKey, Point2DKey, QuadrupoleKey, updateSourceCoords
 from lsst.geom import Point2D
 from lsst.pex.config import Field
 
@@ -47,6 +47,8 @@ from .wrappers import wrapSimpleAlgorithm
 if TYPE_CHECKING:
     from lsst.afw.image import ExposureF
     from lsst.afw.table import Schema, SchemaMapper, SourceRecord
+
+    from ._batch import Batch
 
 wrapSimpleAlgorithm(
     PsfFluxAlgorithm,
@@ -93,6 +95,7 @@ class SingleFramePeakCentroidPlugin(SingleFramePlugin):
     """
 
     ConfigClass: ClassVar[Any] = SingleFramePeakCentroidConfig
+    needs_pixels = False
 
     @classmethod
     def getExecutionOrder(cls) -> float:
@@ -131,6 +134,7 @@ class SingleFrameSkyCoordPlugin(SingleFramePlugin):
     """
 
     ConfigClass: ClassVar[Any] = SingleFrameSkyCoordConfig
+    needs_pixels = False
 
     @classmethod
     def getExecutionOrder(cls) -> float:
@@ -147,6 +151,13 @@ class SingleFrameSkyCoordPlugin(SingleFramePlugin):
         if not exposure.hasWcs():
             raise RuntimeError(f"Wcs not attached to exposure.  Required for {self.name} algorithm")
         measRecord.updateCoord(exposure.getWcs())
+
+    def measureBatch(self, batch: Batch) -> list[int]:
+        """Measure sources together; return those that were left out."""
+        if not batch.exposure.hasWcs():
+            return batch.others()
+        updateSourceCoords(batch.exposure.getWcs(), [batch.records[row] for row in batch.chosen])
+        return []
 
     def fail(self, measRecord: SourceRecord, error: MeasurementError | None = None) -> None:
         """Do nothing: there is no flag."""
@@ -175,6 +186,7 @@ class SingleFrameClassificationSizeExtendednessPlugin(SingleFramePlugin):
     """
 
     ConfigClass: ClassVar[Any] = SingleFrameClassificationSizeExtendednessConfig
+    needs_pixels = False
 
     FAILURE_BAD_SHAPE: ClassVar[int] = 1
 
@@ -186,9 +198,7 @@ class SingleFrameClassificationSizeExtendednessPlugin(SingleFramePlugin):
     def __init__(self, config: Any, name: str, schema: Schema, metadata: Any):
         super().__init__(config, name, schema, metadata)
         self.key = schema.addField(
-            name + "_value",
-            type="D",
-            doc="Measure of being a galaxy based on trace of second order moments",
+            name + "_value", type="D", doc="Measure of being a galaxy based on trace of second order moments"
         )
         self.flag = schema.addField(name + "_flag", type="Flag", doc="Moments-based classification failed")
 
@@ -224,6 +234,7 @@ class ForcedPeakCentroidPlugin(ForcedPlugin):
     """
 
     ConfigClass: ClassVar[Any] = ForcedPeakCentroidConfig
+    needs_pixels = False
 
     @classmethod
     def getExecutionOrder(cls) -> float:
@@ -275,6 +286,7 @@ class ForcedTransformedCentroidPlugin(ForcedPlugin):
     """
 
     ConfigClass: ClassVar[Any] = ForcedTransformedCentroidConfig
+    needs_pixels = False
 
     @classmethod
     def getExecutionOrder(cls) -> float:
@@ -304,9 +316,9 @@ class ForcedTransformedCentroidPlugin(ForcedPlugin):
         wcs, position = exposure.getWcs(), refRecord.getCentroid()
         if not self._same(refWcs, wcs):
             position = wcs.skyToPixel(refWcs.pixelToSky(position))
-        measRecord.set(self.centroidKey, position)
+        self.centroidKey.set(measRecord, position)
         if self.flagKey is not None:
-            measRecord.set(self.flagKey, refRecord.getCentroidFlag())
+            self.flagKey.set(measRecord, refRecord.getCentroidFlag())
 
 
 class ForcedTransformedShapeConfig(ForcedPluginConfig):
@@ -324,6 +336,7 @@ class ForcedTransformedShapePlugin(ForcedPlugin):
     """
 
     ConfigClass: ClassVar[Any] = ForcedTransformedShapeConfig
+    needs_pixels = False
 
     @classmethod
     def getExecutionOrder(cls) -> float:
@@ -358,6 +371,6 @@ class ForcedTransformedShapePlugin(ForcedPlugin):
             transform = lsst.afw.geom.makeWcsPairTransform(refWcs, wcs)
             local = lsst.afw.geom.linearizeTransform(transform, refRecord.getCentroid())
             shape = shape.transform(local.getLinear())
-        measRecord.set(self.shapeKey, shape)
+        self.shapeKey.set(measRecord, shape)
         if self.flagKey is not None:
-            measRecord.set(self.flagKey, refRecord.getShapeFlag())
+            self.flagKey.set(measRecord, refRecord.getShapeFlag())

@@ -55,6 +55,9 @@ class BasePlugin:
 
     ConfigClass: ClassVar[Any] = BasePluginConfig
 
+    needs_pixels: ClassVar[bool] = True
+    """Whether the plugin needs more than the catalogue."""
+
     @classmethod
     def getExecutionOrder(cls) -> float:
         """Return when to run, relative to other plugins."""
@@ -64,6 +67,10 @@ class BasePlugin:
         self.config = config
         self.name = name
         self.logName = logName
+
+    def getBatchMethod(self) -> Any:
+        """Return what measures a `Batch` and lists the rows that it left out; None if there is no such."""
+        return getattr(getattr(self, "cpp", self), "measureBatch", None)
 
     def getLogName(self) -> str | None:
         """Return the name of the log."""

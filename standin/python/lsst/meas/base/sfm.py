@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from lsst.utils.logging import PeriodicLogger
 from lsst.utils.timer import timeMethod
 
+from ._batch import BATCH, Batch
 from .baseMeasurement import (
     BaseMeasurementConfig,
     BaseMeasurementPlugin,
@@ -203,14 +204,16 @@ class SingleFrameMeasurementTask(BaseMeasurementTask):
         count = len(measCat)
         self.log.info("Measuring %d source%s", count, "" if count == 1 else "s")
         progress = PeriodicLogger(self.log)
-        masked_image = exposure.getMaskedImage()
-        for index, record in enumerate(measCat):
-            noiseReplacer.insertSource(record.getId())
-            self.callMeasure(record, exposure, beginOrder=beginOrder, endOrder=endOrder)
+        for start in range(0, count, BATCH):
+            records = [measCat[row] for row in range(start, min(start + BATCH, count))]
+            sources = [(record.getId(), record, (exposure,)) for record in records]
+            batch = self._measure_batch(sources, noiseReplacer, beginOrder=beginOrder, endOrder=endOrder)
+            if batch is None:
+                batch = Batch(records, (), exposure, noiseReplacer, [record.getId() for record in records])
             if self.doBlendedness:
-                self.blendPlugin.cpp.measureChildPixels(masked_image, record)
-            noiseReplacer.removeSource(record.getId())
-            progress.log("Measurement complete for %d sources out of %d", index + 1, count)
+                self.blendPlugin.cpp.measureChildren(batch)
+            batch.end()
+            progress.log("Measurement complete for %d sources out of %d", start + len(records), count)
         noiseReplacer.end()
         if endOrder is None and self.undeblendedPlugins:
             for index, record in enumerate(measCat):
@@ -218,8 +221,7 @@ class SingleFrameMeasurementTask(BaseMeasurementTask):
                     self.doMeasurement(plugin, record, exposure)
                 progress.log("Undeblended measurement complete for %d sources out of %d", index + 1, count)
         if self.doBlendedness:
-            for record in measCat:
-                self.blendPlugin.cpp.measureParentPixels(masked_image, record)
+            self.blendPlugin.cpp.measureParents(exposure.getMaskedImage(), list(measCat))
 
     def measure(self, measCat: SourceCatalog, exposure: ExposureF) -> None:
         """Call `run`, as which this was known before."""
