@@ -184,8 +184,12 @@ class PixelFlagsAlgorithm(SimpleAlgorithm):
             np.bitwise_or.reduce(center, axis=(1, 2)),
             np.bitwise_and.reduce(center, axis=(1, 2)),
         )
-        for keys, found in zip(groups, bits, strict=True):
-            for one in np.flatnonzero(found & mask.getPlaneBitMask(list(keys))).tolist():
+        try:
+            wanted = [mask.getPlaneBitMask(list(keys)) for keys in groups]
+        except pexExceptions.InvalidParameterError as error:
+            raise FatalAlgorithmError(str(error)) from error
+        for keys, planes, found in zip(groups, wanted, bits, strict=True):
+            for one in np.flatnonzero(found & planes).tolist():
                 self._set(keys, int(found[one]), batch.records[rows[one]], mask)
         return batch.others(rows)
 
