@@ -126,7 +126,7 @@ def fill_repo(root: Path, patches: dict[int, dict[str, ExposureF]], model: Path 
     return butler
 
 
-def pipetask(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def pipetask(root: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run the pipeline as a user does."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     program = shutil.which("pipetask", path=path)
@@ -149,6 +149,7 @@ def pipetask(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         text=True,
         check=False,
         cwd=root.parent,
+        env={**os.environ, **environment},
         timeout=600,
     )
 
@@ -185,8 +186,14 @@ def test_patches(tmp_path: Path, model_path: Path) -> None:
         *("-c", "maskRcnnDeblend:detection.precision=float32"),
         *("-c", "maskRcnnDeblend:idGenerator.release_id=3"),
         *("-j", "2"),
+        PYTHONPROFILEIMPORTTIME="1",
     )
     assert done.returncode == 0, done.stderr
+    imported = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines() if "import time" in line}
+    assert "lsst.meas.maskrcnn.tasks.deblend" in imported
+    unused = ["galsim", "matplotlib", "lightning"]
+    unused += [f"lsst.meas.maskrcnn.{room}" for room in ("train", "scenes", "report", "compare", "cli")]
+    assert not [name for name in imported if name.startswith(tuple(unused))]
     butler = Butler.from_config(str(root))
 
     # What the options said is what was run and recorded.

@@ -6,6 +6,7 @@
 
     python tests/benchmarks/bench_patch.py                      # one patch of 3400 x 3400 px
     python tests/benchmarks/bench_patch.py --sizes 850 1700 3400 --densities 0.5 1 2
+    python tests/benchmarks/bench_patch.py --sizes 128 --patches 200   # memory of many in one process
 
 A patch is put together from simulated scenes of 850 x 850 px with different
 seeds; ``--densities`` multiplies the number of sources. Each run is a process of
@@ -161,6 +162,44 @@ def measure(arguments: argparse.Namespace, size: int, density: float, output: st
     Path(output).write_text(json.dumps(summary))
 
 
+def watch_memory(arguments: argparse.Namespace, size: int) -> None:
+    """Deblend many patches in this process, and print how its memory grows after the tenth."""
+    import gc
+
+    import torch
+
+    from lsst.meas.maskrcnn import MaskRcnnDeblendTask
+    from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
+    from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
+
+    torch.set_num_threads(arguments.threads)
+    model = read_model(arguments.model or default_model_path())
+    bands = model.metadata.bands or ("z", "r", "g")
+    task = MaskRcnnDeblendTask(config=MaskRcnnDeblendTask.ConfigClass())
+    memory, start = [], time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        context = multiprocessing.get_context("spawn")
+        for seed in range(1, 6):
+            (Path(folder) / str(seed)).mkdir()
+            given = size, 1.0, arguments.preset, seed, bands, f"{folder}/{seed}"
+            process = context.Process(target=write_patch, args=given)
+            process.start()
+            process.join()
+        for number in range(arguments.patches):
+            patch = read_patch(Path(folder) / str(1 + number % 5), arguments.preset, bands)
+            task.run(exposures=scene_to_exposures(patch), model=model)
+            gc.collect()
+            resident = int(Path("/proc/self/statm").read_text().split()[1])
+            memory.append(resident * resource.getpagesize() / 2**20)
+    tenth = memory[min(9, len(memory) - 1)]
+    growth, seconds = 100.0 * (memory[-1] / tenth - 1), (time.process_time() - start) / len(memory)
+    print(
+        f"{len(memory)} patches of {size} px: {tenth:.0f} MB after the tenth, {memory[-1]:.0f} MB at the end "
+        f"({growth:+.1f} %), {seconds:.2f} CPU s each",
+        flush=True,
+    )
+
+
 def peak_memory() -> float:
     """Largest resident memory of this process so far (MB)."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
@@ -202,7 +241,11 @@ def main() -> None:
     parser.add_argument("--model", type=Path)
     parser.add_argument("--no-measurement", action="store_true")
     parser.add_argument("--no-io", action="store_true")
+    parser.add_argument("--patches", type=int, help="deblend so many in one process, and show its memory")
     arguments = parser.parse_args()
+    if arguments.patches:
+        watch_memory(arguments, arguments.sizes[0])
+        return
     summaries = []
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
