@@ -4,6 +4,7 @@
 
 """Files that were made to do harm are refused in one line, at once and in little memory."""
 
+import functools
 import json
 import resource
 import struct
@@ -16,11 +17,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from astropy.io import fits
 
 from lsst.meas.maskrcnn.compare.scarlet_models import ScarletModelError, read_scarlet_models
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
+from lsst.meas.maskrcnn.ingest.astro_rcnn import AstroRcnnOptions, _read_models
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles, FitsImageError
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
+from lsst.meas.maskrcnn.ingest.imported import import_field
+from lsst.meas.maskrcnn.ingest.label_truth import add_label_truth
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
@@ -267,6 +272,59 @@ def test_world_coordinates_that_are_none(name):
 def test_zero_points_that_are_none():
     field = read_image(hostile("fits_MAGZERO_400.fits"))
     assert any("MAGZERO = 400 is no zero point" in note for note in field.notes)
+
+
+# ---- Truth of images ----------------------------------------------------
+
+
+def read_truth(path: Path):
+    name = path.with_name("good.fits")
+    fits.writeto(name, np.random.default_rng(1).normal(size=(40, 48)).astype(np.float32), overwrite=True)
+    options = FitsOptions(psf_fwhm=0.8, pixel_scale=0.2, zero_points={"r": 27.0})
+    scene = import_field("good.fits", read_field({"r": BandFiles(name)}, options))
+    add_label_truth(scene, path)
+
+
+def coco(segmentation: object) -> dict:
+    return {
+        "images": [{"id": 1, "height": 40, "width": 48, "file_name": "good.fits"}],
+        "categories": [{"id": 1, "name": "star"}],
+        "annotations": [{"image_id": 1, "category_id": 1, "segmentation": segmentation}],
+    }
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "[" * 100_000 + "]" * 100_000,
+        json.dumps(coco({"counts": "p" * 1_000_000})),
+        json.dumps(coco({"counts": [1920 - 2**70, 2**70]})),
+        json.dumps(coco({"counts": [float("inf")]})),
+        json.dumps(coco([[float("inf"), 1.0, 2.0, 3.0, 4.0, 5.0]])),
+    ],
+    ids=["nested", "one run", "runs", "infinite run", "infinite polygon"],
+)
+def test_truths(content, tmp_path):
+    (tmp_path / "truth.json").write_text(content)
+    refused(FitsImageError, read_truth, tmp_path / "truth.json")
+
+
+@pytest.mark.parametrize(("key", "value"), [("GCOUNT", 2**60), ("NAXIS2", 2**40), ("NAXIS", 10**6)])
+@pytest.mark.parametrize("kind", ["labels", "masks"])
+def test_truths_in_fits_files(kind, key, value, tmp_path):
+    path = tmp_path / "masks.fits"
+    hdus = [fits.PrimaryHDU(np.ones((40, 48), np.int16)), fits.ImageHDU(np.ones((40, 48), np.int16))]
+    for hdu in hdus:
+        hdu.header["CLASS_ID"] = 1
+    fits.HDUList(hdus).writeto(path)
+    data = path.read_bytes()
+    start = data.index(key.ljust(8).encode() + b"=", data.index(b"XTENSION"))
+    path.write_bytes(data[:start] + f"{key:8}= {value:20d}".encode() + data[start + 30 :])
+    if kind == "labels":
+        refused(FitsImageError, read_truth, path)
+    else:
+        read = functools.partial(_read_models, shape=(40, 48), options=AstroRcnnOptions(("r",)), notes=[])
+        refused(FitsImageError, lambda path: list(read(path)), path)
 
 
 # ---- Commands -----------------------------------------------------------

@@ -19,7 +19,6 @@ import math
 import os
 import re
 import warnings
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ import numpy as np
 from astropy.io import fits
 
 from ..images.classes import CLASS_NAMES
+from ..images.files import one_line
 from ..images.pixels import tight
 from ..images.sky import blur
 from ..images.units import AB_ZERO_POINT
@@ -37,6 +37,7 @@ from ..scenes.light import Stamp
 from ..scenes.truth import empty_sources, flag_sources, measure_neighbors, source_mask
 from .fits_files import FITS_SUFFIXES, BandFiles, FitsImageError, find_fits
 from .fits_images import FitsOptions, read_field
+from .fits_layout import check_layout
 from .imported import ImportedConfig, ImportedScene, import_field
 
 _CLASSES = dict(enumerate(CLASS_NAMES, 1))
@@ -53,6 +54,9 @@ _SPLITS = {
 }
 _SPLIT_ORDER = ("train", "validation", "test", "")
 # Sets that are looked at to find the band of the masks, and sources of each.
+_MOST_SOURCES = 20_000
+"""HDUs of ``masks.fits``; published sets have some hundred."""
+
 _SAMPLE_SETS = 5
 _SAMPLE_SOURCES = 200
 
@@ -381,6 +385,7 @@ def _read_models(
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message=".*truncated.*")
+            check_layout(path, _MOST_SOURCES)
             with fits.open(path, memmap=False) as hdus:
                 number = -1
                 while True:
@@ -402,8 +407,11 @@ def _read_models(
                         yield (number, *source)
     except FitsImageError:
         raise
-    except (Warning, OSError, ValueError, TypeError, EOFError, zlib.error) as error:
-        raise FitsImageError(f"{path} cannot be read ({error}); get the whole file again.") from error
+    except Exception as error:
+        # astropy raises errors of a dozen kinds for what is damaged.
+        raise FitsImageError(
+            f"{path} cannot be read ({one_line(error)}); get the whole file again."
+        ) from error
 
 
 def _read_model(

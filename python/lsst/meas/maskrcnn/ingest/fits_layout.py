@@ -33,13 +33,15 @@ _LARGEST_RATIO, _ALWAYS_READ = 100, 400_000_000
 """Times its own size that a compressed file may unpack to, and bytes that any may: blank images pack well."""
 
 
-def check_layout(path: Path) -> None:
+def check_layout(path: Path, most_hdus: int = _MOST_HDUS) -> None:
     """Check that a FITS file has the sizes that its headers declare.
 
     Parameters
     ----------
     path : `pathlib.Path`
         The file, which may be compressed as a whole (gzip).
+    most_hdus : `int`, optional
+        HDUs that it may have.
 
     Raises
     ------
@@ -54,11 +56,11 @@ def check_layout(path: Path) -> None:
     with path.open("rb") as stream:
         if stream.read(2) != b"\x1f\x8b":
             stream.seek(0)
-            _check_hdus(stream, size, limit)
+            _check_hdus(stream, size, limit, most_hdus)
             return
         stream.seek(0)
         with gzip.open(stream) as unpacked:
-            _check_hdus(unpacked, _unpacked_size(unpacked, limit), limit)
+            _check_hdus(unpacked, _unpacked_size(unpacked, limit), limit, most_hdus)
 
 
 def _unpacked_size(stream: _Stream, limit: int) -> int:
@@ -71,7 +73,7 @@ def _unpacked_size(stream: _Stream, limit: int) -> int:
     return size
 
 
-def _check_hdus(stream: _Stream, size: int, limit: int) -> None:
+def _check_hdus(stream: _Stream, size: int, limit: int, most_hdus: int) -> None:
     """Go through the headers of a file of some size (bytes)."""
     position, number = 0, 0
     while position < size:
@@ -79,8 +81,8 @@ def _check_hdus(stream: _Stream, size: int, limit: int) -> None:
         cards, length = _read_header(stream, number)
         if cards is None:
             return
-        if number >= _MOST_HDUS:
-            raise ValueError(f"it has more than {_MOST_HDUS} HDUs")
+        if number >= most_hdus:
+            raise ValueError(f"it has more than {most_hdus} HDUs")
         wanted = _data_size(cards, number)
         _check_compressed(cards, number, limit)
         position += length + wanted

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,12 @@ import numpy as np
 from astropy.io import fits
 from scipy import ndimage
 
+from ..images.files import one_line, parse_json
 from ..images.pixels import tight
 from ..scenes.artefacts import BAD, NO_DATA
 from ..scenes.truth import empty_sources, flag_sources, measure_neighbors
 from .fits_files import FitsImageError
+from .fits_layout import check_layout
 from .imported import ImportedScene
 
 _STAR = ("star", "stars")
@@ -51,10 +52,11 @@ def add_label_truth(scene: ImportedScene, path: Path) -> None:
         found = [(star, *tight(mask)) for star, mask in read(path, shape, scene)]
     except FitsImageError:
         raise
-    except (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+    except Exception as error:
+        # astropy, numpy and what is not of the format raise errors of a dozen kinds.
         raise FitsImageError(
-            f"{path} cannot be read as truth ({type(error).__name__}: {error}); give a FITS image of labels "
-            "COCO annotations."
+            f"{path} cannot be read as truth ({type(error).__name__}: {one_line(error)}); give a FITS image "
+            "of labels, or COCO annotations."
         ) from error
     found = [item for item in found if item[1].size]
     sources = empty_sources(len(found), scene.bands)
@@ -84,6 +86,7 @@ def _read_labels(
     path: Path, shape: tuple[int, ...], scene: ImportedScene
 ) -> Iterator[tuple[bool, np.ndarray]]:
     """Yield class and mask of each source of an image of labels."""
+    check_layout(path)
     with fits.open(path, memmap=False) as hdus:
         images = [hdu.data for hdu in hdus if getattr(hdu, "is_image", False) and hdu.data is not None]
         tables = [hdu.data for hdu in hdus if isinstance(hdu, fits.BinTableHDU)]
@@ -102,7 +105,7 @@ def _read_labels(
 
 def _read_coco(path: Path, shape: tuple[int, ...], scene: ImportedScene) -> Iterator[tuple[bool, np.ndarray]]:
     """Yield class and mask of each annotation of an image."""
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = parse_json(path.read_bytes())
     images = [image for image in content["images"] if (image["height"], image["width"]) == shape]
     if len(images) > 1:
         names = {name.partition(".")[0] for name in scene.config.name.split(", ")}
@@ -136,6 +139,8 @@ def _coco_mask(segmentation: Any, shape: tuple[int, ...]) -> np.ndarray:
     mask = np.zeros(shape, bool)
     for polygon in segmentation:
         points = np.array(polygon, float).reshape(-1, 2)
+        if not np.isfinite(points).all():
+            raise ValueError("a polygon has points that are not finite")
         # Pixels whose centre is inside; 0 is the edge of the first one.
         low = np.clip(np.floor(points.min(axis=0)).astype(int), 0, shape[::-1])
         high = np.clip(np.ceil(points.max(axis=0)).astype(int), 0, shape[::-1])
@@ -156,6 +161,8 @@ def _unpack(text: str) -> list[int]:
         bits = ord(letter) - 48
         value |= (bits & 31) << shift
         shift += 5
+        if shift > 60:
+            raise ValueError("a run has more than 60 bits")
         if not bits & 32:
             if bits & 16:
                 value -= 1 << shift
