@@ -10,7 +10,9 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
+from astropy.table import Table
 
+from lsst.daf.butler import Butler, CollectionType, DatasetType
 from lsst.meas.maskrcnn.metrics import blends, cutouts
 from lsst.meas.maskrcnn.metrics.binned_figures import precision_recall_table
 from lsst.meas.maskrcnn.metrics.evaluation_metrics import (
@@ -230,3 +232,26 @@ def _detections(
         "model": 0.95 * flux,
     }
     return found, found_masks, found_origins
+
+
+def put_sample(butler: Butler, made: Sample, name: str, skymap: str = "maskRcnnSim-test") -> None:
+    """Put an evaluation into a repository, as a chain of one run."""
+    butler.registry.syncDimensionData(
+        "skymap",
+        {"name": skymap, "hash": skymap.encode(), "tract_max": 1, "patch_nx_max": 10, "patch_ny_max": 10},
+    )
+    butler.collections.register(f"{name}/run", CollectionType.RUN)
+    butler.collections.register(name, CollectionType.CHAINED)
+    butler.collections.redefine_chain(name, [f"{name}/run"])
+    for part, kind, dataset in (
+        ("metrics", "MaskRcnnMetrics", made.run.metrics),
+        ("matches", "ArrowAstropy", Table(made.run.matches)),
+        ("outcomes", "ArrowAstropy", Table(made.run.outcomes)),
+        ("precisionRecall", "ArrowAstropy", Table(made.curves)),
+        ("gallery", "MaskRcnnGallery", made.gallery),
+    ):
+        dataset_type = DatasetType(
+            f"maskRcnnEvaluation_{part}", ("skymap",), kind, universe=butler.dimensions
+        )
+        butler.registry.registerDatasetType(dataset_type)
+        butler.put(dataset, dataset_type, skymap=skymap, run=f"{name}/run")

@@ -16,10 +16,9 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from astropy.table import Table as AstropyTable
 from matplotlib.figure import Figure
 
-from lsst.daf.butler import Butler, CollectionType, DatasetType
+from lsst.daf.butler import Butler, CollectionType
 from lsst.meas.maskrcnn.cli import evaluation_runs
 from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.images.files import write_atomically
@@ -47,13 +46,6 @@ from lsst.meas.maskrcnn.report.report_page import (
 )
 from lsst.meas.maskrcnn.report.themed_svg import ThemedSvg, dark_color
 
-_KINDS = {
-    "metrics": "MaskRcnnMetrics",
-    "matches": "ArrowAstropy",
-    "outcomes": "ArrowAstropy",
-    "precisionRecall": "ArrowAstropy",
-    "gallery": "MaskRcnnGallery",
-}
 _EVIL = "<script>alert(1)</script>\"' & <b>"
 
 
@@ -106,37 +98,14 @@ def repo(tmp_path_factory: pytest.TempPathFactory, sample: ModuleType) -> Iterat
     """Two evaluations on the same patches, one of them with its model, and one on another sky map."""
     path = tmp_path_factory.mktemp("report") / "repo"
     butler = create_repo(path)
-    for number, skymap in enumerate(("maskRcnnSim-test", "other")):
-        butler.registry.syncDimensionData(
-            "skymap",
-            {"name": skymap, "hash": bytes([number]), "tract_max": 1, "patch_nx_max": 10, "patch_ny_max": 10},
-        )
-    for name, kind in _KINDS.items():
-        butler.registry.registerDatasetType(
-            DatasetType(f"maskRcnnEvaluation_{name}", ("skymap",), kind, universe=butler.dimensions)
-        )
     ingest_model(butler, default_model_path(), "models/lite")
     for name, quality in (("u/first", 0.9), ("u/second", 0.7)):
-        _put(butler, sample.make_sample(name, 3, quality), name)
+        sample.put_sample(butler, sample.make_sample(name, 3, quality), name)
     butler.collections.redefine_chain("u/first", ["u/first/run", "models/lite"])
-    _put(butler, sample.make_sample("u/both", 2, skymap="maskRcnnSim-test"), "u/both")
-    _put(butler, sample.make_sample("u/both", 2, skymap="other"), "u/both", "other")
+    sample.put_sample(butler, sample.make_sample("u/both", 2, skymap="maskRcnnSim-test"), "u/both")
+    sample.put_sample(butler, sample.make_sample("u/both", 2, skymap="other"), "u/both", "other")
     butler.collections.register("u/empty", CollectionType.RUN)
     yield path
-
-
-def _put(butler: Butler, made, name: str, skymap: str = "maskRcnnSim-test") -> None:
-    butler.collections.register(f"{name}/run", CollectionType.RUN)
-    butler.collections.register(name, CollectionType.CHAINED)
-    butler.collections.redefine_chain(name, [f"{name}/run"])
-    for part, dataset in {
-        "metrics": made.run.metrics,
-        "matches": AstropyTable(made.run.matches),
-        "outcomes": AstropyTable(made.run.outcomes),
-        "precisionRecall": AstropyTable(made.curves),
-        "gallery": made.gallery,
-    }.items():
-        butler.put(dataset, f"maskRcnnEvaluation_{part}", skymap=skymap, run=f"{name}/run")
 
 
 @pytest.fixture(scope="module")
@@ -270,7 +239,7 @@ def test_no_repository(tmp_path: Path, capsys) -> None:
 
 def test_newer_format(tmp_path: Path, repo: Path, sample: ModuleType, capsys) -> None:
     butler = Butler.from_config(str(repo), writeable=True)
-    _put(butler, sample.make_sample("u/newer", 1, with_gallery=False), "u/newer")
+    sample.put_sample(butler, sample.make_sample("u/newer", 1, with_gallery=False), "u/newer")
     ref = butler.find_dataset("maskRcnnEvaluation_metrics", skymap="maskRcnnSim-test", collections="u/newer")
     assert ref is not None
     path = Path(butler.getURI(ref).ospath)

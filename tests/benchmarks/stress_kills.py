@@ -22,7 +22,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from killing import CASES, Trial, train_on_scenes
+from killing import CASES, Trial, train_for_any_bands, train_on_scenes
 
 _KINDS = ("lost", "differing", "twice", "left over", "failed", "raw")
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=1e9, help="wall time, at most")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="+", default=list(CASES), choices=CASES)
-    parser.add_argument("--training", type=int, default=0, help="kill one training so often, and do no more")
+    parser.add_argument("--training", type=int, default=0, help="kill two trainings so often, and stop")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rng = np.random.default_rng(arguments.seed)
@@ -42,28 +42,28 @@ def main() -> None:
     results = {name: Counter[str]() for name in arguments.only}
     with tempfile.TemporaryDirectory() as folder:
         if arguments.training:
-            trial = Trial(train_on_scenes(2 * arguments.training), Path(folder) / "training")
-            done, wrong = trial.disturb_often(arguments.training, rng)
-            print(f"One training, killed {done} times: {wrong or 'the same to the bit'}")
+            for number, training in enumerate((train_on_scenes, train_for_any_bands)):
+                trial = Trial(training(2 * arguments.training), Path(folder) / str(number))
+                kills, wrong = trial.disturb_often(arguments.training, rng)
+                said = wrong or "the same to the bit"
+                print(f"{training.__name__}, killed {kills} times: {said}", flush=True)
             return
         trials = {name: Trial(CASES[name], Path(folder) / str(n)) for n, name in enumerate(arguments.only)}
-        seconds = {}
-        for name, trial in trials.items():
-            began = time.monotonic()
-            trial.disturb()
-            seconds[name] = 0.5 * (time.monotonic() - began)
+        done = Counter[str]()
         for number in range(arguments.count):
             if time.monotonic() > end:
                 break
-            name = arguments.only[number % len(arguments.only)]
+            # Those that take long come less often.
+            name = min(arguments.only, key=lambda name: (done[name] + 1) * trials[name].seconds ** 0.5)
             trial, result = trials[name], results[name]
             # Every fourth at any time, every eighth out of space, the others when files change.
-            if number // len(arguments.only) % 8 == 7:
+            if done[name] % 8 == 7:
                 how = {"file_size": int(10 ** rng.uniform(3.0, 6.5))}
-            elif number // len(arguments.only) % 4 == 1:
-                how = {"after": float(rng.uniform(0.0, seconds[name]))}
+            elif done[name] % 4 == 1:
+                how = {"after": float(rng.uniform(0.0, trial.seconds))}
             else:
                 how = {"event": int(rng.integers(1, trial.events + 1))}
+            done[name] += 1
             status, wrong = trial.disturb(**how)
             print(f"{number} {name} {how} {status}", file=sys.stderr, flush=True)
             result["file-size limit" if "file_size" in how else "killed" if status < 0 else "not killed"] += 1

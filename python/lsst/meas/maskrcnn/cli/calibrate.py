@@ -8,6 +8,7 @@ calibration into the model file.
 
 from __future__ import annotations
 
+import io
 import math
 import multiprocessing
 from collections.abc import Callable, Generator, Sequence
@@ -89,7 +90,9 @@ def _run(arguments: Arguments) -> None:
     )
     calibration = keep_better(calibration, figures, ("p_star",) if model.takes_any_bands else ())
     if arguments.figure is not None:
-        plot_calibrated(cases, after).savefig(arguments.figure)
+        picture = io.BytesIO()
+        plot_calibrated(cases, after).savefig(picture, format=arguments.figure.suffix[1:])
+        write_atomically(arguments.figure, picture.getvalue())
     metadata = _calibrated(model.metadata, calibration, cases)
     write_atomically(arguments.output.absolute(), replace_metadata(data, metadata, str(arguments.model)))
     print(

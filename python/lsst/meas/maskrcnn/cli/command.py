@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..images.files import locked
+
 if TYPE_CHECKING:
     from lsst.pipe.base.configOverrides import ConfigOverrides
 
@@ -145,6 +147,24 @@ def check_folder(path: Path) -> None:
         raise CommandError(
             f"There is no folder {path.absolute().parent} to write {path.name} to; make it first."
         )
+
+
+def check_unfinished(output: Path, checkpoint: Path) -> None:
+    """Refuse to train a model that is there, unless a training of it was interrupted."""
+    if output.exists() and not checkpoint.exists():
+        raise CommandError(f"{output} is there already; choose another name, or remove it.")
+
+
+@contextmanager
+def keep_out_others(lock: Path, goal: str) -> Iterator[None]:
+    """Refuse to train what another command trains."""
+    try:
+        with locked(lock, wait=False):
+            yield
+    except BlockingIOError as error:
+        raise CommandError(
+            f"Another command is training {goal}; wait for it, or choose another name."
+        ) from error
 
 
 def first_line(error: BaseException) -> str:

@@ -34,7 +34,7 @@ from lsst.pipe.base import InvalidQuantumError, Struct
 from lsst.pipe.base.configOverrides import ConfigOverrides
 
 from ..catalogs.training_patches import PatchDatasets, TrainingDataError, file_name, group_datasets
-from ..images.files import locked, write_atomically
+from ..images.files import write_atomically
 from ..ingest.repo import check_collection, lock_repo, register_datasets, remove_broken_types
 from ..network.inference import select_device
 from ..tasks.train import MaskRcnnTrainTask, TrainingDivergedError
@@ -52,7 +52,9 @@ from .command import (
     add_overrides,
     check_folder,
     check_limits,
+    check_unfinished,
     first_line,
+    keep_out_others,
     run_command,
     training_bar,
 )
@@ -117,8 +119,7 @@ def _check(arguments: Arguments) -> None:
         raise CommandError("The model file to write is missing; give it with -o.")
     output = Path(arguments.output)
     check_folder(output)
-    if output.exists() and not output_files(output)[-1].exists():
-        raise CommandError(f"{output} is there already; choose another name, or remove it.")
+    check_unfinished(output, output_files(output)[-1])
 
 
 def _make_config(arguments: Arguments) -> MaskRcnnTrainConfig:
@@ -197,7 +198,7 @@ def _train_on_scenes(arguments: Arguments, task: MaskRcnnTrainTask, first: bool)
     paths = on_first_process(make_scenes, task.config.engine.device)
     with ExitStack() as stack:
         if first:
-            _keep_out_others(stack, output.with_name(f".{output.name}.lock"), str(output))
+            stack.enter_context(keep_out_others(output.with_name(f".{output.name}.lock"), str(output)))
         scenes: SceneSource
         if arguments.fresh:
             # Another seed than that of the scenes for validation.
@@ -250,16 +251,6 @@ def _print_next(path: str, name: str) -> None:
     )
 
 
-def _keep_out_others(stack: ExitStack, lock: Path, goal: str) -> None:
-    """Refuse to train what another command trains."""
-    try:
-        stack.enter_context(locked(lock, wait=False))
-    except BlockingIOError as error:
-        raise CommandError(
-            f"Another command is training {goal}; wait for it, or choose another name."
-        ) from error
-
-
 def _train_in_repo(arguments: Arguments, task: MaskRcnnTrainTask, first: bool) -> None:
     """Train on patches, and put the model into the repository."""
     config = task.config
@@ -274,7 +265,7 @@ def _train_in_repo(arguments: Arguments, task: MaskRcnnTrainTask, first: bool) -
                 state = Path(config.checkpoint_dir) / f"{file_name(label)}.safetensors"
                 state.parent.mkdir(parents=True, exist_ok=True)
                 stack.callback(_remove_empty, state.parent)
-                _keep_out_others(stack, state.with_suffix(".lock"), f"into collection {label!r}")
+                stack.enter_context(keep_out_others(state.with_suffix(".lock"), f"into collection {label!r}"))
                 unfinished = output_files(state)[-1].exists()
             remove_broken_types(butler)
             _check_output(butler, label, connections.model.name, unfinished)

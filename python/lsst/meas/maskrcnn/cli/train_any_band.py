@@ -22,9 +22,9 @@ from ..train.any_band_validation import BandSceneValidator
 from ..train.band_crops import BandSceneFiles
 from ..train.band_scenes import make_scenes, read_band_scene
 from ..train.checkpoint import CheckpointError
-from ..train.loop import TrainingDiverged, train
+from ..train.loop import TrainingDiverged, output_files, train
 from ..train.stages import StageSettings, TrainSettings
-from .command import Arguments, CommandError, run_command, training_bar
+from .command import Arguments, CommandError, check_unfinished, keep_out_others, run_command, training_bar
 
 _PIXEL_SCALE = 0.2
 """Of the header, arcsec: the middle of those of the scenes."""
@@ -80,7 +80,8 @@ def _train(arguments: Arguments) -> None:
     )
     arguments.out.mkdir(parents=True, exist_ok=True)
     output = arguments.out / "model.safetensors"
-    with training_bar() as report:
+    with keep_out_others(arguments.out / ".lock", str(output)), training_bar() as report:
+        check_unfinished(output, output_files(output)[-1])
         result = train(
             BandSceneFiles(files, arguments.crop_size, arguments.seed),
             metadata,
