@@ -44,7 +44,8 @@ def test_killed_and_run_again(name: str, trial: Callable[[str], Trial]) -> None:
     events = trial(name).events
     for event in np.linspace(1, events, N_KILLS).astype(int):
         status, wrong = trial(name).disturb(event=int(event))
-        assert status == -signal.SIGKILL
+        # What the first run imported may have been a change too.
+        assert status == -signal.SIGKILL or event == events
         assert not wrong, f"killed at change {event} of {events}"
     status, wrong = trial(name).disturb(file_size=FULL.get(name, 20_000))
     assert status == 1
