@@ -85,7 +85,7 @@ def toy_image(scene: TrainingScene, rng: np.random.Generator) -> MultibandImage:
 def learn(folder: Path) -> MaskRcnnModel:
     """Train on one scene until the network knows it; takes some ten seconds."""
     write_scene(toy_scene(), folder / "scene.npz")
-    augment = AugmentSettings(depth_probability=1.0, depth_range=(0.5, 2.0), correlated_probability=0.5)
+    augment = AugmentSettings(depth_probability=1.0, depth_range=(0.5, 2.0))
     crops = CropSettings(size=128, crops_per_scene=4)
     source = CropSource([folder / "scene.npz"], LuptonSettings(), crops, seed=5, augment=augment)
     stage = StageSettings("all", steps=150, batch_size=2, learning_rate=0.02, warmup_steps=20, decay="cosine")

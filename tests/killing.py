@@ -286,7 +286,10 @@ class Case:
 
 
 _SCENES = ("--preset", "hsc-500s", "--shape", "64", "96", "--no-flux", "--seed", "3")
-_SHORT = "--batch-size 2 --jobs 1 --device cpu -c crops.size=64 -c engine.checkpoint_minutes=0"
+_SHORT = (
+    "--schedule published -c stage_order=['heads'] --batch-size 2 --jobs 1 --device cpu -c crops.size=64 "
+    "-c engine.checkpoint_minutes=0"
+)
 
 
 def _make_repo(folder: Path) -> None:
@@ -408,7 +411,7 @@ CASES = {
         "train",
         lambda folder: (
             [str(folder / "repo"), "-i", "simulated/hsc-500s", "-o", "trained/one"]
-            + ["--schedule", "scratch", "--steps", "3", *_SHORT.split()]
+            + ["--steps", "3", *_SHORT.split()]
         ),
         _simulate,
     ),

@@ -58,7 +58,7 @@ def make_scene(*, own: bool = False, noisy: bool = True, seed: int = 1) -> Train
 
 
 def make_realization(**changes) -> Realization:
-    plain = Realization(np.ones(2, np.float32), 1.0, 0.0, 0.0, np.zeros((2, 3), np.float32))
+    plain = Realization(np.ones(2, np.float32), 1.0, 0.0)
     return dataclasses.replace(plain, **changes)
 
 
@@ -73,8 +73,7 @@ def test_nothing_changes_by_default():
     for scene in (make_scene(), make_scene(own=True)):
         drawn = draw_realization(AugmentSettings(), np.random.default_rng(1), scene)
         assert (drawn.gain == 1).all()
-        assert (drawn.noise, drawn.blur, drawn.dropped) == (1.0, 0.0, None)
-        assert not drawn.background.any()
+        assert (drawn.noise, drawn.blur) == (1.0, 0.0)
     flux, variance = realize(scene, SIGMA, drawn, WHOLE, np.random.default_rng(1))
     np.testing.assert_array_equal(flux, scene.image)
     np.testing.assert_array_equal(variance, scene.variance)
@@ -94,17 +93,6 @@ def test_noise_has_the_variance_told():
         assert abs(pull[:, :, 65:75, 87:93].std() - 1.0) < 0.03
 
 
-def test_correlated_noise_keeps_its_variance():
-    scene = make_scene()
-    change = make_realization(correlation=0.3)
-    flux, variance = realize(scene, SIGMA, change, WHOLE, np.random.default_rng(4))
-    pull = ((flux - scene.noiseless) / np.sqrt(variance))[0]
-    assert abs(pull.std() - 1.0) < 0.02
-    # Lag 1 of 1 + w (left + right): 2 w / (1 + 2 w^2).
-    assert abs(np.mean(pull[1:] * pull[:-1]) - 0.6 / 1.18) < 0.03
-    assert abs(np.mean(pull[:, 1:] * pull[:, :-1]) - 0.6 / 1.18) < 0.03
-
-
 def test_brighter_sources_have_more_photon_noise():
     scene = make_scene()
     gain = np.array([2.0, 0.5], np.float32)
@@ -118,7 +106,7 @@ def test_brighter_sources_have_more_photon_noise():
 
 def test_only_noise_can_be_added_to_an_image():
     scene = make_scene(own=True)
-    settings = AugmentSettings(depth_probability=1.0, depth_range=(0.2, 0.5), noiseless_probability=1.0)
+    settings = AugmentSettings(depth_probability=1.0, depth_range=(0.2, 0.5))
     drawn = draw_realization(settings, np.random.default_rng(2), scene)
     assert drawn.own
     assert drawn.noise == 1.0
@@ -195,12 +183,7 @@ def test_blur_does_not_spread_unusable_pixels():
 def test_a_part_is_the_same_as_in_the_whole(blur, window):
     """Noise apart."""
     scene = make_scene()
-    change = make_realization(
-        noise=0.0,
-        blur=blur,
-        gain=np.array([1.5, 0.7], np.float32),
-        background=np.array([[1.0, 2.0, -3.0], [0.5, 0.0, 1.0]], np.float32),
-    )
+    change = make_realization(noise=0.0, blur=blur, gain=np.array([1.5, 0.7], np.float32))
     rng = np.random.default_rng(1)
     y0, x0, height, width = window
     for part, whole in zip(
@@ -210,27 +193,6 @@ def test_a_part_is_the_same_as_in_the_whole(blur, window):
     sample, _ = realize(scene, SIGMA, dataclasses.replace(change, blur=0.0), WHOLE, rng, 3)
     whole, _ = realize(scene, SIGMA, dataclasses.replace(change, blur=0.0), WHOLE, rng)
     np.testing.assert_allclose(sample, whole[:, ::3, ::3], rtol=1e-5, atol=1e-5)
-
-
-def test_background_is_a_plane():
-    scene = make_scene()
-    terms = np.array([[1.0, 2.0, 0.0], [0.0, 0.0, -4.0]], np.float32)
-    flux, _ = realize(
-        scene, SIGMA, make_realization(noise=0.0, background=terms), WHOLE, np.random.default_rng(1)
-    )
-    left = (flux - scene.noiseless) / SIGMA[:, None, None]
-    np.testing.assert_allclose(left[0, :, 5], np.linspace(0.0, 2.0, SHAPE[0], endpoint=False), atol=1e-3)
-    np.testing.assert_allclose(left[1, 5], np.linspace(2.0, -2.0, SHAPE[1], endpoint=False), atol=1e-3)
-
-
-def test_a_band_is_lost():
-    scene = make_scene()
-    settings = AugmentSettings(drop_probability=1.0)
-    lost = {draw_realization(settings, np.random.default_rng(k), scene).dropped for k in range(30)}
-    assert lost == {0, 1}
-    change = make_realization(dropped=0)
-    np.testing.assert_array_equal(change.kept_bands(), [1])
-    np.testing.assert_array_equal(change.psf_fwhm([4.0, 3.0]), [np.nan, 3.0])
 
 
 @pytest.mark.parametrize(
@@ -297,11 +259,7 @@ def test_every_setting_is_drawn():
         expected = {
             "flux": lambda d: 2.0 <= d.gain[0] <= 3.0 and d.gain[0] == d.gain[1],
             "depth": lambda d: 1.0 < d.noise <= 2.0,
-            "noiseless": lambda d: d.noise == 0.0,
             "noise": lambda d: 0.1 <= d.noise < 1.0,
-            "correlated": lambda d: 0.1 <= d.correlation <= 0.5,
             "blur": lambda d: 0.4 <= d.blur <= 1.2,
-            "background": lambda d: d.background.all(),
-            "drop": lambda d: d.dropped is not None,
         }
         assert expected[kind](drawn), kind

@@ -17,13 +17,12 @@ import numpy as np
 import pytest
 import torch
 
-from lsst.meas.maskrcnn.images.binning import bin_psf_fwhm
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings, ZScoreSettings, normalize
 from lsst.meas.maskrcnn.network.psf import PSF_UNIT
 from lsst.meas.maskrcnn.train import dataset as dataset_module
 from lsst.meas.maskrcnn.train.augment import AugmentSettings
 from lsst.meas.maskrcnn.train.dataset import BatchSource, CropSettings, CropSource
-from lsst.meas.maskrcnn.train.scene_cuts import bin_scene, split_scene
+from lsst.meas.maskrcnn.train.scene_cuts import split_scene
 from lsst.meas.maskrcnn.train.scene_sources import SceneFiles, SceneList
 from lsst.meas.maskrcnn.train.targets import make_target
 from lsst.meas.maskrcnn.train.training_scene import TrainingScene, masked_boxes, read_scene, write_scene
@@ -32,6 +31,21 @@ sys.path.append(str(Path(__file__).parent))
 from toy_training import boxes_of
 
 SHAPE = (150, 210)
+
+CHANGED = AugmentSettings(
+    flux_probability=1.0,
+    flux_range=(0.8, 1.25),
+    depth_probability=1.0,
+    depth_range=(0.5, 2.0),
+    noise_probability=0.1,
+    blur_probability=0.25,
+)
+"""All that changes pixels."""
+
+QUIET = AugmentSettings(
+    turns=False, flux_probability=1.0, flux_range=(1.0 - 1e-9, 1.0), band_flux_scatter=0.0
+)
+"""Leaves the pixels as they are, but is not known to."""
 
 
 def make_scene(
@@ -131,42 +145,6 @@ def test_a_scene_without_sources_or_extras(tmp_path: Path) -> None:
     assert target["boxes"].shape == target["ignore_boxes"].shape == (0, 4)
 
 
-@pytest.mark.parametrize("factor", [2, 3])
-def test_binned_scenes_hold_the_same_light(factor: int) -> None:
-    scene = make_scene()
-    binned = bin_scene(scene, factor)
-    height, width = (side // factor for side in SHAPE)
-    assert binned.valid.shape == (height, width)
-    whole = scene.noiseless[:, : height * factor, : width * factor]
-    np.testing.assert_allclose(
-        binned.noiseless.sum(axis=(1, 2)), whole.sum(axis=(1, 2), dtype=float), rtol=1e-5
-    )
-    np.testing.assert_allclose(np.median(binned.variance), factor**2 * np.median(scene.variance), rtol=0.01)
-    np.testing.assert_array_equal(binned.labels, scene.labels)
-    for index, (mask, origin) in enumerate(zip(binned.masks, binned.origins, strict=True)):
-        area = np.count_nonzero(scene.masks[index])
-        assert abs(np.count_nonzero(mask) * factor**2 - area) < 0.25 * area
-        y, x = np.nonzero(mask)
-        place = np.array([y.mean(), x.mean()]) + origin
-        np.testing.assert_allclose(place, binned.positions[index], atol=0.3)
-        # A source on the corner of a square has a lower peak than one in its middle.
-        row, column = np.rint(binned.positions[index]).astype(int)
-        brightest = binned.noiseless[:, row - 1 : row + 2, column - 1 : column + 2].max(axis=(1, 2))
-        np.testing.assert_allclose(binned.peak_flux[index], brightest, rtol=0.35)
-
-
-def test_a_binned_psf_is_as_wide_as_that_of_binned_pixels() -> None:
-    y, x = np.mgrid[-60:60, -60:60]
-    sigma = 3.0
-    image = np.exp(-0.5 * ((y + 0.5) ** 2 + (x + 0.5) ** 2) / sigma**2)
-    binned = image.reshape(30, 4, 30, 4).sum(axis=(1, 3))
-    coordinate = np.arange(30) - 14.5
-    measured = np.sqrt((binned.sum(axis=0) * coordinate**2).sum() / binned.sum())
-    np.testing.assert_allclose(
-        bin_psf_fwhm([2.3548 * sigma, np.nan], 4), [2.3548 * measured, np.nan], rtol=1e-3
-    )
-
-
 def test_pieces_hold_each_pixel_and_each_source_once() -> None:
     # The second source lies on the seam between two rows of pieces, the last one on that between columns.
     scene = make_scene(positions=((30, 40), (73, 100), (120, 170), (40, 104)))
@@ -191,25 +169,6 @@ def test_pieces_hold_each_pixel_and_each_source_once() -> None:
     assert split_scene(scene, 210) == [scene]
     with pytest.raises(ValueError, match="size"):
         split_scene(scene, 0)
-
-
-def test_sources_lost_in_binning_are_kept_at_their_place() -> None:
-    masks = [np.ones((2, 2), bool), np.ones((9, 9), bool), np.ones((1, 40), bool)]
-    scene = make_scene(
-        positions=((20, 30), (40, 50), (149, 100)),
-        masks=masks,
-        origins=np.array([(19, 29), (36, 46), (149, 100)], np.int32),
-        ignore=np.array([False, True, False]),
-    )
-    binned = bin_scene(scene, 4)
-    # The last one lies on rows that do not fill a square.
-    assert [np.count_nonzero(mask) for mask in binned.masks] == [1, 6]
-    assert binned.origins[0].tolist() == [5, 7]
-    assert binned.ignore.tolist() == [False, True]
-    assert bin_scene(scene, 1) is scene
-    for factor in (0, 151):
-        with pytest.raises(ValueError, match="factor|binned"):
-            bin_scene(scene, factor)
 
 
 @pytest.mark.parametrize(
@@ -244,7 +203,7 @@ def test_masked_boxes_hold_the_masked_pixels_once() -> None:
 # ---- what decides a crop
 
 
-@pytest.mark.parametrize("augment", [AugmentSettings(), AugmentSettings.mixture()])
+@pytest.mark.parametrize("augment", [AugmentSettings(), CHANGED])
 def test_a_crop_depends_on_seed_and_number_only(augment: AugmentSettings) -> None:
     scenes = [make_scene(), make_scene(((50, 50), (90, 150)))]
     source = make_source(scenes, augment=augment, psf_channels=True)
@@ -262,7 +221,7 @@ def test_a_crop_depends_on_seed_and_number_only(augment: AugmentSettings) -> Non
 
 
 def test_threads_get_the_same() -> None:
-    source = make_source(augment=AugmentSettings.mixture(), settings=CropSettings(size=64, cache_mb=1.0))
+    source = make_source(augment=CHANGED, settings=CropSettings(size=64, cache_mb=1.0))
     expected = source.crops(range(12))
     found = {}
 
@@ -374,20 +333,15 @@ def test_an_image_of_its_own_is_taken_as_it_is() -> None:
         np.testing.assert_allclose(crop.numpy(), expected, rtol=1e-3, atol=1e-5)
 
 
-def quiet(**changes) -> AugmentSettings:
-    """Augmentations that leave pixels alone but for one noise-free change."""
-    return AugmentSettings(turns=False, noiseless_probability=1.0, **changes)
-
-
 def test_parts_are_normalised_as_the_whole_would_be() -> None:
     """Up to the error of the sky level that comes from a sample."""
-    scene = make_scene()
+    scene = make_scene(noisy=False)
     expected = normalize(LuptonSettings(), scene.noiseless, scene.variance, scene.valid).image
-    ((crop,), _) = make_source([scene], settings=CropSettings(size=512), augment=quiet()).crops(range(1))
+    ((crop,), _) = make_source([scene], settings=CropSettings(size=512), augment=QUIET).crops(range(1))
     np.testing.assert_allclose(crop.numpy(), expected, rtol=0.01, atol=2e-3)
     # Pixels that are not usable are zero there as well.
     scene.valid[40:50, 60:90] = False
-    ((crop,), _) = make_source([scene], settings=CropSettings(size=512), augment=quiet()).crops(range(1))
+    ((crop,), _) = make_source([scene], settings=CropSettings(size=512), augment=QUIET).crops(range(1))
     assert not crop[:, 40:50, 60:90].any()
     assert crop[:, 30:40, 60:90].any()
 
@@ -402,32 +356,12 @@ def test_parts_are_normalised_as_the_whole_would_be() -> None:
     ],
 )
 def test_other_normalisations_use_the_whole_scene(how: LuptonSettings | ZScoreSettings) -> None:
-    scene = make_scene()
+    scene = make_scene(noisy=False)
     expected = normalize(how, scene.noiseless.copy(), scene.variance, scene.valid).image
-    source = CropSource([scene], how, CropSettings(size=64), 1, augment=quiet())
+    source = CropSource([scene], how, CropSettings(size=64), 1, augment=QUIET)
     windows = np.lib.stride_tricks.sliding_window_view(expected, (64, 64), axis=(1, 2))
     for image in source.crops([0, 1])[0]:
         assert (windows == image.numpy()[:, None, None]).all(axis=(0, 3, 4)).sum() == 1
-
-
-@pytest.mark.parametrize("how", [LuptonSettings(), ZScoreSettings()])
-def test_a_lost_band_is_zero_and_the_others_are_normalised_alone(
-    how: LuptonSettings | ZScoreSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(dataset_module, "_PSF_KNOWN", 1.0)
-    scene = make_scene()
-    source = CropSource([scene], how, CropSettings(size=512), 1, True, quiet(drop_probability=1.0))
-    lost = set()
-    for image in source.crops(range(12))[0]:
-        assert image.shape == (4, *SHAPE)
-        (band,) = [k for k in (0, 1) if not image[k].any()]
-        lost.add(band)
-        assert not image[2 + band].any()
-        assert image[3 - band].all()
-        other = 1 - band
-        alone = normalize(how, scene.noiseless[[other]].copy(), scene.variance[[other]], scene.valid).image
-        np.testing.assert_allclose(image[other].numpy(), alone[0], rtol=0.01, atol=2e-3)
-    assert lost == {0, 1}
 
 
 def test_noise_differs_from_crop_to_crop_and_its_depth_from_group_to_group() -> None:
@@ -457,7 +391,7 @@ def test_the_network_gets_the_width_of_the_blurred_psf(monkeypatch: pytest.Monke
 # ---- truth
 
 
-@pytest.mark.parametrize("augment", [AugmentSettings(), quiet(), AugmentSettings.mixture()])
+@pytest.mark.parametrize("augment", [AugmentSettings(), QUIET, CHANGED])
 def test_truth_lies_on_its_sources(augment: AugmentSettings) -> None:
     """Turned, flipped and cut as the pixels are: the light is where the masks are."""
     source = make_source(settings=CropSettings(size=100), augment=augment)

@@ -26,7 +26,6 @@ from lsst.meas.maskrcnn.scenes.presets import (
     PRESETS,
     expected_sources,
     preset_config,
-    random_scene_config,
     survey_conditions,
     survey_pixel_scale,
 )
@@ -327,28 +326,3 @@ def test_default_conditions_are_those_of_hsc_wide():
     assert config.pixel_scale == PRESETS["hsc-wide"].pixel_scale
     assert config.artefacts == ArtefactConfig()
     assert config.name not in PRESETS
-
-
-def test_mixture():
-    rng = np.random.default_rng(12)
-    drawn = [random_scene_config(rng, shape=(128, 160), bands=("r", "i")) for _ in range(400)]
-    by_name = {name: [c for c in drawn if c.name == name] for name in NAMES}
-    assert all(by_name.values())
-    # Star fields and clusters are the exception.
-    assert len(by_name["crowded"]) + len(by_name["cluster"]) < 0.15 * len(drawn)
-    for config in drawn:
-        assert config.shape == (128, 160) and config.bands == ("r", "i")
-        area = 512 * 512 * (config.pixel_scale / 60.0) ** 2
-        field = (config.population.galaxy_density + config.population.star_density) * area
-        assert 15.0 < field < 250.1
-        if not config.noise:
-            assert config.misregistration == 0.0
-            assert config.artefacts.gradient == config.artefacts.chip_gaps == 0.0
-    assert all(c.population.cluster_probability == 1.0 for c in by_name["cluster"])
-    for config in by_name["crowded"]:
-        assert config.population.star_density > 2.0 * config.population.galaxy_density
-    noisy = [c for c in drawn if c.noise]
-    assert 0.1 < np.mean([c.artefacts.chip_gaps > 0 for c in noisy]) < 0.3
-    assert 0.1 < np.mean([c.artefacts.masked_regions > 0 for c in noisy]) < 0.3
-    assert max(c.misregistration for c in noisy) <= 0.15
-    assert {c.pixel_scale for c in drawn} == {0.168, 0.2, 0.2637}

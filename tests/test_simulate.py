@@ -26,7 +26,7 @@ from lsst.meas.maskrcnn.scenes.config import (
     SceneConfig,
 )
 from lsst.meas.maskrcnn.scenes.light import BandPsf, Painter
-from lsst.meas.maskrcnn.scenes.presets import preset_config, random_scene_config
+from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import draw_scene, simulate_scene
 from lsst.meas.maskrcnn.scenes.truth import truth_selection
 
@@ -450,8 +450,7 @@ def test_determinism_and_no_global_state():
     scenes = []
     for seed in (6, 6, 7):
         rng = np.random.default_rng(seed)
-        config = random_scene_config(rng, shape=(100, 120))
-        config = dataclasses.replace(config, keep_models=True, misregistration=0.1)
+        config = preset_config("cluster", shape=(100, 120), keep_models=True, misregistration=0.1)
         scenes.append(simulate_scene(config, rng))
     np.testing.assert_array_equal(before, np.random.get_state()[1])  # noqa: NPY002
     first, second, other = scenes
@@ -465,8 +464,7 @@ def test_determinism_and_no_global_state():
     # The state of the generator is all that counts, not how it was made.
     rng = np.random.default_rng(0)
     rng.bit_generator.state = np.random.default_rng(6).bit_generator.state
-    config = random_scene_config(rng, shape=(100, 120))
-    third = simulate_scene(dataclasses.replace(config, misregistration=0.1), rng)
+    third = simulate_scene(preset_config("cluster", shape=(100, 120), misregistration=0.1), rng)
     assert first.images.tobytes() == third.images.tobytes()
 
 

@@ -21,7 +21,8 @@ from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.network.model_file import default_model_path, read_metadata, read_model
 
 PROJECT = Path(__file__).resolve().parent.parent
-SHORT = ("--steps", "1", "--batch-size", "2", "--jobs", "1", "--device", "cpu", "-c", "crops.size=64")
+QUICK = ("--steps", "1", "--batch-size", "2", "--jobs", "1", "--device", "cpu", "-c", "crops.size=64")
+SHORT = ("--schedule", "published", "-c", "stage_order=['heads']", *QUICK)
 SKY = "maskRcnnSim-hsc-500s"
 
 
@@ -73,20 +74,21 @@ def test_scenes(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ]
 
 
-def test_fresh_scenes(tmp_path: Path) -> None:
-    output = tmp_path / "model.safetensors"
-    options = ("--scenes", str(tmp_path / "none"), "--fresh", "--count", "3", "-c", "crops.crops_per_scene=1")
-    assert run(output, *options, *SHORT) == 0
-    metadata = read_metadata(output)
-    assert metadata.training["source"]["scenes"]["kind"] == "simulated"
-    assert not (tmp_path / "none").exists()
+def test_scenes_for_the_model_of_the_package(tmp_path: Path) -> None:
+    """By default it is the model that learns more."""
+    output = tmp_path / "tuned.safetensors"
+    options = ("--scenes", str(tmp_path / "scenes"), "--count", "1", "--presets", "hsc-500s")
+    assert run(output, *options, "-c", "stage_order=['adaptAll']", *QUICK) == 0
+    metadata, shipped = read_metadata(output), read_metadata(default_model_path())
+    assert metadata.architecture.kind == shipped.architecture.kind
+    assert metadata.training["initial"]["name"] == shipped.name
 
 
 def test_repository(repo: Path, tmp_path: Path) -> None:
     options = ("-i", "simulated/hsc-500s", "-d", f"skymap='{SKY}' AND patch > 6")
-    changes = ("-c", "maskRcnnTrain:stages['scratch'].decay=step", "-c", "use_truth_images=True")
+    changes = ("-c", "maskRcnnTrain:stages['heads'].decay=step", "-c", "use_truth_images=True")
     states = tmp_path / "states"
-    arguments = (*options, *changes, *SHORT, "--schedule", "scratch", "--checkpoints", str(states))
+    arguments = (*options, *changes, *SHORT, "--checkpoints", str(states))
     assert run(repo, "-o", "trained/one", *arguments, "--name", "one") == 0
     butler = Butler.from_config(str(repo), collections="trained/one")
     model = butler.get("maskRcnnModel")
@@ -123,7 +125,7 @@ def test_torchrun(repo: Path) -> None:
         port = probe.getsockname()[1]
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command = [*launcher, "--master-port", str(port), str(PROJECT / "bin" / "train"), str(repo)]
-    options = ["-i", "simulated/hsc-500s", "-o", "trained/two", "--schedule", "scratch", *SHORT]
+    options = ["-i", "simulated/hsc-500s", "-o", "trained/two", *SHORT]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         [*command, *options], env=environment, capture_output=True, text=True, check=False, timeout=600
@@ -166,7 +168,7 @@ def test_refusals(scenes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_refusals_in_a_repository(repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(repo, *SHORT, "--schedule", "scratch") == 1
+    assert run(repo, *SHORT) == 1
     assert "--input and --output" in capsys.readouterr().err
     for options, message in (
         (("-i", "nothing/here", "-o", "trained/x"), "nothing/here"),
@@ -176,7 +178,7 @@ def test_refusals_in_a_repository(repo: Path, capsys: pytest.CaptureFixture[str]
         (("-i", "simulated/hsc-500s", "-o", "trained/x", "-c", "bands=['i']"), "no exposure in band 'i'"),
         (("-i", "simulated/hsc-500s/validation", "-o", "trained/x"), "none is left to train on"),
     ):
-        assert run(repo, *SHORT, "--schedule", "scratch", *options) == 1, options
+        assert run(repo, *SHORT, *options) == 1, options
         assert message in capsys.readouterr().err
     butler = Butler.from_config(str(repo))
     assert "trained/x" not in butler.collections.query("*")

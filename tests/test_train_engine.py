@@ -27,7 +27,6 @@ from lsst.meas.maskrcnn.train.stages import (
     TrainSettings,
     learning_rate,
     published_stages,
-    scratch_stages,
     set_trainable,
 )
 
@@ -443,7 +442,7 @@ def test_stages_are_checked(wrong):
     "wrong",
     [
         {"stages": ()},
-        {"stages": scratch_stages() * 2},
+        {"stages": published_stages() * 2},
         {"average_decay": 1.0},
         {"minutes": 0.0},
         {"log_every": 0},

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import multiprocessing
 from collections.abc import Iterator
 
 import numpy as np
@@ -27,13 +26,10 @@ from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.config import MaskRule
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene
-from lsst.meas.maskrcnn.train import training_set
 from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
-from lsst.meas.maskrcnn.train.scene_sources import SceneSource
-from lsst.meas.maskrcnn.train.training_scene import TrainingScene, read_scene
+from lsst.meas.maskrcnn.train.training_scene import read_scene
 from lsst.meas.maskrcnn.train.training_set import (
     MIN_PEAK_SHARE,
-    SimulatedSource,
     make_training_set,
     mask_levels,
     to_training_scene,
@@ -108,100 +104,6 @@ def test_a_training_set_of_presets(tmp_path) -> None:
     assert not np.array_equal(first.noiseless, third.noiseless)
     with pytest.raises(ValueError, match="no preset hsc_wide"):
         list(make_training_set(tmp_path, 1, 7, presets=["hsc_wide"]))
-
-
-@pytest.fixture
-def quick_simulator(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """A simulator that counts, in place of the slow one."""
-    made: list[int] = []
-
-    def make(number: int, *_) -> TrainingScene:
-        made.append(number)
-        pixels = np.full((1, 40, 40), float(number), np.float32)
-        return TrainingScene(
-            noiseless=pixels,
-            variance=np.ones_like(pixels),
-            valid=np.ones((40, 40), bool),
-            labels=np.zeros(0, np.int64),
-            peak_flux=np.zeros((0, 1), np.float32),
-            origins=np.zeros((0, 2), np.int32),
-            masks=[],
-            noisy=False,
-        )
-
-    monkeypatch.setattr(training_set, "_simulate", make)
-    return made
-
-
-def test_scenes_never_come_again(quick_simulator: list[int]) -> None:
-    with SimulatedSource(3, jobs=0, epoch=5) as scenes:
-        settings = CropSettings(size=32, crops_per_scene=2)
-        source = CropSource(scenes, LuptonSettings(), settings, 1)
-        assert isinstance(scenes, SceneSource)
-        assert source.n_images == 10
-        source.crops(range(24))
-    assert quick_simulator == list(range(14))
-    assert source.names([3]) == ["mixture 3 of seed 3"]
-    assert source.describe()["scenes"]["presets"] == "mixture"
-
-
-class ImmediateExecutor:
-    """Runs everything at once, and remembers what it was asked for."""
-
-    def __init__(self, *_, **__):
-        self.asked: list[int] = []
-
-    def submit(self, function, number, *args):
-        from concurrent.futures import Future
-
-        self.asked.append(number)
-        future: Future = Future()
-        future.set_result(function(number, *args))
-        return future
-
-    def shutdown(self, **_):
-        pass
-
-
-def test_what_is_made_ahead_is_what_is_wanted(
-    quick_simulator: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """For one process and for the second of two, and never more than the queue holds."""
-    monkeypatch.setattr(training_set, "ProcessPoolExecutor", ImmediateExecutor)
-    settings = CropSettings(size=32, crops_per_scene=1)
-    for first in (0, 2):
-        scenes = SimulatedSource(3, jobs=1, ahead=6)
-        source = CropSource(scenes, LuptonSettings(), settings, 1)
-        wanted = []
-        for step in range(6):
-            numbers = [4 * step + first, 4 * step + first + 1]
-            wanted += numbers
-            source.crops(numbers)
-            assert len(scenes._pending) <= 6
-        asked = scenes._pool.asked
-        assert asked[: len(wanted)] == wanted
-        # Beyond these, what the next steps want.
-        assert set(asked) - set(wanted) <= {4 * step + first + k for step in (6, 7, 8) for k in (0, 1)}
-        scenes.close()
-
-
-@pytest.mark.slow
-def test_workers_make_the_same_scenes() -> None:
-    options = {"presets": ("hsc-500s",), "shape": (48, 64), "bands": ("r",)}
-    with SimulatedSource(3, jobs=1, ahead=2, **options) as scenes:
-        scenes.expect([4, 5])
-        found = [scenes.scene(4), scenes.scene(5)]
-    for scene, number in zip(found, (4, 5), strict=True):
-        expected = SimulatedSource(3, jobs=0, **options).scene(number)
-        np.testing.assert_array_equal(scene.noiseless, expected.noiseless)
-        np.testing.assert_array_equal(scene.origins, expected.origins)
-    assert not any(child.is_alive() for child in multiprocessing.active_children())
-
-
-@pytest.mark.parametrize("wrong", [{"jobs": -1}, {"ahead": 0}, {"epoch": 0}, {"presets": ["deep"]}])
-def test_simulated_sources_are_checked(wrong) -> None:
-    with pytest.raises(ValueError, match=next(iter(wrong)) if "presets" not in wrong else "no preset deep"):
-        SimulatedSource(1, **wrong)
 
 
 # ---- from the products of a Butler

@@ -30,8 +30,9 @@ from lsst.meas.maskrcnn.train.training_set import make_training_set
 _AUGMENTATIONS = {
     "flips and turns": AugmentSettings(),
     "published": AugmentSettings.published(),
-    "mixture": AugmentSettings.mixture(),
-    "mixture, all blurred": AugmentSettings(**{**vars(AugmentSettings.mixture()), "blur_probability": 1.0}),
+    "published, all blurred": AugmentSettings(
+        **{**vars(AugmentSettings.published()), "blur_probability": 1.0}
+    ),
 }
 
 

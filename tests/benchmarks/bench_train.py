@@ -31,7 +31,7 @@ from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
 from lsst.meas.maskrcnn.train.loop import train
 from lsst.meas.maskrcnn.train.losses import Crops, LossNetwork
-from lsst.meas.maskrcnn.train.stages import TrainSettings, scratch_stages
+from lsst.meas.maskrcnn.train.stages import StageSettings, TrainSettings
 from lsst.meas.maskrcnn.train.training_set import make_training_set
 
 BANDS = ("z", "r", "g")
@@ -88,7 +88,7 @@ def main() -> None:
         memory = InMemory(new_source(), total)
         print(f"a crop takes {(time.perf_counter() - began) / total * 1e3:.1f} ms to make, one after another")
         settings = TrainSettings(
-            stages=scratch_stages(arguments.steps, arguments.batch_size),
+            stages=(StageSettings(steps=arguments.steps, batch_size=arguments.batch_size),),
             precision=arguments.precision,
             log_every=1,
             steps_per_epoch=10 * arguments.steps,

@@ -7,7 +7,7 @@
     python tests/benchmarks/normalization_matrix.py FOLDER [--steps 600] [--mixture SCENES]
 
 Trains the small network with each normalisation and under equal budgets, on 56 scenes
-of hsc-500s-noiseless and on the mixture of presets, and computes the average precision
+of hsc-500s-noiseless and on scenes of all presets, and computes the average precision
 of each on every preset. FOLDER takes scenes, models, figures.json, a table (matrix.rst)
 and a figure (matrix.png); what is there already is not made again.
 """
@@ -70,7 +70,8 @@ def train_all(folder: Path, mixture: Path | None, steps: int, jobs: int) -> dict
                 extra += ["-c", f"normalize['lupton'].scale={20 * noise:.6g}"]
             arguments = [str(model), "--scenes", str(scenes), "--count", str(count), *more, *extra]
             arguments += ["--steps", str(steps), "--seed", str(seed), "--jobs", str(jobs), "--name", name]
-            arguments += ["-c", f"stages['scratch'].warmup_steps={min(100, steps)}"]
+            arguments += ["--schedule", "four-stages", "-c", "stage_order=['first']"]
+            arguments += ["-c", f"stages['first'].warmup_steps={min(100, steps)}"]
             if maskrcnn("train", arguments):
                 raise SystemExit(1)
     return models
@@ -145,7 +146,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--mixture", type=Path, help="folder with scenes of maskrcnn train --seed 5")
+    parser.add_argument(
+        "--mixture", type=Path, help="folder with scenes of all presets, of maskrcnn train --seed 5"
+    )
     parser.add_argument("--steps", type=int, default=600, help="default: %(default)s")
     parser.add_argument("--count", type=int, default=8, help="scenes per preset (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=2000, help="default: %(default)s")

@@ -40,7 +40,7 @@ from ..network.model_file import (
     replace_metadata,
 )
 from ..report.calibration_figure import plot_calibrated
-from ..scenes.presets import PRESETS, preset_config, random_scene_config
+from ..scenes.presets import PRESETS, preset_config
 from ..scenes.simulate import simulate_scene
 from ..train.any_band_validation import PURITY, collect_band_cases
 from ..train.band_scenes import BandScene, read_band_scene, simulate_band_scene
@@ -203,14 +203,15 @@ def _open_scenes(
     """Return the scenes that the options ask for: their number, what they are, themselves."""
     if arguments.scenes is None:
         count = arguments.count or _COUNT
+        presets = tuple(arguments.presets) or tuple(PRESETS)
         described = {
             "kind": "simulated",
-            "presets": list(arguments.presets) or "mixture",
+            "presets": list(presets),
             "shape": list(_SHAPE),
             "bands": list(bands),
             "seed": arguments.seed,
         }
-        make = partial(_simulate, seed=arguments.seed, presets=tuple(arguments.presets), bands=bands)
+        make = partial(_simulate, seed=arguments.seed, presets=presets, bands=bands)
         return count, described, _simulate_all(make, count, arguments.jobs)
     files = SceneFiles(_scene_paths(arguments))
     return len(files), files.describe(), (files.scene(number) for number in range(len(files)))
@@ -236,13 +237,9 @@ def _simulate_all(make: partial[_T], count: int, jobs: int) -> Generator[_T, Non
 
 
 def _simulate(number: int, seed: int, presets: tuple[str, ...], bands: tuple[str, ...]) -> TrainingScene:
-    """Make a scene of the mixture or of a preset, with its pixels as they are."""
-    rng = np.random.default_rng([seed, number])
-    if presets:
-        config = preset_config(presets[number % len(presets)], shape=_SHAPE, bands=bands)
-    else:
-        config = random_scene_config(rng, _SHAPE, bands)
-    return to_training_scene(simulate_scene(config, rng))
+    """Make a scene of the presets in turn, with its pixels as they are."""
+    config = preset_config(presets[number % len(presets)], shape=_SHAPE, bands=bands)
+    return to_training_scene(simulate_scene(config, np.random.default_rng([seed, number])))
 
 
 def _simulate_bands(number: int, seed: int) -> BandScene:

@@ -388,14 +388,13 @@ def preview(**options: Any) -> int:
 )
 @click.option("--scenes", type=_FOLDER, help="train on simulated scenes, kept in this folder")
 @click.option("--count", type=int, default=600, help="number of scenes")
-@_several("--presets", show_default="a mixture", help="kinds of scenes")
+@_several("--presets", show_default="all in turn", help="kinds of scenes")
 @click.option("--validate", type=int, default=0, help="scenes more for validation")
-@click.option("--fresh", is_flag=True, help="never use a scene twice; --count is then the length of an epoch")
 @click.option(
     "--schedule",
-    type=click.Choice(["published", "scratch", "fine-tune"]),
-    show_default="published; scratch with --scenes",
-    help="the four stages of Astro R-CNN; one stage from random weights; few images of a new survey",
+    type=click.Choice(["published", "four-stages", "fine-tune"]),
+    show_default="published; fine-tune with --scenes",
+    help="the stages of Astro R-CNN; four from random weights; few images of a new survey, from lite",
 )
 @_CONFIG
 @click.option("--initial", metavar="MODEL", help="path or URI of a model file to start from")
@@ -428,7 +427,7 @@ def train(**options: Any) -> int:
 )
 @click.option("--count", type=int, show_default="200", help="scenes to simulate, or the most of --scenes")
 @click.option("--seed", type=int, default=770_000, help="of the scenes; not that of the training")
-@_several("--presets", show_default="the training's mixture", help="kinds of scenes")
+@_several("--presets", show_default="all in turn", help="kinds of scenes (models of fixed bands)")
 @click.option(
     "--method",
     type=click.Choice(["isotonic", "temperature"]),

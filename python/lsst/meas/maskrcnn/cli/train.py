@@ -37,15 +37,14 @@ from ..catalogs.training_patches import PatchDatasets, TrainingDataError, file_n
 from ..images.files import write_atomically
 from ..ingest.repo import check_collection, lock_repo, register_datasets, remove_broken_types
 from ..network.inference import select_device
+from ..scenes.presets import PRESETS
 from ..tasks.train import MaskRcnnTrainTask, TrainingDivergedError
-from ..tasks.train_config import scratch_stage
 from ..tasks.train_connections import MaskRcnnTrainConfig, MaskRcnnTrainConnections
-from ..train.augment import AugmentSettings
 from ..train.distributed import on_first_process
 from ..train.loop import best_model_file, output_files
 from ..train.provenance import describe_model
-from ..train.scene_sources import SceneFiles, SceneSource
-from ..train.training_set import SimulatedSource, make_training_set
+from ..train.scene_sources import SceneFiles
+from ..train.training_set import make_training_set
 from .command import (
     Arguments,
     CommandError,
@@ -66,6 +65,8 @@ _LABEL = MaskRcnnTrainTask._DefaultName
 # Of the scenes that are simulated; those of other surveys are brought to it by their own pixel scale.
 _PIXEL_SCALE = 0.168
 _SHAPE = (512, 512)
+
+_SCHEDULES = {"four-stages": "train_four_stages.py", "fine-tune": "fine_tune.py"}
 
 
 def run(arguments: Arguments) -> int:
@@ -125,17 +126,13 @@ def _check(arguments: Arguments) -> None:
 def _make_config(arguments: Arguments) -> MaskRcnnTrainConfig:
     """Make the configuration that the options describe."""
     config = MaskRcnnTrainConfig()
-    schedule = arguments.schedule or ("published" if arguments.scenes is None else "scratch")
+    schedule = arguments.schedule or ("published" if arguments.scenes is None else "fine-tune")
     if arguments.scenes is not None:
         config.name = Path(arguments.output).name.removesuffix(".safetensors")
-        config.description = "Stars and galaxies in ground-based images of 0.5 to 1.5 arcsec seeing."
+        config.description = "Stars and galaxies in simulated images."
     overrides = ConfigOverrides()
-    if schedule == "scratch":
-        config.stages["scratch"] = scratch_stage()
-        config.stage_order = ["scratch"]
-        config.augment.set_from(AugmentSettings.mixture())
-    elif schedule == "fine-tune":
-        overrides.addFileOverride(str(package_dir() / "config" / "fine_tune.py"))
+    if schedule != "published":
+        overrides.addFileOverride(str(package_dir() / "config" / _SCHEDULES[schedule]))
     add_overrides(overrides, arguments, "engine.seed=2")
     try:
         overrides.applyTo(config)
@@ -185,13 +182,11 @@ def _train_on_scenes(arguments: Arguments, task: MaskRcnnTrainTask, first: bool)
     initial = task.initial_model()
     bands = task.bands(initial)
     seed = int(task.config.engine.seed)
-    n_train = 0 if arguments.fresh else arguments.count
+    presets = list(arguments.presets) or list(PRESETS)
 
     def make_scenes() -> list[Path]:
-        count = n_train + arguments.validate
-        if not count:
-            return []
-        options: dict[str, Any] = {"presets": arguments.presets, "shape": _SHAPE, "bands": bands}
+        count = arguments.count + arguments.validate
+        options: dict[str, Any] = {"presets": presets, "shape": _SHAPE, "bands": bands}
         made = make_training_set(arguments.scenes, count, seed, arguments.jobs, **options)
         return list(tqdm(made, total=count, desc="scenes", unit="scene"))
 
@@ -199,28 +194,14 @@ def _train_on_scenes(arguments: Arguments, task: MaskRcnnTrainTask, first: bool)
     with ExitStack() as stack:
         if first:
             stack.enter_context(keep_out_others(output.with_name(f".{output.name}.lock"), str(output)))
-        scenes: SceneSource
-        if arguments.fresh:
-            # Another seed than that of the scenes for validation.
-            scenes = stack.enter_context(
-                SimulatedSource(
-                    seed + 1_000_000, arguments.presets, _SHAPE, bands, arguments.jobs, epoch=arguments.count
-                )
-            )
-        else:
-            scenes = SceneFiles(paths[:n_train])
         results = task.train(
-            scenes,
-            SceneFiles(paths[n_train:]) if arguments.validate else None,
+            SceneFiles(paths[: arguments.count]),
+            SceneFiles(paths[arguments.count :]) if arguments.validate else None,
             bands=bands,
             pixel_scale=_PIXEL_SCALE,
             n_pixels=float(_SHAPE[0] * _SHAPE[1]),
             initialModel=initial,
-            provenance={
-                "data": "simulated scenes of this package",
-                "presets": list(arguments.presets) or "mixture",
-                "seed": seed,
-            },
+            provenance={"data": "simulated scenes of this package", "presets": presets, "seed": seed},
             output=output,
             keep_checkpoint=True,
             progress=stack.enter_context(training_bar(first)),

@@ -11,14 +11,12 @@ cameras' published ones. The documentation of the package lists the numbers.
 
 from __future__ import annotations
 
-__all__ = ["PRESETS", "expected_sources", "preset_config", "random_scene_config"]
+__all__ = ["PRESETS", "expected_sources", "preset_config"]
 
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
-
-import numpy as np
 
 from ..images.units import AB_ZERO_POINT
 from .config import ArtefactConfig, BandConditions, PopulationConfig, PsfConfig, SceneConfig
@@ -343,108 +341,3 @@ def expected_sources(config: SceneConfig) -> float:
         + population.bright_star_density
     )
     return density * area + population.cluster_probability * 0.5 * sum(population.cluster_richness)
-
-
-_MIXTURE = {
-    "hsc-500s-noiseless": 0.2,
-    "hsc-500s": 0.1,
-    "hsc-deep-noiseless": 0.08,
-    "hsc-deep": 0.04,
-    "hsc-wide": 0.2,
-    "decam-120s": 0.15,
-    "lsst-1yr": 0.08,
-    "lsst-10yr": 0.07,
-    "crowded": 0.04,
-    "cluster": 0.04,
-}
-"""Shares of the presets in `random_scene_config`."""
-
-
-def random_scene_config(
-    rng: np.random.Generator, shape: tuple[int, int] = (512, 512), bands: tuple[str, ...] = ("z", "r", "g")
-) -> SceneConfig:
-    """Draw a kind of scene, for training sets that hold all kinds.
-
-    Preset, depth, seeing, number of sources (about 30 to 250 in
-    512 x 512 px), stars among them, pairs, clusters and artefacts vary.
-
-    Parameters
-    ----------
-    rng : `numpy.random.Generator`
-        Random numbers.
-    shape : `tuple` [`int`, `int`]
-        Height and width, px.
-    bands : `tuple` [`str`, ...]
-        Band order of the arrays.
-
-    Returns
-    -------
-    config : `SceneConfig`
-        Give it to `simulate_scene` with the same or another generator.
-    """
-    name = str(rng.choice(list(_MIXTURE), p=list(_MIXTURE.values())))
-    base = PRESETS[name]
-    factor = float(10.0 ** rng.uniform(-0.4, 0.5))
-    seeing = float(rng.lognormal(0.0, 0.1))
-    area = 512.0 * 512.0 * (base.pixel_scale / 60.0) ** 2
-    count = float(10.0 ** rng.uniform(math.log10(30.0), math.log10(250.0)))
-    star_share = float(rng.choice([0.1, 0.25, 0.6], p=(0.5, 0.35, 0.15)) * rng.uniform(0.6, 1.4))
-    if name == "crowded":
-        count = float(rng.uniform(120.0, 250.0))
-        star_share = float(rng.uniform(0.7, 0.95))
-    population = replace(
-        base.population,
-        galaxy_density=count * (1.0 - star_share) / area,
-        star_density=count * star_share / area,
-        # With so few sources, those too faint to teach anything are not drawn.
-        mag_limit=min(base.population.mag_limit, 27.0)
-        + float(rng.uniform(-1.0, 0.3))
-        + 0.6 * math.log10(factor),
-        pair_fraction=float(rng.uniform(0.0, 0.4)),
-        size_at_22=base.population.size_at_22 * float(rng.lognormal(0.0, 0.1)),
-        bright_star_density=float(rng.choice([0.0, 0.1, 0.5], p=(0.3, 0.5, 0.2))),
-        large_galaxy_density=float(rng.choice([0.02, 0.1, 0.5], p=(0.4, 0.4, 0.2))),
-    )
-    if name == "cluster":
-        # Members come on top of the count.
-        population = replace(
-            population, galaxy_density=0.5 * population.galaxy_density, cluster_richness=(40, 100)
-        )
-    elif name != "crowded":
-        population = replace(population, cluster_probability=0.25)
-    return replace(
-        base,
-        shape=shape,
-        bands=bands,
-        exposure_factor=factor,
-        conditions=tuple(replace(c, fwhm=c.fwhm * seeing) for c in base.conditions),
-        population=population,
-        artefacts=_random_artefacts(base, rng),
-        misregistration=float(rng.uniform(0.0, 0.15)) if base.noise else 0.0,
-    )
-
-
-def _random_artefacts(base: SceneConfig, rng: np.random.Generator) -> ArtefactConfig:
-    """Draw the artefacts of scenes that are like those of a preset."""
-    if not base.noise and rng.random() >= 0.4:
-        return ArtefactConfig()
-    artefacts = replace(
-        _CAMERA if base.name != "decam-120s" else _SINGLE,
-        bleed=bool(rng.random() < 0.5),
-        bleed_axis="x" if rng.integers(2) == 0 else "y",
-        bleed_level=float(10.0 ** rng.uniform(-2.5, 0.0)),
-        saturation_fill=float(rng.choice([1.0, rng.uniform(0.0, 1.0)])),
-        spikes=float(rng.uniform(0.0, 0.03)),
-        halo=float(rng.uniform(0.0, 0.03)),
-        gradient=float(rng.exponential(0.1)) if base.noise else 0.0,
-        correlation=float(rng.choice([0.0, rng.uniform(0.35, 0.7)])),
-    )
-    if base.noise:
-        artefacts = replace(
-            artefacts,
-            chip_gaps=float(rng.choice([0.0, 0.5], p=(0.8, 0.2))),
-            chip_gap_width=(2.0, 12.0),
-            chip_gap_depth=float(rng.choice([1.0, rng.uniform(0.1, 0.7)])),
-            masked_regions=float(rng.choice([0.0, 0.3], p=(0.8, 0.2))),
-        )
-    return artefacts

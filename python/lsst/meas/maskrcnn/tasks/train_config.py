@@ -14,7 +14,6 @@ __all__ = [
     "StageConfig",
     "ValidationConfig",
     "published_stages",
-    "scratch_stage",
 ]
 
 from typing import Any
@@ -25,7 +24,7 @@ from ..network.any_band import AnyBandSpec
 from ..network.spec import NetworkSpec
 from ..train.augment import AugmentSettings
 from ..train.dataset import CropSettings
-from ..train.stages import StageSettings, TrainSettings, scratch_stages
+from ..train.stages import StageSettings, TrainSettings
 from ..train.stages import published_stages as published_settings
 from .config_fields import make_config
 
@@ -42,7 +41,7 @@ class AugmentConfig(_Augment):
     """Changes of the images from one use to the next.
 
     ``set_from`` takes the values of a whole set, such as
-    ``AugmentSettings.mixture()``.
+    ``AugmentSettings.published()``.
     """
 
 
@@ -150,17 +149,6 @@ def published_stages() -> dict[str, StageConfig]:
         `~lsst.meas.maskrcnn.train.stages.published_stages`, in their order.
     """
     return {settings.name: _stage_config(settings) for settings in published_settings()}
-
-
-def scratch_stage() -> StageConfig:
-    """Make a stage for random initial weights.
-
-    Returns
-    -------
-    stage : `StageConfig`
-        That of `~lsst.meas.maskrcnn.train.stages.scratch_stages`.
-    """
-    return _stage_config(*scratch_stages())
 
 
 def _stage_config(settings: StageSettings) -> StageConfig:

@@ -33,16 +33,6 @@ _WINGS = 1.4
 """Growth of masks of sources with wings, over that of a Gaussian."""
 
 
-_CORRELATION = (0.1, 0.5)
-"""Range of the weight of each neighbour on an axis in correlated noise: about
-that of images resampled with a bilinear or Lanczos kernel."""
-
-_BACKGROUND_OFFSET, _BACKGROUND_GRADIENT = 0.1, 0.2
-"""Standard deviations of the level of a background that subtraction has left,
-and of its change from one side of the image to the other along each axis, in
-units of the noise of an empty pixel: faint enough that no pixel shows it."""
-
-
 @settings
 class AugmentSettings:
     """Which changes are made to training images, how often, and how large.
@@ -74,9 +64,6 @@ class AugmentSettings:
             "count as 1."
         ),
     ] = (1.0, 2.0)
-    noiseless_probability: Annotated[
-        float, Field(ge=0, le=1, description="Chance that a noisy scene is used without noise, if known.")
-    ] = 0.0
     noise_probability: Annotated[
         float, Field(ge=0, le=1, description="Chance that a scene without noise is given some.")
     ] = 0.0
@@ -87,32 +74,11 @@ class AugmentSettings:
             "the logarithm."
         ),
     ] = (0.1, 1.0)
-    correlated_probability: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=1,
-            description="Chance that the noise drawn is correlated between neighbours, as in a resampled "
-            "image.",
-        ),
-    ] = 0.0
     blur_probability: Annotated[float, Field(ge=0, le=1, description="Chance of a worse seeing.")] = 0.0
     blur_range: Annotated[
         tuple[float, float],
         Field(description="Range of the standard deviation of the Gaussian of the blur (px)."),
     ] = (0.4, 1.2)
-    background_probability: Annotated[
-        float, Field(ge=0, le=1, description="Chance of a background that subtraction has left.")
-    ] = 0.0
-    drop_probability: Annotated[
-        float,
-        Field(
-            ge=0,
-            le=1,
-            description="Chance that one band is lost: its plane is 0, and so is its PSF plane. The image is "
-            "normalised by the other bands alone.",
-        ),
-    ] = 0.0
 
     def __post_init__(self) -> None:
         for name in ("flux_range", "depth_range", "noise_range", "blur_range"):
@@ -140,23 +106,6 @@ class AugmentSettings:
             depth_range=(1.0, 1.1),
         )
 
-    @classmethod
-    def mixture(cls) -> Self:
-        """Make the settings for a model that is to hold on varied data: all but lost bands."""
-        return cls(
-            flux_probability=1.0,
-            flux_range=(0.8, 1.25),
-            band_flux_scatter=0.1,
-            depth_probability=1.0,
-            depth_range=(0.5, 2.0),
-            noiseless_probability=0.2,
-            noise_probability=0.1,
-            noise_range=(0.05, 1.0),
-            correlated_probability=0.5,
-            blur_probability=0.25,
-            background_probability=0.25,
-        )
-
 
 @dataclass(frozen=True)
 class Realization:
@@ -169,26 +118,16 @@ class Realization:
     noise : `float`
         Standard deviation of the noise of the image after the change, in
         units of that which the scene's variance predicts; 0 for none.
-    correlation : `float`
-        Weight of each neighbour in the noise that is drawn.
     blur : `float`
         Standard deviation of the Gaussian that worsens the seeing, px; 0 for
         none.
-    background : `numpy.ndarray`
-        Level in the middle and slopes along y and x (from one side to the
-        other), in units of the sky noise, float32, (band, 3).
-    dropped : `int` or `None`
-        Index of the band that is lost.
     own : `bool`
         The scene's own image is taken with the noise that it has.
     """
 
     gain: FloatImage
     noise: float
-    correlation: float
     blur: float
-    background: FloatImage
-    dropped: int | None = None
     own: bool = False
 
     @property
@@ -205,16 +144,9 @@ class Realization:
         reach = len(kernel) // 2
         return float(np.sum(kernel * np.arange(-reach, reach + 1) ** 2))
 
-    def kept_bands(self) -> npt.NDArray[np.intp]:
-        """Return the indices of the bands that are not lost."""
-        return np.array([k for k in range(len(self.gain)) if k != self.dropped], dtype=np.intp)
-
     def psf_fwhm(self, fwhm: npt.ArrayLike) -> npt.NDArray[np.float64]:
-        """Return the FWHM of the PSF after the change, (band,), px; NaN if lost or not known before."""
-        widths = np.sqrt(np.square(fwhm, dtype=float) + FWHM_PER_SIGMA**2 * self.kernel_variance)
-        if self.dropped is not None:
-            widths[self.dropped] = np.nan
-        return widths
+        """Return the FWHM of the PSF after the change, (band,), px; NaN where it was not known before."""
+        return np.sqrt(np.square(fwhm, dtype=float) + FWHM_PER_SIGMA**2 * self.kernel_variance)
 
 
 def draw_realization(
@@ -223,10 +155,8 @@ def draw_realization(
     """Draw what is done to the image of a scene."""
     bands = len(scene.variance)
     one = np.ones(bands, np.float32)
-    nothing = np.zeros((bands, 3), np.float32)
     if not settings.changes_pixels:
-        own = scene.image is not None
-        return Realization(one, 1.0 if scene.noisy else 0.0, 0.0, 0.0, nothing, own=own)
+        return Realization(one, 1.0 if scene.noisy else 0.0, 0.0, scene.image is not None)
 
     def happens(probability: float) -> bool:
         return bool(rng.random() < probability)
@@ -243,24 +173,10 @@ def draw_realization(
         noise = uniform_log(settings.depth_range) if happens(settings.depth_probability) else 1.0
         if own:
             noise = max(noise, 1.0)
-        elif happens(settings.noiseless_probability):
-            noise = 0.0
     else:
         noise = uniform_log(settings.noise_range) if happens(settings.noise_probability) else 0.0
-    correlated = happens(settings.correlated_probability)
-    background = nothing
-    if happens(settings.background_probability):
-        scale = [_BACKGROUND_OFFSET, _BACKGROUND_GRADIENT, _BACKGROUND_GRADIENT]
-        background = (rng.standard_normal((bands, 3)) * scale).astype(np.float32)
-    return Realization(
-        gain=gain,
-        noise=noise,
-        correlation=float(rng.uniform(*_CORRELATION)) if correlated else 0.0,
-        blur=float(rng.uniform(*settings.blur_range)) if happens(settings.blur_probability) else 0.0,
-        background=background,
-        dropped=int(rng.integers(bands)) if bands > 1 and happens(settings.drop_probability) else None,
-        own=own,
-    )
+    blur = float(rng.uniform(*settings.blur_range)) if happens(settings.blur_probability) else 0.0
+    return Realization(gain, noise, blur, own)
 
 
 def realize(
@@ -327,14 +243,12 @@ def realize(
         added = realization.noise
         factor = (realization.noise or 1.0) if scene.noisy else max(realization.noise, 1.0)
     if added > 0:
-        noise = _draw_noise(flux.shape, realization.correlation, rng)
+        noise = rng.standard_normal(flux.shape, dtype=np.float32)
         noise *= np.sqrt(variance)
         noise *= np.float32(added)
         flux += noise
     if factor != 1.0:
         variance *= np.float32(factor**2)
-    if realization.background.any():
-        flux += _background(realization.background, sky_sigma, pixels.shape[1:], window, step)
     return flux, variance
 
 
@@ -370,31 +284,6 @@ def _blur(
             unknown = np.broadcast_to(weight[inside] == 0, variance.shape)
             variance[unknown] = scene.variance[:, rows, columns][unknown]
     return flux, variance
-
-
-def _background(
-    terms: FloatImage, sky_sigma: npt.NDArray[np.float64], shape: tuple[int, ...], window: Window, step: int
-) -> FloatImage:
-    """Evaluate a plane over a part of an image of some shape."""
-    y0, x0, height, width = window
-    y = (np.arange(y0, y0 + height, step) / shape[0] - 0.5).astype(np.float32)
-    x = (np.arange(x0, x0 + width, step) / shape[1] - 0.5).astype(np.float32)
-    level, slope_y, slope_x = (terms * sky_sigma[:, None]).astype(np.float32).T[..., None, None]
-    plane: FloatImage = level + slope_y * y[:, None] + slope_x * x
-    return plane
-
-
-def _draw_noise(shape: tuple[int, ...], weight: float, rng: np.random.Generator) -> FloatImage:
-    """Draw normal noise of unit variance, each pixel mixed with its neighbours."""
-    if weight == 0.0:
-        return rng.standard_normal(shape, dtype=np.float32)
-    bands, height, width = shape
-    noise = rng.standard_normal((bands, height + 2, width + 2), dtype=np.float32)
-    mix = np.float32(weight)
-    noise = noise[:, 1:-1] + mix * (noise[:, 2:] + noise[:, :-2])
-    noise = noise[:, :, 1:-1] + mix * (noise[:, :, 2:] + noise[:, :, :-2])
-    noise /= np.float32(1.0 + 2.0 * weight**2)
-    return noise
 
 
 def gaussian_kernel(sigma: float) -> npt.NDArray[np.float64]:

@@ -249,7 +249,6 @@ class SceneCrops(ABC):
         most = 2 if n_pixels is None else max(2, round(n_pixels / (16 * self.settings.size**2)))
         self.crops_per_scene = self.settings.crops_per_scene or most
         self.seed = seed
-        self._last: list[int] = []
 
     @property
     def n_images(self) -> int:
@@ -286,24 +285,12 @@ class SceneCrops(ABC):
             ``ignore_boxes`` (float32, (region, 4)): regions that are ignored
             in the loss.
         """
-        self._prefetch_scenes([int(number) for number in numbers])
         made = [self._crop(int(number)) for number in numbers]
         return [image for image, _ in made], [target for _, target in made]
 
     def names(self, numbers: Sequence[int]) -> list[str]:
         """Return the names of the scenes that crops are cut from."""
         return [self.scenes.name(self._scene_number(self._group(int(number)))) for number in numbers]
-
-    def _prefetch_scenes(self, numbers: list[int]) -> None:
-        """Let scenes be made that the next calls need, if these go on as the last ones did."""
-        last, self._last = self._last, numbers
-        if not self.scenes.endless or not numbers:
-            return
-        wanted = [self._scene_number(self._group(number)) for number in numbers]
-        if last and numbers[0] > last[0]:
-            ahead = [number + k * (numbers[0] - last[0]) for k in range(1, 5) for number in numbers]
-            wanted += [self._scene_number(self._group(number)) for number in ahead]
-        self.scenes.expect(list(dict.fromkeys(wanted)))
 
     def _rng(self, stream: int, number: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, stream, number])
@@ -319,8 +306,6 @@ class SceneCrops(ABC):
 
     def _scene_number(self, group: int) -> int:
         """Go through the scenes in another order in every epoch."""
-        if self.scenes.endless:
-            return group
         epoch, place = divmod(group, len(self.scenes))
         return int(self._rng(_ORDER, epoch).permutation(len(self.scenes))[place])
 
@@ -415,13 +400,7 @@ class CropSource(SceneCrops):
     ) -> npt.NDArray[np.float32]:
         """Realise and normalise a whole scene."""
         flux, variance = realize(scene, sky_sigma, realization, (0, 0, *scene.valid.shape), rng)
-        bands = realization.kept_bands()
-        if len(bands) == len(flux):
-            return self._normalize(flux, variance, scene.valid)
-        # A lost band has no part in the normalisation.
-        flux[bands] = self._normalize(flux[bands], variance[bands], scene.valid)
-        flux[realization.dropped] = 0.0
-        return flux
+        return self._normalize(flux, variance, scene.valid)
 
     def _normalize(
         self, flux: npt.NDArray[np.float32], variance: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]
@@ -478,8 +457,7 @@ class CropSource(SceneCrops):
             for k, plane in enumerate(flux):
                 level[k] = constant_background(plane[good], how.clip_sigma, how.clip_iterations).level
         noise = np.array([np.median(plane[good]) if good.any() else 1.0 for plane in variance])
-        bands = realization.kept_bands()
-        sigma = math.sqrt(float(noise[bands].sum())) / len(bands)
+        sigma = math.sqrt(float(noise.sum())) / len(noise)
         stretch = how.stretch * (sigma if how.stretch_unit == "noise" else 1.0)
         flux_of_one = how.scale * (sigma if how.scale_unit == "noise" else 1.0)
         return level, stretch, math.asinh(how.q * flux_of_one / stretch) / how.q
@@ -519,14 +497,12 @@ class CropSource(SceneCrops):
         scene, level = cast(TrainingScene, realized.scene), cast(npt.NDArray[np.float32], realized.level)
         flux, _ = realize(scene, realized.sky_sigma, realization, window, rng)
         flux -= level[:, None, None]
-        if realization.dropped is not None:
-            flux[realization.dropped] = 0.0
         bad = ~scene.valid[inside]
         if bad.any():
             flux[:, bad] = 0.0
         flux *= np.float32(1.0 / realized.stretch)
         how = cast(LuptonSettings, self.normalization)
-        lupton_compress(flux, how.q, realized.scale, len(realization.kept_bands()))
+        lupton_compress(flux, how.q, realized.scale, len(flux))
         return flux
 
     @staticmethod

@@ -22,10 +22,6 @@ from .training_scene import TrainingScene, read_scene, scene_errors
 class SceneSource(ABC):
     """Where scenes come from, by number."""
 
-    endless = False
-    """Whether every number has a scene of its own (`bool`); otherwise there are
-    as many as the length says."""
-
     @abstractmethod
     def __len__(self) -> int:
         """Return the number of scenes in an epoch."""
@@ -33,9 +29,6 @@ class SceneSource(ABC):
     @abstractmethod
     def scene(self, number: int) -> TrainingScene:
         """Return a scene, always the same for a number."""
-
-    def expect(self, numbers: Sequence[int]) -> None:  # noqa: B027
-        """Start to make scenes that will be needed soon, the first needed first."""
 
     @abstractmethod
     def name(self, number: int) -> str:

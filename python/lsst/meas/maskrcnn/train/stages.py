@@ -127,20 +127,6 @@ def published_stages() -> tuple[StageSettings, ...]:
     )
 
 
-def scratch_stages(steps: int = 10_000, batch_size: int = 4) -> tuple[StageSettings, ...]:
-    """Make the schedule for random initial weights: all layers, warm-up to 0.02, cosine decay."""
-    return (
-        StageSettings(
-            "scratch",
-            steps=steps,
-            learning_rate=0.02,
-            warmup_steps=min(300, steps),
-            decay="cosine",
-            batch_size=batch_size,
-        ),
-    )
-
-
 @settings
 class TrainSettings:
     """A training by stochastic gradient descent in stages."""

@@ -107,15 +107,14 @@ class SceneTruth:
         """
         if realization.noise == 0.0 or not len(self.labels):
             return self.not_ignored
-        bands = realization.kept_bands()
-        peaks = self.peak_flux[:, bands] * realization.gain[bands]
-        sigma = sky_sigma[bands] * realization.noise
+        peaks = self.peak_flux * realization.gain
+        sigma = sky_sigma * realization.noise
         if realization.blur > 0:
             # The larger the area over which the flux is spread, the lower the peak.
             area = np.maximum(self.areas, 1)
             peaks = peaks * (area / (area + self.mask_growth(realization)))[:, None]
         if realization.own:
-            sigma = sigma * realization.gain[bands]
+            sigma = sigma * realization.gain
         return self.not_ignored & (peaks >= min_peak_snr * sigma).any(axis=1)
 
 
