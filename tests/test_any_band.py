@@ -564,7 +564,7 @@ def test_one_scene_can_be_learned():
     valid[:, :96, :96] = False
     whole = normalize_bands(pixels, valid, made.fwhm, made.wavelength)
     alone, together = (
-        find_in_bands(network, whole, tile_size=96, tile_overlap=32, tiles_at_once=count) for count in (1, 5)
+        find_in_bands(network, whole, tile_size=96, tile_overlap=32, together=count) for count in (1, 5)
     )
     assert len(alone.scores) >= 6
     np.testing.assert_allclose(alone.scores, together.scores, atol=1e-4)

@@ -195,7 +195,7 @@ def test_validate() -> None:
         config.validate()
     with pytest.raises(FieldValidationError, match="a band of its own"):
         make_task(bands={"z": "r", "g": "r"})
-    for name, value in (("score_threshold", 1.5), ("batch_size", 0)):
+    for name, value in (("score_threshold", 1.5), ("min_area", 0)):
         with pytest.raises(FieldValidationError):
             setattr(MaskRcnnDeblendConfig().detection, name, value)
     config = MaskRcnnDeblendConfig()
@@ -327,7 +327,6 @@ def test_settings_reach_the_engine(model: MaskRcnnModel, detector: list[dict[str
         "min_area": 3,
         "tile_size": 128,
         "tile_overlap": 32,
-        "batch_size": 1,
         "score_threshold": 0.0,
         "precision": "float32",
         "device": "cpu",

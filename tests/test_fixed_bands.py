@@ -76,7 +76,7 @@ def test_sources_are_those_of_the_normalised_image(scene, image, fixed_model, so
     distance = np.hypot(*(sources.peaks[:, None] - positions).transpose(2, 0, 1))
     assert distance.min(axis=0).max() < 2.0
     assert (sources.is_star == (scene.labels[distance.argmin(axis=1)] == 1)).all()
-    assert {"normalize", "forward", "suppression", "masks", "seams"} <= set(sources.timings)
+    assert {"normalize", "forward", "masks"} <= set(sources.timings)
 
 
 def test_the_order_of_the_bands_does_not_matter(image, fixed_model, sources) -> None:

@@ -62,7 +62,6 @@ def test_a_tile_without_valid_pixels_is_not_looked_at(fixed_model):
     found = detect(fixed_model.build(), image, np.zeros_like(valid))
     assert len(found) == 0
     assert found.boxes.shape == (0, 4)
-    assert found.timings["forward"] == 0.0
 
 
 @pytest.mark.parametrize("shape", [(2, 0, 0), (2, 1, 1), (2, 37, 5), (2, 33, 200)])
@@ -92,7 +91,7 @@ def test_detect_refuses_what_it_cannot_use(fixed_model):
         detect(network, np.full((2, 64, 64), np.nan, dtype=np.float32))
 
 
-@pytest.mark.parametrize("wrong", [{"tile_overlap": 512}, {"batch_size": 0}, {"score_threshold": 1.5}])
+@pytest.mark.parametrize("wrong", [{"tile_overlap": 512}, {"min_area": 0}, {"score_threshold": 1.5}])
 def test_detection_settings_are_checked(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         DetectionSettings(**wrong)

@@ -16,7 +16,7 @@ from torch import nn
 from torchvision.models.detection import MaskRCNN
 
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks, mask_iou
-from lsst.meas.maskrcnn.network import runtime
+from lsst.meas.maskrcnn.network import inference, runtime
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.inference import DetectionSettings, detect
@@ -27,10 +27,8 @@ sys.path.append(str(Path(__file__).parent))
 from fixed_bands import grid, observe, toy_scene
 
 
-def find(network: MaskRCNN, image: np.ndarray, precision: str = "float32", batch_size: int = 2) -> Detections:
-    settings = DetectionSettings(
-        tile_size=192, tile_overlap=64, batch_size=batch_size, precision=precision, score_threshold=0.3
-    )
+def find(network: MaskRCNN, image: np.ndarray, precision: str = "float32") -> Detections:
+    settings = DetectionSettings(tile_size=192, tile_overlap=64, precision=precision, score_threshold=0.3)
     return detect(network, image, None, settings)
 
 
@@ -85,9 +83,9 @@ def test_same_detections(fixed_model, image, expected):
     agree(found, expected, box=0.01, score=1e-4, iou=0.99, strays=2)
 
 
-@pytest.mark.parametrize("batch_size", [1, 4])
-def test_batches(fixed_model, image, expected, batch_size):
-    found = find(prepare_network(fixed_model.build()), image, batch_size=batch_size)
+def test_tiles_together(fixed_model, image, expected, monkeypatch):
+    monkeypatch.setattr(inference, "tiles_at_once", lambda device: 4)
+    found = find(prepare_network(fixed_model.build()), image)
     agree(found, expected, box=0.01, score=1e-4, iou=0.99)
 
 

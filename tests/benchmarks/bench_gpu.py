@@ -81,7 +81,7 @@ def main() -> None:
             network, replace(bands, pixels=bands.pixels[:, :TILE, :TILE], valid=bands.valid[:, :TILE, :TILE])
         )
         began = clock(device)
-        found = find_in_bands(network, bands, tile_size=TILE, tile_overlap=OVERLAP, tiles_at_once=together)
+        found = find_in_bands(network, bands, tile_size=TILE, tile_overlap=OVERLAP, together=together)
         forward = clock(device) - began
         began = clock(device)
         for tile in tiles:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings, ZScoreSettings, normalize
-from lsst.meas.maskrcnn.images.tiles import make_tiles, seam_keep
 
 
 def measure(label: str, function: Callable[..., Any], *args: Any, repeat: int = 3, **kwargs: Any) -> None:
@@ -54,15 +53,6 @@ def main() -> None:
     measure("lupton, percentiles", normalize, LuptonSettings(**percentiles), flux, variance)
     measure("z-score, clipped", normalize, ZScoreSettings(), flux)
     measure("z-score, full, asinh before", normalize, ZScoreSettings(statistics="full", asinh="before"), flux)
-
-    tiles = make_tiles(args.size, args.size, 512, 128)
-    n_per_tile = 300
-    corner = rng.uniform(0, 490, size=(len(tiles), n_per_tile, 2))
-    corner += np.array([[t.x0, t.y0] for t in tiles])[:, np.newaxis]
-    boxes = np.concatenate([corner, corner + rng.uniform(4, 20, size=corner.shape)], axis=-1).reshape(-1, 4)
-    tile_index = np.repeat(np.arange(len(tiles)), n_per_tile)
-    scores = rng.uniform(0.5, 1.0, size=len(boxes))
-    measure(f"seams, {len(boxes)} boxes", seam_keep, boxes, scores, tile_index, tiles, args.size, args.size)
 
 
 if __name__ == "__main__":

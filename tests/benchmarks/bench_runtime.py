@@ -44,7 +44,6 @@ class Way:
     name: str
     prepared: bool = True
     precision: str = "bfloat16"
-    batch_size: int = 1
     min_objectness: float = runtime._MIN_OBJECTNESS
     proposals: int = runtime._PROPOSALS
     network: MaskRCNN | None = None
@@ -71,7 +70,6 @@ WAYS = [
     Way("default, 2000 proposals", proposals=2000),
     Way("default, 8000 proposals", proposals=8000),
     Way("default, objectness 0.3", min_objectness=0.3),
-    Way("default, batches of 4", batch_size=4),
 ]
 
 
@@ -102,7 +100,6 @@ def find(way: Way, image: ValidationImage, score: float = 0.5) -> Detections:
     """Run a network on the tiles of an image."""
     settings = DetectionSettings(
         tile_overlap=0,
-        batch_size=way.batch_size,
         precision=way.precision,  # type: ignore[arg-type]
         score_threshold=score,
     )

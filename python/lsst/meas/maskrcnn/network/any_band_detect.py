@@ -6,19 +6,10 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "LEARNED_FWHM",
-    "USUAL_FWHM",
-    "BandImage",
-    "detect_bands",
-    "find_in_bands",
-    "learned_scale",
-    "normalize_bands",
-]
+__all__ = ["LEARNED_FWHM", "BandImage", "detect_bands", "find_in_bands", "learned_scale", "normalize_bands"]
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,31 +20,22 @@ from torch import Tensor
 from ..images.background import clip_sorted
 from ..images.binning import bin_psf_fwhm, sum_squares
 from ..images.classes import GALAXY, STAR
-from ..images.tiles import Tile, make_tiles
+from ..images.tiles import Tile
 from .any_band import AnyBandNetwork, BandProposals
 from .band_layers import Field, pack_bands
 from .detections import Detections
 from .masks import MASK_THRESHOLD, SoftMasks, paste_soft_masks
-
-_CLOSEST = 0.35
-"""Distance in FWHM below which two detections are of one source."""
+from .psf import USUAL_FWHM
+from .tile_detection import detect_in_tiles, tiles_at_once, unique_sources
 
 _LEAST_PEAK = 0.02
 """Smallest probability of a source at a peak that is classified."""
 
-_SAME_BOX = 0.8
-"""IoU of boxes from which two detections are of one source."""
-
-
-_NARROW, _WIDE, USUAL_FWHM = 2.6, 8.0, 4.5
-"""FWHM (px) below which an image is oversampled, above which it is binned, and
-to which; the width of a PSF that is not known."""
+_NARROW, _WIDE = 2.6, 8.0
+"""FWHM (px) below which an image is oversampled, and above which it is binned to `USUAL_FWHM`."""
 
 LEARNED_FWHM = 2.0, _WIDE
 """Widths of the PSF on which networks are trained (px)."""
-
-_TILE_MEMORY = 1.2e9
-"""Most memory (bytes) of a tile of six bands with a thousand sources."""
 
 _SAMPLE = 400_000
 """Pixels from which sky and noise are measured, at most."""
@@ -205,7 +187,7 @@ def find_in_bands(
     least: float = 0.05,
     least_star: float = 0.5,
     masks: bool = True,
-    tiles_at_once: int | None = None,
+    together: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
     """Find the sources of an image of any size.
@@ -224,7 +206,7 @@ def find_in_bands(
         Probability of a star from which the box and the mask are those of one.
     masks : `bool`
         Whether to compute masks.
-    tiles_at_once : `int`, optional
+    together : `int`, optional
         Tiles that the network takes together. By default one on a CPU, and on a
         GPU as many as half of its free memory holds.
     progress : callable, optional
@@ -233,71 +215,24 @@ def find_in_bands(
     Returns
     -------
     found : `~.detections.Detections`
-        In pixels of the image. A source belongs to the tile in the middle part
-        of which it lies; one that reaches the edge of that tile is found again
-        in a tile around it.
+        In pixels of the image, each once; see
+        `~.tile_detection.detect_in_tiles`.
     """
-    height, width = image.pixels.shape[1:]
     fwhm = image.mean_fwhm
-    tiles = make_tiles(height, width, tile_size, tile_overlap, network.spec.divisor)
-    parts: list[Detections] = []
-    cut: list[npt.NDArray[np.bool_]] = []
-    together = tiles_at_once or _tiles_at_once(network.classes.weight.device)
-    for start in range(0, len(tiles), together):
-        some = tiles[start : start + together]
-        for tile, found in zip(some, _detect_tiles(network, image, some, fwhm, least, least_star, masks)):
-            # Half of what two tiles share belongs to either; the edges of the image to the outer ones.
-            corner, end = np.array([tile.y0, tile.x0]), np.array([tile.y1, tile.x1])
-            low = np.where(corner > 0, corner + tile_overlap / 2 - 2.0 * fwhm, -np.inf)
-            high = np.where(end < (height, width), end - tile_overlap / 2 + 2.0 * fwhm, np.inf)
-            inside = (found.positions >= low) & (found.positions < high)
-            parts.append(found.take(np.logical_and.reduce(inside, axis=1)))
-            cut.append(_reaches_edge(parts[-1].boxes, tile, (height, width)))
-        if progress is not None:
-            progress(start + len(some), len(tiles))
-    every = Detections.concatenate(parts)
-    again = np.zeros(len(every), bool)
-    for index in np.flatnonzero(np.concatenate([np.zeros(0, bool), *cut])).tolist():
-        place = every.positions[index]
-        tile = _tile_around(place, tile_size, (height, width), network.spec.divisor)
-        (found,) = _detect_tiles(network, image, [tile], fwhm, least, least_star, masks)
-        distance = np.hypot(*(found.positions - place).T)
-        if distance.min(initial=np.inf) < fwhm:
-            parts.append(found.take(np.array([distance.argmin()])))
-            again[index] = True
-    every = Detections.concatenate([every.take(~again), *parts[len(cut) :]])
-    every = every.sorted()
-    return every.take(_unique(every.boxes, every.positions, fwhm))
 
+    def detect(tiles: list[Tile]) -> list[Detections]:
+        return _detect_tiles(network, image, tiles, fwhm, least, least_star, masks)
 
-def _reaches_edge(
-    boxes: npt.NDArray[np.float32], tile: Tile, shape: tuple[int, int]
-) -> npt.NDArray[np.bool_]:
-    """Say which boxes reach an edge of a tile that is not one of the image, (box,)."""
-    height, width = shape
-    return (
-        ((boxes[:, 0] < tile.x0 + 1) & (tile.x0 > 0))
-        | ((boxes[:, 1] < tile.y0 + 1) & (tile.y0 > 0))
-        | ((boxes[:, 2] > tile.x1 - 1) & (tile.x1 < width))
-        | ((boxes[:, 3] > tile.y1 - 1) & (tile.y1 < height))
+    return detect_in_tiles(
+        detect,
+        (image.pixels.shape[1], image.pixels.shape[2]),
+        fwhm,
+        size=tile_size,
+        overlap=tile_overlap,
+        align=network.spec.divisor,
+        together=together or tiles_at_once(network.classes.weight.device),
+        progress=progress,
     )
-
-
-def _tile_around(place: npt.NDArray[np.floating], size: int, shape: tuple[int, int], align: int) -> Tile:
-    """Make a tile in the image with a place (y, x) in its middle, as far as the image goes."""
-    starts = [
-        max(min(int(middle) - size // 2, side - size), 0) // align * align
-        for middle, side in zip(place, shape)
-    ]
-    ends = [min(start + size, side) for start, side in zip(starts, shape)]
-    return Tile(*starts, *ends)
-
-
-def _tiles_at_once(device: torch.device) -> int:
-    """Choose how many tiles half of the free memory of a GPU holds; on a CPU one at a time is fastest."""
-    if device.type != "cuda":
-        return 1
-    return int(np.clip(0.5 * torch.cuda.mem_get_info(device)[0] / _TILE_MEMORY, 1, 64))
 
 
 def _detect_tiles(
@@ -389,7 +324,7 @@ def detect_bands(
             network, proposals, parts, (image.shape[-2], image.shape[-1]), least, least_star
         )
         some.flag_limited[:] = len(proposals.scores) >= network.spec.proposals
-        found.append(some.take(_unique(some.boxes, some.positions, fwhm)))
+        found.append(some.take(unique_sources(some.boxes, some.positions, fwhm)))
     if not masks:
         return found
     shapes = network.masks(features, [torch.from_numpy(item.boxes).to(device) for item in found])
@@ -448,21 +383,3 @@ def _rate_proposals(
 def _no_masks(count: int) -> SoftMasks:
     corners = np.zeros((count, 2), np.int32)
     return SoftMasks(corners, [np.zeros((0, 0), bool)] * count, corners, [np.zeros((0, 0), np.uint8)] * count)
-
-
-def _unique(boxes: npt.NDArray[Any], positions: npt.NDArray[Any], fwhm: float) -> npt.NDArray[np.int64]:
-    """Drop what is at the place, or in the box, of something likelier."""
-    kept: list[int] = []
-    areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)
-    for index in range(len(boxes)):
-        before = np.array(kept, int)
-        if len(before):
-            near = np.hypot(*(positions[before] - positions[index]).T) < _CLOSEST * fwhm
-            low = np.maximum(boxes[before, :2], boxes[index, :2])
-            high = np.minimum(boxes[before, 2:], boxes[index, 2:])
-            shared = np.clip(high - low, 0.0, None).prod(axis=1)
-            same = shared > _SAME_BOX * (areas[before] + areas[index] - shared)
-            if (near | same).any():
-                continue
-        kept.append(index)
-    return np.array(kept, np.int64)

@@ -39,8 +39,7 @@ class Detections:
     masks : `list` [`numpy.ndarray`]
         Masks, bool, (y, x) each, tight around the source.
     timings : `dict` [`str`, `float`]
-        Wall time by part: ``forward``, ``suppression``, ``masks``, ``seams``,
-        ``total`` (s).
+        Wall time by part (s).
     soft : `list` [`numpy.ndarray`], optional
         Probability of each pixel to belong to the source, times 255 and
         rounded, uint8, (y, x) each, on the mask and where it is over 5 %.

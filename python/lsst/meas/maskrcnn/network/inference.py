@@ -2,15 +2,13 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""Detection on images of any size: tiles, batches, masks and seams."""
+"""Detection with networks of fixed bands."""
 
 from __future__ import annotations
 
 __all__ = ["DetectionSettings", "autocast", "detect", "select_device"]
 
-import itertools
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Annotated, Any, Literal, NamedTuple, cast
 
@@ -26,11 +24,16 @@ from torchvision.ops import clip_boxes_to_image, nms
 
 from ..images.classes import GALAXY, STAR
 from ..images.settings import settings
-from ..images.tiles import Tile, concentric, make_tiles, overlapping_pairs, seam_keep
+from ..images.tiles import Tile
 from .calibration import Calibration, calibrate
 from .detections import Detections
 from .masks import MASK_THRESHOLD, paste_soft_masks
-from .psf import add_psf_planes
+from .psf import USUAL_FWHM, add_psf_planes
+from .tile_detection import detect_in_tiles, tiles_at_once
+
+_CONCENTRIC, _CONTAINED = 0.25, 0.7
+"""Distance of two middles, in sides of the smaller box, up to which, and share of the smaller box in the
+larger one, from which two boxes are on one source."""
 
 _SURE, _LAST_PROPOSALS, _CROWDED = 0.5, 0.1, 0.05
 """The proposals of a tile did not suffice if of the sources of at least the first
@@ -56,17 +59,7 @@ class DetectionSettings:
     tile_size: Annotated[
         int, Field(ge=64, description="Side of the square tiles that the network is given (px).")
     ] = 512
-    tile_overlap: Annotated[
-        int,
-        Field(
-            ge=0,
-            description="Pixels that neighbouring tiles share; models of fixed bands may cut larger sources "
-            "at seams.",
-        ),
-    ] = 64
-    batch_size: Annotated[
-        int, Field(ge=1, description="Tiles in one forward pass; memory grows with it.")
-    ] = 2
+    tile_overlap: Annotated[int, Field(ge=0, description="Pixels that neighbouring tiles share.")] = 64
     precision: Annotated[
         Literal["auto", "float32", "bfloat16"],
         Field(
@@ -220,29 +213,31 @@ def detect(
     settings = settings or DetectionSettings()
     with_psf = bool(getattr(network, "psf_channels", False))
     _check_shapes(image, valid, cast(Any, network.backbone).body.conv1.in_channels // (2 if with_psf else 1))
-    started = time.perf_counter()
-    timings = dict.fromkeys(("forward", "suppression", "masks", "seams"), 0.0)
-    height, width = image.shape[1:]
-    # Overlapping tiles give the same there if they begin on one grid.
-    divisor = int(cast(Any, network.transform).divisor)
-    tiles = make_tiles(height, width, settings.tile_size, settings.tile_overlap, divisor)
-    live = [tile for tile in tiles if valid is None or valid[tile.slices].any()]
-    forward = _Forward(network, settings, calibration, timings)
-    found: list[Detections] = []
+    forward = _Forward(network, settings, calibration)
     device = next(network.parameters()).device
+    widths = np.asarray(np.nan if psf_fwhm is None else psf_fwhm, float).ravel()
+    known = widths[np.isfinite(widths)]
+
+    def detect_tiles(tiles: list[Tile]) -> list[Detections]:
+        live = [tile for tile in tiles if valid is None or valid[tile.slices].any()]
+        batch = [_tile_tensor(image, tile) for tile in live]
+        if with_psf:
+            batch = [add_psf_planes(pixels, psf_fwhm) for pixels in batch]
+        found = dict(zip(live, forward.run(batch), strict=True)) if live else {}
+        return [_to_image(found[tile], tile) if tile in found else Detections.empty() for tile in tiles]
+
     with torch.inference_mode(), autocast(device, settings.precision):
-        for chosen in _batches(live, settings.batch_size, divisor):
-            batch = [_tile_tensor(image, tile) for tile in chosen]
-            if with_psf:
-                batch = [add_psf_planes(pixels, psf_fwhm) for pixels in batch]
-            found += [_to_image(item, tile) for item, tile in zip(forward.run(batch), chosen, strict=True)]
-            if progress is not None:
-                progress(len(tiles) - len(live) + len(found), len(tiles))
-    clock = time.perf_counter()
-    merged = _merge_tiles(found, live, (height, width), forward.overlap)
-    now = time.perf_counter()
-    merged.timings = timings | {"seams": now - clock, "total": now - started}
-    return merged
+        return detect_in_tiles(
+            detect_tiles,
+            (image.shape[1], image.shape[2]),
+            float(np.median(known)) if len(known) else USUAL_FWHM,
+            size=settings.tile_size,
+            overlap=settings.tile_overlap,
+            # Overlapping tiles give the same there if they begin on one grid.
+            align=int(cast(Any, network.transform).divisor),
+            together=tiles_at_once(device),
+            progress=progress,
+        )
 
 
 def _check_shapes(image: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_] | None, bands: int) -> None:
@@ -250,15 +245,6 @@ def _check_shapes(image: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_] |
         raise ValueError(f"image has shape {image.shape}, the network wants ({bands}, y, x)")
     if valid is not None and valid.shape != image.shape[1:]:
         raise ValueError(f"valid has shape {valid.shape}, the image's is {image.shape[1:]}")
-
-
-def _batches(tiles: Sequence[Tile], most: int, align: int) -> Iterator[list[Tile]]:
-    """Group tiles in a row, all of one size when padded for the network."""
-    for _, group in itertools.groupby(
-        tiles, lambda tile: (-(-tile.height // align), -(-tile.width // align))
-    ):
-        while batch := list(itertools.islice(group, most)):
-            yield batch
 
 
 def _to_image(found: Detections, tile: Tile) -> Detections:
@@ -289,13 +275,7 @@ def _take(found: _Candidates, index: Any) -> _Candidates:
 class _Forward:
     """The network on a batch of tiles; boxes and masks in pixels of the tile."""
 
-    def __init__(
-        self,
-        network: MaskRCNN,
-        settings: DetectionSettings,
-        calibration: Calibration | None,
-        timings: dict[str, float],
-    ):
+    def __init__(self, network: MaskRCNN, settings: DetectionSettings, calibration: Calibration | None):
         self._network = network
         self._heads = cast(RoIHeads, network.roi_heads)
         threshold = settings.score_threshold
@@ -303,21 +283,10 @@ class _Forward:
         self.overlap = float(self._heads.nms_thresh)
         self._most = int(self._heads.detections_per_img)
         self._calibration = calibration
-        self._timings = timings
         self._device = next(network.parameters()).device
-        self._clock = time.perf_counter()
-
-    def _count(self, stage: str) -> None:
-        """Add the time since the last call to a stage; a GPU finishes first."""
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        now = time.perf_counter()
-        self._timings[stage] += now - self._clock
-        self._clock = now
 
     def run(self, batch: Sequence[Tensor]) -> list[Detections]:
         """Detect on tiles, (plane, y, x) each."""
-        self._clock = time.perf_counter()
         images: ImageList
         images, _ = self._network.transform([pixels.to(self._device) for pixels in batch])
         features = self._network.backbone(images.tensors)
@@ -327,7 +296,6 @@ class _Forward:
         logits, deltas = heads.box_predictor(pooled)
         chances = torch.softmax(logits.float(), dim=-1)
         boxes = heads.box_coder.decode(deltas.float(), list(proposals))
-        self._count("forward")
 
         counts = [len(p) for p in proposals]
         kept, limited = [], []
@@ -339,7 +307,6 @@ class _Forward:
             best = _take(found, torch.from_numpy(index).to(self._device))
             limited.append(len(index) > self._most or self._proposals_ran_out(best, len(chance)))
             kept.append(_take(best, slice(self._most)))
-        self._count("suppression")
 
         places = [item.boxes for item in kept]
         labels = torch.cat([item.labels for item in kept])
@@ -347,7 +314,6 @@ class _Forward:
             heads.mask_head(heads.mask_roi_pool(features, places, images.image_sizes))
         )
         cells = mask_logits[torch.arange(len(labels), device=self._device), labels].float().sigmoid()
-        self._count("forward")
 
         cells_of_tiles = cells.split([len(item.boxes) for item in kept])
         return [
@@ -393,69 +359,32 @@ class _Forward:
             soft_origins=pasted.soft_origins,
             flag_limited=np.full(len(item.boxes), over),
         )
-        result = result.take(np.array([mask.size > 0 for mask in pasted.masks], dtype=bool))
-        self._count("masks")
-        return result
-
-
-def _merge_tiles(
-    found: Sequence[Detections], tiles: Sequence[Tile], shape: tuple[int, int], overlap: float
-) -> Detections:
-    """Put the tiles together so that each source is there once."""
-    every = Detections.concatenate(found)
-    tile_index = np.repeat(np.arange(len(tiles)), [len(item) for item in found])
-    kept = seam_keep(every.boxes, every.scores, tile_index, tiles, *shape)
-    # A blend may be detected otherwise in another tile, so that a source is there twice.
-    boxes, tile_index = every.boxes[kept], tile_index[kept]
-    order = _by_score(boxes, every.scores[kept])
-    first, second, ratio = _overlaps(boxes[order])
-    same = (ratio > overlap) | concentric(boxes[order[first]], boxes[order[second]])
-    same &= tile_index[order[first]] != tile_index[order[second]]
-    return every.take(kept[order[_drop_second(len(order), first[same], second[same])]]).sorted()
+        return result.take(np.array([mask.size > 0 for mask in pasted.masks], dtype=bool))
 
 
 def _keep_best(
     boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32], overlap: float
 ) -> npt.NDArray[np.int64]:
     """Keep the best of boxes that overlap, and of those with one middle; indices by descending score."""
-    order = _by_score(boxes, scores)
+    # Equal scores in the order of their places.
+    order = np.lexsort((boxes[:, 2], boxes[:, 3], boxes[:, 0], boxes[:, 1], -scores))
     kept = nms(torch.from_numpy(boxes[order]), torch.from_numpy(scores[order]), overlap).numpy()
-    order = order[np.sort(kept)]
-    first, second, _ = _overlaps(boxes[order])
-    same = concentric(boxes[order[first]], boxes[order[second]])
-    return order[_drop_second(len(order), first[same], second[same])]
+    best: list[int] = []
+    for index in order[np.sort(kept)].tolist():
+        if not _concentric(boxes[best].astype(float), boxes[index].astype(float)).any():
+            best.append(index)
+    return np.array(best, np.int64)
 
 
-def _by_score(boxes: npt.NDArray[np.float32], scores: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
-    """Order boxes by score, and by position where scores are equal."""
-    return np.lexsort((boxes[:, 2], boxes[:, 3], boxes[:, 0], boxes[:, 1], -scores))
+def _concentric(boxes: npt.NDArray[np.float64], box: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    """Say which of some boxes, (N, 4), and another one lie one on the middle of the other.
 
-
-def _overlaps(
-    boxes: npt.NDArray[np.float32],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-    """Find the pairs i < j of boxes that overlap, and their IoU."""
-    if len(boxes) < 2:
-        empty = np.zeros(0, dtype=np.int64)
-        return empty, empty, np.zeros(0)
-    corners = boxes.astype(np.float64)
-    pairs = [(i[i < j], j[i < j]) for i, j in overlapping_pairs(corners, corners)]
-    first, second = (np.concatenate(part) for part in zip(*pairs, strict=True))
-    area = np.prod(corners[:, 2:] - corners[:, :2], axis=1)
-    low = np.maximum(corners[first, :2], corners[second, :2])
-    high = np.minimum(corners[first, 2:], corners[second, 2:])
-    both = np.prod(np.maximum(high - low, 0.0), axis=1)
-    return first, second, both / np.maximum(area[first] + area[second] - both, 1e-12)
-
-
-def _drop_second(
-    count: int, first: npt.NDArray[np.int64], second: npt.NDArray[np.int64]
-) -> npt.NDArray[np.int64]:
-    """Drop the second of each pair whose first is kept, first ones first; indices of those kept."""
-    keep = np.ones(count, dtype=bool)
-    order = np.argsort(first, kind="stable")
-    values, starts = np.unique(first[order], return_index=True)
-    for i, seconds in zip(values.tolist(), np.split(second[order], starts[1:]), strict=False):
-        if keep[i]:
-            keep[seconds] = False
-    return np.flatnonzero(keep)
+    The mask of a star reaches much farther than that of a galaxy of the same size (0.005
+    and 0.08 of the peak in the published rule), so that a source which is taken for both
+    has two boxes whose IoU is small.
+    """
+    low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
+    smaller = np.minimum((boxes[:, 2:] - boxes[:, :2]).prod(axis=1), (box[2:] - box[:2]).prod())
+    offset = (boxes[:, :2] + boxes[:, 2:] - box[:2] - box[2:]) / 2
+    near = np.hypot(offset[:, 0], offset[:, 1]) <= _CONCENTRIC * np.sqrt(smaller)
+    return near & (np.clip(high - low, 0.0, None).prod(axis=1) >= _CONTAINED * smaller)

@@ -18,6 +18,9 @@ from torch import Tensor
 PSF_UNIT = 8.0
 """FWHM that is 1 in a PSF plane (`float`, px)."""
 
+USUAL_FWHM = 4.5
+"""FWHM that stands for one that is not known (`float`, px)."""
+
 _FIRST_WEIGHT = "backbone.body.conv1.weight"
 
 

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from ..network.any_band_detect import USUAL_FWHM, normalize_bands
+from ..network.any_band_detect import normalize_bands
+from ..network.psf import USUAL_FWHM
 from ..scenes.config import MaskRule
 from .band_scenes import BandScene, draw_crop, read_band_scene
 from .dataset import CROP_STREAM, Crops, CropSettings, SceneCache, SceneCrops

@@ -26,8 +26,8 @@ from torch import Tensor
 from ..images.archives import read_arrays
 from ..images.files import write_atomically
 from ..images.pixels import tight, tight_box
-from ..network.any_band_detect import USUAL_FWHM
 from ..network.band_layers import Field, pack_bands
+from ..network.psf import USUAL_FWHM
 from ..network.wavelengths import MASK_WAVELENGTH, band_wavelength
 from ..scenes.artefacts import BAD, NO_DATA, SATURATED, correlated_noise
 from ..scenes.light import BandPsf
