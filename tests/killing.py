@@ -336,7 +336,13 @@ def _resume_pipetask(arguments: Sequence[str]) -> int:
     collections = Butler.from_config(arguments[2], writeable=True).collections
     begun = "found" in collections.query("*") and collections.get_info("found").children
     more = ["--extend-run", "--skip-existing", "--clobber-outputs"] if begun else []
-    return _pipetask([*arguments, *more])
+    try:
+        return _pipetask([*arguments, *more])
+    except click.ClickException as error:
+        # Killed when all was done, nothing is left to do.
+        if begun and "QuantumGraph was empty" in str(error):
+            return 0
+        raise
 
 
 def _demo(arguments: Sequence[str]) -> int:

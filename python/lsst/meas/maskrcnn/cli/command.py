@@ -18,8 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..images.files import locked
-
 if TYPE_CHECKING:
     from lsst.pipe.base.configOverrides import ConfigOverrides
 
@@ -158,6 +156,9 @@ def check_unfinished(output: Path, checkpoint: Path) -> None:
 @contextmanager
 def keep_out_others(lock: Path, goal: str) -> Iterator[None]:
     """Refuse to train what another command trains."""
+    # The help of a command is there before numpy is.
+    from ..images.files import locked
+
     try:
         with locked(lock, wait=False):
             yield
