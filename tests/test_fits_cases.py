@@ -160,10 +160,37 @@ def r_inside(radius, beta=4.5):
     return 1.0 - (1.0 + (2.0 * radius) ** 2 * (2.0 ** (1.0 / beta) - 1.0)) ** (1.0 - beta)
 
 
-def test_resampling_needs_a_common_piece_of_sky(tmp_path, field):
-    heads = {band: header(**({"CRVAL2": -31.0} if band == "r" else {})) for band in field}
-    with pytest.raises(FitsImageError, match="r shows no part of the sky"):
+SIP = {
+    "CTYPE1": "RA---TAN-SIP",
+    "CTYPE2": "DEC--TAN-SIP",
+    "A_ORDER": 2,
+    "B_ORDER": 2,
+    "A_2_0": 5e-6,
+    "B_0_2": 1e-5,
+}
+
+
+@pytest.mark.parametrize("place", [{"CRVAL2": -31.0}, {"CRVAL1": 330.0}, {**SIP, "CRVAL2": 12.0}])
+def test_resampling_needs_a_common_piece_of_sky(tmp_path, field, place):
+    heads = {band: header(**(place if band == "r" else {})) for band in field}
+    with pytest.raises(FitsImageError, match="r.fits shows no part of the first band's sky"):
         read(write(tmp_path, field, heads), resample=True)
+
+
+def test_resampling_of_a_part_with_distortions(tmp_path, rng):
+    """Where the distortions of a small image cannot be inverted, the large one has no data."""
+    wide = header(CRPIX1=900.0, CRPIX2=900.0)
+    small = header(**SIP, CRPIX1=60.0, CRPIX2=60.0)
+    g, r = rng.normal(0.0, 10.0, (1800, 1800)), rng.normal(0.0, 10.0, (120, 120))
+    x, y = WCS(small).world_to_pixel(WCS(wide).pixel_to_world(905.0, 890.0))
+    r += moffat(r.shape, float(y), float(x), 3e5, 4.5, 4.5)
+    files = write(tmp_path, {"g": g, "r": r}, {"g": wide, "r": small})
+    image = read(files, resample=True).images["r"].pixels
+    assert 0.5 * 120**2 < np.isfinite(image).sum() < 1.5 * 120**2
+    assert np.unravel_index(np.nanargmax(image), image.shape) == (890, 905)
+
+
+def test_resampling_needs_world_coordinates(tmp_path, field):
     smaller = {**field, "r": field["r"][:-5]}
     heads = {band: header(**({"CTYPE1": "none"} if band == "r" else {})) for band in field}
     with pytest.raises(FitsImageError, match="r.fits cannot be resampled without world coordinates"):

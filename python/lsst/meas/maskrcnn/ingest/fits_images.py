@@ -376,22 +376,24 @@ def _resample(entry: _Band, own: WCS, wcs: WCS, shape: tuple[int, int]) -> _Band
     """Bring a band from world coordinates of its own to a grid, where they are others."""
     if own is wcs:
         return entry
-    pixels = PixelMap(wcs, shape, own, (entry.pixels.shape[0], entry.pixels.shape[1]))
-    image, finite = pixels.flux(entry.pixels, entry.finite)
-    if not finite.any():
-        raise FitsImageError(f"{entry.name}: {entry.band} shows no part of the sky of the first band.")
+    try:
+        pixels = PixelMap(wcs, shape, own, (entry.pixels.shape[0], entry.pixels.shape[1]))
+        image, finite = pixels.flux(entry.pixels, entry.finite)
+        if not finite.any():
+            raise ValueError("no pixel is common")
+    except ValueError as error:
+        raise FitsImageError(f"{entry.name} shows no part of the first band's sky: {error}.") from error
     entry.notes.append(
         f"resampled to the grid of the first band ({pixels.area:.3g} of its pixels a pixel), which makes "
         "the noise of neighbours correlated."
     )
-    planes = {plane: pixels.flags(values) for plane, values in entry.planes.items()}
     return dataclasses.replace(
         entry,
         pixels=image,
         finite=finite,
         good=pixels.flags(entry.good) & finite,
         variance=pixels.variance(entry.variance, entry.finite),
-        planes=planes,
+        planes={plane: pixels.flags(values) for plane, values in entry.planes.items()},
         sigma=entry.sigma * math.sqrt(pixels.area),
     )
 

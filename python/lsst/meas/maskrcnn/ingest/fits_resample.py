@@ -7,13 +7,15 @@
 from __future__ import annotations
 
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 from scipy.interpolate import RectBivariateSpline
-from scipy.ndimage import map_coordinates
+from scipy.ndimage import map_coordinates, spline_filter
 
 from .fits_wcs import pixel_scale_of
 
@@ -54,7 +56,7 @@ class PixelMap:
         self.shape = target_shape
         # One position beyond the image on every side, and four at least, as a cubic spline needs.
         y, x = (_STEP * np.arange(-1.0, max(-(-side // _STEP) + 2, 3)) for side in target_shape)
-        places = source.world_to_pixel(target.pixel_to_world(*np.meshgrid(x, y)))
+        places = _positions(source, target.pixel_to_world(*np.meshgrid(x, y)), source_shape)
         self._places = [RectBivariateSpline(y, x, plane) for plane in places[::-1]]
         self.area = (pixel_scale_of(target, target_shape) / pixel_scale_of(source, source_shape)) ** 2
         """Area of a pixel of the target in pixels of the source (`float`)."""
@@ -82,10 +84,31 @@ class PixelMap:
         inner = (np.arange(count) + 0.5) / count - 0.5
         columns = (np.arange(width)[:, None] + inner).ravel()
         result = np.empty(self.shape, image.dtype)
+        smooth = spline_filter(image, order, image.dtype) if order > 1 else image
         for start in range(0, height, _ROWS):
             part = np.arange(start, min(start + _ROWS, height))
             rows = (part[:, None] + inner).ravel()
             places = np.stack([place(rows, columns) for place in self._places])
-            values = map_coordinates(image, places, order=order, mode="constant", cval=0.0)
+            values = map_coordinates(smooth, places, order=order, mode="constant", cval=0.0, prefilter=False)
             result[part] = values.reshape(len(part), count, width, count).mean(axis=(1, 3))
         return result
+
+
+def _positions(wcs: WCS, sky: SkyCoord, shape: tuple[int, int]) -> tuple[FloatArray, FloatArray]:
+    """Find the pixels (x, y) of positions on the sky, which may lie outside of an image of a shape (y, x).
+
+    Distortions hold for the image and its neighbourhood: where they cannot be inverted, positions
+    without them tell that this is far outside.
+    """
+    plain = wcs.deepcopy()
+    plain.sip = plain.cpdis1 = plain.cpdis2 = None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        x, y = wcs.world_to_pixel(sky)
+        off = wcs.pixel_to_world(x, y).separation(sky).arcsec
+    wrong = ~(off < 0.01 * pixel_scale_of(wcs, shape))
+    x, y = (np.where(wrong, *pair) for pair in zip(plain.world_to_pixel(sky), (x, y)))
+    inside = (x > -1) & (y > -1) & (x < shape[1]) & (y < shape[0])
+    if not (np.isfinite(x) & np.isfinite(y)).all() or (wrong & inside).any():
+        raise ValueError("world coordinates cannot be computed there")
+    return x, y
