@@ -41,7 +41,7 @@ _FAINTEST_FOUND, _FAINTEST_IGNORED = 5.0, 3.0
 """S/N in all bands together from which sources are to be found, and below which
 they are background."""
 
-_PRESETS_SHARE = 0.15
+_PRESETS_SHARE = 0.25
 """Of the scenes, those of the presets; the others are of surveys that do not exist."""
 
 _LEAST_SHARE = 0.05
