@@ -4,9 +4,9 @@
 
 """Run the commands that README and pages print, as they are printed, and say which ran.
 
-For example ``run_printed_commands.py evaluation.rst training.rst``. The commands of a page run one after
-another in a folder of its own, where REPO is ``REPO``. Those with ``...`` or inputs that only a reader has
-are listed as not run, and so is what takes longer than ``--seconds``.
+For example ``run_printed_commands.py evaluation.rst training.rst``. The commands of the pages run one after
+another in one folder, where REPO is ``REPO``; pages that make what others read come first. Commands with
+``...`` or inputs that only a reader has are listed as not run, and so is what takes more than ``--seconds``.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,9 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[2]
 PAGES = PROJECT / "doc" / "lsst.meas.maskrcnn"
+FIRST = ("README.md", "user-guide.rst", "evaluation.rst", "training.rst")
+"""Pages that make a repository, a model in it, catalogues, and a trained model."""
+
 # What a reader has to bring.
 OWN = re.compile(
     r"\.\.\.|\$\{|pip install|runtests|^-c |run\.log|^source |\b(HSC/runs|survey/|COLLECTION|DATA|FOLDER"
@@ -43,38 +47,37 @@ def printed_commands(path: Path) -> list[str]:
     return [command for command in commands if command]
 
 
-def run_page(path: Path, seconds: float) -> int:
-    """Run the commands of a page; return how many failed."""
+def run_page(path: Path, folder: Path, seconds: float) -> int:
+    """Run the commands of a page in a folder; return how many failed."""
     environment = {**os.environ, "MEAS_MASKRCNN_DIR": str(PROJECT), "MPLBACKEND": "Agg"}
     places = [str(PROJECT / "bin"), str(Path(sys.executable).parent), os.environ.get("PATH", "")]
     environment["PATH"] = os.pathsep.join(places)
     failed = 0
-    with tempfile.TemporaryDirectory() as folder:
-        for name in ("tests", "config", "bin"):
-            (Path(folder) / name).symlink_to(PROJECT / name)
-        (Path(folder) / "doc" / "lsst.meas.maskrcnn" / "any-band").mkdir(parents=True)
-        for command in printed_commands(path):
-            if OWN.search(command):
-                print(f"{path.name}: not run, needs what a reader has: {command}", flush=True)
-                continue
-            began = time.monotonic()
+    for command in printed_commands(path):
+        if OWN.search(command):
+            print(f"{path.name}: not run, needs what a reader has: {command}", flush=True)
+            continue
+        began = time.monotonic()
+        with subprocess.Popen(
+            command,
+            shell=True,
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        ) as process:
             try:
-                done = subprocess.run(
-                    command,
-                    shell=True,
-                    cwd=folder,
-                    env=environment,
-                    capture_output=True,
-                    text=True,
-                    timeout=seconds,
-                )
-                result = "ran" if done.returncode == 0 else f"FAILED ({done.returncode})"
+                errors = process.communicate(timeout=seconds)[1]
+                result = "ran" if process.returncode == 0 else f"FAILED ({process.returncode})"
             except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
                 result = f"not finished in {seconds:.0f} s"
-            print(f"{path.name}: {result}, {time.monotonic() - began:.0f} s: {command}", flush=True)
-            if result.startswith("FAILED"):
-                failed += 1
-                print("\n".join(done.stderr.strip().splitlines()[-3:]), flush=True)
+        print(f"{path.name}: {result}, {time.monotonic() - began:.0f} s: {command}", flush=True)
+        if result.startswith("FAILED"):
+            failed += 1
+            print("\n".join(errors.strip().splitlines()[-3:]), flush=True)
     return failed
 
 
@@ -87,8 +90,15 @@ def main() -> int:
     )
     arguments = parser.parse_args()
     pages = [PROJECT / "README.md", *sorted(PAGES.glob("*.rst"))]
+    pages.sort(key=lambda page: FIRST.index(page.name) if page.name in FIRST else len(FIRST))
     chosen = [page for page in pages if not arguments.pages or page.name in arguments.pages]
-    return min(sum(run_page(page, arguments.seconds) for page in chosen), 1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for part in ("tests", "config", "bin"):
+            (folder / part).symlink_to(PROJECT / part)
+        for part in ("any-band", "deblending", "picture-book"):
+            (folder / "doc" / "lsst.meas.maskrcnn" / part).mkdir(parents=True)
+        return min(sum(run_page(page, folder, arguments.seconds) for page in chosen), 1)
 
 
 if __name__ == "__main__":
