@@ -99,6 +99,7 @@ def main() -> None:
     began = clock(device)
     sources = find_sources(patch, model, settings)
     print(f"find_sources with models: {clock(device) - began:.1f} s a patch, {len(sources)} sources")
+    print(", ".join(f"{part} {seconds:.1f} s" for part, seconds in sources.timings.items()))
 
 
 if __name__ == "__main__":

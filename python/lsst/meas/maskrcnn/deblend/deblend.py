@@ -32,6 +32,7 @@ from typing import Annotated, Any, cast
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from pydantic import Field
 from torchvision.models.detection import MaskRCNN
 
@@ -120,8 +121,9 @@ def find_sources(
     """
     settings = settings or DeblendSettings()
     timings = dict.fromkeys(("normalize", "forward", "merge", "masks", "profiles", "shares"), 0.0)
+    device = select_device(settings.detection.device)
     with _timed(timings, "forward"):
-        found, combined = _detect(image, model, settings.detection, normalizer, wavelengths, progress)
+        found, combined = _detect(image, model, settings.detection, device, normalizer, wavelengths, progress)
     timings.update(found.timings)
     with _timed(timings, "merge"):
         found = grow_cores(found, combined.snr, combined.fwhm)
@@ -132,7 +134,7 @@ def find_sources(
         peaks = np.where(np.isfinite(found.positions), found.positions, peaks)
         measured = _measure(found.masks, found.origins, combined)
         measured = move_peaks(measured, found.masks, found.origins, peaks, combined.mean)
-    return _deblend(image, found, peaks, measured, combined, settings.shares, timings, progress)
+    return _deblend(image, found, peaks, measured, combined, settings.shares, device, timings, progress)
 
 
 def _deblend(
@@ -142,6 +144,7 @@ def _deblend(
     measured: MaskMeasurements,
     combined: DetectionImages,
     settings: ShareSettings,
+    device: torch.device,
     timings: dict[str, float],
     progress: Progress | None,
 ) -> SourceList:
@@ -152,7 +155,7 @@ def _deblend(
         blended, report = _blend_sources(found, peaks), progress and functools.partial(progress, "parents")
         with_variance = _with_variance(image, combined.noise)
     with _timed(timings, "profiles"):
-        models = fit_models(with_variance, parents, blended, found.p_star, settings.local_sky)
+        models = fit_models(with_variance, parents, blended, found.p_star, settings.local_sky, device)
     with _timed(timings, "shares"):
         shares, statistics = share_parents(with_variance, parents, blended, settings, report, models)
     whole, n_valid = _measure_parents(parents, combined), int(np.count_nonzero(combined.valid))
@@ -166,15 +169,16 @@ def _detect(
     image: MultibandImage,
     model: MaskRcnnModel,
     settings: DetectionSettings,
+    device: torch.device,
     normalizer: Normalize | None,
     wavelengths: Mapping[str, float] | None,
     progress: Progress | None,
 ) -> tuple[Detections, DetectionImages]:
     """Detect with the network of the model."""
-    device, report = str(select_device(settings.device)), progress and functools.partial(progress, "tiles")
+    report = progress and functools.partial(progress, "tiles")
     if not model.takes_any_bands:
         return detect_fixed_bands(
-            cast(MaskRCNN, prepared_network(model, device)),
+            cast(MaskRCNN, prepared_network(model, str(device))),
             image,
             model.metadata,
             settings,
@@ -184,7 +188,7 @@ def _detect(
     if normalizer is not None:
         raise ValueError(f"model {model.metadata.name!r} has its own normalisation; give no normalizer")
     return detect_any_band(
-        cast(AnyBandNetwork, prepared_network(model, device)),
+        cast(AnyBandNetwork, prepared_network(model, str(device))),
         image,
         image_wavelengths(image, wavelengths),
         settings,

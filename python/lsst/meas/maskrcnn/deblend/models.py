@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from scipy.ndimage import distance_transform_edt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
@@ -62,6 +63,7 @@ def fit_models(
     sources: Sequence[BlendSource],
     p_star: npt.ArrayLike | None = None,
     local_sky: bool = False,
+    device: torch.device | str = "cpu",
 ) -> ProfileFit | None:
     """Fit all sources of an image.
 
@@ -79,6 +81,8 @@ def fit_models(
         fitted as star and as galaxy.
     local_sky : `bool`, optional
         Whether a constant is fitted to each parent and band, too.
+    device : `torch.device` or `str`, optional
+        Where the arithmetic on pixels is done.
 
     Returns
     -------
@@ -90,7 +94,7 @@ def fit_models(
     ordered = sorted(image.bands)
     if list(image.bands) != ordered:
         # In one order, so that rounding of the sums over bands does not depend on it.
-        found = fit_models(image.select(ordered), parents, sources, p_star, local_sky)
+        found = fit_models(image.select(ordered), parents, sources, p_star, local_sky, device)
         return found and found.select([ordered.index(band) for band in image.bands])
     middle = (image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2
     known = np.array([_valid_psf(image, band, *middle) is not None for band in range(len(image.bands))])
@@ -118,7 +122,7 @@ def fit_models(
     first, rows = _merge(peaks, groups)
     chosen = FitSources(*(getattr(chosen, item.name)[first] for item in dataclasses.fields(chosen)))
     doubtful = None if doubtful is None else doubtful[first]
-    fit = fit_profiles(image.flux, weight, chosen, psfs, image.pixel_scale, doubtful, local_sky=local_sky)
+    fit = fit_profiles(image.flux, weight, chosen, psfs, image.pixel_scale, doubtful, device, local_sky)
     fit.flux[~(fit.flux_errors < _UNKNOWN)] = np.nan
     noise = np.where(good, image.flux, np.float32(0.0))
     for index in range(len(first)):
