@@ -165,7 +165,8 @@ def fit_psf(image: npt.ArrayLike, start: PsfMixture | None = None) -> PsfMixture
     first[:, 3] = first[:, 1]
     if start is not None:
         lower = np.linalg.cholesky(start.covariance)
-        parts = np.log(start.weight), np.log(lower[:, 0, 0]), lower[:, 1, 0], np.log(lower[:, 1, 1])
+        weight = np.maximum(start.weight, 1e-6)
+        parts = np.log(weight), np.log(lower[:, 0, 0]), lower[:, 1, 0], np.log(lower[:, 1, 1])
         first = np.stack(parts, axis=1)
 
     def misfit(p: FloatArray) -> FloatArray:
