@@ -160,6 +160,18 @@ def test_sersic_indices():
     assert bulge.tolist() == [4.0] * 3
 
 
+def test_colours_beside_the_loci():
+    population, _ = draw(galaxy_density=20.0, star_density=20.0)
+    bands = ("g", "r", "z")
+    wanted = np.where(population["is_star"], 0.5, -0.2)
+    before = np.sum(source_fluxes(population, bands), axis=0)
+    population["colour_offset"][:, ALL_BANDS.index("r")] = wanted
+    after = np.sum(source_fluxes(population, bands), axis=0)
+    change = -2.5 * np.log10(after / before)
+    np.testing.assert_allclose(change[:, 1], wanted, atol=1e-9)
+    np.testing.assert_allclose(change[:, [0, 2]], 0.0, atol=1e-9)
+
+
 @pytest.mark.parametrize("fraction", [0.0, 0.3])
 def test_irregular_fraction(fraction):
     population, _ = draw(galaxy_density=200.0, irregular_fraction=fraction)

@@ -26,6 +26,7 @@ POPULATION_DTYPE = np.dtype(
         ("redshift", "f8"),
         ("locus", "f8"),  # place of a star on the locus, 0 blue to 1 red
         ("reddening", "f8"),  # scatter about the colours, mag in g-r
+        ("colour_offset", "f8", (len(ALL_BANDS),)),  # mag in each band beside that
         ("is_irregular", "?"),  # a disc that has clumps only, no arms, if it is large enough for either
         ("old_fraction", "f8"),  # of the disc's flux in r, from an old population
         ("bulge_fraction", "f8"),  # of the flux in r
@@ -111,7 +112,8 @@ def source_fluxes(population: np.ndarray, bands: tuple[str, ...]) -> tuple[np.nd
     share = population["old_fraction"][:, None]
     disc = np.where(population["is_star"][:, None], stellar, share * old + (1.0 - share) * young)
     # Dust, age and metals shift all colours together.
-    shift = 10.0 ** (-0.4 * population["reddening"][:, None] * _REDDENING[index])
+    shift = population["reddening"][:, None] * _REDDENING[index] + population["colour_offset"][:, index]
+    shift = 10.0 ** (-0.4 * shift)
     return disc * shift * (total * (1.0 - bulge))[:, None], old * shift * (total * bulge)[:, None]
 
 

@@ -41,6 +41,10 @@ _SKY = {"u": 22.6, "g": 22.1, "r": 21.1, "i": 20.4, "z": 19.5, "y": 18.6}
 _LARGE_DISCS = 0.3
 """Of the scenes, those with a large disc."""
 
+_ODD_COLOURS = 0.35
+"""Of the scenes, those whose sources have colours beside the loci, as quasars, emission lines, variables and
+bands of wrong zero points have."""
+
 _WAVELENGTH = {"u": 370.0, "g": 480.0, "r": 620.0, "i": 760.0, "z": 880.0, "y": 980.0}
 
 
@@ -190,6 +194,9 @@ def draw_survey_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
     _move_to_pairs(population, fwhm, float(rng.uniform(0.05, 0.4)), rng)
     if rng.random() < _LARGE_DISCS:
         _make_large_disc(population, config, rng)
+    if rng.random() < _ODD_COLOURS:
+        offsets = population["colour_offset"]
+        offsets += rng.normal(0.0, rng.uniform(0.1, 0.7), offsets.shape)
     scene = draw_scene(config, population[np.argsort(population["mag"], kind="stable")], rng)
     sigma = scene.sky_sigma[:, None, None].astype(np.float32)
     if rng.random() < 0.5:
