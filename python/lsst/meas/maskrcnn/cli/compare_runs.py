@@ -20,19 +20,16 @@ from ..images.files import write_atomically
 from ..metrics.run_comparison import RunComparison, RunComparisonError, compare_runs, settings_that_differ
 from ..report.comparison_table import comparison_table, figure_label
 from ..report.report_page import Page, Paragraph, Section, Value, format_value, render_page
-from .command import Arguments, CommandError, check_folder, check_limits, run_command
+from .command import Arguments, CommandError, check_folder, check_limits, command
 from .evaluation_runs import find_run, open_butler, progress_bar
 
 _FEW = 10
 _SUFFIXES = (".csv", ".ecsv", ".html")
 
 
-def run(arguments: Arguments) -> int:
-    """Compare evaluations; return the exit status."""
-    return run_command(lambda: _run(arguments), (RunComparisonError, OSError))
-
-
-def _run(arguments: Arguments) -> None:
+@command(RunComparisonError)
+def run(arguments: Arguments) -> None:
+    """Compare evaluations."""
     names = _names(arguments)
     butler = open_butler(arguments.repo)
     runs = [

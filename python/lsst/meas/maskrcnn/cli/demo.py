@@ -47,7 +47,7 @@ from ..report.model_gallery import plot_field
 from ..report.overlay import mask_outlines, save_overlay, write_regions
 from ..scenes.presets import preset_config
 from ..scenes.simulate import simulate_scene
-from .command import Arguments, CommandError, check_limits, run_command
+from .command import Arguments, CommandError, check_limits, command
 from .ingest_fits import fits_options
 from .paths import package_dir, pipeline_path
 
@@ -98,12 +98,6 @@ class Field:
     """Whether its world coordinates are those of the images, and not made up."""
 
 
-def run(arguments: Arguments) -> int:
-    """Run the demonstration; return the exit status."""
-    errors = (FitsImageError, ModelFileError, IngestModelError, OSError)
-    return run_command(lambda: _run(arguments), errors, "; run it again to go on")
-
-
 class _Steps:
     """Prints numbered steps with the time that has passed."""
 
@@ -123,8 +117,9 @@ class _Steps:
         return time.monotonic() - self._start
 
 
-def _run(arguments: Arguments) -> None:
-    """Do what the arguments say."""
+@command(FitsImageError, ModelFileError, IngestModelError, advice="; run it again to go on")
+def run(arguments: Arguments) -> None:
+    """Run the demonstration."""
     # Refuse what cannot work before anything is made.
     arguments.model = arguments.model if arguments.model is not None else default_model_path()
     if not arguments.model.is_file():

@@ -19,7 +19,7 @@ from lsst.daf.butler.registry import ConflictingDefinitionError
 
 from ..ingest.import_repo import FieldStore, ImportConflictError
 from ..ingest.repo import PatchGeometry, check_collection, lock_repo, open_repo
-from .command import Arguments, CommandError, run_command
+from .command import Arguments, CommandError, command
 
 SPLITS = ("train", "validation", "test")
 """Names of the splits (`tuple` [`str`])."""
@@ -156,10 +156,10 @@ def split_of(choice: str | tuple[str, ...], number: int, named: str) -> str:
     return {"auto": named, "none": ""}.get(choice, choice)
 
 
-def run_import(arguments: Arguments, make_jobs: Callable[[], list[FieldJob]]) -> int:
-    """Import the fields that a function returns; return the exit status."""
-    errors = (ValueError, ImportConflictError)
-    return run_command(lambda: _import(arguments, make_jobs()), errors, "; run it again to go on")
+def import_command(make_jobs: Callable[[Arguments], list[FieldJob]]) -> Callable[[Arguments], int]:
+    """Make a command that imports the fields which a function finds by the options."""
+    as_command = command(ValueError, ImportConflictError, advice="; run it again to go on")
+    return as_command(lambda arguments: _import(arguments, make_jobs(arguments)))
 
 
 def _import(arguments: Arguments, jobs: Sequence[FieldJob]) -> None:

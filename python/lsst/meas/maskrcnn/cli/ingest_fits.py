@@ -27,7 +27,7 @@ from ..ingest.imported import import_field
 from ..ingest.label_truth import add_label_truth
 from ..ingest.repo import PatchGeometry
 from .command import Arguments, CommandError
-from .importing import SPLITS, Field, FieldJob, by_band, made_up_center, parse_split, run_import, split_of
+from .importing import SPLITS, Field, FieldJob, by_band, import_command, made_up_center, parse_split, split_of
 
 _COMPANIONS = ("variance", "weight", "rms", "mask")
 _PLACES = ("name", "tract", "patch", "split", "zeropoint", "truth")
@@ -46,12 +46,8 @@ class _Entry:
     truth: Path | None = None
 
 
-def run(arguments: Arguments) -> int:
-    """Ingest images into a repository; return the exit status."""
-    return run_import(arguments, lambda: _make_jobs(arguments))
-
-
-def _make_jobs(arguments: Arguments) -> list[FieldJob]:
+@import_command
+def run(arguments: Arguments) -> list[FieldJob]:
     """Sort the arguments into fields."""
     given = [name for name in ("band", "fits", "table", "dirs") if getattr(arguments, name)]
     if len(given) != 1:
