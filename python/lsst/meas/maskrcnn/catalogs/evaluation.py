@@ -6,16 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "EvaluationPatch",
-    "EvaluationSettings",
-    "MismatchedPatchError",
-    "PatchComparison",
-    "PatchResult",
-    "calibration",
-    "compare_patch",
-]
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -73,38 +63,23 @@ class MismatchedPatchError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvaluationPatch:
-    """What is known of one patch.
-
-    Parameters
-    ----------
-    tract, patch : `int`
-        Where it is in the sky map.
-    truth : `lsst.afw.table.SourceCatalog` or `None`
-        Truth catalogue; `None` if there is none.
-    catalog : `lsst.afw.table.SourceCatalog` or `None`
-        Catalogue to evaluate; `None` if there is none.
-    band_catalogs : `~collections.abc.Mapping` [`str`, \
-            `lsst.afw.table.SourceCatalog`]
-        Catalogues of the bands, with HeavyFootprints, of the records of ``catalog``.
-    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        Exposures by band.
-    seconds : `float`
-        Time that the detection took; NaN where it is not known.
-    megapixels : `float`
-        Its pixels, in millions; NaN where the number is not known.
-    model : `str`
-        Name of the network; empty where it is not known.
-    """
+    """What is known of one patch of a sky map."""
 
     tract: int
     patch: int
     truth: SourceCatalog | None
+    """Truth catalogue; `None` if there is none."""
     catalog: SourceCatalog | None
+    """Catalogue to evaluate; `None` if there is none."""
     band_catalogs: Mapping[str, SourceCatalog] = dataclasses.field(default_factory=dict)
+    """Catalogues of the bands, with HeavyFootprints, of the records of ``catalog``."""
     exposures: Mapping[str, ExposureF] = dataclasses.field(default_factory=dict)
     seconds: float = float("nan")
+    """Time that the detection took; NaN where it is not known."""
     megapixels: float = float("nan")
+    """Its pixels, in millions; NaN where the number is not known."""
     model: str = ""
+    """Name of the network; empty where it is not known."""
 
     @property
     def name(self) -> str:
@@ -187,88 +162,49 @@ class EvaluationSettings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PatchResult:
-    """What the figures of all patches need of one; it holds no masks.
-
-    Parameters
-    ----------
-    summary : `~lsst.meas.maskrcnn.metrics.evaluation_metrics.PatchSummary`
-        Its numbers.
-    pairs : `~lsst.meas.maskrcnn.metrics.matching.ImagePairs`
-        From which average precision is computed.
-    table : `numpy.ndarray`
-        Match table.
-    row_group : `numpy.ndarray`
-        Number of the group of the truth, or else of the detection, of each
-        row of the match table; -1 for none.
-    groups : `numpy.ndarray`
-        Groups of truths and detections, structured array of
-        `~lsst.meas.maskrcnn.metrics.blends.BLEND_DTYPE`.
-    has_class : `bool`
-        Whether the catalogue separates stars from galaxies.
-    psf_fwhm : `float`
-        Width of the PSF (px); NaN where it is not known.
-    pixel_scale : `float`
-        Pixel scale (arcsec); NaN where it is not known.
-    bands : `tuple` [`str`]
-        Bands of the fluxes of the table.
-    """
+    """What the figures of all patches need of one; it holds no masks."""
 
     summary: PatchSummary
     pairs: ImagePairs
+    """From which average precision is computed."""
     table: np.ndarray
+    """Match table."""
     row_group: np.ndarray
+    """Number of the group of the truth, or else of the detection, of each row of the match table; -1 for
+    none.
+    """
     groups: np.ndarray
+    """Groups of truths and detections, of `~lsst.meas.maskrcnn.metrics.blends.BLEND_DTYPE`."""
     has_class: bool
+    """Whether the catalogue separates stars from galaxies."""
     psf_fwhm: float
+    """Width of the PSF (px); NaN where it is not known."""
     pixel_scale: float
+    """Side of a pixel (arcsec); NaN where it is not known."""
     bands: tuple[str, ...]
+    """Bands of the fluxes of the table."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PatchComparison:
-    """A patch compared with its truth.
-
-    Parameters
-    ----------
-    result : `PatchResult`
-        What the figures need.
-    members : `~lsst.meas.maskrcnn.metrics.blends.BlendGroups`
-        Groups of truths and detections.
-    boxes : `numpy.ndarray`
-        Box of each group [x0, y0, x1, y1], half open, in the parent frame.
-    truth, detections : `TruthArrays`, `DetectionArrays`
-        The sources, in the parent frame.
-    """
+    """A patch compared with its truth."""
 
     result: PatchResult
     members: BlendGroups
+    """Groups of truths and detections."""
     boxes: np.ndarray
+    """Box of each group [x0, y0, x1, y1], half open, in the parent frame."""
     truth: TruthArrays
     detections: DetectionArrays
+    """The sources, in the parent frame."""
 
 
 def compare_patch(patch: EvaluationPatch, settings: EvaluationSettings, image: int = 0) -> PatchComparison:
-    """Compare a patch with its truth.
+    """Compare a patch, of number ``image`` in the match table, with its truth; without a catalogue nothing
+    was found.
 
-    Parameters
-    ----------
-    patch : `EvaluationPatch`
-        The patch, with its truth; without a catalogue nothing was found.
-    settings : `EvaluationSettings`
-        How.
-    image : `int`
-        Number of the patch, for the match table.
-
-    Returns
-    -------
-    comparison : `PatchComparison`
-        The result; it keeps masks but no images.
-
-    Raises
-    ------
-    MismatchedPatchError
-        Raised if catalogue, truth and exposures are not of one patch, the
-        truth lacks a band, or a catalogue cannot be read.
+    The result keeps masks but no images. A `MismatchedPatchError` is raised if catalogue, truth and exposures
+    are not of one patch, the truth lacks a band, or a catalogue cannot be read.
     """
     truth, detections, scale = _read(patch, settings)
     bands = _bands(patch, truth, settings)
@@ -561,17 +497,6 @@ def _band_fluxes(
 
 
 def calibration(exposure: ExposureF) -> float:
-    """Return the mean calibration of an exposure.
-
-    Parameters
-    ----------
-    exposure : `lsst.afw.image.ExposureF`
-        The exposure.
-
-    Returns
-    -------
-    calibration : `float`
-        Factor from counts to nJy; NaN without a PhotoCalib.
-    """
+    """Return the mean calibration of an exposure, the factor from counts to nJy; NaN without a PhotoCalib."""
     calib = exposure.getPhotoCalib()
     return float("nan") if calib is None else float(calib.getCalibrationMean())
