@@ -34,6 +34,7 @@ from lsst.meas.maskrcnn.catalogs.source_catalog import masks_on_edge
 from lsst.meas.maskrcnn.catalogs.tables import parent_table
 from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.deblend.masks import measure_masks
+from lsst.meas.maskrcnn.deblend.models import fit_models
 from lsst.meas.maskrcnn.deblend.parents import Parent, make_parents
 from lsst.meas.maskrcnn.deblend.shares import (
     BlendSource,
@@ -337,7 +338,8 @@ class Field:
                 found.soft, found.soft_origins.tolist(), peaks.tolist(), found.p_star >= 0.5, strict=True
             )
         ]
-        shares, statistics = share_parents(image, parents, blended, settings)
+        models = fit_models(image, parents, blended)
+        shares, statistics = share_parents(image, parents, blended, settings, models=models)
         measured = measure_masks(
             found.masks,
             found.origins,

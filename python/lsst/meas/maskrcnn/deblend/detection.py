@@ -17,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from torchvision.models.detection import MaskRCNN
 
-from ..images.detection_image import detection_image
 from ..images.normalize import NormalizedImage, normalize
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings, detect
@@ -72,7 +71,7 @@ def detect_fixed_bands(
         progress=progress,
     )
     found.timings["normalize"] = seconds
-    return found, combine_bands(image, bands, normalized)
+    return found, _combine_bands(image, bands, normalized)
 
 
 def _check_bands(image: MultibandImage, metadata: ModelMetadata) -> None:
@@ -115,7 +114,7 @@ class DetectionImages:
     """FWHM of the PSF, px."""
 
 
-def combine_bands(
+def _combine_bands(
     image: MultibandImage, bands: MultibandImage, normalized: NormalizedImage
 ) -> DetectionImages:
     """Combine the bands of an image that the model uses, ``bands``, which are ``normalized`` too."""
@@ -130,3 +129,22 @@ def combine_bands(
         noise,
         bands.fwhm if math.isfinite(bands.fwhm) else _UNKNOWN_FWHM,
     )
+
+
+def detection_image(
+    flux: npt.NDArray[np.float32],
+    level: npt.NDArray[np.float64],
+    noise: npt.NDArray[np.float64],
+    valid: BoolArray,
+) -> npt.NDArray[np.float32]:
+    """Add the bands of an image (band, y, x) up in units of their noise, (y, x), with 0 for pixels not valid.
+
+    It is the sum of (flux - level) / noise over the root of the number of bands, so that its noise is 1 if
+    the bands are independent.
+    """
+    image = np.zeros(flux.shape[1:], dtype=np.float32)
+    for pixels, offset, unit in zip(flux, level, noise, strict=True):
+        image += (pixels - np.float32(offset)) / np.float32(unit)
+    image /= np.float32(math.sqrt(len(flux)))
+    image[~valid] = 0.0
+    return image

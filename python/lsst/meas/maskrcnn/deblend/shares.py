@@ -388,8 +388,6 @@ def share_parents(
         failed=np.zeros(len(parents), bool),
         chi2=np.full((len(parents), len(image.bands)), np.nan),
     )
-    if models is None and settings.template == "profile":
-        models = fit_models(image, parents, sources, local_sky=settings.local_sky)
     shares: dict[int, SourceShare] = {}
     for index, parent in enumerate(parents):
         started = time.perf_counter()
