@@ -224,8 +224,9 @@ def _optional(
 
 
 def catalog_labels(catalog: afwTable.SourceCatalog, fields: DetectionFields) -> tuple[np.ndarray, bool]:
-    """Read the classes, int64, (N,): `STAR`, `GALAXY`, or `UNKNOWN` where the catalogue does not say; and
-    whether it does.
+    """Read the classes of a catalogue, and say whether it has any.
+
+    They are int64, (N,): `STAR`, `GALAXY`, or `UNKNOWN` where the catalogue does not say.
     """
     names = catalog.schema.getNames()
     for name, usual, what in (
@@ -250,8 +251,9 @@ def catalog_labels(catalog: afwTable.SourceCatalog, fields: DetectionFields) -> 
 def catalog_positions(
     catalog: afwTable.SourceCatalog, fields: DetectionFields, footprints: Sequence[Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read the positions x and y, (N,), px of the parent frame; of a source without any, that of its
-    footprint.
+    """Read the positions x and y, (N,), px of the parent frame.
+
+    A source without any has that of its footprint.
     """
     names = catalog.schema.getNames()
     if not len(catalog):

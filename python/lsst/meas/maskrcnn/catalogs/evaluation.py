@@ -200,11 +200,11 @@ class PatchComparison:
 
 
 def compare_patch(patch: EvaluationPatch, settings: EvaluationSettings, image: int = 0) -> PatchComparison:
-    """Compare a patch, of number ``image`` in the match table, with its truth; without a catalogue nothing
-    was found.
+    """Compare a patch, of number ``image`` in the match table, with its truth.
 
-    The result keeps masks but no images. A `MismatchedPatchError` is raised if catalogue, truth and exposures
-    are not of one patch, the truth lacks a band, or a catalogue cannot be read.
+    Without a catalogue nothing was found. The result keeps masks but no images. A `MismatchedPatchError` is
+    raised if catalogue, truth and exposures are not of one patch, the truth lacks a band, or a catalogue
+    cannot be read.
     """
     truth, detections, scale = _read(patch, settings)
     bands = _bands(patch, truth, settings)

@@ -242,8 +242,9 @@ def psf_image(exposure: ExposureF, y: float, x: float) -> npt.NDArray[np.float64
 
 
 def psf_fwhm(exposures: Mapping[str, ExposureF]) -> npt.NDArray[np.float64]:
-    """Measure the FWHM of the Gaussian with the adaptive moments of the PSF, (band,), px; NaN where it is not
-    known.
+    """Measure the width of the PSF in each band, (band,), px; NaN where it is not known.
+
+    It is the FWHM of the Gaussian with the adaptive moments of the PSF.
     """
     widths = np.full(len(exposures), np.nan)
     for index, (band, exposure) in enumerate(exposures.items()):

@@ -36,10 +36,10 @@ from ..deblend.masks import MaskMeasurements
 def inclusive_boxes(
     boxes: np.ndarray, measurements: MaskMeasurements, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Whole-pixel boxes around N network boxes (N, 4) and their masks, cut at the edge of an image (height,
-    width).
+    """Whole-pixel boxes around N network boxes, (N, 4), and their masks.
 
-    Returns min_x, min_y, max_x and max_y, int64, (N,): inclusive corners in array coordinates.
+    They are cut at the edge of an image of a shape (y, x). Returns min_x, min_y, max_x and max_y, int64,
+    (N,): inclusive corners in array coordinates.
     """
     height, width = shape
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
@@ -85,10 +85,10 @@ def make_footprint(pixels: np.ndarray, y0: int, x0: int, bbox: geom.Box2I) -> Fo
 def footprints_to_masks(
     footprints: Iterable[Footprint], bbox: geom.Box2I | None = None
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Make a boolean mask, as large as its box, of each of N footprints; and their origins (y0, x0), int64,
-    (N, 2).
+    """Make a boolean mask, as large as its box, of each of N footprints.
 
-    Array coordinates begin at the minimum of ``bbox``, by default at the parent frame's own (0, 0).
+    Returns the masks and their origins (y0, x0), int64, (N, 2), in array coordinates, which begin at the
+    minimum of ``bbox``, by default at the parent frame's own (0, 0).
     """
     x0, y0 = (bbox.getMinX(), bbox.getMinY()) if bbox is not None else (0, 0)
     masks: list[np.ndarray] = []

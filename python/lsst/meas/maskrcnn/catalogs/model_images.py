@@ -31,9 +31,7 @@ _RADII = 8.0
 
 
 def model_image(sources: SourceList, exposure: ExposureF, band: int) -> ImageF:
-    """Draw all models of a band, of number ``band`` among those of the sources, in box and units of its
-    exposure.
-    """
+    """Draw all models of a band, number ``band`` of the sources, in box and units of its exposure."""
     image = ImageF(exposure.getBBox())
     for index, scale in enumerate(nanojansky_per_count(sources, exposure).tolist()):
         sources.require_models().add_to(image.array[None], index, 1.0 / scale, [band])

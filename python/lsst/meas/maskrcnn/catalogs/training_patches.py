@@ -114,9 +114,7 @@ class PatchDatasets:
     truth_images: dict[str, Any]
 
     def load(self, get: Callable[[Any], Any]) -> TrainingPatch:
-        """Get the datasets, or handles that load them later, by a function that is called with each
-        reference.
-        """
+        """Get the datasets, or handles that load them later; ``get`` is called with each reference."""
         return TrainingPatch(
             self.name,
             {band: get(ref) for band, ref in self.exposures.items()},

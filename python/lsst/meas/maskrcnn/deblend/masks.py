@@ -55,12 +55,11 @@ class MaskMeasurements:
 def clean_masks(
     masks: Sequence[np.ndarray], origins: np.ndarray, shape: tuple[int, int], min_area: int = 1
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Cut N masks at the edge of an image of a shape (y, x) and drop those with fewer than ``min_area``
-    pixels.
+    """Cut N masks at the edge of an image and drop those with fewer than ``min_area`` pixels.
 
-    ``origins``, (N, 2), are (y0, x0) of their first pixels in the image. Returns the masks that remain, views
-    where nothing was cut, their origins, (M, 2), and their indices among the N, (M,), int64. A ValueError is
-    raised if the origins do not match the masks or ``min_area`` < 1.
+    ``origins``, (N, 2), are (y0, x0) of their first pixels in the image, of ``shape`` (y, x). Returns the
+    masks that remain, views where nothing was cut, their origins, (M, 2), and their indices among the N,
+    (M,), int64. A ValueError is raised if the origins do not match the masks or ``min_area`` < 1.
     """
     origins = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
     if len(origins) != len(masks):

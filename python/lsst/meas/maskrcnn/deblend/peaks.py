@@ -33,13 +33,13 @@ maxima are drawn together."""
 def find_peaks(
     image: npt.ArrayLike, soft: Sequence[npt.NDArray[np.uint8]], origins: npt.ArrayLike, fwhm: float
 ) -> npt.NDArray[np.float64]:
-    """Find the peak (y, x) of each source, (source, 2), px: a maximum of the image near the centre of its
-    mask.
+    """Find the peak of each source: a maximum of the image near the centre of its mask.
 
     The detection image is (y, x), and what is not finite counts as 0; soft masks are uint8, (y, x) each, with
-    (y0, x0) of their first pixels, (source, 2); ``fwhm`` is that of the PSF (px). The peak is the centre of
-    the mask where there is no maximum nearby, where that maximum is nearer to another source, and in close
-    pairs. A ValueError is raised if there are not as many origins as masks.
+    (y0, x0) of their first pixels, (source, 2); ``fwhm`` is that of the PSF (px). Returns (y, x), float64,
+    (source, 2), px. The peak is the centre of the mask where there is no maximum nearby, where that maximum
+    is nearer to another source, and in close pairs. A ValueError is raised if there are not as many origins
+    as masks.
 
     The brightest pixel of a mask would be wrong in blends: the mask of a faint star often holds the core of
     its bright neighbour. The maxima of two sources closer than 1.5 FWHM are drawn together by the sum of

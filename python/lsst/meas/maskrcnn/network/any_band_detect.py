@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["LEARNED_FWHM", "BandImage", "detect_bands", "find_in_bands", "learned_scale", "normalize_bands"]
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -46,40 +44,32 @@ _ZOOM_NOISE = 0.87
 
 @dataclass(frozen=True, eq=False)
 class BandImage:
-    """Bands in units of their noise.
-
-    Parameters
-    ----------
-    pixels : `numpy.ndarray`
-        Flux without the sky in units of the noise, float32, (band, y, x); 0
-        where it is not known.
-    valid : `numpy.ndarray`
-        Known pixels, bool, (band, y, x).
-    fwhm, noise, wavelength, wings : `numpy.ndarray`
-        FWHM of the PSF (px), noise of an empty pixel in the unit of the flux,
-        effective wavelength (nm), and radius at 0.02 of the peak of the PSF
-        (FWHM), (band,).
-    field : `~.band_layers.Field`
-        Depth and seeing.
-    """
+    """Bands in units of their noise."""
 
     pixels: npt.NDArray[np.float32]
+    """Flux without the sky in units of the noise, (band, y, x); 0 where it is not known."""
     valid: npt.NDArray[np.bool_]
+    """Known pixels, (band, y, x)."""
     fwhm: npt.NDArray[np.float32]
+    """FWHM of the PSF (px), (band,), as what follows."""
     noise: npt.NDArray[np.float32]
+    """Noise of an empty pixel in the unit of the flux."""
     wavelength: npt.NDArray[np.float32]
+    """Effective wavelength (nm)."""
     wings: npt.NDArray[np.float32]
+    """Radius at 0.02 of the peak of the PSF (FWHM)."""
     field: Field = Field()
+    """Depth and seeing."""
 
     @property
     def mean_fwhm(self) -> float:
-        """Median over the bands of the widths that are known (`float`, px)."""
+        """Median over the bands of the widths that are known (px)."""
         known = self.fwhm[np.isfinite(self.fwhm) & (self.fwhm > 0)]
         return float(np.median(known)) if len(known) else USUAL_FWHM
 
     @property
     def snr(self) -> npt.NDArray[np.float32]:
-        """All bands that have data in a pixel together, in units of the noise, (y, x) (`numpy.ndarray`)."""
+        """All bands that have data in a pixel together, in units of the noise, (y, x)."""
         return self.pixels.sum(axis=0) / np.sqrt(np.maximum(self.valid.sum(axis=0), 1).astype(np.float32))
 
 
@@ -94,32 +84,12 @@ def normalize_bands(
     calibrated: bool = False,
     pixel_scale: float | None = None,
 ) -> BandImage:
-    """Subtract the sky from each band and divide by its noise.
+    """Subtract the sky from each band, (band, y, x), and divide by its noise.
 
-    Parameters
-    ----------
-    flux : `numpy.ndarray`
-        In one unit of flux density for all bands, (band, y, x).
-    valid : `numpy.ndarray`
-        Usable pixels, bool, (band, y, x).
-    fwhm, wavelength : array_like
-        FWHM of the PSF (px; NaN where it is not known) and effective
-        wavelength (nm), (band,).
-    variance : `numpy.ndarray`, optional
-        Of the flux, (band, y, x); without it the noise is the scatter of the
-        sky.
-    wings : array_like, optional
-        Radius at which the PSF has 0.02 of its peak, in units of the FWHM,
-        (band,); NaN where it is not known.
-    calibrated : `bool`
-        Whether the flux is in nJy.
-    pixel_scale : `float`, optional
-        Side of a pixel, arcsec.
-
-    Returns
-    -------
-    image : `BandImage`
-        Of the bands that have data.
+    The flux is in one unit of flux density for all bands, ``calibrated`` if in nJy. By band there are the
+    FWHM of the PSF (px; NaN where it is not known), the effective wavelength (nm) and the radius at which the
+    PSF has 0.02 of its peak (FWHM; NaN where it is not known). Without a variance the noise is the scatter of
+    the sky. The side of a pixel is in arcsec. Bands without data are left out.
     """
     pixels = np.zeros(flux.shape, np.float32)
     known = valid & np.isfinite(flux)
@@ -149,17 +119,7 @@ def normalize_bands(
 def learned_scale(image: BandImage) -> tuple[BandImage, float]:
     """Bin or oversample an image so that its PSF has a width that networks know.
 
-    Parameters
-    ----------
-    image : `BandImage`
-        The image.
-
-    Returns
-    -------
-    scaled : `BandImage`
-        The image, binned or oversampled.
-    scale : `float`
-        Pixels of the given image per pixel of the scaled one.
+    Returns the image, and the pixels of the given image per pixel of it.
     """
     width = image.mean_fwhm
     if width > _WIDE:
@@ -190,33 +150,12 @@ def find_in_bands(
     together: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
-    """Find the sources of an image of any size.
+    """Find the sources of an image of any size, each once; see `~.tile_detection.detect_in_tiles`.
 
-    Parameters
-    ----------
-    network : `~.any_band.AnyBandNetwork`
-        In evaluation mode.
-    image : `BandImage`
-        Of `normalize_bands` and `learned_scale`.
-    tile_size, tile_overlap : `int`
-        Side of a tile and what neighbouring tiles share, px.
-    least : `float`
-        Smallest score.
-    least_star : `float`
-        Probability of a star from which the box and the mask are those of one.
-    masks : `bool`
-        Whether to compute masks.
-    together : `int`, optional
-        Tiles that the network takes together. By default one on a CPU, and on a
-        GPU as many as half of its free memory holds.
-    progress : callable, optional
-        Called with the number of tiles done and the number of tiles.
-
-    Returns
-    -------
-    found : `~.detections.Detections`
-        In pixels of the image, each once; see
-        `~.tile_detection.detect_in_tiles`.
+    The image is one of `normalize_bands` and `learned_scale`. ``least`` is the smallest score, ``least_star``
+    the probability of a star from which box and mask are those of one. The network takes so many tiles
+    ``together``; by default one on a CPU, and on a GPU as many as half of its free memory holds. ``progress``
+    is called with the number of tiles done and the number of tiles.
     """
     fwhm = image.mean_fwhm
 
@@ -285,27 +224,10 @@ def detect_bands(
     least_star: float = 0.5,
     masks: bool = True,
 ) -> list[Detections]:
-    """Find the sources of tiles.
+    """Find the sources of tiles of `~.band_layers.pack_bands`, which the network takes together.
 
-    Parameters
-    ----------
-    network : `~.any_band.AnyBandNetwork`
-        In evaluation mode.
-    images : `list` [`torch.Tensor`]
-        Of `~.band_layers.pack_bands`. The network takes them together.
-    fwhm : `float`
-        Of the PSF, px.
-    least : `float`
-        Smallest score.
-    least_star : `float`
-        Probability of a star from which the box and the mask are those of one.
-    masks : `bool`
-        Whether to compute masks.
-
-    Returns
-    -------
-    found : `list` [`~.detections.Detections`]
-        Of each tile.
+    ``fwhm`` is that of the PSF (px), ``least`` the smallest score, ``least_star`` the probability of a star
+    from which box and mask are those of one. Masks are empty unless they are wanted.
     """
     if not images:
         return []

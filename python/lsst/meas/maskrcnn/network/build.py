@@ -24,8 +24,6 @@ from torchvision.ops.poolers import LevelMapper
 from ..images.classes import CLASS_NAMES
 from .spec import NetworkSpec
 
-__all__ = ["build_network"]
-
 
 class _ArrayTransform(nn.Module):
     """Stack images and pad them to a multiple of the network's stride.
@@ -106,21 +104,11 @@ def _expansion(body: nn.Module) -> int:
 
 
 def build_network(spec: NetworkSpec) -> MaskRCNN:
-    """Build torchvision's Mask R-CNN for any number of bands.
+    """Build torchvision's Mask R-CNN for any number of bands, randomly initialised, in training mode.
 
-    Parameters
-    ----------
-    spec : `NetworkSpec`
-        The architecture.
-
-    Returns
-    -------
-    network : `torchvision.models.detection.MaskRCNN`
-        Randomly initialised, in training mode. Inputs are a list of float
-        tensors (band, y, x) that are normalised already, followed by PSF
-        planes if the architecture has them: nothing is resized and no image
-        statistics are applied. Boxes are [x0, y0, x1, y1],
-        half open, in pixels of the input.
+    Inputs are a list of float tensors (band, y, x) that are normalised already, followed by PSF planes if the
+    architecture has them: nothing is resized and no image statistics are applied. Boxes are [x0, y0, x1, y1],
+    half open, in pixels of the input.
     """
     backbone = _PyramidBackbone(spec)
     n_classes = 1 + len(CLASS_NAMES)

@@ -19,8 +19,6 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["Calibration", "CalibrationMethod", "calibrate", "fit_curve"]
-
 CalibrationMethod = Literal["isotonic", "temperature"]
 
 _Probability = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -87,21 +85,9 @@ def calibrate(
 ) -> npt.NDArray[np.float32]:
     """Turn values of a network into probabilities.
 
-    Parameters
-    ----------
-    values : array_like
-        As the network gives them, between 0 and 1 or NaN, of any shape.
-    calibration : `Calibration` or `None`
-        That of the model; without one, or a curve of the quantity in it, nothing
-        changes.
-    quantity : `str`
-        ``score``, of being a source; ``p_star``, of being a star; ``p_blend``, of
-        being more than one source.
-
-    Returns
-    -------
-    probability : `numpy.ndarray`
-        Float32, of the same shape and in the same order of size.
+    Values, of any shape, are between 0 and 1 or NaN: ``score``, of being a source; ``p_star``, of being a
+    star; ``p_blend``, of being more than one source. Probabilities are float32, of the same shape and in the
+    same order of size. Without a calibration, or a curve of the quantity in it, nothing changes.
     """
     curve: CalibrationCurve | None = getattr(calibration, quantity, None)
     return np.asarray(values, dtype=np.float32) if curve is None else curve.apply(values)
@@ -112,32 +98,13 @@ def fit_curve(
 ) -> CalibrationCurve:
     """Fit a curve from a value of the network to how often it is true.
 
-    Parameters
-    ----------
-    given : array_like
-        Values of the network, between 0 and 1, (case,).
-    true : array_like
-        Whether each is true, bool, (case,).
-    method : `str`
-        ``isotonic``: any rising curve; ``temperature``: a straight line
-        between the logits of both, with two parameters, for few cases.
-    n_points : `int`
-        Largest number of points, the two ends not among them.
+    Cases are values between 0 and 1, (case,), and whether each is true. The curve
+    has at most ``n_points`` points, the two ends not among them. A ValueError is raised
+    if the lengths differ, something is not between 0 and 1, there are fewer than 40
+    cases or they are all of one kind, or the network does not put them in order at all.
 
-    Returns
-    -------
-    curve : `CalibrationCurve`
-        The curve.
-
-    Raises
-    ------
-    ValueError
-        Raised if the lengths differ, something is not between 0 and 1, there
-        are fewer than 40 cases or they are all of one kind, or the network
-        does not put them in order at all.
-
-    Notes
-    -----
+    ``isotonic`` is any rising curve, ``temperature`` a straight line between the
+    logits of both, with two parameters, for few cases.
     ``isotonic`` is centred isotonic regression (Oron & Flournoy 2017,
     Stat. Biopharm. Res. 9, 258) of bins of about equal uncertainty: the
     pool-adjacent-violators solution with each pooled block as one point, in

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DetectionSettings", "autocast", "detect", "select_device"]
+__all__ = ["DetectionSettings"]
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -100,22 +100,9 @@ class _Candidates(NamedTuple):
 
 
 def select_device(name: str = "auto") -> torch.device:
-    """Choose where to compute.
+    """Choose where to compute: ``cpu``, ``cuda`` (or ``cuda:N``), or ``auto``, a GPU where there is one.
 
-    Parameters
-    ----------
-    name : `str`
-        ``cpu``, ``cuda`` (or ``cuda:N``), or ``auto``: a GPU where there is
-        one.
-
-    Returns
-    -------
-    device : `torch.device`
-
-    Raises
-    ------
-    ValueError
-        Raised if the device is not there or the name is not known.
+    A ValueError is raised if the device is not there or the name is not known.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -131,24 +118,7 @@ def select_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device | str, precision: str) -> AbstractContextManager[Any]:
-    """Make the context in which a network computes at some precision.
-
-    Parameters
-    ----------
-    device : `torch.device` or `str`
-        Where it computes.
-    precision : `str`
-        ``float32``, ``bfloat16`` or ``auto``.
-
-    Returns
-    -------
-    context : context manager
-
-    Raises
-    ------
-    ValueError
-        Raised if the precision is not known.
-    """
+    """Make the context that computes in ``float32``, ``bfloat16`` or, by ``auto``, what is in hardware."""
     kind = torch.device(device).type
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"precision is '{precision}', wanted 'auto', 'float32' or 'bfloat16'")
@@ -175,39 +145,16 @@ def detect(
     psf_fwhm: npt.ArrayLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
-    """Find the sources of a normalised image, tile by tile.
+    """Find the sources of a normalised image, float32, (band, y, x), finite, tile by tile.
 
-    Parameters
-    ----------
-    network : `torchvision.models.detection.MaskRCNN`
-        A network in evaluation mode, as `MaskRcnnModel.build` returns it.
-    image : `numpy.ndarray`
-        Normalised image, float32, (band, y, x), finite.
-    valid : `numpy.ndarray`, optional
-        Usable pixels, bool, (y, x). Tiles without any are skipped.
-    settings : `DetectionSettings`, optional
-        How to detect; without a score threshold that of the network.
-    calibration : `~.calibration.Calibration`, optional
-        Takes scores and P(star) to probabilities before anything is decided.
-    psf_fwhm : array_like, optional
-        Widths of the PSF, (band,), px, for `~.psf.add_psf_planes`.
-    progress : callable, optional
-        Called with the number of tiles done and the number of tiles.
+    The network is in evaluation mode, as `MaskRcnnModel.build` returns it. Tiles without usable pixels,
+    ``valid``, (y, x), are skipped. Without a score threshold in the settings that of the network holds. The
+    calibration takes scores and P(star) to probabilities before anything is decided. Widths of the PSF,
+    (band,), px, are for `~.psf.add_psf_planes`. ``progress`` is called with the number of tiles done and the
+    number of tiles. A ValueError is raised if the arrays are not of these shapes, or not finite.
 
-    Returns
-    -------
-    detections : `~.detections.Detections`
-        By descending score; equal scores by y, then x.
-
-    Raises
-    ------
-    ValueError
-        Raised if the arrays are not of the shapes above, or not finite.
-
-    Notes
-    -----
-    Of two boxes that overlap by more than the network's threshold, or of which
-    one lies on the middle of the other, the one of higher score is kept,
+    Sources are by descending score; equal scores by y, then x. Of two boxes that overlap by more than the
+    network's threshold, or of which one lies on the middle of the other, the one of higher score is kept,
     whatever their classes.
     """
     settings = settings or DetectionSettings()

@@ -46,27 +46,10 @@ class SoftMasks(NamedTuple):
 def paste_soft_masks(cells: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> SoftMasks:
     """Bring the square masks of the mask head to pixels, hard and soft.
 
-    Parameters
-    ----------
-    cells : `torch.Tensor`
-        Mask probabilities, float32, (source, cell, cell).
-    boxes : `torch.Tensor`
-        Their boxes, float32, (source, 4).
-    size : `tuple` [`int`]
-        Height and width of the tile.
-    threshold : `float`
-        Probability from which a pixel belongs to the source.
-
-    Returns
-    -------
-    masks : `SoftMasks`
-        The masks of all sources.
-
-    Notes
-    -----
-    The inverse of torchvision's ``project_masks_on_boxes``, which makes the
-    targets of the mask head: cell j of n has its centre at x0 + (j + 0.5)
-    (x1 - x0) / n, and there the pixel in column i stands at i, not at i + 0.5.
+    Probabilities are (source, cell, cell), boxes (source, 4), the size of the tile (y, x). This is the
+    inverse of torchvision's ``project_masks_on_boxes``, which makes the targets of the mask head: cell j of n
+    has its centre at x0 + (j + 0.5) (x1 - x0) / n, and there the pixel in column i stands at i, not at i +
+    0.5.
     """
     count = len(cells)
     result = SoftMasks(
