@@ -22,7 +22,7 @@ from ..images.tiles import Tile
 from .any_band import AnyBandNetwork, BandProposals
 from .band_layers import Field, pack_bands
 from .detections import Detections
-from .masks import MASK_THRESHOLD, SoftMasks, paste_soft_masks
+from .masks import SoftMasks, paste_soft_masks
 from .psf import USUAL_FWHM
 from .tile_detection import detect_in_tiles, tiles_at_once, unique_sources
 
@@ -146,7 +146,6 @@ def find_in_bands(
     tile_overlap: int = 64,
     least: float = 0.05,
     least_star: float = 0.5,
-    masks: bool = True,
     together: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
@@ -160,7 +159,7 @@ def find_in_bands(
     fwhm = image.mean_fwhm
 
     def detect(tiles: list[Tile]) -> list[Detections]:
-        return _detect_tiles(network, image, tiles, fwhm, least, least_star, masks)
+        return _detect_tiles(network, image, tiles, fwhm, least, least_star)
 
     return detect_in_tiles(
         detect,
@@ -175,13 +174,7 @@ def find_in_bands(
 
 
 def _detect_tiles(
-    network: AnyBandNetwork,
-    image: BandImage,
-    tiles: list[Tile],
-    fwhm: float,
-    least: float,
-    least_star: float,
-    masks: bool,
+    network: AnyBandNetwork, image: BandImage, tiles: list[Tile], fwhm: float, least: float, least_star: float
 ) -> list[Detections]:
     """Find the sources of some tiles, in pixels of the image."""
     results = [Detections.empty()] * len(tiles)
@@ -199,9 +192,7 @@ def _detect_tiles(
                 image.wings[there],
                 image.field,
             )
-    found = detect_bands(
-        network, list(packed.values()), fwhm, least=least, least_star=least_star, masks=masks
-    )
+    found = detect_bands(network, list(packed.values()), fwhm, least=least, least_star=least_star)
     for number, item in zip(packed, found):
         corner = np.array([tiles[number].y0, tiles[number].x0])
         results[number] = replace(
@@ -257,14 +248,7 @@ def detect_bands(
         labels = torch.from_numpy(np.where(item.p_star >= least_star, STAR, GALAXY))
         soft = shape[torch.arange(len(labels)), labels].sigmoid()
         size = image.shape[-2], image.shape[-1]
-        pasted = paste_soft_masks(soft, torch.from_numpy(item.boxes), size, MASK_THRESHOLD)
-        item = replace(
-            item,
-            origins=pasted.origins,
-            masks=pasted.masks,
-            soft=pasted.soft,
-            soft_origins=pasted.soft_origins,
-        )
+        item = replace(item, **paste_soft_masks(soft, torch.from_numpy(item.boxes), size)._asdict())
         results.append(item.take(np.array([mask.size > 0 for mask in item.masks], bool)))
     return results
 
@@ -288,20 +272,11 @@ def _rate_proposals(
     boxes = torch.minimum(boxes.clamp_min(0.0), boxes.new_tensor([size[1], size[0]] * 2))
     good = torch.where((scores >= least) & (boxes[:, 2:] - boxes[:, :2] >= 1.0).all(dim=1))[0]
     good = good[scores[good].argsort(descending=True, stable=True)]
-    none = _no_masks(len(good))
     return Detections(
         boxes[good].numpy(),
         scores[good].numpy(),
         p_star[good].numpy(),
-        none.origins,
-        none.masks,
-        soft=none.soft,
-        soft_origins=none.soft_origins,
+        **SoftMasks.empty(len(good))._asdict(),
         positions=proposals.positions[good].flip(1).numpy(),
         p_blend=blend[good].sigmoid().numpy(),
     )
-
-
-def _no_masks(count: int) -> SoftMasks:
-    corners = np.zeros((count, 2), np.int32)
-    return SoftMasks(corners, [np.zeros((0, 0), bool)] * count, corners, [np.zeros((0, 0), np.uint8)] * count)

@@ -12,7 +12,6 @@ part of the header of the model file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -130,16 +129,8 @@ def fit_curve(
             f"Of {len(x)} cases {int(outcome.sum())} are true; a calibration needs {_MIN_CASES} cases, of "
             "both kinds. Give more scenes."
         )
-    if n_points < 2:
-        raise ValueError(f"n_points is {n_points}; it must be at least 2.")
-    fits: dict[str, Callable[..., tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]] = {
-        "isotonic": _fit_isotonic,
-        "temperature": _fit_logits,
-    }
-    if method not in fits:
-        raise ValueError(f"method is {method!r}; it must be one of {', '.join(fits)}.")
-    points, values = fits[method](x, outcome, n_points)
-    return _make_curve(points, values)
+    fit = _fit_isotonic if method == "isotonic" else _fit_logits
+    return _make_curve(*fit(x, outcome, n_points))
 
 
 def _make_curve(points: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> CalibrationCurve:

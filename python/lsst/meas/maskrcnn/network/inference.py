@@ -27,7 +27,7 @@ from ..images.settings import settings
 from ..images.tiles import Tile
 from .calibration import Calibration, calibrate
 from .detections import Detections
-from .masks import MASK_THRESHOLD, paste_soft_masks
+from .masks import paste_soft_masks
 from .psf import USUAL_FWHM, add_psf_planes
 from .tile_detection import detect_in_tiles, tiles_at_once
 
@@ -295,18 +295,14 @@ class _Forward:
 
     def _paste(self, item: _Candidates, cells: Tensor, size: tuple[int, int], over: bool) -> Detections:
         """Make the masks of a tile's detections."""
-        pasted = paste_soft_masks(cells, item.boxes, size, MASK_THRESHOLD)
         result = Detections(
             item.boxes.cpu().numpy(),
             item.scores.cpu().numpy(),
             item.p_star.cpu().numpy(),
-            pasted.origins,
-            pasted.masks,
-            soft=pasted.soft,
-            soft_origins=pasted.soft_origins,
+            **paste_soft_masks(cells, item.boxes, size)._asdict(),
             flag_limited=np.full(len(item.boxes), over),
         )
-        return result.take(np.array([mask.size > 0 for mask in pasted.masks], dtype=bool))
+        return result.take(np.array([mask.size > 0 for mask in result.masks], dtype=bool))
 
 
 def _keep_best(
