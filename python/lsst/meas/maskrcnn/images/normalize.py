@@ -40,7 +40,6 @@ __all__ = [
     "NormalizationSettings",
     "NormalizedImage",
     "ZScoreSettings",
-    "lupton_compress",
     "normalize",
 ]
 
@@ -215,37 +214,26 @@ NormalizationSettings = Annotated[
 
 @dataclass(frozen=True)
 class NormalizedImage:
-    """A normalised image and the numbers that it was made with.
-
-    Attributes
-    ----------
-    image : `numpy.ndarray`
-        Float32 (band, y, x); zero where not valid, finite everywhere.
-    valid : `numpy.ndarray`
-        Bool (y, x); True where all the bands hold a usable value.
-    minimum : `numpy.ndarray`
-        Float64 (band,), nJy: the level subtracted from each band (the median
-        of the mesh for a local background, the mean for the z-score).
-    noise : `numpy.ndarray`
-        Float64 (band,), nJy: sky noise of each band (for the z-score, the
-        clipped standard deviation).
-    noise_source : `tuple` [`str`]
-        Where each noise comes from: "variance", "pixels" or "fallback".
-    stretch : `float`
-        Lupton: the stretch s in nJy. Z-score: softening of the asinh, in
-        standard deviations; NaN without asinh.
-    scale : `float`
-        Lupton: the number C by which the stretched image was divided.
-        Z-score: 1.
-    """
+    """A normalised image and the numbers that it was made with."""
 
     image: npt.NDArray[np.float32]
+    """(band, y, x); zero where not valid, finite everywhere."""
     valid: BoolArray
+    """(y, x); True where all the bands hold a usable value."""
     minimum: npt.NDArray[np.float64]
+    """(band,), nJy: the level subtracted from each band (the median of the mesh for a local background, the
+    mean for the z-score).
+    """
     noise: npt.NDArray[np.float64]
+    """(band,), nJy: sky noise of each band (for the z-score, the clipped standard deviation)."""
     noise_source: tuple[str, ...]
+    """Where each noise comes from: "variance", "pixels" or "fallback"."""
     stretch: float
+    """Lupton: the stretch s in nJy. Z-score: softening of the asinh, in standard deviations; NaN without
+    asinh.
+    """
     scale: float
+    """Lupton: the number C by which the stretched image was divided. Z-score: 1."""
 
 
 def normalize(
@@ -477,16 +465,10 @@ def _apply_lupton(
 
 
 def lupton_compress(x: npt.NDArray[np.float32], q: float, scale: float, n_bands: int) -> None:
-    """Multiply an image by asinh(Q I) / (Q I C), in place.
+    """Multiply an image by asinh(Q I) / (Q I C) of the module's equation, in place.
 
-    Parameters
-    ----------
-    x : `numpy.ndarray`
-        Flux above the sky in units of the stretch, float32 (band, y, x).
-    q, scale : `float`
-        Q and C of the module's equation.
-    n_bands : `int`
-        Number of bands of which I is the mean; bands beyond those are 0.
+    It is the flux above the sky in units of the stretch, (band, y, x). I is the mean of ``n_bands`` bands;
+    those beyond are 0.
     """
     u = np.sum(x, axis=0)
     np.abs(u, out=u)
