@@ -13,15 +13,18 @@ of a field says.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 import lsst.afw.table as afwTable
 
-from ..deblend.shares import ParentStatistics
 from .record_order import RecordOrder
+
+if TYPE_CHECKING:
+    # It brings torch, which an evaluation does not import.
+    from ..deblend.shares import ParentStatistics
 
 Fields = tuple[tuple[str, Any, str, str], ...]
 """Name (without its prefix), type, unit and documentation of some fields."""
