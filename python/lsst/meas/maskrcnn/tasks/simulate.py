@@ -25,7 +25,7 @@ from ..ingest.scenes import SceneGrid
 from ..scenes.config import ArtefactConfig, MaskRule, PopulationConfig, PsfConfig, SceneConfig
 from ..scenes.presets import PRESETS, preset_config
 from ..scenes.simulate import simulate_scene
-from .config_fields import make_fields
+from .config_fields import make_fields, plain_value
 from .failures import say_where
 
 
@@ -43,12 +43,8 @@ def _changes(source: type, *names: str) -> Any:
 
 def _given(config: pexConfig.Config, names: Any) -> dict[str, Any]:
     """Return the settings of a configuration that are set."""
-    values = {name: getattr(config, name) for name in names}
-    return {
-        name: tuple(value) if isinstance(value, pexConfig.listField.List) else value
-        for name, value in values.items()
-        if value is not None
-    }
+    values = {name: plain_value(getattr(config, name)) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 _SCENE_CHANGES: Any = _changes(SceneConfig, "shape", "bands", "pixel_scale", "noise", "exposure_factor")
@@ -283,12 +279,8 @@ class SimulateScenesTask(pipeBase.PipelineTask):
 
         Parameters
         ----------
-        butlerQC : `lsst.pipe.base.QuantumContext`
-            What puts the outputs.
-        inputRefs : `lsst.pipe.base.InputQuantizedConnection`
-            References to the inputs; there are none.
-        outputRefs : `lsst.pipe.base.OutputQuantizedConnection`
-            References to the outputs.
+        butlerQC, inputRefs, outputRefs
+            As of `lsst.pipe.base.PipelineTask.runQuantum`.
 
         Raises
         ------
