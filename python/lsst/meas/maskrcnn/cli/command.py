@@ -152,6 +152,17 @@ def check_limits(arguments: Arguments, **limits: tuple[float, float]) -> None:
             raise CommandError(f"--{name.replace('_', '-')} {value} is not possible; give {limit}.")
 
 
+def split_shares(text: str) -> list[str] | None:
+    """Read shares such as ``train=7,test=3``: each name so many times; `None` if they are not understood."""
+    names: list[str] = []
+    for part in text.split(","):
+        name, _, share = part.strip().partition("=")
+        if not name.isidentifier() or not share.isdecimal() or name in names:
+            return None
+        names += [name] * int(share)
+    return names
+
+
 def check_folder(path: Path) -> None:
     """Refuse to write a file where there is no folder."""
     if not path.absolute().parent.is_dir():

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from astropy.wcs import WCS
@@ -280,20 +280,12 @@ def _put_field(butler: Butler, field: Field) -> tuple[str, dict[str, str | int]]
     """Put a field into the repository, unless it is there."""
     skymap = f"demo_{field.name}"
     exposure = next(iter(field.exposures.values()))
-    patch = PatchGeometry(0, 0, _wcs_of(exposure), exposure.getBBox())
+    patch = PatchGeometry(0, 0, cast("SkyWcs", exposure.getWcs()), exposure.getBBox())
     register_patches(butler, skymap, [patch], field.exposures, instrument="MaskRcnnDemo")
     run = f"demo/inputs/{field.name}"
     data_id = patch_data_id(skymap, 0, 0)
     put_exposures(butler, run, data_id, field.exposures)
     return run, data_id
-
-
-def _wcs_of(exposure: ExposureF) -> SkyWcs:
-    """World coordinates of an exposure that must have them."""
-    wcs = exposure.getWcs()
-    if wcs is None:
-        raise CommandError("An exposure has no world coordinates (WCS); give images that have them.")
-    return wcs
 
 
 def _pipetask() -> str:
@@ -470,7 +462,7 @@ def _astropy_wcs(exposure: ExposureF) -> WCS:
     """World coordinates of the pixel array of an exposure, for plots."""
     # The tangent plane at the centre is near enough for axes.
     center = Box2D(exposure.getBBox()).getCenter()
-    metadata = _wcs_of(exposure).getTanWcs(center).getFitsMetadata(True)
+    metadata = cast("SkyWcs", exposure.getWcs()).getTanWcs(center).getFitsMetadata(True)
     header = {name: metadata.getScalar(name) for name in metadata.names()}
     wcs = WCS(header)
     wcs.wcs.crpix = np.asarray(wcs.wcs.crpix) - np.array(exposure.getXY0())
