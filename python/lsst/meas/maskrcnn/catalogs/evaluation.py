@@ -358,42 +358,30 @@ def _ignored(truth: TruthArrays, settings: EvaluationSettings) -> np.ndarray:
 
 def _check_frame(patch: EvaluationPatch, truth: SpanMasks, found: SpanMasks) -> None:
     """Refuse catalogues that are not of one pixel grid."""
-    hulls = [_hull(spans) for spans in (truth, found)]
-    first, second = hulls
-    if (
-        first is not None
-        and second is not None
-        and (
-            min(first[2], second[2]) <= max(first[0], second[0])
-            or min(first[3], second[3]) <= max(first[1], second[1])
-        )
-    ):
-        raise MismatchedPatchError(
-            f"{patch.name}: the truth fills [x0, y0, x1, y1] = {first} and the catalogue {second}, which do "
-            "not touch; both must be on the pixel grid of the same patch."
-        )
+    hulls = {what: _hull(spans) for what, spans in (("truth", truth), ("catalogue", found)) if len(spans.y)}
+    if len(hulls) == 2:
+        first, second = hulls.values()
+        if np.less_equal(np.minimum(first[2:], second[2:]), np.maximum(first[:2], second[:2])).any():
+            raise MismatchedPatchError(
+                f"{patch.name}: the truth fills [x0, y0, x1, y1] = {first} and the catalogue {second}, which "
+                "do not touch; both must be on the pixel grid of the same patch."
+            )
     boxes = {band: exposure.getBBox() for band, exposure in patch.exposures.items()}
     for band, box in boxes.items():
         if box != next(iter(boxes.values())):
             raise MismatchedPatchError(
                 f"{patch.name}: the exposures have different boxes, {boxes}; give those of one patch."
             )
-        for what, hull in zip(("truth", "catalogue"), hulls):
-            if hull is not None and (
-                hull[0] < box.getMinX()
-                or hull[1] < box.getMinY()
-                or hull[2] > box.getMaxX() + 1
-                or hull[3] > box.getMaxY() + 1
-            ):
+        low, high = (box.getMinX(), box.getMinY()), (box.getMaxX() + 1, box.getMaxY() + 1)
+        for what, hull in hulls.items():
+            if np.less(hull[:2], low).any() or np.greater(hull[2:], high).any():
                 raise MismatchedPatchError(
                     f"{patch.name}: footprints of the {what} fill [x0, y0, x1, y1] = {hull}, beyond the "
                     f"exposure in {band}, {box}; both must be of the same patch."
                 )
 
 
-def _hull(spans: SpanMasks) -> tuple[int, int, int, int] | None:
-    if not len(spans.y):
-        return None
+def _hull(spans: SpanMasks) -> tuple[int, int, int, int]:
     return int(spans.x0.min()), int(spans.y.min()), int(spans.x1.max()), int(spans.y.max()) + 1
 
 

@@ -239,19 +239,7 @@ def _simulate_bands(number: int, seed: int) -> BandScene:
 def detector(model: MaskRcnnModel, device: str = "auto") -> Callable[[MultibandImage], Detections]:
     """Return a function that finds sources as the deblender does, but not calibrated.
 
-    Parameters
-    ----------
-    model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
-        The model, whose own detection settings are taken, but for a lower
-        threshold of the score.
-    device : `str`
-        Where to compute.
-
-    Returns
-    -------
-    find : callable
-        Takes a `~lsst.meas.maskrcnn.deblend.image.MultibandImage`, gives
-        `~lsst.meas.maskrcnn.network.detections.Detections`.
+    Detection settings are those of the model, but for a lower threshold of the score.
     """
     plain = replace(model, metadata=model.metadata.model_copy(update={"calibration": None}))
     settings = DeblendSettings(

@@ -89,8 +89,6 @@ class Field:
     """What to call it in the title."""
 
     exposures: dict[str, ExposureF]
-    """By band."""
-
     truth: np.ndarray | None = None
     """Sources that were drawn, for a simulated field."""
 
@@ -110,11 +108,6 @@ class _Steps:
         self._number += 1
         passed = time.monotonic() - self._start
         print(f"[{self._number}/{self._total}] {passed:5.1f} s  {text}", flush=True)
-
-    @property
-    def passed(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._start
 
 
 @command(FitsImageError, ModelFileError, IngestModelError, advice="; run it again to go on")

@@ -135,8 +135,7 @@ class AnyBandNetwork(nn.Module):
         self.outline_head = OutlineHead(channels)
         # Boxes are those of the masks, of one band.
         self.mask_band = nn.Linear(SIDE, spec.box_features)
-        nn.init.zeros_(self.mask_band.weight)
-        nn.init.zeros_(self.mask_band.bias)
+        start_at_zero(self.mask_band)
         self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

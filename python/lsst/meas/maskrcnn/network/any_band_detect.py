@@ -194,14 +194,7 @@ def _detect_tiles(
             )
     found = detect_bands(network, list(packed.values()), fwhm, least=least, least_star=least_star)
     for number, item in zip(packed, found):
-        corner = np.array([tiles[number].y0, tiles[number].x0])
-        results[number] = replace(
-            item,
-            boxes=item.boxes + np.tile(corner[::-1], 2).astype(np.float32),
-            positions=item.positions + corner.astype(np.float32),
-            origins=item.origins + corner.astype(np.int32),
-            soft_origins=item.soft_origins + corner.astype(np.int32),
-        )
+        results[number] = item.moved(tiles[number].y0, tiles[number].x0)
     return results
 
 

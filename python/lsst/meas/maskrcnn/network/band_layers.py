@@ -190,8 +190,7 @@ class BandStem(nn.Module):
         self.shift = nn.Linear(SIDE, features)
         nn.init.normal_(cast(nn.Linear, self.mixture[2]).weight, std=0.03)
         nn.init.zeros_(cast(nn.Linear, self.mixture[2]).bias)
-        nn.init.zeros_(self.shift.weight)
-        nn.init.zeros_(self.shift.bias)
+        start_at_zero(self.shift)
 
     def forward(self, bands: Bands) -> Tensor:
         """Return features (image, feature, y, x) of half the pixels."""
@@ -225,9 +224,9 @@ class BandStem(nn.Module):
         return torch.cat([torch.stack([first, 1.0 - first - last, last], dim=-1), rest], dim=-1)
 
 
-def start_at_zero(block: nn.Sequential) -> None:
-    """Let the last layer of a residual block give 0 at the start of training."""
-    last = cast(nn.Linear, block[-1])
+def start_at_zero(block: nn.Linear | nn.Sequential) -> None:
+    """Let a layer, or the last one of a residual block, give 0 at the start of training."""
+    last = cast(nn.Linear, block[-1]) if isinstance(block, nn.Sequential) else block
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
 
@@ -318,8 +317,7 @@ class OutlineHead(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.modulation = nn.Linear(SIDE, 2 * channels)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        start_at_zero(self.modulation)
         self.pixels = nn.Sequential(
             nn.Conv2d(4, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, channels, 3, padding=1)
         )

@@ -13,7 +13,7 @@ convention of the engine; that of afw (inclusive, with xy0) begins in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, cast
 
 import numpy as np
@@ -110,6 +110,17 @@ class Detections:
             column = getattr(self, name)
             values[name] = [column[i] for i in rows] if isinstance(column, list) else column[rows]
         return type(self)(timings=dict(self.timings), **values)
+
+    def moved(self, y: int, x: int) -> Self:
+        """Shift the detections on a tile whose first pixel is (y, x) to pixels of the image."""
+        corner = np.array([y, x])
+        return replace(
+            self,
+            boxes=self.boxes + np.array([x, y, x, y], np.float32),
+            positions=self.positions + corner.astype(np.float32),
+            origins=self.origins + corner.astype(np.int32),
+            soft_origins=self.soft_origins + corner.astype(np.int32),
+        )
 
     def sorted(self) -> Self:
         """Order the detections by descending score as `detect` does.

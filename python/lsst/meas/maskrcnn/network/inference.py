@@ -171,7 +171,9 @@ def detect(
         if with_psf:
             batch = [add_psf_planes(pixels, psf_fwhm) for pixels in batch]
         found = dict(zip(live, forward.run(batch), strict=True)) if live else {}
-        return [_to_image(found[tile], tile) if tile in found else Detections.empty() for tile in tiles]
+        return [
+            found[tile].moved(tile.y0, tile.x0) if tile in found else Detections.empty() for tile in tiles
+        ]
 
     with torch.inference_mode(), autocast(device, settings.precision):
         return detect_in_tiles(
@@ -192,14 +194,6 @@ def _check_shapes(image: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_] |
         raise ValueError(f"image has shape {image.shape}, the network wants ({bands}, y, x)")
     if valid is not None and valid.shape != image.shape[1:]:
         raise ValueError(f"valid has shape {valid.shape}, the image's is {image.shape[1:]}")
-
-
-def _to_image(found: Detections, tile: Tile) -> Detections:
-    """Bring the detections of a tile to pixels of the image."""
-    found.boxes += np.array([tile.x0, tile.y0, tile.x0, tile.y0], dtype=np.float32)
-    found.origins += np.array([tile.y0, tile.x0], dtype=np.int32)
-    found.soft_origins += np.array([tile.y0, tile.x0], dtype=np.int32)
-    return found
 
 
 def _tile_tensor(image: npt.NDArray[np.float32], tile: Tile) -> Tensor:

@@ -221,13 +221,7 @@ class CompareDeblendersConfig(
 
 
 class CompareDeblendersTask(pipeBase.PipelineTask):
-    """Compare two deblenders on a patch, with its truth or without.
-
-    Parameters
-    ----------
-    **kwargs
-        Forwarded to `lsst.pipe.base.PipelineTask`.
-    """
+    """Compare two deblenders on a patch, with its truth or without."""
 
     ConfigClass: ClassVar[type[CompareDeblendersConfig]] = CompareDeblendersConfig
     _DefaultName: ClassVar[str] = "compareDeblenders"

@@ -232,11 +232,6 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
     """Evaluate a catalogue by the truth of the patches that it was made of.
 
     Any catalogue with footprints will do, whatever made it.
-
-    Parameters
-    ----------
-    **kwargs
-        Forwarded to `lsst.pipe.base.PipelineTask`.
     """
 
     ConfigClass: ClassVar[type[MaskRcnnEvaluateConfig]] = MaskRcnnEvaluateConfig
