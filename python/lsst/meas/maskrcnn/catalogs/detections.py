@@ -211,13 +211,18 @@ def _need(names: Any, name: str, what: str) -> None:
         )
 
 
+def _choose(names: Any, given: str | None, usual: str, what: str) -> str | None:
+    """Return the field that is given, which must be there, or else the usual one if it is."""
+    if given is not None:
+        _need(names, given, what)
+        return given
+    return usual if usual in names else None
+
+
 def _optional(
-    catalog: afwTable.SourceCatalog, names: Any, name: str | None, usual: str, what: str, default: float
+    catalog: afwTable.SourceCatalog, names: Any, given: str | None, usual: str, what: str, default: float
 ) -> np.ndarray:
-    if name is not None:
-        _need(names, name, what)
-    elif usual in names:
-        name = usual
+    name = _choose(names, given, usual, what)
     if name is None or not len(catalog):
         return np.full(len(catalog), default)
     return np.array(catalog[name], dtype=np.float64)
@@ -229,23 +234,19 @@ def catalog_labels(catalog: afwTable.SourceCatalog, fields: DetectionFields) -> 
     They are int64, (N,): `STAR`, `GALAXY`, or `UNKNOWN` where the catalogue does not say.
     """
     names = catalog.schema.getNames()
-    for name, usual, what in (
-        (fields.star, "maskrcnn_star", "stars"),
-        (fields.extendedness, "base_ClassificationExtendedness_value", "extendedness"),
-    ):
-        if name is not None:
-            _need(names, name, what)
-        elif usual in names and not (what == "stars" and fields.extendedness is not None):
-            name = usual
-        if name is None:
-            continue
-        if not len(catalog):
-            return np.zeros(0, dtype=np.int64), True
-        values = np.array(catalog[name])
-        # Where the extendedness could not be measured (NaN), the source is not known to be a star.
-        star = values.astype(bool) if what == "stars" else values < 0.5
-        return np.where(star, STAR, GALAXY).astype(np.int64), True
-    return np.full(len(catalog), UNKNOWN, dtype=np.int64), False
+    flag = None
+    if fields.star is not None or fields.extendedness is None:
+        flag = _choose(names, fields.star, "maskrcnn_star", "stars")
+    extendedness = "base_ClassificationExtendedness_value"
+    name = flag or _choose(names, fields.extendedness, extendedness, "extendedness")
+    if name is None:
+        return np.full(len(catalog), UNKNOWN, dtype=np.int64), False
+    if not len(catalog):
+        return np.zeros(0, dtype=np.int64), True
+    values = np.array(catalog[name])
+    # Where the extendedness could not be measured (NaN), the source is not known to be a star.
+    star = values.astype(bool) if flag else values < 0.5
+    return np.where(star, STAR, GALAXY).astype(np.int64), True
 
 
 def catalog_positions(

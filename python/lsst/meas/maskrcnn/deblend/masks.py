@@ -233,7 +233,7 @@ def paint_mask(
 
 
 def add_pixels(found: Detections, place: int, region: BoolArray, origin: npt.NDArray[np.int64]) -> None:
-    """Give a source further pixels, bool, from (y, x) on the image on, in place."""
+    """Give a source further pixels, bool, the first of which is (y, x) on the image, in place."""
     region, y, x = tight(region)
     origin = origin + np.array([y, x])
     soft = np.where(region, np.uint8(255), np.uint8(0))

@@ -22,7 +22,7 @@ Examples
 
 from __future__ import annotations
 
-__all__ = ["ParentStatistics", "ShareSettings", "SourceShare"]
+__all__ = ["ShareSettings"]
 
 import logging
 import time
@@ -137,21 +137,7 @@ class SourceShare:
 
     @classmethod
     def whole(cls, pixels: BoolArray, n_bands: int, y0: int = 0, x0: int = 0) -> SourceShare:
-        """Give a source all of its parent.
-
-        Parameters
-        ----------
-        pixels : `numpy.ndarray`
-            Pixels of the parent, bool, (y, x).
-        n_bands : `int`
-            Number of bands.
-        y0, x0 : `int`
-            First pixel of the box.
-
-        Returns
-        -------
-        share : `SourceShare`
-        """
+        """Give a source all pixels, bool, (y, x), of its parent, whose first one is (y0, x0)."""
         return cls(y0, x0, np.broadcast_to(pixels.astype(np.float32), (n_bands, *pixels.shape)))
 
     @property
@@ -166,18 +152,7 @@ class SourceShare:
         return np.asarray((self.weights > 0).any(axis=0))
 
     def at(self, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> FloatArray:
-        """Get the shares of some pixels.
-
-        Parameters
-        ----------
-        rows, columns : `numpy.ndarray`
-            Pixels in the frame of ``y0`` and ``x0``, int, (n,).
-
-        Returns
-        -------
-        weights : `numpy.ndarray`
-            Float32, (band, n); 0 outside the box.
-        """
+        """Get the shares, (band, n), of pixels (n,) in the frame of ``y0`` and ``x0``; 0 outside the box."""
         y, x = np.asarray(rows) - self.y0, np.asarray(columns) - self.x0
         height, width = self.weights.shape[1:]
         inside = (y >= 0) & (x >= 0) & (y < height) & (x < width)
@@ -186,19 +161,10 @@ class SourceShare:
         return weights
 
     def pixels(self, images: FloatArray) -> FloatArray:
-        """Take the source's share of an image.
+        """Take the source's share of the parent's images, (band, y, x), on the box.
 
-        Parameters
-        ----------
-        images : `numpy.ndarray`
-            The parent's images, (band, y, x).
-
-        Returns
-        -------
-        pixels : `numpy.ndarray`
-            Image times share, float32, (band, y, x) on the box. 0 where the
-            source has no share, whatever the image has there; NaN where it
-            has a share of a NaN.
+        It is 0 where the source has no share, whatever the image has there; NaN where it has a share of a
+        NaN.
         """
         pixels = np.zeros(self.weights.shape, np.float32)
         np.multiply(images[(slice(None), *self.box)], self.weights, out=pixels, where=self.weights > 0)
