@@ -185,11 +185,6 @@ class SimulateScenesConfig(
     def scene(self) -> SceneConfig:
         """Return the settings of the simulator: the preset with the changes.
 
-        Returns
-        -------
-        scene : `~lsst.meas.maskrcnn.scenes.config.SceneConfig`
-            The settings.
-
         Raises
         ------
         ValueError
@@ -218,11 +213,7 @@ class SimulateScenesConfig(
     def expanded(self) -> SimulateScenesConfig:
         """Return a copy with the preset's numbers in the fields that are not set.
 
-        Returns
-        -------
-        expanded : `SimulateScenesConfig`
-            It gives the same scenes, also if a later version changes these
-            numbers of the preset.
+        It gives the same scenes, also if a later version changes these numbers of the preset.
         """
         scene = self.scene()
         expanded = type(self)()
@@ -239,17 +230,12 @@ class SimulateScenesConfig(
         return expanded
 
     def grid(self, skymap: str) -> SceneGrid:
-        """Return the sky map that the scenes belong to.
+        """Return the sky map that the scenes belong to, whose patches have the size of a scene.
 
         Parameters
         ----------
         skymap : `str`
             Name of the sky map.
-
-        Returns
-        -------
-        grid : `~lsst.meas.maskrcnn.ingest.scenes.SceneGrid`
-            Its patches have the size of a scene.
         """
         scene = self.scene()
         return SceneGrid(skymap, scene.shape, scene.pixel_scale)

@@ -248,11 +248,6 @@ class MaskRcnnTrainConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskR
     def settings(self) -> TrainSettings:
         """Put the schedule together for the engine.
 
-        Returns
-        -------
-        settings : `~lsst.meas.maskrcnn.train.stages.TrainSettings`
-            The same for torch-only code.
-
         Raises
         ------
         ValueError
