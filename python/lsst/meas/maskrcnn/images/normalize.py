@@ -340,7 +340,7 @@ def _lupton(
     image: npt.NDArray[np.float32],
     good: BoolArray,
 ) -> NormalizedImage:
-    steps = sample_grid(good)
+    steps, clipping = sample_grid(good), (how.clip_sigma, how.clip_iterations)
     levels: list[Background] = []
     samples: list[npt.NDArray[np.float64]] = []
     noise, sources = np.ones(len(flux)), []
@@ -351,16 +351,9 @@ def _lupton(
         if how.background == "none" and residual.size:
             # The noise is the scatter about the sky level, though that is not
             # subtracted.
-            residual -= clip_sorted(residual, how.clip_sigma, how.clip_iterations).median
-        noise[b], source = sky_noise(
-            plane,
-            None if variance is None else variance[b],
-            good,
-            residual,
-            how.noise_source,
-            how.clip_sigma,
-            how.clip_iterations,
-        )
+            residual -= clip_sorted(residual, *clipping).median
+        given = None if variance is None else variance[b]
+        noise[b], source = sky_noise(plane, given, good, residual, how.noise_source, *clipping)
         sources.append(source)
 
     stretch, scale = _stretch_and_scale(how, samples, noise)
@@ -491,14 +484,12 @@ def _asinh_ratio(u: FloatArray) -> FloatArray:
 def _zscore(
     how: ZScoreSettings, flux: FloatArray, image: npt.NDArray[np.float32], good: BoolArray
 ) -> NormalizedImage:
-    steps = sample_grid(good)
+    steps, clipping = sample_grid(good), (how.clip_sigma, how.clip_iterations)
     minimum, noise, sources = np.zeros(len(flux)), np.ones(len(flux)), []
     for b, plane in enumerate(flux):
-        level = constant_background(plane[steps][good[steps]], how.clip_sigma, how.clip_iterations)
+        level = constant_background(plane[steps][good[steps]], *clipping)
         residual = _sorted_residual(_subtracted_sample(plane, level, good, steps), level)
-        noise[b], source = sky_noise(
-            plane, None, good, residual, "pixels", how.clip_sigma, how.clip_iterations
-        )
+        noise[b], source = sky_noise(plane, None, good, residual, "pixels", *clipping)
         sources.append(source)
         unit = how.softening * noise[b]
         transform = partial(_in_units, level=level.level, unit=unit, asinh=how.asinh == "before")
@@ -508,7 +499,7 @@ def _zscore(
             np.divide(residual, unit, out=residual)
             if how.asinh == "before":
                 np.arcsinh(residual, out=residual)
-            clipped = clip_sorted(residual, how.clip_sigma, how.clip_iterations)
+            clipped = clip_sorted(residual, *clipping)
             # Both maps keep the order, so the sample is still sorted.
             mean, deviation = clipped.median, clipped.sigma
             if not deviation > 0:

@@ -124,9 +124,8 @@ def learned_scale(image: BandImage) -> tuple[BandImage, float]:
     width = image.mean_fwhm
     if width > _WIDE:
         factor = max(2, round(width / USUAL_FWHM))
-        height, columns = (side // factor * factor for side in image.pixels.shape[1:])
-        counts = sum_squares(image.valid[:, :height, :columns].astype(np.float32), factor)
-        pixels = sum_squares(image.pixels[:, :height, :columns], factor)
+        counts = sum_squares(image.valid.astype(np.float32), factor)
+        pixels = sum_squares(image.pixels, factor)
         # The mean of the known pixels, with the noise of one of the new ones.
         pixels = np.where(counts > 0, pixels / np.sqrt(np.maximum(counts, 1.0)), 0.0).astype(np.float32)
         widths = bin_psf_fwhm(image.fwhm, factor).astype(np.float32)
