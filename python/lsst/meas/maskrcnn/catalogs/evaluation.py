@@ -361,7 +361,8 @@ def _check_frame(patch: EvaluationPatch, truth: SpanMasks, found: SpanMasks) -> 
     hulls = {what: _hull(spans) for what, spans in (("truth", truth), ("catalogue", found)) if len(spans.y)}
     if len(hulls) == 2:
         first, second = hulls.values()
-        if np.less_equal(np.minimum(first[2:], second[2:]), np.maximum(first[:2], second[:2])).any():
+        low, high = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
+        if (high <= low).any():
             raise MismatchedPatchError(
                 f"{patch.name}: the truth fills [x0, y0, x1, y1] = {first} and the catalogue {second}, which "
                 "do not touch; both must be on the pixel grid of the same patch."
@@ -372,9 +373,9 @@ def _check_frame(patch: EvaluationPatch, truth: SpanMasks, found: SpanMasks) -> 
             raise MismatchedPatchError(
                 f"{patch.name}: the exposures have different boxes, {boxes}; give those of one patch."
             )
-        low, high = (box.getMinX(), box.getMinY()), (box.getMaxX() + 1, box.getMaxY() + 1)
+        corner, end = (box.getMinX(), box.getMinY()), (box.getMaxX() + 1, box.getMaxY() + 1)
         for what, hull in hulls.items():
-            if np.less(hull[:2], low).any() or np.greater(hull[2:], high).any():
+            if np.less(hull[:2], corner).any() or np.greater(hull[2:], end).any():
                 raise MismatchedPatchError(
                     f"{patch.name}: footprints of the {what} fill [x0, y0, x1, y1] = {hull}, beyond the "
                     f"exposure in {band}, {box}; both must be of the same patch."
