@@ -59,13 +59,9 @@ def clean_masks(
 
     ``origins``, (N, 2), are (y0, x0) of their first pixels in the image, of ``shape`` (y, x). Returns the
     masks that remain, views where nothing was cut, their origins, (M, 2), and their indices among the N,
-    (M,), int64. A ValueError is raised if the origins do not match the masks or ``min_area`` < 1.
+    (M,), int64.
     """
     origins = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
-    if len(origins) != len(masks):
-        raise ValueError(f"Got {len(origins)} origins for {len(masks)} masks.")
-    if min_area < 1:
-        raise ValueError(f"min_area must be at least 1, got {min_area}.")
     height, width = shape
     pieces: list[np.ndarray] = []
     corners: list[tuple[int, int]] = []
