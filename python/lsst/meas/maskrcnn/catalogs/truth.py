@@ -154,7 +154,7 @@ def make_truth_schema(bands: Sequence[str]) -> afwTable.Schema:
         ("centroid_x", np.float64, "pixel", "True position, column"),
         ("centroid_y", np.float64, "pixel", "True position, row"),
         ("isStar", "Flag", "", "Set for stars, not set for galaxies"),
-        *(field for _, *field in _COLUMNS),
+        *(column[1:] for column in _COLUMNS),
         ("flag", "Flag", "", "Set if there is too little of the source to ask for it: empty, small, faint or "
          "masked"),
         *((f"flag_{name}", "Flag", "", _FLAG_DOCS[name]) for name in FLAGS),

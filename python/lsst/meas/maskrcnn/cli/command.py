@@ -103,7 +103,7 @@ def command(
     a repository's database, which are printed in a line, and 130 after an
     interruption.
     """
-    expected = (CommandError, OSError, *errors)
+    expected: tuple[type[Exception], ...] = (CommandError, OSError, *errors)
 
     def decorate(work: Callable[[Arguments], object]) -> Callable[[Arguments], int]:
         @functools.wraps(work)
