@@ -61,7 +61,7 @@ def _report(arguments: Arguments) -> str:
     curves = stored.get("precisionRecall")
     page = evaluation_page(
         stored.run,
-        None if curves is None else _plain_array(curves),
+        None if curves is None else np.asarray(curves.as_array()),
         stored.get("gallery"),
         others=runs[1:],
         comparison=comparison,
@@ -221,10 +221,6 @@ def _readable(value: Any) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     return json.dumps(value, indent=2, default=str, ensure_ascii=False)
-
-
-def _plain_array(table: Any) -> np.ndarray:
-    return np.asarray(table.as_array())
 
 
 def _file_name(collection: str) -> str:

@@ -68,9 +68,8 @@ class _PyramidBackbone(nn.Module):
             body.conv1 = nn.Conv2d(spec.input_planes, 64, kernel_size=7, stride=2, padding=3, bias=False)
             nn.init.kaiming_normal_(body.conv1.weight, mode="fan_out", nonlinearity="relu")
         stages = {f"layer{k}": str(k - 1) for k in spec.returned_layers}
-        widths = [
-            cast(nn.Conv2d, getattr(body, name)[-1].conv2).out_channels * _expansion(body) for name in stages
-        ]
+        expansion = int(body.layer1[0].expansion)
+        widths = [expansion * getattr(body, name)[-1].conv2.out_channels for name in stages]
         self.body = IntermediateLayerGetter(body, return_layers=stages)
         self.fpn = FeaturePyramidNetwork(widths, spec.fpn_channels, extra_blocks=LastLevelMaxPool())
         self.out_channels = spec.fpn_channels
@@ -97,10 +96,6 @@ class _StridedRoIAlign(MultiScaleRoIAlign):
             self.canonical_scale,
             self.canonical_level,
         )
-
-
-def _expansion(body: nn.Module) -> int:
-    return int(cast(nn.Sequential, body.layer1)[0].expansion)  # type: ignore[arg-type]
 
 
 def build_network(spec: NetworkSpec) -> MaskRCNN:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 from pydantic.fields import FieldInfo
 
@@ -66,15 +67,19 @@ def make_config(source: Any, name: str, leave_out: tuple[str, ...] = ()) -> Any:
         try:
             self.settings()
         except ValueError as error:
-            # The message begins with the name of the setting, if it is about one.
-            named = [key for key in fields if str(error).startswith(key)]
-            field = type(self)._fields[[*named, *fields][0]]
-            raise pexConfig.FieldValidationError(field, self, str(error)) from error
+            refuse(self, error, fields)
 
     methods = {"values": _values, "settings": _settings, "set_from": _set_from, "validate": _validate}
     doc = f"Configuration of `~{source.__module__}.{source.__name__}`."
     members = {**fields, **methods, "__doc__": doc, "__module__": __name__}
     return types.new_class(name, (pexConfig.Config,), exec_body=lambda body: body.update(members))
+
+
+def refuse(config: pexConfig.Config, error: ValueError, names: Iterable[str]) -> NoReturn:
+    """Refuse the value of the field with which a message begins, or of the first one of some names."""
+    fields = list(names)
+    name = next((name for name in fields if str(error).startswith(name)), fields[0])
+    raise pexConfig.FieldValidationError(type(config)._fields[name], config, str(error)) from error
 
 
 def plain_value(value: Any) -> Any:

@@ -25,7 +25,7 @@ from ..ingest.scenes import SceneGrid
 from ..scenes.config import ArtefactConfig, MaskRule, PopulationConfig, PsfConfig, SceneConfig
 from ..scenes.presets import PRESETS, preset_config
 from ..scenes.simulate import simulate_scene
-from .config_fields import make_fields, plain_value
+from .config_fields import make_fields, plain_value, refuse
 from .failures import say_where
 
 
@@ -178,9 +178,7 @@ class SimulateScenesConfig(
         try:
             self.scene()
         except ValueError as error:
-            named = [key for key in self._fields if str(error).startswith(key)]
-            field = self._fields[[*named, "preset"][0]]
-            raise pexConfig.FieldValidationError(field, self, str(error)) from error
+            refuse(self, error, ("preset", *self._fields))
 
     def scene(self) -> SceneConfig:
         """Return the settings of the simulator: the preset with the changes.
