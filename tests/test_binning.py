@@ -32,13 +32,6 @@ def test_a_gaussian_is_as_wide_as_its_squares(factor: int) -> None:
     assert 2.3548 * sigma == pytest.approx(width, rel=0.01)
 
 
-def test_binning_says_what_is_wrong() -> None:
-    with pytest.raises(ValueError, match="factor is 0"):
-        sum_squares(np.zeros((4, 4)), 0)
-    with pytest.raises(ValueError, match="factor is -1"):
-        bin_psf_fwhm([3.0], -1)
-
-
 def disc(y: float, x: float, radius: float, ratio: float = 1.0) -> np.ndarray:
     yy, xx = np.mgrid[: SHAPE[0], : SHAPE[1]]
     return ((yy - y) / ratio) ** 2 + (xx - x) ** 2 <= radius**2

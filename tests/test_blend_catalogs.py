@@ -34,6 +34,7 @@ from lsst.meas.maskrcnn.catalogs.source_catalog import masks_on_edge
 from lsst.meas.maskrcnn.catalogs.tables import parent_table
 from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.deblend.masks import measure_masks
+from lsst.meas.maskrcnn.deblend.models import fit_models
 from lsst.meas.maskrcnn.deblend.parents import Parent, make_parents
 from lsst.meas.maskrcnn.deblend.shares import (
     BlendSource,
@@ -153,13 +154,7 @@ def test_parents_over_a_limit_fall_apart(rng: np.random.Generator) -> None:
     assert len(dense) == 54
 
 
-def test_bad_masks_are_named() -> None:
-    with pytest.raises(ValueError, match=r"Mask 1 of shape \(3, 3\) at \(y, x\) = \(38, 2\)"):
-        make_parents([square(), square()], [[0, 0], [38, 2]], SHAPE)
-    with pytest.raises(ValueError, match="Mask 0.*is empty"):
-        make_parents([np.zeros((2, 2), dtype=bool)], [[0, 0]], SHAPE)
-    with pytest.raises(ValueError, match="given -1"):
-        make_parents([square()], [[0, 0]], SHAPE, -1)
+def test_no_source_has_no_parent() -> None:
     assert make_parents([], np.zeros((0, 2)), SHAPE) == []
 
 
@@ -337,7 +332,8 @@ class Field:
                 found.soft, found.soft_origins.tolist(), peaks.tolist(), found.p_star >= 0.5, strict=True
             )
         ]
-        shares, statistics = share_parents(image, parents, blended, settings)
+        models = fit_models(image, parents, blended)
+        shares, statistics = share_parents(image, parents, blended, settings, models=models)
         measured = measure_masks(
             found.masks,
             found.origins,

@@ -157,9 +157,7 @@ def test_masks_are_cut_at_the_edge() -> None:
     assert kept_origins.tolist() == [[0, 0], [18, 28]]
     _, _, index = clean_masks(masks, origins, SHAPE, min_area=5)
     assert index.tolist() == [0]
-    with pytest.raises(ValueError, match="min_area"):
-        clean_masks(masks, origins, SHAPE, min_area=0)
-    with pytest.raises(ValueError, match="4 origins for 5 masks"):
+    with pytest.raises(ValueError, match="shorter"):
         clean_masks(masks, origins[:4], SHAPE)
     image = np.zeros(SHAPE, dtype=np.float32)
     with pytest.raises(ValueError, match="inside the image"):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from lsst.meas.maskrcnn.images.detection_image import detection_image
+from lsst.meas.maskrcnn.deblend.detection import detection_image
 
 
 def test_noise_is_one_and_units_do_not_matter():

@@ -156,7 +156,7 @@ def test_soft_masks_are_the_probabilities():
     ramp = (torch.arange(side, dtype=torch.float32) + 0.5) / side
     cells = ramp.expand(1, side, side)
     boxes = torch.tensor([[10.0, 5.0, 66.0, 33.0]])
-    pasted = paste_soft_masks(cells, boxes, (50, 90), 0.5)
+    pasted = paste_soft_masks(cells, boxes, (50, 90))
     (y0, x0), soft = pasted.soft_origins[0], pasted.soft[0]
     x = np.arange(x0, x0 + soft.shape[1])
     expected = (x - 10.0) / 56.0
@@ -165,7 +165,7 @@ def test_soft_masks_are_the_probabilities():
     assert x0 == 13 and y0 == 5  # 5 % of 56 px is 2.8 px
     assert pasted.origins[0].tolist() == [5, 38]
     # Where nothing is over the threshold there still is a soft mask.
-    faint = paste_soft_masks(0.3 * torch.ones(1, side, side), boxes, (50, 90), 0.5)
+    faint = paste_soft_masks(0.3 * torch.ones(1, side, side), boxes, (50, 90))
     assert faint.masks[0].size == 0
     assert (faint.soft[0] == 77).all()
 
@@ -206,7 +206,7 @@ def test_paste_is_the_inverse_of_the_training_target():
     cells = project_masks_on_boxes(
         torch.from_numpy(stack.astype(np.float32)), boxes, torch.arange(len(stack)), 28
     )
-    pasted = paste_soft_masks(cells, boxes, (200, 180), 0.5)
+    pasted = paste_soft_masks(cells, boxes, (200, 180))
     for mask, part, (y0, x0) in zip(stack, pasted.masks, pasted.origins, strict=True):
         whole = np.zeros_like(mask)
         whole[y0 : y0 + part.shape[0], x0 : x0 + part.shape[1]] = part

@@ -100,8 +100,6 @@ def test_what_cannot_be_fitted(rng):
         fit_curve(x * 2, x > 0.5)
     with pytest.raises(ValueError, match="One outcome per case"):
         fit_curve(x, x[1:] > 0.5)
-    with pytest.raises(ValueError, match="must be one of isotonic"):
-        fit_curve(x, x > 0.5, "spline")
 
 
 @pytest.mark.parametrize(

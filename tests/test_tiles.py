@@ -48,18 +48,10 @@ def test_tiles_cover_the_image(shape: tuple[int, int], size: int, overlap: int) 
     assert len(tiles) == along[0] * along[1]
 
 
-def test_tiles_of_nothing_and_of_bad_settings() -> None:
+def test_tiles_of_nothing() -> None:
     assert make_tiles(0, 10, 64, 16) == []
     assert make_tiles(10, 0, 64, 16) == []
     assert make_tiles(10, 12, 64, 16) == [Tile(0, 0, 10, 12)]
-    with pytest.raises(ValueError, match="overlap is 64 for tiles of 64"):
-        make_tiles(100, 100, 64, 64)
-    with pytest.raises(ValueError, match="overlap is -1"):
-        make_tiles(100, 100, 64, -1)
-    with pytest.raises(ValueError, match="tile size is 0"):
-        make_tiles(100, 100, 0, 0)
-    with pytest.raises(ValueError, match="negative"):
-        make_tiles(-1, 100, 64, 0)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +71,6 @@ def test_tiles_begin_on_a_grid(shape: tuple[int, int], size: int, overlap: int, 
             assert all(start % align == 0 for start in starts)
             assert shape[axis] - starts[-1] > min(sides[axis], shape[axis]) - align
         assert shape[axis] - starts[-1] <= sides[axis]
-    with pytest.raises(ValueError, match="alignment is 0"):
-        make_tiles(10, 10, 5, 0, 0)
 
 
 @pytest.fixture(scope="module")

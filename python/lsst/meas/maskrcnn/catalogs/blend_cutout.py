@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["cut_group"]
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -31,26 +29,11 @@ _FEW = 100
 def cut_group(
     patch: EvaluationPatch, comparison: PatchComparison, group: int, bands: Sequence[str]
 ) -> BlendCutout:
-    """Cut a group of sources out of the exposures.
+    """Cut a group of sources out of the exposures in three bands, the reddest first.
 
-    Parameters
-    ----------
-    patch : `EvaluationPatch`
-        A patch with exposures in these bands.
-    comparison : `PatchComparison`
-        The patch compared with its truth.
-    group : `int`
-        Number of the group.
-    bands : `~collections.abc.Sequence` [`str`]
-        Three bands, the reddest first.
-
-    Returns
-    -------
-    cutout : `~lsst.meas.maskrcnn.metrics.cutouts.BlendCutout`
-        A square, inside of the image as far as it fits. Its residual is that
-        of the models in the middle band where the catalogue has models; else
-        the image minus the pixels of the heavy footprints, or without the
-        pixels of all footprints; in units of the noise.
+    The cut-out is a square, inside of the image as far as it fits. Its residual is that of the models in the
+    middle band where the catalogue has models; else the image minus the pixels of the heavy footprints, or
+    without the pixels of all footprints; in units of the noise.
     """
     row = comparison.result.groups[group]
     caption = f"{row['n_truth']} true, {row['n_detection']} found\nquality {row['quality']:.2f}"

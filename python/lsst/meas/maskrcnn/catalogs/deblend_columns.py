@@ -12,16 +12,19 @@ of a field says.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 import lsst.afw.table as afwTable
 
-from ..deblend.shares import ParentStatistics
 from .record_order import RecordOrder
+
+if TYPE_CHECKING:
+    # It brings torch, which an evaluation does not import.
+    from ..deblend.shares import ParentStatistics
 
 Fields = tuple[tuple[str, Any, str, str], ...]
 """Name (without its prefix), type, unit and documentation of some fields."""
@@ -98,7 +101,7 @@ class ParentFluxes(NamedTuple):
     """Fraction of pixels without NO_DATA, (M,)."""
 
 
-def add_fields(schema: afwTable.Schema, prefix: str, fields: Fields) -> None:
+def add_fields(schema: afwTable.Schema, prefix: str, fields: Iterable[tuple[str, Any, str, str]]) -> None:
     """Add fields to a schema, with a prefix before their names; those that are there already stay."""
     for name, kind, units, doc in fields:
         if f"{prefix}_{name}" not in schema:
@@ -155,13 +158,9 @@ def fill_relations(catalog: afwTable.SourceCatalog, order: RecordOrder) -> None:
 def band_columns(rows: Sequence[Sequence[Any]]) -> dict[str, npt.NDArray[Any]]:
     """Make columns (N,) of the values of N sources, ordered as `_BAND`, by names without ``deblend_``."""
     return {
-        name: np.array([row[number] for row in rows], dtype=_type_of(kind))
+        name: np.array([row[number] for row in rows], dtype=bool if kind == "Flag" else kind)
         for number, (name, kind, _, _) in enumerate(_BAND)
     }
-
-
-def _type_of(kind: Any) -> Any:
-    return bool if kind == "Flag" else kind
 
 
 def fill_band_columns(
@@ -181,10 +180,8 @@ def fill_band_columns(
     if given is not None:
         for name, *_ in _RELATIONS:
             catalog[f"deblend_{name}"] = given[f"deblend_{name}"]
-    has_source = order.source >= 0
     for name, kind, _, _ in _BAND:
-        values = np.full(len(order), False if kind == "Flag" else np.nan, dtype=_type_of(kind))
-        values[has_source] = columns[name][order.source[has_source]]
+        values = order.spread(columns[name], False if kind == "Flag" else np.nan)
         if name == "dataCoverage":
             values[order.is_parent] = parent_coverage[order.parent[order.is_parent]]
         catalog[f"deblend_{name}"] = values
@@ -211,7 +208,4 @@ def fill_parent_columns(
     ):
         catalog[f"deblend_{name}"] = values[own]
     catalog["deblend_runtime"] = np.where(order.is_parent, statistics.runtime[own], 0).astype(np.float32)
-    edge = np.zeros(len(order), dtype=bool)
-    has_source = order.source >= 0
-    edge[has_source] = on_edge[order.source[has_source]]
-    catalog["deblend_edgePixels"] = edge
+    catalog["deblend_edgePixels"] = order.spread(on_edge, False)

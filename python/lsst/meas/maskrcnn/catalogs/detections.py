@@ -10,17 +10,6 @@ catalogues of one patch fit each other without its box.
 
 from __future__ import annotations
 
-__all__ = [
-    "DetectionArrays",
-    "DetectionFields",
-    "catalog_labels",
-    "catalog_pixel_scale",
-    "catalog_positions",
-    "no_detections",
-    "photo_calibs",
-    "read_detections",
-]
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
@@ -88,52 +77,28 @@ class DetectionFields:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DetectionArrays:
-    """N sources as arrays, in pixels of the parent frame.
-
-    Parameters
-    ----------
-    ids : `numpy.ndarray`, (N,), int64
-        Ids of the records.
-    x, y : `numpy.ndarray`, (N,), float64
-        Positions, px.
-    labels : `numpy.ndarray`, (N,), int64
-        `STAR`, `GALAXY`, or `UNKNOWN` where the catalogue does not say.
-    score : `numpy.ndarray`, (N,), float64
-        Scores; 1 where the catalogue has none.
-    p_star : `numpy.ndarray`, (N,), float64
-        Probabilities of being a star; NaN where the catalogue has none.
-    p_blend : `numpy.ndarray`, (N,), float64
-        Probabilities of being a blend; NaN where the catalogue has none.
-    spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
-        Masks.
-    flux : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
-        Fluxes (nJy) by band, (N,); empty where they are not known.
-    footprints : `list` [`lsst.afw.detection.Footprint`]
-        Footprints.
-    has_class : `bool`
-        Whether the catalogue separates stars from galaxies.
-    n_parents : `int`
-        Records left out since they have children.
-    n_without_footprint : `int`
-        Records left out since they have no pixel.
-    n_without_score : `int`
-        Records left out since their score is NaN.
-    """
+    """N sources as arrays (N,), in pixels of the parent frame."""
 
     ids: np.ndarray
     x: np.ndarray
     y: np.ndarray
     labels: np.ndarray
+    """`STAR`, `GALAXY`, or `UNKNOWN` where the catalogue does not say, int64."""
     score: np.ndarray
+    """Scores; 1 where the catalogue has none."""
     p_star: np.ndarray
     p_blend: np.ndarray
+    """Probabilities of being a star and a blend; NaN where the catalogue has none."""
     spans: SpanMasks
     flux: Mapping[str, np.ndarray]
+    """Fluxes (nJy) by band; empty where they are not known."""
     footprints: list[Footprint]
     has_class: bool
+    """Whether the catalogue separates stars from galaxies."""
     n_parents: int = 0
     n_without_footprint: int = 0
     n_without_score: int = 0
+    """Records left out since they have children, no pixel, or a score that is NaN."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -159,30 +124,11 @@ def read_detections(
     *,
     photo_calibs: Mapping[str, PhotoCalib] | None = None,
 ) -> DetectionArrays:
-    """Read a catalogue of sources with footprints.
+    """Read a catalogue of sources with footprints, in its order; of a deblender's only what has no children.
 
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        The catalogue. Of a deblender's, only what has no children of its own
-        is read.
-    fields : `DetectionFields`, optional
-        Which fields to read.
-    photo_calibs : `~collections.abc.Mapping` [`str`, \
-            `lsst.afw.image.PhotoCalib`], optional
-        Calibration of instrumental fluxes by band.
-
-    Returns
-    -------
-    detections : `DetectionArrays`
-        The sources, in the catalogue's order.
-
-    Raises
-    ------
-    ValueError
-        Raised if a field that was asked for is missing, if an instrumental
-        flux lacks its calibration, or if no record of a catalogue has a
-        footprint: then it was read or written without.
+    ``photo_calibs``, by band, calibrate instrumental fluxes. A ValueError is raised if a field that was asked
+    for is missing, an instrumental flux lacks its calibration, or no record has a footprint: then the
+    catalogue was read or written without.
     """
     fields = fields or DetectionFields()
     names = catalog.schema.getNames()
@@ -231,33 +177,16 @@ def read_detections(
 
 
 def no_detections() -> DetectionArrays:
-    """Make the arrays of a catalogue without sources.
-
-    Returns
-    -------
-    detections : `DetectionArrays`
-        None; with classes, since none is missing.
-    """
+    """Make the arrays of a catalogue without sources; with classes, since none is missing."""
     nothing, number = np.zeros(0), np.zeros(0, dtype=np.int64)
     spans = SpanMasks.from_masks([], np.zeros((0, 2), dtype=np.int64))
     return DetectionArrays(number, nothing, nothing, number, nothing, nothing, nothing, spans, {}, [], True)
 
 
 def catalog_pixel_scale(catalog: afwTable.SourceCatalog, x: np.ndarray, y: np.ndarray) -> float:
-    """Estimate the pixel scale from positions in pixels and on the sky.
+    """Estimate the pixel scale (arcsec) from the positions of records in pixels, (N,), and on the sky.
 
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        N records with ``coord_ra`` and ``coord_dec``.
-    x, y : `numpy.ndarray`, (N,)
-        Their positions, px.
-
-    Returns
-    -------
-    pixel_scale : `float`
-        Median over pairs of records (arcsec); NaN without two of them that
-        are 10 px apart.
+    It is the median over pairs of records; NaN without two of them that are 10 px apart.
     """
     if len(catalog) < 2:
         return float("nan")
@@ -282,74 +211,50 @@ def _need(names: Any, name: str, what: str) -> None:
         )
 
 
+def _choose(names: Any, given: str | None, usual: str, what: str) -> str | None:
+    """Return the field that is given, which must be there, or else the usual one if it is."""
+    if given is not None:
+        _need(names, given, what)
+        return given
+    return usual if usual in names else None
+
+
 def _optional(
-    catalog: afwTable.SourceCatalog, names: Any, name: str | None, usual: str, what: str, default: float
+    catalog: afwTable.SourceCatalog, names: Any, given: str | None, usual: str, what: str, default: float
 ) -> np.ndarray:
-    if name is not None:
-        _need(names, name, what)
-    elif usual in names:
-        name = usual
+    name = _choose(names, given, usual, what)
     if name is None or not len(catalog):
         return np.full(len(catalog), default)
     return np.array(catalog[name], dtype=np.float64)
 
 
 def catalog_labels(catalog: afwTable.SourceCatalog, fields: DetectionFields) -> tuple[np.ndarray, bool]:
-    """Read the classes of a catalogue.
+    """Read the classes of a catalogue, and say whether it has any.
 
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        N records.
-    fields : `DetectionFields`
-        Which fields to read.
-
-    Returns
-    -------
-    labels : `numpy.ndarray`, (N,), int64
-        `STAR`, `GALAXY`, or `UNKNOWN` where the catalogue does not say.
-    has_class : `bool`
-        Whether it does.
+    They are int64, (N,): `STAR`, `GALAXY`, or `UNKNOWN` where the catalogue does not say.
     """
     names = catalog.schema.getNames()
-    for name, usual, what in (
-        (fields.star, "maskrcnn_star", "stars"),
-        (fields.extendedness, "base_ClassificationExtendedness_value", "extendedness"),
-    ):
-        if name is not None:
-            _need(names, name, what)
-        elif usual in names and not (what == "stars" and fields.extendedness is not None):
-            name = usual
-        if name is None:
-            continue
-        if not len(catalog):
-            return np.zeros(0, dtype=np.int64), True
-        values = np.array(catalog[name])
-        # Where the extendedness could not be measured (NaN), the source is not known to be a star.
-        star = values.astype(bool) if what == "stars" else values < 0.5
-        return np.where(star, STAR, GALAXY).astype(np.int64), True
-    return np.full(len(catalog), UNKNOWN, dtype=np.int64), False
+    flag = None
+    if fields.star is not None or fields.extendedness is None:
+        flag = _choose(names, fields.star, "maskrcnn_star", "stars")
+    extendedness = "base_ClassificationExtendedness_value"
+    name = flag or _choose(names, fields.extendedness, extendedness, "extendedness")
+    if name is None:
+        return np.full(len(catalog), UNKNOWN, dtype=np.int64), False
+    if not len(catalog):
+        return np.zeros(0, dtype=np.int64), True
+    values = np.array(catalog[name])
+    # Where the extendedness could not be measured (NaN), the source is not known to be a star.
+    star = values.astype(bool) if flag else values < 0.5
+    return np.where(star, STAR, GALAXY).astype(np.int64), True
 
 
 def catalog_positions(
     catalog: afwTable.SourceCatalog, fields: DetectionFields, footprints: Sequence[Any]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Read the positions of a catalogue.
+    """Read the positions x and y, (N,), px of the parent frame.
 
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        N records.
-    fields : `DetectionFields`
-        Which fields to read.
-    footprints : `~collections.abc.Sequence`
-        Footprint of each record, or `None`.
-
-    Returns
-    -------
-    x, y : `numpy.ndarray`, (N,), float64
-        Positions in the parent frame, px; of a source without any, that of
-        its footprint.
+    A source without any has that of its footprint.
     """
     names = catalog.schema.getNames()
     if not len(catalog):
@@ -404,17 +309,6 @@ def heavy_flux(footprints: Sequence[Any]) -> np.ndarray:
 
 
 def photo_calibs(exposures: Mapping[str, ExposureF]) -> dict[str, PhotoCalib]:
-    """Take the calibrations of exposures.
-
-    Parameters
-    ----------
-    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        Exposures by band.
-
-    Returns
-    -------
-    calibs : `dict` [`str`, `lsst.afw.image.PhotoCalib`]
-        Those that have one.
-    """
+    """Take the calibrations of exposures by band, of those that have one."""
     calibs = {band: exposure.getPhotoCalib() for band, exposure in exposures.items()}
     return {band: calib for band, calib in calibs.items() if calib is not None}

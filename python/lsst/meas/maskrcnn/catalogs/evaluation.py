@@ -6,16 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "EvaluationPatch",
-    "EvaluationSettings",
-    "MismatchedPatchError",
-    "PatchComparison",
-    "PatchResult",
-    "calibration",
-    "compare_patch",
-]
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -73,38 +63,23 @@ class MismatchedPatchError(ValueError):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class EvaluationPatch:
-    """What is known of one patch.
-
-    Parameters
-    ----------
-    tract, patch : `int`
-        Where it is in the sky map.
-    truth : `lsst.afw.table.SourceCatalog` or `None`
-        Truth catalogue; `None` if there is none.
-    catalog : `lsst.afw.table.SourceCatalog` or `None`
-        Catalogue to evaluate; `None` if there is none.
-    band_catalogs : `~collections.abc.Mapping` [`str`, \
-            `lsst.afw.table.SourceCatalog`]
-        Catalogues of the bands, with HeavyFootprints, of the records of ``catalog``.
-    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        Exposures by band.
-    seconds : `float`
-        Time that the detection took; NaN where it is not known.
-    megapixels : `float`
-        Its pixels, in millions; NaN where the number is not known.
-    model : `str`
-        Name of the network; empty where it is not known.
-    """
+    """What is known of one patch of a sky map."""
 
     tract: int
     patch: int
     truth: SourceCatalog | None
+    """Truth catalogue; `None` if there is none."""
     catalog: SourceCatalog | None
+    """Catalogue to evaluate; `None` if there is none."""
     band_catalogs: Mapping[str, SourceCatalog] = dataclasses.field(default_factory=dict)
+    """Catalogues of the bands, with HeavyFootprints, of the records of ``catalog``."""
     exposures: Mapping[str, ExposureF] = dataclasses.field(default_factory=dict)
     seconds: float = float("nan")
+    """Time that the detection took; NaN where it is not known."""
     megapixels: float = float("nan")
+    """Its pixels, in millions; NaN where the number is not known."""
     model: str = ""
+    """Name of the network; empty where it is not known."""
 
     @property
     def name(self) -> str:
@@ -187,88 +162,49 @@ class EvaluationSettings:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PatchResult:
-    """What the figures of all patches need of one; it holds no masks.
-
-    Parameters
-    ----------
-    summary : `~lsst.meas.maskrcnn.metrics.evaluation_metrics.PatchSummary`
-        Its numbers.
-    pairs : `~lsst.meas.maskrcnn.metrics.matching.ImagePairs`
-        From which average precision is computed.
-    table : `numpy.ndarray`
-        Match table.
-    row_group : `numpy.ndarray`
-        Number of the group of the truth, or else of the detection, of each
-        row of the match table; -1 for none.
-    groups : `numpy.ndarray`
-        Groups of truths and detections, structured array of
-        `~lsst.meas.maskrcnn.metrics.blends.BLEND_DTYPE`.
-    has_class : `bool`
-        Whether the catalogue separates stars from galaxies.
-    psf_fwhm : `float`
-        Width of the PSF (px); NaN where it is not known.
-    pixel_scale : `float`
-        Pixel scale (arcsec); NaN where it is not known.
-    bands : `tuple` [`str`]
-        Bands of the fluxes of the table.
-    """
+    """What the figures of all patches need of one; it holds no masks."""
 
     summary: PatchSummary
     pairs: ImagePairs
+    """From which average precision is computed."""
     table: np.ndarray
+    """Match table."""
     row_group: np.ndarray
+    """Number of the group of the truth, or else of the detection, of each row of the match table; -1 for
+    none.
+    """
     groups: np.ndarray
+    """Groups of truths and detections, of `~lsst.meas.maskrcnn.metrics.blends.BLEND_DTYPE`."""
     has_class: bool
+    """Whether the catalogue separates stars from galaxies."""
     psf_fwhm: float
+    """Width of the PSF (px); NaN where it is not known."""
     pixel_scale: float
+    """Side of a pixel (arcsec); NaN where it is not known."""
     bands: tuple[str, ...]
+    """Bands of the fluxes of the table."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class PatchComparison:
-    """A patch compared with its truth.
-
-    Parameters
-    ----------
-    result : `PatchResult`
-        What the figures need.
-    members : `~lsst.meas.maskrcnn.metrics.blends.BlendGroups`
-        Groups of truths and detections.
-    boxes : `numpy.ndarray`
-        Box of each group [x0, y0, x1, y1], half open, in the parent frame.
-    truth, detections : `TruthArrays`, `DetectionArrays`
-        The sources, in the parent frame.
-    """
+    """A patch compared with its truth."""
 
     result: PatchResult
     members: BlendGroups
+    """Groups of truths and detections."""
     boxes: np.ndarray
+    """Box of each group [x0, y0, x1, y1], half open, in the parent frame."""
     truth: TruthArrays
     detections: DetectionArrays
+    """The sources, in the parent frame."""
 
 
 def compare_patch(patch: EvaluationPatch, settings: EvaluationSettings, image: int = 0) -> PatchComparison:
-    """Compare a patch with its truth.
+    """Compare a patch, of number ``image`` in the match table, with its truth.
 
-    Parameters
-    ----------
-    patch : `EvaluationPatch`
-        The patch, with its truth; without a catalogue nothing was found.
-    settings : `EvaluationSettings`
-        How.
-    image : `int`
-        Number of the patch, for the match table.
-
-    Returns
-    -------
-    comparison : `PatchComparison`
-        The result; it keeps masks but no images.
-
-    Raises
-    ------
-    MismatchedPatchError
-        Raised if catalogue, truth and exposures are not of one patch, the
-        truth lacks a band, or a catalogue cannot be read.
+    Without a catalogue nothing was found. The result keeps masks but no images. A `MismatchedPatchError` is
+    raised if catalogue, truth and exposures are not of one patch, the truth lacks a band, or a catalogue
+    cannot be read.
     """
     truth, detections, scale = _read(patch, settings)
     bands = _bands(patch, truth, settings)
@@ -422,42 +358,31 @@ def _ignored(truth: TruthArrays, settings: EvaluationSettings) -> np.ndarray:
 
 def _check_frame(patch: EvaluationPatch, truth: SpanMasks, found: SpanMasks) -> None:
     """Refuse catalogues that are not of one pixel grid."""
-    hulls = [_hull(spans) for spans in (truth, found)]
-    first, second = hulls
-    if (
-        first is not None
-        and second is not None
-        and (
-            min(first[2], second[2]) <= max(first[0], second[0])
-            or min(first[3], second[3]) <= max(first[1], second[1])
-        )
-    ):
-        raise MismatchedPatchError(
-            f"{patch.name}: the truth fills [x0, y0, x1, y1] = {first} and the catalogue {second}, which do "
-            "not touch; both must be on the pixel grid of the same patch."
-        )
+    hulls = {what: _hull(spans) for what, spans in (("truth", truth), ("catalogue", found)) if len(spans.y)}
+    if len(hulls) == 2:
+        first, second = hulls.values()
+        low, high = np.maximum(first[:2], second[:2]), np.minimum(first[2:], second[2:])
+        if (high <= low).any():
+            raise MismatchedPatchError(
+                f"{patch.name}: the truth fills [x0, y0, x1, y1] = {first} and the catalogue {second}, which "
+                "do not touch; both must be on the pixel grid of the same patch."
+            )
     boxes = {band: exposure.getBBox() for band, exposure in patch.exposures.items()}
     for band, box in boxes.items():
         if box != next(iter(boxes.values())):
             raise MismatchedPatchError(
                 f"{patch.name}: the exposures have different boxes, {boxes}; give those of one patch."
             )
-        for what, hull in zip(("truth", "catalogue"), hulls):
-            if hull is not None and (
-                hull[0] < box.getMinX()
-                or hull[1] < box.getMinY()
-                or hull[2] > box.getMaxX() + 1
-                or hull[3] > box.getMaxY() + 1
-            ):
+        corner, end = (box.getMinX(), box.getMinY()), (box.getMaxX() + 1, box.getMaxY() + 1)
+        for what, hull in hulls.items():
+            if np.less(hull[:2], corner).any() or np.greater(hull[2:], end).any():
                 raise MismatchedPatchError(
                     f"{patch.name}: footprints of the {what} fill [x0, y0, x1, y1] = {hull}, beyond the "
                     f"exposure in {band}, {box}; both must be of the same patch."
                 )
 
 
-def _hull(spans: SpanMasks) -> tuple[int, int, int, int] | None:
-    if not len(spans.y):
-        return None
+def _hull(spans: SpanMasks) -> tuple[int, int, int, int]:
     return int(spans.x0.min()), int(spans.y.min()), int(spans.x1.max()), int(spans.y.max()) + 1
 
 
@@ -561,17 +486,6 @@ def _band_fluxes(
 
 
 def calibration(exposure: ExposureF) -> float:
-    """Return the mean calibration of an exposure.
-
-    Parameters
-    ----------
-    exposure : `lsst.afw.image.ExposureF`
-        The exposure.
-
-    Returns
-    -------
-    calibration : `float`
-        Factor from counts to nJy; NaN without a PhotoCalib.
-    """
+    """Return the mean calibration of an exposure, the factor from counts to nJy; NaN without a PhotoCalib."""
     calib = exposure.getPhotoCalib()
     return float("nan") if calib is None else float(calib.getCalibrationMean())

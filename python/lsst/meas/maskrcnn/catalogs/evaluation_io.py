@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["match_output", "task_timing"]
-
 import datetime
 
 import astropy.units as u
@@ -26,25 +24,11 @@ _UNITS |= {"separation_arcsec": u.arcsec, "neighbor_distance": u.arcsec, "mag": 
 
 
 def task_timing(metadata: TaskMetadata | None, label: str) -> tuple[float, float, str]:
-    """Read how long a task took from its metadata.
+    """Read from the metadata of a quantum how long the task of a label took.
 
-    Parameters
-    ----------
-    metadata : `lsst.pipe.base.TaskMetadata` or `None`
-        Metadata of a quantum.
-    label : `str`
-        Name of the task in it.
-
-    Returns
-    -------
-    seconds : `float`
-        Time without reading and writing where the task says so, as the
-        deblender of this package does, else that of the quantum; NaN if
-        nothing is known.
-    megapixels : `float`
-        Pixels that it saw, in millions; NaN if they are not known.
-    model : `str`
-        Name of the network; empty if there is none.
+    Returns the seconds, without reading and writing where the task says so, as the deblender of this package
+    does, else those of the quantum (NaN if nothing is known); the pixels that it saw, in millions (NaN if
+    they are not known); and the name of the network (empty if there is none).
     """
     nan = float("nan")
     if metadata is None:
@@ -70,27 +54,11 @@ def _wall_time(metadata: TaskMetadata) -> float:
 def match_output(
     table: np.ndarray, row_group: np.ndarray, group_table: np.ndarray, metrics: EvaluationMetrics
 ) -> Table:
-    """Add to the match table what makes it readable by itself.
+    """Add to the match table of all patches what makes it readable by itself.
 
-    Parameters
-    ----------
-    table : `numpy.ndarray`
-        Match table of all patches.
-    row_group : `numpy.ndarray`
-        Number of the group of each row within its patch, or -1, (row,).
-    group_table : `numpy.ndarray`
-        Groups of all patches, of
-        `~lsst.meas.maskrcnn.metrics.summary.BLEND_DTYPE`.
-    metrics : `~lsst.meas.maskrcnn.metrics.evaluation_metrics.\
-EvaluationMetrics`
-        Figures of the same patches.
-
-    Returns
-    -------
-    output : `astropy.table.Table`
-        The table with units and the columns ``tract``, ``patch``,
-        ``flux_ratio`` (detected over true), ``group`` (number within the
-        patch, or -1) and ``group_kind``, how it ended.
+    This is units and the columns ``tract``, ``patch``, ``flux_ratio`` (detected over true), ``group``
+    (``row_group``, the number within the patch, or -1) and ``group_kind``, how the group ended, by the groups
+    of all patches.
     """
     output = Table(table)
     image = table["image"]

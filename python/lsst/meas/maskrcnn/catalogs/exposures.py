@@ -11,11 +11,7 @@ __all__ = [
     "MissingBandError",
     "UncalibratedExposureError",
     "UnusableExposureError",
-    "check_exposures",
-    "flagged_pixels",
-    "psf_fwhm",
     "to_multiband_image",
-    "to_nanojansky",
 ]
 
 import logging
@@ -135,30 +131,12 @@ class UncalibratedExposureError(_InputError):
 
 
 def check_exposures(exposures: Mapping[str, ExposureF], max_wcs_offset: float = 0.1) -> SkyWcs:
-    """Check that exposures are calibrated and on one pixel grid.
+    """Check that exposures, by band, are calibrated and on one pixel grid; return the WCS of the first.
 
-    Parameters
-    ----------
-    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        Exposures by band, at least one.
-    max_wcs_offset : `float`, optional
-        Largest distance of one sky position on the grids of two bands (px).
-
-    Returns
-    -------
-    wcs : `lsst.afw.geom.SkyWcs`
-        That of the first exposure.
-
-    Raises
-    ------
-    ValueError
-        Raised if there is no exposure.
-    UncalibratedExposureError
-        Raised if an exposure has no WCS or no usable PhotoCalib.
-    UnusableExposureError
-        Raised if an exposure is of another filter.
-    IncompatibleExposuresError
-        Raised if boxes or coordinate systems disagree.
+    One sky position is at most ``max_wcs_offset`` (px) apart on the grids of two bands. Raises a ValueError
+    without an exposure, `UncalibratedExposureError` without a WCS or a usable PhotoCalib,
+    `UnusableExposureError` for another filter, and `IncompatibleExposuresError` if boxes or coordinate
+    systems disagree.
     """
     if not exposures:
         raise ValueError("No exposure was given; one for each band of the model is needed.")
@@ -213,17 +191,9 @@ def check_exposures(exposures: Mapping[str, ExposureF], max_wcs_offset: float = 
 
 
 def to_nanojansky(exposure: ExposureF) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """Bring the pixels of an exposure to nJy.
+    """Bring the pixels of an exposure to nJy: flux (nJy) and variance (nJy^2), float32, (y, x).
 
-    Parameters
-    ----------
-    exposure : `lsst.afw.image.ExposureF`
-        Exposure with a PhotoCalib, constant or varying with position.
-
-    Returns
-    -------
-    flux, variance : `numpy.ndarray`
-        Float32, (y, x), nJy and nJy^2.
+    Its PhotoCalib may be constant or vary with the position.
     """
     box = exposure.getBBox()
     width, height = box.getWidth(), box.getHeight()
@@ -246,20 +216,7 @@ def to_nanojansky(exposure: ExposureF) -> tuple[npt.NDArray[np.float32], npt.NDA
 
 
 def flagged_pixels(exposure: ExposureF, planes: Iterable[str]) -> npt.NDArray[np.bool_]:
-    """Find the pixels on which any of some mask planes is set.
-
-    Parameters
-    ----------
-    exposure : `lsst.afw.image.ExposureF`
-        The exposure.
-    planes : `~collections.abc.Iterable` [`str`]
-        Names of planes; those that the exposure does not define are ignored.
-
-    Returns
-    -------
-    flagged : `numpy.ndarray`
-        Bool, (y, x).
-    """
+    """Find the pixels, bool, (y, x), with any of some mask planes set; undefined planes are ignored."""
     return np.asarray((exposure.mask.array & defined_plane_bits(exposure.mask, planes)) != 0)
 
 
@@ -285,18 +242,9 @@ def psf_image(exposure: ExposureF, y: float, x: float) -> npt.NDArray[np.float64
 
 
 def psf_fwhm(exposures: Mapping[str, ExposureF]) -> npt.NDArray[np.float64]:
-    """Measure the width of the PSF in each band.
+    """Measure the width of the PSF in each band, (band,), px; NaN where it is not known.
 
-    Parameters
-    ----------
-    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        Exposures by band.
-
-    Returns
-    -------
-    fwhm : `numpy.ndarray`
-        FWHM of the Gaussian with the adaptive moments of the PSF, (band,),
-        px; NaN where it is not known.
+    It is the FWHM of the Gaussian with the adaptive moments of the PSF.
     """
     widths = np.full(len(exposures), np.nan)
     for index, (band, exposure) in enumerate(exposures.items()):

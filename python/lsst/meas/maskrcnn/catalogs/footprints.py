@@ -21,8 +21,6 @@ pixel (i, j) with origin (y0, x0) lies at
 
 from __future__ import annotations
 
-__all__ = ["footprints_to_masks", "inclusive_boxes", "make_footprint", "masks_to_footprints"]
-
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -38,21 +36,10 @@ from ..deblend.masks import MaskMeasurements
 def inclusive_boxes(
     boxes: np.ndarray, measurements: MaskMeasurements, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Whole-pixel boxes around the network's boxes and their masks.
+    """Whole-pixel boxes around N network boxes, (N, 4), and their masks.
 
-    Parameters
-    ----------
-    boxes : `numpy.ndarray`, (N, 4), float
-        Half-open network boxes [x0, y0, x1, y1] in array coordinates.
-    measurements : `MaskMeasurements`
-        What was measured on the N masks.
-    shape : `tuple` [`int`, `int`]
-        Height and width of the image, at which boxes are cut.
-
-    Returns
-    -------
-    min_x, min_y, max_x, max_y : `numpy.ndarray`, (N,), int64
-        Inclusive corners in array coordinates.
+    They are cut at the edge of an image of a shape (y, x). Returns min_x, min_y, max_x and max_y, int64,
+    (N,): inclusive corners in array coordinates.
     """
     height, width = shape
     boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
@@ -68,25 +55,11 @@ def inclusive_boxes(
 def masks_to_footprints(
     masks: Sequence[np.ndarray], origins: np.ndarray, measurements: MaskMeasurements, bbox: geom.Box2I
 ) -> list[Footprint]:
-    """Make one footprint with one peak from each mask.
+    """Make one footprint with one peak from each of N masks, in the parent frame.
 
-    Parameters
-    ----------
-    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
-        N boolean masks, each (h, w).
-    origins : `numpy.ndarray`, (N, 2), int
-        (y0, x0) of each mask's first pixel in array coordinates.
-    measurements : `MaskMeasurements`
-        What `~lsst.meas.maskrcnn.deblend.masks.measure_masks` found on them.
-    bbox : `lsst.geom.Box2I`
-        Box of the exposure: its minimum is xy0, and it becomes the region of
-        the footprints.
-
-    Returns
-    -------
-    footprints : `list` [`lsst.afw.detection.Footprint`]
-        N footprints in the parent frame. A mask of several pieces makes a
-        footprint of several pieces.
+    ``origins``, (N, 2), are (y0, x0) of their first pixels in array coordinates, ``measurements`` those of
+    `~lsst.meas.maskrcnn.deblend.masks.measure_masks`. The minimum of ``bbox``, the box of the exposure, is
+    xy0, and it becomes the region. A mask of several pieces makes a footprint of several pieces.
     """
     footprints = []
     peaks = zip(measurements.peak_x, measurements.peak_y, measurements.peak_value, strict=True)
@@ -98,21 +71,9 @@ def masks_to_footprints(
 
 
 def make_footprint(pixels: np.ndarray, y0: int, x0: int, bbox: geom.Box2I) -> Footprint:
-    """Make a footprint without peaks from a mask.
+    """Make a footprint without peaks, in the parent frame, of a mask from (y0, x0) on in array coordinates.
 
-    Parameters
-    ----------
-    pixels : `numpy.ndarray`, (h, w), bool
-        The mask.
-    y0, x0 : `int`
-        Its first pixel in array coordinates.
-    bbox : `lsst.geom.Box2I`
-        Box of the exposure: its minimum is xy0, and it becomes the region.
-
-    Returns
-    -------
-    footprint : `lsst.afw.detection.Footprint`
-        In the parent frame.
+    The minimum of ``bbox``, the box of the exposure, is xy0, and it becomes the region.
     """
     corner = geom.Point2I(int(x0) + bbox.getMinX(), int(y0) + bbox.getMinY())
     plane = MaskX(geom.Box2I(corner, geom.Extent2I(pixels.shape[1], pixels.shape[0])))
@@ -124,22 +85,10 @@ def make_footprint(pixels: np.ndarray, y0: int, x0: int, bbox: geom.Box2I) -> Fo
 def footprints_to_masks(
     footprints: Iterable[Footprint], bbox: geom.Box2I | None = None
 ) -> tuple[list[np.ndarray], np.ndarray]:
-    """Make one boolean mask from each footprint.
+    """Make a boolean mask, as large as its box, of each of N footprints.
 
-    Parameters
-    ----------
-    footprints : `~collections.abc.Iterable` [`lsst.afw.detection.Footprint`]
-        N footprints in the parent frame.
-    bbox : `lsst.geom.Box2I`, optional
-        Box of the exposure; its minimum is the origin of the array
-        coordinates. By default the parent frame's own origin, (0, 0).
-
-    Returns
-    -------
-    masks : `list` [`numpy.ndarray`]
-        N boolean masks, each as large as the footprint's box.
-    origins : `numpy.ndarray`, (N, 2), int64
-        (y0, x0) of each mask's first pixel in array coordinates.
+    Returns the masks and their origins (y0, x0), int64, (N, 2), in array coordinates, which begin at the
+    minimum of ``bbox``, by default at the parent frame's own (0, 0).
     """
     x0, y0 = (bbox.getMinX(), bbox.getMinY()) if bbox is not None else (0, 0)
     masks: list[np.ndarray] = []

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["injected_truth"]
-
 import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -45,30 +43,14 @@ _UNKNOWN = ("Stamp", "Trail")
 def injected_truth(tables: Mapping[str, Table], exposures: Mapping[str, ExposureF]) -> SourceCatalog:
     """Make a truth catalogue of what source_injection has put into the coadds of a patch.
 
-    Parameters
-    ----------
-    tables : `~collections.abc.Mapping` [`str`, `astropy.table.Table`]
-        By band, the catalogues that its ``CoaddInjectTask`` has written:
-        columns ``injection_id``, ``injection_flag``, ``ra``, ``dec`` (deg),
-        ``mag`` (AB), ``source_type`` and what a profile of GalSim takes by
-        name. Rows that were not injected are left out.
-    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        The coadds with the sources, of at least one of these bands.
+    ``tables`` are by band the catalogues that its ``CoaddInjectTask`` has written: columns ``injection_id``,
+    ``injection_flag``, ``ra``, ``dec`` (deg), ``mag`` (AB), ``source_type`` and what a profile of GalSim
+    takes by name. Rows that were not injected are left out. ``exposures`` are the coadds with the sources. A
+    ValueError is raised if no band has both, or a table lacks a column.
 
-    Returns
-    -------
-    truth : `lsst.afw.table.SourceCatalog`
-        As of `~lsst.meas.maskrcnn.catalogs.truth.make_truth_catalog`. Rows
-        within 0.1 px of each other, of one band or several, are one source.
-        Ids are those of the injection, where these are unique. The masks are
-        those of simulated scenes: pixels above a share of the peak of the
-        source, drawn alone with the PSF of the coadd, in the band nearest to
-        880 nm.
-
-    Raises
-    ------
-    ValueError
-        Raised if no band has both, or a table lacks a column.
+    Rows within 0.1 px of each other, of one band or several, are one source. Ids are those of the injection,
+    where these are unique. The masks are those of simulated scenes: pixels above a share of the peak of the
+    source, drawn alone with the PSF of the coadd, in the band nearest to 880 nm.
     """
     # Drawing needs GalSim, which an evaluation of other truths does not import.
     from ..scenes.injected import Component, draw_injected

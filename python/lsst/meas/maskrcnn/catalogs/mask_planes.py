@@ -34,21 +34,9 @@ def undefined_planes(masks: Iterable[MaskX], planes: Iterable[str]) -> tuple[str
 
 
 def defined_plane_bits(mask: MaskX, planes: Iterable[str]) -> int:
-    """Bits of those of some mask planes that a mask defines.
+    """Bits, for ``mask.array & bits``, of those of some mask planes that a mask defines; 0 if none is left.
 
-    Parameters
-    ----------
-    mask : `lsst.afw.image.MaskX`
-        The mask.
-    planes : `~collections.abc.Iterable` [`str`]
-        Names of planes, in the spelling of ``lsst.afw.image`` or of
-        ``lsst.images``: CR stands for COSMIC_RAY too. Those that the mask does
-        not define are passed over.
-
-    Returns
-    -------
-    bits : `int`
-        For ``mask.array & bits``; 0 if no plane is left.
+    Names are in the spelling of ``lsst.afw.image`` or of ``lsst.images``: CR stands for COSMIC_RAY too.
     """
     defined = mask.getMaskPlaneDict()
     wanted = set(planes)

@@ -26,30 +26,7 @@ class MaskRcnnModelFormatter(FormatterV2):
     can_read_from_local_file: ClassVar[bool] = True
 
     def read_from_local_file(self, path: str, component: str | None = None, expected_size: int = -1) -> Any:
-        """Read a model, or only its header.
-
-        Parameters
-        ----------
-        path : `str`
-            Model file.
-        component : `str`, optional
-            ``metadata``, or nothing for the whole model.
-        expected_size : `int`, optional
-            Not used: the file knows its own size.
-
-        Returns
-        -------
-        dataset : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel` or \
-                `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
-            What was asked for.
-
-        Raises
-        ------
-        ValueError
-            Raised if there is no such component.
-        lsst.meas.maskrcnn.network.model_file.ModelFileError
-            Raised if the file cannot be used.
-        """
+        """Read a model, or with the component ``metadata`` its header only."""
         if component is None:
             return read_model(path)
         if component == "metadata":
@@ -59,14 +36,5 @@ class MaskRcnnModelFormatter(FormatterV2):
         )
 
     def write_local_file(self, in_memory_dataset: Any, uri: ResourcePath) -> None:
-        """Write a model file.
-
-        Parameters
-        ----------
-        in_memory_dataset : \
-                `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
-            The model.
-        uri : `lsst.resources.ResourcePath`
-            Local file to write.
-        """
+        """Write a model file."""
         write_model(in_memory_dataset, uri.ospath)

@@ -31,22 +31,7 @@ _RADII = 8.0
 
 
 def model_image(sources: SourceList, exposure: ExposureF, band: int) -> ImageF:
-    """Draw all models of a band.
-
-    Parameters
-    ----------
-    sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
-        The sources.
-    exposure : `lsst.afw.image.ExposureF`
-        Exposure of the band.
-    band : `int`
-        Number of the band among those of the sources.
-
-    Returns
-    -------
-    image : `lsst.afw.image.ImageF`
-        In the box and the units of the exposure; 0 without models.
-    """
+    """Draw all models of a band, number ``band`` of the sources, in box and units of its exposure."""
     image = ImageF(exposure.getBBox())
     for index, scale in enumerate(nanojansky_per_count(sources, exposure).tolist()):
         sources.require_models().add_to(image.array[None], index, 1.0 / scale, [band])
@@ -70,25 +55,11 @@ def draw_models(
     flux: npt.NDArray[np.float64],
     exposures: Mapping[str, ExposureF],
 ) -> dict[int, Stamp]:
-    """Draw the fitted models of some records.
+    """Draw the fitted models of some records of the catalogue of the reference band.
 
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        Catalogue of the reference band, with the columns of the shapes.
-    rows : `~collections.abc.Iterable` [`int`]
-        Which records.
-    flux : `numpy.ndarray`
-        Fluxes of all records, (record, band), as `model_fluxes` gives them.
-    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        Exposures of the bands, with PSFs.
-
-    Returns
-    -------
-    stamps : `dict` [`int`, `tuple`]
-        By row, first row and column in the parent frame, and pixels (band, y,
-        x), nJy; those without a model are left out. The sum of all, subtracted
-        from the images, leaves the residuals.
+    ``flux`` are those of all records, (record, band), of `model_fluxes`; the exposures have PSFs. Returns by
+    row the first row and column in the parent frame, and pixels (band, y, x), nJy; those without a model are
+    left out. The sum of all, subtracted from the images, leaves the residuals.
     """
     names = ("x", "y", "r50", "e1", "e2", "index")
     columns = {name: np.asarray(catalog[f"{PREFIX}_{name}"]) for name in names}
@@ -149,25 +120,11 @@ def cut_blends(
     n_blends: int,
     truth: Mapping[int, float] | None = None,
 ) -> list[BlendCutout]:
-    """Cut the blends of the most sources out of exposures, with their models.
+    """Cut the ``n_blends`` blends of the most sources out of exposures, with their models, the largest first.
 
-    Parameters
-    ----------
-    catalog, band_catalogs
-        The reference catalogue, and those of the bands, all with the same
-        records.
-    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        One band, or three with the reddest first; fluxes are those of the
-        middle one.
-    n_blends : `int`
-        Largest number.
-    truth : `~collections.abc.Mapping` [`int`, `float`], optional
-        True fluxes (nJy) by row.
-
-    Returns
-    -------
-    cutouts : `list` [`~lsst.meas.maskrcnn.metrics.cutouts.BlendCutout`]
-        Those of the most sources first.
+    The catalogues, that of the reference band and those of the bands, have the same records. Exposures are of
+    one band, or of three with the reddest first; fluxes are those of the middle one. ``truth`` holds true
+    fluxes (nJy) by row.
     """
     middle, truth = len(exposures) // 2, truth or {}
     flux, error = (model_fluxes(band_catalogs, exposures, name) for name in ("instFlux", "instFluxErr"))

@@ -81,14 +81,6 @@ SHAPE_FIELDS: Fields = (
 """Fields of the reference catalogue alone."""
 
 
-def _spread(order: RecordOrder, values: np.ndarray, parents: float | bool) -> np.ndarray:
-    """Values of the rows from those of the sources."""
-    rows = np.full(len(order), parents, dtype=values.dtype)
-    has_source = order.source >= 0
-    rows[has_source] = values[order.source[has_source]]
-    return rows
-
-
 def fill_profile_shapes(
     catalog: SourceCatalog, sources: SourceList, order: RecordOrder, bbox: geom.Box2I
 ) -> None:
@@ -107,10 +99,10 @@ def fill_profile_shapes(
     columns |= {"chi2": models.chi2, "deltaChi2": models.delta_chi2}
     kinds = {name: kind for name, kind, _, _ in SHAPE_FIELDS}
     for name, column in columns.items():
-        catalog[f"{PREFIX}_{name}"] = _spread(order, column, np.nan).astype(kinds[name])
-    catalog[f"{PREFIX}_isStar"] = _spread(order, models.is_star, False)
+        catalog[f"{PREFIX}_{name}"] = order.spread(column, np.nan).astype(kinds[name])
+    catalog[f"{PREFIX}_isStar"] = order.spread(models.is_star, False)
     for name, counts in (("dof", models.dof), ("nIter", models.n_iter)):
-        catalog[f"{PREFIX}_{name}"] = _spread(order, counts.astype(np.int32), 0)
+        catalog[f"{PREFIX}_{name}"] = order.spread(counts.astype(np.int32), 0)
 
 
 def nanojansky_per_count(sources: SourceList, exposure: ExposureF) -> npt.NDArray[np.float64]:
@@ -153,4 +145,4 @@ def fill_profile_fluxes(
         ("flag_samePlace", shared, False),
         ("flag_notConverged", ~converged, False),
     ):
-        catalog[f"{PREFIX}_{name}"] = _spread(order, values, of_parents)
+        catalog[f"{PREFIX}_{name}"] = order.spread(values, of_parents)

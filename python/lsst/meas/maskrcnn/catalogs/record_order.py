@@ -6,10 +6,9 @@
 
 from __future__ import annotations
 
-__all__ = ["RecordOrder", "order_records"]
-
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -53,20 +52,16 @@ class RecordOrder:
         """Rows of children, bool, (row,)."""
         return self.parent_row >= 0
 
+    def spread(self, values: npt.NDArray[Any], of_parents: float | bool) -> npt.NDArray[Any]:
+        """Make a column (row,) of the values of the sources, (source,), and another one for parents."""
+        rows = np.full(len(self), of_parents, dtype=values.dtype)
+        has_source = self.source >= 0
+        rows[has_source] = values[self.source[has_source]]
+        return rows
+
 
 def order_records(parents: Sequence[Parent]) -> RecordOrder:
-    """Lay parents, isolated sources and children out in rows.
-
-    Parameters
-    ----------
-    parents : `~collections.abc.Sequence` [`Parent`]
-        As `make_parents` gives them.
-
-    Returns
-    -------
-    order : `RecordOrder`
-        Row by row.
-    """
+    """Lay the parents of `make_parents`, isolated sources and children out in rows."""
     size = np.array([len(parent) for parent in parents], dtype=np.int64)
     first = np.array([parent.members[0] for parent in parents], dtype=np.int64)
     blended = np.flatnonzero(size > 1)

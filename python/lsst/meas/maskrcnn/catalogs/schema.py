@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["UNMEASURED", "extend_band_schema", "fill_catalog", "make_schema"]
-
 from collections.abc import Mapping
 
 import numpy as np
@@ -71,13 +69,9 @@ _UNMEASURED: Fields = (
 def make_schema() -> afwTable.Schema:
     """Make the schema of the output catalogue, without measurements.
 
-    Returns
-    -------
-    schema : `lsst.afw.table.Schema`
-        The minimal schema of a `lsst.afw.table.SourceTable`, this package's
-        fields and those of `~.deblend_columns.DEBLEND_FIELDS`, with
-        ``slot_Centroid`` pointing to ``maskrcnn_centroid`` and
-        ``slot_ModelFlux`` to ``maskrcnn_profile``.
+    It is the minimal one of sources with this package's fields and those of
+    `~.deblend_columns.DEBLEND_FIELDS`; ``slot_Centroid`` points to ``maskrcnn_centroid`` and
+    ``slot_ModelFlux`` to ``maskrcnn_profile``.
     """
     schema = afwTable.SourceTable.makeMinimalSchema()
     add_fields(schema, "maskrcnn", _COLUMNS)
@@ -88,13 +82,7 @@ def make_schema() -> afwTable.Schema:
 
 
 def extend_band_schema(schema: afwTable.Schema) -> None:
-    """Add the fields that the catalogues of all bands have.
-
-    Parameters
-    ----------
-    schema : `lsst.afw.table.Schema`
-        That of forced measurement, or a minimal one; changed in place.
-    """
+    """Add what the catalogues of all bands have to a schema, that of forced measurement or a minimal one."""
     add_fields(schema, "maskrcnn", _UNMEASURED)
     add_fields(schema, "deblend", DEBLEND_FIELDS)
     add_fields(schema, PREFIX, BAND_FIELDS)
@@ -107,27 +95,12 @@ def fill_catalog(
     footprints: list[Footprint],
     wcs: SkyWcs,
 ) -> None:
-    """Fill an empty catalogue with sources, column by column.
+    """Fill an empty catalogue with N sources, column by column; its table's id factory numbers the records.
 
-    Parameters
-    ----------
-    catalog : `lsst.afw.table.SourceCatalog`
-        Empty catalogue with the schema of `make_schema` (more fields do no
-        harm); its table's id factory numbers the records. Changed in place.
-    columns : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
-        Values of N sources, (N,), for each ``maskrcnn`` field but
-        ``flag_unmeasured``, by the name that follows the prefix. Positions
-        are those of the parent frame (xy0 included), boxes are inclusive.
-    footprints : `list` [`lsst.afw.detection.Footprint`]
-        The N footprints.
-    wcs : `lsst.afw.geom.SkyWcs`
-        Takes centroids to ``coord_ra`` and ``coord_dec``.
-
-    Raises
-    ------
-    ValueError
-        Raised if the catalogue is not empty, a column is missing, or columns
-        and footprints are not of one length.
+    It has the schema of `make_schema`; more fields do no harm. ``columns`` are the values, (N,), of each
+    ``maskrcnn`` field but ``flag_unmeasured``, by the name that follows the prefix; positions are those of
+    the parent frame (xy0 included), boxes are inclusive. A ValueError is raised if the catalogue is not
+    empty, a column is missing, or columns and footprints are not of one length.
     """
     n_sources = len(footprints)
     wanted = {name: kind for name, kind, _, _ in _COLUMNS}

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["make_training_scene"]
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -39,40 +37,19 @@ def make_training_scene(
     truth_images: Mapping[str, ExposureF] | None = None,
     bad_mask_planes: Sequence[str] = ("BAD", "NO_DATA"),
 ) -> TrainingScene:
-    """Make a scene to train on from the datasets of a patch.
+    """Make a scene to train on, in nJy, from the datasets of a patch.
 
-    Parameters
-    ----------
-    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        Calibrated coadds by band, on one pixel grid.
-    truth : `lsst.afw.table.SourceCatalog`
-        Catalogue like the dataset ``maskRcnn_truth``.
-    bands : `~collections.abc.Sequence` [`str`], optional
-        Bands of the model in its order; by default all, as they come.
-    truth_images : mapping [`str`, `lsst.afw.image.ExposureF`], optional
-        Noise-free light of the sources, like the dataset
-        ``maskRcnn_truthImage``; used if it is there in all the bands.
-    bad_mask_planes : `~collections.abc.Sequence` [`str`]
-        Planes of pixels that are not usable.
+    ``exposures`` are calibrated coadds by band, on one pixel grid; ``bands`` those of the model in its order,
+    by default all as they come; ``truth_images`` the noise-free light of the sources by band, like the
+    dataset ``maskRcnn_truthImage``, which is used if it is there in all the bands. Pixels with one of
+    ``bad_mask_planes`` are not usable.
 
-    Returns
-    -------
-    scene : `~lsst.meas.maskrcnn.train.training_scene.TrainingScene`
-        In nJy. Sources that are flagged as masked, or drowned by a neighbour,
-        are ignored; those with no pixel on the image are left out.
+    Sources that are flagged as masked, or drowned by a neighbour, are ignored; those with no pixel on the
+    image are left out. Whether the exposures have noise is measured on their pixels. Where one is saturated,
+    its own pixels take the place of the noise-free light's.
 
-    Raises
-    ------
-    ValueError
-        Raised if a band is missing, if truth images are of another patch, or
-        if the catalogue holds no truth.
-    UncalibratedExposureError, IncompatibleExposuresError
-        Raised as by `~.exposures.check_exposures`.
-
-    Notes
-    -----
-    Whether the exposures have noise is measured on their pixels. Where one is
-    saturated, its own pixels take the place of the noise-free light's.
+    A ValueError is raised if a band is missing, truth images are of another patch, or the catalogue holds no
+    truth; other errors are those of `~.exposures.check_exposures`.
     """
     bands = tuple(exposures if bands is None else bands)
     missing = [band for band in bands if band not in exposures]

@@ -6,18 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "PatchDatasets",
-    "SceneSummary",
-    "TrainingDataError",
-    "TrainingPatch",
-    "check_scenes",
-    "check_widths",
-    "file_name",
-    "group_datasets",
-    "split_patches",
-    "write_patch",
-]
+__all__ = ["TrainingDataError", "TrainingPatch"]
 
 import dataclasses
 import fnmatch
@@ -115,38 +104,17 @@ class TrainingPatch:
 
 @dataclasses.dataclass(frozen=True)
 class PatchDatasets:
-    """Datasets of a patch.
-
-    Parameters
-    ----------
-    name : `str`
-        Sky map, tract and patch.
-    run : `str`
-        RUN collection of the truth.
-    exposures, truth_images : `dict` [`str`, `object`]
-        References by band.
-    truth : `object`
-        Reference to the truth.
-    """
+    """References to the datasets of a patch, named by its sky map, tract and patch; images are by band."""
 
     name: str
     run: str
+    """RUN collection of the truth."""
     exposures: dict[str, Any]
     truth: Any
     truth_images: dict[str, Any]
 
     def load(self, get: Callable[[Any], Any]) -> TrainingPatch:
-        """Get the datasets, or handles that load them later.
-
-        Parameters
-        ----------
-        get : callable
-            Called with each reference.
-
-        Returns
-        -------
-        patch : `TrainingPatch`
-        """
+        """Get the datasets, or handles that load them later; ``get`` is called with each reference."""
         return TrainingPatch(
             self.name,
             {band: get(ref) for band, ref in self.exposures.items()},
@@ -157,59 +125,27 @@ class PatchDatasets:
 
 @dataclasses.dataclass(frozen=True)
 class SceneSummary:
-    """A patch, or a piece of a large one, as the training reads it.
-
-    Parameters
-    ----------
-    name : `str`
-        Name of the patch.
-    path : `str`
-        File with its pixels and truth.
-    n_pixels : `int`
-        Number of its pixels.
-    n_sources : `int`
-        Number of sources that are not to be ignored.
-    pixel_scale : `float`
-        Size of a pixel (arcsec).
-    psf_fwhm : `float`
-        Median of the widths of the PSF over the bands (px); NaN where it is
-        not known.
-    """
+    """A patch, or a piece of a large one, as the training reads it."""
 
     name: str
     path: str
+    """File with its pixels and truth."""
     n_pixels: int
     n_sources: int
+    """Number of sources that are not to be ignored."""
     pixel_scale: float
+    """Side of a pixel (arcsec)."""
     psf_fwhm: float
+    """Median of the widths of the PSF over the bands (px); NaN where it is not known."""
 
 
 def write_patch(
     patch: TrainingPatch, folder: Path, bands: Sequence[str], bad_mask_planes: Sequence[str]
 ) -> list[SceneSummary]:
-    """Write a patch as the training reads it.
+    """Write a patch as the training reads it, in the bands of the network's input in their order.
 
-    Parameters
-    ----------
-    patch : `TrainingPatch`
-        The patch.
-    folder : `pathlib.Path`
-        Where to write; a patch that is larger than 512 px gets several
-        files, because a crop is cut from one piece, and costs reading it.
-    bands : `~collections.abc.Sequence` [`str`]
-        Bands in the order of the network's input.
-    bad_mask_planes : `~collections.abc.Sequence` [`str`]
-        Mask planes of pixels that are not usable.
-
-    Returns
-    -------
-    summaries : `list` [`SceneSummary`]
-        One for each file.
-
-    Raises
-    ------
-    ValueError, UncalibratedExposureError, IncompatibleExposuresError
-        Raised as by `~.training_data.make_training_scene`.
+    A patch that is larger than 512 px gets several files, because a crop is cut from one piece, and costs
+    reading it; there is a summary of each. Errors are those of `~.training_data.make_training_scene`.
     """
     exposures = {band: _load(patch.exposures[band]) for band in bands}
     light = patch.truth_images
@@ -236,20 +172,7 @@ def write_patch(
 
 
 def check_scenes(training: Sequence[SceneSummary], bands: Sequence[str]) -> None:
-    """Refuse patches on which nothing can be trained.
-
-    Parameters
-    ----------
-    training : `~collections.abc.Sequence` [`SceneSummary`]
-        What was written of the patches.
-    bands : `~collections.abc.Sequence` [`str`]
-        Bands of the network.
-
-    Raises
-    ------
-    TrainingDataError
-        Raised if there is no patch, or no source in any.
-    """
+    """Refuse, by a `TrainingDataError`, to train without patches, or without a source in any of them."""
     if not training:
         raise TrainingDataError(
             "There are no patches to train on; give patches with coadds in the bands "
@@ -265,18 +188,7 @@ def check_scenes(training: Sequence[SceneSummary], bands: Sequence[str]) -> None
 
 
 def check_widths(scenes: Sequence[SceneSummary]) -> None:
-    """Refuse patches whose PSF has a width to which networks of any bands do not bring images.
-
-    Parameters
-    ----------
-    scenes : `~collections.abc.Sequence` [`SceneSummary`]
-        What was written of the patches.
-
-    Raises
-    ------
-    TrainingDataError
-        Raised if one has a PSF that is too narrow or too wide.
-    """
+    """Refuse patches whose PSF has a width to which networks of any bands do not bring images."""
     low, high = LEARNED_FWHM
     for item in scenes:
         if not (np.isnan(item.psf_fwhm) or low <= item.psf_fwhm <= high):
@@ -293,18 +205,7 @@ def _load(item: Any) -> Any:
 
 
 def file_name(name: str) -> str:
-    """Make a name that files can have.
-
-    Parameters
-    ----------
-    name : `str`
-        Any name.
-
-    Returns
-    -------
-    name : `str`
-        The same with underscores for unusual characters.
-    """
+    """Make a name that files can have, with underscores for unusual characters."""
     return re.sub(r"[^\w.+-]+", "_", name)
 
 
@@ -316,18 +217,7 @@ def _dataset(ref: Any) -> DatasetRef:
 def group_datasets(
     exposures: Iterable[Any], truth: Iterable[Any], truth_images: Iterable[Any] = ()
 ) -> list[PatchDatasets]:
-    """Sort datasets by patch.
-
-    Parameters
-    ----------
-    exposures, truth, truth_images : `~collections.abc.Iterable`
-        References, or deferred references, in any order.
-
-    Returns
-    -------
-    patches : `list` [`PatchDatasets`]
-        Patches that have a truth, by sky map, tract and patch.
-    """
+    """Sort references, deferred or not, by patch: those that have a truth, by sky map, tract and patch."""
 
     def key(ref: Any) -> tuple[str, int, int]:
         data_id = _dataset(ref).dataId
@@ -362,26 +252,12 @@ def split_patches(
 ) -> tuple[list[PatchDatasets], list[PatchDatasets]]:
     """Choose which patches are for training and which for validation.
 
-    Parameters
-    ----------
-    patches : `~collections.abc.Sequence` [`PatchDatasets`]
-        All patches.
-    validation_runs : `~collections.abc.Sequence` [`str`]
-        Patterns of RUN collections, as the shell has them, whose patches are
-        for validation.
-    excluded_runs : `~collections.abc.Sequence` [`str`]
-        Those of collections that are not used.
-    fraction : `float`
-        Share of the patches that is for validation if no collection is.
-    max_validation : `int`, optional
-        Most patches for validation; the rest of them is not used.
+    Runs are patterns of RUN collections, as the shell has them, whose patches are for validation or not used
+    at all; if no collection is for validation, a fraction of the patches is. What is over ``max_validation``
+    is not used.
 
-    Returns
-    -------
-    training, validation : `list` [`PatchDatasets`]
-        The patches. Which one a patch belongs to depends on its own name and
-        collection, not on the others, but for one exception: of two patches
-        or more, one is always for validation if a fraction is wanted.
+    Which one a patch belongs to depends on its own name and collection, not on the others, but for one
+    exception: of two patches or more, one is always for validation if a fraction is wanted.
     """
 
     def matches(patch: PatchDatasets, patterns: Iterable[str]) -> bool:

@@ -22,13 +22,13 @@ import lsst.afw.table as afwTable
 import lsst.geom as geom
 from lsst.afw.detection import Footprint, HeavyFootprintF, PeakTable
 from lsst.afw.geom import SkyWcs, SpanSet
-from lsst.afw.image import MaskX
 
 from ..deblend.masks import measure_masks
 from ..images.pixels import tight
 from ..metrics.match_table import ab_magnitude
 from ..scenes.truth import FLAGS
-from .footprints import footprints_to_masks, masks_to_footprints
+from .deblend_columns import Fields, add_fields
+from .footprints import footprints_to_masks, make_footprint, masks_to_footprints
 
 if TYPE_CHECKING:
     from ..scenes.light import Stamp
@@ -36,54 +36,28 @@ if TYPE_CHECKING:
 PREFIX = "truth"
 """First part of the name of every field of a truth catalogue (`str`)."""
 
-# Column of Scene.sources, last part of the field's name, type, documentation
-# and unit.
 _COLUMNS: tuple[tuple[str, str, type, str, str], ...] = (
-    ("group", "group", np.int32, "Group that the source belongs to: 1 for a cluster's members, else 0", ""),
-    ("mag", "mag", np.float64, "AB magnitude in the r band", "mag"),
-    ("redshift", "redshift", np.float64, "Redshift; 0 for stars", ""),
-    (
-        "half_light_radius",
-        "halfLightRadius",
-        np.float64,
-        "Half-light radius along the major axis before the PSF, mean of disc and bulge by flux",
-        "arcsec",
-    ),
-    ("bulge_fraction", "bulgeFraction", np.float64, "Share of the r-band flux in the bulge, from 0 to 1", ""),
-    ("sersic_index", "sersicIndex", np.float64, "Sersic index of the brighter component; 0 for stars", ""),
-    (
-        "axis_ratio",
-        "axisRatio",
-        np.float64,
-        "Minor over major axis before the PSF, of the brighter component",
-        "",
-    ),
-    ("position_angle", "positionAngle", np.float64, "Angle of the major axis from +x towards +y", "rad"),
-    ("area", "area", np.int32, "Number of pixels of the truth mask on the image", "pixel"),
-    ("visible", "visibleFraction", np.float32, "Share of the truth mask's pixels that is on the image", ""),
-    ("peak_share", "peakShare", np.float32, "The source's own share of the light at its brightest pixel", ""),
-    (
-        "blendedness",
-        "blendedness",
-        np.float32,
-        "1 - sum(m m) / sum(m B) of the source's own light m and the light B of all; 0 if alone",
-        "",
-    ),
-    (
-        "neighbor_distance",
-        "neighborDistance",
-        np.float64,
-        "Distance to the nearest other source of the catalogue; NaN if there is none",
-        "arcsec",
-    ),
-    (
-        "neighbor_flux_ratio",
-        "neighborFluxRatio",
-        np.float64,
-        "Flux of the nearest other source over the source's own, in the band of the truth mask",
-        "",
-    ),
-)
+    ("group", "group", np.int32, "", "Group that the source belongs to: 1 for a cluster's members, else 0"),
+    ("mag", "mag", np.float64, "mag", "AB magnitude in the r band"),
+    ("redshift", "redshift", np.float64, "", "Redshift; 0 for stars"),
+    ("half_light_radius", "halfLightRadius", np.float64, "arcsec", "Half-light radius along the major axis "
+     "before the PSF, mean of disc and bulge by flux"),
+    ("bulge_fraction", "bulgeFraction", np.float64, "", "Share of the r-band flux in the bulge, from 0 to 1"),
+    ("sersic_index", "sersicIndex", np.float64, "", "Sersic index of the brighter component; 0 for stars"),
+    ("axis_ratio", "axisRatio", np.float64, "", "Minor over major axis before the PSF, of the brighter "
+     "component"),
+    ("position_angle", "positionAngle", np.float64, "rad", "Angle of the major axis from +x towards +y"),
+    ("area", "area", np.int32, "pixel", "Number of pixels of the truth mask on the image"),
+    ("visible", "visibleFraction", np.float32, "", "Share of the truth mask's pixels that is on the image"),
+    ("peak_share", "peakShare", np.float32, "", "The source's own share of the light at its brightest pixel"),
+    ("blendedness", "blendedness", np.float32, "", "1 - sum(m m) / sum(m B) of the source's own light m and "
+     "the light B of all; 0 if alone"),
+    ("neighbor_distance", "neighborDistance", np.float64, "arcsec", "Distance to the nearest other source of "
+     "the catalogue; NaN if there is none"),
+    ("neighbor_flux_ratio", "neighborFluxRatio", np.float64, "", "Flux of the nearest other source over the "
+     "source's own, in the band of the truth mask"),
+)  # fmt: skip
+"""Column of Scene.sources, and the field: last part of its name, type, unit and documentation."""
 
 _FLAG_DOCS = {
     "empty": "Set if no pixel of the truth mask is on the image; the footprint is empty then",
@@ -93,13 +67,14 @@ _FLAG_DOCS = {
     "edge": "Set if the image's edge cuts the truth mask; not counted in truth_flag",
 }
 
-# The same for the columns that there are once per band.
-_BAND_COLUMNS: tuple[tuple[str, str, str, str], ...] = (
-    ("flux", "flux", "Total flux in {band}, light beyond the image included", "nJy"),
-    ("", "mag", "Total AB magnitude in {band}; NaN without a flux above 0", "mag"),
-    ("snr", "snr", "Signal to noise ratio in {band} of a matched filter against the sky noise", ""),
-    ("peak_snr", "peakSnr", "Brightest pixel in {band} over the sky noise of a pixel", ""),
-)
+_BAND_COLUMNS: tuple[tuple[str, str, type, str, str], ...] = (
+    ("flux", "flux", np.float64, "nJy", "Total flux in {band}, light beyond the image included"),
+    ("", "mag", np.float64, "mag", "Total AB magnitude in {band}; NaN without a flux above 0"),
+    ("snr", "snr", np.float64, "", "Signal to noise ratio in {band} of a matched filter against the sky "
+     "noise"),
+    ("peak_snr", "peakSnr", np.float64, "", "Brightest pixel in {band} over the sky noise of a pixel"),
+)  # fmt: skip
+"""The same for what there is once per band."""
 
 
 class _Scene(Protocol):
@@ -126,52 +101,35 @@ class _Scene(Protocol):
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TruthArrays:
-    """Truth of N sources as arrays, in array coordinates.
-
-    Parameters
-    ----------
-    bands : `tuple` [`str`, ...]
-        Bands of the fluxes.
-    ids : `numpy.ndarray`, (N,), int64
-        Ids of the records.
-    x, y : `numpy.ndarray`, (N,), float64
-        Positions, px; 0 is the centre of the first pixel.
-    is_star : `numpy.ndarray`, (N,), bool
-        True for stars.
-    masks : `list` [`numpy.ndarray`]
-        Truth masks, bool, each in its own bounding box; (0, 0) where empty.
-    origins : `numpy.ndarray`, (N, 2), int64
-        (y0, x0) of each mask's first pixel; (0, 0) where empty.
-    flagged : `numpy.ndarray`, (N,), bool
-        Any of the flags but ``edge``: not fit to be asked for.
-    flags : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
-        ``empty``, ``small``, ``faint``, ``masked`` and ``edge``, each (N,),
-        bool.
-    flux, mag, snr, peak_snr : `~collections.abc.Mapping`
-        Per band, (N,): flux in nJy, AB magnitude and signal to noise ratios.
-    columns : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
-        The rest, each (N,), by the names that ``Scene.sources`` has:
-        ``group``, ``mag``, ``redshift``, ``half_light_radius`` (arcsec),
-        ``bulge_fraction``, ``sersic_index``, ``axis_ratio``,
-        ``position_angle`` (rad), ``area`` (px), ``visible``, ``peak_share``,
-        ``blendedness``, ``neighbor_distance`` (arcsec) and
-        ``neighbor_flux_ratio``.
-    """
+    """Truth of N sources as arrays (N,), in array coordinates."""
 
     bands: tuple[str, ...]
+    """Bands of the fluxes."""
     ids: np.ndarray
+    """Ids of the records."""
     x: np.ndarray
     y: np.ndarray
+    """Positions, px; 0 is the centre of the first pixel."""
     is_star: np.ndarray
     masks: list[np.ndarray]
+    """Truth masks, bool, each in its own bounding box; (0, 0) where empty."""
     origins: np.ndarray
+    """(y0, x0) of each mask's first pixel, int64, (N, 2); (0, 0) where empty."""
     flagged: np.ndarray
+    """Any of the flags but ``edge``: not fit to be asked for."""
     flags: Mapping[str, np.ndarray]
+    """``empty``, ``small``, ``faint``, ``masked`` and ``edge``."""
     flux: Mapping[str, np.ndarray]
     mag: Mapping[str, np.ndarray]
     snr: Mapping[str, np.ndarray]
     peak_snr: Mapping[str, np.ndarray]
+    """By band: flux in nJy, AB magnitude and signal to noise ratios."""
     columns: Mapping[str, np.ndarray]
+    """The rest, by the names that ``Scene.sources`` has: ``group``, ``mag``, ``redshift``,
+    ``half_light_radius`` (arcsec), ``bulge_fraction``, ``sersic_index``, ``axis_ratio``,
+    ``position_angle`` (rad), ``area`` (px), ``visible``, ``peak_share``, ``blendedness``,
+    ``neighbor_distance`` (arcsec) and ``neighbor_flux_ratio``.
+    """
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -192,27 +150,26 @@ def make_truth_schema(bands: Sequence[str]) -> afwTable.Schema:
         with ``slot_Centroid`` pointing to ``truth_centroid``.
     """
     schema = afwTable.SourceTable.makeMinimalSchema()
-    for axis, word in (("x", "column"), ("y", "row")):
-        schema.addField(
-            f"{PREFIX}_centroid_{axis}", type=np.float64, doc=f"True position, {word}", units="pixel"
-        )
-    schema.addField(f"{PREFIX}_isStar", type="Flag", doc="Set for stars, not set for galaxies")
-    for _, name, kind, doc, units in _COLUMNS:
-        schema.addField(f"{PREFIX}_{name}", type=kind, doc=doc, units=units)
-    schema.addField(
-        f"{PREFIX}_flag",
-        type="Flag",
-        doc="Set if there is too little of the source to ask for it: empty, small, faint or masked",
-    )
-    for name in FLAGS:
-        schema.addField(f"{PREFIX}_flag_{name}", type="Flag", doc=_FLAG_DOCS[name])
+    fields: list[tuple[str, Any, str, str]] = [
+        ("centroid_x", np.float64, "pixel", "True position, column"),
+        ("centroid_y", np.float64, "pixel", "True position, row"),
+        ("isStar", "Flag", "", "Set for stars, not set for galaxies"),
+        *(column[1:] for column in _COLUMNS),
+        ("flag", "Flag", "", "Set if there is too little of the source to ask for it: empty, small, faint or "
+         "masked"),
+        *((f"flag_{name}", "Flag", "", _FLAG_DOCS[name]) for name in FLAGS),
+    ]  # fmt: skip
+    add_fields(schema, PREFIX, fields)
     for band in bands:
-        for _, name, doc, units in _BAND_COLUMNS:
-            schema.addField(
-                f"{PREFIX}_{band}_{name}", type=np.float64, doc=doc.format(band=band), units=units
-            )
+        add_fields(schema, PREFIX, _band_fields(band))
     schema.getAliasMap().set("slot_Centroid", f"{PREFIX}_centroid")
     return schema
+
+
+def _band_fields(band: str) -> Fields:
+    return tuple(
+        (f"{band}_{name}", kind, units, doc.format(band=band)) for _, name, kind, units, doc in _BAND_COLUMNS
+    )
 
 
 def make_truth_catalog(
@@ -265,7 +222,7 @@ def make_truth_catalog(
     catalog[f"{PREFIX}_centroid_x"] = x
     catalog[f"{PREFIX}_centroid_y"] = y
     catalog[f"{PREFIX}_isStar"] = sources["is_star"]
-    for column, name, kind, _, _ in _COLUMNS:
+    for column, name, kind, *_ in _COLUMNS:
         if column in names:
             catalog[f"{PREFIX}_{name}"] = sources[column].astype(kind)
         elif column == "area":
@@ -278,7 +235,7 @@ def make_truth_catalog(
                 unfit |= sources[f"flag_{name}"]
     catalog[f"{PREFIX}_flag"] = unfit
     for band in scene.bands:
-        for column, name, _, _ in _BAND_COLUMNS:
+        for column, name, *_ in _BAND_COLUMNS:
             if f"{column}_{band}" in names:
                 catalog[f"{PREFIX}_{band}_{name}"] = sources[f"{column}_{band}"].astype(np.float64)
         if f"flux_{band}" in names:
@@ -333,13 +290,12 @@ def make_truth_flux(
     index = scene.bands.index(band)
     bbox = _bounding_box(scene, xy0)
     schema = afwTable.SourceTable.makeMinimalSchema()
-    _, name, doc, units = _BAND_COLUMNS[0]
-    schema.addField(f"{PREFIX}_{band}_{name}", type=np.float64, doc=doc.format(band=band), units=units)
+    add_fields(schema, PREFIX, _band_fields(band)[:1])
     catalog = _new_catalog(schema, ids)
     if len(sources) == 0:
         return catalog
     if f"flux_{band}" in (sources.dtype.names or ()):
-        catalog[f"{PREFIX}_{band}_{name}"] = sources[f"flux_{band}"].astype(np.float64)
+        catalog[f"{PREFIX}_{band}_flux"] = sources[f"flux_{band}"].astype(np.float64)
     for record, stamp in zip(catalog, scene.models, strict=True):
         record.setFootprint(_heavy_footprint(stamp, index, bbox))
     _number_peaks(catalog)
@@ -510,9 +466,8 @@ def _brightest(plane: np.ndarray, mask: np.ndarray, y0: int, x0: int) -> tuple[i
 
 def _heavy_footprint(stamp: Stamp | None, band: int, bbox: geom.Box2I) -> HeavyFootprintF:
     """Make a footprint of the pixels of a stamp that have light and are on the image."""
-    schema = PeakTable.makeMinimalSchema()
     values = np.zeros(0, np.float32)
-    footprint = Footprint(SpanSet(), schema, bbox)
+    footprint = Footprint(SpanSet(), PeakTable.makeMinimalSchema(), bbox)
     if stamp is not None:
         top, left = max(-stamp.y0, 0), max(-stamp.x0, 0)
         plane = stamp.pixels[band][
@@ -521,11 +476,11 @@ def _heavy_footprint(stamp: Stamp | None, band: int, bbox: geom.Box2I) -> HeavyF
         mask, dy, dx = tight(plane != 0)
         if mask.size:
             plane = plane[dy : dy + mask.shape[0], dx : dx + mask.shape[1]]
-            x0, y0 = stamp.x0 + left + dx + bbox.getMinX(), stamp.y0 + top + dy + bbox.getMinY()
-            box = geom.Box2I(geom.Point2I(x0, y0), geom.Extent2I(mask.shape[1], mask.shape[0]))
-            footprint = Footprint(_spans(mask, box), schema, bbox)
+            y0, x0 = stamp.y0 + top + dy, stamp.x0 + left + dx
+            footprint = make_footprint(mask, y0, x0, bbox)
             y, x = divmod(int(plane.argmax()), plane.shape[1])
-            footprint.addPeak(float(x0 + x), float(y0 + y), float(plane[y, x]))
+            peak = float(x0 + x + bbox.getMinX()), float(y0 + y + bbox.getMinY())
+            footprint.addPeak(*peak, float(plane[y, x]))
             # Spans are in row order, and so are the pixels that a mask picks.
             values = plane[mask]
     heavy = HeavyFootprintF(footprint)
@@ -534,11 +489,3 @@ def _heavy_footprint(stamp: Stamp | None, band: int, bbox: geom.Box2I) -> HeavyF
     heavy.getMaskArray()[:] = 0
     heavy.getVarianceArray()[:] = 0.0
     return heavy
-
-
-def _spans(mask: np.ndarray, box: geom.Box2I) -> SpanSet:
-    if mask.all():
-        return SpanSet(box)
-    plane = MaskX(box)
-    plane.array[:] = mask
-    return SpanSet.fromMask(plane)

@@ -32,13 +32,7 @@ from ..network.any_band import AnyBandNetwork, AnyBandSpec
 from ..network.calibration import Calibration, CalibrationCurve
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings, select_device
-from ..network.model_file import (
-    MaskRcnnModel,
-    ModelFileError,
-    ModelMetadata,
-    model_from_bytes,
-    replace_metadata,
-)
+from ..network.model_file import MaskRcnnModel, ModelMetadata, model_from_bytes, replace_metadata
 from ..report.calibration_figure import plot_calibrated
 from ..scenes.presets import PRESETS, preset_config
 from ..scenes.simulate import simulate_scene
@@ -48,7 +42,7 @@ from ..train.calibrate import CalibrationCases, collect_cases, cross_calibrate, 
 from ..train.scene_sources import SceneFiles
 from ..train.training_scene import TrainingScene
 from ..train.training_set import to_training_scene
-from .command import Arguments, CommandError, check_folder, check_limits, run_command
+from .command import Arguments, CommandError, check_folder, check_limits, command
 
 _SHAPE, _BAND_SHAPE = (512, 512), (384, 384)
 _COUNT = 200
@@ -59,13 +53,8 @@ _LOWEST_SCORE = 0.02
 _T = TypeVar("_T")
 
 
-def run(arguments: Arguments) -> int:
-    """Run the command; return the exit status."""
-    errors = (ModelFileError, OSError, ValueError)
-    return run_command(lambda: _run(arguments), errors, "; nothing was written")
-
-
-def _run(arguments: Arguments) -> None:
+@command(ValueError, advice="; nothing was written")
+def run(arguments: Arguments) -> None:
     """Calibrate a model."""
     _check(arguments)
     data = arguments.model.read_bytes()
@@ -250,19 +239,7 @@ def _simulate_bands(number: int, seed: int) -> BandScene:
 def detector(model: MaskRcnnModel, device: str = "auto") -> Callable[[MultibandImage], Detections]:
     """Return a function that finds sources as the deblender does, but not calibrated.
 
-    Parameters
-    ----------
-    model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
-        The model, whose own detection settings are taken, but for a lower
-        threshold of the score.
-    device : `str`
-        Where to compute.
-
-    Returns
-    -------
-    find : callable
-        Takes a `~lsst.meas.maskrcnn.deblend.image.MultibandImage`, gives
-        `~lsst.meas.maskrcnn.network.detections.Detections`.
+    Detection settings are those of the model, but for a lower threshold of the score.
     """
     plain = replace(model, metadata=model.metadata.model_copy(update={"calibration": None}))
     settings = DeblendSettings(

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import re
@@ -93,41 +94,53 @@ class CommandError(RuntimeError):
     """A command cannot do what it was asked to; the message says why."""
 
 
-def run_command(
-    work: Callable[[], object], errors: tuple[type[Exception], ...] = (), advice: str = ""
-) -> int:
-    """Do the work of a command and return its exit status.
+def command(
+    *errors: type[Exception], advice: str = ""
+) -> Callable[[Callable[[Arguments], object]], Callable[[Arguments], int]]:
+    """Let a function do the work of a command and return its exit status.
 
     That is 1 after a `CommandError`, one of ``errors``, or an error of files or of
     a repository's database, which are printed in a line, and 130 after an
     interruption.
     """
-    name = click.get_current_context().command_path
-    expected: tuple[type[BaseException], ...] = (CommandError, OSError, *errors)
-    # It says in a line of its own which repository cannot be opened, and then raises.
-    logging.getLogger("lsst.daf.butler.direct_butler").setLevel(logging.CRITICAL)
-    try:
-        work()
-    except expected as error:
-        _LOG.debug("Details:", exc_info=True)
-        print(f"{name}: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        # sqlalchemy is not imported for commands that have no repository.
-        kind = type(error)
-        if not kind.__module__.startswith("sqlalchemy") and kind.__name__ != "MissingDatabaseTableError":
-            raise
-        _LOG.debug("Details:", exc_info=True)
-        print(
-            f"{name}: the database of the repository: {first_line(error)}. Look whether its disk is full or "
-            f"read-only{advice}.",
-            file=sys.stderr,
+    expected: tuple[type[Exception], ...] = (CommandError, OSError, *errors)
+
+    def decorate(work: Callable[[Arguments], object]) -> Callable[[Arguments], int]:
+        @functools.wraps(work)
+        def run(arguments: Arguments) -> int:
+            name = click.get_current_context().command_path
+            # It says in a line of its own which repository cannot be opened, and then raises.
+            logging.getLogger("lsst.daf.butler.direct_butler").setLevel(logging.CRITICAL)
+            try:
+                work(arguments)
+            except KeyboardInterrupt:
+                print(f"{name}: interrupted{advice}.", file=sys.stderr)
+                return 130
+            except Exception as error:
+                problem = _describe(error, expected, advice)
+                if problem is None:
+                    raise
+                _LOG.debug("Details:", exc_info=True)
+                print(f"{name}: {problem}", file=sys.stderr)
+                return 1
+            return 0
+
+        return run
+
+    return decorate
+
+
+def _describe(error: Exception, expected: tuple[type[Exception], ...], advice: str) -> str | None:
+    """Say in a line what went wrong; `None` for what should not have."""
+    if isinstance(error, expected):
+        return " ".join(str(error).split())
+    # sqlalchemy is not imported for commands that have no repository.
+    if type(error).__module__.startswith("sqlalchemy") or type(error).__name__ == "MissingDatabaseTableError":
+        return (
+            f"the database of the repository: {first_line(error)}. Look whether its disk is full or "
+            f"read-only{advice}."
         )
-        return 1
-    except KeyboardInterrupt:
-        print(f"{name}: interrupted{advice}.", file=sys.stderr)
-        return 130
-    return 0
+    return None
 
 
 def check_limits(arguments: Arguments, **limits: tuple[float, float]) -> None:
@@ -137,6 +150,17 @@ def check_limits(arguments: Arguments, **limits: tuple[float, float]) -> None:
         if value is not None and not low <= value <= high:
             limit = f"{low} or more" if math.isinf(high) else f"{low} to {high}"
             raise CommandError(f"--{name.replace('_', '-')} {value} is not possible; give {limit}.")
+
+
+def split_shares(text: str) -> list[str] | None:
+    """Read shares such as ``train=7,test=3``: each name so many times; `None` if they are not understood."""
+    names: list[str] = []
+    for part in text.split(","):
+        name, _, share = part.strip().partition("=")
+        if not name.isidentifier() or not share.isdecimal() or name in names:
+            return None
+        names += [name] * int(share)
+    return names
 
 
 def check_folder(path: Path) -> None:

@@ -20,19 +20,16 @@ from ..images.files import write_atomically
 from ..metrics.run_comparison import RunComparison, RunComparisonError, compare_runs, settings_that_differ
 from ..report.comparison_table import comparison_table, figure_label
 from ..report.report_page import Page, Paragraph, Section, Value, format_value, render_page
-from .command import Arguments, CommandError, check_folder, check_limits, run_command
+from .command import Arguments, CommandError, check_folder, check_limits, command
 from .evaluation_runs import find_run, open_butler, progress_bar
 
 _FEW = 10
 _SUFFIXES = (".csv", ".ecsv", ".html")
 
 
-def run(arguments: Arguments) -> int:
-    """Compare evaluations; return the exit status."""
-    return run_command(lambda: _run(arguments), (RunComparisonError, OSError))
-
-
-def _run(arguments: Arguments) -> None:
+@command(RunComparisonError)
+def run(arguments: Arguments) -> None:
+    """Compare evaluations."""
     names = _names(arguments)
     butler = open_butler(arguments.repo)
     runs = [
@@ -111,46 +108,25 @@ def _file(path: Path, comparison: RunComparison, warnings: Sequence[str]) -> str
 
 def _long_table(comparison: RunComparison) -> Table:
     """Make a row for each figure and run."""
-    columns: dict[str, list] = {
-        name: []
-        for name in (
-            "figure",
-            "label",
-            "object_class",
-            "definition",
-            "iou",
-            "unit",
-            "run",
-            "is_reference",
-            "n_patches",
-            "value",
-            "error",
-            "difference",
-            "difference_error",
-            "p_value",
-        )
-    }
-    for one in comparison.figures:
-        about = one.figure
-        for i, run in enumerate(comparison.names):
-            row = (
-                about.name,
-                figure_label(one.figure),
-                about.object_class,
-                about.definition,
-                np.nan if about.iou is None else about.iou,
-                about.unit,
-                run,
-                i == comparison.reference,
-                len(comparison.patches),
-                one.value[i],
-                one.error[i],
-                one.difference[i],
-                one.difference_error[i],
-                one.p_value[i],
-            )
-            for column, cell in zip(columns.values(), row):
-                column.append(cell)
-    return Table(
-        columns, meta={"reference": comparison.names[comparison.reference], "n_samples": comparison.n_samples}
-    )
+    rows = [
+        {
+            "figure": one.figure.name,
+            "label": figure_label(one.figure),
+            "object_class": one.figure.object_class,
+            "definition": one.figure.definition,
+            "iou": np.nan if one.figure.iou is None else one.figure.iou,
+            "unit": one.figure.unit,
+            "run": run,
+            "is_reference": i == comparison.reference,
+            "n_patches": len(comparison.patches),
+            "value": one.value[i],
+            "error": one.error[i],
+            "difference": one.difference[i],
+            "difference_error": one.difference_error[i],
+            "p_value": one.p_value[i],
+        }
+        for one in comparison.figures
+        for i, run in enumerate(comparison.names)
+    ]
+    about = {"reference": comparison.names[comparison.reference], "n_samples": comparison.n_samples}
+    return Table(rows=rows, meta=about)

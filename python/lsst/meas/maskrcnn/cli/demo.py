@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from astropy.wcs import WCS
@@ -47,7 +47,7 @@ from ..report.model_gallery import plot_field
 from ..report.overlay import mask_outlines, save_overlay, write_regions
 from ..scenes.presets import preset_config
 from ..scenes.simulate import simulate_scene
-from .command import Arguments, CommandError, check_limits, run_command
+from .command import Arguments, CommandError, check_limits, command
 from .ingest_fits import fits_options
 from .paths import package_dir, pipeline_path
 
@@ -89,19 +89,11 @@ class Field:
     """What to call it in the title."""
 
     exposures: dict[str, ExposureF]
-    """By band."""
-
     truth: np.ndarray | None = None
     """Sources that were drawn, for a simulated field."""
 
     has_sky: bool = True
     """Whether its world coordinates are those of the images, and not made up."""
-
-
-def run(arguments: Arguments) -> int:
-    """Run the demonstration; return the exit status."""
-    errors = (FitsImageError, ModelFileError, IngestModelError, OSError)
-    return run_command(lambda: _run(arguments), errors, "; run it again to go on")
 
 
 class _Steps:
@@ -117,14 +109,10 @@ class _Steps:
         passed = time.monotonic() - self._start
         print(f"[{self._number}/{self._total}] {passed:5.1f} s  {text}", flush=True)
 
-    @property
-    def passed(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self._start
 
-
-def _run(arguments: Arguments) -> None:
-    """Do what the arguments say."""
+@command(FitsImageError, ModelFileError, IngestModelError, advice="; run it again to go on")
+def run(arguments: Arguments) -> None:
+    """Run the demonstration."""
     # Refuse what cannot work before anything is made.
     arguments.model = arguments.model if arguments.model is not None else default_model_path()
     if not arguments.model.is_file():
@@ -285,20 +273,12 @@ def _put_field(butler: Butler, field: Field) -> tuple[str, dict[str, str | int]]
     """Put a field into the repository, unless it is there."""
     skymap = f"demo_{field.name}"
     exposure = next(iter(field.exposures.values()))
-    patch = PatchGeometry(0, 0, _wcs_of(exposure), exposure.getBBox())
+    patch = PatchGeometry(0, 0, cast("SkyWcs", exposure.getWcs()), exposure.getBBox())
     register_patches(butler, skymap, [patch], field.exposures, instrument="MaskRcnnDemo")
     run = f"demo/inputs/{field.name}"
     data_id = patch_data_id(skymap, 0, 0)
     put_exposures(butler, run, data_id, field.exposures)
     return run, data_id
-
-
-def _wcs_of(exposure: ExposureF) -> SkyWcs:
-    """World coordinates of an exposure that must have them."""
-    wcs = exposure.getWcs()
-    if wcs is None:
-        raise CommandError("An exposure has no world coordinates (WCS); give images that have them.")
-    return wcs
 
 
 def _pipetask() -> str:
@@ -475,7 +455,7 @@ def _astropy_wcs(exposure: ExposureF) -> WCS:
     """World coordinates of the pixel array of an exposure, for plots."""
     # The tangent plane at the centre is near enough for axes.
     center = Box2D(exposure.getBBox()).getCenter()
-    metadata = _wcs_of(exposure).getTanWcs(center).getFitsMetadata(True)
+    metadata = cast("SkyWcs", exposure.getWcs()).getTanWcs(center).getFitsMetadata(True)
     header = {name: metadata.getScalar(name) for name in metadata.names()}
     wcs = WCS(header)
     wcs.wcs.crpix = np.asarray(wcs.wcs.crpix) - np.array(exposure.getXY0())

@@ -25,18 +25,14 @@ from ..ingest.imported import ImportedScene
 from ..ingest.repo import PatchGeometry
 from ..scenes.config import MaskRule
 from .command import Arguments, CommandError
-from .importing import Field, FieldJob, by_band, made_up_center, parse_split, run_import, split_of
+from .importing import Field, FieldJob, by_band, import_command, made_up_center, parse_split, split_of
 
 # Sets of one folder of sets have tracts from a multiple of this.
 _SETS_PER_FOLDER = 10_000
 
 
-def run(arguments: Arguments) -> int:
-    """Import sets into a repository; return the exit status."""
-    return run_import(arguments, lambda: _make_jobs(arguments))
-
-
-def _make_jobs(arguments: Arguments) -> list[FieldJob]:
+@import_command
+def run(arguments: Arguments) -> list[FieldJob]:
     """Find the sets and settle how they are read."""
     split = parse_split(arguments.split)
     sets = find_sets(arguments.folder, arguments.bands)

@@ -19,7 +19,7 @@ from lsst.daf.butler.registry import ConflictingDefinitionError
 
 from ..ingest.import_repo import FieldStore, ImportConflictError
 from ..ingest.repo import PatchGeometry, check_collection, lock_repo, open_repo
-from .command import Arguments, CommandError, run_command
+from .command import Arguments, CommandError, command, split_shares
 
 SPLITS = ("train", "validation", "test")
 """Names of the splits (`tuple` [`str`])."""
@@ -35,28 +35,19 @@ class FieldJob:
     """What to call it."""
 
     tract: int
-    """Number of its tract."""
-
     patch: int
-    """Number of its patch."""
-
     split: str
     """Its split, or empty."""
 
     bands: tuple[str, ...]
-    """Its bands."""
-
     has_truth: bool
     """Whether a truth belongs to it."""
 
     paths: Sequence[Path]
-    """What it is read from."""
-
     digest: Callable[[], str]
     """Makes the digest of what it is made from."""
 
     read: Callable[[], Field]
-    """Reads it."""
 
 
 @dataclass
@@ -64,8 +55,6 @@ class Field:
     """A field that was read."""
 
     geometry: PatchGeometry
-    """Its place."""
-
     products: Callable[[DataCoordinate], Mapping[str, Any]]
     """Makes what is stored of it, for its data id."""
 
@@ -134,14 +123,8 @@ def parse_split(text: str) -> str | tuple[str, ...]:
     """
     if text in ("auto", "none", *SPLITS):
         return text
-    names: list[str] = []
-    for part in text.split(","):
-        name, _, share = part.strip().partition("=")
-        if name not in SPLITS or not share.isdecimal() or name in names:
-            names = []
-            break
-        names += [name] * int(share)
-    if len(names) != 10:
+    names = split_shares(text) or []
+    if len(names) != 10 or not set(names) <= set(SPLITS):
         raise CommandError(
             f"--split {text} is not understood; use auto, none, {', '.join(SPLITS)}, or shares that make 10, "
             "such as train=7,validation=1,test=2."
@@ -156,10 +139,10 @@ def split_of(choice: str | tuple[str, ...], number: int, named: str) -> str:
     return {"auto": named, "none": ""}.get(choice, choice)
 
 
-def run_import(arguments: Arguments, make_jobs: Callable[[], list[FieldJob]]) -> int:
-    """Import the fields that a function returns; return the exit status."""
-    errors = (ValueError, ImportConflictError)
-    return run_command(lambda: _import(arguments, make_jobs()), errors, "; run it again to go on")
+def import_command(make_jobs: Callable[[Arguments], list[FieldJob]]) -> Callable[[Arguments], int]:
+    """Make a command that imports the fields which a function finds by the options."""
+    as_command = command(ValueError, ImportConflictError, advice="; run it again to go on")
+    return as_command(lambda arguments: _import(arguments, make_jobs(arguments)))
 
 
 def _import(arguments: Arguments, jobs: Sequence[FieldJob]) -> None:

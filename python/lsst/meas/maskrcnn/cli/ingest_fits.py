@@ -12,22 +12,23 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from lsst.afw.geom import SkyWcs
 from lsst.daf.butler import DataCoordinate
 from lsst.geom import Point2I
 from lsst.meas.base import SkyMapIdGeneratorConfig
 
 from ..catalogs.truth import make_truth_catalog
 from ..ingest.exposures import field_to_exposures
-from ..ingest.fits_files import BandFiles, FitsImageError, find_fits
+from ..ingest.fits_files import BandFiles, find_fits
 from ..ingest.fits_images import FitsOptions, read_field
 from ..ingest.import_repo import digest_files
 from ..ingest.imported import import_field
 from ..ingest.label_truth import add_label_truth
 from ..ingest.repo import PatchGeometry
 from .command import Arguments, CommandError
-from .importing import SPLITS, Field, FieldJob, by_band, made_up_center, parse_split, run_import, split_of
+from .importing import SPLITS, Field, FieldJob, by_band, import_command, made_up_center, parse_split, split_of
 
 _COMPANIONS = ("variance", "weight", "rms", "mask")
 _PLACES = ("name", "tract", "patch", "split", "zeropoint", "truth")
@@ -46,12 +47,8 @@ class _Entry:
     truth: Path | None = None
 
 
-def run(arguments: Arguments) -> int:
-    """Ingest images into a repository; return the exit status."""
-    return run_import(arguments, lambda: _make_jobs(arguments))
-
-
-def _make_jobs(arguments: Arguments) -> list[FieldJob]:
+@import_command
+def run(arguments: Arguments) -> list[FieldJob]:
     """Sort the arguments into fields."""
     given = [name for name in ("band", "fits", "table", "dirs") if getattr(arguments, name)]
     if len(given) != 1:
@@ -259,9 +256,7 @@ def _job(entry: _Entry, options: FitsOptions, split: str) -> FieldJob:
         images = read_field(entry.files, dataclasses.replace(options, sky_center=made_up_center(entry.tract)))
         exposures = field_to_exposures(images)
         exposure = next(iter(exposures.values()))
-        wcs = exposure.getWcs()
-        if wcs is None:
-            raise FitsImageError("An exposure has no world coordinates (WCS); give images that have them.")
+        wcs = cast(SkyWcs, exposure.getWcs())
         geometry = PatchGeometry(entry.tract, entry.patch, wcs, exposure.getBBox())
         if entry.truth is None:
             return Field(geometry, lambda data_id: {"exposures": exposures}, images.notes)

@@ -14,15 +14,12 @@ from lsst.daf.butler import Butler
 
 from ..ingest.ingest_model import IngestModelError, ingest_model
 from ..network.model_file import ModelFileError, default_model_path, read_metadata
-from .command import Arguments, run_command
+from .command import Arguments, command
 
 
-def run(arguments: Arguments) -> int:
-    """Put a model file into a repository; return the exit status."""
-    return run_command(lambda: _run(arguments), (ModelFileError, IngestModelError))
-
-
-def _run(arguments: Arguments) -> None:
+@command(ModelFileError, IngestModelError)
+def run(arguments: Arguments) -> None:
+    """Put a model file into a repository."""
     path = arguments.model or default_model_path()
     butler = Butler.from_config(arguments.repo, writeable=True)
     ref = ingest_model(

@@ -530,19 +530,10 @@ def train_bands(**options: Any) -> int:
 
 
 def main(command: str = "", argv: Sequence[str] | None = None) -> int:
-    """Run the command ``maskrcnn``, or one of its subcommands.
+    """Run the command ``maskrcnn``, or one of its subcommands, for a script of its own.
 
-    Parameters
-    ----------
-    command : `str`, optional
-        Subcommand, for a script of its own; by default the first argument.
-    argv : `~collections.abc.Sequence` [`str`], optional
-        Arguments; by default those of the command line.
-
-    Returns
-    -------
-    status : `int`
-        Exit status: 1 after an error, 2 if the options are wrong.
+    Arguments are by default those of the command line. Returns the exit status: 1 after an error, 2 if the
+    options are wrong.
     """
     words = [*command.split(), *(sys.argv[1:] if argv is None else argv)]
     try:

@@ -26,7 +26,7 @@ from ..catalogs.truth import read_truth
 from ..deblend.image import gaussian_fwhm
 from ..report.overlay import lupton_rgb
 from ..report.picture_book import PageField, save_page
-from .command import Arguments, CommandError, check_limits, first_line, run_command
+from .command import Arguments, CommandError, check_limits, command, first_line
 from .evaluation_runs import open_butler
 
 _IMAGE = "deepCoadd_calexp"
@@ -60,13 +60,9 @@ class _Band:
     box: Box2I
 
 
-def run(arguments: Arguments) -> int:
-    """Write pages of pictures of a repository; return the exit status."""
-    return run_command(lambda: _run(arguments))
-
-
-def _run(arguments: Arguments) -> None:
-    """Write the pages, and print their paths."""
+@command()
+def run(arguments: Arguments) -> None:
+    """Write pages of pictures of a repository, and print their paths."""
     _check(arguments)
     butler = open_butler(arguments.repo)
     collections = _collections(butler, arguments.repo, arguments.collection)

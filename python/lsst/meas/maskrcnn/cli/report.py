@@ -24,7 +24,7 @@ from ..metrics.run_comparison import RunComparisonError, compare_runs
 from ..report.deblender_report import deblender_parts
 from ..report.evaluation_report import ReportContext, evaluation_page
 from ..report.report_page import Part, Section, render_page
-from .command import Arguments, CommandError, check_folder, check_limits, first_line, run_command
+from .command import Arguments, CommandError, check_folder, check_limits, command, first_line
 from .evaluation_runs import StoredRun, find_run, open_butler, progress_bar
 
 if TYPE_CHECKING:
@@ -34,12 +34,9 @@ if TYPE_CHECKING:
 _MODEL = "maskRcnnModel"
 
 
-def run(arguments: Arguments) -> int:
-    """Write a page on an evaluation; return the exit status."""
-    return run_command(lambda: _run(arguments), (RunComparisonError, OSError))
-
-
-def _run(arguments: Arguments) -> None:
+@command(RunComparisonError)
+def run(arguments: Arguments) -> None:
+    """Write a page on an evaluation."""
     out = arguments.out if arguments.out is not None else Path(_file_name(arguments.collection))
     check_limits(arguments, samples=(2, math.inf), gallery=(0, math.inf))
     check_folder(out)
@@ -64,7 +61,7 @@ def _report(arguments: Arguments) -> str:
     curves = stored.get("precisionRecall")
     page = evaluation_page(
         stored.run,
-        None if curves is None else _plain_array(curves),
+        None if curves is None else np.asarray(curves.as_array()),
         stored.get("gallery"),
         others=runs[1:],
         comparison=comparison,
@@ -224,10 +221,6 @@ def _readable(value: Any) -> str:
     if isinstance(value, BaseModel):
         value = value.model_dump(mode="json")
     return json.dumps(value, indent=2, default=str, ensure_ascii=False)
-
-
-def _plain_array(table: Any) -> np.ndarray:
-    return np.asarray(table.as_array())
 
 
 def _file_name(collection: str) -> str:

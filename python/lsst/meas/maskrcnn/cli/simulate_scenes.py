@@ -41,20 +41,12 @@ from ..ingest.repo import check_collection, open_repo, patch_data_id, register_d
 from ..ingest.scenes import SceneGrid, ingest_scene, missing_scenes, scene_dataset_types
 from ..scenes.presets import PRESETS, expected_sources
 from ..tasks.simulate import SimulateScenesConfig, SimulateScenesTask
-from .command import Arguments, CommandError, add_overrides, check_limits, first_line, run_command
+from .command import Arguments, CommandError, add_overrides, check_limits, command, first_line, split_shares
 
 _LOG = logging.getLogger(__name__)
 _CONFIG_TYPE = "simulateScenes_config"
 _STAGING = ".simulate_scenes"
 _SPLIT_TOTAL = 10
-
-
-def run(arguments: Arguments) -> int:
-    """Simulate scenes into a repository; return the exit status."""
-    if arguments.list:
-        _print_presets()
-        return 0
-    return run_command(lambda: _run(arguments), (ValueError,), "; run it again to go on")
 
 
 def _print_presets() -> None:
@@ -95,7 +87,12 @@ class _Series:
         return repo / f"{_STAGING}-{name}"
 
 
-def _run(arguments: Arguments) -> None:
+@command(ValueError, advice="; run it again to go on")
+def run(arguments: Arguments) -> None:
+    """Simulate scenes into a repository, or list the presets."""
+    if arguments.list:
+        _print_presets()
+        return
     start = time.monotonic()
     if arguments.repo is None:
         raise CommandError("The repository is missing; give it with -b.")
@@ -156,14 +153,9 @@ def _make_series(arguments: Arguments) -> list[_Series]:
 
 def _parse_split(text: str) -> tuple[str, ...]:
     """Return the name of the split for each last digit of a number."""
-    names: list[str] = []
-    for part in text.split(","):
-        name, _, share = part.strip().partition("=")
-        if not name.isidentifier() or not share.isdecimal() or name in names:
-            raise CommandError(
-                f"--split {text} is not understood; write it like train=7,validation=1,test=2."
-            )
-        names += [name] * int(share)
+    names = split_shares(text)
+    if names is None:
+        raise CommandError(f"--split {text} is not understood; write it like train=7,validation=1,test=2.")
     if len(names) != _SPLIT_TOTAL:
         raise CommandError(f"--split {text} adds up to {len(names)}; it must make {_SPLIT_TOTAL}.")
     return tuple(names)

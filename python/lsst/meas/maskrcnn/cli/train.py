@@ -52,9 +52,9 @@ from .command import (
     check_folder,
     check_limits,
     check_unfinished,
+    command,
     first_line,
     keep_out_others,
-    run_command,
     training_bar,
 )
 from .paths import package_dir, pipeline_path
@@ -69,21 +69,17 @@ _SHAPE = (512, 512)
 _SCHEDULES = {"four-stages": "train_four_stages.py", "fine-tune": "fine_tune.py"}
 
 
-def run(arguments: Arguments) -> int:
-    """Train; return the exit status."""
+@command(
+    TrainingDataError,
+    TrainingDivergedError,
+    InvalidQuantumError,
+    ButlerUserError,
+    ValueError,
+    advice="; run it again to go on",
+)
+def run(arguments: Arguments) -> None:
+    """Train."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    errors = (
-        TrainingDataError,
-        TrainingDivergedError,
-        InvalidQuantumError,
-        ButlerUserError,
-        OSError,
-        ValueError,
-    )
-    return run_command(lambda: _run(arguments), errors, "; run it again to go on")
-
-
-def _run(arguments: Arguments) -> None:
     if arguments.scenes is not None and arguments.output is None:
         # A word without an option is the file.
         arguments.output, arguments.repo = arguments.repo, None

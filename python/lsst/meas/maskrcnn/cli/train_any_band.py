@@ -17,14 +17,13 @@ from tqdm import tqdm
 
 from ..images.normalize import BandNoiseSettings
 from ..network.any_band import AnyBandSpec
-from ..network.model_file import ModelFileError, ModelMetadata, load_model
+from ..network.model_file import ModelMetadata, load_model
 from ..train.any_band_validation import BandSceneValidator
 from ..train.band_crops import BandSceneFiles
 from ..train.band_scenes import make_scenes, read_band_scene
-from ..train.checkpoint import CheckpointError
 from ..train.loop import TrainingDiverged, output_files, train
 from ..train.stages import StageSettings, TrainSettings
-from .command import Arguments, CommandError, check_unfinished, keep_out_others, run_command, training_bar
+from .command import Arguments, CommandError, check_unfinished, command, keep_out_others, training_bar
 
 _PIXEL_SCALE = 0.2
 """Of the header, arcsec: the middle of those of the scenes."""
@@ -33,21 +32,18 @@ _WARMUP, _EPOCH = 300, 500
 """Steps in which the learning rate rises, and from one validation to the next."""
 
 
-def run_scenes(arguments: Arguments) -> int:
-    """Make scenes; return the exit status."""
+@command(ValueError)
+def run_scenes(arguments: Arguments) -> None:
+    """Make scenes."""
     shape = (arguments.size, arguments.size)
     made = make_scenes(arguments.folder, range(arguments.count), arguments.seed, shape)
-    return run_command(lambda: deque(tqdm(made, total=arguments.count, unit="scene"), 0), (ValueError,))
+    deque(tqdm(made, total=arguments.count, unit="scene"), 0)
 
 
-def run(arguments: Arguments) -> int:
-    """Train; return the exit status."""
+@command(ValueError, TrainingDiverged, advice="; run it again to go on")
+def run(arguments: Arguments) -> None:
+    """Train."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    errors = (ValueError, OSError, ModelFileError, CheckpointError, TrainingDiverged)
-    return run_command(lambda: _train(arguments), errors, "; run it again to go on")
-
-
-def _train(arguments: Arguments) -> None:
     torch.set_num_threads(arguments.threads)
     files, valid = _scene_files(arguments.scenes), _scene_files(arguments.valid)
     initial = load_model(arguments.initial)

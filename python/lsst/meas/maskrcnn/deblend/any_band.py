@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["detect_any_band", "image_wavelengths"]
-
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -48,24 +46,9 @@ _LEAST_SCORE = 0.05
 
 
 def image_wavelengths(image: MultibandImage, given: Mapping[str, float] | None = None) -> list[float]:
-    """Look up the effective wavelengths of the bands of an image.
+    """Look up the effective wavelengths (nm) of the bands of an image; those that are given go first.
 
-    Parameters
-    ----------
-    image : `~.image.MultibandImage`
-        The image.
-    given : `~collections.abc.Mapping` [`str`, `float`], optional
-        Wavelengths by band (nm), for bands whose names do not say them.
-
-    Returns
-    -------
-    wavelengths : `list` [`float`]
-        Of each band (nm).
-
-    Raises
-    ------
-    ValueError
-        Raised if one is not known, or there are more bands than networks take.
+    A ValueError is raised if one is not known, or there are more bands than networks take.
     """
     if len(image.bands) > _MAX_BANDS:
         raise ValueError(
@@ -84,29 +67,10 @@ def detect_any_band(
     calibration: Calibration | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Detections, DetectionImages]:
-    """Find the sources of an image in all bands that are given.
+    """Find the sources of an image in all bands that are given, of wavelengths as of `image_wavelengths`.
 
-    Parameters
-    ----------
-    network : `~lsst.meas.maskrcnn.network.any_band.AnyBandNetwork`
-        In evaluation mode.
-    image : `~.image.MultibandImage`
-        The image.
-    wavelengths : `~collections.abc.Sequence` [`float`]
-        Of `image_wavelengths`.
-    settings : `~lsst.meas.maskrcnn.network.inference.DetectionSettings`
-        How to detect.
-    calibration : `~lsst.meas.maskrcnn.network.calibration.Calibration`, optional
-        From scores to probabilities.
-    progress : callable, optional
-        Called with the number of tiles done and the number of tiles.
-
-    Returns
-    -------
-    found : `~lsst.meas.maskrcnn.network.detections.Detections`
-        In pixels of the image, with positions.
-    images : `~.detection.DetectionImages`
-        The image, its bands together.
+    Returns the sources, in pixels of the image and with positions, and the image with its bands together.
+    ``progress`` is called with the number of tiles done and the number of tiles.
     """
     usable = np.asarray(image.usable)
     bands = normalize_bands(

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["grow_cores"]
-
 import math
 
 import numpy as np
@@ -35,24 +33,11 @@ _BRIGHT_SNR = 300.0
 def grow_cores(found: Detections, detection: npt.NDArray[np.float32], fwhm: float) -> Detections:
     """Give large galaxies of which only the core was found the pixels around it.
 
-    Parameters
-    ----------
-    found : `~lsst.meas.maskrcnn.network.detections.Detections`
-        Sources.
-    detection : `numpy.ndarray`
-        Detection image: flux above the sky in units of its noise, float32, (y, x).
-    fwhm : `float`
-        Full width at half maximum of the PSF, px.
+    ``detection`` is the detection image, flux above the sky in units of its noise, (y, x); ``fwhm`` that of
+    the PSF (px).
 
-    Returns
-    -------
-    grown : `~lsst.meas.maskrcnn.network.detections.Detections`
-        The same sources.
-
-    Notes
-    -----
-    The pixels are connected to the peak, brighter than a tenth of it, and in no
-    other mask. Where they lead to something brighter, the core stays as it is.
+    The pixels are connected to the peak, brighter than a tenth of it, and in no other mask. Where they lead
+    to something brighter, the core stays as it is.
     """
     grown = found.take(np.arange(len(found)))
     smooth = uniform_filter(np.maximum(detection, 0.0), 3, mode="nearest")

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["DetectionImages", "combine_bands", "detect_fixed_bands"]
-
 import functools
 import logging
 import math
@@ -19,7 +17,6 @@ import numpy as np
 import numpy.typing as npt
 from torchvision.models.detection import MaskRCNN
 
-from ..images.detection_image import detection_image
 from ..images.normalize import NormalizedImage, normalize
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings, detect
@@ -50,34 +47,11 @@ def detect_fixed_bands(
     normalizer: Normalize | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Detections, DetectionImages]:
-    """Find the sources of an image in the bands of a model.
+    """Find the sources of an image, which may have more bands, in those of a model.
 
-    Parameters
-    ----------
-    network : `torchvision.models.detection.MaskRCNN`
-        The network of the model, in evaluation mode.
-    image : `~.image.MultibandImage`
-        The image, which may have more bands.
-    metadata : `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
-        The header of the model.
-    settings : `~lsst.meas.maskrcnn.network.inference.DetectionSettings`
-        How to detect.
-    normalizer : callable, optional
-        Normalises flux, variance and usable pixels in place of the model.
-    progress : callable, optional
-        Called with the number of tiles done and the number of tiles.
-
-    Returns
-    -------
-    found : `~lsst.meas.maskrcnn.network.detections.Detections`
-        In pixels of the image.
-    images : `DetectionImages`
-        The image, the bands of the model together.
-
-    Raises
-    ------
-    ValueError
-        Raised if a band is missing.
+    ``normalizer`` normalises flux, variance and usable pixels in place of the model; ``progress`` is called
+    with the number of tiles done and the number of tiles. Returns the sources, in pixels of the image, and
+    the image, the bands of the model together. A ValueError is raised if a band is missing.
     """
     _check_bands(image, metadata)
     _warn_of_pixel_scale(image, metadata)
@@ -97,7 +71,7 @@ def detect_fixed_bands(
         progress=progress,
     )
     found.timings["normalize"] = seconds
-    return found, combine_bands(image, bands, normalized)
+    return found, _combine_bands(image, bands, normalized)
 
 
 def _check_bands(image: MultibandImage, metadata: ModelMetadata) -> None:
@@ -140,22 +114,10 @@ class DetectionImages:
     """FWHM of the PSF, px."""
 
 
-def combine_bands(
+def _combine_bands(
     image: MultibandImage, bands: MultibandImage, normalized: NormalizedImage
 ) -> DetectionImages:
-    """Combine the bands that the model uses.
-
-    Parameters
-    ----------
-    image, bands : `~.image.MultibandImage`
-        The image with all bands, and with those of the model.
-    normalized : `~lsst.meas.maskrcnn.images.normalize.NormalizedImage`
-        The latter, normalised.
-
-    Returns
-    -------
-    images : `DetectionImages`
-    """
+    """Combine the bands of an image that the model uses, ``bands``, which are ``normalized`` too."""
     noise = np.full(len(image.bands), np.nan)
     noise[[tuple(image.bands).index(band) for band in bands.bands]] = normalized.noise
     return DetectionImages(
@@ -167,3 +129,22 @@ def combine_bands(
         noise,
         bands.fwhm if math.isfinite(bands.fwhm) else _UNKNOWN_FWHM,
     )
+
+
+def detection_image(
+    flux: npt.NDArray[np.float32],
+    level: npt.NDArray[np.float64],
+    noise: npt.NDArray[np.float64],
+    valid: BoolArray,
+) -> npt.NDArray[np.float32]:
+    """Add the bands of an image (band, y, x) up in units of their noise, (y, x), with 0 for pixels not valid.
+
+    It is the sum of (flux - level) / noise over the root of the number of bands, so that its noise is 1 if
+    the bands are independent.
+    """
+    image = np.zeros(flux.shape[1:], dtype=np.float32)
+    for pixels, offset, unit in zip(flux, level, noise, strict=True):
+        image += (pixels - np.float32(offset)) / np.float32(unit)
+    image /= np.float32(math.sqrt(len(flux)))
+    image[~valid] = 0.0
+    return image

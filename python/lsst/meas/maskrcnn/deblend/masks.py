@@ -9,16 +9,6 @@ Arrays are (y, x) in pixels of the image, whose first pixel is (0, 0).
 
 from __future__ import annotations
 
-__all__ = [
-    "MaskMeasurements",
-    "add_pixels",
-    "clean_masks",
-    "join",
-    "measure_masks",
-    "move_peaks",
-    "paint_mask",
-]
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -65,38 +55,13 @@ class MaskMeasurements:
 def clean_masks(
     masks: Sequence[np.ndarray], origins: np.ndarray, shape: tuple[int, int], min_area: int = 1
 ) -> tuple[list[np.ndarray], np.ndarray, np.ndarray]:
-    """Cut masks at the image's edge and drop those with too few pixels.
+    """Cut N masks at the edge of an image and drop those with fewer than ``min_area`` pixels.
 
-    Parameters
-    ----------
-    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
-        N boolean masks, each (h, w).
-    origins : `numpy.ndarray`, (N, 2), int
-        (y0, x0) of each mask's first pixel in the image.
-    shape : `tuple` [`int`, `int`]
-        Height and width of the image.
-    min_area : `int`, optional
-        Fewest pixels of a mask that is kept; at least 1.
-
-    Returns
-    -------
-    kept_masks : `list` [`numpy.ndarray`]
-        Masks that remain, views where nothing was cut.
-    kept_origins : `numpy.ndarray`, (M, 2), int64
-        Their origins.
-    kept : `numpy.ndarray`, (M,), int64
-        Their indices among the N.
-
-    Raises
-    ------
-    ValueError
-        Raised if the origins do not match the masks or ``min_area`` < 1.
+    ``origins``, (N, 2), are (y0, x0) of their first pixels in the image, of ``shape`` (y, x). Returns the
+    masks that remain, views where nothing was cut, their origins, (M, 2), and their indices among the N,
+    (M,), int64.
     """
     origins = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
-    if len(origins) != len(masks):
-        raise ValueError(f"Got {len(origins)} origins for {len(masks)} masks.")
-    if min_area < 1:
-        raise ValueError(f"min_area must be at least 1, got {min_area}.")
     height, width = shape
     pieces: list[np.ndarray] = []
     corners: list[tuple[int, int]] = []
@@ -121,31 +86,11 @@ def measure_masks(
     bad: np.ndarray | None = None,
     saturated: np.ndarray | None = None,
 ) -> MaskMeasurements:
-    """Measure positions, areas and masked pixels within masks.
+    """Measure positions, areas and masked pixels within N masks, inside the image and none of them empty.
 
-    Parameters
-    ----------
-    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
-        N boolean masks, each (h, w), inside the image and none of them empty
-        (see `clean_masks`).
-    origins : `numpy.ndarray`, (N, 2), int
-        (y0, x0) of each mask's first pixel in the image.
-    detection : `numpy.ndarray`, (y, x), float32
-        Image that gives peaks and centroids.
-    valid : `numpy.ndarray`, (y, x), bool
-        Pixels that may be used.
-    bad, saturated : `numpy.ndarray`, (y, x), bool, optional
-        Pixels to count.
-
-    Returns
-    -------
-    measurements : `MaskMeasurements`
-        What was measured, in array coordinates.
-
-    Raises
-    ------
-    ValueError
-        Raised if a mask is empty or not inside the image.
+    ``origins``, (N, 2), are (y0, x0) of their first pixels in the image. The image ``detection``, (y, x),
+    gives peaks and centroids; its ``valid`` pixels may be used, ``bad`` and ``saturated`` ones are counted. A
+    ValueError is raised if a mask is empty or not inside the image (see `clean_masks`).
     """
     rows, columns, area = _pixels_of(masks, origins, detection.shape)
     # The pixels of all masks lie in one array, which is reduced by mask.
@@ -206,26 +151,10 @@ def move_peaks(
     peaks: np.ndarray,
     detection: np.ndarray,
 ) -> MaskMeasurements:
-    """Put the peaks of masks where `~.peaks.find_peaks` found them.
+    """Put the peaks of N masks to (y, x), (N, 2), where `~.peaks.find_peaks` found them.
 
-    Parameters
-    ----------
-    measurements : `MaskMeasurements`
-        What was measured on the N masks.
-    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
-        The masks, each (h, w).
-    origins : `numpy.ndarray`, (N, 2), int
-        (y0, x0) of each mask's first pixel in the image.
-    peaks : `numpy.ndarray`, (N, 2), float
-        (y, x) of the peaks in the image; one outside its mask is moved to the
-        nearest pixel of that.
-    detection : `numpy.ndarray`, (y, x), float32
-        Image that gives the values of the peaks.
-
-    Returns
-    -------
-    moved : `MaskMeasurements`
-        The same with other ``peak_x``, ``peak_y`` and ``peak_value``.
+    One outside its mask is moved to the nearest pixel of that. The image ``detection``, (y, x), gives the
+    values.
     """
     places = np.rint(np.asarray(peaks, dtype=np.float64).reshape(-1, 2)).astype(np.int64)
     for index, (mask, origin) in enumerate(zip(masks, np.asarray(origins, dtype=np.int64), strict=True)):
@@ -241,22 +170,7 @@ def move_peaks(
 
 
 def join(found: Detections, kept: BoolArray, parts: dict[int, list[int]]) -> Detections:
-    """Give sources the pixels of their parts.
-
-    Parameters
-    ----------
-    found : `~lsst.meas.maskrcnn.network.detections.Detections`
-        Sources and parts.
-    kept : `numpy.ndarray`
-        Which of them stay, bool, (source,).
-    parts : `dict` [`int`, `list` [`int`]]
-        Indices of the parts of some sources.
-
-    Returns
-    -------
-    joined : `~lsst.meas.maskrcnn.network.detections.Detections`
-        The sources that stay.
-    """
+    """Give sources the pixels of their parts, by index; returns those that are ``kept``, bool, (source,)."""
     index = np.flatnonzero(kept)
     result = found.take(index)
     place = {int(source): number for number, source in enumerate(index)}
@@ -303,22 +217,7 @@ def _union(
 def paint_mask(
     found: Detections, index: int, corner: Sequence[int] | npt.NDArray[np.int64], shape: tuple[int, ...]
 ) -> BoolArray:
-    """Draw the mask of a source on a window of the image.
-
-    Parameters
-    ----------
-    found : `~lsst.meas.maskrcnn.network.detections.Detections`
-        Sources.
-    index : `int`
-        Which source.
-    corner, shape : `tuple` [`int`, `int`]
-        First pixel, (y, x), and shape of the window.
-
-    Returns
-    -------
-    mask : `numpy.ndarray`
-        Bool, (y, x).
-    """
+    """Draw the mask of a source, bool, on a window of the image with its first pixel (y, x) and shape."""
     result = np.zeros(shape, dtype=bool)
     mask = found.masks[index]
     start = found.origins[index].astype(np.int64) - corner
@@ -330,19 +229,7 @@ def paint_mask(
 
 
 def add_pixels(found: Detections, place: int, region: BoolArray, origin: npt.NDArray[np.int64]) -> None:
-    """Give a source further pixels, in place.
-
-    Parameters
-    ----------
-    found : `~lsst.meas.maskrcnn.network.detections.Detections`
-        Sources.
-    place : `int`
-        Which source.
-    region : `numpy.ndarray`
-        Pixels, bool, (y, x).
-    origin : `numpy.ndarray`
-        (y, x) of the first of them on the image.
-    """
+    """Give a source further pixels, bool, the first of which is (y, x) on the image, in place."""
     region, y, x = tight(region)
     origin = origin + np.array([y, x])
     soft = np.where(region, np.uint8(255), np.uint8(0))

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["fit_models"]
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any
@@ -65,31 +63,15 @@ def fit_models(
     local_sky: bool = False,
     device: torch.device | str = "cpu",
 ) -> ProfileFit | None:
-    """Fit all sources of an image.
+    """Fit all N sources of an image that has a variance.
 
-    Parameters
-    ----------
-    image : `~.image.MultibandImage`
-        The image, with a variance.
-    parents : `~collections.abc.Sequence` [`~.parents.Parent`]
-        Parents that hold every source exactly once; the sources of one are
-        fitted together.
-    sources : `~collections.abc.Sequence` [`BlendSource`]
-        N sources, positions in pixels of the image.
-    p_star : array_like, optional
-        Probability of being a star, (N,): sources between 0.1 and 0.9 are
-        fitted as star and as galaxy.
-    local_sky : `bool`, optional
-        Whether a constant is fitted to each parent and band, too.
-    device : `torch.device` or `str`, optional
-        Where the arithmetic on pixels is done.
+    Each source is in exactly one parent, and the sources of one are fitted together; their positions are in
+    pixels of the image. Those with a probability of being a star, (N,), between 0.1 and 0.9 are fitted as
+    star and as galaxy. With ``local_sky`` a constant is fitted to each parent and band, too. Pixels are
+    computed on ``device``.
 
-    Returns
-    -------
-    models : `~lsst.meas.maskrcnn.profiles.fit.ProfileFit` or `None`
-        The models; fluxes in bands without a PSF and of sources without a
-        pixel that can be fitted are NaN. `None` if there is no PSF in any
-        band, or no source.
+    Fluxes in bands without a PSF and of sources without a pixel that can be fitted are NaN. Returns `None` if
+    there is no PSF in any band, or no source.
     """
     ordered = sorted(image.bands)
     if list(image.bands) != ordered:

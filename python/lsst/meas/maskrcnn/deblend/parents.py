@@ -9,8 +9,6 @@ Arrays are (y, x) in pixels of the image, whose first pixel is (0, 0).
 
 from __future__ import annotations
 
-__all__ = ["Parent", "make_parents"]
-
 import dataclasses
 import math
 from collections.abc import Sequence
@@ -55,46 +53,20 @@ def make_parents(
     max_sources: float = math.inf,
     max_area: float = math.inf,
 ) -> list[Parent]:
-    """Join sources whose masks overlap or touch once they are grown.
+    """Join N sources whose masks overlap or touch once they are grown by a disc of radius ``grow`` (px).
 
-    Parameters
-    ----------
-    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
-        N boolean masks, each (h, w), inside the image and none of them empty
-        (see `~.masks.clean_masks`).
-    origins : `numpy.ndarray`, (N, 2), int
-        (y0, x0) of each mask's first pixel in the image.
-    shape : `tuple` [`int`, `int`]
-        Height and width of the image.
-    grow : `float`, optional
-        Radius of the disc by which masks are grown, in pixels.
-    max_sources, max_area : `float`, optional
-        Most sources of a parent, and most pixels of its bounding box. The
-        masks of one that has more are grown by a pixel less until it falls
-        apart, as grown masks join all of a crowded field to one parent. A
-        parent whose masks overlap may still be over a limit.
+    Masks are inside the image of a shape (y, x), and none of them is empty (see `~.masks.clean_masks`);
+    ``origins``, (N, 2), are (y0, x0) of their first pixels. Every source is in exactly one parent, whose
+    pixels are the union of its members' grown masks; parents do not overlap, and are in the order of their
+    first members.
 
-    Returns
-    -------
-    parents : `list` [`Parent`]
-        Every source is in exactly one of them. A parent's pixels are the
-        union of its members' grown masks; parents do not overlap, and are
-        in the order of their first members.
+    ``max_sources`` and ``max_area`` are the most sources of a parent, and the most pixels of its bounding
+    box. The masks of one that has more are grown by a pixel less until it falls apart, as grown masks join
+    all of a crowded field to one parent. A parent whose masks overlap may still be over a limit.
 
-    Raises
-    ------
-    ValueError
-        Raised if a mask is empty or not inside the image, or ``grow`` is
-        negative.
-
-    Notes
-    -----
-    Pixels are connected by sides and corners. The pieces of one mask belong
-    together wherever they lie. Memory is a few bytes per pixel of the image,
-    whatever the number of sources.
+    Pixels are connected by sides and corners. The pieces of one mask belong together wherever they lie.
+    Memory is a few bytes per pixel of the image, whatever the number of sources.
     """
-    if not grow >= 0:
-        raise ValueError(f"Masks are grown by 0 pixels or more, given {grow}.")
     corners = np.asarray(origins, dtype=np.int64).reshape(-1, 2)
     parents: list[Parent] = []
     for parent in _connect(masks, corners, shape, grow) if len(masks) else []:
@@ -121,13 +93,8 @@ def _connect(
     """Join sources whose grown masks are connected."""
     covered = np.zeros(shape, dtype=bool)
     windows = []
-    for index, (mask, (y0, x0)) in enumerate(zip(masks, corners.tolist(), strict=True)):
+    for mask, (y0, x0) in zip(masks, corners.tolist(), strict=True):
         height, width = mask.shape
-        if y0 < 0 or x0 < 0 or y0 + height > shape[0] or x0 + width > shape[1] or not mask.any():
-            raise ValueError(
-                f"Mask {index} of shape {mask.shape} at (y, x) = ({y0}, {x0}) is empty or not inside the "
-                f"image of shape {shape}; cut and drop masks with clean_masks first."
-            )
         windows.append((slice(y0, y0 + height), slice(x0, x0 + width)))
         covered[windows[-1]] |= mask
     labels, n_labels = ndimage.label(_grow(covered, grow), structure=np.ones((3, 3), dtype=bool))

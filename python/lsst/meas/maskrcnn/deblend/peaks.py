@@ -16,8 +16,6 @@ from scipy.spatial import cKDTree
 from ..images.units import FWHM_PER_SIGMA
 from ..profiles.blend import mask_centers
 
-__all__ = ["find_peaks"]
-
 FloatArray = npt.NDArray[np.floating]
 
 _KERNEL = 0.6
@@ -37,36 +35,16 @@ def find_peaks(
 ) -> npt.NDArray[np.float64]:
     """Find the peak of each source: a maximum of the image near the centre of its mask.
 
-    Parameters
-    ----------
-    image : array_like
-        Detection image, (y, x). What is not finite counts as 0.
-    soft : `~collections.abc.Sequence` [`numpy.ndarray`]
-        Soft masks, uint8, (y, x) each.
-    origins : array_like
-        (y0, x0) of each, (source, 2), px.
-    fwhm : `float`
-        Full width at half maximum of the PSF (px).
+    The detection image is (y, x), and what is not finite counts as 0; soft masks are uint8, (y, x) each, with
+    (y0, x0) of their first pixels, (source, 2); ``fwhm`` is that of the PSF (px). Returns (y, x), float64,
+    (source, 2), px. The peak is the centre of the mask where there is no maximum nearby, where that maximum
+    is nearer to another source, and in close pairs. A ValueError is raised if there are not as many origins
+    as masks.
 
-    Returns
-    -------
-    peaks : `numpy.ndarray`
-        (y, x), float64, (source, 2), px. The centre of the mask where there is
-        no maximum nearby, where that maximum is nearer to another source, and
-        in close pairs.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are not as many origins as masks.
-
-    Notes
-    -----
-    The brightest pixel of a mask would be wrong in blends: the mask of a
-    faint star often holds the core of its bright neighbour. The maxima of two
-    sources closer than 1.5 FWHM are drawn together by the sum of their
-    profiles (two equal stars at 1.05 FWHM by a quarter of the FWHM each once
-    the image is smoothed), which the centres of their masks are not.
+    The brightest pixel of a mask would be wrong in blends: the mask of a faint star often holds the core of
+    its bright neighbour. The maxima of two sources closer than 1.5 FWHM are drawn together by the sum of
+    their profiles (two equal stars at 1.05 FWHM by a quarter of the FWHM each once the image is smoothed),
+    which the centres of their masks are not.
     """
     peaks = mask_centers(soft, origins)
     pixels = np.asarray(image, np.float32)

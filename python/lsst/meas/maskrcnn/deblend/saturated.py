@@ -16,8 +16,6 @@ from scipy.ndimage import distance_transform_edt, find_objects, label
 from ..network.detections import Detections
 from .masks import join, paint_mask
 
-__all__ = ["join_saturated"]
-
 BoolArray = npt.NDArray[np.bool_]
 
 _ON_CORE = 0.15
@@ -37,28 +35,13 @@ _SPIKE_GAP = 4.0
 
 
 def join_saturated(found: Detections, saturated: BoolArray) -> Detections:
-    """Make the pieces of each saturated star one source.
+    """Make the pieces of each saturated star one source, which has the pixels of all.
 
-    Parameters
-    ----------
-    found : `~.detections.Detections`
-        Sources.
-    saturated : `numpy.ndarray`
-        Saturated pixels, trails of charge included, bool, (y, x).
-
-    Returns
-    -------
-    joined : `~.detections.Detections`
-        The sources; each star has the pixels of its pieces.
-
-    Notes
-    -----
-    Pieces share a connected region of saturated pixels, on which a good part
-    of each lies (a galaxy that a trail only touches is not one of them). The
-    star is the one on the thickest part of the region. Another piece that is on a thick
-    part of its own is another star in the same region of bled charge, and
-    stays. Pieces that are long, narrow and point to the star from nearby
-    are its spikes.
+    Saturated pixels, bool, (y, x), include trails of charge. Pieces share a connected region of them, on
+    which a good part of each lies (a galaxy that a trail only touches is not one of them). The star is the
+    one on the thickest part of the region. Another piece that is on a thick part of its own is another star
+    in the same region of bled charge, and stays. Pieces that are long, narrow and point to the star from
+    nearby are its spikes.
     """
     if not len(found) or not saturated.any():
         return found

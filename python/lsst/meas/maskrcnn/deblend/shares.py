@@ -22,7 +22,7 @@ Examples
 
 from __future__ import annotations
 
-__all__ = ["ParentStatistics", "ShareSettings", "SourceShare", "share_parents"]
+__all__ = ["ShareSettings"]
 
 import logging
 import time
@@ -137,21 +137,7 @@ class SourceShare:
 
     @classmethod
     def whole(cls, pixels: BoolArray, n_bands: int, y0: int = 0, x0: int = 0) -> SourceShare:
-        """Give a source all of its parent.
-
-        Parameters
-        ----------
-        pixels : `numpy.ndarray`
-            Pixels of the parent, bool, (y, x).
-        n_bands : `int`
-            Number of bands.
-        y0, x0 : `int`
-            First pixel of the box.
-
-        Returns
-        -------
-        share : `SourceShare`
-        """
+        """Give a source all pixels, bool, (y, x), of its parent, whose first one is (y0, x0)."""
         return cls(y0, x0, np.broadcast_to(pixels.astype(np.float32), (n_bands, *pixels.shape)))
 
     @property
@@ -166,18 +152,7 @@ class SourceShare:
         return np.asarray((self.weights > 0).any(axis=0))
 
     def at(self, rows: npt.NDArray[np.intp], columns: npt.NDArray[np.intp]) -> FloatArray:
-        """Get the shares of some pixels.
-
-        Parameters
-        ----------
-        rows, columns : `numpy.ndarray`
-            Pixels in the frame of ``y0`` and ``x0``, int, (n,).
-
-        Returns
-        -------
-        weights : `numpy.ndarray`
-            Float32, (band, n); 0 outside the box.
-        """
+        """Get the shares, (band, n), of pixels (n,) in the frame of ``y0`` and ``x0``; 0 outside the box."""
         y, x = np.asarray(rows) - self.y0, np.asarray(columns) - self.x0
         height, width = self.weights.shape[1:]
         inside = (y >= 0) & (x >= 0) & (y < height) & (x < width)
@@ -186,19 +161,10 @@ class SourceShare:
         return weights
 
     def pixels(self, images: FloatArray) -> FloatArray:
-        """Take the source's share of an image.
+        """Take the source's share of the parent's images, (band, y, x), on the box.
 
-        Parameters
-        ----------
-        images : `numpy.ndarray`
-            The parent's images, (band, y, x).
-
-        Returns
-        -------
-        pixels : `numpy.ndarray`
-            Image times share, float32, (band, y, x) on the box. 0 where the
-            source has no share, whatever the image has there; NaN where it
-            has a share of a NaN.
+        It is 0 where the source has no share, whatever the image has there; NaN where it has a share of a
+        NaN.
         """
         pixels = np.zeros(self.weights.shape, np.float32)
         np.multiply(images[(slice(None), *self.box)], self.weights, out=pixels, where=self.weights > 0)
@@ -239,39 +205,14 @@ def share_flux(
 ) -> Shares:
     r"""Share the flux of a parent among its sources.
 
-    Parameters
-    ----------
-    images, variances : array_like
-        Images of the parent's bounding box, and variances, (band, y, x).
-    parent : array_like
-        Pixels of the parent, bool, (y, x).
-    sources : `~collections.abc.Sequence` [`BlendSource`]
-        The sources, at least one.
-    psf_images : `~collections.abc.Sequence`, optional
-        Image of the PSF in each band, (y, x), of odd sides with the centre in
-        the middle pixel. Without it stars are fitted as galaxies are.
-    good : array_like, optional
-        Pixels of which templates may be made, bool, (band, y, x) or (y, x).
-        All pixels are shared.
-    template : `str`, optional
-        As in `ShareSettings`.
-    reach : `float`, optional
-        How far beyond its soft mask a source has flux (px).
-    models : `~collections.abc.Sequence` [`SourceModel`], optional
-        Models of the sources, if they are fitted already.
+    Images and variances are those of the parent's bounding box, (band, y, x), the
+    parent's pixels bool, (y, x). PSFs are images (y, x) of odd sides with the
+    centre in the middle pixel; without them stars are fitted as galaxies are.
+    Templates are made of ``good`` pixels, bool, (band, y, x) or (y, x), but all are
+    shared. A source has flux up to ``reach`` (px) beyond its soft mask. ``template`` is
+    as in `ShareSettings`, ``models`` are given if they are fitted already. A ValueError
+    is raised if shapes or types do not fit, or there is no source.
 
-    Returns
-    -------
-    shares : `Shares`
-        Share of each source.
-
-    Raises
-    ------
-    ValueError
-        Raised if shapes or types do not fit, or there is no source.
-
-    Notes
-    -----
     In each band a source :math:`i` has the share
 
     .. math:: w_i = m_i t_i / \sum_j m_j t_j
@@ -393,34 +334,15 @@ def share_parents(
     progress: Callable[[int, int], None] | None = None,
     models: ProfileFit | None = None,
 ) -> tuple[list[SourceShare], ParentStatistics]:
-    """Share the flux of all parents among their sources, in every band.
+    """Share the flux of M parents among their N sources, in every band of an image that has a variance.
 
-    Parameters
-    ----------
-    image : `~.image.MultibandImage`
-        The image, with a variance.
-    parents : `~collections.abc.Sequence` [`~.parents.Parent`]
-        M parents that hold every source exactly once, isolated ones included.
-    sources : `~collections.abc.Sequence` [`BlendSource`]
-        N sources, positions in pixels of the image.
-    settings : `ShareSettings`, optional
-        How flux is shared.
-    progress : callable, optional
-        Called with the number of parents done and their number.
-    models : `~lsst.meas.maskrcnn.profiles.fit.ProfileFit`, optional
-        Models of the sources, if they are fitted already.
+    Parents hold every source exactly once, isolated ones included; positions of sources are in pixels of the
+    image. ``progress`` is called with the number of parents done and their number; ``models`` are those of
+    the sources, if they are fitted already. Returns the share of each source, whose ``y0`` and ``x0`` are
+    those in the image, and what was found on the parents.
 
-    Returns
-    -------
-    shares : `list` [`SourceShare`]
-        Share of each source; ``y0`` and ``x0`` are those in the image.
-    statistics : `ParentStatistics`
-        What was found on the parents.
-
-    Notes
-    -----
-    Parents are worked on one by one, so that beside the image and what is
-    returned memory is that of the largest parent.
+    Parents are worked on one by one, so that beside the image and what is returned memory is that of the
+    largest parent.
     """
     settings = settings or ShareSettings()
     sizes = np.array([len(parent) for parent in parents], dtype=np.int64)
@@ -432,8 +354,6 @@ def share_parents(
         failed=np.zeros(len(parents), bool),
         chi2=np.full((len(parents), len(image.bands)), np.nan),
     )
-    if models is None and settings.template == "profile":
-        models = fit_models(image, parents, sources, local_sky=settings.local_sky)
     shares: dict[int, SourceShare] = {}
     for index, parent in enumerate(parents):
         started = time.perf_counter()
@@ -507,26 +427,13 @@ def _share_parent(
 def measure_overlap(
     image: npt.NDArray[np.float32], share: npt.NDArray[np.float32]
 ) -> tuple[float, float, float, float]:
-    """Measure how much flux of others is in the pixels of a source.
+    """Measure how much flux of others is in the pixels of a source, (n,), of which ``share`` is its own part.
 
-    Parameters
-    ----------
-    image : `numpy.ndarray`, (n,), float32
-        Values of the image in the pixels of the source's mask.
-    share : `numpy.ndarray`, (n,), float32
-        The source's own part of them.
-
-    Returns
-    -------
-    max_overlap, flux_overlap, flux_overlap_fraction, blendedness : `float`
-        As ``deblend_maxOverlap`` and so on; NaN where no pixel is finite.
-
-    Notes
-    -----
-    The formulas are those of ``setDeblenderMetrics`` in
-    ``lsst.meas.extensions.scarlet.metrics``, with the redistributed image in
-    place of models: the model of the blend is the image itself, that of a
-    source its share. Blendedness follows Bosch et al. (2018, PASJ 70, S5).
+    Returns max_overlap, flux_overlap, flux_overlap_fraction and blendedness, as ``deblend_maxOverlap`` and so
+    on; NaN where no pixel is finite. The formulas are those of ``setDeblenderMetrics`` in
+    ``lsst.meas.extensions.scarlet.metrics``, with the redistributed image in place of models: the model of
+    the blend is the image itself, that of a source its share. Blendedness follows Bosch et al. (2018, PASJ
+    70, S5).
     """
     finite = np.isfinite(image)
     if not finite.any():

@@ -42,15 +42,7 @@ _ZIP_ERRORS = (
 
 
 class ZipReader:
-    """A zip file; a context manager.
-
-    Everything that is wrong with it is a `ValueError` that says so.
-
-    Parameters
-    ----------
-    path : `str` or `os.PathLike`
-        The file.
-    """
+    """A zip file; a context manager. Everything that is wrong with it is a `ValueError` that says so."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         size = os.path.getsize(path)
@@ -70,17 +62,7 @@ class ZipReader:
         self.archive.close()
 
     def read(self, name: str) -> bytes:
-        """Read a member.
-
-        Parameters
-        ----------
-        name : `str`
-            Its name.
-
-        Returns
-        -------
-        data : `bytes`
-        """
+        """Read a member."""
         with _value_errors():
             member = self.archive.getinfo(name)
             if member.flag_bits & 1:
@@ -99,22 +81,9 @@ def _value_errors() -> Iterator[None]:
 
 
 def read_arrays(path: str | os.PathLike[str]) -> dict[str, npt.NDArray[Any]]:
-    """Read the arrays of an ``.npz`` file.
+    """Read the arrays of an ``.npz`` file by name.
 
-    Parameters
-    ----------
-    path : `str` or `os.PathLike`
-        The file.
-
-    Returns
-    -------
-    arrays : `dict` [`str`, `numpy.ndarray`]
-        Arrays by name.
-
-    Raises
-    ------
-    ValueError
-        Raised if this is no such file, or declares another size than it has.
+    A ValueError is raised if this is no such file, or it declares another size than it has.
     """
     with ZipReader(path) as reader:
         return {name.removesuffix(".npy"): _read_array(name, reader.read(name)) for name in reader.names}

@@ -10,8 +10,6 @@ unit (a positive factor) and of the sky level (a constant) exactly.
 
 from __future__ import annotations
 
-__all__ = ["Background", "clip_sorted", "constant_background", "mesh_background", "sample_grid", "sky_noise"]
-
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -50,22 +48,9 @@ def _quantile(values: FloatArray, first: int, last: int, fraction: float) -> flo
 
 
 def clip_sorted(values: FloatArray, clip_sigma: float = 3.0, iterations: int = 10) -> ClippedStatistics:
-    """Sigma-clip a sorted sample about its median.
+    """Sigma-clip a sorted sample of finite values, (N,), about its median; no rounds for no clipping.
 
-    Parameters
-    ----------
-    values : `numpy.ndarray`
-        Sorted, finite values (N,).
-    clip_sigma : `float`
-        Threshold in units of the scatter.
-    iterations : `int`
-        Largest number of rounds; 0 for no clipping.
-
-    Returns
-    -------
-    statistics : `ClippedStatistics`
-        Median and normalised interquartile range (IQR / 1.349) of the values
-        that are left.
+    Returns median and normalised interquartile range (IQR / 1.349) of the values that are left.
     """
     first, last = 0, len(values)
     if last == 0:
@@ -90,51 +75,19 @@ def clip_sorted(values: FloatArray, clip_sigma: float = 3.0, iterations: int = 1
 
 @dataclass(frozen=True)
 class Background:
-    """A constant sky level, or one on a mesh that is interpolated linearly.
-
-    Attributes
-    ----------
-    level : `float`
-        The constant, or the median of the mesh.
-    mesh : `numpy.ndarray` or `None`
-        Levels (ny, nx) of the cells, which divide the image evenly.
-    """
+    """A constant sky level, or one on a mesh that is interpolated linearly."""
 
     level: float
+    """The constant, or the median of the mesh."""
     mesh: npt.NDArray[np.float64] | None = None
+    """Levels (ny, nx) of the cells, which divide the image evenly; `None` for a constant."""
 
     def rows(self, shape: tuple[int, ...], rows: slice) -> float | npt.NDArray[np.float64]:
-        """Level in some rows of an image.
-
-        Parameters
-        ----------
-        shape : `tuple`
-            Of the image, (y, x).
-        rows : `slice`
-            The rows.
-
-        Returns
-        -------
-        level : `float` or `numpy.ndarray`
-            A number for a constant level, else an array (rows, x).
-        """
+        """Level in some rows of an image of a shape (y, x): a number if it is constant, else (row, x)."""
         return self.level if self.mesh is None else self.on_grid(shape, (rows, slice(None)))
 
     def on_grid(self, shape: tuple[int, ...], steps: tuple[slice, slice]) -> npt.NDArray[np.float64]:
-        """Level at the pixels of a rectangular grid.
-
-        Parameters
-        ----------
-        shape : `tuple`
-            Of the image, (y, x).
-        steps : `tuple` [`slice`]
-            Slices in y and x.
-
-        Returns
-        -------
-        level : `numpy.ndarray`
-            Float64, of the shape that the slices cut from the image.
-        """
+        """Level at the pixels that slices in y and x cut from an image of a shape (y, x)."""
         y = np.arange(shape[0], dtype=np.float64)[steps[0]]
         x = np.arange(shape[1], dtype=np.float64)[steps[1]]
         if self.mesh is None:
@@ -156,43 +109,16 @@ def _between(position: FloatArray, length: int, cells: int) -> tuple[Any, Any, A
 
 
 def constant_background(sample: FloatArray, clip_sigma: float, iterations: int) -> Background:
-    """Sigma-clipped median of a sample of valid pixels.
-
-    Parameters
-    ----------
-    sample : `numpy.ndarray`
-        Valid pixels (N,), in any order.
-    clip_sigma, iterations : `float`, `int`
-        Of the clipping.
-
-    Returns
-    -------
-    background : `Background`
-        A constant level; 0 for an empty sample.
-    """
+    """Sigma-clipped median of a sample of valid pixels, (N,), in any order; 0 for an empty one."""
     return Background(clip_sorted(np.sort(sample), clip_sigma, iterations).median)
 
 
 def mesh_background(
     plane: FloatArray, good: BoolArray, mesh_size: int, clip_sigma: float, iterations: int
 ) -> Background:
-    """Sigma-clipped medians on a coarse mesh, median-filtered 3 x 3.
+    """Sigma-clipped medians on a coarse mesh, median-filtered 3 x 3, of the good pixels of an image (y, x).
 
-    Parameters
-    ----------
-    plane : `numpy.ndarray`
-        Image (y, x).
-    good : `numpy.ndarray`
-        Bool (y, x), the pixels to use.
-    mesh_size : `int`
-        Approximate side of a cell in pixels.
-    clip_sigma, iterations : `float`, `int`
-        Of the clipping.
-
-    Returns
-    -------
-    background : `Background`
-        Level on the mesh; a constant 0 if there is no valid pixel.
+    The side of a cell is about ``mesh_size`` (px). Without a good pixel it is a constant 0.
     """
     height, width = plane.shape
     cells = max(1, round(height / mesh_size)), max(1, round(width / mesh_size))
@@ -227,18 +153,7 @@ def mesh_background(
 
 
 def sample_grid(good: BoolArray) -> tuple[slice, slice]:
-    """Choose the regular grid of pixels on which statistics are taken.
-
-    Parameters
-    ----------
-    good : `numpy.ndarray`
-        Bool (y, x), the pixels to use.
-
-    Returns
-    -------
-    steps : `tuple` [`slice`]
-        Slices in y and x.
-    """
+    """Choose the slices in y and x, of a regular grid of pixels, on which statistics are taken."""
     step = max(1, math.ceil(math.sqrt(good.size / _SAMPLE_SIZE)))
     if step > 1 and np.count_nonzero(good[::step, ::step]) < 1000:
         step = 1  # the few valid pixels may lie between the points of the grid
@@ -254,32 +169,13 @@ def sky_noise(
     clip_sigma: float,
     clip_iterations: int,
 ) -> tuple[float, str]:
-    """Standard deviation of the sky in one band.
+    """Standard deviation of the sky in one band: positive, in nJy, and where it is from.
 
-    Parameters
-    ----------
-    plane, variance : `numpy.ndarray`
-        Flux (nJy) and its variance (nJy^2), both (y, x); variance may be None.
-    good : `numpy.ndarray`
-        Bool (y, x), the pixels to use.
-    residual : `numpy.ndarray`
-        Sorted sample of the usable pixels minus background.
-    source : `str`
-        "variance": the variance plane wherever it has usable values.
-        "pixels": the clipped scatter of the pixels.  "auto": as described
-        below.
-    clip_sigma, clip_iterations : `float`, `int`
-        Of the sigma clipping.
+    Flux (nJy), its variance (nJy^2), which may be missing, and the pixels to use are
+    (y, x); ``residual`` is the sorted sample of usable pixels minus background. The
+    source "variance" is the variance plane wherever it has usable values, "pixels" the
+    clipped scatter of the pixels; that of the result may be "fallback", too.
 
-    Returns
-    -------
-    noise : `float`
-        In nJy, positive and finite.
-    source : `str`
-        "variance", "pixels" or "fallback".
-
-    Notes
-    -----
     "auto" takes the median of the variance plane if at least half of the good
     pixels have a finite, positive variance and it is not the same everywhere.
     A constant plane is often a placeholder. It is used if its sigma agrees

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["locked", "one_line", "parse_json", "write_atomically"]
-
 import contextlib
 import fcntl
 import json
@@ -28,23 +26,7 @@ _NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 
 
 def parse_json(text: bytes) -> Any:
-    """Parse JSON that need not be of good will.
-
-    Parameters
-    ----------
-    text : `bytes`
-        The document.
-
-    Returns
-    -------
-    content : `object`
-        What it holds.
-
-    Raises
-    ------
-    ValueError
-        Raised if this is no JSON, is nested too deeply, or has too many objects.
-    """
+    """Parse JSON that need not be of good will; too deep or too large a one is a ValueError, too."""
     brackets = np.frombuffer(text.translate(None, _NO_BRACKETS), np.uint8)
     if brackets.size > 2 * _MOST_OBJECTS:
         raise ValueError(f"{brackets.size} brackets, at most {2 * _MOST_OBJECTS} are read")
@@ -56,19 +38,7 @@ def parse_json(text: bytes) -> Any:
 
 
 def one_line(error: object, width: int = 300) -> str:
-    """Put a message into one line of at most ``width`` characters.
-
-    Parameters
-    ----------
-    error : `object`
-        The message, or an exception with one.
-    width : `int`, optional
-        The number of characters.
-
-    Returns
-    -------
-    line : `str`
-    """
+    """Put a message, or that of an exception, into one line of at most ``width`` characters."""
     text = " ".join((str(error) or type(error).__name__).split())
     return text if len(text) <= width else f"{text[: width - 3]}..."
 
@@ -77,27 +47,8 @@ def one_line(error: object, width: int = 300) -> str:
 def locked(path: Path, *, wait: bool = True) -> Iterator[BinaryIO]:
     """Hold a file of this name, made for it and empty, that only one process can hold at a time.
 
-    At the end the file is removed, unless it was renamed. A file that a
-    killed process left holds nobody up.
-
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        Name of the file; the folder must exist.
-    wait : `bool`, optional
-        Wait for a process that holds it.
-
-    Yields
-    ------
-    stream : `typing.BinaryIO`
-        The file.
-
-    Raises
-    ------
-    BlockingIOError
-        Raised if another process holds it, without ``wait``.
-    OSError
-        Raised if the file cannot be made.
+    At the end the file is removed, unless it was renamed. A file that a killed process left holds nobody up.
+    A BlockingIOError is raised if another process holds it, without ``wait``.
     """
     while True:
         # This does not empty the file of another process.
@@ -131,20 +82,7 @@ def _is(path: Path, stream: BinaryIO) -> bool:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Parameters
-    ----------
-    path : `pathlib.Path`
-        Where to; the folder must exist.
-    data : `bytes`
-        The content.
-
-    Raises
-    ------
-    OSError
-        Raised if the file cannot be written.
-    """
+    """Write a file whole or not at all; the folder must exist."""
     partial = path.absolute().with_name(f".{path.name}.partial")
     with locked(partial) as stream:
         stream.write(data)

@@ -40,7 +40,6 @@ __all__ = [
     "NormalizationSettings",
     "NormalizedImage",
     "ZScoreSettings",
-    "lupton_compress",
     "normalize",
 ]
 
@@ -215,37 +214,26 @@ NormalizationSettings = Annotated[
 
 @dataclass(frozen=True)
 class NormalizedImage:
-    """A normalised image and the numbers that it was made with.
-
-    Attributes
-    ----------
-    image : `numpy.ndarray`
-        Float32 (band, y, x); zero where not valid, finite everywhere.
-    valid : `numpy.ndarray`
-        Bool (y, x); True where all the bands hold a usable value.
-    minimum : `numpy.ndarray`
-        Float64 (band,), nJy: the level subtracted from each band (the median
-        of the mesh for a local background, the mean for the z-score).
-    noise : `numpy.ndarray`
-        Float64 (band,), nJy: sky noise of each band (for the z-score, the
-        clipped standard deviation).
-    noise_source : `tuple` [`str`]
-        Where each noise comes from: "variance", "pixels" or "fallback".
-    stretch : `float`
-        Lupton: the stretch s in nJy. Z-score: softening of the asinh, in
-        standard deviations; NaN without asinh.
-    scale : `float`
-        Lupton: the number C by which the stretched image was divided.
-        Z-score: 1.
-    """
+    """A normalised image and the numbers that it was made with."""
 
     image: npt.NDArray[np.float32]
+    """(band, y, x); zero where not valid, finite everywhere."""
     valid: BoolArray
+    """(y, x); True where all the bands hold a usable value."""
     minimum: npt.NDArray[np.float64]
+    """(band,), nJy: the level subtracted from each band (the median of the mesh for a local background, the
+    mean for the z-score).
+    """
     noise: npt.NDArray[np.float64]
+    """(band,), nJy: sky noise of each band (for the z-score, the clipped standard deviation)."""
     noise_source: tuple[str, ...]
+    """Where each noise comes from: "variance", "pixels" or "fallback"."""
     stretch: float
+    """Lupton: the stretch s in nJy. Z-score: softening of the asinh, in standard deviations; NaN without
+    asinh.
+    """
     scale: float
+    """Lupton: the number C by which the stretched image was divided. Z-score: 1."""
 
 
 def normalize(
@@ -352,7 +340,7 @@ def _lupton(
     image: npt.NDArray[np.float32],
     good: BoolArray,
 ) -> NormalizedImage:
-    steps = sample_grid(good)
+    steps, clipping = sample_grid(good), (how.clip_sigma, how.clip_iterations)
     levels: list[Background] = []
     samples: list[npt.NDArray[np.float64]] = []
     noise, sources = np.ones(len(flux)), []
@@ -363,16 +351,9 @@ def _lupton(
         if how.background == "none" and residual.size:
             # The noise is the scatter about the sky level, though that is not
             # subtracted.
-            residual -= clip_sorted(residual, how.clip_sigma, how.clip_iterations).median
-        noise[b], source = sky_noise(
-            plane,
-            None if variance is None else variance[b],
-            good,
-            residual,
-            how.noise_source,
-            how.clip_sigma,
-            how.clip_iterations,
-        )
+            residual -= clip_sorted(residual, *clipping).median
+        given = None if variance is None else variance[b]
+        noise[b], source = sky_noise(plane, given, good, residual, how.noise_source, *clipping)
         sources.append(source)
 
     stretch, scale = _stretch_and_scale(how, samples, noise)
@@ -477,16 +458,10 @@ def _apply_lupton(
 
 
 def lupton_compress(x: npt.NDArray[np.float32], q: float, scale: float, n_bands: int) -> None:
-    """Multiply an image by asinh(Q I) / (Q I C), in place.
+    """Multiply an image by asinh(Q I) / (Q I C) of the module's equation, in place.
 
-    Parameters
-    ----------
-    x : `numpy.ndarray`
-        Flux above the sky in units of the stretch, float32 (band, y, x).
-    q, scale : `float`
-        Q and C of the module's equation.
-    n_bands : `int`
-        Number of bands of which I is the mean; bands beyond those are 0.
+    It is the flux above the sky in units of the stretch, (band, y, x). I is the mean of ``n_bands`` bands;
+    those beyond are 0.
     """
     u = np.sum(x, axis=0)
     np.abs(u, out=u)
@@ -509,14 +484,12 @@ def _asinh_ratio(u: FloatArray) -> FloatArray:
 def _zscore(
     how: ZScoreSettings, flux: FloatArray, image: npt.NDArray[np.float32], good: BoolArray
 ) -> NormalizedImage:
-    steps = sample_grid(good)
+    steps, clipping = sample_grid(good), (how.clip_sigma, how.clip_iterations)
     minimum, noise, sources = np.zeros(len(flux)), np.ones(len(flux)), []
     for b, plane in enumerate(flux):
-        level = constant_background(plane[steps][good[steps]], how.clip_sigma, how.clip_iterations)
+        level = constant_background(plane[steps][good[steps]], *clipping)
         residual = _sorted_residual(_subtracted_sample(plane, level, good, steps), level)
-        noise[b], source = sky_noise(
-            plane, None, good, residual, "pixels", how.clip_sigma, how.clip_iterations
-        )
+        noise[b], source = sky_noise(plane, None, good, residual, "pixels", *clipping)
         sources.append(source)
         unit = how.softening * noise[b]
         transform = partial(_in_units, level=level.level, unit=unit, asinh=how.asinh == "before")
@@ -526,7 +499,7 @@ def _zscore(
             np.divide(residual, unit, out=residual)
             if how.asinh == "before":
                 np.arcsinh(residual, out=residual)
-            clipped = clip_sorted(residual, how.clip_sigma, how.clip_iterations)
+            clipped = clip_sorted(residual, *clipping)
             # Both maps keep the order, so the sample is still sorted.
             mean, deviation = clipped.median, clipped.sigma
             if not deviation > 0:

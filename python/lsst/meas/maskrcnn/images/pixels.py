@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["PLANES_OF_IMAGES", "tight", "tight_box", "usable_pixels"]
-
 from typing import Any
 
 import numpy as np
@@ -19,36 +17,15 @@ PLANES_OF_IMAGES = {"INTERPOLATED": "INTRP", "COSMIC_RAY": "CR", "SATURATED": "S
 
 
 def tight_box(mask: npt.NDArray[np.bool_]) -> tuple[slice, slice] | None:
-    """Find the smallest box around the pixels of a mask.
-
-    Parameters
-    ----------
-    mask : `numpy.ndarray`
-        Bool, (y, x).
-
-    Returns
-    -------
-    box : `tuple` [`slice`, `slice`] or `None`
-        Its rows and columns; `None` if no pixel is set.
-    """
+    """Find the smallest box, rows and columns, around the pixels of a mask (y, x), or `None`."""
     box: tuple[slice, slice] | None = find_objects(mask.astype(np.uint8), 1)[0]
     return box
 
 
 def tight(mask: npt.NDArray[np.bool_]) -> tuple[npt.NDArray[np.bool_], int, int]:
-    """Cut a mask down to its bounding box.
+    """Cut a mask (y, x) down to its bounding box; (0, 0) where no pixel is set.
 
-    Parameters
-    ----------
-    mask : `numpy.ndarray` of `bool`, (h, w)
-        The mask.
-
-    Returns
-    -------
-    part : `numpy.ndarray` of `bool`, (part h, part w)
-        A copy of the part; (0, 0) where no pixel is set.
-    y0, x0 : `int`
-        Where its first pixel is in ``mask``.
+    Returns a copy of the part, and the row and column of its first pixel.
     """
     box = tight_box(mask)
     if box is None:
@@ -61,23 +38,9 @@ def usable_pixels(
     variance: npt.NDArray[np.floating[Any]] | None = None,
     valid: npt.NDArray[np.bool_] | None = None,
 ) -> npt.NDArray[np.bool_]:
-    """Find the pixels that hold data.
+    """Find the pixels that hold data: not masked, of finite flux, and of finite variance above 0.
 
-    Parameters
-    ----------
-    flux : `numpy.ndarray`
-        Flux per pixel, of any shape.
-    variance : `numpy.ndarray`, optional
-        Variance per pixel, of the same shape.
-    valid : `numpy.ndarray`, optional
-        Pixels that are not masked, bool, of a shape that broadcasts to that of
-        the flux; by default all.
-
-    Returns
-    -------
-    usable : `numpy.ndarray`
-        Bool, of the shape of the flux: pixels that are not masked, whose flux
-        is finite and whose variance is finite and above 0.
+    Arrays are of any shape; that of ``valid`` broadcasts to that of the flux.
     """
     usable = np.isfinite(flux)
     if variance is not None:

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["blur", "estimate_sky", "find_plateau"]
-
 import math
 from dataclasses import dataclass
 
@@ -26,6 +24,7 @@ _ONE_SIGMA_BELOW = 0.15865525393145707
 # Pixels in a row, and in all, that must have one value to be no data.
 _FILL_RUN = 6
 _FEWEST_FILLED = 32
+_FEWEST_SATURATED = 5
 
 
 @dataclass(frozen=True)
@@ -48,40 +47,17 @@ class SkyEstimate:
 def estimate_sky(
     plane: FloatArray, good: BoolArray, *, mesh_size: int = 128, subtracted: bool = False
 ) -> SkyEstimate:
-    """Estimate the sky level and the noise between the sources.
+    """Estimate the sky level and the noise between the sources of an image (y, x); good pixels are finite.
 
-    Parameters
-    ----------
-    plane : `numpy.ndarray`
-        Image (y, x).
-    good : `numpy.ndarray`
-        Bool (y, x), the pixels to use; they must be finite.
-    mesh_size : `int`
-        Side of the cells of the sky's mesh (px). Light of galaxies larger
-        than that is taken for sky.
-    subtracted : `bool`
-        The sky was subtracted before: it is zero, and only the noise is
-        wanted.
+    Light of galaxies larger than the cells of the sky's mesh, ``mesh_size`` (px), is taken for sky. If the
+    sky was subtracted before, it is zero, and only the noise is wanted. A ValueError is raised if shapes
+    differ, no pixel is good, or ``mesh_size`` is not positive.
 
-    Returns
-    -------
-    estimate : `SkyEstimate`
-        Sky, noise, and where the sources are.
-
-    Raises
-    ------
-    ValueError
-        Raised if shapes differ, if no pixel is good, or if ``mesh_size`` is
-        not positive.
-
-    Notes
-    -----
-    Sky and sources are found in turn: medians of the cells, then pixels that
-    stand out of the smoothed difference, and again without these. The noise
-    is the scatter of differences between pixels eight apart in what is left,
-    where the noise of stacked images is no longer correlated: with
-    neighbouring pixels it would come out too small. Values of integers are
-    blurred by their step for the medians, which would be integers otherwise.
+    Sky and sources are found in turn: medians of the cells, then pixels that stand out of the smoothed
+    difference, and again without these. The noise is the scatter of differences between pixels eight apart in
+    what is left, where the noise of stacked images is no longer correlated: with neighbouring pixels it would
+    come out too small. Values of integers are blurred by their step for the medians, which would be integers
+    otherwise.
     """
     plane = np.asarray(plane, dtype=np.float64)
     if plane.ndim != 2 or plane.shape != good.shape:
@@ -119,21 +95,10 @@ def estimate_sky(
     return SkyEstimate(level, far, correlation, sources)
 
 
-def find_plateau(plane: FloatArray, fewest: int = 5) -> float | None:
-    """Level at which an image is saturated, if it can be seen.
+def find_plateau(plane: FloatArray) -> float | None:
+    """Level at which an image (y, x) is saturated, if it can be seen.
 
-    Parameters
-    ----------
-    plane : `numpy.ndarray`
-        Image (y, x).
-    fewest : `int`
-        Pixels that must have the highest value exactly.
-
-    Returns
-    -------
-    level : `float` or `None`
-        The highest value, if so many pixels have it and it is far above the
-        others.
+    It is the highest value, if several pixels have it and it is far above the others.
     """
     finite = plane[np.isfinite(plane)]
     if not finite.size:
@@ -142,7 +107,7 @@ def find_plateau(plane: FloatArray, fewest: int = 5) -> float | None:
     count = np.count_nonzero(finite == level)
     statistics = clip_sorted(np.sort(finite[:: max(1, finite.size // 100_000)]))
     high = level > statistics.median + 1000.0 * statistics.sigma and statistics.sigma > 0
-    return level if high and fewest <= count < 0.05 * finite.size else None
+    return level if high and _FEWEST_SATURATED <= count < 0.05 * finite.size else None
 
 
 def find_fill(plane: FloatArray) -> BoolArray:
@@ -218,20 +183,7 @@ def _continued(background: Background, shape: tuple[int, int]) -> npt.NDArray[np
 
 
 def blur(plane: FloatArray, sigma: float) -> FloatArray:
-    """Convolve an image with a Gaussian.
-
-    Parameters
-    ----------
-    plane : `numpy.ndarray`
-        Image (y, x); zeros are taken to lie beyond its edge.
-    sigma : `float`
-        Standard deviation (px), above 0.
-
-    Returns
-    -------
-    smooth : `numpy.ndarray`
-        Of the same shape.
-    """
+    """Convolve an image (y, x) with a Gaussian of a standard deviation (px); beyond the edge are zeros."""
     return ndimage.gaussian_filter(
         np.asarray(plane, np.float64), sigma, mode="constant", radius=math.ceil(3.0 * sigma)
     )

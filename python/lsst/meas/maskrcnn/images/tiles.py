@@ -6,20 +6,12 @@
 
 from __future__ import annotations
 
-__all__ = ["Tile", "make_tiles"]
-
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A rectangle of the image, half open.
-
-    Attributes
-    ----------
-    y0, x0, y1, x1 : `int`
-        First row and column, and the ones after the last.
-    """
+    """A rectangle of the image, half open: first row and column, and the ones after the last."""
 
     y0: int
     x0: int
@@ -64,33 +56,14 @@ def _smallest_side(length: int, size: int, overlap: int, align: int) -> int:
 
 
 def make_tiles(height: int, width: int, size: int, overlap: int, align: int = 1) -> list[Tile]:
-    """Cover an image with overlapping tiles.
+    """Cover an image with overlapping tiles, by rows from the origin.
 
-    Parameters
-    ----------
-    height, width : `int`
-        Shape of the image in pixels.
-    size : `int`
-        Largest side of a tile.  There are as few tiles as this allows, and
-        they are no larger than they have to be.
-    overlap : `int`
-        The least overlap of neighbours, from 0 to ``size - 1``.
-    align : `int`
-        Tiles begin at multiples of this many pixels where ``size - overlap``
-        is not less.  A network with strides gives the same where two tiles
-        overlap only if they begin at multiples of its strides.
-
-    Returns
-    -------
-    tiles : `list` [`Tile`]
-        By rows from the origin; empty for an image without pixels.  All are
-        of one size but for the last of a row or column, which are shorter by
-        up to ``align - 1`` pixels.
-
-    Raises
-    ------
-    ValueError
-        If the sizes, the overlap or the alignment are out of range.
+    There are as few tiles as their largest side, ``size``, allows, and they are no larger
+    than they have to be. All are of one size but for the last of a row or column, which
+    are shorter by up to ``align - 1`` pixels. ``overlap`` is the least one of neighbours,
+    from 0 to ``size - 1``. Tiles begin at multiples of ``align`` where ``size - overlap``
+    is not less. A network with strides gives the same where two tiles overlap only if
+    they begin at multiples of its strides.
 
     Examples
     --------
@@ -99,14 +72,6 @@ def make_tiles(height: int, width: int, size: int, overlap: int, align: int = 1)
     >>> [(tile.x0, tile.x1) for tile in make_tiles(100, 220, 100, 20, align=32)]
     [(0, 96), (64, 160), (128, 220)]
     """
-    if height < 0 or width < 0:
-        raise ValueError(f"The image has shape ({height}, {width}); it cannot be negative.")
-    if size < 1:
-        raise ValueError(f"The tile size is {size}; it must be at least 1.")
-    if not 0 <= overlap < size:
-        raise ValueError(f"The overlap is {overlap} for tiles of {size}; it must be from 0 to {size - 1}.")
-    if align < 1:
-        raise ValueError(f"The alignment is {align}; it must be at least 1.")
     if height == 0 or width == 0:
         return []
     rows, columns = (_smallest_side(length, size, overlap, align) for length in (height, width))

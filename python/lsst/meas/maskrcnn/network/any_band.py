@@ -14,8 +14,6 @@ one peak is one source, and two sources one FWHM apart are two peaks.
 
 from __future__ import annotations
 
-__all__ = ["AnyBandNetwork", "AnyBandSpec", "BandProposals", "Features"]
-
 from typing import Annotated, Literal, NamedTuple, cast
 
 import torch
@@ -101,13 +99,7 @@ def _pool(cells: int) -> MultiScaleRoIAlign:
 
 
 class AnyBandNetwork(nn.Module):
-    """Mask R-CNN for any number of bands.
-
-    Parameters
-    ----------
-    spec : `AnyBandSpec`
-        The architecture.
-    """
+    """Mask R-CNN for any number of bands."""
 
     def __init__(self, spec: AnyBandSpec):
         super().__init__()
@@ -143,23 +135,12 @@ class AnyBandNetwork(nn.Module):
         self.outline_head = OutlineHead(channels)
         # Boxes are those of the masks, of one band.
         self.mask_band = nn.Linear(SIDE, spec.box_features)
-        nn.init.zeros_(self.mask_band.weight)
-        nn.init.zeros_(self.mask_band.bias)
+        start_at_zero(self.mask_band)
         self.box_coder = BoxCoder((10.0, 10.0, 5.0, 5.0))
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def features(self, images: list[Tensor]) -> Features:
-        """Compute the features of images.
-
-        Parameters
-        ----------
-        images : `list` [`torch.Tensor`]
-            As `~.band_layers.pack_bands` makes them, of any numbers of bands.
-
-        Returns
-        -------
-        features : `Features`
-        """
+        """Compute the features of images of any numbers of bands, of `~.band_layers.pack_bands`."""
         batch, sizes = _stack(images, self.spec.divisor)
         bands = Bands.of(batch)
         stem = F.relu(self.norm(self.stem(bands)))
@@ -172,21 +153,9 @@ class AnyBandNetwork(nn.Module):
         return Features(bands, levels, self.centre_head(levels["0"], stem), sizes)
 
     def propose(self, features: Features, least: float, most: int) -> list[BandProposals]:
-        """Find the peaks of the map of centres.
+        """Find the peaks of the map of centres of each image.
 
-        Parameters
-        ----------
-        features : `Features`
-            Of `features`.
-        least : `float`
-            Smallest probability.
-        most : `int`
-            Largest number of peaks in an image.
-
-        Returns
-        -------
-        proposals : `list` [`BandProposals`]
-            Of each image.
+        They have a probability of ``least`` or more; of an image the ``most`` likeliest are returned.
         """
         maps = features.centres.float()
         chance = maps[:, 0].sigmoid()
@@ -208,20 +177,10 @@ class AnyBandNetwork(nn.Module):
     def classify(
         self, features: Features, boxes: list[Tensor], positions: list[Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Classify sources.
+        """Classify sources by their boxes, (source, 4), and positions (x, y), (source, 2), in each image, px.
 
-        Parameters
-        ----------
-        features : `Features`
-            Of `features`.
-        boxes, positions : `list` [`torch.Tensor`]
-            Of each image, (source, 4) and (source, 2), px.
-
-        Returns
-        -------
-        classes, deltas, blend : `torch.Tensor`
-            Logits of background, star and galaxy, (source, 3); corrections of
-            the boxes, (source, 12); logit of being a blend, (source,).
+        Returns logits of background, star and galaxy, (source, 3); corrections of the boxes, (source, 12);
+        and the logit of being a blend, (source,).
         """
         pooled = self.box_head(self.box_pool(features.levels, boxes, features.sizes))
         stamps = self.stamp_head(features.bands, positions)
@@ -234,20 +193,7 @@ class AnyBandNetwork(nn.Module):
         return self.classes(hidden), self.box_deltas(hidden), self.blend(hidden)[:, 0]
 
     def masks(self, features: Features, boxes: list[Tensor]) -> Tensor:
-        """Compute the masks of sources.
-
-        Parameters
-        ----------
-        features : `Features`
-            Of `features`.
-        boxes : `list` [`torch.Tensor`]
-            Of each image, (source, 4), px.
-
-        Returns
-        -------
-        masks : `torch.Tensor`
-            Logits, (source, class, 28, 28).
-        """
+        """Compute the masks of boxes in each image, (source, 4), px: logits, (source, class, 28, 28)."""
         pooled = self.mask_pool(features.levels, boxes, features.sizes)
         factor, summand, pixels = self.outline_head(features.bands, boxes)
         cells = self.mask_predictor.conv5_mask(self.mask_head(pooled * factor + summand))
@@ -255,20 +201,7 @@ class AnyBandNetwork(nn.Module):
 
 
 def decode_cells(values: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Read boxes and positions from cells of the map of centres.
-
-    Parameters
-    ----------
-    values : `torch.Tensor`
-        The map's channels, (7, cell).
-    rows, columns : `torch.Tensor`
-        Of the cells.
-
-    Returns
-    -------
-    boxes, positions : `torch.Tensor`
-        (cell, 4) and (x, y), (cell, 2), px.
-    """
+    """Read boxes, (cell, 4), and positions (x, y), (cell, 2), px, from the map of centres, (7, cell)."""
     middle = torch.stack([columns, rows], dim=1)
     positions = middle + values[1:3].T
     sides = UNIT * values[3:7].T.clamp(-4.0, 4.0).exp()

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["LEARNED_FWHM", "BandImage", "detect_bands", "find_in_bands", "learned_scale", "normalize_bands"]
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -24,7 +22,7 @@ from ..images.tiles import Tile
 from .any_band import AnyBandNetwork, BandProposals
 from .band_layers import Field, pack_bands
 from .detections import Detections
-from .masks import MASK_THRESHOLD, SoftMasks, paste_soft_masks
+from .masks import SoftMasks, paste_soft_masks
 from .psf import USUAL_FWHM
 from .tile_detection import detect_in_tiles, tiles_at_once, unique_sources
 
@@ -46,40 +44,32 @@ _ZOOM_NOISE = 0.87
 
 @dataclass(frozen=True, eq=False)
 class BandImage:
-    """Bands in units of their noise.
-
-    Parameters
-    ----------
-    pixels : `numpy.ndarray`
-        Flux without the sky in units of the noise, float32, (band, y, x); 0
-        where it is not known.
-    valid : `numpy.ndarray`
-        Known pixels, bool, (band, y, x).
-    fwhm, noise, wavelength, wings : `numpy.ndarray`
-        FWHM of the PSF (px), noise of an empty pixel in the unit of the flux,
-        effective wavelength (nm), and radius at 0.02 of the peak of the PSF
-        (FWHM), (band,).
-    field : `~.band_layers.Field`
-        Depth and seeing.
-    """
+    """Bands in units of their noise."""
 
     pixels: npt.NDArray[np.float32]
+    """Flux without the sky in units of the noise, (band, y, x); 0 where it is not known."""
     valid: npt.NDArray[np.bool_]
+    """Known pixels, (band, y, x)."""
     fwhm: npt.NDArray[np.float32]
+    """FWHM of the PSF (px), (band,), as what follows."""
     noise: npt.NDArray[np.float32]
+    """Noise of an empty pixel in the unit of the flux."""
     wavelength: npt.NDArray[np.float32]
+    """Effective wavelength (nm)."""
     wings: npt.NDArray[np.float32]
+    """Radius at 0.02 of the peak of the PSF (FWHM)."""
     field: Field = Field()
+    """Depth and seeing."""
 
     @property
     def mean_fwhm(self) -> float:
-        """Median over the bands of the widths that are known (`float`, px)."""
+        """Median over the bands of the widths that are known (px)."""
         known = self.fwhm[np.isfinite(self.fwhm) & (self.fwhm > 0)]
         return float(np.median(known)) if len(known) else USUAL_FWHM
 
     @property
     def snr(self) -> npt.NDArray[np.float32]:
-        """All bands that have data in a pixel together, in units of the noise, (y, x) (`numpy.ndarray`)."""
+        """All bands that have data in a pixel together, in units of the noise, (y, x)."""
         return self.pixels.sum(axis=0) / np.sqrt(np.maximum(self.valid.sum(axis=0), 1).astype(np.float32))
 
 
@@ -94,32 +84,12 @@ def normalize_bands(
     calibrated: bool = False,
     pixel_scale: float | None = None,
 ) -> BandImage:
-    """Subtract the sky from each band and divide by its noise.
+    """Subtract the sky from each band, (band, y, x), and divide by its noise.
 
-    Parameters
-    ----------
-    flux : `numpy.ndarray`
-        In one unit of flux density for all bands, (band, y, x).
-    valid : `numpy.ndarray`
-        Usable pixels, bool, (band, y, x).
-    fwhm, wavelength : array_like
-        FWHM of the PSF (px; NaN where it is not known) and effective
-        wavelength (nm), (band,).
-    variance : `numpy.ndarray`, optional
-        Of the flux, (band, y, x); without it the noise is the scatter of the
-        sky.
-    wings : array_like, optional
-        Radius at which the PSF has 0.02 of its peak, in units of the FWHM,
-        (band,); NaN where it is not known.
-    calibrated : `bool`
-        Whether the flux is in nJy.
-    pixel_scale : `float`, optional
-        Side of a pixel, arcsec.
-
-    Returns
-    -------
-    image : `BandImage`
-        Of the bands that have data.
+    The flux is in one unit of flux density for all bands, ``calibrated`` if in nJy. By band there are the
+    FWHM of the PSF (px; NaN where it is not known), the effective wavelength (nm) and the radius at which the
+    PSF has 0.02 of its peak (FWHM; NaN where it is not known). Without a variance the noise is the scatter of
+    the sky. The side of a pixel is in arcsec. Bands without data are left out.
     """
     pixels = np.zeros(flux.shape, np.float32)
     known = valid & np.isfinite(flux)
@@ -149,24 +119,13 @@ def normalize_bands(
 def learned_scale(image: BandImage) -> tuple[BandImage, float]:
     """Bin or oversample an image so that its PSF has a width that networks know.
 
-    Parameters
-    ----------
-    image : `BandImage`
-        The image.
-
-    Returns
-    -------
-    scaled : `BandImage`
-        The image, binned or oversampled.
-    scale : `float`
-        Pixels of the given image per pixel of the scaled one.
+    Returns the image, and the pixels of the given image per pixel of it.
     """
     width = image.mean_fwhm
     if width > _WIDE:
         factor = max(2, round(width / USUAL_FWHM))
-        height, columns = (side // factor * factor for side in image.pixels.shape[1:])
-        counts = sum_squares(image.valid[:, :height, :columns].astype(np.float32), factor)
-        pixels = sum_squares(image.pixels[:, :height, :columns], factor)
+        counts = sum_squares(image.valid.astype(np.float32), factor)
+        pixels = sum_squares(image.pixels, factor)
         # The mean of the known pixels, with the noise of one of the new ones.
         pixels = np.where(counts > 0, pixels / np.sqrt(np.maximum(counts, 1.0)), 0.0).astype(np.float32)
         widths = bin_psf_fwhm(image.fwhm, factor).astype(np.float32)
@@ -186,42 +145,20 @@ def find_in_bands(
     tile_overlap: int = 64,
     least: float = 0.05,
     least_star: float = 0.5,
-    masks: bool = True,
     together: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
-    """Find the sources of an image of any size.
+    """Find the sources of an image of any size, each once; see `~.tile_detection.detect_in_tiles`.
 
-    Parameters
-    ----------
-    network : `~.any_band.AnyBandNetwork`
-        In evaluation mode.
-    image : `BandImage`
-        Of `normalize_bands` and `learned_scale`.
-    tile_size, tile_overlap : `int`
-        Side of a tile and what neighbouring tiles share, px.
-    least : `float`
-        Smallest score.
-    least_star : `float`
-        Probability of a star from which the box and the mask are those of one.
-    masks : `bool`
-        Whether to compute masks.
-    together : `int`, optional
-        Tiles that the network takes together. By default one on a CPU, and on a
-        GPU as many as half of its free memory holds.
-    progress : callable, optional
-        Called with the number of tiles done and the number of tiles.
-
-    Returns
-    -------
-    found : `~.detections.Detections`
-        In pixels of the image, each once; see
-        `~.tile_detection.detect_in_tiles`.
+    The image is one of `normalize_bands` and `learned_scale`. ``least`` is the smallest score, ``least_star``
+    the probability of a star from which box and mask are those of one. The network takes so many tiles
+    ``together``; by default one on a CPU, and on a GPU as many as half of its free memory holds. ``progress``
+    is called with the number of tiles done and the number of tiles.
     """
     fwhm = image.mean_fwhm
 
     def detect(tiles: list[Tile]) -> list[Detections]:
-        return _detect_tiles(network, image, tiles, fwhm, least, least_star, masks)
+        return _detect_tiles(network, image, tiles, fwhm, least, least_star)
 
     return detect_in_tiles(
         detect,
@@ -236,13 +173,7 @@ def find_in_bands(
 
 
 def _detect_tiles(
-    network: AnyBandNetwork,
-    image: BandImage,
-    tiles: list[Tile],
-    fwhm: float,
-    least: float,
-    least_star: float,
-    masks: bool,
+    network: AnyBandNetwork, image: BandImage, tiles: list[Tile], fwhm: float, least: float, least_star: float
 ) -> list[Detections]:
     """Find the sources of some tiles, in pixels of the image."""
     results = [Detections.empty()] * len(tiles)
@@ -260,18 +191,9 @@ def _detect_tiles(
                 image.wings[there],
                 image.field,
             )
-    found = detect_bands(
-        network, list(packed.values()), fwhm, least=least, least_star=least_star, masks=masks
-    )
+    found = detect_bands(network, list(packed.values()), fwhm, least=least, least_star=least_star)
     for number, item in zip(packed, found):
-        corner = np.array([tiles[number].y0, tiles[number].x0])
-        results[number] = replace(
-            item,
-            boxes=item.boxes + np.tile(corner[::-1], 2).astype(np.float32),
-            positions=item.positions + corner.astype(np.float32),
-            origins=item.origins + corner.astype(np.int32),
-            soft_origins=item.soft_origins + corner.astype(np.int32),
-        )
+        results[number] = item.moved(tiles[number].y0, tiles[number].x0)
     return results
 
 
@@ -285,27 +207,10 @@ def detect_bands(
     least_star: float = 0.5,
     masks: bool = True,
 ) -> list[Detections]:
-    """Find the sources of tiles.
+    """Find the sources of tiles of `~.band_layers.pack_bands`, which the network takes together.
 
-    Parameters
-    ----------
-    network : `~.any_band.AnyBandNetwork`
-        In evaluation mode.
-    images : `list` [`torch.Tensor`]
-        Of `~.band_layers.pack_bands`. The network takes them together.
-    fwhm : `float`
-        Of the PSF, px.
-    least : `float`
-        Smallest score.
-    least_star : `float`
-        Probability of a star from which the box and the mask are those of one.
-    masks : `bool`
-        Whether to compute masks.
-
-    Returns
-    -------
-    found : `list` [`~.detections.Detections`]
-        Of each tile.
+    ``fwhm`` is that of the PSF (px), ``least`` the smallest score, ``least_star`` the probability of a star
+    from which box and mask are those of one. Masks are empty unless they are wanted.
     """
     if not images:
         return []
@@ -335,14 +240,7 @@ def detect_bands(
         labels = torch.from_numpy(np.where(item.p_star >= least_star, STAR, GALAXY))
         soft = shape[torch.arange(len(labels)), labels].sigmoid()
         size = image.shape[-2], image.shape[-1]
-        pasted = paste_soft_masks(soft, torch.from_numpy(item.boxes), size, MASK_THRESHOLD)
-        item = replace(
-            item,
-            origins=pasted.origins,
-            masks=pasted.masks,
-            soft=pasted.soft,
-            soft_origins=pasted.soft_origins,
-        )
+        item = replace(item, **paste_soft_masks(soft, torch.from_numpy(item.boxes), size)._asdict())
         results.append(item.take(np.array([mask.size > 0 for mask in item.masks], bool)))
     return results
 
@@ -366,20 +264,11 @@ def _rate_proposals(
     boxes = torch.minimum(boxes.clamp_min(0.0), boxes.new_tensor([size[1], size[0]] * 2))
     good = torch.where((scores >= least) & (boxes[:, 2:] - boxes[:, :2] >= 1.0).all(dim=1))[0]
     good = good[scores[good].argsort(descending=True, stable=True)]
-    none = _no_masks(len(good))
     return Detections(
         boxes[good].numpy(),
         scores[good].numpy(),
         p_star[good].numpy(),
-        none.origins,
-        none.masks,
-        soft=none.soft,
-        soft_origins=none.soft_origins,
+        **SoftMasks.empty(len(good))._asdict(),
         positions=proposals.positions[good].flip(1).numpy(),
         p_blend=blend[good].sigmoid().numpy(),
     )
-
-
-def _no_masks(count: int) -> SoftMasks:
-    corners = np.zeros((count, 2), np.int32)
-    return SoftMasks(corners, [np.zeros((0, 0), bool)] * count, corners, [np.zeros((0, 0), np.uint8)] * count)

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["Field", "pack_bands"]
-
 import math
 from typing import NamedTuple, cast
 
@@ -64,17 +62,8 @@ class Field(NamedTuple):
     def of(cls, noise: npt.ArrayLike, fwhm: npt.ArrayLike, pixel_scale: float | None) -> Field:
         """Compute depth and seeing.
 
-        Parameters
-        ----------
-        noise, fwhm : array_like
-            Noise of a pixel (nJy; NaN where the unit is not known) and FWHM of the PSF (px; 0 or
-            NaN where it is not known), (band,).
-        pixel_scale : `float`, optional
-            Side of a pixel (arcsec).
-
-        Returns
-        -------
-        field : `Field`
+        The noise of a pixel (nJy; NaN where the unit is not known) and the FWHM of the PSF (px; 0 or NaN
+        where it is not known) are by band, the side of a pixel is in arcsec.
         """
         sigma, width = np.asarray(noise, np.float64), np.asarray(fwhm, np.float64)
         good = (sigma > 0) & (width > 0)
@@ -104,33 +93,14 @@ def pack_bands(
 ) -> Tensor:
     """Make the input of an `AnyBandNetwork` from an image.
 
-    Parameters
-    ----------
-    pixels : `numpy.ndarray`
-        Flux without the sky in units of the noise of the band, float32,
-        (band, y, x).
-    valid : `numpy.ndarray`
-        Usable pixels, bool, (band, y, x).
-    fwhm : array_like
-        Of the PSF, px, (band,); 0 or NaN where it is not known.
-    noise : array_like
-        Of an empty pixel in one unit of flux density for all bands, (band,);
-        only ratios matter.
-    wavelength : array_like
-        Effective wavelength, nm, (band,).
-    wings : array_like, optional
-        Radius at which the PSF has 0.02 of its peak, in units of the FWHM,
-        (band,); 0 or NaN where it is not known.
-    field : `Field`
-        Depth and seeing.
+    Pixels, (band, y, x), are without the sky and in units of the noise of the band. By band there are the
+    FWHM of the PSF (px), the noise of an empty pixel in one unit of flux density for all, of which only
+    ratios matter, the effective wavelength (nm), and the radius at which the PSF has 0.02 of its peak (FWHM);
+    widths that are not known are 0 or NaN.
 
-    Returns
-    -------
-    image : `torch.Tensor`
-        Planes, float32, (8 band, y, x): the pixels of all bands, with 0 where they are
-        not known; whether they are known; and constant planes of FWHM (px),
-        log10 of the noise over the median of the bands, wavelength (nm), wings,
-        depth (mag) and seeing (arcsec).
+    Returns planes, float32, (8 band, y, x): the pixels of all bands, with 0 where they are not known; whether
+    they are known; and constant planes of FWHM (px), log10 of the noise over the median of the bands,
+    wavelength (nm), wings, depth (mag) and seeing (arcsec).
     """
     count, height, width = pixels.shape
     known = valid & np.isfinite(pixels)
@@ -169,6 +139,7 @@ class Bands(NamedTuple):
 
     @classmethod
     def of(cls, images: Tensor) -> Bands:
+        """Take the planes of images apart."""
         planes = images.reshape(len(images), PLANES, -1, *images.shape[-2:])
         fwhm, noise, wavelength, wings, depth, seeing = planes[:, 2:, :, 0, 0].unbind(dim=1)
         return cls(planes[:, 0], planes[:, 1], fwhm, noise, wavelength, wings, depth[:, 0], seeing[:, 0])
@@ -219,10 +190,10 @@ class BandStem(nn.Module):
         self.shift = nn.Linear(SIDE, features)
         nn.init.normal_(cast(nn.Linear, self.mixture[2]).weight, std=0.03)
         nn.init.zeros_(cast(nn.Linear, self.mixture[2]).bias)
-        nn.init.zeros_(self.shift.weight)
-        nn.init.zeros_(self.shift.bias)
+        start_at_zero(self.shift)
 
     def forward(self, bands: Bands) -> Tensor:
+        """Return features (image, feature, y, x) of half the pixels."""
         side = bands.side()
         there = (bands.wavelength > 0).float()
         count = there.sum(dim=1, keepdim=True).clamp_min(1.0)
@@ -253,9 +224,9 @@ class BandStem(nn.Module):
         return torch.cat([torch.stack([first, 1.0 - first - last, last], dim=-1), rest], dim=-1)
 
 
-def start_at_zero(block: nn.Sequential) -> None:
-    """Let the last layer of a residual block give 0 at the start of training."""
-    last = cast(nn.Linear, block[-1])
+def start_at_zero(block: nn.Linear | nn.Sequential) -> None:
+    """Let a layer, or the last one of a residual block, give 0 at the start of training."""
+    last = cast(nn.Linear, block[-1]) if isinstance(block, nn.Sequential) else block
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
 
@@ -286,6 +257,7 @@ class CentreHead(nn.Module):
             bias[: REFINE**2] = -4.6
 
     def forward(self, level: Tensor, stem: Tensor) -> Tensor:
+        """Return the map, (image, 7, y, x)."""
         coarse = F.relu(self.unfold(F.relu(self.coarse(level))))
         fine = F.relu(self.fine(stem))
         joined = F.relu(self.join(torch.cat([F.pixel_shuffle(coarse, 2), fine], dim=1)))
@@ -302,6 +274,7 @@ class StampHead(nn.Module):
         )
 
     def forward(self, bands: Bands, positions: list[Tensor]) -> Tensor:
+        """Return features, (source, 2 feature), at positions (x, y), (source, 2), in each image."""
         images, count = bands.fwhm.shape
         lengths = [len(item) for item in positions]
         where = torch.cat(positions)
@@ -344,8 +317,7 @@ class OutlineHead(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
         self.modulation = nn.Linear(SIDE, 2 * channels)
-        nn.init.zeros_(self.modulation.weight)
-        nn.init.zeros_(self.modulation.bias)
+        start_at_zero(self.modulation)
         self.pixels = nn.Sequential(
             nn.Conv2d(4, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, channels, 3, padding=1)
         )

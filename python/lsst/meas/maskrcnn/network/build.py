@@ -24,8 +24,6 @@ from torchvision.ops.poolers import LevelMapper
 from ..images.classes import CLASS_NAMES
 from .spec import NetworkSpec
 
-__all__ = ["build_network"]
-
 
 class _ArrayTransform(nn.Module):
     """Stack images and pad them to a multiple of the network's stride.
@@ -70,9 +68,8 @@ class _PyramidBackbone(nn.Module):
             body.conv1 = nn.Conv2d(spec.input_planes, 64, kernel_size=7, stride=2, padding=3, bias=False)
             nn.init.kaiming_normal_(body.conv1.weight, mode="fan_out", nonlinearity="relu")
         stages = {f"layer{k}": str(k - 1) for k in spec.returned_layers}
-        widths = [
-            cast(nn.Conv2d, getattr(body, name)[-1].conv2).out_channels * _expansion(body) for name in stages
-        ]
+        expansion = int(body.layer1[0].expansion)
+        widths = [expansion * getattr(body, name)[-1].conv2.out_channels for name in stages]
         self.body = IntermediateLayerGetter(body, return_layers=stages)
         self.fpn = FeaturePyramidNetwork(widths, spec.fpn_channels, extra_blocks=LastLevelMaxPool())
         self.out_channels = spec.fpn_channels
@@ -101,26 +98,12 @@ class _StridedRoIAlign(MultiScaleRoIAlign):
         )
 
 
-def _expansion(body: nn.Module) -> int:
-    return int(cast(nn.Sequential, body.layer1)[0].expansion)  # type: ignore[arg-type]
-
-
 def build_network(spec: NetworkSpec) -> MaskRCNN:
-    """Build torchvision's Mask R-CNN for any number of bands.
+    """Build torchvision's Mask R-CNN for any number of bands, randomly initialised, in training mode.
 
-    Parameters
-    ----------
-    spec : `NetworkSpec`
-        The architecture.
-
-    Returns
-    -------
-    network : `torchvision.models.detection.MaskRCNN`
-        Randomly initialised, in training mode. Inputs are a list of float
-        tensors (band, y, x) that are normalised already, followed by PSF
-        planes if the architecture has them: nothing is resized and no image
-        statistics are applied. Boxes are [x0, y0, x1, y1],
-        half open, in pixels of the input.
+    Inputs are a list of float tensors (band, y, x) that are normalised already, followed by PSF planes if the
+    architecture has them: nothing is resized and no image statistics are applied. Boxes are [x0, y0, x1, y1],
+    half open, in pixels of the input.
     """
     backbone = _PyramidBackbone(spec)
     n_classes = 1 + len(CLASS_NAMES)

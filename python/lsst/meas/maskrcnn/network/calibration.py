@@ -12,14 +12,11 @@ part of the header of the model file.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
-
-__all__ = ["Calibration", "CalibrationMethod", "calibrate", "fit_curve"]
 
 CalibrationMethod = Literal["isotonic", "temperature"]
 
@@ -87,21 +84,9 @@ def calibrate(
 ) -> npt.NDArray[np.float32]:
     """Turn values of a network into probabilities.
 
-    Parameters
-    ----------
-    values : array_like
-        As the network gives them, between 0 and 1 or NaN, of any shape.
-    calibration : `Calibration` or `None`
-        That of the model; without one, or a curve of the quantity in it, nothing
-        changes.
-    quantity : `str`
-        ``score``, of being a source; ``p_star``, of being a star; ``p_blend``, of
-        being more than one source.
-
-    Returns
-    -------
-    probability : `numpy.ndarray`
-        Float32, of the same shape and in the same order of size.
+    Values, of any shape, are between 0 and 1 or NaN: ``score``, of being a source; ``p_star``, of being a
+    star; ``p_blend``, of being more than one source. Probabilities are float32, of the same shape and in the
+    same order of size. Without a calibration, or a curve of the quantity in it, nothing changes.
     """
     curve: CalibrationCurve | None = getattr(calibration, quantity, None)
     return np.asarray(values, dtype=np.float32) if curve is None else curve.apply(values)
@@ -112,32 +97,13 @@ def fit_curve(
 ) -> CalibrationCurve:
     """Fit a curve from a value of the network to how often it is true.
 
-    Parameters
-    ----------
-    given : array_like
-        Values of the network, between 0 and 1, (case,).
-    true : array_like
-        Whether each is true, bool, (case,).
-    method : `str`
-        ``isotonic``: any rising curve; ``temperature``: a straight line
-        between the logits of both, with two parameters, for few cases.
-    n_points : `int`
-        Largest number of points, the two ends not among them.
+    Cases are values between 0 and 1, (case,), and whether each is true. The curve
+    has at most ``n_points`` points, the two ends not among them. A ValueError is raised
+    if the lengths differ, something is not between 0 and 1, there are fewer than 40
+    cases or they are all of one kind, or the network does not put them in order at all.
 
-    Returns
-    -------
-    curve : `CalibrationCurve`
-        The curve.
-
-    Raises
-    ------
-    ValueError
-        Raised if the lengths differ, something is not between 0 and 1, there
-        are fewer than 40 cases or they are all of one kind, or the network
-        does not put them in order at all.
-
-    Notes
-    -----
+    ``isotonic`` is any rising curve, ``temperature`` a straight line between the
+    logits of both, with two parameters, for few cases.
     ``isotonic`` is centred isotonic regression (Oron & Flournoy 2017,
     Stat. Biopharm. Res. 9, 258) of bins of about equal uncertainty: the
     pool-adjacent-violators solution with each pooled block as one point, in
@@ -163,16 +129,8 @@ def fit_curve(
             f"Of {len(x)} cases {int(outcome.sum())} are true; a calibration needs {_MIN_CASES} cases, of "
             "both kinds. Give more scenes."
         )
-    if n_points < 2:
-        raise ValueError(f"n_points is {n_points}; it must be at least 2.")
-    fits: dict[str, Callable[..., tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]]] = {
-        "isotonic": _fit_isotonic,
-        "temperature": _fit_logits,
-    }
-    if method not in fits:
-        raise ValueError(f"method is {method!r}; it must be one of {', '.join(fits)}.")
-    points, values = fits[method](x, outcome, n_points)
-    return _make_curve(points, values)
+    fit = _fit_isotonic if method == "isotonic" else _fit_logits
+    return _make_curve(*fit(x, outcome, n_points))
 
 
 def _make_curve(points: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> CalibrationCurve:

@@ -12,10 +12,8 @@ convention of the engine; that of afw (inclusive, with xy0) begins in
 
 from __future__ import annotations
 
-__all__ = ["Detections"]
-
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Self, cast
 
 import numpy as np
@@ -24,60 +22,38 @@ import numpy.typing as npt
 
 @dataclass
 class Detections:
-    """Sources found in an image.
-
-    Parameters
-    ----------
-    boxes : `numpy.ndarray`
-        [x0, y0, x1, y1], half open, float32, (source, 4), array pixels.
-    scores : `numpy.ndarray`
-        Calibrated probability of being a source, float32, (source,).
-    p_star : `numpy.ndarray`
-        Calibrated P(star) / (P(star) + P(galaxy)), float32, (source,).
-    origins : `numpy.ndarray`
-        (y0, x0) of each mask, int32, (source, 2), array pixels.
-    masks : `list` [`numpy.ndarray`]
-        Masks, bool, (y, x) each, tight around the source.
-    timings : `dict` [`str`, `float`]
-        Wall time by part (s).
-    soft : `list` [`numpy.ndarray`], optional
-        Probability of each pixel to belong to the source, times 255 and
-        rounded, uint8, (y, x) each, on the mask and where it is over 5 %.
-        By default 255 on the masks.
-    soft_origins : `numpy.ndarray`, optional
-        (y0, x0) of each of ``soft``, int32, (source, 2), array pixels.
-    binning : `numpy.ndarray`, optional
-        Binning of the image in which each was found, int8, (source,); by
-        default 1.
-    flag_limited : `numpy.ndarray`, optional
-        Whether the network gave as many sources in the tile of each as it
-        can, so that others may be missing there, bool, (source,); by default
-        none.
-    positions : `numpy.ndarray`, optional
-        (y, x) of each source, float32, (source, 2), array pixels, 0 at the
-        centre of the first; by default NaN, which is not known.
-    p_blend : `numpy.ndarray`, optional
-        Probability that each is more than one source, float32, (source,); by
-        default NaN.
-
-    Raises
-    ------
-    ValueError
-        Raised if the lengths disagree.
-    """
+    """Sources found in an image; a ValueError is raised if the lengths disagree."""
 
     boxes: npt.NDArray[np.float32]
+    """[x0, y0, x1, y1], half open, (source, 4), array pixels."""
     scores: npt.NDArray[np.float32]
+    """Calibrated probability of being a source, (source,)."""
     p_star: npt.NDArray[np.float32]
+    """Calibrated P(star) / (P(star) + P(galaxy)), (source,)."""
     origins: npt.NDArray[np.int32]
+    """(y0, x0) of each mask, (source, 2), array pixels."""
     masks: list[npt.NDArray[np.bool_]]
+    """Masks, (y, x) each, tight around the source."""
     timings: dict[str, float] = field(default_factory=dict)
+    """Wall time by part (s)."""
     soft: list[npt.NDArray[np.uint8]] = cast(Any, None)
+    """Probability of each pixel to belong to the source, times 255 and rounded, (y, x) each, on the mask and
+    where it is over 5 %; by default 255 on the masks.
+    """
     soft_origins: npt.NDArray[np.int32] = cast(Any, None)
+    """(y0, x0) of each of ``soft``, (source, 2), array pixels."""
     binning: npt.NDArray[np.int8] = cast(Any, None)
+    """Binning of the image in which each was found, (source,); by default 1."""
     flag_limited: npt.NDArray[np.bool_] = cast(Any, None)
+    """Whether the network gave as many sources in the tile of each as it can, so that others may be missing
+    there, (source,); by default none.
+    """
     positions: npt.NDArray[np.float32] = cast(Any, None)
+    """(y, x) of each source, (source, 2), array pixels, 0 at the centre of the first; by default NaN, which
+    is not known.
+    """
     p_blend: npt.NDArray[np.float32] = cast(Any, None)
+    """Probability that each is more than one source, (source,); by default NaN."""
 
     def __post_init__(self) -> None:
         count = len(self.scores)
@@ -101,29 +77,13 @@ class Detections:
 
     @classmethod
     def empty(cls) -> Self:
-        """Make detections of nothing.
-
-        Returns
-        -------
-        detections : `Detections`
-        """
+        """Make detections of nothing."""
         none = np.zeros(0, np.float32)
         return cls(np.zeros((0, 4), np.float32), none, none.copy(), np.zeros((0, 2), np.int32), [])
 
     @classmethod
     def concatenate(cls, parts: Sequence[Detections]) -> Self:
-        """Put detections one after the other.
-
-        Parameters
-        ----------
-        parts : `~collections.abc.Sequence` [`Detections`]
-            The detections; their timings are added up.
-
-        Returns
-        -------
-        detections : `Detections`
-            All of them, in the order of the parts.
-        """
+        """Put detections one after the other, and add up their timings."""
         if not parts:
             return cls.empty()
         values: dict[str, Any] = {}
@@ -140,17 +100,9 @@ class Detections:
         return cls(timings=timings, **values)
 
     def take(self, index: npt.NDArray[np.integer[Any] | np.bool_]) -> Self:
-        """Choose some of the detections.
+        """Choose some of the detections, which share pixels with these.
 
-        Parameters
-        ----------
-        index : `numpy.ndarray`
-            Their indices, int, in the order wanted; or bool, (source,).
-
-        Returns
-        -------
-        detections : `Detections`
-            The chosen ones, which share pixels with these.
+        The index is int, in the order wanted, or bool, (source,).
         """
         rows = np.flatnonzero(index) if index.dtype == bool else index
         values: dict[str, Any] = {}
@@ -159,14 +111,21 @@ class Detections:
             values[name] = [column[i] for i in rows] if isinstance(column, list) else column[rows]
         return type(self)(timings=dict(self.timings), **values)
 
-    def sorted(self) -> Self:
-        """Order the detections as `detect` does.
+    def moved(self, y: int, x: int) -> Self:
+        """Shift the detections on a tile whose first pixel is (y, x) to pixels of the image."""
+        corner = np.array([y, x])
+        return replace(
+            self,
+            boxes=self.boxes + np.array([x, y, x, y], np.float32),
+            positions=self.positions + corner.astype(np.float32),
+            origins=self.origins + corner.astype(np.int32),
+            soft_origins=self.soft_origins + corner.astype(np.int32),
+        )
 
-        Returns
-        -------
-        detections : `Detections`
-            By descending score; equal scores by y, then x of their boxes'
-            first pixels, then the last ones.
+    def sorted(self) -> Self:
+        """Order the detections by descending score as `detect` does.
+
+        Equal scores are ordered by y, then x of their boxes' first pixels, then the last ones.
         """
         x0, y0, x1, y1 = self.boxes.T
         return self.take(np.lexsort((x1, y1, x0, y0, -self.scores)))

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["DetectionSettings", "autocast", "detect", "select_device"]
+__all__ = ["DetectionSettings"]
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
@@ -27,7 +27,7 @@ from ..images.settings import settings
 from ..images.tiles import Tile
 from .calibration import Calibration, calibrate
 from .detections import Detections
-from .masks import MASK_THRESHOLD, paste_soft_masks
+from .masks import paste_soft_masks
 from .psf import USUAL_FWHM, add_psf_planes
 from .tile_detection import detect_in_tiles, tiles_at_once
 
@@ -100,22 +100,9 @@ class _Candidates(NamedTuple):
 
 
 def select_device(name: str = "auto") -> torch.device:
-    """Choose where to compute.
+    """Choose where to compute: ``cpu``, ``cuda`` (or ``cuda:N``), or ``auto``, a GPU where there is one.
 
-    Parameters
-    ----------
-    name : `str`
-        ``cpu``, ``cuda`` (or ``cuda:N``), or ``auto``: a GPU where there is
-        one.
-
-    Returns
-    -------
-    device : `torch.device`
-
-    Raises
-    ------
-    ValueError
-        Raised if the device is not there or the name is not known.
+    A ValueError is raised if the device is not there or the name is not known.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -131,24 +118,7 @@ def select_device(name: str = "auto") -> torch.device:
 
 
 def autocast(device: torch.device | str, precision: str) -> AbstractContextManager[Any]:
-    """Make the context in which a network computes at some precision.
-
-    Parameters
-    ----------
-    device : `torch.device` or `str`
-        Where it computes.
-    precision : `str`
-        ``float32``, ``bfloat16`` or ``auto``.
-
-    Returns
-    -------
-    context : context manager
-
-    Raises
-    ------
-    ValueError
-        Raised if the precision is not known.
-    """
+    """Make the context that computes in ``float32``, ``bfloat16`` or, by ``auto``, what is in hardware."""
     kind = torch.device(device).type
     if precision not in ("auto", "float32", "bfloat16"):
         raise ValueError(f"precision is '{precision}', wanted 'auto', 'float32' or 'bfloat16'")
@@ -175,39 +145,16 @@ def detect(
     psf_fwhm: npt.ArrayLike | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
-    """Find the sources of a normalised image, tile by tile.
+    """Find the sources of a normalised image, float32, (band, y, x), finite, tile by tile.
 
-    Parameters
-    ----------
-    network : `torchvision.models.detection.MaskRCNN`
-        A network in evaluation mode, as `MaskRcnnModel.build` returns it.
-    image : `numpy.ndarray`
-        Normalised image, float32, (band, y, x), finite.
-    valid : `numpy.ndarray`, optional
-        Usable pixels, bool, (y, x). Tiles without any are skipped.
-    settings : `DetectionSettings`, optional
-        How to detect; without a score threshold that of the network.
-    calibration : `~.calibration.Calibration`, optional
-        Takes scores and P(star) to probabilities before anything is decided.
-    psf_fwhm : array_like, optional
-        Widths of the PSF, (band,), px, for `~.psf.add_psf_planes`.
-    progress : callable, optional
-        Called with the number of tiles done and the number of tiles.
+    The network is in evaluation mode, as `MaskRcnnModel.build` returns it. Tiles without usable pixels,
+    ``valid``, (y, x), are skipped. Without a score threshold in the settings that of the network holds. The
+    calibration takes scores and P(star) to probabilities before anything is decided. Widths of the PSF,
+    (band,), px, are for `~.psf.add_psf_planes`. ``progress`` is called with the number of tiles done and the
+    number of tiles. A ValueError is raised if the arrays are not of these shapes, or not finite.
 
-    Returns
-    -------
-    detections : `~.detections.Detections`
-        By descending score; equal scores by y, then x.
-
-    Raises
-    ------
-    ValueError
-        Raised if the arrays are not of the shapes above, or not finite.
-
-    Notes
-    -----
-    Of two boxes that overlap by more than the network's threshold, or of which
-    one lies on the middle of the other, the one of higher score is kept,
+    Sources are by descending score; equal scores by y, then x. Of two boxes that overlap by more than the
+    network's threshold, or of which one lies on the middle of the other, the one of higher score is kept,
     whatever their classes.
     """
     settings = settings or DetectionSettings()
@@ -224,7 +171,9 @@ def detect(
         if with_psf:
             batch = [add_psf_planes(pixels, psf_fwhm) for pixels in batch]
         found = dict(zip(live, forward.run(batch), strict=True)) if live else {}
-        return [_to_image(found[tile], tile) if tile in found else Detections.empty() for tile in tiles]
+        return [
+            found[tile].moved(tile.y0, tile.x0) if tile in found else Detections.empty() for tile in tiles
+        ]
 
     with torch.inference_mode(), autocast(device, settings.precision):
         return detect_in_tiles(
@@ -245,14 +194,6 @@ def _check_shapes(image: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_] |
         raise ValueError(f"image has shape {image.shape}, the network wants ({bands}, y, x)")
     if valid is not None and valid.shape != image.shape[1:]:
         raise ValueError(f"valid has shape {valid.shape}, the image's is {image.shape[1:]}")
-
-
-def _to_image(found: Detections, tile: Tile) -> Detections:
-    """Bring the detections of a tile to pixels of the image."""
-    found.boxes += np.array([tile.x0, tile.y0, tile.x0, tile.y0], dtype=np.float32)
-    found.origins += np.array([tile.y0, tile.x0], dtype=np.int32)
-    found.soft_origins += np.array([tile.y0, tile.x0], dtype=np.int32)
-    return found
 
 
 def _tile_tensor(image: npt.NDArray[np.float32], tile: Tile) -> Tensor:
@@ -348,18 +289,14 @@ class _Forward:
 
     def _paste(self, item: _Candidates, cells: Tensor, size: tuple[int, int], over: bool) -> Detections:
         """Make the masks of a tile's detections."""
-        pasted = paste_soft_masks(cells, item.boxes, size, MASK_THRESHOLD)
         result = Detections(
             item.boxes.cpu().numpy(),
             item.scores.cpu().numpy(),
             item.p_star.cpu().numpy(),
-            pasted.origins,
-            pasted.masks,
-            soft=pasted.soft,
-            soft_origins=pasted.soft_origins,
+            **paste_soft_masks(cells, item.boxes, size)._asdict(),
             flag_limited=np.full(len(item.boxes), over),
         )
-        return result.take(np.array([mask.size > 0 for mask in pasted.masks], dtype=bool))
+        return result.take(np.array([mask.size > 0 for mask in result.masks], dtype=bool))
 
 
 def _keep_best(

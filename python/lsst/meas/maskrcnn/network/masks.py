@@ -26,7 +26,7 @@ _SOFT_FLOOR = 0.05
 
 
 class SoftMasks(NamedTuple):
-    """Masks in pixels, hard and soft."""
+    """Masks in pixels, hard and soft; names are those of `~.detections.Detections`."""
 
     origins: npt.NDArray[np.int32]
     """(y0, x0) of each mask, (source, 2)."""
@@ -42,39 +42,24 @@ class SoftMasks(NamedTuple):
     """Probability times 255, rounded, (y, x) each, on all pixels of the mask
     and those over 5 %; of no pixel where there are none."""
 
+    @classmethod
+    def empty(cls, count: int) -> SoftMasks:
+        """Make masks without pixels."""
+        hard, soft = np.zeros((0, 0), bool), np.zeros((0, 0), np.uint8)
+        corners = np.zeros((count, 2), np.int32)
+        return cls(corners, [hard] * count, corners.copy(), [soft] * count)
 
-def paste_soft_masks(cells: Tensor, boxes: Tensor, size: tuple[int, int], threshold: float) -> SoftMasks:
+
+def paste_soft_masks(cells: Tensor, boxes: Tensor, size: tuple[int, int]) -> SoftMasks:
     """Bring the square masks of the mask head to pixels, hard and soft.
 
-    Parameters
-    ----------
-    cells : `torch.Tensor`
-        Mask probabilities, float32, (source, cell, cell).
-    boxes : `torch.Tensor`
-        Their boxes, float32, (source, 4).
-    size : `tuple` [`int`]
-        Height and width of the tile.
-    threshold : `float`
-        Probability from which a pixel belongs to the source.
-
-    Returns
-    -------
-    masks : `SoftMasks`
-        The masks of all sources.
-
-    Notes
-    -----
-    The inverse of torchvision's ``project_masks_on_boxes``, which makes the
-    targets of the mask head: cell j of n has its centre at x0 + (j + 0.5)
-    (x1 - x0) / n, and there the pixel in column i stands at i, not at i + 0.5.
+    Probabilities are (source, cell, cell), boxes (source, 4), the size of the tile (y, x). This is the
+    inverse of torchvision's ``project_masks_on_boxes``, which makes the targets of the mask head: cell j of n
+    has its centre at x0 + (j + 0.5) (x1 - x0) / n, and there the pixel in column i stands at i, not at i +
+    0.5.
     """
     count = len(cells)
-    result = SoftMasks(
-        np.zeros((count, 2), dtype=np.int32),
-        [np.zeros((0, 0), dtype=bool)] * count,
-        np.zeros((count, 2), dtype=np.int32),
-        [np.zeros((0, 0), dtype=np.uint8)] * count,
-    )
+    result = SoftMasks.empty(count)
     if not count:
         return result
     lower = (boxes[:, :2].floor() - 1).clamp_min(0)
@@ -95,10 +80,10 @@ def paste_soft_masks(cells: Tensor, boxes: Tensor, size: tuple[int, int], thresh
         first = last
         corner = lower[index]
         values, inside = _sample(cells[index], boxes[index], corner, extents[index])
-        painted = ((values >= threshold) & inside).cpu().numpy()
+        painted = ((values >= MASK_THRESHOLD) & inside).cpu().numpy()
         _cut_out(painted, painted, corner, index, result.masks, result.origins)
         levels = ((values * 255.0 + 0.5).to(torch.uint8) * inside).cpu().numpy()
-        drawn = ((values >= min(threshold, _SOFT_FLOOR)) & inside).cpu().numpy()
+        drawn = ((values >= _SOFT_FLOOR) & inside).cpu().numpy()
         _cut_out(levels, drawn, corner, index, result.soft, result.soft_origins)
     return result
 

@@ -218,7 +218,7 @@ class MaskRcnnModel:
             or are not all finite.
         """
         # A network with such weights finds nothing, without a word.
-        broken = [k for k, v in self.state.items() if v.is_floating_point() and not v.isfinite().all()]
+        broken = _not_finite(self.state)
         if broken:
             raise ModelFileError(
                 f"Model '{self.metadata.name}' has weights that are not finite, in {len(broken)} parameters "
@@ -229,6 +229,10 @@ class MaskRcnnModel:
         network = make_network(self.metadata.architecture)
         network.load_state_dict(self.state)
         return network.to(device).eval()
+
+
+def _not_finite(state: Mapping[str, Tensor]) -> list[str]:
+    return [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
 
 
 def load_model(model: str | os.PathLike[str] = "lite") -> MaskRcnnModel:
@@ -298,7 +302,7 @@ def model_to_bytes(model: MaskRcnnModel, half: bool = False) -> bytes:
     state = model.state
     if half:
         state = {k: v.half() if v.is_floating_point() else v for k, v in state.items()}
-        broken = [k for k, v in state.items() if v.is_floating_point() and not v.isfinite().all()]
+        broken = _not_finite(state)
         if broken:
             raise ModelFileError(
                 f"{broken[0]} of model '{model.metadata.name}' is not finite in half precision; "

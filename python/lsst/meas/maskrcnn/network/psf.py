@@ -25,27 +25,11 @@ _FIRST_WEIGHT = "backbone.body.conv1.weight"
 
 
 def add_psf_planes(pixels: Tensor, fwhm: npt.ArrayLike | None) -> Tensor:
-    """Append one constant plane per band with the width of its PSF.
+    """Append one constant plane per band with the width of its PSF to an image (band, y, x).
 
-    Parameters
-    ----------
-    pixels : `torch.Tensor`
-        Normalised image, float32, (band, y, x).
-    fwhm : array_like or `None`
-        Full width at half maximum of the Gaussian with the adaptive moments
-        of the PSF, as afw's ``computeShape`` has it, (band,), px. What is not
-        finite or not above 0, and `None`, stands for a PSF that is not known:
-        its plane is 0.
-
-    Returns
-    -------
-    planes : `torch.Tensor`
-        The bands, then their PSF planes, float32, (2 band, y, x).
-
-    Raises
-    ------
-    ValueError
-        Raised if the number of widths is not that of the bands.
+    Widths are the full width at half maximum of the Gaussian with the adaptive moments of the PSF, as afw's
+    ``computeShape`` has it, (band,), px. What is not finite or not above 0, and `None`, stands for a PSF that
+    is not known: its plane is 0. A ValueError is raised if the number of widths is not that of the bands.
     """
     bands = len(pixels)
     widths = np.zeros(bands) if fwhm is None else np.asarray(fwhm, dtype=float)
@@ -57,25 +41,10 @@ def add_psf_planes(pixels: Tensor, fwhm: npt.ArrayLike | None) -> Tensor:
 
 
 def widen_input(state: dict[str, Tensor], planes: int) -> dict[str, Tensor]:
-    """Let the weights of a network take further input planes.
+    """Let the weights of a network of `~.build.build_network` take further input planes.
 
-    Parameters
-    ----------
-    state : `dict` [`str`, `torch.Tensor`]
-        State of a network as `~.build.build_network` makes it.
-    planes : `int`
-        Number of input planes wanted; not less than there are.
-
-    Returns
-    -------
-    state : `dict` [`str`, `torch.Tensor`]
-        The same, with weights of zero for the new planes: the network's
-        answers do not change.
-
-    Raises
-    ------
-    ValueError
-        Raised if the state has more planes than wanted.
+    The new planes have weights of zero: the network's answers do not change. A ValueError is raised if the
+    state has more planes than wanted.
     """
     weight = state[_FIRST_WEIGHT]
     given = weight.shape[1]

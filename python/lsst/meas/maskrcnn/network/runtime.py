@@ -19,8 +19,6 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from .any_band import AnyBandNetwork
 from .model_file import MaskRcnnModel
 
-__all__ = ["prepared_network"]
-
 _MIN_OBJECTNESS = 0.05
 """Smallest objectness of a proposal; in a tile of few sources nearly all have
 less. Chosen by ``tests/benchmarks/bench_runtime.py``: no detection of a score of
@@ -39,17 +37,7 @@ _PREPARED: weakref.WeakKeyDictionary[MaskRcnnModel, dict[str, MaskRCNN | AnyBand
 def prepared_network(model: MaskRcnnModel, device: str = "cpu") -> MaskRCNN | AnyBandNetwork:
     """Build the network of a model, made quick at detecting, once for each device.
 
-    Parameters
-    ----------
-    model : `~.model_file.MaskRcnnModel`
-        The model; as long as it lives the network is kept.
-    device : `str`
-        Where it computes.
-
-    Returns
-    -------
-    network : `torchvision.models.detection.MaskRCNN`
-        In evaluation mode; not to be changed.
+    It is in evaluation mode, and not to be changed; it is kept as long as the model lives.
     """
     networks = _PREPARED.setdefault(model, {})
     if device not in networks:

@@ -14,8 +14,6 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["NetworkSpec"]
-
 _Fraction = Annotated[float, Field(gt=0.0, lt=1.0)]
 _Count = Annotated[int, Field(gt=0, le=20_000)]
 """Ten times the largest of any known network."""
@@ -142,38 +140,15 @@ class NetworkSpec(BaseModel):
 
     @classmethod
     def published(cls, in_channels: int = 3, backbone: str = "resnet50") -> Self:
-        """Make the architecture of Astro R-CNN.
-
-        Parameters
-        ----------
-        in_channels : `int`
-            Number of bands.
-        backbone : `str`
-            Residual network.
-
-        Returns
-        -------
-        spec : `NetworkSpec`
-        """
+        """Make the architecture of Astro R-CNN."""
         return cls.model_validate({"in_channels": in_channels, "backbone": backbone})
 
     @classmethod
     def light(cls, in_channels: int = 3, psf_channels: bool = False) -> Self:
         """Make the small architecture that trains and runs on a CPU.
 
-        Parameters
-        ----------
-        in_channels : `int`
-            Number of bands.
-        psf_channels : `bool`
-            Whether the width of the PSF is an input too.
-
-        Returns
-        -------
-        spec : `NetworkSpec`
-            ResNet-18 up to its third stage (stride 16; the sources of a
-            ground-based image are small), a 64-channel pyramid and small
-            heads.
+        It has ResNet-18 up to its third stage (stride 16; the sources of a ground-based image are small), a
+        64-channel pyramid and small heads.
         """
         return cls(
             in_channels=in_channels,

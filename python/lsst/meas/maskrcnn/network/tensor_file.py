@@ -74,32 +74,13 @@ class TensorHeader:
         return {name: tuple(entry["shape"]) for name, entry in self.entries.items()}
 
     def check_texts(self) -> None:
-        """Compare the texts with their checksum, if they have one.
-
-        Raises
-        ------
-        TensorFileError
-            Raised if they are not those that were written.
-        """
+        """Raise a `TensorFileError` if the texts have a checksum, and it is that of others."""
         texts = self.texts
         if (_TEXTS in texts or _TENSORS in texts) and texts.get(_TEXTS) != _sha256_of_texts(texts):
             raise TensorFileError("is damaged: the texts of its header have another SHA-256 than it says")
 
     def pack(self, data: bytes, texts: Mapping[str, str]) -> bytes:
-        """Make a file of these tensors with other texts.
-
-        Parameters
-        ----------
-        data : `bytes`
-            A file with this header, of which the tensors are taken bit for bit.
-        texts : `~collections.abc.Mapping` [`str`, `str`]
-            The texts.
-
-        Returns
-        -------
-        data : `bytes`
-            The new file, with checksums.
-        """
+        """Make a file of other texts and of the tensors of a file with this header, bit for bit."""
         signed = {**texts, _TENSORS: _sha256_of_tensors(self, data)}
         content = {"__metadata__": {**signed, _TEXTS: _sha256_of_texts(signed)}, **self.entries}
         raw = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode()
@@ -109,20 +90,7 @@ class TensorHeader:
 
 
 def pack_tensors(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> bytes:
-    """Make a file of tensors and texts.
-
-    Parameters
-    ----------
-    tensors : `~collections.abc.Mapping` [`str`, `torch.Tensor`]
-        Tensors by name.
-    texts : `~collections.abc.Mapping` [`str`, `str`]
-        Texts by key.
-
-    Returns
-    -------
-    data : `bytes`
-        The file.
-    """
+    """Make a file of tensors and texts."""
     plain = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     data = safetensors.torch.save(plain)
     length = int(struct.unpack("<Q", data[:8])[0])
@@ -132,23 +100,10 @@ def pack_tensors(tensors: Mapping[str, Tensor], texts: Mapping[str, str]) -> byt
 
 
 def read_tensor_header(stream: BinaryIO, size: int) -> TensorHeader:
-    """Read the header of a file and check it against the size of the file.
+    """Read the header of a file at its beginning and check it against the size of the file (bytes).
 
-    Parameters
-    ----------
-    stream : binary file
-        The file, at its beginning; it is left where the tensors begin.
-    size : `int`
-        Its size (bytes).
-
-    Returns
-    -------
-    header : `TensorHeader`
-
-    Raises
-    ------
-    TensorFileError
-        Raised if this is no whole file of tensors.
+    The stream is left where the tensors begin. A `TensorFileError` is raised if this is no whole file of
+    tensors.
     """
     start = stream.read(8)
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
@@ -174,29 +129,9 @@ def read_tensor_header(stream: BinaryIO, size: int) -> TensorHeader:
 
 
 def read_tensors(header: TensorHeader, data: bytes, name: str) -> dict[str, Tensor]:
-    """Read the tensors of a file.
+    """Read the tensors of a file; a `TensorFileError` is raised if they are not those that were written.
 
-    A file without a checksum, as older versions wrote it, is read with a
-    warning, once in a process.
-
-    Parameters
-    ----------
-    header : `TensorHeader`
-        Its header.
-    data : `bytes`
-        The whole file.
-    name : `str`
-        What to call it in the warning.
-
-    Returns
-    -------
-    tensors : `dict` [`str`, `torch.Tensor`]
-        Tensors by name.
-
-    Raises
-    ------
-    TensorFileError
-        Raised if the tensors are not those that were written.
+    A file without a checksum, as older versions wrote it, is read with a warning, once in a process.
     """
     if _TENSORS not in header.texts:
         _warn_of_no_checksum(name)

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["detect_in_tiles", "unique_sources"]
-
 from collections.abc import Callable
 from typing import Any
 
@@ -39,29 +37,14 @@ def detect_in_tiles(
     together: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
-    """Find the sources of an image, each once.
+    """Find the sources of an image of a shape (y, x), each once, by descending score.
 
-    Parameters
-    ----------
-    detect : callable
-        Finds the sources of some tiles, in pixels of the image.
-    shape : `tuple` [`int`, `int`]
-        Height and width of the image, px.
-    fwhm : `float`
-        Of the PSF, px.
-    size, overlap, align : `int`
-        Of `~lsst.meas.maskrcnn.images.tiles.make_tiles`, px.
-    together : `int`
-        Tiles that are detected on at the same time.
-    progress : callable, optional
-        Called with the number of tiles done and the number of tiles.
+    ``detect`` finds the sources of some tiles, in pixels of the image. Side and overlap of tiles and their
+    alignment (px) are those of `~lsst.meas.maskrcnn.images.tiles.make_tiles`; so many are detected on
+    ``together``. ``progress`` is called with the number of tiles done and the number of tiles.
 
-    Returns
-    -------
-    found : `~.detections.Detections`
-        By descending score. A source belongs to the tile in the middle part
-        of which it lies; one that reaches the edge of that tile is found again
-        in a tile around it.
+    A source belongs to the tile in the middle part of which it lies; one that reaches the edge of that tile
+    is found again in a tile around it.
     """
     tiles = make_tiles(*shape, size, overlap, align)
     parts: list[Detections] = []
@@ -102,21 +85,9 @@ def tiles_at_once(device: torch.device) -> int:
 def unique_sources(
     boxes: npt.NDArray[Any], positions: npt.NDArray[Any], fwhm: float
 ) -> npt.NDArray[np.int64]:
-    """Drop what is at the place, or in the box, of something likelier.
+    """Drop what is at the place, or in the box, of something likelier; returns the indices that are kept.
 
-    Parameters
-    ----------
-    boxes : `numpy.ndarray`
-        [x0, y0, x1, y1], (source, 4), px, the likeliest first.
-    positions : `numpy.ndarray`
-        (y, x), (source, 2), px.
-    fwhm : `float`
-        Of the PSF, px.
-
-    Returns
-    -------
-    kept : `numpy.ndarray`
-        Indices, int64.
+    Boxes are (source, 4), positions (y, x), (source, 2), px, the likeliest first.
     """
     kept: list[int] = []
     areas = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1)

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["MASK_WAVELENGTH", "band_wavelength"]
-
 from collections.abc import Mapping
 
 MASK_WAVELENGTH = 880.0
@@ -49,25 +47,10 @@ have a band; of Bessell (2005, ARA&A 43, 293) for bands that it does not have.""
 
 
 def band_wavelength(band: str, given: Mapping[str, float] | None = None) -> float:
-    """Return the effective wavelength of a band.
+    """Return the effective wavelength of a band (nm); those that are given by band go first.
 
-    Parameters
-    ----------
-    band : `str`
-        Its name; a prefix of the instrument, as in ``HSC-G`` or ``lsst_g``,
-        does not matter.
-    given : `~collections.abc.Mapping` [`str`, `float`], optional
-        Wavelengths by band (nm), which go first.
-
-    Returns
-    -------
-    wavelength : `float`
-        In nm.
-
-    Raises
-    ------
-    ValueError
-        Raised if the band is not known.
+    A prefix of the instrument in its name, as in ``HSC-G`` or ``lsst_g``, does not matter. A ValueError is
+    raised if the band is not known.
     """
     if given and band in given:
         return float(given[band])

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["band_wavelengths", "choose_bands"]
-
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -19,32 +17,15 @@ from ..network.wavelengths import band_wavelength
 
 
 def choose_bands(config: Any, available: Collection[str], metadata: ModelMetadata) -> list[str]:
-    """Choose the bands of the data that are read.
+    """Choose the bands of the data that are read, by the configuration and the header of the model.
 
-    Parameters
-    ----------
-    config : `~.deblend.MaskRcnnDeblendConfig`
-        Configuration of the task.
-    available : `~collections.abc.Collection` [`str`]
-        Bands of the data.
-    metadata : `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
-        Header of the model.
+    These are those of the model in its order, by their names in the data, then those of
+    ``config.extra_bands`` that are there; for a model that takes any bands, those of ``config.bands`` or all
+    there are, by wavelength.
 
-    Returns
-    -------
-    bands : `list` [`str`]
-        Names in the data: those of the model in its order, then those of
-        ``config.extra_bands`` that are there; for a model that takes any bands,
-        those of ``config.bands`` or all there are, by wavelength.
-
-    Raises
-    ------
-    lsst.meas.maskrcnn.catalogs.exposures.MissingBandError
-        Raised if a band that is needed is missing.
-    lsst.pipe.base.InvalidQuantumError
-        Raised if ``config.bands`` names a band that the model does not have, a
-        wavelength is not known, or ``config`` sets what does not go with a
-        model that takes any bands.
+    A `MissingBandError` is raised if a band that is needed is missing, an
+    `~lsst.pipe.base.InvalidQuantumError` if ``config.bands`` names a band that the model does not have, a
+    wavelength is not known, or ``config`` sets what does not go with a model that takes any bands.
     """
     if not metadata.bands:
         return _choose_any_bands(config, available, metadata)
@@ -100,24 +81,9 @@ def choose_reference(config: Any, bands: list[str], metadata: ModelMetadata) -> 
 
 
 def band_wavelengths(config: Any, bands: Iterable[str]) -> dict[str, float]:
-    """Look up the effective wavelengths of bands.
+    """Look up the effective wavelengths of bands of the data (nm), by their names in ``config.bands``.
 
-    Parameters
-    ----------
-    config : `~.deblend.MaskRcnnDeblendConfig`
-        Configuration of the task.
-    bands : `~collections.abc.Iterable` [`str`]
-        Names in the data.
-
-    Returns
-    -------
-    wavelengths : `dict` [`str`, `float`]
-        By the names that ``config.bands`` gives them (nm).
-
-    Raises
-    ------
-    ValueError
-        Raised if one is not known.
+    A ValueError is raised if one is not known.
     """
     names = {data: name for name, data in config.bands.items()}
     given = config.wavelengths

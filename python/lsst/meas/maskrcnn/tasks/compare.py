@@ -14,6 +14,7 @@ __all__ = [
 ]
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
@@ -43,6 +44,7 @@ from ..metrics.bootstrap import LEVEL
 from ..metrics.evaluation_metrics import EvaluationMetrics, PatchSummary, software_versions
 from ..report.deblender_plots import plot_disagreements, plot_flux_pairs, plot_residual_panels
 from .config_fields import make_config
+from .connections import BAND, PATCH, deferred_input, named_output
 from .failures import say_where
 
 # Names of datasets that differ between versions of the pipeline, by connection.
@@ -54,7 +56,6 @@ _OLDER = {
 _NEWER = {"exposures": "deep_coadd", "otherCatalog": "object_deblend", "otherModels": "object_scarlet_models"}
 _BLUE_TO_RED = "ugrizy"
 _GALLERY_SIZE = 6
-_PATCH = ("skymap", "tract", "patch")
 
 
 class DeblenderInputError(pipeBase.AlgorithmError):
@@ -75,26 +76,16 @@ class DeblenderInputError(pipeBase.AlgorithmError):
 def _input(
     doc: str, name: str, storage: str = "SourceCatalog", by_band: bool = False, optional: bool = True
 ) -> cT.Input:
-    """An input that is loaded when it is wanted; an optional one may be missing."""
-    return cT.Input(
-        doc=doc,
-        name=name,
-        storageClass=storage,
-        dimensions=(*_PATCH, "band") if by_band else _PATCH,
-        multiple=by_band,
-        deferLoad=True,
-        deferGraphConstraint=optional,
-        minimum=0 if optional else 1,
-    )
+    dimensions = BAND if by_band else PATCH
+    return deferred_input(doc, name, storage, dimensions, multiple=by_band, optional=optional)
 
 
-def _output(doc: str, name: str, storage: str = "ArrowAstropy") -> cT.Output:
-    return cT.Output(doc=doc, name=f"{{outputName}}_{name}", storageClass=storage, dimensions=_PATCH)
+_output = functools.partial(named_output, dimensions=PATCH)
 
 
 class CompareDeblendersConnections(
     pipeBase.PipelineTaskConnections,
-    dimensions=_PATCH,
+    dimensions=PATCH,
     defaultTemplates={
         "coaddName": "deep",
         "deblendLabel": "maskRcnnDeblend",
@@ -137,16 +128,16 @@ class CompareDeblendersConnections(
     taskMetadata = _input(
         "Metadata of the first deblender, for its time.", "{deblendLabel}_metadata", "TaskMetadata"
     )
-    metrics = _output("Figures of both deblenders and their differences.", "metrics", "MaskRcnnMetrics")
-    sources = _output("One row for each source of either, both in one row where they match.", "sources")
-    blends = _output("One row for each blend: children, residuals, time and failures of both.", "blends")
+    metrics = _output("metrics", "Figures of both deblenders and their differences.", "MaskRcnnMetrics")
+    sources = _output("sources", "One row for each source of either, both in one row where they match.")
+    blends = _output("blends", "One row for each blend: children, residuals, time and failures of both.")
     truths = _output(
-        "One row for each true source: who found it, and how well. Empty without truth.", "truths"
+        "truths", "One row for each true source: who found it, and how well. Empty without truth."
     )
-    plotFlux = _output("Flux against flux.", "plot_flux", "Plot")
-    plotResidual = _output("Flux residuals by blendedness.", "plot_residual", "Plot")
+    plotFlux = _output("plot_flux", "Flux against flux.", "Plot")
+    plotResidual = _output("plot_residual", "Flux residuals by blendedness.", "Plot")
     plotGallery = _output(
-        "Blends on which the two differ most: pictures, models, residuals.", "plot_gallery", "Plot"
+        "plot_gallery", "Blends on which the two differ most: pictures, models, residuals.", "Plot"
     )
 
     def __init__(self, *, config: CompareDeblendersConfig) -> None:
@@ -230,13 +221,7 @@ class CompareDeblendersConfig(
 
 
 class CompareDeblendersTask(pipeBase.PipelineTask):
-    """Compare two deblenders on a patch, with its truth or without.
-
-    Parameters
-    ----------
-    **kwargs
-        Forwarded to `lsst.pipe.base.PipelineTask`.
-    """
+    """Compare two deblenders on a patch, with its truth or without."""
 
     ConfigClass: ClassVar[type[CompareDeblendersConfig]] = CompareDeblendersConfig
     _DefaultName: ClassVar[str] = "compareDeblenders"
@@ -254,12 +239,8 @@ class CompareDeblendersTask(pipeBase.PipelineTask):
 
         Parameters
         ----------
-        butlerQC : `lsst.pipe.base.QuantumContext`
-            Butler restricted to this quantum.
-        inputRefs : `lsst.pipe.base.InputQuantizedConnection`
-            Inputs.
-        outputRefs : `lsst.pipe.base.OutputQuantizedConnection`
-            Outputs.
+        butlerQC, inputRefs, outputRefs
+            As of `lsst.pipe.base.PipelineTask.runQuantum`.
         """
         handles = butlerQC.get(inputRefs)
 
@@ -290,7 +271,7 @@ class CompareDeblendersTask(pipeBase.PipelineTask):
         )
         catalogs = [handles[name] for name in ("catalog", "otherCatalog") if handles.get(name) is not None]
         data_id = butlerQC.quantum.dataId
-        place = {} if data_id is None else {name: data_id[name] for name in _PATCH}
+        place = {} if data_id is None else {name: data_id[name] for name in PATCH}
         outputs = self.run(
             **fields.getDict(),
             tract=int(place.get("tract", 0)),

@@ -10,12 +10,11 @@ dataclass (see `lsst.meas.maskrcnn.images.settings`).
 
 from __future__ import annotations
 
-__all__ = ["make_config", "make_fields"]
-
 import dataclasses
 import types
 import typing
-from typing import Any
+from collections.abc import Iterable
+from typing import Any, NoReturn
 
 from pydantic.fields import FieldInfo
 
@@ -23,23 +22,10 @@ import lsst.pex.config as pexConfig
 
 
 def make_fields(source: Any, leave_out: tuple[str, ...] = (), unset: str = "") -> dict[str, pexConfig.Field]:
-    """Make a field of a configuration for each setting.
+    """Make a field of a configuration, by name, for each setting of a dataclass but those that are left out.
 
-    Parameters
-    ----------
-    source : `type`
-        The dataclass with the settings.
-    leave_out : `tuple` [`str`, ...]
-        Settings to leave out.
-    unset : `str`, optional
-        If given, all fields are `None` by default, and this sentence of their
-        documentation says what that means.
-
-    Returns
-    -------
-    fields : `dict` [`str`, `lsst.pex.config.Field`]
-        By name. Settings that are dataclasses themselves become
-        configurations of their own.
+    Settings that are dataclasses themselves become configurations of their own. With ``unset`` all fields are
+    `None` by default, and this sentence of their documentation says what that means.
     """
     hints = typing.get_type_hints(source, include_extras=True)
     return {
@@ -49,33 +35,18 @@ def make_fields(source: Any, leave_out: tuple[str, ...] = (), unset: str = "") -
     }
 
 
-def make_config(source: Any, name: str, leave_out: tuple[str, ...] = (), unset: str = "") -> Any:
-    """Make a class of configurations with the fields of a dataclass.
+def make_config(source: Any, name: str, leave_out: tuple[str, ...] = ()) -> Any:
+    """Make a class of configurations with the fields of a dataclass, see `make_fields`.
 
-    Parameters
-    ----------
-    source : `type`
-        The dataclass with the settings; it raises `ValueError` for values
-        that do not fit.
-    name : `str`
-        Name of the class.
-    leave_out, unset
-        As in `make_fields`.
-
-    Returns
-    -------
-    config : `type`
-        Subclass of `lsst.pex.config.Config` with the methods ``values()``,
-        which gives the fields that are set by name, ``settings(**others)``,
-        which makes the dataclass, ``set_from(settings)``, and a
-        ``validate()`` that raises what the dataclass would.
+    It has the methods ``values()``, which gives the fields by name, ``settings(**others)``,
+    which makes the dataclass, ``set_from(settings)``, and a ``validate()`` that raises what the dataclass
+    would: a ValueError for values that do not fit.
     """
-    fields = make_fields(source, leave_out, unset)
+    fields = make_fields(source, leave_out)
 
     def _values(self: Any) -> dict[str, Any]:
-        """Return the settings by name, without those that are not set."""
-        given = {key: _plain(getattr(self, key)) for key in fields}
-        return {key: value for key, value in given.items() if not (unset and value is None)}
+        """Return the settings by name."""
+        return {key: plain_value(getattr(self, key)) for key in fields}
 
     def _settings(self: Any, **others: Any) -> Any:
         """Return the same as a dataclass, with the settings that were left out."""
@@ -96,10 +67,7 @@ def make_config(source: Any, name: str, leave_out: tuple[str, ...] = (), unset: 
         try:
             self.settings()
         except ValueError as error:
-            # The message begins with the name of the setting, if it is about one.
-            named = [key for key in fields if str(error).startswith(key)]
-            field = type(self)._fields[[*named, *fields][0]]
-            raise pexConfig.FieldValidationError(field, self, str(error)) from error
+            refuse(self, error, fields)
 
     methods = {"values": _values, "settings": _settings, "set_from": _set_from, "validate": _validate}
     doc = f"Configuration of `~{source.__module__}.{source.__name__}`."
@@ -107,7 +75,14 @@ def make_config(source: Any, name: str, leave_out: tuple[str, ...] = (), unset: 
     return types.new_class(name, (pexConfig.Config,), exec_body=lambda body: body.update(members))
 
 
-def _plain(value: Any) -> Any:
+def refuse(config: pexConfig.Config, error: ValueError, names: Iterable[str]) -> NoReturn:
+    """Refuse the value of the field with which a message begins, or of the first one of some names."""
+    fields = list(names)
+    name = next((name for name in fields if str(error).startswith(name)), fields[0])
+    raise pexConfig.FieldValidationError(type(config)._fields[name], config, str(error)) from error
+
+
+def plain_value(value: Any) -> Any:
     """Value of a field as the dataclass takes it."""
     if isinstance(value, pexConfig.Config):
         return value.settings()  # type: ignore[attr-defined]
@@ -120,7 +95,7 @@ def _make_field(source: Any, field: dataclasses.Field[Any], hint: Any, unset: st
     kind, *extras = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
     info = next((extra for extra in extras if isinstance(extra, FieldInfo)), FieldInfo())
     if dataclasses.is_dataclass(kind):
-        made = make_config(kind, f"{field.name.title().replace('_', '')}Config", (), unset)
+        made = make_config(kind, f"{field.name.title().replace('_', '')}Config")
         return pexConfig.ConfigField(doc=info.description or made.__doc__, dtype=made)
     options = [option for option in typing.get_args(kind) if option is not types.NoneType]
     optional = types.NoneType in typing.get_args(kind)

@@ -396,10 +396,6 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         ----------
         uri : `str`
             Path or URI, ``resource://`` included.
-
-        Returns
-        -------
-        model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`
         """
         with ResourcePath(uri, forceDirectory=False).as_local() as local:
             return read_model(local.ospath)

@@ -23,7 +23,6 @@ from astropy.table import Table
 
 import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
-import lsst.pipe.base.connectionTypes as cT
 from lsst.utils.logging import PeriodicLogger
 
 from ..catalogs.blend_cutout import cut_group, cut_source
@@ -51,6 +50,7 @@ from ..metrics.matching import PSF_AREA_RANGES, AreaRange
 from ..metrics.run_comparison import EvaluatedRun
 from ..metrics.summary import blend_figures, source_figures, summarize_precision, throughput_figures
 from .config_fields import make_config
+from .connections import BAND, PATCH, SKYMAP, deferred_input, named_output
 from .failures import say_where
 
 if TYPE_CHECKING:
@@ -82,13 +82,9 @@ class EvaluationInputError(pipeBase.AlgorithmError):
         return {"patch": self.patch, "message": str(self)}
 
 
-def _plot(name: str, doc: str) -> Any:
-    return cT.Output(doc=doc, name=f"{{outputName}}_plot_{name}", storageClass="Plot", dimensions=("skymap",))
-
-
 class MaskRcnnEvaluateConnections(
     pipeBase.PipelineTaskConnections,
-    dimensions=("skymap",),
+    dimensions=SKYMAP,
     defaultTemplates={
         "coaddName": "deep",
         "catalogName": "deepCoadd_maskRcnnCatalog",
@@ -107,100 +103,63 @@ class MaskRcnnEvaluateConnections(
         Configuration of the task; inputs that it does not want are left out.
     """
 
-    catalogs = cT.Input(
-        doc="Catalogues to evaluate, with footprints.",
-        name="{catalogName}",
-        storageClass="SourceCatalog",
-        dimensions=("skymap", "tract", "patch"),
-        multiple=True,
-        deferLoad=True,
-        deferGraphConstraint=True,
-        minimum=0,
+    catalogs = deferred_input(
+        "Catalogues to evaluate, with footprints.", "{catalogName}", "SourceCatalog", PATCH, optional=True
     )
-    truth = cT.Input(
-        doc="The sources that are there: positions, classes, fluxes, and masks as footprints.",
-        name="maskRcnn_truth",
-        storageClass="SourceCatalog",
-        dimensions=("skymap", "tract", "patch"),
-        multiple=True,
-        deferLoad=True,
+    truth = deferred_input(
+        "The sources that are there: positions, classes, fluxes, and masks as footprints.",
+        "maskRcnn_truth",
+        "SourceCatalog",
+        PATCH,
     )
-    injected = cT.Input(
-        doc="With injected, in place of truth: what source_injection has put into the coadds.",
-        name="injected_{coaddName}_coadd_predetection_catalog",
-        storageClass="ArrowAstropy",
-        dimensions=("skymap", "tract", "patch", "band"),
-        multiple=True,
-        deferLoad=True,
+    injected = deferred_input(
+        "With injected, in place of truth: what source_injection has put into the coadds.",
+        "injected_{coaddName}_coadd_predetection_catalog",
+        "ArrowAstropy",
+        BAND,
     )
-    bandCatalogs = cT.Input(
-        doc="Catalogues of the bands of the same records, with HeavyFootprints and fluxes of the models.",
-        name="{coaddName}Coadd_maskRcnnDeblended",
-        storageClass="SourceCatalog",
-        dimensions=("skymap", "tract", "patch", "band"),
-        multiple=True,
-        deferLoad=True,
-        deferGraphConstraint=True,
-        minimum=0,
+    bandCatalogs = deferred_input(
+        "Catalogues of the bands of the same records, with HeavyFootprints and fluxes of the models.",
+        "{coaddName}Coadd_maskRcnnDeblended",
+        "SourceCatalog",
+        BAND,
+        optional=True,
     )
-    exposures = cT.Input(
-        doc="Coadds in which the sources were found.",
-        name="{coaddName}Coadd_calexp",
-        storageClass="ExposureF",
-        dimensions=("skymap", "tract", "patch", "band"),
-        multiple=True,
-        deferLoad=True,
-        deferGraphConstraint=True,
-        minimum=0,
+    exposures = deferred_input(
+        "Coadds in which the sources were found.", "{coaddName}Coadd_calexp", "ExposureF", BAND, optional=True
     )
-    taskMetadata = cT.Input(
-        doc="Metadata of the task that made the catalogues, for how long it took.",
-        name="{deblendLabel}_metadata",
-        storageClass="TaskMetadata",
-        dimensions=("skymap", "tract", "patch"),
-        multiple=True,
-        deferLoad=True,
-        deferGraphConstraint=True,
-        minimum=0,
+    taskMetadata = deferred_input(
+        "Metadata of the task that made the catalogues, for how long it took.",
+        "{deblendLabel}_metadata",
+        "TaskMetadata",
+        PATCH,
+        optional=True,
     )
-    metrics = cT.Output(
-        doc="All figures with their errors, and what they were computed from.",
-        name="{outputName}_metrics",
-        storageClass="MaskRcnnMetrics",
-        dimensions=("skymap",),
+    metrics = named_output(
+        "metrics", "All figures with their errors, and what they were computed from.", "MaskRcnnMetrics"
     )
-    matches = cT.Output(
-        doc="Match table: one row for each true source and each detection without one.",
-        name="{outputName}_matches",
-        storageClass="ArrowAstropy",
-        dimensions=("skymap",),
+    matches = named_output(
+        "matches", "Match table: one row for each true source and each detection without one."
     )
-    precisionRecall = cT.Output(
-        doc="Precision-recall curves by definition, class and IoU.",
-        name="{outputName}_precisionRecall",
-        storageClass="ArrowAstropy",
-        dimensions=("skymap",),
+    precisionRecall = named_output("precisionRecall", "Precision-recall curves by definition, class and IoU.")
+    outcomes = named_output(
+        "outcomes", "Hits and false detections by class and IoU, from which runs are compared."
     )
-    outcomes = cT.Output(
-        doc="Hits and false detections by class and IoU, from which runs are compared.",
-        name="{outputName}_outcomes",
-        storageClass="ArrowAstropy",
-        dimensions=("skymap",),
+    gallery = named_output(
+        "gallery", "Pictures and outlines of the best and the worst blends.", "MaskRcnnGallery"
     )
-    gallery = cT.Output(
-        doc="Pictures and outlines of the best and the worst blends.",
-        name="{outputName}_gallery",
-        storageClass="MaskRcnnGallery",
-        dimensions=("skymap",),
+    plotPrecisionRecall = named_output(
+        "plot_precisionRecall", "Precision against recall by class and IoU.", "Plot"
     )
-    plotPrecisionRecall = _plot("precisionRecall", "Precision against recall by class and IoU.")
-    plotCompleteness = _plot("completeness", "Completeness and purity.")
-    plotConfusion = _plot("confusion", "Confusion of stars and galaxies, by magnitude.")
-    plotRoc = _plot("roc", "Stars kept against galaxies let through.")
-    plotFluxResidual = _plot("fluxResidual", "Flux residuals by blendedness.")
-    plotCalibration = _plot("calibration", "Scores against the share of detections that are true.")
-    plotBlends = _plot("blends", "How blends ended.")
-    plotGallery = _plot("gallery", "The best and the worst blends.")
+    plotCompleteness = named_output("plot_completeness", "Completeness and purity.", "Plot")
+    plotConfusion = named_output("plot_confusion", "Confusion of stars and galaxies, by magnitude.", "Plot")
+    plotRoc = named_output("plot_roc", "Stars kept against galaxies let through.", "Plot")
+    plotFluxResidual = named_output("plot_fluxResidual", "Flux residuals by blendedness.", "Plot")
+    plotCalibration = named_output(
+        "plot_calibration", "Scores against the share of detections that are true.", "Plot"
+    )
+    plotBlends = named_output("plot_blends", "How blends ended.", "Plot")
+    plotGallery = named_output("plot_gallery", "The best and the worst blends.", "Plot")
 
     def __init__(self, *, config: MaskRcnnEvaluateConfig) -> None:
         super().__init__(config=config)
@@ -273,11 +232,6 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
     """Evaluate a catalogue by the truth of the patches that it was made of.
 
     Any catalogue with footprints will do, whatever made it.
-
-    Parameters
-    ----------
-    **kwargs
-        Forwarded to `lsst.pipe.base.PipelineTask`.
     """
 
     ConfigClass: ClassVar[type[MaskRcnnEvaluateConfig]] = MaskRcnnEvaluateConfig

@@ -25,7 +25,7 @@ from ..ingest.scenes import SceneGrid
 from ..scenes.config import ArtefactConfig, MaskRule, PopulationConfig, PsfConfig, SceneConfig
 from ..scenes.presets import PRESETS, preset_config
 from ..scenes.simulate import simulate_scene
-from .config_fields import make_fields
+from .config_fields import make_fields, plain_value, refuse
 from .failures import say_where
 
 
@@ -43,12 +43,8 @@ def _changes(source: type, *names: str) -> Any:
 
 def _given(config: pexConfig.Config, names: Any) -> dict[str, Any]:
     """Return the settings of a configuration that are set."""
-    values = {name: getattr(config, name) for name in names}
-    return {
-        name: tuple(value) if isinstance(value, pexConfig.listField.List) else value
-        for name, value in values.items()
-        if value is not None
-    }
+    values = {name: plain_value(getattr(config, name)) for name in names}
+    return {name: value for name, value in values.items() if value is not None}
 
 
 _SCENE_CHANGES: Any = _changes(SceneConfig, "shape", "bands", "pixel_scale", "noise", "exposure_factor")
@@ -182,17 +178,10 @@ class SimulateScenesConfig(
         try:
             self.scene()
         except ValueError as error:
-            named = [key for key in self._fields if str(error).startswith(key)]
-            field = self._fields[[*named, "preset"][0]]
-            raise pexConfig.FieldValidationError(field, self, str(error)) from error
+            refuse(self, error, ("preset", *self._fields))
 
     def scene(self) -> SceneConfig:
         """Return the settings of the simulator: the preset with the changes.
-
-        Returns
-        -------
-        scene : `~lsst.meas.maskrcnn.scenes.config.SceneConfig`
-            The settings.
 
         Raises
         ------
@@ -222,11 +211,7 @@ class SimulateScenesConfig(
     def expanded(self) -> SimulateScenesConfig:
         """Return a copy with the preset's numbers in the fields that are not set.
 
-        Returns
-        -------
-        expanded : `SimulateScenesConfig`
-            It gives the same scenes, also if a later version changes these
-            numbers of the preset.
+        It gives the same scenes, also if a later version changes these numbers of the preset.
         """
         scene = self.scene()
         expanded = type(self)()
@@ -243,17 +228,12 @@ class SimulateScenesConfig(
         return expanded
 
     def grid(self, skymap: str) -> SceneGrid:
-        """Return the sky map that the scenes belong to.
+        """Return the sky map that the scenes belong to, whose patches have the size of a scene.
 
         Parameters
         ----------
         skymap : `str`
             Name of the sky map.
-
-        Returns
-        -------
-        grid : `~lsst.meas.maskrcnn.ingest.scenes.SceneGrid`
-            Its patches have the size of a scene.
         """
         scene = self.scene()
         return SceneGrid(skymap, scene.shape, scene.pixel_scale)
@@ -283,12 +263,8 @@ class SimulateScenesTask(pipeBase.PipelineTask):
 
         Parameters
         ----------
-        butlerQC : `lsst.pipe.base.QuantumContext`
-            What puts the outputs.
-        inputRefs : `lsst.pipe.base.InputQuantizedConnection`
-            References to the inputs; there are none.
-        outputRefs : `lsst.pipe.base.OutputQuantizedConnection`
-            References to the outputs.
+        butlerQC, inputRefs, outputRefs
+            As of `lsst.pipe.base.PipelineTask.runQuantum`.
 
         Raises
         ------

@@ -103,12 +103,8 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
 
         Parameters
         ----------
-        butlerQC : `lsst.pipe.base.QuantumContext`
-            Butler restricted to this quantum.
-        inputRefs : `lsst.pipe.base.InputQuantizedConnection`
-            Inputs.
-        outputRefs : `lsst.pipe.base.OutputQuantizedConnection`
-            Outputs.
+        butlerQC, inputRefs, outputRefs
+            As of `lsst.pipe.base.PipelineTask.runQuantum`.
         """
         config = self.config
         initialModel = butlerQC.get(inputRefs.initialModel) if config.use_initial_model else None
@@ -225,17 +221,12 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             )
 
     def select(self, datasets: Sequence[PatchDatasets]) -> tuple[list[PatchDatasets], list[PatchDatasets]]:
-        """Choose the patches for training and for validation.
+        """Choose the patches for training and for validation, as `split_patches` does.
 
         Parameters
         ----------
         datasets : `~collections.abc.Sequence` [`PatchDatasets`]
             All patches.
-
-        Returns
-        -------
-        training, validation : `list` [`PatchDatasets`]
-            As `split_patches` has them.
 
         Raises
         ------
@@ -263,18 +254,12 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         return training, validation
 
     def initial_model(self, given: MaskRcnnModel | None = None) -> MaskRcnnModel | None:
-        """Find the model to start from.
+        """Find the model to start from; `None` for random weights.
 
         Parameters
         ----------
-        given : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`, \
-                optional
+        given : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel`, optional
             The one that was given, which is preferred to the configured one.
-
-        Returns
-        -------
-        model : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel` or `None`
-            The model; `None` for random weights.
 
         Raises
         ------
@@ -304,11 +289,6 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             Model to start from.
         patches : `~collections.abc.Sequence` [`TrainingPatch`], optional
             Patches, whose common bands are those of a network of any bands.
-
-        Returns
-        -------
-        bands : `tuple` [`str`]
-            The bands.
 
         Raises
         ------
@@ -369,7 +349,7 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         keep_checkpoint: bool = False,
         progress: Progress | None = None,
     ) -> pipeBase.Struct:
-        """Train on scenes, wherever they come from.
+        """Train on scenes, wherever they come from; the results are those of `run`.
 
         Parameters
         ----------
@@ -397,11 +377,6 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
             Keep the state of the finished training too.
         progress : callable, optional
             As in `run`.
-
-        Returns
-        -------
-        results : `lsst.pipe.base.Struct`
-            As `run` returns it.
 
         Raises
         ------
@@ -437,11 +412,6 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
         ----------
         initialModel : `~lsst.meas.maskrcnn.network.model_file.MaskRcnnModel` or `None`
             Model to start from.
-
-        Returns
-        -------
-        answer : `bool`
-            Whether it does.
         """
         if initialModel is None:
             return bool(self.config.architecture.preset == "any")

@@ -6,16 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = [
-    "AugmentConfig",
-    "CropConfig",
-    "EngineConfig",
-    "NetworkConfig",
-    "StageConfig",
-    "ValidationConfig",
-    "published_stages",
-]
-
 from typing import Any
 
 import lsst.pex.config as pexConfig
@@ -90,19 +80,7 @@ class NetworkConfig(pexConfig.Config):
     )
 
     def spec(self, n_bands: int) -> NetworkSpec | AnyBandSpec:
-        """Make the architecture.
-
-        Parameters
-        ----------
-        n_bands : `int`
-            Number of bands.
-
-        Returns
-        -------
-        spec : `~lsst.meas.maskrcnn.network.spec.NetworkSpec` or \
-                `~lsst.meas.maskrcnn.network.any_band.AnyBandSpec`
-            The architecture.
-        """
+        """Make the architecture for a number of bands."""
         if self.preset == "any":
             return AnyBandSpec()
         spec = NetworkSpec.light(n_bands) if self.preset == "light" else NetworkSpec.published(n_bands)
@@ -140,14 +118,7 @@ class ValidationConfig(pexConfig.Config):
 
 
 def published_stages() -> dict[str, StageConfig]:
-    """Make the published schedule.
-
-    Returns
-    -------
-    stages : `dict` [`str`, `StageConfig`]
-        The stages of
-        `~lsst.meas.maskrcnn.train.stages.published_stages`, in their order.
-    """
+    """Make the stages of `~lsst.meas.maskrcnn.train.stages.published_stages`, by name and in their order."""
     return {settings.name: _stage_config(settings) for settings in published_settings()}
 
 

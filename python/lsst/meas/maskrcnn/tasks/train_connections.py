@@ -18,6 +18,7 @@ import lsst.pipe.base.connectionTypes as cT
 
 from ..train.augment import AugmentSettings
 from ..train.stages import TrainSettings
+from .connections import BAND, PATCH, SKYMAP, deferred_input, named_output
 from .normalize import normalizeRegistry
 from .train_config import (
     AugmentConfig,
@@ -62,7 +63,7 @@ class TrainingDivergedError(pipeBase.AlgorithmError):
 
 class MaskRcnnTrainConnections(
     pipeBase.PipelineTaskConnections,
-    dimensions=("skymap",),
+    dimensions=SKYMAP,
     defaultTemplates={"coaddName": "deep", "outputName": "maskRcnnTraining"},
 ):
     """Inputs and outputs of `MaskRcnnTrainTask`.
@@ -77,29 +78,20 @@ class MaskRcnnTrainConnections(
         Configuration of the task; inputs that it does not want are left out.
     """
 
-    exposures = cT.Input(
-        doc="Coadds of all patches, in the bands of the model; other bands are not read.",
-        name="{coaddName}Coadd_calexp",
-        storageClass="ExposureF",
-        dimensions=("skymap", "tract", "patch", "band"),
-        multiple=True,
-        deferLoad=True,
+    exposures = deferred_input(
+        "Coadds of all patches, in the bands of the model; other bands are not read.",
+        "{coaddName}Coadd_calexp",
+        "ExposureF",
+        BAND,
     )
-    truth = cT.Input(
-        doc="The sources of the patches: classes, fluxes, and masks as footprints.",
-        name="maskRcnn_truth",
-        storageClass="SourceCatalog",
-        dimensions=("skymap", "tract", "patch"),
-        multiple=True,
-        deferLoad=True,
+    truth = deferred_input(
+        "The sources of the patches: classes, fluxes, and masks as footprints.",
+        "maskRcnn_truth",
+        "SourceCatalog",
+        PATCH,
     )
-    truthImages = cT.Input(
-        doc="The light of the sources alone, without noise.",
-        name="maskRcnn_truthImage",
-        storageClass="ExposureF",
-        dimensions=("skymap", "tract", "patch", "band"),
-        multiple=True,
-        deferLoad=True,
+    truthImages = deferred_input(
+        "The light of the sources alone, without noise.", "maskRcnn_truthImage", "ExposureF", BAND
     )
     initialModel = cT.PrerequisiteInput(
         doc="Model to start from.", name="maskRcnnInitialModel", storageClass="MaskRcnnModel", dimensions=()
@@ -110,24 +102,11 @@ class MaskRcnnTrainConnections(
         storageClass="MaskRcnnModel",
         dimensions=(),
     )
-    steps = cT.Output(
-        doc="Losses and learning rate of the steps.",
-        name="{outputName}_steps",
-        storageClass="ArrowAstropy",
-        dimensions=("skymap",),
+    steps = named_output("steps", "Losses and learning rate of the steps.")
+    epochs = named_output(
+        "epochs", "Means of the losses over epochs, and the average precision on the validation patches."
     )
-    epochs = cT.Output(
-        doc="Means of the losses over epochs, and the average precision on the validation patches.",
-        name="{outputName}_epochs",
-        storageClass="ArrowAstropy",
-        dimensions=("skymap",),
-    )
-    plot = cT.Output(
-        doc="Losses, learning rate and average precision against the step.",
-        name="{outputName}_plot",
-        storageClass="Plot",
-        dimensions=("skymap",),
-    )
+    plot = named_output("plot", "Losses, learning rate and average precision against the step.", "Plot")
 
     def __init__(self, *, config: MaskRcnnTrainConfig) -> None:
         super().__init__(config=config)
@@ -268,11 +247,6 @@ class MaskRcnnTrainConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskR
 
     def settings(self) -> TrainSettings:
         """Put the schedule together for the engine.
-
-        Returns
-        -------
-        settings : `~lsst.meas.maskrcnn.train.stages.TrainSettings`
-            The same for torch-only code.
 
         Raises
         ------

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["make_source", "make_validator"]
-
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,26 +30,9 @@ def make_source(
     bands: Sequence[str],
     n_pixels: float | None = None,
 ) -> CropSource | BandCropSource:
-    """Make the source of the crops of a training.
+    """Make the source of the crops of a training, as the network takes them.
 
-    Parameters
-    ----------
-    config : `MaskRcnnTrainConfig`
-        Configuration of the task.
-    scenes : `~lsst.meas.maskrcnn.train.scene_sources.SceneSource`
-        Scenes to cut from.
-    metadata : `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
-        Header of the model to train.
-    bands : `~collections.abc.Sequence` [`str`]
-        Bands of the scenes.
-    n_pixels : `float`, optional
-        Mean number of pixels of a scene.
-
-    Returns
-    -------
-    source : `~lsst.meas.maskrcnn.train.dataset.CropSource` or \
-            `~lsst.meas.maskrcnn.train.band_crops.BandCropSource`
-        The source, as the network takes crops.
+    Crops are cut from scenes in some bands, of ``n_pixels`` pixels each in the mean.
     """
     crops, seed = config.crops.settings(), config.engine.seed
     if isinstance(metadata.architecture, AnyBandSpec):
@@ -68,19 +49,9 @@ def make_validator(
     bands: Sequence[str],
     pictures: Path | None,
 ) -> Validate:
-    """Make the validation of a training.
+    """Make the validation of a training, which takes a network and returns its figures.
 
-    Parameters
-    ----------
-    config, scenes, metadata, bands
-        As in `make_source`.
-    pictures : `pathlib.Path` or `None`
-        Folder for a picture of each validation.
-
-    Returns
-    -------
-    validate : callable
-        Takes a network and returns its figures.
+    If there is a folder for them, pictures of each validation are drawn.
     """
     validator: BandSceneValidator | SceneValidator
     source = make_source(config, scenes, metadata, bands)
