@@ -11,7 +11,6 @@ it.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -30,7 +29,7 @@ from ..images.normalize import LuptonSettings, ZScoreSettings, lupton_compress, 
 from ..images.settings import settings as checked_settings
 from ..network.psf import add_psf_planes
 from .augment import AugmentSettings, Realization, Window, draw_realization, realize
-from .scene_sources import SceneFiles, SceneList, SceneSource
+from .scene_sources import SceneSource
 from .targets import SceneTruth, make_target, turn_image
 from .training_scene import TrainingScene
 
@@ -215,8 +214,8 @@ class SceneCrops(ABC):
 
     Parameters
     ----------
-    scenes : `SceneSource`, or `~collections.abc.Sequence`
-        The scenes, or a sequence of scene files or of `TrainingScene`.
+    scenes : `SceneSource`
+        The scenes.
     settings : `CropSettings`, optional
         How to cut.
     seed : `int`
@@ -224,26 +223,16 @@ class SceneCrops(ABC):
     n_pixels : `float`, optional
         Mean number of pixels of a scene, so that an epoch has the area of all;
         without it an epoch has ``crops_per_scene`` crops of each scene.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are no scenes.
     """
 
     def __init__(
         self,
-        scenes: SceneSource | Sequence[str | os.PathLike[str]] | Sequence[TrainingScene],
+        scenes: SceneSource,
         settings: CropSettings | None = None,
         seed: int = 1,
         n_pixels: float | None = None,
     ):
-        if isinstance(scenes, SceneSource):
-            self.scenes: SceneSource = scenes
-        elif scenes and all(isinstance(item, TrainingScene) for item in scenes):
-            self.scenes = SceneList(cast(Sequence[TrainingScene], scenes))
-        else:
-            self.scenes = SceneFiles(cast(Sequence[str], scenes))
+        self.scenes = scenes
         self.settings = settings or CropSettings()
         self.n_pixels = n_pixels
         most = 2 if n_pixels is None else max(2, round(n_pixels / (16 * self.settings.size**2)))
@@ -315,7 +304,7 @@ class CropSource(SceneCrops):
 
     Parameters
     ----------
-    scenes : `SceneSource`, or `~collections.abc.Sequence`
+    scenes
         As in `SceneCrops`.
     normalization : `~lsst.meas.maskrcnn.images.normalize.LuptonSettings` or \
             `~lsst.meas.maskrcnn.images.normalize.ZScoreSettings`
@@ -343,7 +332,7 @@ class CropSource(SceneCrops):
 
     def __init__(
         self,
-        scenes: SceneSource | Sequence[str | os.PathLike[str]] | Sequence[TrainingScene],
+        scenes: SceneSource,
         normalization: LuptonSettings | ZScoreSettings,
         settings: CropSettings | None = None,
         seed: int = 1,
