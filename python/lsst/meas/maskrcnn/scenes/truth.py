@@ -9,16 +9,12 @@ from __future__ import annotations
 __all__ = ["FLAGS", "flag_sources", "measure_neighbors", "source_mask"]
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from ..images.pixels import tight
 from .config import MaskRule
-
-if TYPE_CHECKING:
-    from .simulate import Scene
 
 FLAGS = ("empty", "small", "faint", "masked", "edge")
 """Flags of a source; ``flag_sources`` fills the column ``flag_<name>`` of each."""
@@ -256,34 +252,3 @@ def peak_fraction_mask(image: np.ndarray, fraction: float) -> tuple[np.ndarray, 
     if not peak > 0:
         return np.zeros((0, 0), bool), 0, 0
     return tight(image > fraction * peak)
-
-
-def truth_selection(
-    scene: Scene,
-    min_area: int = 12,
-    min_peak_snr: float = 5.0,
-    sky_sigma: np.ndarray | float | None = None,
-    min_visible: float = 0.0,
-    min_peak_share: float = 0.0,
-) -> np.ndarray:
-    """Say which sources of a scene are fit to be truth, bool, (N,).
-
-    Their masks must have ``min_area`` pixels on the image, and ``min_visible`` of
-    all; ``min_peak_snr`` is the S/N of the brightest pixel in the best band, and
-    not asked of scenes without noise unless the noise is given with
-    ``sky_sigma`` (nJy), and ``min_peak_share`` the source's own share of the light
-    there.
-    """
-    sources = scene.sources
-    usable = (sources["area"] >= max(min_area, 1)) & (sources["visible"] >= min_visible)
-    if min_peak_share > 0:
-        usable &= sources["peak_share"] >= min_peak_share
-    if sky_sigma is None and not scene.config.noise:
-        return usable
-    ours = np.asarray(scene.sky_sigma, float)
-    theirs = ours if sky_sigma is None else np.broadcast_to(np.asarray(sky_sigma, float), ours.shape)
-    if not (np.isfinite(theirs).all() and (theirs > 0).all()):
-        raise ValueError(f"sky_sigma is {sky_sigma!r}; it must be above 0 in each of {scene.bands}.")
-    peaks = np.stack([sources[f"peak_snr_{band}"] for band in scene.bands])
-    best = (peaks * (ours / theirs)[:, None]).max(axis=0)
-    return usable & (best >= min_peak_snr)
