@@ -69,11 +69,15 @@ class Crops:
         return [Crops(self.images[cut], self.targets[cut], self.numbers[cut]) for cut in cuts]
 
 
+def seeded_generator(*numbers: int) -> torch.Generator:
+    """Make a generator of torch whose draws some numbers decide, none of them below 0."""
+    words = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(words[0]) >> 1)
+
+
 @dataclass
 class _Sampler:
-    """torchvision's `BalancedPositiveNegativeSampler` with draws of its own
-    for every image.
-    """
+    """torchvision's `BalancedPositiveNegativeSampler` with draws of its own for every image."""
 
     batch_size_per_image: int
     positive_fraction: float
@@ -84,8 +88,7 @@ class _Sampler:
     def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         positives, negatives = [], []
         for number, matched in zip(self.numbers, matched_idxs, strict=True):
-            words = np.random.SeedSequence([self.seed, number, self.stream]).generate_state(1, np.uint64)
-            generator = torch.Generator().manual_seed(int(words[0]) >> 1)
+            generator = seeded_generator(self.seed, number, self.stream)
             positive = torch.where(matched >= 1)[0]
             negative = torch.where(matched == 0)[0]
             wanted = min(len(positive), int(self.batch_size_per_image * self.positive_fraction))

@@ -65,19 +65,14 @@ class ValidationImage:
 
 
 def validation_precision(
-    network: MaskRCNN,
-    images: Iterable[ValidationImage],
-    settings: DetectionSettings | None = None,
-    *,
-    threshold: float = 0.5,
+    network: MaskRCNN, images: Iterable[ValidationImage], settings: DetectionSettings | None = None
 ) -> dict[str, float]:
-    """Compute the average precision of each class, pooled over images.
+    """Compute the average precision of each class from an IoU of 0.5 on, pooled over images.
 
-    Returns ``ap50_star`` and ``ap50_galaxy`` (with the IoU of ``threshold`` in per
-    cent in place of 50) and their mean ``ap50`` over the classes that there are, NaN
-    without truths, and the numbers ``n_star`` and ``n_galaxy`` of truths that count
-    and ``n_detections`` of all detections. Each module of the network is put back
-    into the mode that it was in.
+    Returns ``ap50_star`` and ``ap50_galaxy`` and their mean ``ap50`` over the classes
+    that there are, NaN without truths, and the numbers ``n_star`` and ``n_galaxy`` of
+    truths that count and ``n_detections`` of all detections. Each module of the network
+    is put back into the mode that it was in.
 
     Detections are ranked by the probability of their class. Those without a
     truth of their class that lie on a source that is not counted, of
@@ -95,19 +90,18 @@ def validation_precision(
             found = detect(network, item.image, item.valid, settings, psf_fwhm=item.psf_fwhm)
             n_detections += len(found)
             for label in rows:
-                rows[label].append(_outcomes(found, item, label, threshold))
+                rows[label].append(_outcomes(found, item, label))
                 n_truth[label] += int(np.count_nonzero(item.asked & (item.labels == label)))
     finally:
         for module, training in modes:
             module.training = training
-    name = f"ap{round(100 * threshold)}"
     figures: dict[str, float] = {}
     for label, outcomes in rows.items():
         scores = np.concatenate([row[0] for row in outcomes]) if outcomes else np.zeros(0, np.float32)
         hits = np.concatenate([row[1] for row in outcomes]) if outcomes else np.zeros(0, bool)
-        figures[f"{name}_{CLASS_NAMES[label - 1]}"] = average_precision(scores, hits, n_truth[label])
+        figures[f"ap50_{CLASS_NAMES[label - 1]}"] = average_precision(scores, hits, n_truth[label])
     known = [value for value in figures.values() if np.isfinite(value)]
-    figures[name] = float(np.mean(known)) if known else float("nan")
+    figures["ap50"] = float(np.mean(known)) if known else float("nan")
     figures.update({f"n_{CLASS_NAMES[label - 1]}": float(n) for label, n in n_truth.items()})
     figures["n_detections"] = float(n_detections)
     return figures
@@ -228,15 +222,15 @@ class SceneValidator:
 
 
 def _outcomes(
-    found: Detections, item: ValidationImage, label: int, threshold: float
+    found: Detections, item: ValidationImage, label: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
     """Scores of the detections of a class, and whether each has a truth."""
     chosen = np.flatnonzero((found.p_star > 0.5) == (label == 1))
     chance = found.p_star if label == 1 else 1.0 - found.p_star
     score = (found.scores * chance)[chosen].astype(np.float32)
-    hit = _matched(found, chosen, item, np.flatnonzero(item.asked & (item.labels == label)), score, threshold)
+    hit = _matched(found, chosen, item, np.flatnonzero(item.asked & (item.labels == label)), score)
     spare = np.zeros(len(chosen), dtype=bool)
-    spare[~hit] = _matched(found, chosen[~hit], item, np.flatnonzero(~item.asked), score[~hit], threshold)
+    spare[~hit] = _matched(found, chosen[~hit], item, np.flatnonzero(~item.asked), score[~hit])
     return score[~spare], hit[~spare]
 
 
@@ -246,7 +240,6 @@ def _matched(
     item: ValidationImage,
     truth: npt.NDArray[np.int64],
     score: npt.NDArray[np.float32],
-    threshold: float,
 ) -> npt.NDArray[np.bool_]:
     """Return which of the chosen detections match one of these truths."""
     pairs = mask_pairs(
@@ -255,4 +248,4 @@ def _matched(
         [item.masks[i] for i in truth],
         item.origins[truth],
     )
-    return greedy_match(pairs, score, len(truth), threshold) >= 0
+    return greedy_match(pairs, score, len(truth)) >= 0
