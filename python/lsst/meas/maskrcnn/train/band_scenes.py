@@ -167,19 +167,8 @@ def _moments_fwhm(psf: BandPsf, pixel_scale: float) -> float:
     return psf.moments_fwhm(pixel_scale / times) / times
 
 
-_PLAIN = (
-    "sigma",
-    "gain",
-    "fwhm",
-    "wavelength",
-    "wings",
-    "pixel_scale",
-    "positions",
-    "labels",
-    "snr",
-    "peak_share",
-    "origins",
-)
+_PER_BAND = ("sigma", "gain", "fwhm", "wavelength", "wings")
+_PLAIN = (*_PER_BAND, "pixel_scale", "positions", "labels", "snr", "peak_share", "origins")
 _BITS = ("unusable", "saturated")
 
 _STEPS = 200.0
@@ -209,7 +198,7 @@ def read_band_scene(path: str | os.PathLike[str]) -> BandScene:
         arrays = {name: data[name] for name in _PLAIN}
         arrays["pixels"] = np.sinh(data["pixels"] / np.float32(_STEPS))
         shape = arrays["pixels"].shape
-        if len(shape) != 3 or any(len(arrays[name]) != shape[0] for name in _PLAIN[:5]):
+        if len(shape) != 3 or any(len(arrays[name]) != shape[0] for name in _PER_BAND):
             raise ValueError(f"the pixels have the shape {shape}, {len(arrays['sigma'])} bands have a noise")
         arrays.update({name: unpack_bits(data[name], shape) for name in _BITS})
         return BandScene(masks=unpack_masks(data, len(arrays["labels"])), noisy=False, **arrays)
@@ -225,13 +214,6 @@ def simulate_band_scene(rng: np.random.Generator, shape: tuple[int, int] = (288,
     return to_band_scene(simulate_scene(config, rng))
 
 
-def _make_one(number: int, folder: Path, seed: int, shape: tuple[int, int]) -> Path:
-    path = folder / f"bands_{seed}_{number:05d}.npz"
-    if not path.exists():
-        write_band_scene(simulate_band_scene(np.random.default_rng([seed, number]), shape), path)
-    return path
-
-
 def make_scenes(
     folder: str | os.PathLike[str], numbers: Sequence[int], seed: int, shape: tuple[int, int] = (288, 288)
 ) -> Iterator[Path]:
@@ -243,7 +225,10 @@ def make_scenes(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for number in numbers:
-        yield _make_one(number, folder, seed, shape)
+        path = folder / f"bands_{seed}_{number:05d}.npz"
+        if not path.exists():
+            write_band_scene(simulate_band_scene(np.random.default_rng([seed, number]), shape), path)
+        yield path
 
 
 def _draw_bands(

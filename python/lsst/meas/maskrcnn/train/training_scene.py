@@ -257,9 +257,7 @@ def masked_boxes(valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """
     if valid.all():
         return np.zeros((0, 4), np.int64)
-    padded = np.zeros((valid.shape[0], valid.shape[1] + 2), np.int8)
-    padded[:, 1:-1] = ~valid
-    step = np.diff(padded, axis=1)
+    step = np.diff((~valid).astype(np.int8), axis=1, prepend=0, append=0)
     rows, starts = np.nonzero(step == 1)
     ends = np.nonzero(step == -1)[1]
     order = np.lexsort((rows, ends, starts))
