@@ -80,22 +80,10 @@ class _ContourDeblender(Deblender):
 
 @dataclass(frozen=True)
 class SepDeblender(_ContourDeblender):
-    """Deblend as SExtractor does.
+    """Deblend as SExtractor does, with contours at ``n_levels`` levels.
 
-    Parameters
-    ----------
-    threshold, min_area, smoothing, contrast
-        As in `PhotutilsDeblender`.
-    n_levels : `int`
-        Levels between the threshold and the peak at which contours are
-        compared.
-    name : `str`
-        Name of the deblender.
-
-    Notes
-    -----
-    Multi-threshold deblending of Bertin and Arnouts (1996, A&AS 117, 393), by
-    ``sep`` (Barbary 2016, JOSS 1, 58).
+    The other settings are those of `PhotutilsDeblender`. Multi-threshold deblending of
+    Bertin and Arnouts (1996, A&AS 117, 393), by ``sep`` (Barbary 2016, JOSS 1, 58).
     """
 
     n_levels: int = 32
@@ -120,6 +108,9 @@ class SepDeblender(_ContourDeblender):
 class PhotutilsDeblender(_ContourDeblender):
     """Deblend as ``photutils.segmentation.deblend_sources`` does.
 
+    Contours at several levels, and a watershed between the branches (Bradley
+    et al., Astropy's photutils).
+
     Parameters
     ----------
     threshold : `float`
@@ -130,13 +121,6 @@ class PhotutilsDeblender(_ContourDeblender):
         Standard deviation of the Gaussian that smooths (px).
     contrast : `float`
         Share of a parent's flux that a branch must hold to be a source.
-    name : `str`
-        Name of the deblender.
-
-    Notes
-    -----
-    Contours at several levels, and a watershed between the branches (Bradley
-    et al., Astropy's photutils).
     """
 
     name: str = "photutils"

@@ -110,7 +110,7 @@ class MaskRcnnDeblender(Deblender):
         ii : `int`
             Which one.
         blend_batch : `btk.blend_batch.BlendBatch`
-            The batch.
+            The batch; `ValueError` is raised if its survey lacks a band of the model.
 
         Returns
         -------
@@ -129,11 +129,6 @@ class MaskRcnnDeblender(Deblender):
                 Share of the image, electron, float32, (source, band, y, x),
                 0 outside the footprint. On the union of the footprints the
                 sources add up to the image.
-
-        Raises
-        ------
-        ValueError
-            Raised if the survey lacks a band of the model.
         """
         image = batch_image(blend_batch, ii, self.bands)
         sources = find_sources(image, self.model, self.settings)
@@ -165,7 +160,7 @@ class MaskRcnnDeblender(Deblender):
         )
 
     def batch_call(self, blend_batch: BlendBatch, njobs: int = 1) -> DeblendBatch:
-        """Deblend all blends of a batch.
+        """Deblend all blends of a batch, as `deblend` does each of them.
 
         Parameters
         ----------
@@ -175,16 +170,6 @@ class MaskRcnnDeblender(Deblender):
             Not used: torch has threads of its own, and processes that BTK
             forks from one in which it has computed can hang. Set the number
             of threads with ``torch.set_num_threads``.
-
-        Returns
-        -------
-        batch : `btk.blend_batch.DeblendBatch`
-            The results of `deblend` for each of them.
-
-        Raises
-        ------
-        ValueError
-            Raised if the survey lacks a band of the model.
         """
         examples = [self.deblend(ii, blend_batch) for ii in range(len(blend_batch.blend_images))]
         return DeblendBatch(

@@ -100,12 +100,10 @@ def render_blend(
     bands : `~collections.abc.Sequence` [`str`], optional
         Bands to render, in this order; by default all, in the model's order.
     exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.Exposure`]
-        Exposures by band, in any order, with the parent inside. Needed to
-        redistribute flux, and for models that were stored without the
-        observed PSF; otherwise not used.
+        Exposures by band, with the parent inside. Needed to redistribute flux, and
+        for models that were stored without the observed PSF; otherwise not used.
     redistribute : `bool`, optional
-        Share the pixels of the exposures instead of giving the models
-        themselves.
+        Share the pixels of the exposures instead of giving the models themselves.
 
     Returns
     -------

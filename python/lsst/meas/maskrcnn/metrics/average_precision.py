@@ -146,24 +146,12 @@ class Outcomes:
 
 @dataclass(frozen=True, eq=False)
 class PrecisionRecall:
-    """A precision-recall curve, from the highest score to the lowest.
+    """A precision-recall curve, from the highest score to the lowest."""
 
-    Parameters
-    ----------
-    recall : `numpy.ndarray`
-        Hits over truths, float64, (point,), not falling.
-    precision : `numpy.ndarray`
-        Hits over detections that count, float64, (point,).
-    interpolated : `numpy.ndarray`
-        The largest precision at this recall or beyond, float64, (point,).
-    scores : `numpy.ndarray`
-        Lowest score that is taken in, float64, (point,); NaN where none is.
-    """
-
-    recall: FloatArray
-    precision: FloatArray
-    interpolated: FloatArray
-    scores: FloatArray
+    recall: FloatArray  # hits over truths, (point,), not falling
+    precision: FloatArray  # hits over detections that count, (point,)
+    interpolated: FloatArray  # the largest precision at this recall or beyond, (point,)
+    scores: FloatArray  # lowest score that is taken in, (point,); NaN where none is
 
 
 @dataclass(frozen=True, eq=False)

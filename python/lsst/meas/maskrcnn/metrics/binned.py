@@ -24,47 +24,29 @@ _STATISTICS = ("median", "median_error", "scatter")
 
 @dataclass(frozen=True)
 class Fraction:
-    """A share of a number of sources.
+    """A share of a number of sources."""
 
-    Parameters
-    ----------
-    hits, total : `int`
-        Sources that count, and all of them.
-    value : `float`
-        Their ratio; NaN without sources.
-    low, high : `float`
-        Limits of the confidence interval.
-    """
-
+    # Sources that count, and all of them.
     hits: int
     total: int
-    value: float
+    value: float  # their ratio; NaN without sources
+    # Limits of the confidence interval.
     low: float
     high: float
 
 
 @dataclass(frozen=True)
 class BinnedFraction:
-    """A share of sources in bins of some quantity.
+    """A share of sources in bins of some quantity."""
 
-    Parameters
-    ----------
-    edges : `numpy.ndarray`
-        Limits of the bins, ascending, (bin + 1,).
-    center : `numpy.ndarray`
-        Median of the quantity of the sources in each bin; the middle of the
-        bin where there is no source, (bin,).
-    hits, total : `numpy.ndarray`
-        Sources that count and all of them, int64, (bin,).
-    fraction, low, high : `numpy.ndarray`
-        Their ratio and the limits of its confidence interval; NaN in an empty
-        bin, (bin,).
-    """
-
-    edges: FloatArray
+    edges: FloatArray  # limits of the bins, ascending, (bin + 1,)
+    # Median of the quantity of the sources in each bin; the middle of the bin where there is no source,
+    # (bin,).
     center: FloatArray
+    # Sources that count and all of them, (bin,).
     hits: NDArray[np.int64]
     total: NDArray[np.int64]
+    # Their ratio and the limits of its confidence interval; NaN in an empty bin, (bin,).
     fraction: FloatArray
     low: FloatArray
     high: FloatArray
@@ -77,54 +59,31 @@ class BinnedFraction:
 
 @dataclass(frozen=True)
 class RobustStatistics:
-    """Centre, width and outliers of a sample.
+    """Centre, width and outliers of a sample."""
 
-    Parameters
-    ----------
-    n : `int`
-        Number of finite values.
-    median : `float`
-        Median; NaN without values.
-    median_error : `float`
-        Standard error of the median of a normal distribution of this width,
-        sqrt(pi / 2) scatter / sqrt(n).
-    scatter : `float`
-        1.4826 times the median absolute deviation from the median: the
-        standard deviation of a normal distribution.
-    outliers : `Fraction`
-        Values further from the median than `OUTLIER_SIGMA` scatters.
-    """
-
-    n: int
-    median: float
+    n: int  # number of finite values
+    median: float  # NaN without values
+    # Standard error of the median of a normal distribution of this width, sqrt(pi / 2) scatter / sqrt(n).
     median_error: float
+    # 1.4826 times the median absolute deviation from the median: the standard deviation of a normal
+    # distribution.
     scatter: float
-    outliers: Fraction
+    outliers: Fraction  # values further from the median than `OUTLIER_SIGMA` scatters
 
 
 @dataclass(frozen=True)
 class BinnedStatistics:
-    """Robust statistics of a quantity in bins of another, which are as in `BinnedFraction`.
+    """Robust statistics of a quantity in bins of another, which are as in `BinnedFraction`."""
 
-    Parameters
-    ----------
-    edges, center : `numpy.ndarray`
-        Limits of the bins, (bin + 1,), and median of the binned quantity, (bin,).
-    n : `numpy.ndarray`
-        Number of values, int64, (bin,).
-    median, median_error, scatter : `numpy.ndarray`
-        As in `RobustStatistics`; NaN in an empty bin, (bin,).
-    outliers : `BinnedFraction`
-        Values further from their bin's median than `OUTLIER_SIGMA` of the
-        bin's scatters.
-    """
-
+    # Limits of the bins, (bin + 1,), and median of the binned quantity, (bin,).
     edges: FloatArray
     center: FloatArray
-    n: NDArray[np.int64]
+    n: NDArray[np.int64]  # number of values, (bin,)
+    # As in `RobustStatistics`; NaN in an empty bin, (bin,).
     median: FloatArray
     median_error: FloatArray
     scatter: FloatArray
+    # Values further from their bin's median than `OUTLIER_SIGMA` of the bin's scatters.
     outliers: BinnedFraction
 
     def columns(self) -> dict[str, NDArray]:
@@ -141,10 +100,8 @@ _ONE_SIGMA = 0.6826894921370859
 def binomial_interval(hits: ArrayLike, total: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Compute the limits of a share at one standard deviation, low and high; NaN where ``total`` is 0.
 
-    Notes
-    -----
-    The score interval (Wilson 1927, JASA 22, 209). It holds its level on
-    average near 0 and 1 too, where the normal approximation does not (Brown,
+    They are those of the score interval (Wilson 1927, JASA 22, 209), which holds its
+    level on average near 0 and 1 too, where the normal approximation does not (Brown,
     Cai & DasGupta 2001, Stat. Sci. 16, 101).
 
     Examples
@@ -171,18 +128,10 @@ def fraction(hits: int, total: int) -> Fraction:
 
 
 def binned_fraction(values: ArrayLike, hit: ArrayLike, edges: ArrayLike) -> BinnedFraction:
-    """Compute a share in bins.
+    """Compute the share of sources that are hits, bool, (source,), in bins of a quantity, (source,).
 
-    Parameters
-    ----------
-    values : array_like
-        Quantity to bin by, (source,). NaN and values outside the edges are
-        left out.
-    hit : array_like
-        Whether a source counts, bool, (source,).
-    edges : array_like
-        Limits of the bins, ascending; may be infinite, (bin + 1,). A bin
-        holds its lower limit, the last one both.
+    NaN and values outside the edges are left out. Edges ascend and may be infinite,
+    (bin + 1,); a bin holds its lower limit, the last one both.
     """
     values, edges, index = _bin_index(values, edges)
     hit = np.asarray(hit, dtype=bool)

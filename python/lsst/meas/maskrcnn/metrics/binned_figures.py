@@ -52,24 +52,12 @@ _SHARES: tuple[tuple[str, str, _Edges], ...] = (
 
 @dataclass(frozen=True)
 class BinnedShares:
-    """Completeness or purity of each class against one quantity.
+    """Completeness or purity of each class against one quantity."""
 
-    Parameters
-    ----------
-    measure : `str`
-        ``completeness``, ``purity`` or ``class_completeness``.
-    column : `str`
-        Column of the match table that the bins are of.
-    curves : `dict` [`str`, `BinnedFraction`]
-        By class.
-    limits : `dict` [`str`, `CompletenessLimit`]
-        Where the completeness falls through one half, by class; only against
-        magnitude.
-    """
-
-    measure: str
-    column: str
-    curves: Mapping[str, BinnedFraction]
+    measure: str  # ``completeness``, ``purity`` or ``class_completeness``
+    column: str  # column of the match table that the bins are of
+    curves: Mapping[str, BinnedFraction]  # by class
+    # Where the completeness falls through one half, by class; only against magnitude.
     limits: Mapping[str, CompletenessLimit] = field(default_factory=dict)
 
 
@@ -119,14 +107,7 @@ def reliability_curves(sources: MatchedSources) -> dict[str, Reliability]:
 
 
 def binned_tables(sources: MatchedSources) -> dict[str, dict[str, list[float]]]:
-    """Put all figures in bins into tables.
-
-    Returns
-    -------
-    tables : `dict` [`str`, `dict` [`str`, `list` [`float`]]]
-        Columns by name, by the name of the table, such as
-        ``completeness/mag/star``.
-    """
+    """Put all figures in bins into tables: columns by name, by a name such as ``completeness/mag/star``."""
     tables: dict[str, Mapping[str, NDArray[Any]]] = {}
     families = [*binned_shares(sources), class_shares(sources) if len(sources.classes) > 1 else None]
     for shares in filter(None, families):

@@ -67,22 +67,12 @@ def blended_truths(
 
 @dataclass(frozen=True)
 class BlendGroups:
-    """Groups of true sources and detections.
+    """Groups of true sources and detections."""
 
-    Parameters
-    ----------
-    truth_group : `numpy.ndarray`
-        Number of the group of each truth; -1 for an ignored one, int64,
-        (truth,).
-    detection_group : `numpy.ndarray`
-        Number of the group of each detection; -1 for an ignored one, int64,
-        (detection,).
-    n_truth, n_detection : `numpy.ndarray`
-        Members of each group, int64, (group,).
-    """
-
-    truth_group: NDArray[np.int64]
+    truth_group: NDArray[np.int64]  # number of the group of each truth; -1 for an ignored one, (truth,)
+    # Number of the group of each detection; -1 for an ignored one, (detection,).
     detection_group: NDArray[np.int64]
+    # Members of each group, (group,).
     n_truth: NDArray[np.int64]
     n_detection: NDArray[np.int64]
 
@@ -97,14 +87,8 @@ def overlap_links(
 ) -> NDArray[np.int64]:
     """Link masks that overlap by much: pairs (first, second), int64, (link, 2).
 
-    Parameters
-    ----------
-    first, second : array_like
-        Indices of pairs of masks that share pixels, (pair,).
-    iou : array_like
-        Intersection over union of each pair, (pair,).
-    first_area, second_area : array_like
-        Areas (px) of all masks of the two sets, by index.
+    Given are the indices of pairs of masks that share pixels and their IoU, (pair,), and
+    the areas (px) of all masks of the two sets.
     """
     first, second = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
     iou = np.asarray(iou, dtype=float)
@@ -144,29 +128,13 @@ def friends_of_friends(
 ) -> BlendGroups:
     """Join truths and detections that are linked, directly or through others.
 
-    Parameters
-    ----------
-    n_truth, n_detection : `int`
-        Number of truths and of detections.
-    links : array_like
-        Pairs (truth, detection) that are linked, (link, 2), from
-        `overlap_links` or `peak_links`.
-    truth_links : array_like, optional
-        Pairs of truths that are linked, (link, 2). With them a blend is
-        defined by the truth alone, also where nothing was found; masks with
-        wide wings join much of a crowded field.
-    ignored_truth : array_like, optional
-        Truths that belong to no group and link nothing, bool, (truth,).
-    ignored_detection : array_like, optional
-        Detections that belong to no group and link nothing, such as those
-        matched to an ignored truth, bool, (detection,). A detection whose
-        only links are to ignored truths belongs to none either.
-
-    Returns
-    -------
-    groups : `BlendGroups`
-        The groups, numbered by their first truth, then first detection; every
-        source that is not ignored is in one.
+    Pairs (truth, detection), (link, 2), are those of `overlap_links` or `peak_links`.
+    With links between truths, (link, 2), a blend is defined by the truth alone, also
+    where nothing was found; masks with wide wings join much of a crowded field.
+    Ignored truths and detections, bool, such as those matched to an ignored truth,
+    belong to no group and link nothing; a detection whose only links are to ignored
+    truths belongs to none either. Groups are numbered by their first truth, then first
+    detection; every source that is not ignored is in one.
 
     Examples
     --------

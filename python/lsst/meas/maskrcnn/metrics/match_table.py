@@ -107,14 +107,8 @@ def make_match_table(
     Returns
     -------
     table : `numpy.ndarray`
-        Structured array: first the truths in their order, then the detections
-        without one; see the head of this module for its columns.
-
-    Raises
-    ------
-    ValueError
-        Raised if a column is missing, lengths differ, an id is negative, a
-        match points nowhere, or a truth is matched twice.
+        First the truths in their order, then the detections without one; see
+        the head of this module for the columns.
     """
     n_truth = _check_columns(truth, ("id", "x", "y", "is_star"), "truth")
     n_found = _check_columns(detections, ("id", "x", "y", "is_star", "score"), "detections")
@@ -155,30 +149,15 @@ def make_match_table(
 
 @dataclass(frozen=True, eq=False)
 class MatchedSources:
-    """The match table of some patches, and which rows of it count for what.
+    """The match table of some patches, and which rows of it count for what."""
 
-    Parameters
-    ----------
-    table : `numpy.ndarray`
-        Match table; ``image`` is the index into ``names``.
-    names : `tuple` [`str`]
-        Names of the patches.
-    classes : `tuple` [`str`]
-        Names of the classes that are separated, ``all`` first.
-    min_score : `float` or `None`
-        Lowest score of the detections that figures are of, but for the calibration of scores.
-    band : `str`
-        Reference band.
-    bands : `tuple` [`str`]
-        Bands of the match table, from blue to red.
-    """
-
-    table: NDArray[np.void]
-    names: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ("all",)
+    table: NDArray[np.void]  # ``image`` is the index into ``names``
+    names: tuple[str, ...] = ()  # of the patches
+    classes: tuple[str, ...] = ("all",)  # those that are separated, ``all`` first
+    # Lowest score of the detections that figures are of, but for the calibration of scores.
     min_score: float | None = None
-    band: str = ""
-    bands: tuple[str, ...] = ()
+    band: str = ""  # reference band
+    bands: tuple[str, ...] = ()  # of the table, from blue to red
 
     def truths(self, is_star: bool | None = None) -> BoolArray:
         """Rows with a truth that counts, of all classes or of true stars or galaxies, (row,)."""

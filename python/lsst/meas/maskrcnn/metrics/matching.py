@@ -254,28 +254,15 @@ class ImagePairs:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """The detections of an image against its truths, at T thresholds.
+    """The detections of an image against its truths, at T thresholds."""
 
-    Parameters
-    ----------
-    thresholds : `numpy.ndarray`
-        Smallest IoU of a match, float64, (T,).
-    scores : `numpy.ndarray`
-        What ranked the detections, float64, (detection,).
-    truth : `numpy.ndarray`
-        Index of the truth of each detection, or -1, int64, (T, detection).
-    ignored : `numpy.ndarray`
-        Detections that are neither hits nor false, those of other classes
-        than the one asked for among them, bool, (T, detection).
-    counted : `numpy.ndarray`
-        Truths that are either hits or misses, bool, (truth,).
-    """
-
-    thresholds: npt.NDArray[np.float64]
-    scores: npt.NDArray[np.float64]
-    truth: npt.NDArray[np.int64]
+    thresholds: npt.NDArray[np.float64]  # smallest IoU of a match, (T,)
+    scores: npt.NDArray[np.float64]  # what ranked the detections, (detection,)
+    truth: npt.NDArray[np.int64]  # index of the truth of each detection, or -1, (T, detection)
+    # Detections that are neither hits nor false, those of other classes than the one asked for among them,
+    # (T, detection).
     ignored: npt.NDArray[np.bool_]
-    counted: npt.NDArray[np.bool_]
+    counted: npt.NDArray[np.bool_]  # truths that are either hits or misses, (truth,)
 
     @property
     def hit(self) -> npt.NDArray[np.bool_]:

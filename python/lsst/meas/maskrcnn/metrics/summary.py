@@ -51,21 +51,11 @@ _BRIGHT = 20.0
 
 @dataclass(frozen=True, eq=False)
 class FigureGroup:
-    """Some figures, and the same as a function of how often each patch counts.
+    """Some figures, and the same as a function of how often each patch counts."""
 
-    Parameters
-    ----------
-    step : `str`
-        What is computed, for the log.
-    figures : `tuple` [`MetricValue`]
-        The figures of all patches, without errors.
-    statistic : `ImageStatistic`
-        The same figures in the same order.
-    """
-
-    step: str
-    figures: tuple[MetricValue, ...]
-    statistic: ImageStatistic
+    step: str  # what is computed, for the log
+    figures: tuple[MetricValue, ...]  # the figures of all patches, without errors
+    statistic: ImageStatistic  # the same figures in the same order
 
     def choose(self, indices: Sequence[int]) -> FigureGroup:
         """Take some of the figures."""
@@ -119,21 +109,11 @@ def _at_thresholds(
 
 @dataclass(frozen=True, eq=False)
 class PrecisionSummary:
-    """Average precision in all definitions and classes.
+    """Average precision in all definitions and classes."""
 
-    Parameters
-    ----------
-    groups : `list` [`FigureGroup`]
-        The figures ``ap`` and ``recall``.
-    results : `dict` [`tuple`, `AveragePrecision`]
-        By definition and class; all areas.
-    outcomes : `dict` [`str`, `Outcomes`]
-        By class; all areas.
-    """
-
-    groups: list[FigureGroup]
-    results: dict[tuple[str, str], AveragePrecision]
-    outcomes: dict[str, Outcomes]
+    groups: list[FigureGroup]  # the figures ``ap`` and ``recall``
+    results: dict[tuple[str, str], AveragePrecision]  # by definition and class; all areas
+    outcomes: dict[str, Outcomes]  # by class; all areas
 
 
 def summarize_precision(

@@ -45,40 +45,19 @@ from .verdict import failure_parts, headlines, mean_ap, model_parts, place_words
 
 @dataclass(frozen=True)
 class ReportContext:
-    """What stands around the figures.
-
-    Parameters
-    ----------
-    title : `str`
-        Title of the page.
-    repository, collection : `str`
-        Where the evaluation was found.
-    model_card : `~collections.abc.Sequence`
-        Pairs of names and texts about the network.
-    model_details : `~collections.abc.Mapping` [`str`, `str`]
-        Long texts about the network, by title.
-    configurations : `~collections.abc.Mapping` [`str`, `str`]
-        Configurations of the tasks, by title.
-    collections : `~collections.abc.Sequence` [`str`]
-        Collections that were searched for inputs, in their order.
-    packages : `~collections.abc.Mapping` [`str`, `str`]
-        Versions of all software of the run.
-    notes : `~collections.abc.Sequence` [`str`]
-        What is missing, and why.
-    footer : `str`
-        How the page was made.
-    """
+    """What stands around the figures."""
 
     title: str
+    # Where the evaluation was found.
     repository: str = ""
     collection: str = ""
-    model_card: Sequence[tuple[str, str]] = ()
-    model_details: Mapping[str, str] = field(default_factory=dict)
-    configurations: Mapping[str, str] = field(default_factory=dict)
-    collections: Sequence[str] = ()
-    packages: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    footer: str = ""
+    model_card: Sequence[tuple[str, str]] = ()  # names and texts about the network
+    model_details: Mapping[str, str] = field(default_factory=dict)  # long texts about the network, by title
+    configurations: Mapping[str, str] = field(default_factory=dict)  # configurations of the tasks, by title
+    collections: Sequence[str] = ()  # collections that were searched for inputs, in their order
+    packages: Mapping[str, str] = field(default_factory=dict)  # versions of all software of the run
+    notes: Sequence[str] = ()  # what is missing, and why
+    footer: str = ""  # how the page was made
 
 
 def evaluation_page(

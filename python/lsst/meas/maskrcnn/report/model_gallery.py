@@ -56,7 +56,7 @@ def plot_models(
     Parameters
     ----------
     sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
-        The sources, with models.
+        The sources; `ValueError` is raised if they have no models.
     band : `int` or `str`, optional
         Number or name of the band.
     n_blends : `int`, optional
@@ -69,11 +69,6 @@ def plot_models(
     figure : `matplotlib.figure.Figure`
         A row for each blend: image, models, their difference in units of the
         noise, and each child: the model, with its flux and error (nJy).
-
-    Raises
-    ------
-    ValueError
-        Raised if there are no models.
     """
     models = sources.require_models()
     number = sources.image.bands.index(band) if isinstance(band, str) else band

@@ -39,36 +39,18 @@ _DASHES = (0, (2.0, 2.0))
 
 @dataclass(frozen=True)
 class PageField:
-    """One field on a page.
+    """One field on a page."""
 
-    Parameters
-    ----------
-    rgb : `numpy.ndarray`, (y, x, 3), uint8
-        Picture, first row at the bottom.
-    pixel_scale : `float`
-        Pixel scale, arcsec.
-    caption : `str`
-        What to write below; it is wrapped.
-    masks : `list` [`numpy.ndarray`]
-        One array (y, x) of `bool` per source.
-    origins : `numpy.ndarray`, (N, 2)
-        Position (y0, x0) of the first pixel of each mask.
-    is_star : `numpy.ndarray`, (N,), bool
-        Class of each source.
-    flagged : `numpy.ndarray`, (N,), bool
-        Sources of which there is too little to ask for them.
-    has_truth : `bool`
-        Whether the sources are known; there may be none.
-    """
-
-    rgb: NDArray[np.uint8]
-    pixel_scale: float
-    caption: str = ""
-    masks: list[NDArray[np.bool_]] = field(default_factory=list)
+    rgb: NDArray[np.uint8]  # picture, first row at the bottom, (y, x, 3)
+    pixel_scale: float  # arcsec
+    caption: str = ""  # what to write below; it is wrapped
+    masks: list[NDArray[np.bool_]] = field(default_factory=list)  # (y, x) each
+    # (y0, x0) of the first pixel of each mask, (N, 2).
     origins: NDArray[np.integer] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     is_star: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    # Sources of which there is too little to ask for them, (N,).
     flagged: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    has_truth: bool = False
+    has_truth: bool = False  # whether the sources are known; there may be none
 
     def __post_init__(self) -> None:
         if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8:

@@ -49,20 +49,10 @@ FEW = 5
 
 @dataclass(frozen=True)
 class CurveStyle:
-    """How a curve is drawn, so that it can be told apart without colour too.
-
-    Parameters
-    ----------
-    color : `str`
-        Colour.
-    line : `str` or `tuple`
-        Line style of matplotlib.
-    marker : `str`
-        Marker of matplotlib.
-    """
+    """How a curve is drawn, so that it can be told apart without colour too."""
 
     color: str
-    line: Any
+    line: Any  # line style of matplotlib
     marker: str
 
     @property

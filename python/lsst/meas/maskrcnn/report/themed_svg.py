@@ -68,11 +68,8 @@ def dark_color(color: str) -> str:
 class ThemedSvg:
     """Turns figures into SVG elements and keeps account of their colours.
 
-    Notes
-    -----
-    Each colour of a figure becomes a variable of CSS, which `styles` sets for
-    either ground. White becomes the ground itself, and black the colour of
-    text, by way of the variables ``--plot-ground`` and ``--plot-ink``.
+    Each colour of a figure becomes a variable of CSS, which `styles` sets for either ground. White becomes
+    the ground itself, and black the colour of text: ``--plot-ground`` and ``--plot-ink``.
     """
 
     def __init__(self) -> None:

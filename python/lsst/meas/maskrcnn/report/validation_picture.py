@@ -20,15 +20,8 @@ from .picture_book import PageField, save_page
 class DrawnValidation:
     """A validation that also draws the first of its scenes, with the masks found and the true ones.
 
-    Parameters
-    ----------
-    validator : `~lsst.meas.maskrcnn.train.validation.SceneValidator` or \
-            `~lsst.meas.maskrcnn.train.any_band_validation.BandSceneValidator`
-        Computes the figures.
-    folder : `pathlib.Path`
-        Takes ``validation_0001.png`` and so on.
-    pixel_scale : `float`
-        Of the scenes, arcsec.
+    The validator computes the figures; the folder takes ``validation_0001.png`` and so
+    on. The pixel scale is in arcsec.
     """
 
     def __init__(

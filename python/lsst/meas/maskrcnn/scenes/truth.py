@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["FLAGS", "flag_sources", "measure_neighbors", "source_mask"]
-
 from collections.abc import Sequence
 
 import numpy as np
@@ -49,41 +47,16 @@ def source_mask(
 ) -> tuple[np.ndarray, int, int]:
     """Cut out the pixels of a source that a rule says are its own.
 
-    Parameters
-    ----------
-    image : `numpy.ndarray`, (h, w)
-        Noise-free image of the single source in the rule's band, nJy a
-        pixel. It should reach beyond the edge of the scene where the source
-        does, for the peak and the flux to be the source's.
-    rule : `MaskRule`
-        The rule.
-    is_star : `bool`
-        Whether the source is a star; only ``peakFraction`` asks.
-    sky_sigma : `float`
-        Standard deviation of the sky noise of a pixel in that band, nJy;
-        known for scenes without noise as well. Only ``isophote`` asks.
-    flux : `float`
-        Flux of the source in that band, nJy; only ``fluxFraction`` asks.
+    The image, (h, w), is that of the single source in the rule's band without noise, nJy a pixel. It should
+    reach beyond the edge of the scene where the source does, for the peak and the flux to be the source's.
+    ``isophote`` asks for the sky noise of a pixel in that band, nJy, known for scenes without noise as well,
+    ``fluxFraction`` for the flux of the source, nJy, and ``peakFraction`` for its class. ``fluxFraction``
+    takes the smallest number of pixels that will do, brightest first; an image that holds less than that
+    fraction of the flux is all mask, as far as it is above 0.
 
-    Returns
-    -------
-    mask : `numpy.ndarray` of `bool`, (mask h, mask w)
-        The mask in its own bounding box; (0, 0) where no pixel qualifies.
-        Pieces that are not connected to the peak (clumps, arms) belong to
-        it.
-    y0, x0 : `int`
-        Where the mask's first pixel is in ``image``.
-
-    Raises
-    ------
-    ValueError
-        Raised if ``sky_sigma`` or ``flux`` is asked for and not above 0.
-
-    Notes
-    -----
-    ``fluxFraction`` takes the smallest number of pixels that will do,
-    brightest first. An image that holds less than that fraction of ``flux``
-    is all mask, as far as it is above 0.
+    Returns the mask in its own bounding box, bool, (0, 0) where no pixel qualifies, and the row and column of
+    its first pixel in the image. Pieces that are not connected to the peak (clumps, arms) belong to it.
+    `ValueError` is raised if noise or flux is asked for and not above 0.
     """
     if rule.kind == "peakFraction":
         return peak_fraction_mask(image, rule.star_fraction if is_star else rule.galaxy_fraction)
@@ -109,27 +82,9 @@ def measure_neighbors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the nearest other source of each source.
 
-    Parameters
-    ----------
-    x, y : `numpy.ndarray`, (N,)
-        Positions, px.
-    flux : `numpy.ndarray`, (N,)
-        Fluxes in any unit.
-    pixel_scale : `float`
-        Pixel size, arcsec.
-
-    Returns
-    -------
-    distance : `numpy.ndarray`, (N,)
-        To the nearest other source, arcsec; NaN where there is none.
-    flux_ratio : `numpy.ndarray`, (N,)
-        The neighbour's flux over the source's own; NaN where there is no
-        neighbour or the own flux is not above 0.
-
-    Raises
-    ------
-    ValueError
-        Raised if the arrays differ in shape or a position is not finite.
+    Positions are px, (N,), fluxes in any unit, (N,), the pixel scale arcsec. Returns the distance (arcsec),
+    NaN where there is no other, and the neighbour's flux over the source's own, NaN where there is no other
+    or the own flux is not above 0, (N,) each.
     """
     x, y, flux = (np.asarray(values, np.float64) for values in (x, y, flux))
     if not x.shape == y.shape == flux.shape or x.ndim != 1:
@@ -177,26 +132,9 @@ def flag_sources(
         cut. Where ``visible`` is NaN, that cannot be known, and any mask that
         touches the edge carries the flag.
 
-    Parameters
-    ----------
-    sources : `numpy.ndarray`, (N,)
-        Structured array with ``x``, ``y``, ``area``, ``visible``, columns
-        that start with ``snr_``, and the flags, which are changed in place.
-    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
-        Truth mask of each source, as far as it is on the image.
-    origins : `numpy.ndarray`, (N, 2)
-        (y0, x0) of the masks.
-    unusable : `numpy.ndarray` of `bool`, (y, x)
-        Pixels of the image without data.
-    rule : `MaskRule`
-        Has the limits.
-    noise : `bool`
-        Whether the images hold noise.
-
-    Raises
-    ------
-    ValueError
-        Raised if the numbers of sources, masks and origins differ.
+    The sources, (N,), have ``x``, ``y``, ``area``, ``visible``, columns that start with ``snr_``, and the
+    flags, which are changed in place. Their masks are as far as they are on the image, with (y0, x0) as
+    origins, (N, 2); ``unusable`` are pixels without data, bool, (y, x).
     """
     origins = np.asarray(origins, np.int64).reshape(-1, 2)
     if not len(sources) == len(masks) == len(origins):

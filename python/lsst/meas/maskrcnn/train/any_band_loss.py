@@ -37,12 +37,7 @@ _BETA = 1 / 9
 class BandLossNetwork(nn.Module):
     """A network for any bands that returns its losses.
 
-    Parameters
-    ----------
-    network : `~lsst.meas.maskrcnn.network.any_band.AnyBandNetwork`
-        The network.
-    seed : `int`
-        With the number of the first crop, decides which proposals are sampled.
+    The seed, with the number of the first crop, decides which proposals are sampled.
     """
 
     def __init__(self, network: AnyBandNetwork, seed: int):

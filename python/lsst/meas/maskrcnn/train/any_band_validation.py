@@ -76,12 +76,7 @@ def _share(hit: np.ndarray, among: np.ndarray) -> float:
 class BandSceneValidator:
     """Computes the figures of `validate_any_band` on some scenes, and finds the sources of the first.
 
-    Parameters
-    ----------
-    scene : callable
-        Takes the number of a scene and returns it (`~.band_scenes.BandScene`).
-    count : `int`
-        Number of scenes.
+    ``scene`` takes the number of a scene, of which there are ``count``, and returns it.
     """
 
     def __init__(self, scene: Callable[[int], BandScene], count: int):

@@ -109,26 +109,14 @@ class AugmentSettings:
 
 @dataclass(frozen=True)
 class Realization:
-    """What is done to one image.
+    """What is done to one image."""
 
-    Parameters
-    ----------
-    gain : `numpy.ndarray`
-        Factor on the flux of the sources, float32, (band,).
-    noise : `float`
-        Standard deviation of the noise of the image after the change, in
-        units of that which the scene's variance predicts; 0 for none.
-    blur : `float`
-        Standard deviation of the Gaussian that worsens the seeing, px; 0 for
-        none.
-    own : `bool`
-        The scene's own image is taken with the noise that it has.
-    """
-
-    gain: FloatImage
+    gain: FloatImage  # factor on the flux of the sources, float32, (band,)
+    # Standard deviation of the noise of the image after the change, in units of that which the scene's
+    # variance predicts; 0 for none.
     noise: float
-    blur: float
-    own: bool = False
+    blur: float  # standard deviation of the Gaussian that worsens the seeing, px; 0 for none
+    own: bool = False  # the scene's own image is taken with the noise that it has
 
     @property
     def kernel(self) -> npt.NDArray[np.float64] | None:
@@ -189,39 +177,16 @@ def realize(
 ) -> tuple[FloatImage, FloatImage]:
     """Make the changed image of a part of a scene.
 
-    Parameters
-    ----------
-    scene : `TrainingScene`
-        The scene.
-    sky_sigma : `numpy.ndarray`
-        Standard deviation of the noise of an empty pixel that the scene's
-        variance predicts, (band,), nJy.
-    realization : `Realization`
-        What is done to it.
-    window : `Window`
-        The part.
-    rng : `numpy.random.Generator`
-        Random numbers for the noise.
-    step : `int`
-        Take only every ``step``-th pixel of each axis, for statistics. These
-        pixels are not blurred; their variance is that of blurred ones.
+    Where the noise-free image is known, it is blurred, its sources are scaled and their photon noise with
+    them, and then noise is drawn: at any depth. A scene without noise keeps its variance, which is no more
+    than a scale there, until the noise drawn exceeds it. Of an image with its own noise the variance scales
+    as the square of the flux; a blur lowers the variance of its pixels by the sum of the squares of the
+    kernel, and correlates them; noise can only be added.
 
-    Returns
-    -------
-    flux, variance : `numpy.ndarray`
-        Image (nJy) and its variance (nJy^2), float32, (band, y, x), in all
-        bands. New arrays. Unusable pixels hold anything finite.
-
-    Notes
-    -----
-    Where the noise-free image is known, it is blurred, its sources are scaled
-    and their photon noise with them, and then noise is drawn: at any depth.
-    A scene without noise keeps its variance, which is no more than a scale
-    there, until the noise drawn exceeds it.
-
-    Of an image with its own noise the variance scales as the square of
-    the flux; a blur lowers the variance of its pixels by the sum of the squares
-    of the kernel, and correlates them; noise can only be added.
+    ``sky_sigma`` is the noise of an empty pixel that the scene's variance predicts, (band,), nJy. With
+    ``step`` only every so many pixels of each axis are taken, for statistics: these are not blurred, their
+    variance is that of blurred ones. Returns the image (nJy) and its variance (nJy^2), float32,
+    (band, y, x), in new arrays; unusable pixels hold anything finite.
     """
     own = realization.own
     pixels = scene.image if own else scene.noiseless

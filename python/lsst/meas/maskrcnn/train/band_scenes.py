@@ -56,59 +56,27 @@ _BLEND_RADIUS, _BLEND_SHARE = 1.0, 0.1
 
 @dataclass(frozen=True, eq=False)
 class BandScene:
-    """A scene and the truth of its sources.
+    """A scene and the truth of its sources."""
 
-    Parameters
-    ----------
-    pixels : `numpy.ndarray`
-        Flux in units of ``sigma``, (band, y, x).
-    sigma : `numpy.ndarray`
-        Noise of an empty pixel, nJy, (band,).
-    gain : `numpy.ndarray`
-        Photons per ``sigma``, (band,): the variance of a pixel is
-        1 + flux / gain.
-    fwhm : `numpy.ndarray`
-        FWHM of the PSF by its moments, px, (band,).
-    wavelength : `numpy.ndarray`
-        Effective wavelength of each band, nm, (band,).
-    wings : `numpy.ndarray`
-        Radius at which the PSF has 0.02 of its peak, in units of the FWHM, (band,).
-    pixel_scale : `numpy.ndarray`
-        Side of a pixel, arcsec, (1,).
-    unusable, saturated : `numpy.ndarray`
-        Pixels, bool, (band, y, x).
-    positions : `numpy.ndarray`
-        (y, x) of each source, (source, 2).
-    labels : `numpy.ndarray`
-        1 for stars, 2 for galaxies, (source,).
-    snr : `numpy.ndarray`
-        Of a matched filter against the noise of the sky, (source, band).
-    peak_share : `numpy.ndarray`
-        Of the light at the brightest pixel that is its own, (source,).
-    origins : `numpy.ndarray`
-        (y0, x0) of each mask, (source, 2).
-    masks : `list` [`numpy.ndarray`]
-        Truth masks in each band, (band, y, x).
-    noisy : `bool`
-        Whether the pixels hold noise, to which crops can only add.
-    """
-
-    pixels: npt.NDArray[np.float32]
-    sigma: npt.NDArray[np.float32]
+    pixels: npt.NDArray[np.float32]  # flux in units of ``sigma``, (band, y, x)
+    sigma: npt.NDArray[np.float32]  # noise of an empty pixel, nJy, (band,)
+    # Photons per ``sigma``, (band,): the variance of a pixel is 1 + flux / gain.
     gain: npt.NDArray[np.float32]
-    fwhm: npt.NDArray[np.float32]
-    wavelength: npt.NDArray[np.float32]
+    fwhm: npt.NDArray[np.float32]  # FWHM of the PSF by its moments, px, (band,)
+    wavelength: npt.NDArray[np.float32]  # effective wavelength of each band, nm, (band,)
+    # Radius at which the PSF has 0.02 of its peak, in units of the FWHM, (band,).
     wings: npt.NDArray[np.float32]
-    pixel_scale: npt.NDArray[np.float32]
+    pixel_scale: npt.NDArray[np.float32]  # side of a pixel, arcsec, (1,)
+    # Pixels, (band, y, x).
     unusable: npt.NDArray[np.bool_]
     saturated: npt.NDArray[np.bool_]
-    positions: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    snr: npt.NDArray[np.float32]
-    peak_share: npt.NDArray[np.float32]
-    origins: npt.NDArray[np.int32]
-    masks: list[npt.NDArray[np.bool_]]
-    noisy: bool = False
+    positions: npt.NDArray[np.float32]  # (y, x) of each source, (source, 2)
+    labels: npt.NDArray[np.int64]  # 1 for stars, 2 for galaxies, (source,)
+    snr: npt.NDArray[np.float32]  # of a matched filter against the noise of the sky, (source, band)
+    peak_share: npt.NDArray[np.float32]  # of the light at the brightest pixel that is its own, (source,)
+    origins: npt.NDArray[np.int32]  # (y0, x0) of each mask, (source, 2)
+    masks: list[npt.NDArray[np.bool_]]  # truth masks in each band, (band, y, x)
+    noisy: bool = False  # whether the pixels hold noise, to which crops can only add
 
 
 def to_band_scene(scene: Scene) -> BandScene:

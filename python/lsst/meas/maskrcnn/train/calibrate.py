@@ -37,45 +37,23 @@ _NOISE_SEED = 770
 
 @dataclass(frozen=True, eq=False)
 class CalibrationCases:
-    """Detections with what is true of them.
+    """Detections with what is true of them."""
 
-    Parameters
-    ----------
-    score, p_star, p_blend : `numpy.ndarray`
-        Score, P(star) and P(blend), float64, (case,); the last is NaN for networks
-        that do not give it.
-    counts : `numpy.ndarray`
-        Whether it is right or wrong, and not ignored, bool, (case,).
-    true : `numpy.ndarray`
-        Whether it is right, bool, (case,).
-    on_source : `numpy.ndarray`
-        Whether it lies on a source, though perhaps not well enough to be
-        right, bool, (case,).
-    is_star : `numpy.ndarray`
-        Whether that source is a star, bool, (case,); `False` without one.
-    is_blend : `numpy.ndarray`
-        Whether it is blended with another, bool, (case,); `False` without one.
-    snr : `numpy.ndarray`
-        S/N of the source, float64, (case,): of its brightest pixel in its best band, or
-        of all its light for networks that take any bands. NaN without a source.
-    depth : `numpy.ndarray`
-        Noise of a pixel in the image, float64, (case,), nJy; 0 in an image
-        without noise.
-    image : `numpy.ndarray`
-        Number of the image, int64, (case,).
-    """
-
+    # Score, P(star) and P(blend), (case,); the last is NaN for networks that do not give it.
     score: NDArray[np.float64]
     p_star: NDArray[np.float64]
     p_blend: NDArray[np.float64]
-    counts: NDArray[np.bool_]
-    true: NDArray[np.bool_]
+    counts: NDArray[np.bool_]  # whether it is right or wrong, and not ignored, (case,)
+    true: NDArray[np.bool_]  # whether it is right, (case,)
+    # Whether it lies on a source, though perhaps not well enough to be right, (case,).
     on_source: NDArray[np.bool_]
-    is_star: NDArray[np.bool_]
-    is_blend: NDArray[np.bool_]
+    is_star: NDArray[np.bool_]  # whether that source is a star, (case,); `False` without one
+    is_blend: NDArray[np.bool_]  # whether it is blended with another, (case,); `False` without one
+    # S/N of the source, (case,): of its brightest pixel in its best band, or of all its light for networks
+    # that take any bands. NaN without a source.
     snr: NDArray[np.float64]
-    depth: NDArray[np.float64]
-    image: NDArray[np.int64]
+    depth: NDArray[np.float64]  # noise of a pixel in the image, (case,), nJy; 0 in an image without noise
+    image: NDArray[np.int64]  # number of the image, (case,)
 
     def __len__(self) -> int:
         return len(self.score)

@@ -85,18 +85,7 @@ class BatchSource(Protocol):
         """Number of crops in an epoch (`int`)."""
 
     def crops(self, numbers: Sequence[int]) -> Crops:
-        """Make crops; each is a pure function of its number.
-
-        Parameters
-        ----------
-        numbers : `~collections.abc.Sequence` [`int`]
-            Numbers of the crops.
-
-        Returns
-        -------
-        images, targets : `list`
-            See `CropSource.crops`.
-        """
+        """Make crops; each is a pure function of its number. See `SceneCrops.crops`."""
 
     def describe(self) -> dict[str, Any]:
         """Describe by plain values what decides the crops."""
@@ -210,19 +199,9 @@ class SceneCrops(ABC):
     """Crops by number, cut from scenes.
 
     Groups of ``crops_per_scene`` crops come from one scene; every scene comes
-    once in an epoch.
-
-    Parameters
-    ----------
-    scenes : `SceneSource`
-        The scenes.
-    settings : `CropSettings`, optional
-        How to cut.
-    seed : `int`
-        With the number of a crop, decides everything that is random in it.
-    n_pixels : `float`, optional
-        Mean number of pixels of a scene, so that an epoch has the area of all;
-        without it an epoch has ``crops_per_scene`` crops of each scene.
+    once in an epoch. The seed, with the number of a crop, decides everything that
+    is random in it. With the mean number of pixels of a scene, ``n_pixels``, an epoch
+    has the area of all; without it, ``crops_per_scene`` crops of each scene.
     """
 
     def __init__(
@@ -255,24 +234,17 @@ class SceneCrops(ABC):
         """Make a crop and its target."""
 
     def crops(self, numbers: Sequence[int]) -> Crops:
-        """Make crops.
-
-        Parameters
-        ----------
-        numbers : `~collections.abc.Sequence` [`int`]
-            Numbers of the crops, not below 0; the same number gives the same
-            crop.
+        """Make the crops of some numbers, not below 0; the same number gives the same crop.
 
         Returns
         -------
         images : `list` [`torch.Tensor`]
-            Normalised crops, float32, (band, y, x), with PSF planes behind
-            the bands if the network takes them.
+            Normalised crops, float32, (band, y, x), with PSF planes behind the
+            bands if the network takes them.
         targets : `list` [`dict`]
             Per crop ``boxes`` (float32, (source, 4), [x0, y0, x1, y1] half
             open), ``labels`` (int64), ``masks`` (uint8, (source, y, x)) and
-            ``ignore_boxes`` (float32, (region, 4)): regions that are ignored
-            in the loss.
+            ``ignore_boxes`` (float32, (region, 4)), ignored in the loss.
         """
         made = [self._crop(int(number)) for number in numbers]
         return [image for image, _ in made], [target for _, target in made]
@@ -300,26 +272,8 @@ class SceneCrops(ABC):
 
 
 class CropSource(SceneCrops):
-    """Cuts crops for networks of fixed bands.
+    """Cuts crops for networks of fixed bands, with PSF planes if the network takes them.
 
-    Parameters
-    ----------
-    scenes
-        As in `SceneCrops`.
-    normalization : `~lsst.meas.maskrcnn.images.normalize.LuptonSettings` or \
-            `~lsst.meas.maskrcnn.images.normalize.ZScoreSettings`
-        How images are normalised.
-    settings, seed
-        As in `SceneCrops`.
-    psf_channels : `bool`
-        Whether the network takes PSF planes.
-    augment : `~.augment.AugmentSettings`, optional
-        How the images are changed.
-    n_pixels
-        As in `SceneCrops`.
-
-    Notes
-    -----
     If no augmentation changes pixels, every scene is normalised once, with
     one realisation of its noise, and kept in half precision. Otherwise groups
     of ``crops_per_scene`` crops share a realisation. Where the normalisation

@@ -97,32 +97,17 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass
 class TrainResult:
-    """What a training made.
+    """What a training made."""
 
-    Parameters
-    ----------
-    model : `MaskRcnnModel`
-        The running average of the weights, rounded as they are in the file.
-    history : `list` [`dict`]
-        A row every `TrainSettings.log_every` steps and at the end of a stage:
-        ``step`` and ``epoch`` (those done), ``stage`` (name),
-        ``learning_rate``, ``elapsed`` (s), and means over the steps since the
-        last row: ``loss``, its parts ``loss_...``, ``gradient_norm`` (before
-        the clip), ``seconds`` per step, and ``data_seconds`` of these that
-        were spent waiting for crops.
-    epochs : `list` [`dict`]
-        The same for each epoch, with what the validation said.
-    steps : `int`
-        Steps done.
-    elapsed : `float`
-        Wall time (s), over all interruptions.
-    """
-
-    model: MaskRcnnModel
+    model: MaskRcnnModel  # the running average of the weights, rounded as they are in the file
+    # A row every `TrainSettings.log_every` steps and at the end of a stage: ``step`` and ``epoch`` (those
+    # done), ``stage`` (name), ``learning_rate``, ``elapsed`` (s), and means over the steps since the last
+    # row: ``loss``, its parts ``loss_...``, ``gradient_norm`` (before the clip), ``seconds`` per step, and
+    # ``data_seconds`` of these that were spent waiting for crops.
     history: list[dict[str, Any]]
-    epochs: list[dict[str, Any]]
-    steps: int
-    elapsed: float
+    epochs: list[dict[str, Any]]  # the same for each epoch, with what the validation said
+    steps: int  # those done
+    elapsed: float  # wall time (s), over all interruptions
 
 
 def best_model_file(output: Path) -> Path:
@@ -155,8 +140,7 @@ def train(
     source : `BatchSource`
         Where crops come from.
     metadata : `ModelMetadata`
-        Header of the model to make; what was done is added to its
-        ``training``.
+        Header of the model to make; what was done is added to its ``training``.
     settings : `TrainSettings`
         The schedule.
     output : `str` or `os.PathLike`
@@ -175,8 +159,7 @@ def train(
         the epoch.
     progress : callable, optional
         Called with the number of steps done, that of all steps, and the row of
-        the history that was just made; it has the key ``kind``, ``step`` or
-        ``epoch``.
+        the history that was just made; its ``kind`` is ``step`` or ``epoch``.
     keep_checkpoint : `bool`
         Keep the state of the finished run, from which the same call returns
         at once with the same result.

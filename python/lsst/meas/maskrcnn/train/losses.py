@@ -36,17 +36,9 @@ _BETA = 1 / 9
 
 # No dataclass, list or dict, because Lightning Fabric would look into it and round the boxes to bfloat16.
 class Crops:
-    """Crops of one pass and their targets.
+    """Crops of one pass, float32, (plane, y, x), their targets, and their numbers.
 
-    Parameters
-    ----------
-    images : `list` [`torch.Tensor`]
-        Normalised crops, float32, (plane, y, x).
-    targets : `list` [`dict`]
-        Per crop ``boxes``, ``labels``, ``masks`` and perhaps
-        ``ignore_boxes``.
-    numbers : `list` [`int`]
-        Numbers of the crops.
+    Targets have ``boxes``, ``labels``, ``masks`` and perhaps ``ignore_boxes``.
     """
 
     def __init__(self, images: list[Tensor], targets: list[dict[str, Tensor]], numbers: list[int]):
@@ -108,14 +100,8 @@ class _Sampler:
 class LossNetwork(nn.Module):
     """A network that returns its losses, image by image.
 
-    Parameters
-    ----------
-    network : `torchvision.models.detection.MaskRCNN`
-        The network, whose samplers are replaced. Its weights and what it
-        infers stay as they are.
-    seed : `int`
-        With the number of a crop, decides which anchors and proposals are
-        sampled in it.
+    Its samplers are replaced; its weights and what it infers stay as they are. The seed,
+    with the number of a crop, decides which anchors and proposals are sampled in it.
     """
 
     def __init__(self, network: MaskRCNN, seed: int):

@@ -29,45 +29,19 @@ no longer be seen."""
 
 @dataclass(frozen=True, eq=False)
 class SceneTruth:
-    """Sources and masked pixels of a scene, as crops need them.
+    """Sources and masked pixels of a scene, as crops need them."""
 
-    Parameters
-    ----------
-    valid : `numpy.ndarray`
-        Usable pixels, bool, (y, x).
-    labels : `numpy.ndarray`
-        Classes, int64, (source,).
-    not_ignored : `numpy.ndarray`
-        Sources that the scene does not ignore, bool, (source,).
-    peak_flux : `numpy.ndarray`
-        Brightest pixel of each source alone, float32, (source, band), nJy.
-    masks : `list` [`numpy.ndarray`]
-        Truth masks, bool, (y, x) each.
-    boxes : `numpy.ndarray`
-        Their boxes, int64, (source, 4).
-    areas : `numpy.ndarray`
-        Their numbers of pixels, int64, (source,).
-    positions : `numpy.ndarray`
-        (y, x) of each source, float64, (source, 2).
-    masked : `numpy.ndarray`
-        Boxes of the unusable pixels, int64, (box, 4).
-    mask_levels : `tuple` [`float`, `float`] or `None`
-        As in `TrainingScene`.
-    psf_fwhm : `numpy.ndarray` or `None`
-        As in `TrainingScene`.
-    """
-
-    valid: npt.NDArray[np.bool_]
-    labels: npt.NDArray[np.int64]
-    not_ignored: npt.NDArray[np.bool_]
-    peak_flux: npt.NDArray[np.float32]
-    masks: list[npt.NDArray[np.bool_]]
-    boxes: npt.NDArray[np.int64]
-    areas: npt.NDArray[np.int64]
-    positions: npt.NDArray[np.float64]
-    masked: npt.NDArray[np.int64]
-    mask_levels: tuple[float, float] | None
-    psf_fwhm: npt.NDArray[np.float32] | None
+    valid: npt.NDArray[np.bool_]  # usable pixels, (y, x)
+    labels: npt.NDArray[np.int64]  # classes, (source,)
+    not_ignored: npt.NDArray[np.bool_]  # sources that the scene does not ignore, (source,)
+    peak_flux: npt.NDArray[np.float32]  # brightest pixel of each source alone, (source, band), nJy
+    masks: list[npt.NDArray[np.bool_]]  # truth masks, (y, x) each
+    boxes: npt.NDArray[np.int64]  # their boxes, (source, 4)
+    areas: npt.NDArray[np.int64]  # their numbers of pixels, (source,)
+    positions: npt.NDArray[np.float64]  # (y, x) of each source, (source, 2)
+    masked: npt.NDArray[np.int64]  # boxes of the unusable pixels, (box, 4)
+    mask_levels: tuple[float, float] | None  # as in `TrainingScene`
+    psf_fwhm: npt.NDArray[np.float32] | None  # as in `TrainingScene`
 
     @classmethod
     def from_scene(cls, scene: TrainingScene) -> Self:
@@ -127,27 +101,12 @@ def make_target(
     flip: bool,
     min_area: int,
 ) -> dict[str, Tensor]:
-    """Make the target of a crop.
+    """Make the target of a crop, as `~.dataset.SceneCrops.crops` has it.
 
-    Parameters
-    ----------
-    truth : `SceneTruth`
-        Truth of the scene.
-    wanted : `numpy.ndarray`
-        Sources that are to be found, bool, (source,).
-    growth : `numpy.ndarray`
-        Pixels by which each mask is enlarged, (source,).
-    window : `~.augment.Window`
-        Part of the scene that the crop is.
-    turns, flip : `int`, `bool`
-        How the crop is turned, as in `turn_image`.
-    min_area : `int`
-        Sources with fewer pixels in the crop are ignored.
-
-    Returns
-    -------
-    target : `dict` [`str`, `torch.Tensor`]
-        As `~.dataset.CropSource.crops` has it.
+    ``wanted`` are the sources that are to be found, bool, (source,), unless fewer than
+    ``min_area`` of their pixels are in the crop, and ``growth`` the pixels by which each
+    mask is enlarged, (source,). The window is the part of the scene that the crop is,
+    which is turned as by `turn_image`.
     """
     y0, x0, height, width = window
     shape = (height, width)

@@ -19,12 +19,7 @@ from ..images.files import write_atomically
 class TrainingLog:
     """Writes ``<output>.history.csv``, and into the folder ``<output>.tensorboard``.
 
-    Parameters
-    ----------
-    output : `pathlib.Path`
-        Model file of the training.
-    step : `int`
-        Steps that are done; later ones of an interrupted run are forgotten.
+    ``output`` is the model file of the training. Of an interrupted run all after ``step`` is forgotten.
     """
 
     def __init__(self, output: Path, step: int) -> None:

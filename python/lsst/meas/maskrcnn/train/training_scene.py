@@ -35,64 +35,30 @@ class SceneFileError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class TrainingScene:
-    """A multi-band scene with the truth of its sources.
+    """A multi-band scene with the truth of its sources."""
 
-    Parameters
-    ----------
-    noiseless : `numpy.ndarray` or `None`
-        Flux per pixel without noise, float32, (band, y, x), nJy; `None` where
-        it is not known.
-    variance : `numpy.ndarray`
-        Variance per pixel at the scene's own depth, float32, (band, y, x),
-        nJy^2, above 0.
-    valid : `numpy.ndarray`
-        Usable pixels, bool, (y, x).
-    labels : `numpy.ndarray`
-        Classes, int64, (source,): 1 is a star, 2 a galaxy.
-    peak_flux : `numpy.ndarray`
-        Brightest pixel of each source alone, float32, (source, band), nJy.
-    origins : `numpy.ndarray`
-        (y0, x0) of each mask, int32, (source, 2).
-    masks : `list` [`numpy.ndarray`]
-        Truth masks, bool, (y, x) each, tight around the source, on the image
-        and not empty.
-    noisy : `bool`
-        Whether noise belongs to this scene; without it the variance still
-        gives the scale of the normalisation.
-    psf_fwhm : `numpy.ndarray` or `None`
-        Full width at half maximum of the Gaussian with the adaptive moments
-        of the PSF, float32, (band,), px; `None` where it is not known.
-    image : `numpy.ndarray` or `None`
-        Flux per pixel with the scene's own noise, float32, (band, y, x), nJy.
-    ignore : `numpy.ndarray` or `None`
-        Sources that are ignored in the loss, bool, (source,); `None` for
-        none.
-    positions : `numpy.ndarray` or `None`
-        (y, x) of each source, float32, (source, 2); `None` for the middles
-        of the masks.
-    mask_levels : `tuple` [`float`, `float`] or `None`
-        Share of a star's and of a galaxy's peak at the edge of its mask, by
-        which masks grow with a blur; `None` where they do not go by the peak.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are no pixels, if shapes disagree, or if an image
-        without noise has an image with noise.
-    """
-
+    # Flux per pixel without noise, (band, y, x), nJy; `None` where it is not known.
     noiseless: npt.NDArray[np.float32] | None
+    # Variance per pixel at the scene's own depth, (band, y, x), nJy^2, above 0.
     variance: npt.NDArray[np.float32]
-    valid: npt.NDArray[np.bool_]
-    labels: npt.NDArray[np.int64]
-    peak_flux: npt.NDArray[np.float32]
-    origins: npt.NDArray[np.int32]
+    valid: npt.NDArray[np.bool_]  # usable pixels, (y, x)
+    labels: npt.NDArray[np.int64]  # classes, (source,): 1 is a star, 2 a galaxy
+    peak_flux: npt.NDArray[np.float32]  # brightest pixel of each source alone, (source, band), nJy
+    origins: npt.NDArray[np.int32]  # (y0, x0) of each mask, (source, 2)
+    # Truth masks, (y, x) each, tight around the source, on the image and not empty.
     masks: list[npt.NDArray[np.bool_]]
+    # Whether noise belongs to this scene; without it the variance still gives the scale of the normalisation.
     noisy: bool = True
+    # Full width at half maximum of the Gaussian with the adaptive moments of the PSF, (band,), px; `None`
+    # where it is not known.
     psf_fwhm: npt.NDArray[np.float32] | None = None
+    # Flux per pixel with the scene's own noise, (band, y, x), nJy.
     image: npt.NDArray[np.float32] | None = None
+    # Sources that are ignored in the loss, (source,); `None` for none.
     ignore: npt.NDArray[np.bool_] | None = None
+    # (y, x) of each source, (source, 2); `None` for the middles of the masks.
     positions: npt.NDArray[np.float32] | None = None
+    # Share of a star's and of a galaxy's peak at the edge of its mask, by which masks grow with a blur.
     mask_levels: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -124,18 +90,8 @@ class TrainingScene:
 def write_scene(scene: TrainingScene, path: str | os.PathLike[str]) -> None:
     """Write a scene as an ``.npz`` file, whole or not at all.
 
-    Parameters
-    ----------
-    scene : `TrainingScene`
-        The scene.
-    path : `str` or `os.PathLike`
-        Where to.
-
-    Notes
-    -----
-    Pixels are kept in half precision, in units of the noise, where that
-    costs less than a hundredth of the noise on the sky and a part in 2000 of
-    a source.
+    Pixels are kept in half precision, in units of the noise, where that costs less than a
+    hundredth of the noise on the sky and a part in 2000 of a source.
     """
     shapes = np.array([mask.shape for mask in scene.masks], dtype=np.int32).reshape(-1, 2)
     bits = np.concatenate([mask.ravel() for mask in scene.masks]) if scene.masks else np.zeros(0, dtype=bool)

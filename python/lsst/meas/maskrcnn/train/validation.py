@@ -33,34 +33,16 @@ curve by little and take most of the time (`float`)."""
 
 @dataclass(frozen=True, eq=False)
 class ValidationImage:
-    """A normalised image and the sources in it.
+    """A normalised image and the sources in it."""
 
-    Parameters
-    ----------
-    image : `numpy.ndarray`
-        Normalised image, float32, (band, y, x).
-    valid : `numpy.ndarray`
-        Usable pixels, bool, (y, x).
-    labels : `numpy.ndarray`
-        Classes, int, (source,): 1 is a star, 2 a galaxy.
-    masks : `list` [`numpy.ndarray`]
-        Truth masks, bool, (y, x) each.
-    origins : `numpy.ndarray`
-        (y0, x0) of each mask, int, (source, 2), px.
-    asked : `numpy.ndarray`
-        Sources that count in the figures, bool, (source,); the others are
-        neither hits nor misses.
-    psf_fwhm : `numpy.ndarray`, optional
-        Widths of the PSF as `~lsst.meas.maskrcnn.network.psf.add_psf_planes`
-        takes them, (band,), px.
-    """
-
-    image: npt.NDArray[np.float32]
-    valid: npt.NDArray[np.bool_]
-    labels: npt.NDArray[np.int64]
-    masks: list[npt.NDArray[np.bool_]]
-    origins: npt.NDArray[np.int32]
+    image: npt.NDArray[np.float32]  # normalised image, (band, y, x)
+    valid: npt.NDArray[np.bool_]  # usable pixels, (y, x)
+    labels: npt.NDArray[np.int64]  # classes, (source,): 1 is a star, 2 a galaxy
+    masks: list[npt.NDArray[np.bool_]]  # truth masks, (y, x) each
+    origins: npt.NDArray[np.int32]  # (y0, x0) of each mask, (source, 2), px
+    # Sources that count in the figures, (source,); the others are neither hits nor misses.
     asked: npt.NDArray[np.bool_]
+    # Widths of the PSF as `~lsst.meas.maskrcnn.network.psf.add_psf_planes` takes them, (band,), px.
     psf_fwhm: npt.NDArray[np.float32] | None = None
 
 
@@ -177,19 +159,9 @@ class ComparedScene:
 
 
 class SceneValidator:
-    """Computes the average precision of a network on scenes.
+    """Computes the average precision of a network on scenes, with settings as in `validation_precision`.
 
-    Parameters
-    ----------
-    scenes : `~lsst.meas.maskrcnn.train.scene_sources.SceneSource`
-        The scenes, which are read anew each time. Noise that a scene does not
-        hold is the same each time.
-    normalization : `~lsst.meas.maskrcnn.images.normalize.LuptonSettings` or \
-            `~lsst.meas.maskrcnn.images.normalize.ZScoreSettings`
-        How images are normalised.
-    settings : `~lsst.meas.maskrcnn.network.inference.DetectionSettings`, \
-            optional
-        As in `validation_precision`.
+    The scenes are read anew each time. Noise that a scene does not hold is the same each time.
     """
 
     def __init__(
