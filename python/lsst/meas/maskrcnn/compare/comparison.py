@@ -149,25 +149,16 @@ def compare_fields(
 ) -> FieldComparison:
     """Compare the sources of two deblenders.
 
+    Ratios and differences are the first's to, or minus, the second's.
+
     Parameters
     ----------
     first, second : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`
-        The two; their names must differ.
+        The two; `ValueError` is raised if both have one name.
     images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
         The images.
     settings : `ComparisonSettings`, optional
         Bands and distances.
-
-    Returns
-    -------
-    comparison : `FieldComparison`
-        Tables of sources and blends. Ratios and differences are the first's
-        to, or minus, the second's.
-
-    Raises
-    ------
-    ValueError
-        Raised if both have one name.
     """
     if first.name == second.name:
         raise ValueError(f"Both deblenders are called {first.name!r}; give them different names.")

@@ -53,11 +53,6 @@ class PixelModels:
     values : `numpy.ndarray`
         Flux (nJy) of each of these pixels, source by source and row by row,
         float32, (pixel,).
-
-    Raises
-    ------
-    ValueError
-        Raised if there is not one value for each pixel.
     """
 
     spans: SpanMasks
@@ -81,11 +76,6 @@ class PixelModels:
             N masks.
         parts : `~collections.abc.Sequence` [`numpy.ndarray`]
             Flux of the pixels of each mask, row by row, N of (pixel,).
-
-        Returns
-        -------
-        models : `PixelModels`
-            The models.
         """
         return cls(spans, np.concatenate([np.zeros(0), *parts]).astype(np.float32))
 
@@ -93,23 +83,16 @@ class PixelModels:
     def from_image(
         cls, spans: SpanMasks, image: npt.NDArray[np.floating], origin: tuple[int, int]
     ) -> PixelModels:
-        """Take the pixels of an image within masks.
+        """Take the pixels of an image within masks; a pixel of several masks is in the model of each.
 
         Parameters
         ----------
         spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
             N masks.
         image : `numpy.ndarray`
-            The image, (y, x). Pixels that are not finite, or off the image,
-            are 0.
+            The image, (y, x). Pixels that are not finite, or off the image, are 0.
         origin : `tuple` [`int`, `int`]
             (y0, x0) of its first pixel.
-
-        Returns
-        -------
-        models : `PixelModels`
-            The image within each mask. A pixel of several masks is in the
-            model of each.
         """
         place, inside = _places(spans, image.shape, origin)
         values = np.zeros(len(inside), dtype=np.float32)
@@ -131,11 +114,6 @@ class PixelModels:
         ----------
         other : `PixelModels`
             As many models.
-
-        Returns
-        -------
-        models : `PixelModels`
-            Own models, or else those of the other set.
         """
         missing = self.spans.areas == 0
         spans = SpanMasks.concatenate([self.spans, other.spans])
@@ -144,19 +122,12 @@ class PixelModels:
         return self.from_parts(spans.select(np.arange(len(self)) + len(self) * missing), parts)
 
     def paint(self, shape: tuple[int, int], origin: tuple[int, int]) -> npt.NDArray[np.float64]:
-        """Add all models up to an image.
+        """Add all models up to an image (nJy), float64, (y, x), without pixels off it.
 
         Parameters
         ----------
-        shape : `tuple` [`int`, `int`]
-            Height and width of the image.
-        origin : `tuple` [`int`, `int`]
-            (y0, x0) of its first pixel.
-
-        Returns
-        -------
-        image : `numpy.ndarray`
-            Their sum (nJy), float64, (y, x), without pixels off the image.
+        shape, origin : `tuple` [`int`, `int`]
+            Height and width of the image, and (y0, x0) of its first pixel.
         """
         place, inside = _places(self.spans, shape, origin)
         total = np.bincount(place, weights=self.values[inside], minlength=shape[0] * shape[1])
@@ -165,14 +136,12 @@ class PixelModels:
 
 @dataclass(frozen=True, eq=False)
 class FieldImages:
-    """The images that deblenders are given and compared on.
+    """The images that deblenders are given and compared on; `ValueError` is raised if their shapes differ.
 
     Parameters
     ----------
-    images : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
-        Flux (nJy) per pixel by band, (y, x).
-    variances : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
-        Variance (nJy^2) by band, (y, x).
+    images, variances : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
+        Flux (nJy) per pixel and its variance (nJy^2) by band, (y, x).
     usable : `numpy.ndarray`
         Pixels that count, bool, (y, x).
     origin : `tuple` [`int`, `int`]
@@ -181,11 +150,6 @@ class FieldImages:
             `lsst.afw.image.ExposureF`], optional
         The exposures by band, for deblenders that need their PSF or work in
         their units.
-
-    Raises
-    ------
-    ValueError
-        Raised if the shapes differ.
     """
 
     images: Mapping[str, npt.NDArray[np.floating]]
@@ -218,17 +182,12 @@ class FieldImages:
         return tuple(self.images)
 
     def paint_masks(self, spans: SpanMasks) -> npt.NDArray[np.bool_]:
-        """Find the pixels that any mask holds.
+        """Find the pixels that any mask holds, bool, (y, x).
 
         Parameters
         ----------
         spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
             The masks.
-
-        Returns
-        -------
-        pixels : `numpy.ndarray`
-            Bool, (y, x).
         """
         pixels = np.zeros(self.usable.size, dtype=bool)
         pixels[_places(spans, self.shape, self.origin)[0]] = True
@@ -239,14 +198,16 @@ class FieldImages:
 class DeblendedField:
     """The sources that a deblender made of an image.
 
+    `ValueError` is raised if the lengths do not fit each other, or a source has a
+    parent that is not listed.
+
     Parameters
     ----------
     name : `str`
         Of the deblender; a part of column names.
-    ids : `numpy.ndarray`
-        Of N sources, those that have no children, int64, (N,).
-    parent_ids : `numpy.ndarray`
-        Parent of each; an isolated source is its own, int64, (N,).
+    ids, parent_ids : `numpy.ndarray`
+        Ids of N sources, those that have no children, and of their parents;
+        an isolated source is its own, int64, (N,).
     x, y : `numpy.ndarray`
         Positions in the parent frame (px), float64, (N,).
     labels : `numpy.ndarray`
@@ -273,12 +234,6 @@ class DeblendedField:
         bool, (N,). By default none.
     columns : `~collections.abc.Mapping` [`str`, `numpy.ndarray`], optional
         More columns, (N,) each, such as the true ``blendedness``.
-
-    Raises
-    ------
-    ValueError
-        Raised if the lengths do not fit each other, or a source has a parent
-        that is not listed.
     """
 
     name: str
@@ -355,11 +310,6 @@ class Deblender(abc.ABC):
         images : `FieldImages`
             The images, without background.
 
-        Returns
-        -------
-        field : `DeblendedField`
-            The sources.
-
         Raises
         ------
         ImportError
@@ -398,7 +348,9 @@ def import_optional(name: str, extra: str) -> Any:
 def make_parents(
     ids: npt.NDArray[np.int64], parent_ids: npt.NDArray[np.int64], spans: SpanMasks
 ) -> tuple[npt.NDArray[Any], SpanMasks]:
-    """Make parents out of their children.
+    """Make parents, of `PARENT_DTYPE` and by id, out of their children, whose pixels are their footprints.
+
+    An isolated source, its own parent, has no children.
 
     Parameters
     ----------
@@ -406,14 +358,6 @@ def make_parents(
         Ids of the sources and of their parents, int64, (N,).
     spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
         Masks of the sources.
-
-    Returns
-    -------
-    parents : `numpy.ndarray`
-        One of `PARENT_DTYPE` for each parent, by id. An isolated source, its
-        own parent, has no children.
-    parent_spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
-        The pixels of all children of each.
     """
     unique, index = np.unique(parent_ids, return_inverse=True)
     parents = np.zeros(len(unique), dtype=PARENT_DTYPE)

@@ -161,7 +161,7 @@ class ScarletModels:
 
 
 def read_scarlet_models(path_or_object: str | os.PathLike[str] | Any) -> ScarletModels:
-    """Read scarlet's models of a patch.
+    """Read scarlet's models of a patch; arrays of an object in memory are not copied.
 
     Parameters
     ----------
@@ -169,11 +169,6 @@ def read_scarlet_models(path_or_object: str | os.PathLike[str] | Any) -> Scarlet
         A ``.scarlet`` file, an older JSON file, `ScarletModels` (which are
         given back as they are), or an object with the public attributes of
         ``lsst.meas.extensions.scarlet.io.LsstScarletModelData``.
-
-    Returns
-    -------
-    models : `ScarletModels`
-        The models. Arrays of an object in memory are not copied.
 
     Raises
     ------

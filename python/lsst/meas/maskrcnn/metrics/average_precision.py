@@ -106,22 +106,12 @@ class Outcomes:
 
     @classmethod
     def concatenate(cls, parts: Sequence[Outcomes]) -> Outcomes:
-        """Join the outcomes of different images.
+        """Join the outcomes of different images; `ValueError` is raised if they are not of one kind.
 
         Parameters
         ----------
         parts : `~collections.abc.Sequence` [`Outcomes`]
             At least one; all of one class, area range and set of thresholds.
-
-        Returns
-        -------
-        outcomes : `Outcomes`
-            Of all the images.
-
-        Raises
-        ------
-        ValueError
-            Raised if there are no parts or they are not of one kind.
         """
         if not parts:
             raise ValueError("No outcomes to join: at least one image is needed.")
@@ -195,22 +185,12 @@ class AveragePrecision:
         return float(np.mean(self.ap))
 
     def at(self, threshold: float) -> float:
-        """Give the average precision at one threshold.
+        """Give the average precision at one threshold; `ValueError` is raised if it was not computed there.
 
         Parameters
         ----------
         threshold : `float`
             One of ``thresholds``, to a thousandth.
-
-        Returns
-        -------
-        ap : `float`
-            The average precision.
-
-        Raises
-        ------
-        ValueError
-            Raised if it was not computed at that threshold.
         """
         near = np.flatnonzero(np.abs(self.thresholds - threshold) < 1e-3)
         if not len(near):
@@ -224,7 +204,7 @@ def collect_outcomes(
     thresholds: Sequence[float] = IOU_THRESHOLDS,
     area: AreaRange | None = None,
 ) -> Outcomes:
-    """Match the detections of images, and gather what became of them.
+    """Match the detections of images, and gather what became of them, in the order of the images.
 
     Parameters
     ----------
@@ -237,11 +217,6 @@ def collect_outcomes(
         Smallest IoU of a match.
     area : `AreaRange`, optional
         The sizes that count; by default all.
-
-    Returns
-    -------
-    outcomes : `Outcomes`
-        Of all the images, in their order.
 
     Examples
     --------
@@ -277,45 +252,30 @@ def collect_outcomes(
 
 
 def average_precision(scores: npt.ArrayLike, hit: npt.ArrayLike, n_truth: int) -> float:
-    """Compute the all-point interpolated average precision.
+    """Compute the all-point interpolated average precision, between 0 and 1; NaN without truths.
 
     Parameters
     ----------
-    scores : `numpy.ndarray`
-        Scores of all detections, pooled over images, (detection,).
-    hit : `numpy.ndarray`
-        Whether each has a truth, bool, (detection,).
+    scores, hit : `numpy.ndarray`
+        Scores of all detections, pooled over images, and whether each has a
+        truth, (detection,).
     n_truth : `int`
         Number of truths.
-
-    Returns
-    -------
-    ap : `float`
-        Between 0 and 1; NaN without truths.
     """
     hits = np.asarray(hit, dtype=bool)
     return _area(_curve(np.asarray(scores, dtype=np.float64), hits, ~hits, n_truth), n_truth)
 
 
 def compute_ap(outcomes: Outcomes, definition: Definition) -> AveragePrecision:
-    """Compute the average precision.
+    """Compute the average precision at each threshold.
 
     Parameters
     ----------
     outcomes : `Outcomes`
         What became of the detections.
     definition : `str`
-        ``"perImage"``, ``"pooled"`` or ``"coco"``.
-
-    Returns
-    -------
-    ap : `AveragePrecision`
-        At each threshold.
-
-    Raises
-    ------
-    ValueError
-        Raised if there is no such definition.
+        ``"perImage"``, ``"pooled"`` or ``"coco"``; `ValueError` is raised for
+        any other.
     """
     _check(definition)
     n_truth = int(outcomes.n_truth.sum())
@@ -334,7 +294,7 @@ def compute_ap(outcomes: Outcomes, definition: Definition) -> AveragePrecision:
 
 
 def ap_statistic(outcomes: Outcomes, definition: Definition = "pooled") -> ImageStatistic:
-    """Make the average precision a function of how often each image counts.
+    """Make the average precision at each threshold, (B, T), a function of how often each image counts.
 
     Parameters
     ----------
@@ -342,11 +302,6 @@ def ap_statistic(outcomes: Outcomes, definition: Definition = "pooled") -> Image
         What became of the detections; nothing is matched again.
     definition : `str`
         ``"perImage"``, ``"pooled"`` or ``"coco"``.
-
-    Returns
-    -------
-    statistic : `ImageStatistic`
-        Average precision at each threshold, (B, T).
     """
     _check(definition)
     if definition == "perImage":

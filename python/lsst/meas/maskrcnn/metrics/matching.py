@@ -65,17 +65,12 @@ class AreaRange:
             raise ValueError(f"The area range {self.name!r} goes from {self.low} down to {self.high}.")
 
     def holds(self, areas: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-        """Say which areas are in the range.
+        """Say which areas are in the range, bool, (N,).
 
         Parameters
         ----------
         areas : `numpy.ndarray`
             Areas, (N,).
-
-        Returns
-        -------
-        inside : `numpy.ndarray`
-            Bool, (N,).
         """
         return (areas >= self.low) & (areas <= self.high)
 
@@ -92,17 +87,12 @@ A Gaussian star's mask down to 0.005 of the peak has 7.6 such units.
 
 
 def psf_area(fwhm: float) -> float:
-    """Compute the area of the disc whose diameter is the width of the PSF.
+    """Compute the area of the disc whose diameter is the width of the PSF, in px (arcsec^2).
 
     Parameters
     ----------
     fwhm : `float`
         Full width at half maximum (px, or arcsec).
-
-    Returns
-    -------
-    area : `float`
-        In px (arcsec^2).
     """
     return float(np.pi / 4 * fwhm**2)
 
@@ -113,6 +103,7 @@ class ImagePairs:
 
     Masks are not kept, so that an image needs little memory and every figure,
     at every threshold, comes from this. Make one with `ImagePairs.from_spans`.
+    `ValueError` is raised if the lengths do not fit or a score is NaN.
 
     Parameters
     ----------
@@ -120,33 +111,19 @@ class ImagePairs:
         Of the image or patch; pairs up the images of two runs.
     pairs : `MaskPairs`
         Detections (first) and truths (second) that overlap.
-    scores : `numpy.ndarray`
-        Score of each detection, float64, (detection,).
-    class_scores : `numpy.ndarray`
-        Score of each detection within its class, float64, (detection,).
-    labels : `numpy.ndarray`
-        Class of each detection, int64, (detection,).
-    areas : `numpy.ndarray`
-        Of the detections, float64, (detection,), px times ``pixel_area``.
+    scores, class_scores : `numpy.ndarray`
+        Score of each detection, and that within its class, float64, (detection,).
+    labels, truth_labels : `numpy.ndarray`
+        Classes, int64, (detection,) and (truth,).
+    areas, truth_areas : `numpy.ndarray`
+        Areas, px times ``pixel_area``, float64, (detection,) and (truth,).
     ignored : `numpy.ndarray`
-        Detections that are not false if they have no truth, bool,
-        (detection,).
-    order : `numpy.ndarray`
-        Place of each detection among those of equal score and IoU, int64,
-        (detection,).
-    truth_labels : `numpy.ndarray`
-        Class of each truth, int64, (truth,).
-    truth_areas : `numpy.ndarray`
-        Of the truths, float64, (truth,).
+        Detections that are not false if they have no truth, bool, (detection,).
     truth_ignored : `numpy.ndarray`
         Truths that are neither hits nor misses, bool, (truth,).
-    truth_order : `numpy.ndarray`
-        As ``order``, int64, (truth,).
-
-    Raises
-    ------
-    ValueError
-        Raised if the lengths do not fit or a score is NaN.
+    order, truth_order : `numpy.ndarray`
+        Place of each among those of equal score and IoU, int64, (detection,)
+        and (truth,).
     """
 
     name: str
@@ -200,14 +177,10 @@ class ImagePairs:
 
         Parameters
         ----------
-        detections : `SpanMasks`
-            Masks of the detections.
-        scores, labels : `numpy.ndarray`
-            Score of each and class, an integer, (detection,).
-        truths : `SpanMasks`
-            Masks of the truths, in the same pixels.
-        truth_labels : `numpy.ndarray`
-            Class of each, an integer, (truth,).
+        detections, truths : `SpanMasks`
+            Their masks, in the same pixels.
+        scores, labels, truth_labels : `numpy.ndarray`
+            Score of each detection and classes, integers, (detection,) and (truth,).
         name : `str`
             Of the image or patch.
         class_scores : `numpy.ndarray`, optional
@@ -222,11 +195,6 @@ class ImagePairs:
         pixel_area : `float`
             Area of a pixel in the unit of area ranges: 1 for px, 1 /
             `psf_area` for areas of the PSF.
-
-        Returns
-        -------
-        image : `ImagePairs`
-            What every figure is computed from.
         """
         score = np.asarray(scores, dtype=np.float64)
         class_score = score if class_scores is None else np.asarray(class_scores, dtype=np.float64)
@@ -298,11 +266,6 @@ def match(
     area : `AreaRange`, optional
         The sizes that count; by default all.
 
-    Returns
-    -------
-    matches : `Matches`
-        What became of each detection.
-
     Notes
     -----
     The result does not depend on the order of the input: among equal scores
@@ -339,7 +302,11 @@ def match(
 def greedy_match(
     pairs: MaskPairs, scores: npt.ArrayLike, n_truth: int, threshold: float = 0.5
 ) -> npt.NDArray[np.int64]:
-    """Give each detection, by descending score, its best free truth.
+    """Give each detection, by descending score, the index of its best free truth, or -1, int64, (detection,).
+
+    Among equal scores the pair of the larger IoU goes first; only pairs equal in
+    both depend on the order of the input. `match` knows how to ignore truths, and
+    does not depend on the order at all.
 
     Parameters
     ----------
@@ -351,14 +318,6 @@ def greedy_match(
         Number of truths.
     threshold : `float`
         Smallest IoU of a match.
-
-    Returns
-    -------
-    match : `numpy.ndarray`
-        Index of the truth of each detection, or -1, int64, (detection,).
-        Among equal scores the pair of the larger IoU goes first; only pairs
-        equal in both depend on the order of the input. `match` knows how to
-        ignore truths, and does not depend on the order at all.
     """
     score = np.asarray(scores, dtype=np.float64)
     ranked = pairs.select(np.lexsort((-pairs.iou, -score[pairs.first])))

@@ -79,25 +79,14 @@ class SpanMasks:
 
     @classmethod
     def from_masks(cls, masks: Masks, origins: npt.ArrayLike) -> SpanMasks:
-        """Take masks that are arrays of pixels.
+        """Take masks that are arrays of pixels; `ValueError` is raised if the shapes do not fit.
 
         Parameters
         ----------
         masks : `~collections.abc.Sequence` [`numpy.ndarray`]
             Masks, bool, (y, x) each.
         origins : `numpy.ndarray`
-            (y0, x0) of the first pixel of each in the image, (N, 2).
-
-        Returns
-        -------
-        spans : `SpanMasks`
-            The same masks in the same order.
-
-        Raises
-        ------
-        ValueError
-            Raised if there are not as many origins as masks, or a mask does
-            not have two axes.
+            (y0, x0) of the first pixel of each in the image, integers, (N, 2).
         """
         corners = np.asarray(origins)
         if corners.size == 0:
@@ -122,11 +111,6 @@ class SpanMasks:
         ----------
         sets : `~collections.abc.Sequence` [`SpanMasks`]
             The sets; none gives an empty one.
-
-        Returns
-        -------
-        spans : `SpanMasks`
-            All the masks.
         """
         counts = _joined([np.diff(one.offsets) for one in sets])
         return cls(
@@ -135,20 +119,13 @@ class SpanMasks:
         )
 
     def pixels(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """List the pixels of all masks.
-
-        Returns
-        -------
-        owner, y, x : `numpy.ndarray`
-            Mask, row and column of each pixel, mask by mask and row by row,
-            int64, (pixel,).
-        """
+        """List mask, row and column of each pixel, mask by mask and row by row, int64, (pixel,) each."""
         lengths = (self.x1 - self.x0).astype(np.int64)
         y = np.repeat(self.y.astype(np.int64), lengths)
         return np.repeat(self.owner, lengths), y, _ranges(self.x0, lengths)
 
     def unite(self, group: npt.NDArray[np.int64], number: int) -> SpanMasks:
-        """Join the masks of groups.
+        """Join the masks of groups: the pixels that any mask of each group holds.
 
         Parameters
         ----------
@@ -156,11 +133,6 @@ class SpanMasks:
             Group of each mask, from 0, int64, (N,).
         number : `int`
             Number of groups.
-
-        Returns
-        -------
-        spans : `SpanMasks`
-            The pixels that any mask of each group holds, (number,).
         """
         if not len(self.y):
             return SpanMasks(np.zeros(number + 1, dtype=np.int64), self.y, self.x0, self.x1)
@@ -218,17 +190,12 @@ class SpanMasks:
         return np.stack([self._sum(length * self.y), self._sum(length * middle)], axis=1) / areas[:, None]
 
     def select(self, chosen: npt.ArrayLike) -> SpanMasks:
-        """Take some of the masks.
+        """Take some of the masks, in the order given.
 
         Parameters
         ----------
         chosen : `numpy.ndarray`
             Indices, in any order, or one bool for each mask.
-
-        Returns
-        -------
-        spans : `SpanMasks`
-            The masks chosen, in that order.
         """
         picked = np.asarray(chosen)
         indices = np.arange(len(self))[picked if picked.size else picked.astype(np.int64)]
@@ -238,14 +205,9 @@ class SpanMasks:
         return SpanMasks(offsets, self.y[spans], self.x0[spans], self.x1[spans])
 
     def to_masks(self) -> tuple[list[npt.NDArray[np.bool_]], npt.NDArray[np.int64]]:
-        """Give the masks as arrays of pixels.
+        """Give each mask in its own box, bool, (y, x), and (y0, x0) of all of them, int64, (N, 2).
 
-        Returns
-        -------
-        masks : `list` [`numpy.ndarray`]
-            Each in its own box, bool, (y, x); (0, 0) for an empty mask.
-        origins : `numpy.ndarray`
-            (y0, x0) of each, int64, (N, 2).
+        An empty mask is (0, 0).
         """
         boxes = self.boxes
         masks = []
@@ -259,39 +221,28 @@ class SpanMasks:
     def share_in(
         self, image: npt.NDArray[np.bool_], origin: tuple[int, int] = (0, 0)
     ) -> npt.NDArray[np.float64]:
-        """Compute which part of each mask lies on pixels that are set.
+        """Compute which part of each mask lies on pixels that are set, float64, (N,); NaN for an empty mask.
 
         Parameters
         ----------
         image : `numpy.ndarray`
-            Such as the pixels without data, bool, (y, x).
+            Such as the pixels without data, bool, (y, x); those outside are not set.
         origin : `tuple` [`int`]
             (y0, x0) of the first pixel of the image.
-
-        Returns
-        -------
-        share : `numpy.ndarray`
-            Between 0 and 1, float64, (N,); pixels outside the image are not
-            set. NaN for an empty mask.
         """
         areas = self.areas.astype(np.float64)
         areas[areas == 0] = np.nan
         return self.sum_over(np.asarray(image, dtype=bool), origin) / areas
 
     def sum_over(self, image: npt.NDArray[Any], origin: tuple[int, int] = (0, 0)) -> npt.NDArray[np.float64]:
-        """Sum an image over each mask.
+        """Sum an image over each mask, float64, (N,).
 
         Parameters
         ----------
         image : `numpy.ndarray`
-            The image, (y, x); pixels that are not finite count as 0.
+            The image, (y, x); pixels outside it, or not finite, count as 0.
         origin : `tuple` [`int`]
             (y0, x0) of the first pixel of the image.
-
-        Returns
-        -------
-        sums : `numpy.ndarray`
-            The sums, float64, (N,); pixels outside the image count as 0.
         """
         height, width = image.shape
         sums = np.zeros(len(self))
@@ -318,14 +269,9 @@ class SpanMasks:
         return sums
 
     def order(self) -> npt.NDArray[np.int64]:
-        """Give the place of each mask in an order of its own.
+        """Rank the masks, from 0, by the box, the area and then the pixels, int64, (N,).
 
-        Returns
-        -------
-        rank : `numpy.ndarray`
-            From 0, by the box, the area and then the pixels, int64, (N,).
-            It depends on the masks alone and not on how they are listed;
-            equal masks share a place.
+        The rank depends on the masks alone and not on how they are listed; equal masks share a place.
         """
         boxes, areas = self.boxes, self.areas
         with np.errstate(over="ignore"):
@@ -383,11 +329,6 @@ class MaskPairs:
         ----------
         chosen : `numpy.ndarray`
             Indices, or one bool for each pair.
-
-        Returns
-        -------
-        pairs : `MaskPairs`
-            Those pairs.
         """
         return MaskPairs(self.first[chosen], self.second[chosen], self.intersection[chosen], self.iou[chosen])
 
@@ -399,11 +340,6 @@ def mask_iou(first: SpanMasks, second: SpanMasks) -> MaskPairs:
     ----------
     first, second : `SpanMasks`
         The two sets, in pixels of the same image.
-
-    Returns
-    -------
-    pairs : `MaskPairs`
-        Only pairs that share at least a pixel.
 
     Notes
     -----
@@ -441,21 +377,14 @@ def mask_iou(first: SpanMasks, second: SpanMasks) -> MaskPairs:
 def mask_pairs(
     first: Masks, first_origins: npt.ArrayLike, second: Masks, second_origins: npt.ArrayLike
 ) -> MaskPairs:
-    """Find which masks of two sets of arrays overlap, and by how much.
+    """Find which masks of two sets of arrays overlap, and by how much, as `mask_iou` does.
 
     Parameters
     ----------
-    first : `~collections.abc.Sequence` [`numpy.ndarray`]
+    first, second : `~collections.abc.Sequence` [`numpy.ndarray`]
         Masks, bool, (y, x) each.
-    first_origins : `numpy.ndarray`
+    first_origins, second_origins : `numpy.ndarray`
         (y0, x0) of each mask, (mask, 2), pixels.
-    second, second_origins : as above
-        Those of the other set.
-
-    Returns
-    -------
-    pairs : `MaskPairs`
-        Only pairs that share at least a pixel, by first, then second index.
     """
     return mask_iou(SpanMasks.from_masks(first, first_origins), SpanMasks.from_masks(second, second_origins))
 

@@ -277,14 +277,9 @@ def preset_config(name: str, **changes: Any) -> SceneConfig:
     Parameters
     ----------
     name : `str`
-        A key of `PRESETS`.
+        A key of `PRESETS`; `ValueError` is raised if there is none of that name.
     **changes
         Fields of `SceneConfig` and their new values.
-
-    Raises
-    ------
-    ValueError
-        If there is no preset of that name.
     """
     if name not in PRESETS:
         raise ValueError(f"There is no preset {name!r}; choose one of {sorted(PRESETS)}.")

@@ -136,11 +136,6 @@ def simulate_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
         The kind of scene.
     rng : `numpy.random.Generator`
         The same state gives the same scene.
-
-    Returns
-    -------
-    scene : `Scene`
-        Images, noise and truth.
     """
     population = draw_population(config.population, config.shape, config.pixel_scale, rng)
     return draw_scene(config, population, rng)
