@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -73,22 +74,23 @@ def _share(hit: np.ndarray, among: np.ndarray) -> float:
     return float(hit[among].mean()) if among.any() else math.nan
 
 
+@dataclass(frozen=True)
 class BandSceneValidator:
     """Computes the figures of `validate_any_band` on some scenes, and finds the sources of the first.
 
     ``scene`` takes the number of a scene, of which there are ``count``, and returns it.
     """
 
-    def __init__(self, scene: Callable[[int], BandScene], count: int):
-        self._scene, self._count = scene, count
+    scene: Callable[[int], BandScene]
+    count: int
 
     def __call__(self, network: AnyBandNetwork) -> dict[str, float]:
         """Compute the figures of a network."""
-        return validate_any_band(network, map(self._scene, range(self._count)))
+        return validate_any_band(network, map(self.scene, range(self.count)))
 
     def first(self, network: AnyBandNetwork) -> ComparedScene:
         """Find the sources of the first scene."""
-        scene = self._scene(0)
+        scene = self.scene(0)
         image, target = draw_crop(scene, np.random.default_rng([_SEED, 0]), 4096, plain=True)
         (found,) = detect_bands(network, [image], float(target["fwhm"]))
         masks, origins = _truth_masks(target)

@@ -158,21 +158,16 @@ class ComparedScene:
     """Whether the source is to be found, (source,)."""
 
 
+@dataclass(frozen=True)
 class SceneValidator:
     """Computes the average precision of a network on scenes, with settings as in `validation_precision`.
 
     The scenes are read anew each time. Noise that a scene does not hold is the same each time.
     """
 
-    def __init__(
-        self,
-        scenes: SceneSource,
-        normalization: LuptonSettings | ZScoreSettings,
-        settings: DetectionSettings | None = None,
-    ):
-        self.scenes = scenes
-        self.normalization = normalization
-        self.settings = settings
+    scenes: SceneSource
+    normalization: LuptonSettings | ZScoreSettings
+    settings: DetectionSettings | None = None
 
     def __call__(self, network: MaskRCNN) -> dict[str, float]:
         """Compute the figures of `validation_precision` of a network."""
