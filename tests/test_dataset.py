@@ -453,7 +453,7 @@ def cut_target(position: tuple[float, float], shape: tuple[int, int] = (20, 10),
     source = CropSource(
         SceneList([scene]), LuptonSettings(), settings, 1, augment=AugmentSettings(turns=False)
     )
-    realized = source._realized(0)
+    realized = source._realize(0)
     return make_target(
         realized.truth, realized.wanted, realized.growth, (0, 0, 32, 32), 0, False, settings.min_area
     )

@@ -343,19 +343,10 @@ class CropSource(SceneCrops):
     ) -> npt.NDArray[np.float32]:
         """Realise and normalise a whole scene."""
         flux, variance = realize(scene, sky_sigma, realization, (0, 0, *scene.valid.shape), rng)
-        return self._normalize(flux, variance, scene.valid)
-
-    def _normalize(
-        self, flux: npt.NDArray[np.float32], variance: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.float32]:
-        return normalize(self.normalization, flux, variance, valid, overwrite=True).image
-
-    def _realized(self, group: int) -> _RealizedScene:
-        """Return the scene that the crops of a group are cut from."""
-        realized: _RealizedScene = self._realized_scenes.get(group, lambda: self._realize(group), lambda _: 1)
-        return realized
+        return normalize(self.normalization, flux, variance, scene.valid, overwrite=True).image
 
     def _realize(self, group: int) -> _RealizedScene:
+        """Make the scene that the crops of a group are cut from."""
         changes = self.augment.changes_pixels
         prepared = self._prepared(self._scene_number(group), normalized=not changes)
         truth, scene, sky_sigma = prepared.truth, prepared.scene, prepared.sky_sigma
@@ -406,7 +397,8 @@ class CropSource(SceneCrops):
         return level, stretch, math.asinh(how.q * flux_of_one / stretch) / how.q
 
     def _crop(self, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        realized = self._realized(self._group(number))
+        group = self._group(number)
+        realized: _RealizedScene = self._realized_scenes.get(group, lambda: self._realize(group), lambda _: 1)
         rng = self._rng(CROP_STREAM, number)
         valid = realized.truth.valid
         height, width = valid.shape
