@@ -8,10 +8,12 @@ sources side by side, for a person to judge.
 
 from __future__ import annotations
 
+import io
 import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from ..images.files import write_atomically
 from .overlay import GALAXY_COLOR, STAR_COLOR, draw_outlines, draw_scale_bar, mask_outlines
 from .plot_style import blank_figure
 
@@ -118,7 +121,9 @@ def save_page(
             _draw_field(axes, entry, w, outlines=number == 1)
         place = x / page_width, 1.0 - (top + height + 4.0) / page_height
         figure.text(*place, "\n".join(lines), fontsize=7.5, va="top", linespacing=1.2)
-    _write(_page_image(figure, colors), path)
+    buffer = io.BytesIO()
+    _page_image(figure, colors).save(buffer, format="PNG", optimize=True)
+    write_atomically(Path(path), buffer.getvalue())
 
 
 def _page_image(figure: Figure, colors: int | None) -> Image.Image:
@@ -169,24 +174,6 @@ def _draw_legend(figure: Figure, page_width: int, page_height: int) -> None:
         Line2D([], [], color="white", lw=0.9, ls=_DASHES, label="flagged"),
     ]
     anchor = 1.0 - _MARGIN / page_width, 1.0 - 0.5 * _HEADER / page_height
+    place: dict[str, Any] = {"loc": "center right", "bbox_to_anchor": anchor, "borderaxespad": 0.0}
     style = {"facecolor": "black", "edgecolor": "black", "framealpha": 0.85, "labelcolor": "white"}
-    figure.legend(
-        handles=handles,
-        loc="center right",
-        bbox_to_anchor=anchor,
-        borderaxespad=0.0,
-        ncols=3,
-        fontsize=8,
-        **style,
-    )
-
-
-def _write(page: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write a picture under another name first: none is left half written."""
-    part = f"{os.fspath(path)}.part"
-    try:
-        page.save(part, format="PNG", optimize=True)
-        os.replace(part, path)
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
+    figure.legend(handles=handles, ncols=3, fontsize=8, **place, **style)
