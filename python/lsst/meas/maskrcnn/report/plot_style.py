@@ -173,19 +173,11 @@ def draw_curve(
     low, high = (np.where(few, np.nan, limit) for limit in (binned.low, binned.high))
     draw_band(axes, x, low, high, style.color)
     marks: dict[str, Any] = {"marker": style.marker, "ms": 5.5 if style.marker == "*" else 3.2}
-    axes.plot(
-        x, binned.fraction, markevery=np.flatnonzero(~few).tolist(), label=label, **style.stroke, **marks
-    )
+    shown = np.flatnonzero(~few).tolist()
+    axes.plot(x, binned.fraction, markevery=shown, label=label, **style.stroke, **marks)
     if few.any():
-        axes.plot(
-            x[few],
-            binned.fraction[few],
-            ls="none",
-            color=style.color,
-            mfc=axes.get_facecolor(),
-            zorder=3,
-            **marks,
-        )
+        marks |= {"ls": "none", "color": style.color, "mfc": axes.get_facecolor()}
+        axes.plot(x[few], binned.fraction[few], zorder=3, **marks)
 
 
 def log_counts(axes: Axes, counts: Sequence[NDArray[np.int64]]) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .plot_style import DOUBLE_COLUMN, LINE_WIDTH, NOTE_SIZE, OKABE_ITO, add_legend, curve_style, make_figure
 
-_KEYS = ("step", "epoch", "stage")
+_KEYS: dict[str, type] = {"step": np.int64, "epoch": np.int64, "stage": str}
 _TOTAL = "loss"
 _POINTS = 400
 _FEW = 60
@@ -29,16 +29,10 @@ def history_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     ``step``, ``epoch`` and ``stage`` come first; NaN where a row has no such value.
     Times are in seconds.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row if name != "kind"))
     table = Table()
-    for name in [*_KEYS, *(name for name in names if name not in _KEYS)]:
-        values = [row.get(name) for row in rows]
-        if name == "stage":
-            table[name] = np.array(values, dtype=str)
-        elif name in _KEYS:
-            table[name] = np.array(values, dtype=np.int64)
-        else:
-            table[name] = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    for name in dict.fromkeys([*_KEYS, *(name for row in rows for name in row if name != "kind")]):
+        values = [np.nan if row.get(name) is None else row[name] for row in rows]
+        table[name] = np.array(values, dtype=_KEYS.get(name, np.float64))
         if name in ("seconds", "data_seconds", "elapsed"):
             table[name].unit = "s"
     return table
