@@ -21,7 +21,6 @@ from typing import Any
 
 import galsim
 import numpy as np
-import numpy.typing as npt
 from astropy.table import Table
 from btk.blend_batch import BlendBatch, DeblendBatch, DeblendExample
 from btk.deblend import Deblender
@@ -31,11 +30,10 @@ from ..deblend.deblend import DeblendSettings, find_sources
 from ..deblend.image import MultibandImage
 from ..deblend.sources import SourceList
 from ..images.units import AB_ZERO_POINT
+from ..metrics.arrays import Float32Array
 from ..network.model_file import MaskRcnnModel, load_model
 
 _LOG = logging.getLogger(__name__)
-
-FloatArray = npt.NDArray[np.float32]
 
 _PSF_RADIUS = 20
 """Half the side of an image of the PSF, px."""
@@ -207,7 +205,7 @@ def batch_image(batch: BlendBatch, ii: int, bands: Mapping[str, str] | None = No
     )
 
 
-def _draw_psf(psf: Any, pixel_scale: float) -> FloatArray | None:
+def _draw_psf(psf: Any, pixel_scale: float) -> Float32Array | None:
     """Draw a PSF on the survey's pixels, `None` where it cannot be drawn."""
     if not isinstance(psf, galsim.GSObject):
         # A batch that was read from a file has images, of a pixel scale that is not known.

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..metrics.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from ..metrics.spans import SpanMasks
 
 __all__ = ["PARENT_DTYPE", "DeblendedField", "Deblender", "FieldImages", "PixelModels", "make_parents"]
@@ -56,7 +57,7 @@ class PixelModels:
     """
 
     spans: SpanMasks
-    values: npt.NDArray[np.float32]
+    values: Float32Array
 
     def __post_init__(self) -> None:
         number = int(self.spans.areas.sum())
@@ -100,7 +101,7 @@ class PixelModels:
         return cls(spans, np.where(np.isfinite(values), values, np.float32(0)))
 
     @property
-    def sums(self) -> npt.NDArray[np.float64]:
+    def sums(self) -> FloatArray:
         """Sum of each model (nJy); NaN where there is none, float64, (N,)."""
         areas = self.spans.areas
         owner = np.repeat(np.arange(len(self)), areas)
@@ -121,7 +122,7 @@ class PixelModels:
         parts = [b if lacks else a for a, b, lacks in zip(own, others, missing)]
         return self.from_parts(spans.select(np.arange(len(self)) + len(self) * missing), parts)
 
-    def paint(self, shape: tuple[int, int], origin: tuple[int, int]) -> npt.NDArray[np.float64]:
+    def paint(self, shape: tuple[int, int], origin: tuple[int, int]) -> FloatArray:
         """Add all models up to an image (nJy), float64, (y, x), without pixels off it.
 
         Parameters
@@ -154,7 +155,7 @@ class FieldImages:
 
     images: Mapping[str, npt.NDArray[np.floating]]
     variances: Mapping[str, npt.NDArray[np.floating]]
-    usable: npt.NDArray[np.bool_]
+    usable: BoolArray
     origin: tuple[int, int]
     exposures: Mapping[str, Any] = field(default_factory=dict)
 
@@ -181,7 +182,7 @@ class FieldImages:
         """Bands (`tuple` [`str`])."""
         return tuple(self.images)
 
-    def paint_masks(self, spans: SpanMasks) -> npt.NDArray[np.bool_]:
+    def paint_masks(self, spans: SpanMasks) -> BoolArray:
         """Find the pixels that any mask holds, bool, (y, x).
 
         Parameters
@@ -237,19 +238,19 @@ class DeblendedField:
     """
 
     name: str
-    ids: npt.NDArray[np.int64]
-    parent_ids: npt.NDArray[np.int64]
-    x: npt.NDArray[np.float64]
-    y: npt.NDArray[np.float64]
-    labels: npt.NDArray[np.int64]
+    ids: IntArray
+    parent_ids: IntArray
+    x: FloatArray
+    y: FloatArray
+    labels: IntArray
     spans: SpanMasks
-    flux: Mapping[str, npt.NDArray[np.float64]]
+    flux: Mapping[str, FloatArray]
     parents: npt.NDArray[Any]
     parent_spans: SpanMasks
     models: Mapping[str, PixelModels] = field(default_factory=dict)
     templates: Mapping[str, PixelModels] = field(default_factory=dict)
     seconds: float = float("nan")
-    ignored: npt.NDArray[np.bool_] | None = None
+    ignored: BoolArray | None = None
     columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -275,13 +276,13 @@ class DeblendedField:
         return len(self.ids)
 
     @property
-    def parent(self) -> npt.NDArray[np.int64]:
+    def parent(self) -> IntArray:
         """Index of the parent of each source, int64, (N,)."""
         order = np.argsort(self.parents["id"], kind="stable")
         return order[np.searchsorted(self.parents["id"][order], self.parent_ids)]
 
     @property
-    def positions(self) -> npt.NDArray[np.float64]:
+    def positions(self) -> FloatArray:
         """Positions (x, y) (px), float64, (N, 2)."""
         return np.stack([self.x, self.y], axis=1)
 
@@ -291,7 +292,7 @@ class DeblendedField:
         return int(np.count_nonzero(self.spans.areas == 0))
 
     @property
-    def is_blend(self) -> npt.NDArray[np.bool_]:
+    def is_blend(self) -> BoolArray:
         """Parents of several children or peaks, and skipped ones, bool, (P,)."""
         return (self.parents["n_child"] > 1) | (self.parents["n_peak"] > 1) | self.parents["skipped"]
 
@@ -345,9 +346,7 @@ def import_optional(name: str, extra: str) -> Any:
     return importlib.import_module(name)
 
 
-def make_parents(
-    ids: npt.NDArray[np.int64], parent_ids: npt.NDArray[np.int64], spans: SpanMasks
-) -> tuple[npt.NDArray[Any], SpanMasks]:
+def make_parents(ids: IntArray, parent_ids: IntArray, spans: SpanMasks) -> tuple[npt.NDArray[Any], SpanMasks]:
     """Make parents, of `PARENT_DTYPE` and by id, out of their children, whose pixels are their footprints.
 
     An isolated source, its own parent, has no children.
@@ -367,9 +366,7 @@ def make_parents(
     return parents, spans.unite(index, len(unique))
 
 
-def _places(
-    spans: SpanMasks, shape: tuple[int, ...], origin: tuple[int, int]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+def _places(spans: SpanMasks, shape: tuple[int, ...], origin: tuple[int, int]) -> tuple[IntArray, BoolArray]:
     """Flat index of each pixel of the masks that is on an image, and which pixels of the masks these are."""
     _, rows, columns = spans.pixels()
     rows, columns = rows - origin[0], columns - origin[1]

@@ -37,6 +37,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import BoolArray, FloatArray, IntArray
 from .binned import divide
 from .bootstrap import ImageStatistic
 from .matching import IOU_THRESHOLDS, AreaRange, ImagePairs, match
@@ -52,8 +53,6 @@ __all__ = [
 ]
 
 Definition = Literal["perImage", "pooled", "coco"]
-FloatArray = npt.NDArray[np.float64]
-
 COCO_RECALLS = np.linspace(0.0, 1.0, 101)
 """Recalls at which the definition ``coco`` reads the precision."""
 
@@ -95,11 +94,11 @@ class Outcomes:
     area: AreaRange | None
     thresholds: FloatArray
     names: tuple[str, ...]
-    n_truth: npt.NDArray[np.int64]
-    image: npt.NDArray[np.int64]
+    n_truth: IntArray
+    image: IntArray
     scores: FloatArray
-    hit: npt.NDArray[np.bool_]
-    false: npt.NDArray[np.bool_]
+    hit: BoolArray
+    false: BoolArray
 
     def __len__(self) -> int:
         return len(self.names)
@@ -337,9 +336,7 @@ def _check(definition: str) -> None:
         raise ValueError(f"definition is {definition!r}; it must be 'perImage', 'pooled' or 'coco'.")
 
 
-def _curve(
-    scores: FloatArray, hit: npt.NDArray[np.bool_], false: npt.NDArray[np.bool_], n_truth: int
-) -> PrecisionRecall:
+def _curve(scores: FloatArray, hit: BoolArray, false: BoolArray, n_truth: int) -> PrecisionRecall:
     """Follow precision and recall down to each score at which the recall grows."""
     counts = np.flatnonzero(hit | false)
     order = counts[np.argsort(-scores[counts], kind="stable")]
@@ -395,11 +392,7 @@ def _mean_of_images(outcomes: Outcomes) -> tuple[FloatArray, list[PrecisionRecal
 
 
 def _step_table(
-    scores: FloatArray,
-    image: npt.NDArray[np.int64],
-    hit: npt.NDArray[np.bool_],
-    false: npt.NDArray[np.bool_],
-    n_images: int,
+    scores: FloatArray, image: IntArray, hit: BoolArray, false: BoolArray, n_images: int
 ) -> FloatArray:
     """Count hits and detections of each image between the scores at which there is a hit.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-FloatArray = NDArray[np.float64]
+from .arrays import FloatArray, IntArray
 
 MAD_TO_SIGMA = 1.482602218505602
 """Standard deviation over median absolute deviation of a normal distribution."""
@@ -44,8 +44,8 @@ class BinnedFraction:
     # (bin,).
     center: FloatArray
     # Sources that count and all of them, (bin,).
-    hits: NDArray[np.int64]
-    total: NDArray[np.int64]
+    hits: IntArray
+    total: IntArray
     # Their ratio and the limits of its confidence interval; NaN in an empty bin, (bin,).
     fraction: FloatArray
     low: FloatArray
@@ -78,7 +78,7 @@ class BinnedStatistics:
     # Limits of the bins, (bin + 1,), and median of the binned quantity, (bin,).
     edges: FloatArray
     center: FloatArray
-    n: NDArray[np.int64]  # number of values, (bin,)
+    n: IntArray  # number of values, (bin,)
     # As in `RobustStatistics`; NaN in an empty bin, (bin,).
     median: FloatArray
     median_error: FloatArray
@@ -237,12 +237,12 @@ def _edge_columns(edges: FloatArray) -> dict[str, NDArray]:
 
 
 def _binned_fraction(
-    edges: FloatArray, center: FloatArray, hits: NDArray[np.int64], total: NDArray[np.int64]
+    edges: FloatArray, center: FloatArray, hits: IntArray, total: IntArray
 ) -> BinnedFraction:
     return BinnedFraction(edges, center, hits, total, divide(hits, total), *binomial_interval(hits, total))
 
 
-def _bin_index(values: ArrayLike, edges: ArrayLike) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
+def _bin_index(values: ArrayLike, edges: ArrayLike) -> tuple[FloatArray, FloatArray, IntArray]:
     """Values, edges, and the bin of each value, -1 outside."""
     values, edges = np.asarray(values, dtype=float), np.asarray(edges, dtype=float)
     if values.ndim != 1:
@@ -255,14 +255,14 @@ def _bin_index(values: ArrayLike, edges: ArrayLike) -> tuple[FloatArray, FloatAr
     return values, edges, index
 
 
-def _split(values: FloatArray, index: NDArray[np.int64], edges: FloatArray) -> list[FloatArray]:
+def _split(values: FloatArray, index: IntArray, edges: FloatArray) -> list[FloatArray]:
     """Values of each bin."""
     order = np.argsort(index, kind="stable")
     bounds = np.searchsorted(index[order], np.arange(len(edges)))
     return [values[order[a:b]] for a, b in zip(bounds[:-1], bounds[1:])]
 
 
-def _centers(values: FloatArray, index: NDArray[np.int64], edges: FloatArray) -> FloatArray:
+def _centers(values: FloatArray, index: IntArray, edges: FloatArray) -> FloatArray:
     """Median of each bin, or else its middle, or its finite edge."""
     low, high = edges[:-1], edges[1:]
     middle = np.where(np.isfinite(low), low, high)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..images.classes import CLASS_NAMES, IS_STAR
+from .arrays import FloatArray
 from .average_precision import AveragePrecision
 from .binned import BinnedFraction, BinnedStatistics, binned_statistics, divide, even_edges, log_edges
 from .calibration import Reliability, reliability
@@ -32,10 +33,10 @@ _CURVE_POINTS = 1000
 
 _BLENDEDNESS_EDGES = np.array([0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
 
-_Edges = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+_Edges = Callable[[FloatArray], FloatArray]
 
 
-def _tenths(_: NDArray[np.float64]) -> NDArray[np.float64]:
+def _tenths(_: FloatArray) -> FloatArray:
     return np.linspace(0.0, 1.0, 11)
 
 
@@ -85,16 +86,14 @@ def _binned_shares(
     return BinnedShares(measure, column, curves, limits)
 
 
-def residual_bins(sources: MatchedSources) -> tuple[str, NDArray[np.float64]]:
+def residual_bins(sources: MatchedSources) -> tuple[str, FloatArray]:
     """Choose what residuals are binned by: ``blendedness`` if the truth knows it, else ``mag``; and edges."""
     if np.isfinite(sources.table["blendedness"]).any():
         return "blendedness", _BLENDEDNESS_EDGES
     return "mag", even_edges(sources.table["mag"])
 
 
-def binned_residual(
-    sources: MatchedSources, values: NDArray[np.float64], is_star: bool | None
-) -> BinnedStatistics:
+def binned_residual(sources: MatchedSources, values: FloatArray, is_star: bool | None) -> BinnedStatistics:
     """Compute the statistics of a residual, (row,), of matched sources in the bins of `residual_bins`."""
     column, edges = residual_bins(sources)
     rows = sources.matched(is_star)

@@ -23,6 +23,8 @@ import scipy.sparse.csgraph
 import scipy.spatial
 from numpy.typing import ArrayLike, NDArray
 
+from .arrays import BoolArray, FloatArray, IntArray
+
 BLEND_KINDS = ("recognized", "unrecognized", "shredded", "mismatched", "missed")
 """How a group of two truths or more can end; see `classify_groups`."""
 
@@ -42,9 +44,7 @@ _LINK_IOU, _LINK_SHARE = 0.3, 0.5
 bright one's detection has a small IoU."""
 
 
-def blended_truths(
-    x: ArrayLike, y: ArrayLike, flux: ArrayLike, snr: ArrayLike, fwhm: float
-) -> NDArray[np.bool_]:
+def blended_truths(x: ArrayLike, y: ArrayLike, flux: ArrayLike, snr: ArrayLike, fwhm: float) -> BoolArray:
     """Find the true sources that are within one FWHM of another that counts, bool, (truth,).
 
     ``maskrcnn_pBlend`` is the probability of it. Positions and the FWHM of the PSF
@@ -69,12 +69,11 @@ def blended_truths(
 class BlendGroups:
     """Groups of true sources and detections."""
 
-    truth_group: NDArray[np.int64]  # number of the group of each truth; -1 for an ignored one, (truth,)
-    # Number of the group of each detection; -1 for an ignored one, (detection,).
-    detection_group: NDArray[np.int64]
+    truth_group: IntArray  # number of the group of each truth; -1 for an ignored one, (truth,)
+    detection_group: IntArray  # number of the group of each detection; -1 for an ignored one, (detection,)
     # Members of each group, (group,).
-    n_truth: NDArray[np.int64]
-    n_detection: NDArray[np.int64]
+    n_truth: IntArray
+    n_detection: IntArray
 
     @property
     def n_groups(self) -> int:
@@ -84,7 +83,7 @@ class BlendGroups:
 
 def overlap_links(
     first: ArrayLike, second: ArrayLike, iou: ArrayLike, first_area: ArrayLike, second_area: ArrayLike
-) -> NDArray[np.int64]:
+) -> IntArray:
     """Link masks that overlap by much: pairs (first, second), int64, (link, 2).
 
     Given are the indices of pairs of masks that share pixels and their IoU, (pair,), and
@@ -99,7 +98,7 @@ def overlap_links(
     return np.stack([first[linked], second[linked]], axis=1)
 
 
-def peak_links(first: ArrayLike, second: ArrayLike, length: float) -> NDArray[np.int64]:
+def peak_links(first: ArrayLike, second: ArrayLike, length: float) -> IntArray:
     """Link positions (x, y), (source, 2), within a length: sorted pairs (first, second), int64, (link, 2).
 
     Positions that are not finite are linked to nothing. One FWHM of the PSF is
@@ -225,7 +224,7 @@ def source_outcomes(groups: BlendGroups, match: ArrayLike) -> tuple[NDArray[np.s
     return truth, detection
 
 
-def group_quality(groups: BlendGroups, match: ArrayLike, iou: ArrayLike) -> NDArray[np.float64]:
+def group_quality(groups: BlendGroups, match: ArrayLike, iou: ArrayLike) -> FloatArray:
     """Rate each group by the overlap of its masks, between 0 and 1, (group,).
 
     ``match`` and ``iou`` are the index of the truth of each detection, or -1,
@@ -243,7 +242,7 @@ def group_quality(groups: BlendGroups, match: ArrayLike, iou: ArrayLike) -> NDAr
     return total / (0.5 * (groups.n_truth + groups.n_detection))
 
 
-def group_boxes(groups: BlendGroups, truth_boxes: ArrayLike, detection_boxes: ArrayLike) -> NDArray[np.int64]:
+def group_boxes(groups: BlendGroups, truth_boxes: ArrayLike, detection_boxes: ArrayLike) -> IntArray:
     """Join the boxes of masks, [x0, y0, x1, y1], half open (px), to those of groups, int64, (group, 4)."""
     truth, found = np.asarray(truth_boxes).reshape(-1, 4), np.asarray(detection_boxes).reshape(-1, 4)
     group = np.concatenate([groups.truth_group, groups.detection_group])
@@ -256,14 +255,14 @@ def group_boxes(groups: BlendGroups, truth_boxes: ArrayLike, detection_boxes: Ar
     return result
 
 
-def _check_links(links: ArrayLike, n_first: int, n_second: int) -> NDArray[np.int64]:
+def _check_links(links: ArrayLike, n_first: int, n_second: int) -> IntArray:
     checked = np.asarray(links, dtype=np.int64).reshape(-1, 2)
     if np.any(checked < 0) or np.any(checked >= (n_first, n_second)):
         raise ValueError(f"Links must point to one of {n_first} and one of {n_second} sources, from 0 on.")
     return checked
 
 
-def _check_match(groups: BlendGroups, match: ArrayLike) -> NDArray[np.int64]:
+def _check_match(groups: BlendGroups, match: ArrayLike) -> IntArray:
     checked = np.asarray(match, dtype=np.int64).reshape(-1)
     if len(checked) != len(groups.detection_group):
         raise ValueError(
@@ -272,7 +271,7 @@ def _check_match(groups: BlendGroups, match: ArrayLike) -> NDArray[np.int64]:
     return checked
 
 
-def _flags(given: ArrayLike | None, n: int, what: str) -> NDArray[np.bool_]:
+def _flags(given: ArrayLike | None, n: int, what: str) -> BoolArray:
     if given is None:
         return np.zeros(n, dtype=bool)
     flags = np.array(given, dtype=bool)

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import FloatArray
 from .binned import divide
 
 __all__ = [
@@ -35,8 +36,6 @@ __all__ = [
 
 LEVEL = 0.6827
 """Probability within one standard deviation of a normal distribution."""
-
-FloatArray = npt.NDArray[np.float64]
 
 # Weights that are handed to a statistic at once.
 _CELLS = 10_000_000

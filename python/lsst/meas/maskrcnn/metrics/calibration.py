@@ -9,8 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from .arrays import FloatArray
 from .binned import BinnedFraction, binned_fraction, divide
 
 
@@ -19,7 +20,7 @@ class Reliability:
     """Probabilities given against how often they came true."""
 
     bins: BinnedFraction  # share of cases that came true, in bins of the probability given
-    mean_probability: NDArray[np.float64]  # of each bin; NaN in an empty one, (bin,)
+    mean_probability: FloatArray  # of each bin; NaN in an empty one, (bin,)
     expected_error: float  # NaN without cases
     brier: float  # mean square of probability minus outcome (Brier 1950, MWR 78, 1)
     n: int  # number of cases

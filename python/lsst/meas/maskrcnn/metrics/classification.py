@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.stats
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from .arrays import FloatArray, IntArray
 from .binned import divide
 from .match_table import MatchedSources
 
@@ -23,10 +24,9 @@ _FEWEST_FOR_THIRDS = 30
 class RocCurve:
     """Stars kept against galaxies let through, over all thresholds."""
 
-    # Share of the galaxies at or above the threshold, ascending, (threshold,).
-    false_positive: NDArray[np.float64]
-    true_positive: NDArray[np.float64]  # share of the stars at or above the threshold, (threshold,)
-    threshold: NDArray[np.float64]  # probabilities, descending from infinity (nothing passes), (threshold,)
+    false_positive: FloatArray  # share of the galaxies at or above the threshold, ascending, (threshold,)
+    true_positive: FloatArray  # share of the stars at or above the threshold, (threshold,)
+    threshold: FloatArray  # probabilities, descending from infinity (nothing passes), (threshold,)
     # Area under the curve: the probability that a star is given a larger value than a galaxy; NaN if either
     # is missing.
     area: float
@@ -35,7 +35,7 @@ class RocCurve:
     n_galaxy: int
 
 
-def confusion_matrix(sources: MatchedSources) -> NDArray[np.int64]:
+def confusion_matrix(sources: MatchedSources) -> IntArray:
     """Count matched sources by true class (row) and class given (column): star, galaxy, int64, (2, 2)."""
     matched = sources.table[sources.matched()]
     code = 2 * ~matched["truth_is_star"] + 1 * ~matched["detected_is_star"]

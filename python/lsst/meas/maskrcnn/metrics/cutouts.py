@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..images.pixels import cut_square
+from .arrays import BoolArray, FloatArray, IntArray
 
 _MARGIN, _LEAST_SIDE = 12, 32
 """Pixels around the peaks of a blend, and the least side of a picture (px)."""
@@ -26,18 +27,18 @@ class BlendCutout:
 
     # Flux per pixel in three bands, the reddest first, (band, size, size); NaN off the image.
     image: NDArray[np.floating]
-    noise: NDArray[np.float64] | None  # sky noise per band, (band,)
+    noise: FloatArray | None  # sky noise per band, (band,)
     residual: NDArray[np.floating] | None  # image minus model in units of the noise, (size, size)
     corner: tuple[int, int]  # (x0, y0) of the first pixel in the frame of the tract
     # Masks that reach into the cut-out, (y, x) each.
-    truth_masks: list[NDArray[np.bool_]] = field(default_factory=list)
+    truth_masks: list[BoolArray] = field(default_factory=list)
     # (y0, x0) of these masks in the cut-out, (mask, 2).
-    truth_origins: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    truth_origins: IntArray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     # Their classes, (mask,).
-    truth_is_star: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    detection_masks: list[NDArray[np.bool_]] = field(default_factory=list)
-    detection_origins: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
-    detection_is_star: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    truth_is_star: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
+    detection_masks: list[BoolArray] = field(default_factory=list)
+    detection_origins: IntArray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    detection_is_star: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
     caption: str = ""  # what to write under it, one or two short lines
     model: NDArray[np.floating] | None = None  # sum of the models, like ``image``
     # What to write above each model, and its pixels, like ``image``.
@@ -81,9 +82,7 @@ def blend_square(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[int,
     return x0, y0, side
 
 
-def busiest_blends(
-    groups: Iterable[NDArray[np.int64]], flux: NDArray[np.floating], n: int
-) -> list[NDArray[np.int64]]:
+def busiest_blends(groups: Iterable[IntArray], flux: NDArray[np.floating], n: int) -> list[IntArray]:
     """Choose the groups of sources with the most members, each by descending flux, (source,)."""
     blends = [members[np.argsort(-flux[members], kind="stable")] for members in groups if len(members) > 1]
     blends.sort(key=lambda members: (-len(members), -float(np.nansum(flux[members]))))

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
 
 from ..images.classes import GALAXY, STAR
+from .arrays import BoolArray
 from .average_precision import Outcomes
 
 __all__ = [
@@ -386,7 +387,7 @@ def outcomes_from_table(
     rows = np.asarray(table["label"]) == (-1 if label is None else label)
     shift = np.arange(len(metrics.iou_thresholds))[:, None]
 
-    def unpack(name: str) -> NDArray[np.bool_]:
+    def unpack(name: str) -> BoolArray:
         return (np.asarray(table[name])[rows].astype(np.int64) >> shift & 1).astype(bool)
 
     return Outcomes(

@@ -44,13 +44,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..images.classes import IS_STAR
 from ..images.units import AB_ZERO_POINT
+from .arrays import BoolArray, FloatArray, IntArray
 from .binned import BinnedFraction, binned_fraction
 
 OUTCOMES = ("matched", "missed", "unrecognized", "shredded", "mismatched", "spurious", "ignored")
 """How a source can end, see `blends.source_outcomes`."""
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 _CLEAN = 0.9
 """Share of the sources that is called clean of blends, those of the lowest ``p_blend``."""
@@ -285,7 +283,7 @@ def _check_columns(columns: Mapping[str, ArrayLike], needed: tuple[str, ...], wh
     return lengths["id"]
 
 
-def _check_match(match: ArrayLike, n_truth: int, n_found: int) -> NDArray[np.int64]:
+def _check_match(match: ArrayLike, n_truth: int, n_found: int) -> IntArray:
     checked = _of_length(match, n_found, "match per detection").astype(np.int64)
     if np.any(checked < -1) or np.any(checked >= n_truth):
         raise ValueError(f"Matches must lie between -1 and {n_truth - 1}, the last truth.")
@@ -298,7 +296,7 @@ def _fill_sources(
     table: NDArray[np.void],
     truth: Mapping[str, ArrayLike],
     detections: Mapping[str, ArrayLike],
-    row: NDArray[np.int64],
+    row: IntArray,
     bands: Sequence[str],
 ) -> None:
     """Fill in what is known of truths and of detections alone."""

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import BoolArray, FloatArray, IntArray
 from .spans import MaskPairs, SpanMasks, mask_iou
 
 __all__ = [
@@ -64,7 +65,7 @@ class AreaRange:
         if not self.low <= self.high:
             raise ValueError(f"The area range {self.name!r} goes from {self.low} down to {self.high}.")
 
-    def holds(self, areas: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    def holds(self, areas: FloatArray) -> BoolArray:
         """Say which areas are in the range, bool, (N,).
 
         Parameters
@@ -128,16 +129,16 @@ class ImagePairs:
 
     name: str
     pairs: MaskPairs
-    scores: npt.NDArray[np.float64]
-    class_scores: npt.NDArray[np.float64]
-    labels: npt.NDArray[np.int64]
-    areas: npt.NDArray[np.float64]
-    ignored: npt.NDArray[np.bool_]
-    order: npt.NDArray[np.int64]
-    truth_labels: npt.NDArray[np.int64]
-    truth_areas: npt.NDArray[np.float64]
-    truth_ignored: npt.NDArray[np.bool_]
-    truth_order: npt.NDArray[np.int64]
+    scores: FloatArray
+    class_scores: FloatArray
+    labels: IntArray
+    areas: FloatArray
+    ignored: BoolArray
+    order: IntArray
+    truth_labels: IntArray
+    truth_areas: FloatArray
+    truth_ignored: BoolArray
+    truth_order: IntArray
 
     def __post_init__(self) -> None:
         for wanted, names in (
@@ -177,10 +178,14 @@ class ImagePairs:
 
         Parameters
         ----------
-        detections, truths : `SpanMasks`
-            Their masks, in the same pixels.
-        scores, labels, truth_labels : `numpy.ndarray`
-            Score of each detection and classes, integers, (detection,) and (truth,).
+        detections : `SpanMasks`
+            Masks of the detections.
+        scores, labels : `numpy.ndarray`
+            Score of each and class, an integer, (detection,).
+        truths : `SpanMasks`
+            Masks of the truths, in the same pixels.
+        truth_labels : `numpy.ndarray`
+            Class of each, an integer, (truth,).
         name : `str`
             Of the image or patch.
         class_scores : `numpy.ndarray`, optional
@@ -224,21 +229,21 @@ class ImagePairs:
 class Matches:
     """The detections of an image against its truths, at T thresholds."""
 
-    thresholds: npt.NDArray[np.float64]  # smallest IoU of a match, (T,)
-    scores: npt.NDArray[np.float64]  # what ranked the detections, (detection,)
-    truth: npt.NDArray[np.int64]  # index of the truth of each detection, or -1, (T, detection)
+    thresholds: FloatArray  # smallest IoU of a match, (T,)
+    scores: FloatArray  # what ranked the detections, (detection,)
+    truth: IntArray  # index of the truth of each detection, or -1, (T, detection)
     # Detections that are neither hits nor false, those of other classes than the one asked for among them,
     # (T, detection).
-    ignored: npt.NDArray[np.bool_]
-    counted: npt.NDArray[np.bool_]  # truths that are either hits or misses, (truth,)
+    ignored: BoolArray
+    counted: BoolArray  # truths that are either hits or misses, (truth,)
 
     @property
-    def hit(self) -> npt.NDArray[np.bool_]:
+    def hit(self) -> BoolArray:
         """Detections with a truth that counts, bool, (T, detection)."""
         return (self.truth >= 0) & ~self.ignored
 
     @property
-    def false(self) -> npt.NDArray[np.bool_]:
+    def false(self) -> BoolArray:
         """Detections that count and have no truth, bool, (T, detection)."""
         return (self.truth < 0) & ~self.ignored
 
@@ -299,9 +304,7 @@ def match(
     return Matches(steps, scores, truth, ~selected | on_ignored | (alone & spared), counted)
 
 
-def greedy_match(
-    pairs: MaskPairs, scores: npt.ArrayLike, n_truth: int, threshold: float = 0.5
-) -> npt.NDArray[np.int64]:
+def greedy_match(pairs: MaskPairs, scores: npt.ArrayLike, n_truth: int, threshold: float = 0.5) -> IntArray:
     """Give each detection, by descending score, the index of its best free truth, or -1, int64, (detection,).
 
     Among equal scores the pair of the larger IoU goes first; only pairs equal in
@@ -324,13 +327,13 @@ def greedy_match(
     return _greedy(ranked, np.array([threshold]), len(score), n_truth)[0]
 
 
-def _flags(given: npt.ArrayLike | None, number: int) -> npt.NDArray[np.bool_]:
+def _flags(given: npt.ArrayLike | None, number: int) -> BoolArray:
     if given is None:
         return np.zeros(number, dtype=bool)
     return np.asarray(given, dtype=bool).reshape(-1)
 
 
-def _order(masks: SpanMasks, *more: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _order(masks: SpanMasks, *more: npt.NDArray[Any]) -> IntArray:
     """Rank by position, and equal masks by all else that is known of them."""
     order = np.zeros(len(masks), dtype=np.int64)
     if all(part.shape == order.shape for part in more):
@@ -338,9 +341,7 @@ def _order(masks: SpanMasks, *more: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return order
 
 
-def _greedy(
-    pairs: MaskPairs, steps: npt.NDArray[np.float64], n_found: int, n_truth: int
-) -> npt.NDArray[np.int64]:
+def _greedy(pairs: MaskPairs, steps: FloatArray, n_found: int, n_truth: int) -> IntArray:
     """Match pairs that are sorted by precedence, at all the thresholds at once.
 
     A pair that comes first for its detection and for its truth is what the

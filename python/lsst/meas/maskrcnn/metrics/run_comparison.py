@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..images.classes import IS_STAR
+from .arrays import FloatArray
 from .average_precision import Definition, compute_ap
 from .bootstrap import ImageStatistic, paired_result
 from .evaluation_metrics import EvaluationMetrics, MetricValue, outcomes_from_table
 from .match_table import MatchedSources
 from .summary import FigureGroup, ap_figures, source_figures
-
-FloatArray = NDArray[np.float64]
 
 _DEFINITIONS: tuple[Definition, ...] = ("perImage", "pooled")
 _SHOWN_IOU = (0.5, 0.75, None)

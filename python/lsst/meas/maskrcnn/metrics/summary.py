@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..images.classes import CLASS_NAMES, IS_STAR
+from .arrays import BoolArray, FloatArray
 from .average_precision import (
     MIN_SCORE,
     AveragePrecision,
@@ -38,10 +39,6 @@ from .evaluation_metrics import CLASS_LABELS, MetricValue
 from .match_table import MatchedSources, ab_magnitude
 from .matching import IOU_THRESHOLDS, AreaRange, ImagePairs
 from .resampled import count_by_image, median_statistic, reliability_statistic, roc_area_statistic
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
-
 
 _LEVELS = (0.5, 0.9)
 """Completeness at the limiting magnitudes."""

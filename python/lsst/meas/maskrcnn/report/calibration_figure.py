@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from ..metrics.arrays import BoolArray, FloatArray
 from ..metrics.calibration import Reliability, reliability
 from ..train.calibrate import CalibrationCases
 from .plot_style import (
@@ -38,7 +38,7 @@ _FAINT = CurveStyle(OKABE_ITO["purple"], (0, (1, 1.2)), "v")
 _STRONG = CurveStyle(OKABE_ITO["green"], (0, (5, 1.5, 1, 1.5)), "D")
 _BRIGHT = 20.0
 
-_Curves = Mapping[str, tuple[CurveStyle, NDArray[np.float64], NDArray[np.bool_]]]
+_Curves = Mapping[str, tuple[CurveStyle, FloatArray, BoolArray]]
 
 
 def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure:
@@ -90,7 +90,7 @@ def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure
     return figure
 
 
-def _by_depth(cases: CalibrationCases) -> list[tuple[str, CurveStyle, NDArray[np.bool_]]]:
+def _by_depth(cases: CalibrationCases) -> list[tuple[str, CurveStyle, BoolArray]]:
     """Divide the images into those without noise and three equal parts by noise."""
     images, first = np.unique(cases.image, return_index=True)
     noise = cases.depth[first]

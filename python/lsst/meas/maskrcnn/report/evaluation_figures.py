@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..images.classes import IS_STAR
+from ..metrics.arrays import FloatArray
 from ..metrics.binned import Fraction, binomial_interval, divide
 from ..metrics.binned_figures import (
     BinnedShares,
@@ -126,9 +127,7 @@ class EvaluationFigures:
         """What residuals are drawn against (`str`)."""
         return column_label(residual_bins(self.sources)[0], self.band)
 
-    def _panels(
-        self, values: NDArray[np.float64], names: Sequence[str], title: str = ""
-    ) -> list[ResidualPanel]:
+    def _panels(self, values: FloatArray, names: Sequence[str], title: str = "") -> list[ResidualPanel]:
         column, _ = residual_bins(self.sources)
         panels = []
         for name in names:

@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
+from ..metrics.arrays import BoolArray, IntArray
 from ..metrics.cutouts import BlendCutout
 from ..metrics.evaluation_metrics import GalleryEntry
 from .overlay import lupton_rgb, mask_outlines
@@ -39,7 +40,7 @@ def draw_entry(cutout: BlendCutout, *, kind: str, patch: tuple[int, int], qualit
         colors = _RESIDUAL_COLORS(Normalize(-RESIDUAL_RANGE, RESIDUAL_RANGE)(cutout.residual))[..., :3]
         residual = _png(np.where(np.isfinite(cutout.residual)[..., None], colors, _OFF_IMAGE))
 
-    def outlines(masks: Sequence[NDArray[np.bool_]], origins: NDArray[np.int64]) -> list[Any]:
+    def outlines(masks: Sequence[BoolArray], origins: IntArray) -> list[Any]:
         lines = mask_outlines(masks, origins)
         return [[[(float(x), float(y)) for x, y in line] for line in source] for source in lines]
 

@@ -21,6 +21,7 @@ from matplotlib.gridspec import GridSpec
 
 from ..deblend.sources import SourceList
 from ..images.pixels import cut_square
+from ..metrics.arrays import BoolArray
 from ..metrics.cutouts import BlendCutout, Stamp, add_models, blend_square, busiest_blends, child_label
 from ..metrics.evaluation_metrics import EvaluationGallery
 from .overlay import draw_outlines, lupton_rgb
@@ -226,7 +227,7 @@ def _rgb(cutout: BlendCutout, pixels: npt.NDArray[np.floating]) -> npt.NDArray[n
 def _draw_counts(
     axis: Axes,
     magnitudes: npt.NDArray[np.floating],
-    is_star: npt.NDArray[np.bool_],
+    is_star: BoolArray,
     band: str,
     truth: npt.NDArray[np.floating] | None,
 ) -> None:

@@ -22,6 +22,7 @@ from matplotlib.lines import Line2D
 from PIL import Image
 
 from ..images.files import write_atomically
+from ..metrics.arrays import BoolArray
 from .overlay import GALAXY_COLOR, STAR_COLOR, draw_outlines, draw_scale_bar, mask_outlines
 from .plot_style import blank_figure
 
@@ -47,12 +48,12 @@ class PageField:
     rgb: NDArray[np.uint8]  # picture, first row at the bottom, (y, x, 3)
     pixel_scale: float  # arcsec
     caption: str = ""  # what to write below; it is wrapped
-    masks: list[NDArray[np.bool_]] = field(default_factory=list)  # (y, x) each
+    masks: list[BoolArray] = field(default_factory=list)  # (y, x) each
     # (y0, x0) of the first pixel of each mask, (N, 2).
     origins: NDArray[np.integer] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
-    is_star: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    is_star: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
     # Sources of which there is too little to ask for them, (N,).
-    flagged: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
+    flagged: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
     has_truth: bool = False  # whether the sources are known; there may be none
 
     def __post_init__(self) -> None:
@@ -175,5 +176,5 @@ def _draw_legend(figure: Figure, page_width: int, page_height: int) -> None:
     ]
     anchor = 1.0 - _MARGIN / page_width, 1.0 - 0.5 * _HEADER / page_height
     place: dict[str, Any] = {"loc": "center right", "bbox_to_anchor": anchor, "borderaxespad": 0.0}
-    style = {"facecolor": "black", "edgecolor": "black", "framealpha": 0.85, "labelcolor": "white"}
-    figure.legend(handles=handles, ncols=3, fontsize=8, **place, **style)
+    style: dict[str, Any] = {"facecolor": "black", "edgecolor": "black", "framealpha": 0.85}
+    figure.legend(handles=handles, ncols=3, fontsize=8, labelcolor="white", **place, **style)

@@ -22,9 +22,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import AutoMinorLocator, FuncFormatter, MaxNLocator, NullFormatter
-from numpy.typing import NDArray
 
 from ..images.classes import CLASS_NAMES
+from ..metrics.arrays import FloatArray, IntArray
 from ..metrics.binned import BinnedStatistics, Fraction, divide, fraction
 from ..metrics.binned_figures import BinnedShares
 from ..metrics.blends import BLEND_KINDS
@@ -81,8 +81,8 @@ class PrecisionRecallCurve:
 
     name: str
     iou: float
-    recall: NDArray[np.float64]
-    precision: NDArray[np.float64]
+    recall: FloatArray
+    precision: FloatArray
     ap: float
 
 
@@ -91,8 +91,8 @@ class ResidualPanel:
     """Residuals of sources against some quantity, both (source,), and their statistics in bins of it."""
 
     title: str
-    x: NDArray[np.float64]
-    residual: NDArray[np.float64]
+    x: FloatArray
+    residual: FloatArray
     binned: BinnedStatistics
 
 
@@ -153,7 +153,7 @@ def plot_shares(families: Sequence[BinnedShares], *, band: str = "", y_label: st
     return figure
 
 
-def plot_confusion(counts: NDArray[np.int64], shares: BinnedShares | None, *, band: str = "") -> Figure:
+def plot_confusion(counts: IntArray, shares: BinnedShares | None, *, band: str = "") -> Figure:
     """Draw the confusion of stars and galaxies, overall and by magnitude in a band.
 
     ``counts`` are matched sources by true class (row) and class given (column), and

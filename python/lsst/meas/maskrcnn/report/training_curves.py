@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ..metrics.arrays import FloatArray
 from .plot_style import DOUBLE_COLUMN, LINE_WIDTH, NOTE_SIZE, OKABE_ITO, add_legend, curve_style, make_figure
 
 _KEYS: dict[str, type] = {"step": np.int64, "epoch": np.int64, "stage": str}
@@ -74,7 +75,7 @@ def _columns(table: Table) -> dict[str, NDArray[Any]]:
     return {name: np.asarray(table[name]) for name in table.colnames}
 
 
-def _draw_losses(axes: Axes, steps: Mapping[str, NDArray[Any]], step: NDArray[np.float64]) -> None:
+def _draw_losses(axes: Axes, steps: Mapping[str, NDArray[Any]], step: FloatArray) -> None:
     parts = sorted(name for name in steps if name.startswith("loss_"))
     for index, name in enumerate([_TOTAL, *parts]):
         if name not in steps or not len(step):
@@ -89,9 +90,7 @@ def _draw_losses(axes: Axes, steps: Mapping[str, NDArray[Any]], step: NDArray[np
     add_legend(axes, ncols=3, loc="upper right")
 
 
-def _smoothed(
-    x: NDArray[np.float64], y: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _smoothed(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Means of about as many neighbouring rows as make a readable curve."""
     if len(x) <= _FEW:
         return x, y
@@ -118,7 +117,7 @@ def _draw_precision(axes: Axes, epochs: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _mark_stages(
-    panels: Sequence[Axes], names: NDArray[Any], step: NDArray[np.float64], stages: Sequence[str] | None
+    panels: Sequence[Axes], names: NDArray[Any], step: FloatArray, stages: Sequence[str] | None
 ) -> None:
     """Write the stages' names where they begin, and lines between them."""
     order = list(dict.fromkeys(names.tolist())) if stages is None else list(stages)

@@ -10,8 +10,8 @@ import math
 import re
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..metrics.arrays import FloatArray
 from ..metrics.binned import divide, even_edges
 from ..metrics.evaluation_metrics import EvaluationGallery, EvaluationMetrics, GalleryEntry, MetricValue
 from ..metrics.run_comparison import EvaluatedRun, RunComparison
@@ -221,7 +221,7 @@ def _worst_bins(draw: EvaluationFigures) -> list[list[Cell]]:
     rows: list[list[Cell]] = []
     for shares in draw.shares():
         for name, curve in shares.curves.items():
-            share: NDArray[np.float64] = np.where(curve.total >= FEW, curve.fraction, np.nan)
+            share: FloatArray = np.where(curve.total >= FEW, curve.fraction, np.nan)
             if (name == "all" and len(shares.curves) > 1) or not np.isfinite(share).any():
                 continue
             worst = int(np.nanargmin(share))

@@ -20,14 +20,13 @@ from pydantic import Field
 
 from ..images.settings import settings
 from ..images.units import FWHM_PER_SIGMA
+from ..metrics.arrays import BoolArray, Float32Array, FloatArray
 
 if TYPE_CHECKING:
     from .training_scene import TrainingScene
 
 Window = tuple[int, int, int, int]
 """First row and column of a part of an image, its height and its width."""
-
-FloatImage = npt.NDArray[np.float32]
 
 _WINGS = 1.4
 """Growth of masks of sources with wings, over that of a Gaussian."""
@@ -111,7 +110,7 @@ class AugmentSettings:
 class Realization:
     """What is done to one image."""
 
-    gain: FloatImage  # factor on the flux of the sources, float32, (band,)
+    gain: Float32Array  # factor on the flux of the sources, float32, (band,)
     # Standard deviation of the noise of the image after the change, in units of that which the scene's
     # variance predicts; 0 for none.
     noise: float
@@ -119,7 +118,7 @@ class Realization:
     own: bool = False  # the scene's own image is taken with the noise that it has
 
     @property
-    def kernel(self) -> npt.NDArray[np.float64] | None:
+    def kernel(self) -> FloatArray | None:
         """One axis of the kernel of the blur (`numpy.ndarray` or `None`)."""
         return gaussian_kernel(self.blur) if self.blur > 0 else None
 
@@ -132,7 +131,7 @@ class Realization:
         reach = len(kernel) // 2
         return float(np.sum(kernel * np.arange(-reach, reach + 1) ** 2))
 
-    def psf_fwhm(self, fwhm: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def psf_fwhm(self, fwhm: npt.ArrayLike) -> FloatArray:
         """Return the FWHM of the PSF after the change, (band,), px; NaN where it was not known before."""
         return np.sqrt(np.square(fwhm, dtype=float) + FWHM_PER_SIGMA**2 * self.kernel_variance)
 
@@ -169,12 +168,12 @@ def draw_realization(
 
 def realize(
     scene: TrainingScene,
-    sky_sigma: npt.NDArray[np.float64],
+    sky_sigma: FloatArray,
     realization: Realization,
     window: Window,
     rng: np.random.Generator,
     step: int = 1,
-) -> tuple[FloatImage, FloatImage]:
+) -> tuple[Float32Array, Float32Array]:
     """Make the changed image of a part of a scene.
 
     Where the noise-free image is known, it is blurred, its sources are scaled and their photon noise with
@@ -218,8 +217,8 @@ def realize(
 
 
 def _blur(
-    scene: TrainingScene, pixels: FloatImage, realization: Realization, window: Window, step: int
-) -> tuple[FloatImage, FloatImage]:
+    scene: TrainingScene, pixels: Float32Array, realization: Realization, window: Window, step: int
+) -> tuple[Float32Array, Float32Array]:
     """Cut out and blur pixels and their variance; usable pixels alone contribute."""
     y0, x0, height, width = window
     rows, columns = slice(y0, y0 + height, step), slice(x0, x0 + width, step)
@@ -251,7 +250,7 @@ def _blur(
     return flux, variance
 
 
-def gaussian_kernel(sigma: float) -> npt.NDArray[np.float64]:
+def gaussian_kernel(sigma: float) -> FloatArray:
     """Sample a Gaussian of ``sigma`` px at whole pixels out to 3 sigma at least; the sum is 1."""
     reach = math.ceil(3.0 * sigma)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
@@ -270,7 +269,7 @@ def _with_margin(array: npt.NDArray[Any], window: Window, reach: int) -> npt.NDA
     return part
 
 
-def _convolve(array: npt.NDArray[Any], kernel: npt.NDArray[np.float64]) -> FloatImage:
+def _convolve(array: npt.NDArray[Any], kernel: FloatArray) -> Float32Array:
     """Convolve the last two axes with an even kernel; a margin of its reach is lost."""
     reach = len(kernel) // 2
     weights = kernel.astype(np.float32)
@@ -303,7 +302,7 @@ def added_mask_area(kernel_variance: float, level: float) -> float:
     return _WINGS * 2.0 * math.pi * kernel_variance * math.log(1.0 / level)
 
 
-def grow_mask(mask: npt.NDArray[np.bool_], added: float) -> tuple[npt.NDArray[np.bool_], int]:
+def grow_mask(mask: BoolArray, added: float) -> tuple[BoolArray, int]:
     """Enlarge a tight mask (y, x) by an area (px), evenly on all sides.
 
     Returns the mask with a margin on each side, and the width of that.

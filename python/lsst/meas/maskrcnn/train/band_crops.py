@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
+from ..metrics.arrays import Float32Array
 from ..network.any_band_detect import normalize_bands
 from ..network.psf import USUAL_FWHM
 from ..scenes.config import MaskRule
@@ -151,9 +151,7 @@ def survey_scene(scene: TrainingScene, wavelengths: Sequence[float], pixel_scale
     )
 
 
-def _gains(
-    pixels: npt.NDArray[np.float32], scene: TrainingScene, sigma: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
+def _gains(pixels: Float32Array, scene: TrainingScene, sigma: Float32Array) -> Float32Array:
     """Photons per sigma of each band, by the variance of bright pixels."""
     gains = np.full(len(sigma), _NO_PHOTON_NOISE, np.float32)
     for band, (plane, variance) in enumerate(zip(pixels, scene.variance)):

@@ -26,6 +26,7 @@ from torch import Tensor
 from ..images.archives import read_arrays
 from ..images.files import write_atomically
 from ..images.pixels import tight, tight_box
+from ..metrics.arrays import BoolArray, Float32Array, IntArray
 from ..network.band_layers import Field, pack_bands
 from ..network.psf import USUAL_FWHM
 from ..network.wavelengths import MASK_WAVELENGTH, band_wavelength
@@ -58,24 +59,22 @@ _BLEND_RADIUS, _BLEND_SHARE = 1.0, 0.1
 class BandScene:
     """A scene and the truth of its sources."""
 
-    pixels: npt.NDArray[np.float32]  # flux in units of ``sigma``, (band, y, x)
-    sigma: npt.NDArray[np.float32]  # noise of an empty pixel, nJy, (band,)
-    # Photons per ``sigma``, (band,): the variance of a pixel is 1 + flux / gain.
-    gain: npt.NDArray[np.float32]
-    fwhm: npt.NDArray[np.float32]  # FWHM of the PSF by its moments, px, (band,)
-    wavelength: npt.NDArray[np.float32]  # effective wavelength of each band, nm, (band,)
-    # Radius at which the PSF has 0.02 of its peak, in units of the FWHM, (band,).
-    wings: npt.NDArray[np.float32]
-    pixel_scale: npt.NDArray[np.float32]  # side of a pixel, arcsec, (1,)
+    pixels: Float32Array  # flux in units of ``sigma``, (band, y, x)
+    sigma: Float32Array  # noise of an empty pixel, nJy, (band,)
+    gain: Float32Array  # photons per ``sigma``, (band,): the variance of a pixel is 1 + flux / gain
+    fwhm: Float32Array  # FWHM of the PSF by its moments, px, (band,)
+    wavelength: Float32Array  # effective wavelength of each band, nm, (band,)
+    wings: Float32Array  # radius at which the PSF has 0.02 of its peak, in units of the FWHM, (band,)
+    pixel_scale: Float32Array  # side of a pixel, arcsec, (1,)
     # Pixels, (band, y, x).
-    unusable: npt.NDArray[np.bool_]
-    saturated: npt.NDArray[np.bool_]
-    positions: npt.NDArray[np.float32]  # (y, x) of each source, (source, 2)
-    labels: npt.NDArray[np.int64]  # 1 for stars, 2 for galaxies, (source,)
-    snr: npt.NDArray[np.float32]  # of a matched filter against the noise of the sky, (source, band)
-    peak_share: npt.NDArray[np.float32]  # of the light at the brightest pixel that is its own, (source,)
+    unusable: BoolArray
+    saturated: BoolArray
+    positions: Float32Array  # (y, x) of each source, (source, 2)
+    labels: IntArray  # 1 for stars, 2 for galaxies, (source,)
+    snr: Float32Array  # of a matched filter against the noise of the sky, (source, band)
+    peak_share: Float32Array  # of the light at the brightest pixel that is its own, (source,)
     origins: npt.NDArray[np.int32]  # (y0, x0) of each mask, (source, 2)
-    masks: list[npt.NDArray[np.bool_]]  # truth masks in each band, (band, y, x)
+    masks: list[BoolArray]  # truth masks in each band, (band, y, x)
     noisy: bool = False  # whether the pixels hold noise, to which crops can only add
 
 
@@ -106,7 +105,7 @@ def to_band_scene(scene: Scene) -> BandScene:
     )
 
 
-def _band_masks(scene: Scene, index: int) -> tuple[npt.NDArray[np.bool_], tuple[int, int]]:
+def _band_masks(scene: Scene, index: int) -> tuple[BoolArray, tuple[int, int]]:
     """Make the masks of a source in all bands, in one box, and its corner (y0, x0)."""
     if scene.models is None:
         raise ValueError("the scene has no models; simulate it with keep_models=True")
@@ -199,9 +198,7 @@ def make_scenes(
         yield path
 
 
-def _draw_bands(
-    scene: BandScene, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def _draw_bands(scene: BandScene, rng: np.random.Generator) -> tuple[IntArray, Float32Array]:
     """Choose bands and how much noisier each is than in the scene."""
     there = len(scene.sigma)
     count = min(int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.14, 0.14, 0.4, 0.1, 0.08, 0.14])), there)
@@ -271,7 +268,7 @@ def draw_crop(
     return _turn(image, target, turns, flip)
 
 
-def _correlation_loss(kernel: float, fwhm: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _correlation_loss(kernel: float, fwhm: Float32Array) -> Float32Array:
     """Return how much noisier a matched filter is with noise that is correlated."""
     if kernel <= 0:
         return np.ones(len(fwhm), np.float32)
@@ -281,7 +278,7 @@ def _correlation_loss(kernel: float, fwhm: npt.NDArray[np.float32]) -> npt.NDArr
     return np.maximum(slow * width / np.sqrt(width**2 + kernel**2), 1.0).astype(np.float32)
 
 
-def _mask_parts(bad: npt.NDArray[np.bool_], rng: np.random.Generator) -> None:
+def _mask_parts(bad: BoolArray, rng: np.random.Generator) -> None:
     """Take data away from some bands in part of a crop, in place."""
     height, width = bad.shape[1:]
     if rng.random() < 0.15:
@@ -298,22 +295,22 @@ def _mask_parts(bad: npt.NDArray[np.bool_], rng: np.random.Generator) -> None:
 
 def _cut_truth(
     scene: BandScene,
-    bands: npt.NDArray[np.int64],
-    noise: npt.NDArray[np.float32],
+    bands: IntArray,
+    noise: Float32Array,
     corner: tuple[int, int],
-    valid: npt.NDArray[np.bool_],
+    valid: BoolArray,
     faintest: float,
 ) -> dict[str, Tensor]:
     """Find what is to be found and what is to be ignored in a crop."""
     height, width = valid.shape[1:]
-    known: npt.NDArray[np.bool_] = np.logical_or.reduce(valid, axis=0)
+    known: BoolArray = np.logical_or.reduce(valid, axis=0)
     fwhm = float(np.median(scene.fwhm[bands])) or USUAL_FWHM
     outline = bands[np.argmin(np.abs(scene.wavelength[bands] - MASK_WAVELENGTH))]
     positions = scene.positions - np.array(corner, np.float32)
     # A source counts by the bands that have data where it is.
     at = np.clip(np.rint(positions).astype(int), 0, (height - 1, width - 1))
     there = valid[:, at[:, 0], at[:, 1]].T
-    snr: npt.NDArray[np.float32] = np.sqrt(((scene.snr[:, bands] / noise) ** 2 * there).sum(axis=1))
+    snr: Float32Array = np.sqrt(((scene.snr[:, bands] / noise) ** 2 * there).sum(axis=1))
     inside = np.logical_and.reduce(
         (positions >= -0.5) & (positions < np.array([height, width]) - 0.5), axis=1
     )
@@ -353,7 +350,7 @@ def _cut_truth(
     )
     flux = snr[keep]
     brighter = flux > flux[:, None]
-    merged: npt.NDArray[np.bool_] = np.logical_or.reduce((apart < _RESOLVED) & brighter, axis=1)
+    merged: BoolArray = np.logical_or.reduce((apart < _RESOLVED) & brighter, axis=1)
     least = np.minimum(flux, flux[:, None]) / (flux + flux[:, None] + 1e-9)
     mixed = (apart < _BLEND_RADIUS) & (least >= _BLEND_SHARE) & ~np.eye(len(keep), dtype=bool)
     blended = mixed.any(axis=1) if kept else np.zeros(0, bool)
@@ -376,7 +373,7 @@ def _cut_truth(
     }
 
 
-def _cover(bad: npt.NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
+def _cover(bad: BoolArray) -> list[tuple[int, int, int, int]]:
     """Cover pixels without data by boxes [x0, y0, x1, y1] of 8 px."""
     if not bad.any():
         return []

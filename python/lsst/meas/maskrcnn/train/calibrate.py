@@ -11,10 +11,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..deblend.image import MultibandImage
 from ..images.classes import GALAXY, STAR
+from ..metrics.arrays import BoolArray, FloatArray, IntArray
 from ..metrics.matching import ImagePairs, match
 from ..metrics.spans import SpanMasks
 from ..network.calibration import Calibration, CalibrationMethod, calibrate, fit_curve
@@ -40,20 +41,19 @@ class CalibrationCases:
     """Detections with what is true of them."""
 
     # Score, P(star) and P(blend), (case,); the last is NaN for networks that do not give it.
-    score: NDArray[np.float64]
-    p_star: NDArray[np.float64]
-    p_blend: NDArray[np.float64]
-    counts: NDArray[np.bool_]  # whether it is right or wrong, and not ignored, (case,)
-    true: NDArray[np.bool_]  # whether it is right, (case,)
-    # Whether it lies on a source, though perhaps not well enough to be right, (case,).
-    on_source: NDArray[np.bool_]
-    is_star: NDArray[np.bool_]  # whether that source is a star, (case,); `False` without one
-    is_blend: NDArray[np.bool_]  # whether it is blended with another, (case,); `False` without one
+    score: FloatArray
+    p_star: FloatArray
+    p_blend: FloatArray
+    counts: BoolArray  # whether it is right or wrong, and not ignored, (case,)
+    true: BoolArray  # whether it is right, (case,)
+    on_source: BoolArray  # whether it lies on a source, though perhaps not well enough to be right, (case,)
+    is_star: BoolArray  # whether that source is a star, (case,); `False` without one
+    is_blend: BoolArray  # whether it is blended with another, (case,); `False` without one
     # S/N of the source, (case,): of its brightest pixel in its best band, or of all its light for networks
     # that take any bands. NaN without a source.
-    snr: NDArray[np.float64]
-    depth: NDArray[np.float64]  # noise of a pixel in the image, (case,), nJy; 0 in an image without noise
-    image: NDArray[np.int64]  # number of the image, (case,)
+    snr: FloatArray
+    depth: FloatArray  # noise of a pixel in the image, (case,), nJy; 0 in an image without noise
+    image: IntArray  # number of the image, (case,)
 
     def __len__(self) -> int:
         return len(self.score)
@@ -68,15 +68,15 @@ class CalibrationCases:
         """Put the cases of images together."""
         return cls(*(np.concatenate([getattr(one, part.name) for one in parts]) for part in fields(cls)))
 
-    def scores(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def scores(self) -> tuple[FloatArray, BoolArray]:
         """Return the scores of what counts, float64, and whether each is right, bool, (N,)."""
         return self.score[self.counts], self.true[self.counts]
 
-    def classes(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def classes(self) -> tuple[FloatArray, BoolArray]:
         """Return P(star) of what lies on a source, float64, and whether each is a star, bool, (N,)."""
         return self.p_star[self.on_source], self.is_star[self.on_source]
 
-    def blends(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def blends(self) -> tuple[FloatArray, BoolArray]:
         """Return P(blend) of what lies on a source, where known, and whether each is a blend, bool, (N,)."""
         known = self.on_source & np.isfinite(self.p_blend)
         return self.p_blend[known], self.is_blend[known]
@@ -116,8 +116,8 @@ def collect_cases(
 def calibration_cases(
     found: Detections,
     scene: TrainingScene,
-    asked: NDArray[np.bool_],
-    sky_sigma: NDArray[np.float64],
+    asked: BoolArray,
+    sky_sigma: FloatArray,
     iou: float = 0.5,
     number: int = 0,
 ) -> CalibrationCases:
@@ -183,7 +183,7 @@ def cross_calibrate(
     if not 2 <= n_folds <= len(images):
         raise ValueError(f"{len(images)} images cannot be divided by {n_folds} fits; give more images.")
     fold = np.searchsorted(images, cases.image) % n_folds
-    after: dict[Literal["score", "p_star", "p_blend"], NDArray[np.float64]] = {
+    after: dict[Literal["score", "p_star", "p_blend"], FloatArray] = {
         "score": cases.score.copy(),
         "p_star": cases.p_star.copy(),
         "p_blend": cases.p_blend.copy(),

@@ -27,6 +27,7 @@ from torch import Tensor
 from ..images.background import constant_background
 from ..images.normalize import LuptonSettings, ZScoreSettings, lupton_compress, normalize
 from ..images.settings import settings as checked_settings
+from ..metrics.arrays import BoolArray, Float32Array, FloatArray
 from ..network.psf import add_psf_planes
 from .augment import AugmentSettings, Realization, Window, draw_realization, realize
 from .scene_sources import SceneSource
@@ -134,7 +135,7 @@ class _PreparedScene:
     """
 
     truth: SceneTruth
-    sky_sigma: npt.NDArray[np.float64]
+    sky_sigma: FloatArray
     scene: TrainingScene | None
     constant_variance: bool = False
     image: npt.NDArray[np.floating[Any]] | None = None
@@ -170,12 +171,12 @@ class _RealizedScene:
 
     truth: SceneTruth
     scene: TrainingScene | None
-    sky_sigma: npt.NDArray[np.float64]
+    sky_sigma: FloatArray
     realization: Realization
-    wanted: npt.NDArray[np.bool_]
-    growth: npt.NDArray[np.float64]
+    wanted: BoolArray
+    growth: FloatArray
     image: npt.NDArray[np.floating[Any]] | None = None
-    level: npt.NDArray[np.float32] | None = None
+    level: Float32Array | None = None
     stretch: float = 1.0
     scale: float = 1.0
 
@@ -335,12 +336,8 @@ class CropSource(SceneCrops):
         return prepared
 
     def _normalized_scene(
-        self,
-        scene: TrainingScene,
-        sky_sigma: npt.NDArray[np.float64],
-        realization: Realization,
-        rng: np.random.Generator,
-    ) -> npt.NDArray[np.float32]:
+        self, scene: TrainingScene, sky_sigma: FloatArray, realization: Realization, rng: np.random.Generator
+    ) -> Float32Array:
         """Realise and normalise a whole scene."""
         flux, variance = realize(scene, sky_sigma, realization, (0, 0, *scene.valid.shape), rng)
         return normalize(self.normalization, flux, variance, scene.valid, overwrite=True).image
@@ -379,7 +376,7 @@ class CropSource(SceneCrops):
 
     def _statistics(
         self, realized: _RealizedScene, scene: TrainingScene, rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.float32], float, float]:
+    ) -> tuple[Float32Array, float, float]:
         """Find sky levels, stretch and scale as the normalisation does, from a sample."""
         how, realization = cast(LuptonSettings, self.normalization), realized.realization
         height, width = scene.valid.shape
@@ -420,16 +417,14 @@ class CropSource(SceneCrops):
             realized.truth, realized.wanted, realized.growth, window, turns, flip, self.settings.min_area
         )
 
-    def _pixels(
-        self, realized: _RealizedScene, window: Window, rng: np.random.Generator
-    ) -> npt.NDArray[np.float32]:
+    def _pixels(self, realized: _RealizedScene, window: Window, rng: np.random.Generator) -> Float32Array:
         """Cut out and normalise the pixels of a crop."""
         y0, x0, height, width = window
         inside = (slice(y0, y0 + height), slice(x0, x0 + width))
         if realized.image is not None:
             return realized.image[:, inside[0], inside[1]].astype(np.float32)
         realization = realized.realization
-        scene, level = cast(TrainingScene, realized.scene), cast(npt.NDArray[np.float32], realized.level)
+        scene, level = cast(TrainingScene, realized.scene), cast(Float32Array, realized.level)
         flux, _ = realize(scene, realized.sky_sigma, realization, window, rng)
         flux -= level[:, None, None]
         bad = ~scene.valid[inside]

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..images.pixels import tight_box
+from ..metrics.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from .augment import Realization, Window, added_mask_area, grow_mask
 from .training_scene import TrainingScene, masked_boxes
 
@@ -31,17 +32,17 @@ no longer be seen."""
 class SceneTruth:
     """Sources and masked pixels of a scene, as crops need them."""
 
-    valid: npt.NDArray[np.bool_]  # usable pixels, (y, x)
-    labels: npt.NDArray[np.int64]  # classes, (source,)
-    not_ignored: npt.NDArray[np.bool_]  # sources that the scene does not ignore, (source,)
-    peak_flux: npt.NDArray[np.float32]  # brightest pixel of each source alone, (source, band), nJy
-    masks: list[npt.NDArray[np.bool_]]  # truth masks, (y, x) each
-    boxes: npt.NDArray[np.int64]  # their boxes, (source, 4)
-    areas: npt.NDArray[np.int64]  # their numbers of pixels, (source,)
-    positions: npt.NDArray[np.float64]  # (y, x) of each source, (source, 2)
-    masked: npt.NDArray[np.int64]  # boxes of the unusable pixels, (box, 4)
+    valid: BoolArray  # usable pixels, (y, x)
+    labels: IntArray  # classes, (source,)
+    not_ignored: BoolArray  # sources that the scene does not ignore, (source,)
+    peak_flux: Float32Array  # brightest pixel of each source alone, (source, band), nJy
+    masks: list[BoolArray]  # truth masks, (y, x) each
+    boxes: IntArray  # their boxes, (source, 4)
+    areas: IntArray  # their numbers of pixels, (source,)
+    positions: FloatArray  # (y, x) of each source, (source, 2)
+    masked: IntArray  # boxes of the unusable pixels, (box, 4)
     mask_levels: tuple[float, float] | None  # as in `TrainingScene`
-    psf_fwhm: npt.NDArray[np.float32] | None  # as in `TrainingScene`
+    psf_fwhm: Float32Array | None  # as in `TrainingScene`
 
     @classmethod
     def from_scene(cls, scene: TrainingScene) -> Self:
@@ -64,7 +65,7 @@ class SceneTruth:
             psf_fwhm=scene.psf_fwhm,
         )
 
-    def mask_growth(self, realization: Realization) -> npt.NDArray[np.float64]:
+    def mask_growth(self, realization: Realization) -> FloatArray:
         """Compute by how many pixels the blur of a realization enlarges each mask, (source,)."""
         if self.mask_levels is None or realization.blur == 0:
             return np.zeros(len(self.labels))
@@ -72,8 +73,8 @@ class SceneTruth:
         return np.where(self.labels == 1, star, galaxy)
 
     def bright_enough(
-        self, realization: Realization, sky_sigma: npt.NDArray[np.float64], min_peak_snr: float
-    ) -> npt.NDArray[np.bool_]:
+        self, realization: Realization, sky_sigma: FloatArray, min_peak_snr: float
+    ) -> BoolArray:
         """Find the sources with a peak of the S/N wanted in any band, bool, (source,).
 
         ``sky_sigma`` is the noise of an empty pixel of the scene, (band,), nJy. Without
@@ -94,8 +95,8 @@ class SceneTruth:
 
 def make_target(
     truth: SceneTruth,
-    wanted: npt.NDArray[np.bool_],
-    growth: npt.NDArray[np.float64],
+    wanted: BoolArray,
+    growth: FloatArray,
     window: Window,
     turns: int,
     flip: bool,
@@ -120,7 +121,7 @@ def make_target(
     relative = truth.positions - corner[:2] + 0.5
     inside = ((relative >= 0) & (relative < limit[:2])).all(axis=1).tolist()
 
-    kept: list[tuple[npt.NDArray[np.bool_], int]] = []
+    kept: list[tuple[BoolArray, int]] = []
     places: list[tuple[int, int, int, int]] = []
     ignored: list[tuple[int, int, int, int]] = []
     for index in np.flatnonzero(near).tolist():
@@ -160,8 +161,8 @@ def make_target(
 
 
 def _cut_mask(
-    mask: npt.NDArray[np.bool_], top: int, left: int, shape: tuple[int, int], tight: bool
-) -> tuple[npt.NDArray[np.bool_], int, int]:
+    mask: BoolArray, top: int, left: int, shape: tuple[int, int], tight: bool
+) -> tuple[BoolArray, int, int]:
     """Cut a mask at the edge of a crop, tightly; the mask itself if nothing is cut."""
     height, width = shape
     bottom, right = top + mask.shape[0], left + mask.shape[1]
@@ -184,9 +185,7 @@ def turn_image(array: npt.NDArray[Any], turns: int, flip: bool) -> npt.NDArray[A
     return np.array(turned[..., ::-1] if flip else turned, order="C")
 
 
-def _turn_boxes(
-    boxes: npt.NDArray[np.int64], shape: tuple[int, int], turns: int, flip: bool
-) -> npt.NDArray[np.int64]:
+def _turn_boxes(boxes: IntArray, shape: tuple[int, int], turns: int, flip: bool) -> IntArray:
     """Turn boxes as `turn_image` turns an image of this shape."""
     height, width = shape
     for _ in range(turns):

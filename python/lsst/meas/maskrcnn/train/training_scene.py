@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from ..images.archives import read_arrays
 from ..images.files import one_line, write_atomically
+from ..metrics.arrays import BoolArray, Float32Array, IntArray
 
 _LARGEST_SIDE = 100_000
 """Of a mask, px; a patch has 4,200."""
@@ -38,26 +39,22 @@ class TrainingScene:
     """A multi-band scene with the truth of its sources."""
 
     # Flux per pixel without noise, (band, y, x), nJy; `None` where it is not known.
-    noiseless: npt.NDArray[np.float32] | None
-    # Variance per pixel at the scene's own depth, (band, y, x), nJy^2, above 0.
-    variance: npt.NDArray[np.float32]
-    valid: npt.NDArray[np.bool_]  # usable pixels, (y, x)
-    labels: npt.NDArray[np.int64]  # classes, (source,): 1 is a star, 2 a galaxy
-    peak_flux: npt.NDArray[np.float32]  # brightest pixel of each source alone, (source, band), nJy
+    noiseless: Float32Array | None
+    variance: Float32Array  # variance per pixel at the scene's own depth, (band, y, x), nJy^2, above 0
+    valid: BoolArray  # usable pixels, (y, x)
+    labels: IntArray  # classes, (source,): 1 is a star, 2 a galaxy
+    peak_flux: Float32Array  # brightest pixel of each source alone, (source, band), nJy
     origins: npt.NDArray[np.int32]  # (y0, x0) of each mask, (source, 2)
-    # Truth masks, (y, x) each, tight around the source, on the image and not empty.
-    masks: list[npt.NDArray[np.bool_]]
+    masks: list[BoolArray]  # truth masks, (y, x) each, tight around the source, on the image and not empty
     # Whether noise belongs to this scene; without it the variance still gives the scale of the normalisation.
     noisy: bool = True
     # Full width at half maximum of the Gaussian with the adaptive moments of the PSF, (band,), px; `None`
     # where it is not known.
-    psf_fwhm: npt.NDArray[np.float32] | None = None
-    # Flux per pixel with the scene's own noise, (band, y, x), nJy.
-    image: npt.NDArray[np.float32] | None = None
-    # Sources that are ignored in the loss, (source,); `None` for none.
-    ignore: npt.NDArray[np.bool_] | None = None
+    psf_fwhm: Float32Array | None = None
+    image: Float32Array | None = None  # flux per pixel with the scene's own noise, (band, y, x), nJy
+    ignore: BoolArray | None = None  # sources that are ignored in the loss, (source,); `None` for none
     # (y, x) of each source, (source, 2); `None` for the middles of the masks.
-    positions: npt.NDArray[np.float32] | None = None
+    positions: Float32Array | None = None
     # Share of a star's and of a galaxy's peak at the edge of its mask, by which masks grow with a blur.
     mask_levels: tuple[float, float] | None = None
 
@@ -125,9 +122,7 @@ def write_scene(scene: TrainingScene, path: str | os.PathLike[str]) -> None:
     write_atomically(Path(path), buffer.getvalue())
 
 
-def _pack(
-    pixels: npt.NDArray[np.float32], unit: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+def _pack(pixels: Float32Array, unit: Float32Array) -> tuple[npt.NDArray[Any], Float32Array]:
     """Halve the precision where that is safe; float32 in units of 1 elsewhere."""
     plain = pixels.astype(np.float32, copy=False), np.ones(len(pixels), np.float32)
     if not (np.isfinite(unit).all() and (unit > 0).all()):
@@ -145,7 +140,7 @@ def read_scene(path: str | os.PathLike[str]) -> TrainingScene:
     with scene_errors(path):
         data = read_arrays(path)
 
-        def planes(name: str) -> npt.NDArray[np.float32]:
+        def planes(name: str) -> Float32Array:
             pixels, unit = data[name].astype(np.float32, copy=False), data[f"{name}_unit"]
             if pixels.ndim != 3 or unit.shape != pixels.shape[:1]:
                 raise ValueError(f"{name} has the shape {pixels.shape}, its unit {unit.shape}")
@@ -184,7 +179,7 @@ def scene_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def unpack_bits(bits: npt.NDArray[Any], shape: Sequence[int]) -> npt.NDArray[np.bool_]:
+def unpack_bits(bits: npt.NDArray[Any], shape: Sequence[int]) -> BoolArray:
     """Unpack the bits of a mask of a shape, of which there must be enough and not more."""
     count = math.prod(shape)
     if bits.dtype != np.uint8 or bits.shape != (-(-count // 8),):
@@ -192,7 +187,7 @@ def unpack_bits(bits: npt.NDArray[Any], shape: Sequence[int]) -> npt.NDArray[np.
     return np.unpackbits(bits, count=count).view(bool).reshape(tuple(shape))
 
 
-def unpack_masks(data: Mapping[str, npt.NDArray[Any]], count: int) -> list[npt.NDArray[np.bool_]]:
+def unpack_masks(data: Mapping[str, npt.NDArray[Any]], count: int) -> list[BoolArray]:
     """Unpack the masks of sources from the ``shapes`` (source, axis) and ``bits`` of a scene."""
     shapes, origins = data["shapes"], data["origins"]
     if shapes.ndim != 2 or len(shapes) != count or origins.shape != (count, 2):
@@ -205,7 +200,7 @@ def unpack_masks(data: Mapping[str, npt.NDArray[Any]], count: int) -> list[npt.N
     return [bits[start:end].reshape(shape) for start, end, shape in zip(starts, ends, shapes, strict=True)]
 
 
-def masked_boxes(valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def masked_boxes(valid: BoolArray) -> IntArray:
     """Cover the unusable pixels of an image (y, x), and no other, with boxes that share no pixel.
 
     They are (y0, x0, y1, x1), half open, int64, (box, 4): runs along rows, those of

@@ -17,6 +17,7 @@ from torchvision.models.detection import MaskRCNN
 
 from ..images.classes import CLASS_NAMES, STAR
 from ..images.normalize import LuptonSettings, ZScoreSettings, normalize
+from ..metrics.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from ..metrics.average_precision import average_precision
 from ..metrics.matching import greedy_match
 from ..metrics.spans import mask_pairs
@@ -35,15 +36,14 @@ curve by little and take most of the time (`float`)."""
 class ValidationImage:
     """A normalised image and the sources in it."""
 
-    image: npt.NDArray[np.float32]  # normalised image, (band, y, x)
-    valid: npt.NDArray[np.bool_]  # usable pixels, (y, x)
-    labels: npt.NDArray[np.int64]  # classes, (source,): 1 is a star, 2 a galaxy
-    masks: list[npt.NDArray[np.bool_]]  # truth masks, (y, x) each
+    image: Float32Array  # normalised image, (band, y, x)
+    valid: BoolArray  # usable pixels, (y, x)
+    labels: IntArray  # classes, (source,): 1 is a star, 2 a galaxy
+    masks: list[BoolArray]  # truth masks, (y, x) each
     origins: npt.NDArray[np.int32]  # (y0, x0) of each mask, (source, 2), px
-    # Sources that count in the figures, (source,); the others are neither hits nor misses.
-    asked: npt.NDArray[np.bool_]
+    asked: BoolArray  # sources that count in the figures, (source,); the others are neither hits nor misses
     # Widths of the PSF as `~lsst.meas.maskrcnn.network.psf.add_psf_planes` takes them, (band,), px.
-    psf_fwhm: npt.NDArray[np.float32] | None = None
+    psf_fwhm: Float32Array | None = None
 
 
 def validation_precision(
@@ -61,7 +61,7 @@ def validation_precision(
     whatever class, are passed over.
     """
     settings = settings or DetectionSettings(score_threshold=LOWEST_SCORE)
-    rows: dict[int, list[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]] = {1: [], 2: []}
+    rows: dict[int, list[tuple[Float32Array, BoolArray]]] = {1: [], 2: []}
     n_truth = {1: 0, 2: 0}
     n_detections = 0
     # A training may have frozen some modules, which train() would not know.
@@ -117,7 +117,7 @@ def validation_image(
 
 def realize_scene(
     scene: TrainingScene, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+) -> tuple[Float32Array, Float32Array, FloatArray]:
     """Make the pixels of a scene as it is, without any augmentation.
 
     Returns fluxes and variances, float32, (band, y, x), nJy and nJy^2, and the noise
@@ -131,8 +131,8 @@ def realize_scene(
 
 
 def asked_sources(
-    scene: TrainingScene, sky_sigma: npt.NDArray[np.float64], min_area: int, min_peak_snr: float
-) -> npt.NDArray[np.bool_]:
+    scene: TrainingScene, sky_sigma: FloatArray, min_area: int, min_peak_snr: float
+) -> BoolArray:
     """Choose the sources of a scene that must be found, bool, (source,), as in `validation_image`."""
     asked = np.array([np.count_nonzero(mask) >= min_area for mask in scene.masks], dtype=bool)
     if scene.noisy and len(asked):
@@ -151,10 +151,10 @@ class ComparedScene:
     noise: npt.NDArray[np.floating]
     """Of an empty pixel, (band,), in the unit of the flux."""
     found: Detections
-    is_star: npt.NDArray[np.bool_]
-    masks: list[npt.NDArray[np.bool_]]
+    is_star: BoolArray
+    masks: list[BoolArray]
     origins: npt.NDArray[np.integer]
-    asked: npt.NDArray[np.bool_]
+    asked: BoolArray
     """Whether the source is to be found, (source,)."""
 
 
@@ -188,9 +188,7 @@ class SceneValidator:
         return ComparedScene(flux, sigma, found, item.labels == STAR, item.masks, item.origins, item.asked)
 
 
-def _outcomes(
-    found: Detections, item: ValidationImage, label: int
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+def _outcomes(found: Detections, item: ValidationImage, label: int) -> tuple[Float32Array, BoolArray]:
     """Scores of the detections of a class, and whether each has a truth."""
     chosen = np.flatnonzero((found.p_star > 0.5) == (label == 1))
     chance = found.p_star if label == 1 else 1.0 - found.p_star
@@ -202,12 +200,8 @@ def _outcomes(
 
 
 def _matched(
-    found: Detections,
-    chosen: npt.NDArray[np.int64],
-    item: ValidationImage,
-    truth: npt.NDArray[np.int64],
-    score: npt.NDArray[np.float32],
-) -> npt.NDArray[np.bool_]:
+    found: Detections, chosen: IntArray, item: ValidationImage, truth: IntArray, score: Float32Array
+) -> BoolArray:
     """Return which of the chosen detections match one of these truths."""
     pairs = mask_pairs(
         [found.masks[i] for i in chosen],
