@@ -25,7 +25,7 @@ from torch import Tensor
 
 from ..images.archives import read_arrays
 from ..images.files import write_atomically
-from ..images.pixels import tight, tight_box
+from ..images.pixels import tight
 from ..metrics.arrays import BoolArray, Float32Array, IntArray
 from ..network.band_layers import Field, pack_bands
 from ..network.psf import USUAL_FWHM
@@ -36,7 +36,8 @@ from ..scenes.presets import PRESETS, preset_config
 from ..scenes.simulate import Scene, simulate_scene
 from ..scenes.survey_mixture import draw_survey_scene, random_survey_config
 from ..scenes.truth import source_mask
-from .training_scene import scene_errors, unpack_bits, unpack_masks
+from .targets import cut_mask
+from .training_scene import pack_masks, scene_errors, unpack_bits, unpack_masks
 
 _FAINTEST_FOUND, _FAINTEST_IGNORED = 5.0, 3.0
 """S/N in all bands together from which sources are to be found, and below which
@@ -150,9 +151,7 @@ def write_band_scene(scene: BandScene, path: str | os.PathLike[str]) -> None:
     arrays = {name: getattr(scene, name) for name in _PLAIN}
     arrays["pixels"] = np.rint(_STEPS * np.arcsinh(scene.pixels)).astype(np.int16)
     arrays.update({name: np.packbits(getattr(scene, name)) for name in _BITS})
-    arrays["shapes"] = np.array([mask.shape for mask in scene.masks], np.int32).reshape(-1, 3)
-    bits = [mask.ravel() for mask in scene.masks]
-    arrays["bits"] = np.packbits(np.concatenate(bits) if bits else np.zeros(0, bool))
+    arrays.update(pack_masks(scene.masks, 3))
     buffer = BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_atomically(Path(path), buffer.getvalue())
@@ -316,20 +315,15 @@ def _cut_truth(
     )
     boxes, masks, kept, ignored = [], [], [], []
     for index in np.flatnonzero(snr >= faintest).tolist():
-        y, x = scene.origins[index] - np.array(corner)
-        mask = scene.masks[index][outline]
-        low, high = (max(y, 0), max(x, 0)), (min(y + mask.shape[0], height), min(x + mask.shape[1], width))
-        if low[0] >= high[0] or low[1] >= high[1]:
+        y, x = (scene.origins[index] - np.array(corner)).tolist()
+        part, y0, x0 = cut_mask(scene.masks[index][outline], y, x, (height, width))
+        if not part.size:
             continue
-        part = mask[low[0] - y : high[0] - y, low[1] - x : high[1] - x]
-        inner = tight_box(part)
-        if inner is None:
-            continue
-        y_range, x_range = inner
-        box = (low[1] + x_range.start, low[0] + y_range.start, low[1] + x_range.stop, low[0] + y_range.stop)
+        box = (x0, y0, x0 + part.shape[1], y0 + part.shape[0])
+        here = np.s_[y0 : box[3], x0 : box[2]]
         whole = np.zeros((height, width), bool)
-        whole[low[0] : high[0], low[1] : high[1]] = part
-        usable = known[low[0] : high[0], low[1] : high[1]][part].mean() >= 0.5
+        whole[here] = part
+        usable = known[here][part].mean() >= 0.5
         wanted = (
             inside[index]
             and usable

@@ -132,7 +132,7 @@ def make_target(
             mask, margin = grow_mask(mask, float(growth[index]))
             top, left = top - margin, left - margin
             area = int(np.count_nonzero(mask))
-        part, top, left = _cut_mask(mask, top, left, shape, tight=not grown)
+        part, top, left = cut_mask(mask, top, left, shape, tight=not grown)
         visible = area if part is mask and not grown else int(np.count_nonzero(part))
         if visible == 0:
             continue
@@ -160,13 +160,16 @@ def make_target(
     }
 
 
-def _cut_mask(
-    mask: BoolArray, top: int, left: int, shape: tuple[int, int], tight: bool
+def cut_mask(
+    mask: BoolArray, top: int, left: int, shape: tuple[int, int], *, tight: bool = False
 ) -> tuple[BoolArray, int, int]:
-    """Cut a mask at the edge of a crop, tightly; the mask itself if nothing is cut."""
+    """Cut a mask whose first pixel is (top, left) at the edge of an image (y, x), and to its bounding box.
+
+    Returns the part, (0, 0) if nothing is left, and its first pixel. One that is ``tight`` is given back
+    as it is if nothing is cut.
+    """
     height, width = shape
-    bottom, right = top + mask.shape[0], left + mask.shape[1]
-    if top >= 0 and left >= 0 and bottom <= height and right <= width:
+    if top >= 0 and left >= 0 and top + mask.shape[0] <= height and left + mask.shape[1] <= width:
         if tight:
             return mask, top, left
         part = mask

@@ -90,8 +90,6 @@ def write_scene(scene: TrainingScene, path: str | os.PathLike[str]) -> None:
     Pixels are kept in half precision, in units of the noise, where that costs less than a
     hundredth of the noise on the sky and a part in 2000 of a source.
     """
-    shapes = np.array([mask.shape for mask in scene.masks], dtype=np.int32).reshape(-1, 2)
-    bits = np.concatenate([mask.ravel() for mask in scene.masks]) if scene.masks else np.zeros(0, dtype=bool)
     noise = np.sqrt(np.median(scene.variance[:, ::4, ::4], axis=(1, 2))).astype(np.float32)
     optional: dict[str, Any] = {
         "psf_fwhm": scene.psf_fwhm,
@@ -114,8 +112,7 @@ def write_scene(scene: TrainingScene, path: str | os.PathLike[str]) -> None:
         labels=scene.labels,
         peak_flux=scene.peak_flux,
         origins=scene.origins,
-        shapes=shapes,
-        bits=np.packbits(bits),
+        **pack_masks(scene.masks, 2),
         noisy=np.array(scene.noisy),
         **arrays,
     )
@@ -185,6 +182,13 @@ def unpack_bits(bits: npt.NDArray[Any], shape: Sequence[int]) -> BoolArray:
     if bits.dtype != np.uint8 or bits.shape != (-(-count // 8),):
         raise ValueError(f"{bits.size} bytes of {bits.dtype} for the bits of a mask of shape {tuple(shape)}")
     return np.unpackbits(bits, count=count).view(bool).reshape(tuple(shape))
+
+
+def pack_masks(masks: Sequence[BoolArray], axes: int) -> dict[str, npt.NDArray[Any]]:
+    """Pack masks of so many axes into ``shapes`` (source, axis) and ``bits``."""
+    bits = np.concatenate([np.zeros(0, bool), *(mask.ravel() for mask in masks)])
+    shapes = np.array([mask.shape for mask in masks], dtype=np.int32).reshape(-1, axes)
+    return {"shapes": shapes, "bits": np.packbits(bits)}
 
 
 def unpack_masks(data: Mapping[str, npt.NDArray[Any]], count: int) -> list[BoolArray]:
