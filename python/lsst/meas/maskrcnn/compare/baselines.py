@@ -128,11 +128,10 @@ class PhotutilsDeblender(_ContourDeblender):
     def _segment(self, image: np.ndarray, unusable: np.ndarray) -> np.ndarray:
         segmentation = import_optional("photutils.segmentation", "compare")
         # By position: the names of these two have changed between versions.
+        nothing = import_optional("photutils.utils.exceptions", "compare").NoDetectionsWarning
         with warnings.catch_warnings():
             # No sources are a result.
-            warnings.simplefilter(
-                "ignore", import_optional("photutils.utils.exceptions", "compare").NoDetectionsWarning
-            )
+            warnings.simplefilter("ignore", nothing)
             found = segmentation.detect_sources(image, self.threshold, self.min_area, mask=unusable)
         if found is None:
             return np.zeros(image.shape, dtype=np.int64)

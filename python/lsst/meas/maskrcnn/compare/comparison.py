@@ -489,9 +489,8 @@ def _without_template(field: DeblendedField, images: FieldImages) -> BoolArray:
     bare = np.any([one.spans.areas == 0 for one in field.templates.values()], axis=0)
     # Where a child has no mask either, all pixels of its parent are taken.
     lost = np.unique(field.parent[bare & (field.spans.areas == 0)])
-    return images.paint_masks(
-        SpanMasks.concatenate([field.spans.select(np.flatnonzero(bare)), field.parent_spans.select(lost)])
-    )
+    parts = [field.spans.select(np.flatnonzero(bare)), field.parent_spans.select(lost)]
+    return images.paint_masks(SpanMasks.concatenate(parts))
 
 
 def _residuals(field: DeblendedField, regions: SpanMasks, images: FieldImages, usable: BoolArray) -> Columns:

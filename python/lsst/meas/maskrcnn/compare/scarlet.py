@@ -384,13 +384,10 @@ def _with_regions(
             ready.extend(members)
             continue
         box, spans = footprint.getBBox(), np.asarray(footprint.getSpans().asArray(), dtype=bool)
-        place: dict[str, Any] = {
-            "origin": (box.getMinY(), box.getMinX()),
-            "shape": spans.shape,
-            "spans": spans,
-        }
+        origin = box.getMinY(), box.getMinX()
+        whole = dataclasses.replace(members[0], id=root, origin=origin, shape=spans.shape, spans=spans)
         sources = tuple(source for member in members for source in member.sources)
-        ready.append(dataclasses.replace(members[0], id=root, sources=sources, **place))
+        ready.append(dataclasses.replace(whole, sources=sources))
     return ready
 
 

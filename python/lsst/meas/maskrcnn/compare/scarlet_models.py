@@ -328,11 +328,8 @@ def _read_zip(archive: ZipReader, path: str) -> ScarletModels:
             if "source_type" not in node or "blend_type" in node:
                 yield name, node
 
-    header = {
-        name: _parse_json(archive.read(name), f"{path}, member {name}")
-        for name in _SPECIAL_MEMBERS
-        if name in names
-    }
+    special = [name for name in _SPECIAL_MEMBERS if name in names]
+    header = {name: _parse_json(archive.read(name), f"{path}, member {name}") for name in special}
     return _parse_models(_Node(header, path), blends())
 
 
@@ -451,9 +448,8 @@ def _parse_component(node: _Node) -> ScarletComponent:
         morph = node.array("model", shape)
         spectrum = np.ones(len(morph), dtype=np.float32)
     peak = node.get("peak")
-    return ScarletComponent(
-        node.pair("origin"), None if peak is None else (float(peak[0]), float(peak[1])), morph, spectrum
-    )
+    place = None if peak is None else (float(peak[0]), float(peak[1]))
+    return ScarletComponent(node.pair("origin"), place, morph, spectrum)
 
 
 def _joint_box(components: Sequence[ScarletComponent]) -> tuple[int, int, int, int]:

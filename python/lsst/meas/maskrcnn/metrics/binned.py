@@ -176,9 +176,8 @@ def binned_statistics(x: ArrayLike, values: ArrayLike, edges: ArrayLike) -> Binn
     n = np.array([part.n for part in parts], dtype=np.int64)
     outliers = np.array([part.outliers.hits for part in parts], dtype=np.int64)
     columns = {name: np.array([getattr(part, name) for part in parts]) for name in _STATISTICS}
-    return BinnedStatistics(
-        edges, center, n, **columns, outliers=_binned_fraction(edges, center, outliers, n)
-    )
+    far = _binned_fraction(edges, center, outliers, n)
+    return BinnedStatistics(edges, center, n, **columns, outliers=far)
 
 
 def weighted_median(values: FloatArray, weights: FloatArray) -> FloatArray:

@@ -235,9 +235,8 @@ def group_quality(groups: BlendGroups, match: ArrayLike, iou: ArrayLike) -> Floa
     """
     match = _check_match(groups, match)
     found = np.flatnonzero((match >= 0) & (groups.detection_group >= 0))
-    total = np.bincount(
-        groups.detection_group[found], weights=np.asarray(iou, dtype=float)[found], minlength=groups.n_groups
-    )
+    overlap = np.asarray(iou, dtype=float)[found]
+    total = np.bincount(groups.detection_group[found], weights=overlap, minlength=groups.n_groups)
     # Pairs + (t - pairs) / 2 + (d - pairs) / 2.
     return total / (0.5 * (groups.n_truth + groups.n_detection))
 

@@ -161,9 +161,8 @@ def paired_bootstrap(
             + " Give both the same images in the same order."
         )
     seed = int(rng.integers(2**63))
-    return paired_result(
-        *(bootstrap(one, np.random.default_rng(seed), n_samples, level) for one in (first, second))
-    )
+    results = (bootstrap(one, np.random.default_rng(seed), n_samples, level) for one in (first, second))
+    return paired_result(*results)
 
 
 def paired_result(first: BootstrapResult, second: BootstrapResult) -> PairedResult:

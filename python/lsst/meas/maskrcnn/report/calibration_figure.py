@@ -78,9 +78,7 @@ def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure
         ]
         for column, (title, curves) in enumerate([("all", both), *parts]):
             top, bottom = axes[6 * row + column], axes[6 * row + 3 + column]
-            results = {
-                name: (style, reliability(given, true)) for name, (style, given, true) in curves.items()
-            }
+            results = {name: (style, reliability(*cases)) for name, (style, *cases) in curves.items()}
             _draw_curves(top, bottom, results)
             add_legend(top, loc="lower right", handlelength=2.2)
             top.set_title(f"{x_label}: {title}", fontsize=LABEL_SIZE)

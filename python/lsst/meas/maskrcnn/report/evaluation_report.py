@@ -265,10 +265,8 @@ def _calibration_parts(draw: EvaluationFigures) -> list[Part]:
         figures.append((draw.blend_roc(), "Receiver operating characteristic of pBlend."))
         about = "Share of matched sources within one FWHM of another against pBlend."
         figures.append((draw.calibration("p_blend"), about))
-    return [
-        *parts,
-        *_plots(figures, "Reliability with 68 % intervals; ECE is the expected calibration error."),
-    ]
+    note = "Reliability with 68 % intervals; ECE is the expected calibration error."
+    return [*parts, *_plots(figures, note)]
 
 
 def _residual_parts(draw: EvaluationFigures) -> list[Part]:
@@ -295,10 +293,8 @@ def _residual_parts(draw: EvaluationFigures) -> list[Part]:
 
 
 def _blend_parts(run: EvaluatedRun, others: Sequence[EvaluatedRun]) -> list[Part]:
-    shares = {
-        (letter if others else "this run"): blend_shares(one.metrics)
-        for letter, one in zip(run_letters(1 + len(others)), [run, *others])
-    }
+    names = run_letters(1 + len(others)) if others else ["this run"]
+    shares = {name: blend_shares(one.metrics) for name, one in zip(names, [run, *others])}
     shares = {name: one for name, one in shares.items() if one["recognized"].total}
     if not shares:
         return []

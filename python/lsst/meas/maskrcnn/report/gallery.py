@@ -69,6 +69,8 @@ def draw_entry(cutout: BlendCutout, *, kind: str, patch: tuple[int, int], qualit
 
 
 _Cut = Callable[[int], BlendCutout]
+_Kept = tuple[tuple[float, int], tuple[int, ...], GalleryEntry]
+"""Rank by how extreme it is, the most extreme first, place and entry."""
 
 
 class BlendGallery:
@@ -82,11 +84,8 @@ class BlendGallery:
         self.number = number
         self.bands = list(bands)
         self._n_blends = 0
-        # By how extreme, the most extreme first: rank, place and entry.
-        kinds = ("busiest", "best", "worst", "failure")
-        self._kept: dict[str, list[tuple[tuple[float, int], tuple[int, ...], GalleryEntry]]] = {
-            kind: [] for kind in kinds
-        }
+        kinds = "busiest", "best", "worst", "failure"
+        self._kept: dict[str, list[_Kept]] = {kind: [] for kind in kinds}
 
     def add(self, patch: tuple[int, int], groups: NDArray[np.void], cut: _Cut) -> None:
         """Take those of the blends of a tract and patch that are extreme.

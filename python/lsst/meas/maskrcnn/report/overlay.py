@@ -198,17 +198,9 @@ def _draw_key(
         Line2D([], [], color=GALAXY_COLOR, lw=2.0, label=f"galaxy ({len(is_star) - n_star})"),
         Line2D([], [], color="white", ls="", marker="$12$", ms=9.0, label="id in the catalogue"),
     ]
-    place: dict[str, Any] = {
-        "loc": "center left",
-        "bbox_to_anchor": (_MARGIN_LEFT / width, 0.5),
-        "borderaxespad": 0.0,
-    }
-    style: dict[str, Any] = {
-        "labelspacing": 0.15,
-        "facecolor": "#222222",
-        "framealpha": 1.0,
-        "labelcolor": "white",
-    }
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (_MARGIN_LEFT / width, 0.5)}
+    place |= {"borderaxespad": 0.0, "labelspacing": 0.15}
+    style = {"facecolor": "#222222", "framealpha": 1.0, "labelcolor": "white"}
     columns, size = (3, 8.5) if width > 6.0 else (1, 6.0)
     strip.legend(handles=handles, ncols=columns, fontsize=size, **place, **style)
     if wcs is not None:
@@ -293,13 +285,8 @@ def _label_ids(
             continue
         occupied = np.concatenate([occupied, place[None]])
         color = STAR_COLOR if is_star[index] else GALAXY_COLOR
-        style: dict[str, Any] = {
-            "fontsize": font_size,
-            "color": color,
-            "path_effects": effect,
-            "clip_on": True,
-        }
-        axes.text(x, y, labels[index], ha="center", va="bottom", **style)
+        style: dict[str, Any] = {"fontsize": font_size, "path_effects": effect, "clip_on": True}
+        axes.text(x, y, labels[index], color=color, ha="center", va="bottom", **style)
 
 
 def _draw_axes_labels(axes: Any, wcs: WCS | None) -> None:

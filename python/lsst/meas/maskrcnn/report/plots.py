@@ -271,15 +271,10 @@ def plot_blends(shares: Mapping[str, Mapping[str, Fraction]]) -> Figure:
         error = np.array([[share.value - share.low, share.high - share.value] for share in ends]).T
         x = place + (index - 0.5 * (len(shares) - 1)) * step
         hatch = hatches[index % 5]
-        fill: dict[str, Any] = {
-            "color": "white" if hatch else style.color,
-            "edgecolor": style.color,
-            "hatch": hatch,
-        }
-        bars: dict[str, Any] = {
-            "yerr": np.nan_to_num(np.maximum(error, 0.0)),
-            "error_kw": {"lw": 0.9, "capsize": 2.0, "ecolor": "black"},
-        }
+        color = "white" if hatch else style.color
+        fill: dict[str, Any] = {"color": color, "edgecolor": style.color, "hatch": hatch}
+        caps = {"lw": 0.9, "capsize": 2.0, "ecolor": "black"}
+        bars: dict[str, Any] = {"yerr": np.nan_to_num(np.maximum(error, 0.0)), "error_kw": caps}
         label = f"{name} ({ends[0].total} blends)" if name else f"{ends[0].total} blends"
         axis.bar(x, np.nan_to_num(value), 0.92 * step, label=label, **fill, **bars)
     axis.set_xticks(place, BLEND_KINDS, rotation=20, ha="right", rotation_mode="anchor")

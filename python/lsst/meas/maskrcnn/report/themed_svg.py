@@ -103,9 +103,7 @@ class ThemedSvg:
 
     def styles(self, dark: bool) -> str:
         """Return the declarations of CSS variables for the colours of all figures so far."""
-        return "".join(
-            f"--p-{color[1:]}:{dark_color(color) if dark else color};" for color in sorted(self._colors)
-        )
+        return "".join(f"--p-{one[1:]}:{dark_color(one) if dark else one};" for one in sorted(self._colors))
 
     def _recolor(self, match: re.Match[str]) -> str:
         def variable(found: re.Match[str]) -> str:

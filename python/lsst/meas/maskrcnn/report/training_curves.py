@@ -129,9 +129,5 @@ def _mark_stages(
         for panel in panels:
             if start > 0:
                 panel.axvline(start, color="0.6", linewidth=0.7, linestyle=(0, (2, 2)), zorder=0)
-        above: dict[str, Any] = {
-            "xycoords": ("data", "axes fraction"),
-            "xytext": (2, 2),
-            "textcoords": "offset points",
-        }
-        panels[0].annotate(name, (start, 1.0), fontsize=NOTE_SIZE, va="bottom", **above)
+        above: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        panels[0].annotate(name, (start, 1.0), (2, 2), fontsize=NOTE_SIZE, va="bottom", **above)

@@ -44,10 +44,8 @@ class DrawnValidation:
         about = f"truth: {len(first.asked)} sources, {int(first.asked.sum())} of them count"
         truth = PageField(rgb, self.pixel_scale, about, **of_truth, flagged=~first.asked, has_truth=True)
         of_found: dict[str, Any] = {"origins": found.origins[likely], "is_star": found.p_star[likely] > 0.5}
-        of_found |= {
-            "masks": [found.masks[index] for index in likely],
-            "flagged": np.zeros(len(likely), bool),
-        }
+        masks = [found.masks[index] for index in likely]
+        of_found |= {"masks": masks, "flagged": np.zeros(len(likely), bool)}
         about = f"found: {len(likely)} sources with a score of at least 0.5"
         predicted = PageField(rgb, self.pixel_scale, about, **of_found, has_truth=True)
         title = f"validation {number}: AP50 {figures['ap50']:.3f}"

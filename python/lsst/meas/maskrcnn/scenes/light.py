@@ -235,9 +235,8 @@ class Painter:
         phase = np.exp(-1j * offset_y * ky) * np.exp(-1j * offset_x * kx)
 
         profile = sersic_profile(disc_sersic)
-        disc = (
-            profile.transform(transformed_square(ellipse_matrix(*disc_shape, position_angle), kx, ky)) * phase
-        )
+        k2 = transformed_square(ellipse_matrix(*disc_shape, position_angle), kx, ky)
+        disc = profile.transform(k2) * phase
         parts: DiscStructure | None = None
         if structure is not None:
             parts = draw_structure(

@@ -146,9 +146,8 @@ def draw_scene(config: SceneConfig, population: np.ndarray, rng: np.random.Gener
     psfs = _draw_psfs(config, rng)
     shifts = rng.normal(0.0, 1.0, (len(config.bands), 2)) * config.misregistration
     shifts[0] = 0.0
-    sky_sigma = np.array([c.noise_sigma for c in config.band_conditions()]) / math.sqrt(
-        config.exposure_factor
-    )
+    noise = np.array([c.noise_sigma for c in config.band_conditions()])
+    sky_sigma = noise / math.sqrt(config.exposure_factor)
     fluxes = source_fluxes(population, config.bands)
     sources = _source_table(population, fluxes[0] + fluxes[1], config.bands)
     painter = _ScenePainter(config, population, fluxes, psfs, shifts, sky_sigma, rng)

@@ -169,9 +169,8 @@ def _source_losses(
             few_truths.append(project_masks_on_boxes(target["masks"], box[at[pick]], match[pick], 28))
     shapes = network.masks(features, few_boxes).float()
     index = torch.cat(few_labels)
-    losses["mask"] = F.binary_cross_entropy_with_logits(
-        shapes[torch.arange(len(index), device=index.device), index], torch.cat(few_truths)
-    )
+    rows = torch.arange(len(index), device=index.device)
+    losses["mask"] = F.binary_cross_entropy_with_logits(shapes[rows, index], torch.cat(few_truths))
     return losses
 
 

@@ -17,7 +17,7 @@ from ..images.classes import STAR
 from ..metrics.average_precision import average_precision
 from ..metrics.calibration import threshold_at_purity
 from ..metrics.matching import greedy_match
-from ..metrics.spans import mask_pairs
+from ..metrics.spans import SpanMasks, mask_iou
 from ..network.any_band import AnyBandNetwork
 from ..network.any_band_detect import detect_bands
 from ..network.detections import Detections
@@ -172,20 +172,15 @@ def _compare(found: Detections, target: dict[str, torch.Tensor]) -> dict[str, np
     """Match the detections and the truths of a scene, by masks and by places."""
     fwhm = float(target["fwhm"])
     labels = target["labels"].numpy()
-    cutouts, origins = _truth_masks(target)
+    spans = SpanMasks.from_masks(found.masks, found.origins)
+    truths = SpanMasks.from_masks(*_truth_masks(target))
     result: dict[str, np.ndarray] = {}
     ignored = target["ignore_centres"].numpy()
     for label in (1, 2):
         chosen = np.flatnonzero((found.p_star > 0.5) == (label == 1))
         score = found.scores[chosen] * (found.p_star if label == 1 else 1 - found.p_star)[chosen]
         truth = np.flatnonzero(labels == label)
-        pairs = mask_pairs(
-            [found.masks[i] for i in chosen],
-            found.origins[chosen],
-            [cutouts[i] for i in truth],
-            origins[truth],
-        )
-        hit = greedy_match(pairs, score, len(truth), 0.5) >= 0
+        hit = greedy_match(mask_iou(spans.select(chosen), truths.select(truth)), score, len(truth)) >= 0
         near = _distance(found.positions[chosen, ::-1], ignored).min(axis=1, initial=np.inf) < 0.7 * fwhm
         counts = hit | ~near
         result |= {f"score_{label}": score[counts], f"hit_{label}": hit[counts]}

@@ -90,9 +90,7 @@ class AugmentSettings:
     @property
     def changes_pixels(self) -> bool:
         """Whether pixel values may differ between realisations (`bool`)."""
-        return any(
-            getattr(self, field.name) > 0 for field in fields(self) if field.name.endswith("_probability")
-        )
+        return any(getattr(self, one.name) > 0 for one in fields(self) if one.name.endswith("_probability"))
 
     @classmethod
     def published(cls) -> Self:

@@ -310,9 +310,7 @@ def _cut_truth(
     at = np.clip(np.rint(positions).astype(int), 0, (height - 1, width - 1))
     there = valid[:, at[:, 0], at[:, 1]].T
     snr: Float32Array = np.sqrt(((scene.snr[:, bands] / noise) ** 2 * there).sum(axis=1))
-    inside = np.logical_and.reduce(
-        (positions >= -0.5) & (positions < np.array([height, width]) - 0.5), axis=1
-    )
+    inside = ((positions >= -0.5) & (positions < np.array([height, width]) - 0.5)).all(axis=1)
     boxes, masks, kept, ignored = [], [], [], []
     for index in np.flatnonzero(snr >= faintest).tolist():
         y, x = (scene.origins[index] - np.array(corner)).tolist()
@@ -324,30 +322,21 @@ def _cut_truth(
         whole = np.zeros((height, width), bool)
         whole[here] = part
         usable = known[here][part].mean() >= 0.5
-        wanted = (
-            inside[index]
-            and usable
-            and snr[index] >= _FAINTEST_FOUND
-            and scene.peak_share[index] >= _LEAST_SHARE
-        )
-        if wanted:
+        bright = snr[index] >= _FAINTEST_FOUND and scene.peak_share[index] >= _LEAST_SHARE
+        if inside[index] and usable and bright:
             kept.append(index)
             boxes.append(box)
             masks.append(whole)
         else:
             ignored.append((index, box))
     keep = np.array(kept, int)
-    apart = (
-        np.hypot(*(positions[keep, None] - positions[keep]).transpose(2, 0, 1)) / fwhm
-        if kept
-        else np.zeros((0, 0))
-    )
+    apart = np.hypot(*(positions[keep, None] - positions[keep]).transpose(2, 0, 1)) / fwhm
     flux = snr[keep]
     brighter = flux > flux[:, None]
     merged: BoolArray = np.logical_or.reduce((apart < _RESOLVED) & brighter, axis=1)
     least = np.minimum(flux, flux[:, None]) / (flux + flux[:, None] + 1e-9)
     mixed = (apart < _BLEND_RADIUS) & (least >= _BLEND_SHARE) & ~np.eye(len(keep), dtype=bool)
-    blended = mixed.any(axis=1) if kept else np.zeros(0, bool)
+    blended = mixed.any(axis=1)
     rows = np.flatnonzero(~merged)
     return {
         "boxes": torch.tensor(np.array(boxes, np.float32).reshape(-1, 4)[rows]),

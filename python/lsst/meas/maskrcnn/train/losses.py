@@ -154,18 +154,14 @@ class LossNetwork(nn.Module):
         for logits, offsets, aim, label, positive, negative in rows:
             at = torch.where(positive)[0]
             sampled = torch.cat([at, torch.where(negative)[0]])
-            scores.append(
-                F.binary_cross_entropy_with_logits(logits[sampled].float(), label[sampled], reduction="sum")
-                / max(len(sampled), 1)
-            )
-            regressions.append(
-                F.smooth_l1_loss(offsets[at].float(), aim[at], beta=_BETA, reduction="sum")
-                / max(len(sampled), 1)
-            )
-        return proposals, {
-            "loss_objectness": torch.stack(scores),
-            "loss_rpn_box_reg": torch.stack(regressions),
-        }
+            count = max(len(sampled), 1)
+            given, true = logits[sampled].float(), label[sampled]
+            score = F.binary_cross_entropy_with_logits(given, true, reduction="sum")
+            regression = F.smooth_l1_loss(offsets[at].float(), aim[at], beta=_BETA, reduction="sum")
+            scores.append(score / count)
+            regressions.append(regression / count)
+        losses = {"loss_objectness": torch.stack(scores), "loss_rpn_box_reg": torch.stack(regressions)}
+        return proposals, losses
 
     def _classify(
         self,
@@ -179,9 +175,8 @@ class LossNetwork(nn.Module):
         with torch.no_grad():
             proposals, matched, labels, wanted = self._sample_proposals(proposals, targets)
         counts = [len(label) for label in labels]
-        logits, regression = heads.box_predictor(
-            heads.box_head(heads.box_roi_pool(features, proposals, sizes))
-        )
+        pooled = heads.box_roi_pool(features, proposals, sizes)
+        logits, regression = heads.box_predictor(heads.box_head(pooled))
         classes, boxes = [], []
         rows = zip(logits.float().split(counts), regression.float().split(counts), labels, wanted)
         for scores, offsets, label, aim in rows:
@@ -203,11 +198,8 @@ class LossNetwork(nn.Module):
                 continue
             truth = project_masks_on_boxes(target["masks"], boxes_at, index[at], shape.shape[-1])
             masks.append(F.binary_cross_entropy_with_logits(shape[torch.arange(len(at)), label[at]], truth))
-        return {
-            "loss_classifier": torch.stack(classes),
-            "loss_box_reg": torch.stack(boxes),
-            "loss_mask": torch.stack(masks),
-        }
+        losses = {"loss_classifier": classes, "loss_box_reg": boxes, "loss_mask": masks}
+        return {name: torch.stack(of_images) for name, of_images in losses.items()}
 
     def _sample_proposals(
         self, proposals: list[Tensor], targets: list[dict[str, Tensor]]
@@ -216,9 +208,8 @@ class LossNetwork(nn.Module):
         heads = self.network.roi_heads
         sources = [target["boxes"].to(proposals[0].dtype) for target in targets]
         proposals = heads.add_gt_proposals(proposals, sources)
-        matched, labels = heads.assign_targets_to_proposals(
-            proposals, sources, [target["labels"] for target in targets]
-        )
+        classes = [target["labels"] for target in targets]
+        matched, labels = heads.assign_targets_to_proposals(proposals, sources, classes)
         labels = list(map(exclude_ignored, labels, proposals, targets))
         sampled = heads.subsample(labels)
         proposals = [boxes[index] for boxes, index in zip(proposals, sampled, strict=True)]

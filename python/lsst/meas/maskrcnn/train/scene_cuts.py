@@ -27,9 +27,7 @@ def split_scene(scene: TrainingScene, size: int) -> list[TrainingScene]:
     high = low + shapes
     positions = 0.5 * (low + high - 1.0) if scene.positions is None else scene.positions.astype(float)
     ignore = np.zeros(len(shapes), bool) if scene.ignore is None else scene.ignore
-    rows, columns = (
-        np.linspace(0, side, -(-side // size) + 1).round().astype(int) for side in scene.valid.shape
-    )
+    rows, columns = (np.linspace(0, n, -(-n // size) + 1).round().astype(int) for n in scene.valid.shape)
     pieces = []
     for start in ((y, x) for y in zip(rows, rows[1:]) for x in zip(columns, columns[1:])):
         (y0, y1), (x0, x1) = start

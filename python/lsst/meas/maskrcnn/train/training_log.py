@@ -28,9 +28,8 @@ class TrainingLog:
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(
-                output.with_name(f"{output.name}.tensorboard").as_posix(), purge_step=step
-            )
+            folder = output.with_name(f"{output.name}.tensorboard")
+            self._writer = SummaryWriter(folder.as_posix(), purge_step=step)
 
     def write(self, rows: Sequence[Mapping[str, Any]], last: Mapping[str, Any]) -> None:
         """Write all rows; TensorBoard gets the last one alone."""

@@ -91,12 +91,7 @@ def write_scene(scene: TrainingScene, path: str | os.PathLike[str]) -> None:
     hundredth of the noise on the sky and a part in 2000 of a source.
     """
     noise = np.sqrt(np.median(scene.variance[:, ::4, ::4], axis=(1, 2))).astype(np.float32)
-    optional: dict[str, Any] = {
-        "psf_fwhm": scene.psf_fwhm,
-        "ignore": scene.ignore,
-        "positions": scene.positions,
-        "mask_levels": scene.mask_levels,
-    }
+    optional = {name: getattr(scene, name) for name in ("psf_fwhm", "ignore", "positions", "mask_levels")}
     planes = {"noiseless": scene.noiseless, "image": scene.image, "variance": scene.variance}
     arrays: dict[str, Any] = {key: value for key, value in optional.items() if value is not None}
     for name, pixels in planes.items():

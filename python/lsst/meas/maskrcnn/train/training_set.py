@@ -85,9 +85,8 @@ def _make_one(
     preset = presets[number % len(presets)]
     path = folder / f"{preset}_{seed}_{number:05d}.npz"
     if not path.exists():
-        scene = simulate_scene(
-            preset_config(preset, shape=shape, bands=bands), np.random.default_rng([seed, number])
-        )
+        config = preset_config(preset, shape=shape, bands=bands)
+        scene = simulate_scene(config, np.random.default_rng([seed, number]))
         write_scene(to_training_scene(scene), path)
     return path
 

@@ -20,7 +20,7 @@ from ..images.normalize import LuptonSettings, ZScoreSettings, normalize
 from ..metrics.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from ..metrics.average_precision import average_precision
 from ..metrics.matching import greedy_match
-from ..metrics.spans import mask_pairs
+from ..metrics.spans import SpanMasks, mask_iou
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings, detect
 from .augment import AugmentSettings, draw_realization, realize
@@ -190,23 +190,17 @@ class SceneValidator:
 
 def _outcomes(found: Detections, item: ValidationImage, label: int) -> tuple[Float32Array, BoolArray]:
     """Scores of the detections of a class, and whether each has a truth."""
+    spans = SpanMasks.from_masks(found.masks, found.origins)
+    truths = SpanMasks.from_masks(item.masks, item.origins)
+
+    def matched(chosen: IntArray, truth: IntArray, score: Float32Array) -> BoolArray:
+        pairs = mask_iou(spans.select(chosen), truths.select(truth))
+        return greedy_match(pairs, score, len(truth)) >= 0
+
     chosen = np.flatnonzero((found.p_star > 0.5) == (label == 1))
     chance = found.p_star if label == 1 else 1.0 - found.p_star
     score = (found.scores * chance)[chosen].astype(np.float32)
-    hit = _matched(found, chosen, item, np.flatnonzero(item.asked & (item.labels == label)), score)
+    hit = matched(chosen, np.flatnonzero(item.asked & (item.labels == label)), score)
     spare = np.zeros(len(chosen), dtype=bool)
-    spare[~hit] = _matched(found, chosen[~hit], item, np.flatnonzero(~item.asked), score[~hit])
+    spare[~hit] = matched(chosen[~hit], np.flatnonzero(~item.asked), score[~hit])
     return score[~spare], hit[~spare]
-
-
-def _matched(
-    found: Detections, chosen: IntArray, item: ValidationImage, truth: IntArray, score: Float32Array
-) -> BoolArray:
-    """Return which of the chosen detections match one of these truths."""
-    pairs = mask_pairs(
-        [found.masks[i] for i in chosen],
-        found.origins[chosen],
-        [item.masks[i] for i in truth],
-        item.origins[truth],
-    )
-    return greedy_match(pairs, score, len(truth)) >= 0
