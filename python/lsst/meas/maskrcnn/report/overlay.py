@@ -200,7 +200,7 @@ def _draw_key(
     ]
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (_MARGIN_LEFT / width, 0.5)}
     place |= {"borderaxespad": 0.0, "labelspacing": 0.15}
-    style = {"facecolor": "#222222", "framealpha": 1.0, "labelcolor": "white"}
+    style: dict[str, Any] = {"facecolor": "#222222", "framealpha": 1.0, "labelcolor": "white"}
     columns, size = (3, 8.5) if width > 6.0 else (1, 6.0)
     strip.legend(handles=handles, ncols=columns, fontsize=size, **place, **style)
     if wcs is not None:

@@ -310,7 +310,7 @@ def _cut_truth(
     at = np.clip(np.rint(positions).astype(int), 0, (height - 1, width - 1))
     there = valid[:, at[:, 0], at[:, 1]].T
     snr: Float32Array = np.sqrt(((scene.snr[:, bands] / noise) ** 2 * there).sum(axis=1))
-    inside = ((positions >= -0.5) & (positions < np.array([height, width]) - 0.5)).all(axis=1)
+    inside = np.all((positions >= -0.5) & (positions < np.array([height, width]) - 0.5), axis=1)
     boxes, masks, kept, ignored = [], [], [], []
     for index in np.flatnonzero(snr >= faintest).tolist():
         y, x = (scene.origins[index] - np.array(corner)).tolist()

@@ -35,7 +35,8 @@ def split_scene(scene: TrainingScene, size: int) -> list[TrainingScene]:
         there = np.flatnonzero(((low < last) & (high > first)).all(axis=1))
         kept, masks, origins = [], [], []
         for index in there.tolist():
-            part, y, x = cut_mask(scene.masks[index], *(low[index] - first).tolist(), (y1 - y0, x1 - x0))
+            top, left = (low[index] - first).tolist()
+            part, y, x = cut_mask(scene.masks[index], top, left, (y1 - y0, x1 - x0))
             if part.size:
                 kept.append(index)
                 masks.append(part.copy())

@@ -179,7 +179,7 @@ def unpack_bits(bits: npt.NDArray[Any], shape: Sequence[int]) -> BoolArray:
     return np.unpackbits(bits, count=count).view(bool).reshape(tuple(shape))
 
 
-def pack_masks(masks: Sequence[BoolArray], axes: int) -> dict[str, npt.NDArray[Any]]:
+def pack_masks(masks: Sequence[BoolArray], axes: int) -> dict[str, Any]:
     """Pack masks of so many axes into ``shapes`` (source, axis) and ``bits``."""
     bits = np.concatenate([np.zeros(0, bool), *(mask.ravel() for mask in masks)])
     shapes = np.array([mask.shape for mask in masks], dtype=np.int32).reshape(-1, axes)
