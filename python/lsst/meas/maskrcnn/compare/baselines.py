@@ -57,9 +57,8 @@ class _ContourDeblender(Deblender):
         parent_ids = np.where(members[island] > 1, len(ids) + island, ids)
         parents, parent_spans = make_parents(ids, parent_ids, spans)
         parents["n_peak"] = np.maximum(parents["n_child"], 1)
-        models = {
-            band: PixelModels.from_image(spans, image, images.origin) for band, image in images.images.items()
-        }
+        bands = images.images.items()
+        models = {band: PixelModels.from_image(spans, image, images.origin) for band, image in bands}
         seconds = time.perf_counter() - start
         x, y = _weighted_centers(np.where(images.usable, detection, 0.0), spans, images.origin)
         return DeblendedField(

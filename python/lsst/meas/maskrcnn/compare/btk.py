@@ -147,15 +147,11 @@ class MaskRcnnDeblender(Deblender):
             segmentation[index, y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
             deblended[index][(slice(None), *share.box)] = share.pixels(pixels)
         catalog = _make_catalog(sources, count, blend_batch)
-        for name, flux in zip(
-            blend_batch.survey.available_filters,
-            deblended[:count].sum(axis=(2, 3), dtype=np.float64).T,
-            strict=True,
-        ):
+        fluxes = deblended[:count].sum(axis=(2, 3), dtype=np.float64).T
+        for name, flux in zip(blend_batch.survey.available_filters, fluxes, strict=True):
             catalog[f"flux_{name}"] = flux
-        return DeblendExample(
-            self.max_n_sources, catalog, len(pixels), blend_batch.image_size, segmentation, deblended
-        )
+        size = blend_batch.image_size
+        return DeblendExample(self.max_n_sources, catalog, len(pixels), size, segmentation, deblended)
 
     def batch_call(self, blend_batch: BlendBatch, njobs: int = 1) -> DeblendBatch:
         """Deblend all blends of a batch, as `deblend` does each of them.

@@ -116,9 +116,8 @@ class Outcomes:
             raise ValueError("No outcomes to join: at least one image is needed.")
         first = parts[0]
         for part in parts:
-            if (part.label, part.area) != (first.label, first.area) or not np.array_equal(
-                part.thresholds, first.thresholds
-            ):
+            same_steps = np.array_equal(part.thresholds, first.thresholds)
+            if (part.label, part.area) != (first.label, first.area) or not same_steps:
                 raise ValueError(
                     f"Outcomes of class {first.label}, {first.area}, thresholds {first.thresholds} and of "
                     f"class {part.label}, {part.area}, thresholds {part.thresholds} cannot be joined."

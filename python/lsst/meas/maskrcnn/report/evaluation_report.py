@@ -144,11 +144,9 @@ def _compared_fluxes(runs: Mapping[str, EvaluatedRun]) -> list[tuple[Figure, str
     figures = []
     for kind, word in (("flux_model", "models"), ("flux_detected", "HeavyFootprints")):
         if all(np.isfinite(one.matches[kind]).any() for one in runs.values()):
-            panels = [
-                panel
-                for letter, one in runs.items()
-                for panel in EvaluationFigures(one).flux_panels(("all",), kind, letter)
-            ]
+            panels = []
+            for letter, one in runs.items():
+                panels += EvaluationFigures(one).flux_panels(("all",), kind, letter)
             label = f"Flux of the {word} / true flux \N{MINUS SIGN} 1"
             x_label = EvaluationFigures(runs["A"]).residual_label
             about = f"Flux of the {word} of each run against {x_label.lower()}."
@@ -414,9 +412,8 @@ def _all_figures(metrics: EvaluationMetrics, others: Sequence[EvaluatedRun]) -> 
     columns = ["Figure", "Class", "Definition", "Area", "Band", letters[0] if others else "Value", "Number"]
     note = "Number: of sources, patches or cases behind a figure."
     if others:
-        note += " Each run on all its own patches; " + "; ".join(
-            f"{letter}: {other.name}" for letter, other in zip(letters[1:], others)
-        )
+        names = (f"{letter}: {other.name}" for letter, other in zip(letters[1:], others))
+        note += " Each run on all its own patches; " + "; ".join(names)
     return [Table("All figures", [*columns, *letters[1:]], rows, note, tall=True)]
 
 

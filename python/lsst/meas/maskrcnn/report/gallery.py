@@ -104,11 +104,9 @@ class BlendGallery:
                     break
         found = groups["n_detection"]
         for group in np.argsort(-found, kind="stable").tolist():
-            rank = -float(found[group]), -int(n_truth[group])
-            quality_of = float(quality[group])
-            if found[group] < 2 or not self._offer(
-                "busiest", _N_BUSIEST, rank, (*patch, group), quality_of, cut
-            ):
+            rank, place = (-float(found[group]), -int(n_truth[group])), (*patch, group)
+            value = float(quality[group])
+            if found[group] < 2 or not self._offer("busiest", _N_BUSIEST, rank, place, value, cut):
                 break
 
     def add_failures(

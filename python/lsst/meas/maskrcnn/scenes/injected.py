@@ -69,14 +69,12 @@ class _Painter:
                 profiles.append((band, galsim.Convolve(_profile(row).withFlux(flux), psf)))
         sizes = [profile.getGoodImageSize(wcs.minLinearScale()) for _, profile in profiles]
         half = min(max(sizes, default=0), self.largest) // 2
-        x0, y0 = round(x) - half, round(y) - half
+        x0, y0, center = round(x) - half, round(y) - half, galsim.PositionD(x, y)
         pixels = np.zeros((self.flux.shape[1], 2 * half + 1, 2 * half + 1))
         for band, profile in profiles:
             image = galsim.Image(pixels[band], xmin=x0, ymin=y0)
             # The PSF of a coadd holds the pixel.
-            profile.drawImage(
-                image, wcs=wcs, method="no_pixel", add_to_image=True, center=galsim.PositionD(x, y)
-            )
+            profile.drawImage(image, wcs=wcs, method="no_pixel", add_to_image=True, center=center)
         return Stamp(pixels, y0, x0)
 
 

@@ -385,9 +385,8 @@ def _source_table(population: np.ndarray, flux: np.ndarray, bands: tuple[str, ..
     bulge = population["bulge_fraction"]
     radius = bulge * population["bulge_radius"] + (1 - bulge) * population["disc_radius"]
     sources["half_light_radius"] = radius
-    sources["axis_ratio"] = np.where(
-        bulge > 0.5, population["bulge_axis_ratio"], population["disc_axis_ratio"]
-    )
+    ratios = population["bulge_axis_ratio"], population["disc_axis_ratio"]
+    sources["axis_ratio"] = np.where(bulge > 0.5, *ratios)
     disc_sersic, bulge_sersic = sersic_indices(population)
     index = np.where(bulge > 0.5, bulge_sersic, disc_sersic)
     sources["sersic_index"] = np.where(population["is_star"], 0.0, index)
@@ -436,11 +435,9 @@ def _expose(
     settings = config.artefacts
     shape = config.shape
     area = shape[0] * shape[1] * (config.pixel_scale / 60.0) ** 2
-    radius = (_STRAY_LIGHT_RADIUS[0] / config.pixel_scale, _STRAY_LIGHT_RADIUS[1] / config.pixel_scale)
-    gap_width = (
-        settings.chip_gap_width[0] / config.pixel_scale,
-        settings.chip_gap_width[1] / config.pixel_scale,
-    )
+    scale = config.pixel_scale
+    radius = _STRAY_LIGHT_RADIUS[0] / scale, _STRAY_LIGHT_RADIUS[1] / scale
+    gap_width = settings.chip_gap_width[0] / scale, settings.chip_gap_width[1] / scale
     noiseless = np.empty(photons.shape, np.float32)
     variance = np.empty(photons.shape, np.float32)
     images = np.empty(photons.shape, np.float32)

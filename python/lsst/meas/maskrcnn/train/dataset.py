@@ -353,9 +353,8 @@ class CropSource(SceneCrops):
         else:
             realization = draw_realization(self.augment, rng, scene)
         wanted = truth.bright_enough(realization, sky_sigma, self.settings.min_peak_snr)
-        realized = _RealizedScene(
-            truth, scene, sky_sigma, realization, wanted, truth.mask_growth(realization), prepared.image
-        )
+        growth = truth.mask_growth(realization)
+        realized = _RealizedScene(truth, scene, sky_sigma, realization, wanted, growth, prepared.image)
         if scene is None:
             return realized
         if prepared.constant_variance or not self._in_parts():
@@ -413,9 +412,8 @@ class CropSource(SceneCrops):
         image = torch.from_numpy(turn_image(pixels, turns, flip))
         if self.psf_channels:
             image = add_psf_planes(image, self._known_psf_widths(realized, rng))
-        return image, make_target(
-            realized.truth, realized.wanted, realized.growth, window, turns, flip, self.settings.min_area
-        )
+        sources = realized.truth, realized.wanted, realized.growth
+        return image, make_target(*sources, window, turns, flip, self.settings.min_area)
 
     def _pixels(self, realized: _RealizedScene, window: Window, rng: np.random.Generator) -> Float32Array:
         """Cut out and normalise the pixels of a crop."""

@@ -190,9 +190,8 @@ class LossNetwork(nn.Module):
         shapes = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, inside, sizes))).float()
         masks = []
         cells = shapes.split([len(at) for at in positive])
-        for shape, at, boxes_at, index, label, target in zip(
-            cells, positive, inside, matched, labels, targets
-        ):
+        parts = zip(cells, positive, inside, matched, labels, targets)
+        for shape, at, boxes_at, index, label, target in parts:
             if not len(at):
                 masks.append(shape.sum() * 0.0)
                 continue
