@@ -18,6 +18,7 @@ from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.train.augment import AugmentSettings
 from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
 from lsst.meas.maskrcnn.train.loop import train
+from lsst.meas.maskrcnn.train.scene_sources import SceneFiles
 from lsst.meas.maskrcnn.train.stages import StageSettings, TrainSettings
 from lsst.meas.maskrcnn.train.training_scene import TrainingScene, write_scene
 
@@ -87,7 +88,7 @@ def learn(folder: Path) -> MaskRcnnModel:
     write_scene(toy_scene(), folder / "scene.npz")
     augment = AugmentSettings(depth_probability=1.0, depth_range=(0.5, 2.0))
     crops = CropSettings(size=128, crops_per_scene=4)
-    source = CropSource([folder / "scene.npz"], LuptonSettings(), crops, seed=5, augment=augment)
+    source = CropSource(SceneFiles([folder / "scene.npz"]), LuptonSettings(), crops, seed=5, augment=augment)
     stage = StageSettings("all", steps=150, batch_size=2, learning_rate=0.02, warmup_steps=20, decay="cosine")
     schedule = TrainSettings(stages=(stage,), average_decay=0.9, seed=5)
     metadata = ModelMetadata(

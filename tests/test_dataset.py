@@ -23,11 +23,12 @@ from lsst.meas.maskrcnn.train import dataset as dataset_module
 from lsst.meas.maskrcnn.train.augment import AugmentSettings
 from lsst.meas.maskrcnn.train.dataset import BatchSource, CropSettings, CropSource
 from lsst.meas.maskrcnn.train.scene_cuts import split_scene
-from lsst.meas.maskrcnn.train.scene_sources import SceneFiles, SceneList
+from lsst.meas.maskrcnn.train.scene_sources import SceneFiles, SceneSource
 from lsst.meas.maskrcnn.train.targets import make_target
 from lsst.meas.maskrcnn.train.training_scene import TrainingScene, masked_boxes, read_scene, write_scene
 
 sys.path.append(str(Path(__file__).parent))
+from scene_list import SceneList
 from toy_training import boxes_of
 
 SHAPE = (150, 210)
@@ -89,7 +90,9 @@ def make_scene(
 
 def make_source(scenes=None, **changes) -> CropSource:
     settings = changes.pop("settings", CropSettings(size=64))
-    return CropSource(scenes or [make_scene()], LuptonSettings(), settings, **{"seed": 1, **changes})
+    if not isinstance(scenes, SceneSource):
+        scenes = SceneList(scenes or [make_scene()])
+    return CropSource(scenes, LuptonSettings(), settings, **{"seed": 1, **changes})
 
 
 def same(a, b) -> bool:
@@ -358,7 +361,7 @@ def test_parts_are_normalised_as_the_whole_would_be() -> None:
 def test_other_normalisations_use_the_whole_scene(how: LuptonSettings | ZScoreSettings) -> None:
     scene = make_scene(noisy=False)
     expected = normalize(how, scene.noiseless.copy(), scene.variance, scene.valid).image
-    source = CropSource([scene], how, CropSettings(size=64), 1, augment=QUIET)
+    source = CropSource(SceneList([scene]), how, CropSettings(size=64), 1, augment=QUIET)
     windows = np.lib.stride_tricks.sliding_window_view(expected, (64, 64), axis=(1, 2))
     for image in source.crops([0, 1])[0]:
         assert (windows == image.numpy()[:, None, None]).all(axis=(0, 3, 4)).sum() == 1
@@ -447,8 +450,10 @@ def cut_target(position: tuple[float, float], shape: tuple[int, int] = (20, 10),
     }
     settings = changes.pop("settings", CropSettings(size=32, min_peak_snr=5.0))
     scene = TrainingScene(**{**values, **changes})
-    source = CropSource([scene], LuptonSettings(), settings, 1, augment=AugmentSettings(turns=False))
-    realized = source._realized(0)
+    source = CropSource(
+        SceneList([scene]), LuptonSettings(), settings, 1, augment=AugmentSettings(turns=False)
+    )
+    realized = source._realize(0)
     return make_target(
         realized.truth, realized.wanted, realized.growth, (0, 0, 32, 32), 0, False, settings.min_area
     )
@@ -540,9 +545,8 @@ def test_masks_grow_with_the_blur() -> None:
 
 
 def test_no_scenes() -> None:
-    for make in (lambda: CropSource([], LuptonSettings()), lambda: SceneFiles([]), lambda: SceneList([])):
-        with pytest.raises(ValueError, match="no training scenes"):
-            make()
+    with pytest.raises(ValueError, match="no training scenes"):
+        SceneFiles([])
 
 
 @pytest.mark.parametrize(

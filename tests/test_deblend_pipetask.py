@@ -28,7 +28,6 @@ from lsst.meas.maskrcnn.network.model_file import default_model_path, read_model
 from lsst.meas.maskrcnn.scenes.config import ArtefactConfig
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
-from lsst.meas.maskrcnn.scenes.truth import truth_selection
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendTask
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -67,8 +66,9 @@ def make_field(seed: int) -> Field:
     scene = simulate_scene(replace(config, population=population), np.random.default_rng(seed))
     every = np.stack([scene.sources["x"], scene.sources["y"]], axis=1)
     apart = np.hypot(*(every[:, None] - every).transpose(2, 0, 1)) + 99.0 * np.eye(len(every))
-    clear = truth_selection(scene, min_peak_snr=10.0, min_visible=1.0, min_peak_share=0.9)
-    clear &= apart.min(axis=1) > 8.0
+    peaks = np.max([scene.sources[f"peak_snr_{band}"] for band in BANDS], axis=0)
+    clear = (scene.sources["area"] >= 12) & (scene.sources["visible"] >= 1.0) & (peaks >= 10.0)
+    clear &= (scene.sources["peak_share"] >= 0.9) & (apart.min(axis=1) > 8.0)
     chosen = scene.sources[clear]
     return Field(
         scene.noiseless, np.asarray(scene.sky_sigma), every, chosen["x"], chosen["y"], chosen["is_star"]

@@ -21,6 +21,7 @@ from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
 from lsst.meas.maskrcnn.train import dataset
 from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
+from lsst.meas.maskrcnn.train.scene_sources import SceneFiles
 from lsst.meas.maskrcnn.train.training_scene import read_scene, write_scene
 from lsst.meas.maskrcnn.train.training_set import to_training_scene
 
@@ -87,7 +88,7 @@ def test_crops_carry_the_width_of_their_scene(tmp_path, monkeypatch):
     monkeypatch.setattr(dataset, "_PSF_KNOWN", 0.5)
     monkeypatch.setattr(dataset, "_PSF_JITTER", 0.01)
     settings = CropSettings(size=64)
-    source = CropSource([tmp_path / "a.npz"], LuptonSettings(), settings, 3, psf_channels=True)
+    source = CropSource(SceneFiles([tmp_path / "a.npz"]), LuptonSettings(), settings, 3, psf_channels=True)
     images, _ = source.crops(range(40))
     given = np.array([image[3:, 5, 5].numpy() for image in images]) * PSF_UNIT
     known = given.any(axis=1)

@@ -28,7 +28,6 @@ from lsst.meas.maskrcnn.scenes.config import (
 from lsst.meas.maskrcnn.scenes.light import BandPsf, Painter
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import draw_scene, simulate_scene
-from lsst.meas.maskrcnn.scenes.truth import truth_selection
 
 CONDITIONS = (
     BandConditions("g", 0.77, 2.5, 60.0, 1.5e4),
@@ -477,7 +476,6 @@ def test_source_at_the_edge():
     assert half.origins[0, 1] == 0
     assert off.sources["area"][0] == 0
     assert off.masks[0].shape == (0, 0)
-    assert not truth_selection(off)[0]
 
 
 def test_blending_measures():
@@ -486,29 +484,6 @@ def test_blending_measures():
     scene = noiseless(pair)
     np.testing.assert_allclose(scene.sources["peak_share"], [0.5, 0.5, 1.0], atol=1e-3)
     np.testing.assert_allclose(scene.sources["blendedness"], [0.5, 0.5, 0.0], atol=1e-3)
-
-
-def test_truth_selection():
-    faint = star(40.0, 90.0, 29.0)
-    scene = draw_scene(
-        plain(shape=(200, 240)),
-        np.concatenate([star(100.0, 90.0, 20.0), faint, star(0.0, 30.0, 20.0), star(100.0, 90.0, 26.0)]),
-        np.random.default_rng(1),
-    )
-    np.testing.assert_array_equal(truth_selection(scene), [True, False, True, False])
-    np.testing.assert_array_equal(truth_selection(scene, min_peak_snr=0.0), True)
-    np.testing.assert_array_equal(truth_selection(scene, min_visible=0.9), [True, False, False, False])
-    np.testing.assert_array_equal(
-        truth_selection(scene, min_peak_snr=0.0, min_peak_share=0.1), [True, True, True, False]
-    )
-    np.testing.assert_array_equal(truth_selection(scene, min_area=10_000), False)
-    deep = truth_selection(scene, sky_sigma=0.001 * scene.sky_sigma)
-    np.testing.assert_array_equal(deep, True)
-    quiet = dataclasses.replace(scene, config=dataclasses.replace(scene.config, noise=False))
-    np.testing.assert_array_equal(truth_selection(quiet), True)
-    np.testing.assert_array_equal(truth_selection(quiet, sky_sigma=1.0e6), False)
-    with pytest.raises(ValueError, match="above 0"):
-        truth_selection(scene, sky_sigma=0.0)
 
 
 def test_band_order_is_the_callers():

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from scene_list import SceneList
 
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.testUtils as pipelineTests
@@ -49,7 +50,6 @@ from lsst.meas.maskrcnn.tasks.train import (
 from lsst.meas.maskrcnn.tasks.train_config import StageConfig
 from lsst.meas.maskrcnn.train.augment import AugmentSettings
 from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
-from lsst.meas.maskrcnn.train.scene_sources import SceneList
 from lsst.meas.maskrcnn.train.stages import TrainSettings
 from lsst.meas.maskrcnn.train.stages import published_stages as stages_of_engine
 from lsst.pex.config import Config, ConfigDictField, ConfigField, FieldValidationError

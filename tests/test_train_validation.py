@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from scene_list import SceneList
 
 import lsst.meas.maskrcnn.train.validation as validation
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings, normalize
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.report.training_curves import history_table, plot_training
-from lsst.meas.maskrcnn.train.scene_sources import SceneList
 from lsst.meas.maskrcnn.train.training_scene import TrainingScene
 from lsst.meas.maskrcnn.train.validation import (
     SceneValidator,

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from scene_list import SceneList
 
 import lsst.afw.image as afwImage
 import lsst.geom as geom
@@ -145,7 +146,7 @@ def test_without_truth_images_there_is_the_image_alone(exposures, truth: SourceC
     assert kept.noisy
     assert kept.noiseless is None
     assert kept.image.shape == (3, *SHAPE)
-    source = CropSource([kept], LuptonSettings(), CropSettings(size=96), 1, True)
+    source = CropSource(SceneList([kept]), LuptonSettings(), CropSettings(size=96), 1, True)
     images, targets = source.crops(range(4))
     assert all(bool(torch.isfinite(image).all()) for image in images)
     assert sum(len(target["boxes"]) for target in targets) > 0

@@ -36,7 +36,6 @@ from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, load_model
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene
-from lsst.meas.maskrcnn.scenes.truth import truth_selection
 
 PRESETS = ("hsc-wide", "hsc-500s", "lsst-1yr", "decam-120s")
 
@@ -144,7 +143,9 @@ def count(scene: Scene, found: Detections, label: str) -> Count:
     owner[columns] = rows
     hit = np.zeros(len(sources), dtype=bool)
     hit[rows] = True
-    asked = truth_selection(scene, min_peak_share=0.05) & ~sources["flag_masked"]
+    asked = (sources["area"] >= 12) & (sources["peak_share"] >= 0.05) & ~sources["flag_masked"]
+    if scene.config.noise:
+        asked &= np.max([sources[f"peak_snr_{band}"] for band in scene.bands], axis=0) >= 5.0
     result = Count(
         asked=int(asked.sum()),
         hit=int((asked & hit).sum()),

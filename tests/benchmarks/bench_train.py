@@ -31,6 +31,7 @@ from lsst.meas.maskrcnn.network.spec import NetworkSpec
 from lsst.meas.maskrcnn.train.dataset import CropSettings, CropSource
 from lsst.meas.maskrcnn.train.loop import train
 from lsst.meas.maskrcnn.train.losses import Crops, LossNetwork
+from lsst.meas.maskrcnn.train.scene_sources import SceneFiles
 from lsst.meas.maskrcnn.train.stages import StageSettings, TrainSettings
 from lsst.meas.maskrcnn.train.training_set import make_training_set
 
@@ -68,7 +69,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
 
     with tempfile.TemporaryDirectory() as folder:
-        scenes = list(make_training_set(arguments.scenes or Path(folder), arguments.count, 1, 1))
+        scenes = SceneFiles(make_training_set(arguments.scenes or Path(folder), arguments.count, 1, 1))
         spec = NetworkSpec.published(3) if arguments.published else NetworkSpec.light(3, psf_channels=True)
         metadata = ModelMetadata(
             name="bench", architecture=spec, bands=BANDS, normalization=LuptonSettings(), pixel_scale=0.168

@@ -57,9 +57,8 @@ class _ContourDeblender(Deblender):
         parent_ids = np.where(members[island] > 1, len(ids) + island, ids)
         parents, parent_spans = make_parents(ids, parent_ids, spans)
         parents["n_peak"] = np.maximum(parents["n_child"], 1)
-        models = {
-            band: PixelModels.from_image(spans, image, images.origin) for band, image in images.images.items()
-        }
+        bands = images.images.items()
+        models = {band: PixelModels.from_image(spans, image, images.origin) for band, image in bands}
         seconds = time.perf_counter() - start
         x, y = _weighted_centers(np.where(images.usable, detection, 0.0), spans, images.origin)
         return DeblendedField(
@@ -80,22 +79,10 @@ class _ContourDeblender(Deblender):
 
 @dataclass(frozen=True)
 class SepDeblender(_ContourDeblender):
-    """Deblend as SExtractor does.
+    """Deblend as SExtractor does, with contours at ``n_levels`` levels.
 
-    Parameters
-    ----------
-    threshold, min_area, smoothing, contrast
-        As in `PhotutilsDeblender`.
-    n_levels : `int`
-        Levels between the threshold and the peak at which contours are
-        compared.
-    name : `str`
-        Name of the deblender.
-
-    Notes
-    -----
-    Multi-threshold deblending of Bertin and Arnouts (1996, A&AS 117, 393), by
-    ``sep`` (Barbary 2016, JOSS 1, 58).
+    The other settings are those of `PhotutilsDeblender`. Multi-threshold deblending of
+    Bertin and Arnouts (1996, A&AS 117, 393), by ``sep`` (Barbary 2016, JOSS 1, 58).
     """
 
     n_levels: int = 32
@@ -120,6 +107,9 @@ class SepDeblender(_ContourDeblender):
 class PhotutilsDeblender(_ContourDeblender):
     """Deblend as ``photutils.segmentation.deblend_sources`` does.
 
+    Contours at several levels, and a watershed between the branches (Bradley
+    et al., Astropy's photutils).
+
     Parameters
     ----------
     threshold : `float`
@@ -130,13 +120,6 @@ class PhotutilsDeblender(_ContourDeblender):
         Standard deviation of the Gaussian that smooths (px).
     contrast : `float`
         Share of a parent's flux that a branch must hold to be a source.
-    name : `str`
-        Name of the deblender.
-
-    Notes
-    -----
-    Contours at several levels, and a watershed between the branches (Bradley
-    et al., Astropy's photutils).
     """
 
     name: str = "photutils"
@@ -144,11 +127,10 @@ class PhotutilsDeblender(_ContourDeblender):
     def _segment(self, image: np.ndarray, unusable: np.ndarray) -> np.ndarray:
         segmentation = import_optional("photutils.segmentation", "compare")
         # By position: the names of these two have changed between versions.
+        nothing = import_optional("photutils.utils.exceptions", "compare").NoDetectionsWarning
         with warnings.catch_warnings():
             # No sources are a result.
-            warnings.simplefilter(
-                "ignore", import_optional("photutils.utils.exceptions", "compare").NoDetectionsWarning
-            )
+            warnings.simplefilter("ignore", nothing)
             found = segmentation.detect_sources(image, self.threshold, self.min_area, mask=unusable)
         if found is None:
             return np.zeros(image.shape, dtype=np.int64)

@@ -21,7 +21,6 @@ from typing import Any
 
 import galsim
 import numpy as np
-import numpy.typing as npt
 from astropy.table import Table
 from btk.blend_batch import BlendBatch, DeblendBatch, DeblendExample
 from btk.deblend import Deblender
@@ -31,11 +30,10 @@ from ..deblend.deblend import DeblendSettings, find_sources
 from ..deblend.image import MultibandImage
 from ..deblend.sources import SourceList
 from ..images.units import AB_ZERO_POINT
+from ..metrics.arrays import Float32Array
 from ..network.model_file import MaskRcnnModel, load_model
 
 _LOG = logging.getLogger(__name__)
-
-FloatArray = npt.NDArray[np.float32]
 
 _PSF_RADIUS = 20
 """Half the side of an image of the PSF, px."""
@@ -110,7 +108,7 @@ class MaskRcnnDeblender(Deblender):
         ii : `int`
             Which one.
         blend_batch : `btk.blend_batch.BlendBatch`
-            The batch.
+            The batch; `ValueError` is raised if its survey lacks a band of the model.
 
         Returns
         -------
@@ -129,11 +127,6 @@ class MaskRcnnDeblender(Deblender):
                 Share of the image, electron, float32, (source, band, y, x),
                 0 outside the footprint. On the union of the footprints the
                 sources add up to the image.
-
-        Raises
-        ------
-        ValueError
-            Raised if the survey lacks a band of the model.
         """
         image = batch_image(blend_batch, ii, self.bands)
         sources = find_sources(image, self.model, self.settings)
@@ -154,18 +147,14 @@ class MaskRcnnDeblender(Deblender):
             segmentation[index, y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]] = mask
             deblended[index][(slice(None), *share.box)] = share.pixels(pixels)
         catalog = _make_catalog(sources, count, blend_batch)
-        for name, flux in zip(
-            blend_batch.survey.available_filters,
-            deblended[:count].sum(axis=(2, 3), dtype=np.float64).T,
-            strict=True,
-        ):
+        fluxes = deblended[:count].sum(axis=(2, 3), dtype=np.float64).T
+        for name, flux in zip(blend_batch.survey.available_filters, fluxes, strict=True):
             catalog[f"flux_{name}"] = flux
-        return DeblendExample(
-            self.max_n_sources, catalog, len(pixels), blend_batch.image_size, segmentation, deblended
-        )
+        size = blend_batch.image_size
+        return DeblendExample(self.max_n_sources, catalog, len(pixels), size, segmentation, deblended)
 
     def batch_call(self, blend_batch: BlendBatch, njobs: int = 1) -> DeblendBatch:
-        """Deblend all blends of a batch.
+        """Deblend all blends of a batch, as `deblend` does each of them.
 
         Parameters
         ----------
@@ -175,16 +164,6 @@ class MaskRcnnDeblender(Deblender):
             Not used: torch has threads of its own, and processes that BTK
             forks from one in which it has computed can hang. Set the number
             of threads with ``torch.set_num_threads``.
-
-        Returns
-        -------
-        batch : `btk.blend_batch.DeblendBatch`
-            The results of `deblend` for each of them.
-
-        Raises
-        ------
-        ValueError
-            Raised if the survey lacks a band of the model.
         """
         examples = [self.deblend(ii, blend_batch) for ii in range(len(blend_batch.blend_images))]
         return DeblendBatch(
@@ -222,7 +201,7 @@ def batch_image(batch: BlendBatch, ii: int, bands: Mapping[str, str] | None = No
     )
 
 
-def _draw_psf(psf: Any, pixel_scale: float) -> FloatArray | None:
+def _draw_psf(psf: Any, pixel_scale: float) -> Float32Array | None:
     """Draw a PSF on the survey's pixels, `None` where it cannot be drawn."""
     if not isinstance(psf, galsim.GSObject):
         # A batch that was read from a file has images, of a pixel scale that is not known.

@@ -26,6 +26,7 @@ from pydantic import Field
 from ..catalogs.truth import FLAGS
 from ..images.classes import CLASS_NAMES
 from ..images.settings import settings
+from ..metrics.arrays import BoolArray, FloatArray, IntArray
 from ..metrics.binned import divide
 from ..metrics.blends import BlendGroups, friends_of_friends, overlap_links, peak_links
 from ..metrics.match_table import ab_magnitude
@@ -36,10 +37,7 @@ from .deblender import DeblendedField, FieldImages, PixelModels
 __all__ = ["ComparisonSettings", "FieldComparison", "compare_fields", "compare_with_truth"]
 
 Columns = dict[str, npt.NDArray[Any]]
-FloatArray = npt.NDArray[np.float64]
 Numbers = npt.NDArray[Any]
-IntArray = npt.NDArray[np.int64]
-
 _UNITS = {
     "flux": u.nJy,
     "x": u.pix,
@@ -117,7 +115,7 @@ class FieldComparison:
         return self.fields[0].name, self.fields[1].name
 
     @property
-    def matched(self) -> npt.NDArray[np.bool_]:
+    def matched(self) -> BoolArray:
         """Rows of ``sources`` that both have, bool."""
         return self.sources["outcome"] == "matched"
 
@@ -149,25 +147,16 @@ def compare_fields(
 ) -> FieldComparison:
     """Compare the sources of two deblenders.
 
+    Ratios and differences are the first's to, or minus, the second's.
+
     Parameters
     ----------
     first, second : `~lsst.meas.maskrcnn.compare.deblender.DeblendedField`
-        The two; their names must differ.
+        The two; `ValueError` is raised if both have one name.
     images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
         The images.
     settings : `ComparisonSettings`, optional
         Bands and distances.
-
-    Returns
-    -------
-    comparison : `FieldComparison`
-        Tables of sources and blends. Ratios and differences are the first's
-        to, or minus, the second's.
-
-    Raises
-    ------
-    ValueError
-        Raised if both have one name.
     """
     if first.name == second.name:
         raise ValueError(f"Both deblenders are called {first.name!r}; give them different names.")
@@ -356,7 +345,7 @@ def _blend_measures(
 
 
 def _reduced_chi2(
-    field: DeblendedField, regions: SpanMasks, images: FieldImages, usable: npt.NDArray[np.bool_]
+    field: DeblendedField, regions: SpanMasks, images: FieldImages, usable: BoolArray
 ) -> dict[str, FloatArray]:
     """Mean of (image - templates)^2 / variance over the usable pixels of regions, by band with templates."""
     n_pixels = regions.sum_over(usable, images.origin)
@@ -450,7 +439,7 @@ def _significance(
     sources: Columns,
     fields: tuple[DeblendedField, DeblendedField],
     noise: list[FloatArray],
-    alone: list[npt.NDArray[np.bool_]],
+    alone: list[BoolArray],
     band: str,
 ) -> FloatArray:
     """Difference of the fluxes over the noise; of a source that only one has, all of its flux."""
@@ -493,21 +482,18 @@ def _blend_columns(
     return table
 
 
-def _without_template(field: DeblendedField, images: FieldImages) -> npt.NDArray[np.bool_]:
+def _without_template(field: DeblendedField, images: FieldImages) -> BoolArray:
     """Pixels of sources that lack a template, such as scarlet's isolated ones, if there are any at all."""
     if not field.templates:
         return np.zeros(images.shape, dtype=bool)
     bare = np.any([one.spans.areas == 0 for one in field.templates.values()], axis=0)
     # Where a child has no mask either, all pixels of its parent are taken.
     lost = np.unique(field.parent[bare & (field.spans.areas == 0)])
-    return images.paint_masks(
-        SpanMasks.concatenate([field.spans.select(np.flatnonzero(bare)), field.parent_spans.select(lost)])
-    )
+    parts = [field.spans.select(np.flatnonzero(bare)), field.parent_spans.select(lost)]
+    return images.paint_masks(SpanMasks.concatenate(parts))
 
 
-def _residuals(
-    field: DeblendedField, regions: SpanMasks, images: FieldImages, usable: npt.NDArray[np.bool_]
-) -> Columns:
+def _residuals(field: DeblendedField, regions: SpanMasks, images: FieldImages, usable: BoolArray) -> Columns:
     """Residuals of the templates, and the share of the light that no source was given."""
     name = field.name
     chi2 = _reduced_chi2(field, regions, images, usable)

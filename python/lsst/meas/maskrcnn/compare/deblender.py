@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..metrics.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from ..metrics.spans import SpanMasks
 
 __all__ = ["PARENT_DTYPE", "DeblendedField", "Deblender", "FieldImages", "PixelModels", "make_parents"]
@@ -53,15 +54,10 @@ class PixelModels:
     values : `numpy.ndarray`
         Flux (nJy) of each of these pixels, source by source and row by row,
         float32, (pixel,).
-
-    Raises
-    ------
-    ValueError
-        Raised if there is not one value for each pixel.
     """
 
     spans: SpanMasks
-    values: npt.NDArray[np.float32]
+    values: Float32Array
 
     def __post_init__(self) -> None:
         number = int(self.spans.areas.sum())
@@ -81,11 +77,6 @@ class PixelModels:
             N masks.
         parts : `~collections.abc.Sequence` [`numpy.ndarray`]
             Flux of the pixels of each mask, row by row, N of (pixel,).
-
-        Returns
-        -------
-        models : `PixelModels`
-            The models.
         """
         return cls(spans, np.concatenate([np.zeros(0), *parts]).astype(np.float32))
 
@@ -93,23 +84,16 @@ class PixelModels:
     def from_image(
         cls, spans: SpanMasks, image: npt.NDArray[np.floating], origin: tuple[int, int]
     ) -> PixelModels:
-        """Take the pixels of an image within masks.
+        """Take the pixels of an image within masks; a pixel of several masks is in the model of each.
 
         Parameters
         ----------
         spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
             N masks.
         image : `numpy.ndarray`
-            The image, (y, x). Pixels that are not finite, or off the image,
-            are 0.
+            The image, (y, x). Pixels that are not finite, or off the image, are 0.
         origin : `tuple` [`int`, `int`]
             (y0, x0) of its first pixel.
-
-        Returns
-        -------
-        models : `PixelModels`
-            The image within each mask. A pixel of several masks is in the
-            model of each.
         """
         place, inside = _places(spans, image.shape, origin)
         values = np.zeros(len(inside), dtype=np.float32)
@@ -117,7 +101,7 @@ class PixelModels:
         return cls(spans, np.where(np.isfinite(values), values, np.float32(0)))
 
     @property
-    def sums(self) -> npt.NDArray[np.float64]:
+    def sums(self) -> FloatArray:
         """Sum of each model (nJy); NaN where there is none, float64, (N,)."""
         areas = self.spans.areas
         owner = np.repeat(np.arange(len(self)), areas)
@@ -131,11 +115,6 @@ class PixelModels:
         ----------
         other : `PixelModels`
             As many models.
-
-        Returns
-        -------
-        models : `PixelModels`
-            Own models, or else those of the other set.
         """
         missing = self.spans.areas == 0
         spans = SpanMasks.concatenate([self.spans, other.spans])
@@ -143,20 +122,13 @@ class PixelModels:
         parts = [b if lacks else a for a, b, lacks in zip(own, others, missing)]
         return self.from_parts(spans.select(np.arange(len(self)) + len(self) * missing), parts)
 
-    def paint(self, shape: tuple[int, int], origin: tuple[int, int]) -> npt.NDArray[np.float64]:
-        """Add all models up to an image.
+    def paint(self, shape: tuple[int, int], origin: tuple[int, int]) -> FloatArray:
+        """Add all models up to an image (nJy), float64, (y, x), without pixels off it.
 
         Parameters
         ----------
-        shape : `tuple` [`int`, `int`]
-            Height and width of the image.
-        origin : `tuple` [`int`, `int`]
-            (y0, x0) of its first pixel.
-
-        Returns
-        -------
-        image : `numpy.ndarray`
-            Their sum (nJy), float64, (y, x), without pixels off the image.
+        shape, origin : `tuple` [`int`, `int`]
+            Height and width of the image, and (y0, x0) of its first pixel.
         """
         place, inside = _places(self.spans, shape, origin)
         total = np.bincount(place, weights=self.values[inside], minlength=shape[0] * shape[1])
@@ -165,14 +137,12 @@ class PixelModels:
 
 @dataclass(frozen=True, eq=False)
 class FieldImages:
-    """The images that deblenders are given and compared on.
+    """The images that deblenders are given and compared on; `ValueError` is raised if their shapes differ.
 
     Parameters
     ----------
-    images : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
-        Flux (nJy) per pixel by band, (y, x).
-    variances : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
-        Variance (nJy^2) by band, (y, x).
+    images, variances : `~collections.abc.Mapping` [`str`, `numpy.ndarray`]
+        Flux (nJy) per pixel and its variance (nJy^2) by band, (y, x).
     usable : `numpy.ndarray`
         Pixels that count, bool, (y, x).
     origin : `tuple` [`int`, `int`]
@@ -181,16 +151,11 @@ class FieldImages:
             `lsst.afw.image.ExposureF`], optional
         The exposures by band, for deblenders that need their PSF or work in
         their units.
-
-    Raises
-    ------
-    ValueError
-        Raised if the shapes differ.
     """
 
     images: Mapping[str, npt.NDArray[np.floating]]
     variances: Mapping[str, npt.NDArray[np.floating]]
-    usable: npt.NDArray[np.bool_]
+    usable: BoolArray
     origin: tuple[int, int]
     exposures: Mapping[str, Any] = field(default_factory=dict)
 
@@ -217,18 +182,13 @@ class FieldImages:
         """Bands (`tuple` [`str`])."""
         return tuple(self.images)
 
-    def paint_masks(self, spans: SpanMasks) -> npt.NDArray[np.bool_]:
-        """Find the pixels that any mask holds.
+    def paint_masks(self, spans: SpanMasks) -> BoolArray:
+        """Find the pixels that any mask holds, bool, (y, x).
 
         Parameters
         ----------
         spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
             The masks.
-
-        Returns
-        -------
-        pixels : `numpy.ndarray`
-            Bool, (y, x).
         """
         pixels = np.zeros(self.usable.size, dtype=bool)
         pixels[_places(spans, self.shape, self.origin)[0]] = True
@@ -239,14 +199,16 @@ class FieldImages:
 class DeblendedField:
     """The sources that a deblender made of an image.
 
+    `ValueError` is raised if the lengths do not fit each other, or a source has a
+    parent that is not listed.
+
     Parameters
     ----------
     name : `str`
         Of the deblender; a part of column names.
-    ids : `numpy.ndarray`
-        Of N sources, those that have no children, int64, (N,).
-    parent_ids : `numpy.ndarray`
-        Parent of each; an isolated source is its own, int64, (N,).
+    ids, parent_ids : `numpy.ndarray`
+        Ids of N sources, those that have no children, and of their parents;
+        an isolated source is its own, int64, (N,).
     x, y : `numpy.ndarray`
         Positions in the parent frame (px), float64, (N,).
     labels : `numpy.ndarray`
@@ -273,28 +235,22 @@ class DeblendedField:
         bool, (N,). By default none.
     columns : `~collections.abc.Mapping` [`str`, `numpy.ndarray`], optional
         More columns, (N,) each, such as the true ``blendedness``.
-
-    Raises
-    ------
-    ValueError
-        Raised if the lengths do not fit each other, or a source has a parent
-        that is not listed.
     """
 
     name: str
-    ids: npt.NDArray[np.int64]
-    parent_ids: npt.NDArray[np.int64]
-    x: npt.NDArray[np.float64]
-    y: npt.NDArray[np.float64]
-    labels: npt.NDArray[np.int64]
+    ids: IntArray
+    parent_ids: IntArray
+    x: FloatArray
+    y: FloatArray
+    labels: IntArray
     spans: SpanMasks
-    flux: Mapping[str, npt.NDArray[np.float64]]
+    flux: Mapping[str, FloatArray]
     parents: npt.NDArray[Any]
     parent_spans: SpanMasks
     models: Mapping[str, PixelModels] = field(default_factory=dict)
     templates: Mapping[str, PixelModels] = field(default_factory=dict)
     seconds: float = float("nan")
-    ignored: npt.NDArray[np.bool_] | None = None
+    ignored: BoolArray | None = None
     columns: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -320,13 +276,13 @@ class DeblendedField:
         return len(self.ids)
 
     @property
-    def parent(self) -> npt.NDArray[np.int64]:
+    def parent(self) -> IntArray:
         """Index of the parent of each source, int64, (N,)."""
         order = np.argsort(self.parents["id"], kind="stable")
         return order[np.searchsorted(self.parents["id"][order], self.parent_ids)]
 
     @property
-    def positions(self) -> npt.NDArray[np.float64]:
+    def positions(self) -> FloatArray:
         """Positions (x, y) (px), float64, (N, 2)."""
         return np.stack([self.x, self.y], axis=1)
 
@@ -336,7 +292,7 @@ class DeblendedField:
         return int(np.count_nonzero(self.spans.areas == 0))
 
     @property
-    def is_blend(self) -> npt.NDArray[np.bool_]:
+    def is_blend(self) -> BoolArray:
         """Parents of several children or peaks, and skipped ones, bool, (P,)."""
         return (self.parents["n_child"] > 1) | (self.parents["n_peak"] > 1) | self.parents["skipped"]
 
@@ -354,11 +310,6 @@ class Deblender(abc.ABC):
         ----------
         images : `FieldImages`
             The images, without background.
-
-        Returns
-        -------
-        field : `DeblendedField`
-            The sources.
 
         Raises
         ------
@@ -395,10 +346,10 @@ def import_optional(name: str, extra: str) -> Any:
     return importlib.import_module(name)
 
 
-def make_parents(
-    ids: npt.NDArray[np.int64], parent_ids: npt.NDArray[np.int64], spans: SpanMasks
-) -> tuple[npt.NDArray[Any], SpanMasks]:
-    """Make parents out of their children.
+def make_parents(ids: IntArray, parent_ids: IntArray, spans: SpanMasks) -> tuple[npt.NDArray[Any], SpanMasks]:
+    """Make parents, of `PARENT_DTYPE` and by id, out of their children, whose pixels are their footprints.
+
+    An isolated source, its own parent, has no children.
 
     Parameters
     ----------
@@ -406,14 +357,6 @@ def make_parents(
         Ids of the sources and of their parents, int64, (N,).
     spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
         Masks of the sources.
-
-    Returns
-    -------
-    parents : `numpy.ndarray`
-        One of `PARENT_DTYPE` for each parent, by id. An isolated source, its
-        own parent, has no children.
-    parent_spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
-        The pixels of all children of each.
     """
     unique, index = np.unique(parent_ids, return_inverse=True)
     parents = np.zeros(len(unique), dtype=PARENT_DTYPE)
@@ -423,9 +366,7 @@ def make_parents(
     return parents, spans.unite(index, len(unique))
 
 
-def _places(
-    spans: SpanMasks, shape: tuple[int, ...], origin: tuple[int, int]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+def _places(spans: SpanMasks, shape: tuple[int, ...], origin: tuple[int, int]) -> tuple[IntArray, BoolArray]:
     """Flat index of each pixel of the masks that is on an image, and which pixels of the masks these are."""
     _, rows, columns = spans.pixels()
     rows, columns = rows - origin[0], columns - origin[1]

@@ -50,26 +50,15 @@ _SKIPPED = (
 def field_images(
     exposures: Mapping[str, ExposureF], bad_planes: Sequence[str] = ("BAD", "NO_DATA", "SAT")
 ) -> FieldImages:
-    """Take the pixels of exposures.
+    """Take the pixels of exposures, in nJy.
 
     Parameters
     ----------
     exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        Exposures by band.
+        Exposures by band, at least one, that pass
+        `~lsst.meas.maskrcnn.catalogs.exposures.check_exposures`.
     bad_planes : `~collections.abc.Sequence` [`str`]
         Mask planes of pixels that do not count.
-
-    Returns
-    -------
-    images : `~lsst.meas.maskrcnn.compare.deblender.FieldImages`
-        Their pixels in nJy.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are none.
-    lsst.pipe.base.AlgorithmError
-        Raised by `~lsst.meas.maskrcnn.catalogs.exposures.check_exposures`.
     """
     check_exposures(exposures)
     box = next(iter(exposures.values())).getBBox()

@@ -100,12 +100,10 @@ def render_blend(
     bands : `~collections.abc.Sequence` [`str`], optional
         Bands to render, in this order; by default all, in the model's order.
     exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.Exposure`]
-        Exposures by band, in any order, with the parent inside. Needed to
-        redistribute flux, and for models that were stored without the
-        observed PSF; otherwise not used.
+        Exposures by band, with the parent inside. Needed to redistribute flux, and
+        for models that were stored without the observed PSF; otherwise not used.
     redistribute : `bool`, optional
-        Share the pixels of the exposures instead of giving the models
-        themselves.
+        Share the pixels of the exposures instead of giving the models themselves.
 
     Returns
     -------
@@ -386,13 +384,10 @@ def _with_regions(
             ready.extend(members)
             continue
         box, spans = footprint.getBBox(), np.asarray(footprint.getSpans().asArray(), dtype=bool)
-        place: dict[str, Any] = {
-            "origin": (box.getMinY(), box.getMinX()),
-            "shape": spans.shape,
-            "spans": spans,
-        }
+        origin = box.getMinY(), box.getMinX()
+        whole = dataclasses.replace(members[0], id=root, origin=origin, shape=spans.shape, spans=spans)
         sources = tuple(source for member in members for source in member.sources)
-        ready.append(dataclasses.replace(members[0], id=root, sources=sources, **place))
+        ready.append(dataclasses.replace(whole, sources=sources))
     return ready
 
 

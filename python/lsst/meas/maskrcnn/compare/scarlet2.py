@@ -9,8 +9,6 @@ The package is optional: ``pip install lsst-meas-maskrcnn[scarlet2]``.
 
 from __future__ import annotations
 
-__all__ = ["Scarlet2Deblender"]
-
 import importlib
 import time
 from dataclasses import dataclass, replace
@@ -41,24 +39,13 @@ class Scarlet2Deblender(Deblender):
     that cannot be modelled, are as they were, and such parents have ``failed``
     or ``skipped`` set.
 
-    Parameters
-    ----------
-    start : `~lsst.meas.maskrcnn.compare.deblender.Deblender`
-        Its parents and positions are used.
-    max_sources : `int`
-        Parents of more sources are left as they were.
-    name : `str`
-        Name of the deblender.
-
-    Notes
-    -----
     Each source has one spectrum and one free morphology (Melchior et al. 2026,
     JOSS 11, 9646), which start from the colours of its centre and a small
     Gaussian: moments, the other way to start, fail in blends.
     """
 
-    start: Deblender
-    max_sources: int = 30
+    start: Deblender  # whose parents and positions are used
+    max_sources: int = 30  # parents of more sources are left as they were
     name: str = "scarlet2"
 
     def _get_sources(self, images: FieldImages) -> DeblendedField:

@@ -161,7 +161,7 @@ class ScarletModels:
 
 
 def read_scarlet_models(path_or_object: str | os.PathLike[str] | Any) -> ScarletModels:
-    """Read scarlet's models of a patch.
+    """Read scarlet's models of a patch; arrays of an object in memory are not copied.
 
     Parameters
     ----------
@@ -169,11 +169,6 @@ def read_scarlet_models(path_or_object: str | os.PathLike[str] | Any) -> Scarlet
         A ``.scarlet`` file, an older JSON file, `ScarletModels` (which are
         given back as they are), or an object with the public attributes of
         ``lsst.meas.extensions.scarlet.io.LsstScarletModelData``.
-
-    Returns
-    -------
-    models : `ScarletModels`
-        The models. Arrays of an object in memory are not copied.
 
     Raises
     ------
@@ -333,11 +328,8 @@ def _read_zip(archive: ZipReader, path: str) -> ScarletModels:
             if "source_type" not in node or "blend_type" in node:
                 yield name, node
 
-    header = {
-        name: _parse_json(archive.read(name), f"{path}, member {name}")
-        for name in _SPECIAL_MEMBERS
-        if name in names
-    }
+    special = [name for name in _SPECIAL_MEMBERS if name in names]
+    header = {name: _parse_json(archive.read(name), f"{path}, member {name}") for name in special}
     return _parse_models(_Node(header, path), blends())
 
 
@@ -456,9 +448,8 @@ def _parse_component(node: _Node) -> ScarletComponent:
         morph = node.array("model", shape)
         spectrum = np.ones(len(morph), dtype=np.float32)
     peak = node.get("peak")
-    return ScarletComponent(
-        node.pair("origin"), None if peak is None else (float(peak[0]), float(peak[1])), morph, spectrum
-    )
+    place = None if peak is None else (float(peak[0]), float(peak[1]))
+    return ScarletComponent(node.pair("origin"), place, morph, spectrum)
 
 
 def _joint_box(components: Sequence[ScarletComponent]) -> tuple[int, int, int, int]:

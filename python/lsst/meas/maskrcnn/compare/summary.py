@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from ..metrics.arrays import FloatArray
 from ..metrics.binned import binned_fraction, binned_statistics, robust_statistics
 from ..metrics.bootstrap import ImageStatistic, PairedResult, paired_bootstrap, ratio_statistic
 from ..metrics.evaluation_metrics import MetricValue
@@ -36,8 +37,6 @@ _SEPARATION_EDGES = (0.0, 5.0, 10.0, 15.0, 25.0, 50.0, 1000.0)
 survey."""
 
 _FLAGS = ("skipped", "failed", "not_converged")
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def comparison_values(comparison: FieldComparison) -> list[MetricValue]:

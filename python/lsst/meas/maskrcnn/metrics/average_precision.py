@@ -37,6 +37,7 @@ from typing import Literal, get_args
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import BoolArray, FloatArray, IntArray
 from .binned import divide
 from .bootstrap import ImageStatistic
 from .matching import IOU_THRESHOLDS, AreaRange, ImagePairs, match
@@ -52,8 +53,6 @@ __all__ = [
 ]
 
 Definition = Literal["perImage", "pooled", "coco"]
-FloatArray = npt.NDArray[np.float64]
-
 COCO_RECALLS = np.linspace(0.0, 1.0, 101)
 """Recalls at which the definition ``coco`` reads the precision."""
 
@@ -95,41 +94,30 @@ class Outcomes:
     area: AreaRange | None
     thresholds: FloatArray
     names: tuple[str, ...]
-    n_truth: npt.NDArray[np.int64]
-    image: npt.NDArray[np.int64]
+    n_truth: IntArray
+    image: IntArray
     scores: FloatArray
-    hit: npt.NDArray[np.bool_]
-    false: npt.NDArray[np.bool_]
+    hit: BoolArray
+    false: BoolArray
 
     def __len__(self) -> int:
         return len(self.names)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Outcomes]) -> Outcomes:
-        """Join the outcomes of different images.
+        """Join the outcomes of different images; `ValueError` is raised if they are not of one kind.
 
         Parameters
         ----------
         parts : `~collections.abc.Sequence` [`Outcomes`]
             At least one; all of one class, area range and set of thresholds.
-
-        Returns
-        -------
-        outcomes : `Outcomes`
-            Of all the images.
-
-        Raises
-        ------
-        ValueError
-            Raised if there are no parts or they are not of one kind.
         """
         if not parts:
             raise ValueError("No outcomes to join: at least one image is needed.")
         first = parts[0]
         for part in parts:
-            if (part.label, part.area) != (first.label, first.area) or not np.array_equal(
-                part.thresholds, first.thresholds
-            ):
+            same_steps = np.array_equal(part.thresholds, first.thresholds)
+            if (part.label, part.area) != (first.label, first.area) or not same_steps:
                 raise ValueError(
                     f"Outcomes of class {first.label}, {first.area}, thresholds {first.thresholds} and of "
                     f"class {part.label}, {part.area}, thresholds {part.thresholds} cannot be joined."
@@ -146,24 +134,12 @@ class Outcomes:
 
 @dataclass(frozen=True, eq=False)
 class PrecisionRecall:
-    """A precision-recall curve, from the highest score to the lowest.
+    """A precision-recall curve, from the highest score to the lowest."""
 
-    Parameters
-    ----------
-    recall : `numpy.ndarray`
-        Hits over truths, float64, (point,), not falling.
-    precision : `numpy.ndarray`
-        Hits over detections that count, float64, (point,).
-    interpolated : `numpy.ndarray`
-        The largest precision at this recall or beyond, float64, (point,).
-    scores : `numpy.ndarray`
-        Lowest score that is taken in, float64, (point,); NaN where none is.
-    """
-
-    recall: FloatArray
-    precision: FloatArray
-    interpolated: FloatArray
-    scores: FloatArray
+    recall: FloatArray  # hits over truths, (point,), not falling
+    precision: FloatArray  # hits over detections that count, (point,)
+    interpolated: FloatArray  # the largest precision at this recall or beyond, (point,)
+    scores: FloatArray  # lowest score that is taken in, (point,); NaN where none is
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,22 +183,12 @@ class AveragePrecision:
         return float(np.mean(self.ap))
 
     def at(self, threshold: float) -> float:
-        """Give the average precision at one threshold.
+        """Give the average precision at one threshold; `ValueError` is raised if it was not computed there.
 
         Parameters
         ----------
         threshold : `float`
             One of ``thresholds``, to a thousandth.
-
-        Returns
-        -------
-        ap : `float`
-            The average precision.
-
-        Raises
-        ------
-        ValueError
-            Raised if it was not computed at that threshold.
         """
         near = np.flatnonzero(np.abs(self.thresholds - threshold) < 1e-3)
         if not len(near):
@@ -236,7 +202,7 @@ def collect_outcomes(
     thresholds: Sequence[float] = IOU_THRESHOLDS,
     area: AreaRange | None = None,
 ) -> Outcomes:
-    """Match the detections of images, and gather what became of them.
+    """Match the detections of images, and gather what became of them, in the order of the images.
 
     Parameters
     ----------
@@ -249,11 +215,6 @@ def collect_outcomes(
         Smallest IoU of a match.
     area : `AreaRange`, optional
         The sizes that count; by default all.
-
-    Returns
-    -------
-    outcomes : `Outcomes`
-        Of all the images, in their order.
 
     Examples
     --------
@@ -289,45 +250,30 @@ def collect_outcomes(
 
 
 def average_precision(scores: npt.ArrayLike, hit: npt.ArrayLike, n_truth: int) -> float:
-    """Compute the all-point interpolated average precision.
+    """Compute the all-point interpolated average precision, between 0 and 1; NaN without truths.
 
     Parameters
     ----------
-    scores : `numpy.ndarray`
-        Scores of all detections, pooled over images, (detection,).
-    hit : `numpy.ndarray`
-        Whether each has a truth, bool, (detection,).
+    scores, hit : `numpy.ndarray`
+        Scores of all detections, pooled over images, and whether each has a
+        truth, (detection,).
     n_truth : `int`
         Number of truths.
-
-    Returns
-    -------
-    ap : `float`
-        Between 0 and 1; NaN without truths.
     """
     hits = np.asarray(hit, dtype=bool)
     return _area(_curve(np.asarray(scores, dtype=np.float64), hits, ~hits, n_truth), n_truth)
 
 
 def compute_ap(outcomes: Outcomes, definition: Definition) -> AveragePrecision:
-    """Compute the average precision.
+    """Compute the average precision at each threshold.
 
     Parameters
     ----------
     outcomes : `Outcomes`
         What became of the detections.
     definition : `str`
-        ``"perImage"``, ``"pooled"`` or ``"coco"``.
-
-    Returns
-    -------
-    ap : `AveragePrecision`
-        At each threshold.
-
-    Raises
-    ------
-    ValueError
-        Raised if there is no such definition.
+        ``"perImage"``, ``"pooled"`` or ``"coco"``; `ValueError` is raised for
+        any other.
     """
     _check(definition)
     n_truth = int(outcomes.n_truth.sum())
@@ -346,7 +292,7 @@ def compute_ap(outcomes: Outcomes, definition: Definition) -> AveragePrecision:
 
 
 def ap_statistic(outcomes: Outcomes, definition: Definition = "pooled") -> ImageStatistic:
-    """Make the average precision a function of how often each image counts.
+    """Make the average precision at each threshold, (B, T), a function of how often each image counts.
 
     Parameters
     ----------
@@ -354,11 +300,6 @@ def ap_statistic(outcomes: Outcomes, definition: Definition = "pooled") -> Image
         What became of the detections; nothing is matched again.
     definition : `str`
         ``"perImage"``, ``"pooled"`` or ``"coco"``.
-
-    Returns
-    -------
-    statistic : `ImageStatistic`
-        Average precision at each threshold, (B, T).
     """
     _check(definition)
     if definition == "perImage":
@@ -394,9 +335,7 @@ def _check(definition: str) -> None:
         raise ValueError(f"definition is {definition!r}; it must be 'perImage', 'pooled' or 'coco'.")
 
 
-def _curve(
-    scores: FloatArray, hit: npt.NDArray[np.bool_], false: npt.NDArray[np.bool_], n_truth: int
-) -> PrecisionRecall:
+def _curve(scores: FloatArray, hit: BoolArray, false: BoolArray, n_truth: int) -> PrecisionRecall:
     """Follow precision and recall down to each score at which the recall grows."""
     counts = np.flatnonzero(hit | false)
     order = counts[np.argsort(-scores[counts], kind="stable")]
@@ -452,11 +391,7 @@ def _mean_of_images(outcomes: Outcomes) -> tuple[FloatArray, list[PrecisionRecal
 
 
 def _step_table(
-    scores: FloatArray,
-    image: npt.NDArray[np.int64],
-    hit: npt.NDArray[np.bool_],
-    false: npt.NDArray[np.bool_],
-    n_images: int,
+    scores: FloatArray, image: IntArray, hit: BoolArray, false: BoolArray, n_images: int
 ) -> FloatArray:
     """Count hits and detections of each image between the scores at which there is a hit.
 

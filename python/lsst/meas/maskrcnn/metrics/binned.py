@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-FloatArray = NDArray[np.float64]
+from .arrays import FloatArray, IntArray
 
 MAD_TO_SIGMA = 1.482602218505602
 """Standard deviation over median absolute deviation of a normal distribution."""
@@ -24,47 +24,29 @@ _STATISTICS = ("median", "median_error", "scatter")
 
 @dataclass(frozen=True)
 class Fraction:
-    """A share of a number of sources.
+    """A share of a number of sources."""
 
-    Parameters
-    ----------
-    hits, total : `int`
-        Sources that count, and all of them.
-    value : `float`
-        Their ratio; NaN without sources.
-    low, high : `float`
-        Limits of the confidence interval.
-    """
-
+    # Sources that count, and all of them.
     hits: int
     total: int
-    value: float
+    value: float  # their ratio; NaN without sources
+    # Limits of the confidence interval.
     low: float
     high: float
 
 
 @dataclass(frozen=True)
 class BinnedFraction:
-    """A share of sources in bins of some quantity.
+    """A share of sources in bins of some quantity."""
 
-    Parameters
-    ----------
-    edges : `numpy.ndarray`
-        Limits of the bins, ascending, (bin + 1,).
-    center : `numpy.ndarray`
-        Median of the quantity of the sources in each bin; the middle of the
-        bin where there is no source, (bin,).
-    hits, total : `numpy.ndarray`
-        Sources that count and all of them, int64, (bin,).
-    fraction, low, high : `numpy.ndarray`
-        Their ratio and the limits of its confidence interval; NaN in an empty
-        bin, (bin,).
-    """
-
-    edges: FloatArray
+    edges: FloatArray  # limits of the bins, ascending, (bin + 1,)
+    # Median of the quantity of the sources in each bin; the middle of the bin where there is no source,
+    # (bin,).
     center: FloatArray
-    hits: NDArray[np.int64]
-    total: NDArray[np.int64]
+    # Sources that count and all of them, (bin,).
+    hits: IntArray
+    total: IntArray
+    # Their ratio and the limits of its confidence interval; NaN in an empty bin, (bin,).
     fraction: FloatArray
     low: FloatArray
     high: FloatArray
@@ -77,54 +59,31 @@ class BinnedFraction:
 
 @dataclass(frozen=True)
 class RobustStatistics:
-    """Centre, width and outliers of a sample.
+    """Centre, width and outliers of a sample."""
 
-    Parameters
-    ----------
-    n : `int`
-        Number of finite values.
-    median : `float`
-        Median; NaN without values.
-    median_error : `float`
-        Standard error of the median of a normal distribution of this width,
-        sqrt(pi / 2) scatter / sqrt(n).
-    scatter : `float`
-        1.4826 times the median absolute deviation from the median: the
-        standard deviation of a normal distribution.
-    outliers : `Fraction`
-        Values further from the median than `OUTLIER_SIGMA` scatters.
-    """
-
-    n: int
-    median: float
+    n: int  # number of finite values
+    median: float  # NaN without values
+    # Standard error of the median of a normal distribution of this width, sqrt(pi / 2) scatter / sqrt(n).
     median_error: float
+    # 1.4826 times the median absolute deviation from the median: the standard deviation of a normal
+    # distribution.
     scatter: float
-    outliers: Fraction
+    outliers: Fraction  # values further from the median than `OUTLIER_SIGMA` scatters
 
 
 @dataclass(frozen=True)
 class BinnedStatistics:
-    """Robust statistics of a quantity in bins of another, which are as in `BinnedFraction`.
+    """Robust statistics of a quantity in bins of another, which are as in `BinnedFraction`."""
 
-    Parameters
-    ----------
-    edges, center : `numpy.ndarray`
-        Limits of the bins, (bin + 1,), and median of the binned quantity, (bin,).
-    n : `numpy.ndarray`
-        Number of values, int64, (bin,).
-    median, median_error, scatter : `numpy.ndarray`
-        As in `RobustStatistics`; NaN in an empty bin, (bin,).
-    outliers : `BinnedFraction`
-        Values further from their bin's median than `OUTLIER_SIGMA` of the
-        bin's scatters.
-    """
-
+    # Limits of the bins, (bin + 1,), and median of the binned quantity, (bin,).
     edges: FloatArray
     center: FloatArray
-    n: NDArray[np.int64]
+    n: IntArray  # number of values, (bin,)
+    # As in `RobustStatistics`; NaN in an empty bin, (bin,).
     median: FloatArray
     median_error: FloatArray
     scatter: FloatArray
+    # Values further from their bin's median than `OUTLIER_SIGMA` of the bin's scatters.
     outliers: BinnedFraction
 
     def columns(self) -> dict[str, NDArray]:
@@ -141,10 +100,8 @@ _ONE_SIGMA = 0.6826894921370859
 def binomial_interval(hits: ArrayLike, total: ArrayLike) -> tuple[FloatArray, FloatArray]:
     """Compute the limits of a share at one standard deviation, low and high; NaN where ``total`` is 0.
 
-    Notes
-    -----
-    The score interval (Wilson 1927, JASA 22, 209). It holds its level on
-    average near 0 and 1 too, where the normal approximation does not (Brown,
+    They are those of the score interval (Wilson 1927, JASA 22, 209), which holds its
+    level on average near 0 and 1 too, where the normal approximation does not (Brown,
     Cai & DasGupta 2001, Stat. Sci. 16, 101).
 
     Examples
@@ -171,18 +128,10 @@ def fraction(hits: int, total: int) -> Fraction:
 
 
 def binned_fraction(values: ArrayLike, hit: ArrayLike, edges: ArrayLike) -> BinnedFraction:
-    """Compute a share in bins.
+    """Compute the share of sources that are hits, bool, (source,), in bins of a quantity, (source,).
 
-    Parameters
-    ----------
-    values : array_like
-        Quantity to bin by, (source,). NaN and values outside the edges are
-        left out.
-    hit : array_like
-        Whether a source counts, bool, (source,).
-    edges : array_like
-        Limits of the bins, ascending; may be infinite, (bin + 1,). A bin
-        holds its lower limit, the last one both.
+    NaN and values outside the edges are left out. Edges ascend and may be infinite,
+    (bin + 1,); a bin holds its lower limit, the last one both.
     """
     values, edges, index = _bin_index(values, edges)
     hit = np.asarray(hit, dtype=bool)
@@ -227,9 +176,8 @@ def binned_statistics(x: ArrayLike, values: ArrayLike, edges: ArrayLike) -> Binn
     n = np.array([part.n for part in parts], dtype=np.int64)
     outliers = np.array([part.outliers.hits for part in parts], dtype=np.int64)
     columns = {name: np.array([getattr(part, name) for part in parts]) for name in _STATISTICS}
-    return BinnedStatistics(
-        edges, center, n, **columns, outliers=_binned_fraction(edges, center, outliers, n)
-    )
+    far = _binned_fraction(edges, center, outliers, n)
+    return BinnedStatistics(edges, center, n, **columns, outliers=far)
 
 
 def weighted_median(values: FloatArray, weights: FloatArray) -> FloatArray:
@@ -288,12 +236,12 @@ def _edge_columns(edges: FloatArray) -> dict[str, NDArray]:
 
 
 def _binned_fraction(
-    edges: FloatArray, center: FloatArray, hits: NDArray[np.int64], total: NDArray[np.int64]
+    edges: FloatArray, center: FloatArray, hits: IntArray, total: IntArray
 ) -> BinnedFraction:
     return BinnedFraction(edges, center, hits, total, divide(hits, total), *binomial_interval(hits, total))
 
 
-def _bin_index(values: ArrayLike, edges: ArrayLike) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
+def _bin_index(values: ArrayLike, edges: ArrayLike) -> tuple[FloatArray, FloatArray, IntArray]:
     """Values, edges, and the bin of each value, -1 outside."""
     values, edges = np.asarray(values, dtype=float), np.asarray(edges, dtype=float)
     if values.ndim != 1:
@@ -306,14 +254,14 @@ def _bin_index(values: ArrayLike, edges: ArrayLike) -> tuple[FloatArray, FloatAr
     return values, edges, index
 
 
-def _split(values: FloatArray, index: NDArray[np.int64], edges: FloatArray) -> list[FloatArray]:
+def _split(values: FloatArray, index: IntArray, edges: FloatArray) -> list[FloatArray]:
     """Values of each bin."""
     order = np.argsort(index, kind="stable")
     bounds = np.searchsorted(index[order], np.arange(len(edges)))
     return [values[order[a:b]] for a, b in zip(bounds[:-1], bounds[1:])]
 
 
-def _centers(values: FloatArray, index: NDArray[np.int64], edges: FloatArray) -> FloatArray:
+def _centers(values: FloatArray, index: IntArray, edges: FloatArray) -> FloatArray:
     """Median of each bin, or else its middle, or its finite edge."""
     low, high = edges[:-1], edges[1:]
     middle = np.where(np.isfinite(low), low, high)

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..images.classes import CLASS_NAMES, IS_STAR
+from .arrays import FloatArray
 from .average_precision import AveragePrecision
 from .binned import BinnedFraction, BinnedStatistics, binned_statistics, divide, even_edges, log_edges
 from .calibration import Reliability, reliability
@@ -32,10 +33,10 @@ _CURVE_POINTS = 1000
 
 _BLENDEDNESS_EDGES = np.array([0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
 
-_Edges = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+_Edges = Callable[[FloatArray], FloatArray]
 
 
-def _tenths(_: NDArray[np.float64]) -> NDArray[np.float64]:
+def _tenths(_: FloatArray) -> FloatArray:
     return np.linspace(0.0, 1.0, 11)
 
 
@@ -52,24 +53,12 @@ _SHARES: tuple[tuple[str, str, _Edges], ...] = (
 
 @dataclass(frozen=True)
 class BinnedShares:
-    """Completeness or purity of each class against one quantity.
+    """Completeness or purity of each class against one quantity."""
 
-    Parameters
-    ----------
-    measure : `str`
-        ``completeness``, ``purity`` or ``class_completeness``.
-    column : `str`
-        Column of the match table that the bins are of.
-    curves : `dict` [`str`, `BinnedFraction`]
-        By class.
-    limits : `dict` [`str`, `CompletenessLimit`]
-        Where the completeness falls through one half, by class; only against
-        magnitude.
-    """
-
-    measure: str
-    column: str
-    curves: Mapping[str, BinnedFraction]
+    measure: str  # ``completeness``, ``purity`` or ``class_completeness``
+    column: str  # column of the match table that the bins are of
+    curves: Mapping[str, BinnedFraction]  # by class
+    # Where the completeness falls through one half, by class; only against magnitude.
     limits: Mapping[str, CompletenessLimit] = field(default_factory=dict)
 
 
@@ -97,16 +86,14 @@ def _binned_shares(
     return BinnedShares(measure, column, curves, limits)
 
 
-def residual_bins(sources: MatchedSources) -> tuple[str, NDArray[np.float64]]:
+def residual_bins(sources: MatchedSources) -> tuple[str, FloatArray]:
     """Choose what residuals are binned by: ``blendedness`` if the truth knows it, else ``mag``; and edges."""
     if np.isfinite(sources.table["blendedness"]).any():
         return "blendedness", _BLENDEDNESS_EDGES
     return "mag", even_edges(sources.table["mag"])
 
 
-def binned_residual(
-    sources: MatchedSources, values: NDArray[np.float64], is_star: bool | None
-) -> BinnedStatistics:
+def binned_residual(sources: MatchedSources, values: FloatArray, is_star: bool | None) -> BinnedStatistics:
     """Compute the statistics of a residual, (row,), of matched sources in the bins of `residual_bins`."""
     column, edges = residual_bins(sources)
     rows = sources.matched(is_star)
@@ -119,14 +106,7 @@ def reliability_curves(sources: MatchedSources) -> dict[str, Reliability]:
 
 
 def binned_tables(sources: MatchedSources) -> dict[str, dict[str, list[float]]]:
-    """Put all figures in bins into tables.
-
-    Returns
-    -------
-    tables : `dict` [`str`, `dict` [`str`, `list` [`float`]]]
-        Columns by name, by the name of the table, such as
-        ``completeness/mag/star``.
-    """
+    """Put all figures in bins into tables: columns by name, by a name such as ``completeness/mag/star``."""
     tables: dict[str, Mapping[str, NDArray[Any]]] = {}
     families = [*binned_shares(sources), class_shares(sources) if len(sources.classes) > 1 else None]
     for shares in filter(None, families):

@@ -23,6 +23,8 @@ import scipy.sparse.csgraph
 import scipy.spatial
 from numpy.typing import ArrayLike, NDArray
 
+from .arrays import BoolArray, FloatArray, IntArray
+
 BLEND_KINDS = ("recognized", "unrecognized", "shredded", "mismatched", "missed")
 """How a group of two truths or more can end; see `classify_groups`."""
 
@@ -42,9 +44,7 @@ _LINK_IOU, _LINK_SHARE = 0.3, 0.5
 bright one's detection has a small IoU."""
 
 
-def blended_truths(
-    x: ArrayLike, y: ArrayLike, flux: ArrayLike, snr: ArrayLike, fwhm: float
-) -> NDArray[np.bool_]:
+def blended_truths(x: ArrayLike, y: ArrayLike, flux: ArrayLike, snr: ArrayLike, fwhm: float) -> BoolArray:
     """Find the true sources that are within one FWHM of another that counts, bool, (truth,).
 
     ``maskrcnn_pBlend`` is the probability of it. Positions and the FWHM of the PSF
@@ -67,24 +67,13 @@ def blended_truths(
 
 @dataclass(frozen=True)
 class BlendGroups:
-    """Groups of true sources and detections.
+    """Groups of true sources and detections."""
 
-    Parameters
-    ----------
-    truth_group : `numpy.ndarray`
-        Number of the group of each truth; -1 for an ignored one, int64,
-        (truth,).
-    detection_group : `numpy.ndarray`
-        Number of the group of each detection; -1 for an ignored one, int64,
-        (detection,).
-    n_truth, n_detection : `numpy.ndarray`
-        Members of each group, int64, (group,).
-    """
-
-    truth_group: NDArray[np.int64]
-    detection_group: NDArray[np.int64]
-    n_truth: NDArray[np.int64]
-    n_detection: NDArray[np.int64]
+    truth_group: IntArray  # number of the group of each truth; -1 for an ignored one, (truth,)
+    detection_group: IntArray  # number of the group of each detection; -1 for an ignored one, (detection,)
+    # Members of each group, (group,).
+    n_truth: IntArray
+    n_detection: IntArray
 
     @property
     def n_groups(self) -> int:
@@ -94,17 +83,11 @@ class BlendGroups:
 
 def overlap_links(
     first: ArrayLike, second: ArrayLike, iou: ArrayLike, first_area: ArrayLike, second_area: ArrayLike
-) -> NDArray[np.int64]:
+) -> IntArray:
     """Link masks that overlap by much: pairs (first, second), int64, (link, 2).
 
-    Parameters
-    ----------
-    first, second : array_like
-        Indices of pairs of masks that share pixels, (pair,).
-    iou : array_like
-        Intersection over union of each pair, (pair,).
-    first_area, second_area : array_like
-        Areas (px) of all masks of the two sets, by index.
+    Given are the indices of pairs of masks that share pixels and their IoU, (pair,), and
+    the areas (px) of all masks of the two sets.
     """
     first, second = np.asarray(first, dtype=np.int64), np.asarray(second, dtype=np.int64)
     iou = np.asarray(iou, dtype=float)
@@ -115,7 +98,7 @@ def overlap_links(
     return np.stack([first[linked], second[linked]], axis=1)
 
 
-def peak_links(first: ArrayLike, second: ArrayLike, length: float) -> NDArray[np.int64]:
+def peak_links(first: ArrayLike, second: ArrayLike, length: float) -> IntArray:
     """Link positions (x, y), (source, 2), within a length: sorted pairs (first, second), int64, (link, 2).
 
     Positions that are not finite are linked to nothing. One FWHM of the PSF is
@@ -144,29 +127,13 @@ def friends_of_friends(
 ) -> BlendGroups:
     """Join truths and detections that are linked, directly or through others.
 
-    Parameters
-    ----------
-    n_truth, n_detection : `int`
-        Number of truths and of detections.
-    links : array_like
-        Pairs (truth, detection) that are linked, (link, 2), from
-        `overlap_links` or `peak_links`.
-    truth_links : array_like, optional
-        Pairs of truths that are linked, (link, 2). With them a blend is
-        defined by the truth alone, also where nothing was found; masks with
-        wide wings join much of a crowded field.
-    ignored_truth : array_like, optional
-        Truths that belong to no group and link nothing, bool, (truth,).
-    ignored_detection : array_like, optional
-        Detections that belong to no group and link nothing, such as those
-        matched to an ignored truth, bool, (detection,). A detection whose
-        only links are to ignored truths belongs to none either.
-
-    Returns
-    -------
-    groups : `BlendGroups`
-        The groups, numbered by their first truth, then first detection; every
-        source that is not ignored is in one.
+    Pairs (truth, detection), (link, 2), are those of `overlap_links` or `peak_links`.
+    With links between truths, (link, 2), a blend is defined by the truth alone, also
+    where nothing was found; masks with wide wings join much of a crowded field.
+    Ignored truths and detections, bool, such as those matched to an ignored truth,
+    belong to no group and link nothing; a detection whose only links are to ignored
+    truths belongs to none either. Groups are numbered by their first truth, then first
+    detection; every source that is not ignored is in one.
 
     Examples
     --------
@@ -257,7 +224,7 @@ def source_outcomes(groups: BlendGroups, match: ArrayLike) -> tuple[NDArray[np.s
     return truth, detection
 
 
-def group_quality(groups: BlendGroups, match: ArrayLike, iou: ArrayLike) -> NDArray[np.float64]:
+def group_quality(groups: BlendGroups, match: ArrayLike, iou: ArrayLike) -> FloatArray:
     """Rate each group by the overlap of its masks, between 0 and 1, (group,).
 
     ``match`` and ``iou`` are the index of the truth of each detection, or -1,
@@ -268,14 +235,13 @@ def group_quality(groups: BlendGroups, match: ArrayLike, iou: ArrayLike) -> NDAr
     """
     match = _check_match(groups, match)
     found = np.flatnonzero((match >= 0) & (groups.detection_group >= 0))
-    total = np.bincount(
-        groups.detection_group[found], weights=np.asarray(iou, dtype=float)[found], minlength=groups.n_groups
-    )
+    overlap = np.asarray(iou, dtype=float)[found]
+    total = np.bincount(groups.detection_group[found], weights=overlap, minlength=groups.n_groups)
     # Pairs + (t - pairs) / 2 + (d - pairs) / 2.
     return total / (0.5 * (groups.n_truth + groups.n_detection))
 
 
-def group_boxes(groups: BlendGroups, truth_boxes: ArrayLike, detection_boxes: ArrayLike) -> NDArray[np.int64]:
+def group_boxes(groups: BlendGroups, truth_boxes: ArrayLike, detection_boxes: ArrayLike) -> IntArray:
     """Join the boxes of masks, [x0, y0, x1, y1], half open (px), to those of groups, int64, (group, 4)."""
     truth, found = np.asarray(truth_boxes).reshape(-1, 4), np.asarray(detection_boxes).reshape(-1, 4)
     group = np.concatenate([groups.truth_group, groups.detection_group])
@@ -288,14 +254,14 @@ def group_boxes(groups: BlendGroups, truth_boxes: ArrayLike, detection_boxes: Ar
     return result
 
 
-def _check_links(links: ArrayLike, n_first: int, n_second: int) -> NDArray[np.int64]:
+def _check_links(links: ArrayLike, n_first: int, n_second: int) -> IntArray:
     checked = np.asarray(links, dtype=np.int64).reshape(-1, 2)
     if np.any(checked < 0) or np.any(checked >= (n_first, n_second)):
         raise ValueError(f"Links must point to one of {n_first} and one of {n_second} sources, from 0 on.")
     return checked
 
 
-def _check_match(groups: BlendGroups, match: ArrayLike) -> NDArray[np.int64]:
+def _check_match(groups: BlendGroups, match: ArrayLike) -> IntArray:
     checked = np.asarray(match, dtype=np.int64).reshape(-1)
     if len(checked) != len(groups.detection_group):
         raise ValueError(
@@ -304,7 +270,7 @@ def _check_match(groups: BlendGroups, match: ArrayLike) -> NDArray[np.int64]:
     return checked
 
 
-def _flags(given: ArrayLike | None, n: int, what: str) -> NDArray[np.bool_]:
+def _flags(given: ArrayLike | None, n: int, what: str) -> BoolArray:
     if given is None:
         return np.zeros(n, dtype=bool)
     flags = np.array(given, dtype=bool)

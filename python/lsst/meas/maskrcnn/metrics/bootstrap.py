@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import FloatArray
 from .binned import divide
 
 __all__ = [
@@ -35,8 +36,6 @@ __all__ = [
 
 LEVEL = 0.6827
 """Probability within one standard deviation of a normal distribution."""
-
-FloatArray = npt.NDArray[np.float64]
 
 # Weights that are handed to a statistic at once.
 _CELLS = 10_000_000
@@ -122,23 +121,13 @@ def bootstrap(
     Parameters
     ----------
     statistic : `ImageStatistic`
-        The figures.
+        The figures; `ValueError` is raised if there are no images.
     rng : `numpy.random.Generator`
         Draws the images.
     n_samples : `int`
         Number of resamplings, at least 2.
     level : `float`
         Share of the samples between the limits given.
-
-    Returns
-    -------
-    result : `BootstrapResult`
-        The figures and their errors.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are no images, or too few samples are asked for.
     """
     return _summarize(statistic.value, _resample(statistic, rng, n_samples), len(statistic.names), level)
 
@@ -150,28 +139,19 @@ def paired_bootstrap(
     n_samples: int = 1000,
     level: float = LEVEL,
 ) -> PairedResult:
-    """Compare two runs on the same images.
+    """Compare two runs on the same images: their difference, its error and its significance.
 
     Parameters
     ----------
     first, second : `ImageStatistic`
-        The same figures of both runs.
+        The same figures of both runs; `ValueError` is raised if they are not
+        of the same images in the same order.
     rng : `numpy.random.Generator`
         Draws the images, the same for both.
     n_samples : `int`
         Number of resamplings, at least 2.
     level : `float`
         Share of the samples between the limits given.
-
-    Returns
-    -------
-    result : `PairedResult`
-        The difference, its error and its significance; see `paired_result`.
-
-    Raises
-    ------
-    ValueError
-        Raised if the runs are not of the same images in the same order.
     """
     if first.names != second.names:
         only = sorted(set(first.names) ^ set(second.names))
@@ -181,9 +161,8 @@ def paired_bootstrap(
             + " Give both the same images in the same order."
         )
     seed = int(rng.integers(2**63))
-    return paired_result(
-        *(bootstrap(one, np.random.default_rng(seed), n_samples, level) for one in (first, second))
-    )
+    results = (bootstrap(one, np.random.default_rng(seed), n_samples, level) for one in (first, second))
+    return paired_result(*results)
 
 
 def paired_result(first: BootstrapResult, second: BootstrapResult) -> PairedResult:
@@ -194,11 +173,6 @@ def paired_result(first: BootstrapResult, second: BootstrapResult) -> PairedResu
     first, second : `BootstrapResult`
         The same figures of both runs, of as many images, from generators of
         the same seed.
-
-    Returns
-    -------
-    result : `PairedResult`
-        The difference, its error and its significance.
 
     Notes
     -----
@@ -226,17 +200,7 @@ def combine(function: Callable[..., FloatArray], *statistics: ImageStatistic) ->
     function : `~collections.abc.Callable`
         From the values of each statistic, (B, K) each, to new ones.
     *statistics : `ImageStatistic`
-        The others.
-
-    Returns
-    -------
-    statistic : `ImageStatistic`
-        The new one.
-
-    Raises
-    ------
-    ValueError
-        Raised if the images are not the same.
+        The others; `ValueError` is raised if their images are not the same.
     """
     names = statistics[0].names
     if any(one.names != names for one in statistics):
@@ -245,24 +209,15 @@ def combine(function: Callable[..., FloatArray], *statistics: ImageStatistic) ->
 
 
 def ratio_statistic(names: tuple[str, ...], above: npt.ArrayLike, below: npt.ArrayLike) -> ImageStatistic:
-    """Make a statistic of a ratio of sums over images, such as completeness.
+    """Make a statistic of a ratio of sums over images, such as completeness, (B, K).
 
     Parameters
     ----------
     names : `tuple` [`str`]
         Of the images.
     above, below : `numpy.ndarray`
-        What is summed above and below the line, (image, K) or (image,).
-
-    Returns
-    -------
-    statistic : `ImageStatistic`
-        The ratio, (B, K); NaN where the sum below is 0.
-
-    Raises
-    ------
-    ValueError
-        Raised if the shapes do not fit.
+        What is summed above and below the line, (image, K) or (image,). The
+        ratio is NaN where the sum below is 0.
     """
     top, bottom = (np.asarray(part, dtype=np.float64) for part in (above, below))
     if top.shape != bottom.shape or top.ndim not in (1, 2) or len(top) != len(names):

@@ -9,59 +9,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from .arrays import FloatArray
 from .binned import BinnedFraction, binned_fraction, divide
 
 
 @dataclass(frozen=True)
 class Reliability:
-    """Probabilities given against how often they came true.
+    """Probabilities given against how often they came true."""
 
-    Parameters
-    ----------
-    bins : `BinnedFraction`
-        Share of cases that came true, in bins of the probability given.
-    mean_probability : `numpy.ndarray`
-        Mean probability given in each bin; NaN in an empty one, (bin,).
-    expected_error : `float`
-        Expected calibration error; NaN without cases.
-    brier : `float`
-        Mean square of probability minus outcome (Brier 1950, MWR 78, 1).
-    n : `int`
-        Number of cases.
-    """
-
-    bins: BinnedFraction
-    mean_probability: NDArray[np.float64]
-    expected_error: float
-    brier: float
-    n: int
+    bins: BinnedFraction  # share of cases that came true, in bins of the probability given
+    mean_probability: FloatArray  # of each bin; NaN in an empty one, (bin,)
+    expected_error: float  # NaN without cases
+    brier: float  # mean square of probability minus outcome (Brier 1950, MWR 78, 1)
+    n: int  # number of cases
 
 
 def reliability(
     probability: ArrayLike, true: ArrayLike, *, n_bins: int = 10, equal_counts: bool = False
 ) -> Reliability:
-    """Compare probabilities with how often they came true.
+    """Compare probabilities with how often they came true, bool, both (case,); NaN is left out.
 
-    Parameters
-    ----------
-    probability : array_like
-        Probabilities given, between 0 and 1; NaN is left out, (case,).
-    true : array_like
-        Whether each came true, bool, (case,).
-    n_bins : `int`
-        Number of bins.
-    equal_counts : `bool`
-        Bins of about equal numbers of cases instead of equal widths.
-        Most detections have a score near 1, where bins of equal width are
-        coarse.
-
-    Notes
-    -----
-    The expected calibration error (Naeini et al. 2015, AAAI 29, 2901; Guo et
-    al. 2017, arXiv:1706.04599) is the mean over bins of the difference between the
-    share that came true and the mean probability, weighted by the cases.
+    With ``equal_counts`` bins hold about equal numbers of cases: most detections have a score near 1,
+    where bins of equal width are coarse. The expected calibration error (Naeini et al. 2015, AAAI 29, 2901;
+    Guo et al. 2017, arXiv:1706.04599) is the mean over bins of the difference between the share that came
+    true and the mean probability, weighted by the cases.
 
     Examples
     --------

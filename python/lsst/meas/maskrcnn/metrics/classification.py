@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import scipy.stats
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
+from .arrays import FloatArray, IntArray
 from .binned import divide
 from .match_table import MatchedSources
 
@@ -21,34 +22,20 @@ _FEWEST_FOR_THIRDS = 30
 
 @dataclass(frozen=True)
 class RocCurve:
-    """Stars kept against galaxies let through, over all thresholds.
+    """Stars kept against galaxies let through, over all thresholds."""
 
-    Parameters
-    ----------
-    false_positive : `numpy.ndarray`
-        Share of the galaxies at or above the threshold, ascending,
-        (threshold,).
-    true_positive : `numpy.ndarray`
-        Share of the stars at or above the threshold, (threshold,).
-    threshold : `numpy.ndarray`
-        Probabilities, descending from infinity (nothing passes),
-        (threshold,).
-    area : `float`
-        Area under the curve: the probability that a star is given a larger
-        value than a galaxy; NaN if either is missing.
-    n_star, n_galaxy : `int`
-        Number of sources.
-    """
-
-    false_positive: NDArray[np.float64]
-    true_positive: NDArray[np.float64]
-    threshold: NDArray[np.float64]
+    false_positive: FloatArray  # share of the galaxies at or above the threshold, ascending, (threshold,)
+    true_positive: FloatArray  # share of the stars at or above the threshold, (threshold,)
+    threshold: FloatArray  # probabilities, descending from infinity (nothing passes), (threshold,)
+    # Area under the curve: the probability that a star is given a larger value than a galaxy; NaN if either
+    # is missing.
     area: float
+    # Number of sources.
     n_star: int
     n_galaxy: int
 
 
-def confusion_matrix(sources: MatchedSources) -> NDArray[np.int64]:
+def confusion_matrix(sources: MatchedSources) -> IntArray:
     """Count matched sources by true class (row) and class given (column): star, galaxy, int64, (2, 2)."""
     matched = sources.table[sources.matched()]
     code = 2 * ~matched["truth_is_star"] + 1 * ~matched["detected_is_star"]
@@ -56,25 +43,11 @@ def confusion_matrix(sources: MatchedSources) -> NDArray[np.int64]:
 
 
 def roc_curve(p_star: ArrayLike, is_star: ArrayLike) -> RocCurve:
-    """Compute the receiver operating characteristic of a star probability.
+    """Compute the receiver operating characteristic of a probability of what is a star, both (source,).
 
-    Parameters
-    ----------
-    p_star : array_like
-        Probability of being a star, or anything that grows with it; NaN is
-        left out, (source,).
-    is_star : array_like
-        Whether each source is a star, bool, (source,).
-
-    Returns
-    -------
-    curve : `RocCurve`
-        The curve; with NaN shares of a class that has no source.
-
-    Notes
-    -----
-    Sources of equal probability enter together, so that the area is the
-    Mann-Whitney statistic with ties counted half.
+    The probability may be anything that grows with it; NaN is left out. Sources of equal probability enter
+    together, so that the area is the Mann-Whitney statistic with ties counted half. Shares of a class that
+    has no source are NaN.
 
     Examples
     --------

@@ -16,19 +16,11 @@ from .binned import BinnedFraction
 
 @dataclass(frozen=True)
 class CompletenessLimit:
-    """Where completeness falls to a level.
+    """Where completeness falls to a level."""
 
-    Parameters
-    ----------
-    value : `float`
-        The magnitude (or whatever the bins are of); NaN if the level is not
-        crossed.
-    low, high : `float`
-        Where the lower and the upper confidence limits of the completeness
-        cross the level; NaN where they do not.
-    """
-
-    value: float
+    value: float  # the magnitude (or whatever the bins are of); NaN if the level is not crossed
+    # Where the lower and the upper confidence limits of the completeness cross the level; NaN where they do
+    # not.
     low: float
     high: float
 
@@ -46,22 +38,11 @@ def completeness_limit(binned: BinnedFraction, level: float = 0.5) -> Completene
 
 
 def last_crossing(x: ArrayLike, curve: ArrayLike, total: ArrayLike, level: float) -> float:
-    """Find where a falling curve goes through a level for good.
+    """Find where a falling curve goes through a level for good, interpolated linearly between two bins.
 
-    Parameters
-    ----------
-    x, curve : array_like
-        Centres of the bins, ascending, and the share in each, (bin,).
-    total : array_like
-        Number of sources in each, (bin,); bins without any are passed over.
-    level : `float`
-        The level.
-
-    Returns
-    -------
-    crossing : `float`
-        Interpolated linearly between two bins; NaN if there is none beyond
-        which the sources taken together are below the level.
+    Given are the centres of the bins, ascending, the share and the number of sources in each, (bin,); bins
+    without any are passed over. It is NaN if there is no crossing beyond which the sources taken together are
+    below the level.
 
     Examples
     --------

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..images.pixels import cut_square
+from .arrays import BoolArray, FloatArray, IntArray
 
 _MARGIN, _LEAST_SIDE = 12, 32
 """Pixels around the peaks of a blend, and the least side of a picture (px)."""
@@ -22,49 +23,27 @@ Stamp = tuple[int, int, NDArray[np.floating]]
 
 @dataclass(frozen=True, eq=False)
 class BlendCutout:
-    """A blend cut out of an image, to be drawn.
+    """A blend cut out of an image, to be drawn."""
 
-    Parameters
-    ----------
-    image : `numpy.ndarray`
-        Flux per pixel in three bands, the reddest first, (band, size, size);
-        NaN off the image.
-    noise : `numpy.ndarray` or `None`
-        Sky noise per band, (band,).
-    residual : `numpy.ndarray` or `None`
-        Image minus model in units of the noise, (size, size).
-    corner : `tuple` [`int`, `int`]
-        (x0, y0) of the first pixel in the frame of the tract.
-    truth_masks, detection_masks : `list` [`numpy.ndarray`]
-        Masks that reach into the cut-out, bool, (y, x) each.
-    truth_origins, detection_origins : `numpy.ndarray`
-        (y0, x0) of these masks in the cut-out, int64, (mask, 2).
-    truth_is_star, detection_is_star : `numpy.ndarray`
-        Their classes, bool, (mask,).
-    caption : `str`
-        What to write under it, one or two short lines.
-    model : `numpy.ndarray` or `None`
-        Sum of the models, like ``image``.
-    children : `list` [`tuple` [`str`, `numpy.ndarray`]]
-        What to write above each model, and its pixels, like ``image``.
-    sky : `tuple` [`float`, `float`] or `None`
-        Right ascension and declination of its middle (deg).
-    """
-
+    # Flux per pixel in three bands, the reddest first, (band, size, size); NaN off the image.
     image: NDArray[np.floating]
-    noise: NDArray[np.float64] | None
-    residual: NDArray[np.floating] | None
-    corner: tuple[int, int]
-    truth_masks: list[NDArray[np.bool_]] = field(default_factory=list)
-    truth_origins: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
-    truth_is_star: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    detection_masks: list[NDArray[np.bool_]] = field(default_factory=list)
-    detection_origins: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
-    detection_is_star: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    caption: str = ""
-    model: NDArray[np.floating] | None = None
+    noise: FloatArray | None  # sky noise per band, (band,)
+    residual: NDArray[np.floating] | None  # image minus model in units of the noise, (size, size)
+    corner: tuple[int, int]  # (x0, y0) of the first pixel in the frame of the tract
+    # Masks that reach into the cut-out, (y, x) each.
+    truth_masks: list[BoolArray] = field(default_factory=list)
+    # (y0, x0) of these masks in the cut-out, (mask, 2).
+    truth_origins: IntArray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    # Their classes, (mask,).
+    truth_is_star: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
+    detection_masks: list[BoolArray] = field(default_factory=list)
+    detection_origins: IntArray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
+    detection_is_star: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
+    caption: str = ""  # what to write under it, one or two short lines
+    model: NDArray[np.floating] | None = None  # sum of the models, like ``image``
+    # What to write above each model, and its pixels, like ``image``.
     children: list[tuple[str, NDArray[np.floating]]] = field(default_factory=list)
-    sky: tuple[float, float] | None = None
+    sky: tuple[float, float] | None = None  # right ascension and declination of its middle (deg)
 
 
 def add_models(
@@ -72,22 +51,9 @@ def add_models(
 ) -> BlendCutout:
     """Add models, and the residual that they leave, to a cut-out.
 
-    Parameters
-    ----------
-    cutout : `BlendCutout`
-        The cut-out.
-    sigma : `numpy.ndarray`
-        Standard deviation of the middle band, (size, size).
-    stamps : `~collections.abc.Mapping` [`int`, `tuple`]
-        First row and column in the frame of ``cutout.corner``, and pixels
-        (band, y, x), of the models of the blend and of sources near it.
-    labels : `~collections.abc.Mapping` [`int`, `str`]
-        What to write above those that are the children, in their order.
-
-    Returns
-    -------
-    cutout : `BlendCutout`
-        With models, children and residual.
+    ``sigma`` is the standard deviation of the middle band, (size, size). Stamps are of
+    the models of the blend and of sources near it, in the frame of ``cutout.corner``;
+    labels are what to write above those that are the children, in their order.
     """
     x0, y0 = cutout.corner
     size, middle = len(sigma), len(cutout.image) // 2
@@ -116,9 +82,7 @@ def blend_square(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[int,
     return x0, y0, side
 
 
-def busiest_blends(
-    groups: Iterable[NDArray[np.int64]], flux: NDArray[np.floating], n: int
-) -> list[NDArray[np.int64]]:
+def busiest_blends(groups: Iterable[IntArray], flux: NDArray[np.floating], n: int) -> list[IntArray]:
     """Choose the groups of sources with the most members, each by descending flux, (source,)."""
     blends = [members[np.argsort(-flux[members], kind="stable")] for members in groups if len(members) > 1]
     blends.sort(key=lambda members: (-len(members), -float(np.nansum(flux[members]))))

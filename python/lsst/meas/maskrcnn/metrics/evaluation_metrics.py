@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, model_validator
 
 from ..images.classes import GALAXY, STAR
+from .arrays import BoolArray
 from .average_precision import Outcomes
 
 __all__ = [
@@ -229,22 +230,17 @@ class EvaluationMetrics(_Stored):
         return tuple(patch.name for patch in self.patches)
 
     def select(self, **wanted: Any) -> list[MetricValue]:
-        """Give the figures with some properties.
+        """Give the figures with some properties, in their order.
 
         Parameters
         ----------
         **wanted
             Fields of `MetricValue` and their values.
-
-        Returns
-        -------
-        values : `list` [`MetricValue`]
-            The figures, in their order.
         """
         return [value for value in self.values if all(getattr(value, k) == v for k, v in wanted.items())]
 
     def get(self, name: str, **wanted: Any) -> MetricValue:
-        """Give one figure.
+        """Give one figure; `KeyError` is raised if there is no such one.
 
         Parameters
         ----------
@@ -252,16 +248,6 @@ class EvaluationMetrics(_Stored):
             Its name.
         **wanted
             Fields of `MetricValue`; those not given have their defaults.
-
-        Returns
-        -------
-        value : `MetricValue`
-            The figure.
-
-        Raises
-        ------
-        KeyError
-            Raised if there is no such figure.
         """
         defaults = {"object_class": "all", "definition": "", "area": "all", "iou": None, "band": ""}
         found = self.select(name=name, **(defaults | wanted))
@@ -360,12 +346,7 @@ def outcomes_table(outcomes: Iterable[Outcomes]) -> NDArray[np.void]:
     table : `numpy.ndarray`
         Structured array, one row per detection and class: ``label`` (-1 for
         all classes as one), ``image``, ``score``, and ``hit`` and ``false``,
-        whose bit t stands for the threshold t.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are more thresholds than bits.
+        whose bit t stands for the threshold t, of which there are 31 at most.
     """
     dtype = np.dtype([("label", "i4"), ("image", "i4"), ("score", "f8"), ("hit", "i4"), ("false", "i4")])
     parts = [np.zeros(0, dtype=dtype)]
@@ -386,7 +367,7 @@ def outcomes_table(outcomes: Iterable[Outcomes]) -> NDArray[np.void]:
 def outcomes_from_table(
     table: Mapping[str, Any] | NDArray[np.void], metrics: EvaluationMetrics, object_class: str = "all"
 ) -> Outcomes:
-    """Read the outcomes of a class, such as for a paired bootstrap.
+    """Read the outcomes of a class, such as for a paired bootstrap, of all sizes.
 
     Parameters
     ----------
@@ -395,17 +376,8 @@ def outcomes_from_table(
     metrics : `EvaluationMetrics`
         The figures that were computed with it.
     object_class : `str`
-        ``all``, ``star`` or ``galaxy``.
-
-    Returns
-    -------
-    outcomes : `Outcomes`
-        All sizes; the average precision of it is that of the figures.
-
-    Raises
-    ------
-    ValueError
-        Raised if the evaluation did not separate classes.
+        ``all``, ``star`` or ``galaxy``; `ValueError` is raised if the
+        evaluation did not separate classes.
     """
     if object_class not in metrics.n_truth:
         raise ValueError(
@@ -415,7 +387,7 @@ def outcomes_from_table(
     rows = np.asarray(table["label"]) == (-1 if label is None else label)
     shift = np.arange(len(metrics.iou_thresholds))[:, None]
 
-    def unpack(name: str) -> NDArray[np.bool_]:
+    def unpack(name: str) -> BoolArray:
         return (np.asarray(table[name])[rows].astype(np.int64) >> shift & 1).astype(bool)
 
     return Outcomes(
@@ -432,13 +404,10 @@ def outcomes_from_table(
 
 
 def software_versions() -> dict[str, str]:
-    """Give the versions of what the figures depend on.
+    """Give the versions of what the figures depend on, by name.
 
-    Returns
-    -------
-    versions : `dict` [`str`, `str`]
-        By name; ``unknown`` for what is not installed as a distribution. Of
-        this package run from a checkout, the version that stands there.
+    They are ``unknown`` for what is not installed as a distribution. Of this
+    package run from a checkout, it is the version that stands there.
     """
     versions = {"python": platform.python_version()}
     for name in _DISTRIBUTIONS:

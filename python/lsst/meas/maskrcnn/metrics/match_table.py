@@ -44,13 +44,11 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..images.classes import IS_STAR
 from ..images.units import AB_ZERO_POINT
+from .arrays import BoolArray, FloatArray, IntArray
 from .binned import BinnedFraction, binned_fraction
 
 OUTCOMES = ("matched", "missed", "unrecognized", "shredded", "mismatched", "spurious", "ignored")
 """How a source can end, see `blends.source_outcomes`."""
-
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
 
 _CLEAN = 0.9
 """Share of the sources that is called clean of blends, those of the lowest ``p_blend``."""
@@ -107,14 +105,8 @@ def make_match_table(
     Returns
     -------
     table : `numpy.ndarray`
-        Structured array: first the truths in their order, then the detections
-        without one; see the head of this module for its columns.
-
-    Raises
-    ------
-    ValueError
-        Raised if a column is missing, lengths differ, an id is negative, a
-        match points nowhere, or a truth is matched twice.
+        First the truths in their order, then the detections without one; see
+        the head of this module for the columns.
     """
     n_truth = _check_columns(truth, ("id", "x", "y", "is_star"), "truth")
     n_found = _check_columns(detections, ("id", "x", "y", "is_star", "score"), "detections")
@@ -155,30 +147,15 @@ def make_match_table(
 
 @dataclass(frozen=True, eq=False)
 class MatchedSources:
-    """The match table of some patches, and which rows of it count for what.
+    """The match table of some patches, and which rows of it count for what."""
 
-    Parameters
-    ----------
-    table : `numpy.ndarray`
-        Match table; ``image`` is the index into ``names``.
-    names : `tuple` [`str`]
-        Names of the patches.
-    classes : `tuple` [`str`]
-        Names of the classes that are separated, ``all`` first.
-    min_score : `float` or `None`
-        Lowest score of the detections that figures are of, but for the calibration of scores.
-    band : `str`
-        Reference band.
-    bands : `tuple` [`str`]
-        Bands of the match table, from blue to red.
-    """
-
-    table: NDArray[np.void]
-    names: tuple[str, ...] = ()
-    classes: tuple[str, ...] = ("all",)
+    table: NDArray[np.void]  # ``image`` is the index into ``names``
+    names: tuple[str, ...] = ()  # of the patches
+    classes: tuple[str, ...] = ("all",)  # those that are separated, ``all`` first
+    # Lowest score of the detections that figures are of, but for the calibration of scores.
     min_score: float | None = None
-    band: str = ""
-    bands: tuple[str, ...] = ()
+    band: str = ""  # reference band
+    bands: tuple[str, ...] = ()  # of the table, from blue to red
 
     def truths(self, is_star: bool | None = None) -> BoolArray:
         """Rows with a truth that counts, of all classes or of true stars or galaxies, (row,)."""
@@ -306,7 +283,7 @@ def _check_columns(columns: Mapping[str, ArrayLike], needed: tuple[str, ...], wh
     return lengths["id"]
 
 
-def _check_match(match: ArrayLike, n_truth: int, n_found: int) -> NDArray[np.int64]:
+def _check_match(match: ArrayLike, n_truth: int, n_found: int) -> IntArray:
     checked = _of_length(match, n_found, "match per detection").astype(np.int64)
     if np.any(checked < -1) or np.any(checked >= n_truth):
         raise ValueError(f"Matches must lie between -1 and {n_truth - 1}, the last truth.")
@@ -319,7 +296,7 @@ def _fill_sources(
     table: NDArray[np.void],
     truth: Mapping[str, ArrayLike],
     detections: Mapping[str, ArrayLike],
-    row: NDArray[np.int64],
+    row: IntArray,
     bands: Sequence[str],
 ) -> None:
     """Fill in what is known of truths and of detections alone."""

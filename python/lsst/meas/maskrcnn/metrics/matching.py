@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import BoolArray, FloatArray, IntArray
 from .spans import MaskPairs, SpanMasks, mask_iou
 
 __all__ = [
@@ -64,18 +65,13 @@ class AreaRange:
         if not self.low <= self.high:
             raise ValueError(f"The area range {self.name!r} goes from {self.low} down to {self.high}.")
 
-    def holds(self, areas: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
-        """Say which areas are in the range.
+    def holds(self, areas: FloatArray) -> BoolArray:
+        """Say which areas are in the range, bool, (N,).
 
         Parameters
         ----------
         areas : `numpy.ndarray`
             Areas, (N,).
-
-        Returns
-        -------
-        inside : `numpy.ndarray`
-            Bool, (N,).
         """
         return (areas >= self.low) & (areas <= self.high)
 
@@ -92,17 +88,12 @@ A Gaussian star's mask down to 0.005 of the peak has 7.6 such units.
 
 
 def psf_area(fwhm: float) -> float:
-    """Compute the area of the disc whose diameter is the width of the PSF.
+    """Compute the area of the disc whose diameter is the width of the PSF, in px (arcsec^2).
 
     Parameters
     ----------
     fwhm : `float`
         Full width at half maximum (px, or arcsec).
-
-    Returns
-    -------
-    area : `float`
-        In px (arcsec^2).
     """
     return float(np.pi / 4 * fwhm**2)
 
@@ -113,6 +104,7 @@ class ImagePairs:
 
     Masks are not kept, so that an image needs little memory and every figure,
     at every threshold, comes from this. Make one with `ImagePairs.from_spans`.
+    `ValueError` is raised if the lengths do not fit or a score is NaN.
 
     Parameters
     ----------
@@ -120,47 +112,33 @@ class ImagePairs:
         Of the image or patch; pairs up the images of two runs.
     pairs : `MaskPairs`
         Detections (first) and truths (second) that overlap.
-    scores : `numpy.ndarray`
-        Score of each detection, float64, (detection,).
-    class_scores : `numpy.ndarray`
-        Score of each detection within its class, float64, (detection,).
-    labels : `numpy.ndarray`
-        Class of each detection, int64, (detection,).
-    areas : `numpy.ndarray`
-        Of the detections, float64, (detection,), px times ``pixel_area``.
+    scores, class_scores : `numpy.ndarray`
+        Score of each detection, and that within its class, float64, (detection,).
+    labels, truth_labels : `numpy.ndarray`
+        Classes, int64, (detection,) and (truth,).
+    areas, truth_areas : `numpy.ndarray`
+        Areas, px times ``pixel_area``, float64, (detection,) and (truth,).
     ignored : `numpy.ndarray`
-        Detections that are not false if they have no truth, bool,
-        (detection,).
-    order : `numpy.ndarray`
-        Place of each detection among those of equal score and IoU, int64,
-        (detection,).
-    truth_labels : `numpy.ndarray`
-        Class of each truth, int64, (truth,).
-    truth_areas : `numpy.ndarray`
-        Of the truths, float64, (truth,).
+        Detections that are not false if they have no truth, bool, (detection,).
     truth_ignored : `numpy.ndarray`
         Truths that are neither hits nor misses, bool, (truth,).
-    truth_order : `numpy.ndarray`
-        As ``order``, int64, (truth,).
-
-    Raises
-    ------
-    ValueError
-        Raised if the lengths do not fit or a score is NaN.
+    order, truth_order : `numpy.ndarray`
+        Place of each among those of equal score and IoU, int64, (detection,)
+        and (truth,).
     """
 
     name: str
     pairs: MaskPairs
-    scores: npt.NDArray[np.float64]
-    class_scores: npt.NDArray[np.float64]
-    labels: npt.NDArray[np.int64]
-    areas: npt.NDArray[np.float64]
-    ignored: npt.NDArray[np.bool_]
-    order: npt.NDArray[np.int64]
-    truth_labels: npt.NDArray[np.int64]
-    truth_areas: npt.NDArray[np.float64]
-    truth_ignored: npt.NDArray[np.bool_]
-    truth_order: npt.NDArray[np.int64]
+    scores: FloatArray
+    class_scores: FloatArray
+    labels: IntArray
+    areas: FloatArray
+    ignored: BoolArray
+    order: IntArray
+    truth_labels: IntArray
+    truth_areas: FloatArray
+    truth_ignored: BoolArray
+    truth_order: IntArray
 
     def __post_init__(self) -> None:
         for wanted, names in (
@@ -222,11 +200,6 @@ class ImagePairs:
         pixel_area : `float`
             Area of a pixel in the unit of area ranges: 1 for px, 1 /
             `psf_area` for areas of the PSF.
-
-        Returns
-        -------
-        image : `ImagePairs`
-            What every figure is computed from.
         """
         score = np.asarray(scores, dtype=np.float64)
         class_score = score if class_scores is None else np.asarray(class_scores, dtype=np.float64)
@@ -254,36 +227,23 @@ class ImagePairs:
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """The detections of an image against its truths, at T thresholds.
+    """The detections of an image against its truths, at T thresholds."""
 
-    Parameters
-    ----------
-    thresholds : `numpy.ndarray`
-        Smallest IoU of a match, float64, (T,).
-    scores : `numpy.ndarray`
-        What ranked the detections, float64, (detection,).
-    truth : `numpy.ndarray`
-        Index of the truth of each detection, or -1, int64, (T, detection).
-    ignored : `numpy.ndarray`
-        Detections that are neither hits nor false, those of other classes
-        than the one asked for among them, bool, (T, detection).
-    counted : `numpy.ndarray`
-        Truths that are either hits or misses, bool, (truth,).
-    """
-
-    thresholds: npt.NDArray[np.float64]
-    scores: npt.NDArray[np.float64]
-    truth: npt.NDArray[np.int64]
-    ignored: npt.NDArray[np.bool_]
-    counted: npt.NDArray[np.bool_]
+    thresholds: FloatArray  # smallest IoU of a match, (T,)
+    scores: FloatArray  # what ranked the detections, (detection,)
+    truth: IntArray  # index of the truth of each detection, or -1, (T, detection)
+    # Detections that are neither hits nor false, those of other classes than the one asked for among them,
+    # (T, detection).
+    ignored: BoolArray
+    counted: BoolArray  # truths that are either hits or misses, (truth,)
 
     @property
-    def hit(self) -> npt.NDArray[np.bool_]:
+    def hit(self) -> BoolArray:
         """Detections with a truth that counts, bool, (T, detection)."""
         return (self.truth >= 0) & ~self.ignored
 
     @property
-    def false(self) -> npt.NDArray[np.bool_]:
+    def false(self) -> BoolArray:
         """Detections that count and have no truth, bool, (T, detection)."""
         return (self.truth < 0) & ~self.ignored
 
@@ -310,11 +270,6 @@ def match(
         their class.
     area : `AreaRange`, optional
         The sizes that count; by default all.
-
-    Returns
-    -------
-    matches : `Matches`
-        What became of each detection.
 
     Notes
     -----
@@ -349,10 +304,12 @@ def match(
     return Matches(steps, scores, truth, ~selected | on_ignored | (alone & spared), counted)
 
 
-def greedy_match(
-    pairs: MaskPairs, scores: npt.ArrayLike, n_truth: int, threshold: float = 0.5
-) -> npt.NDArray[np.int64]:
-    """Give each detection, by descending score, its best free truth.
+def greedy_match(pairs: MaskPairs, scores: npt.ArrayLike, n_truth: int, threshold: float = 0.5) -> IntArray:
+    """Give each detection, by descending score, the index of its best free truth, or -1, int64, (detection,).
+
+    Among equal scores the pair of the larger IoU goes first; only pairs equal in
+    both depend on the order of the input. `match` knows how to ignore truths, and
+    does not depend on the order at all.
 
     Parameters
     ----------
@@ -364,27 +321,19 @@ def greedy_match(
         Number of truths.
     threshold : `float`
         Smallest IoU of a match.
-
-    Returns
-    -------
-    match : `numpy.ndarray`
-        Index of the truth of each detection, or -1, int64, (detection,).
-        Among equal scores the pair of the larger IoU goes first; only pairs
-        equal in both depend on the order of the input. `match` knows how to
-        ignore truths, and does not depend on the order at all.
     """
     score = np.asarray(scores, dtype=np.float64)
     ranked = pairs.select(np.lexsort((-pairs.iou, -score[pairs.first])))
     return _greedy(ranked, np.array([threshold]), len(score), n_truth)[0]
 
 
-def _flags(given: npt.ArrayLike | None, number: int) -> npt.NDArray[np.bool_]:
+def _flags(given: npt.ArrayLike | None, number: int) -> BoolArray:
     if given is None:
         return np.zeros(number, dtype=bool)
     return np.asarray(given, dtype=bool).reshape(-1)
 
 
-def _order(masks: SpanMasks, *more: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+def _order(masks: SpanMasks, *more: npt.NDArray[Any]) -> IntArray:
     """Rank by position, and equal masks by all else that is known of them."""
     order = np.zeros(len(masks), dtype=np.int64)
     if all(part.shape == order.shape for part in more):
@@ -392,9 +341,7 @@ def _order(masks: SpanMasks, *more: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
     return order
 
 
-def _greedy(
-    pairs: MaskPairs, steps: npt.NDArray[np.float64], n_found: int, n_truth: int
-) -> npt.NDArray[np.int64]:
+def _greedy(pairs: MaskPairs, steps: FloatArray, n_found: int, n_truth: int) -> IntArray:
     """Match pairs that are sorted by precedence, at all the thresholds at once.
 
     A pair that comes first for its detection and for its truth is what the

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .arrays import BoolArray, FloatArray, IntArray
 from .binned import MAD_TO_SIGMA, OUTLIER_SIGMA, divide, weighted_median
 from .bootstrap import ImageStatistic
-
-FloatArray = NDArray[np.float64]
 
 # More different values than this are put into as many groups of neighbours.
 _MAX_VALUES = 1000
@@ -53,7 +52,7 @@ def median_statistic(
 
 
 def roc_area_statistic(
-    names: tuple[str, ...], image: NDArray[Any], p_star: FloatArray, is_star: NDArray[np.bool_]
+    names: tuple[str, ...], image: NDArray[Any], p_star: FloatArray, is_star: BoolArray
 ) -> ImageStatistic:
     """Make the area under a ROC curve, (B, 1), a function of how often images count.
 
@@ -75,7 +74,7 @@ def roc_area_statistic(
 
 
 def reliability_statistic(
-    names: tuple[str, ...], image: NDArray[Any], given: FloatArray, outcome: NDArray[np.bool_]
+    names: tuple[str, ...], image: NDArray[Any], given: FloatArray, outcome: BoolArray
 ) -> ImageStatistic:
     """Make the errors of a calibration functions of how often images count.
 
@@ -105,7 +104,7 @@ def count_by_image(
     return sums.reshape(n_images, n_bins).astype(np.float64)
 
 
-def _grouped(values: FloatArray) -> tuple[FloatArray, NDArray[np.int64]]:
+def _grouped(values: FloatArray) -> tuple[FloatArray, IntArray]:
     """Sort values into at most `_MAX_VALUES` groups: their middles, and the group of each."""
     points, index = np.unique(values, return_inverse=True)
     if len(points) > _MAX_VALUES:

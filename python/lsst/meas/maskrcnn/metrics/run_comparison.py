@@ -18,13 +18,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..images.classes import IS_STAR
+from .arrays import FloatArray
 from .average_precision import Definition, compute_ap
 from .bootstrap import ImageStatistic, paired_result
 from .evaluation_metrics import EvaluationMetrics, MetricValue, outcomes_from_table
 from .match_table import MatchedSources
 from .summary import FigureGroup, ap_figures, source_figures
-
-FloatArray = NDArray[np.float64]
 
 _DEFINITIONS: tuple[Definition, ...] = ("perImage", "pooled")
 _SHOWN_IOU = (0.5, 0.75, None)
@@ -46,25 +45,12 @@ class RunComparisonError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class EvaluatedRun:
-    """An evaluation with what is needed to resample it.
-
-    Parameters
-    ----------
-    name : `str`
-        What the run is called.
-    metrics : `EvaluationMetrics`
-        Its figures.
-    matches : `numpy.ndarray`
-        Its match table.
-    outcomes : `numpy.ndarray`
-        Its outcomes at each threshold, from
-        `evaluation_metrics.outcomes_table`.
-    """
+    """An evaluation with what is needed to resample it."""
 
     name: str
     metrics: EvaluationMetrics
-    matches: NDArray[np.void]
-    outcomes: NDArray[np.void]
+    matches: NDArray[np.void]  # the match table
+    outcomes: NDArray[np.void]  # at each threshold, of `evaluation_metrics.outcomes_table`
 
     @property
     def sources(self) -> MatchedSources:
@@ -77,53 +63,28 @@ class EvaluatedRun:
 
 @dataclass(frozen=True, eq=False)
 class ComparedFigure:
-    """A figure of several runs.
+    """A figure of several runs."""
 
-    Parameters
-    ----------
-    figure : `MetricValue`
-        What it is; the value is that of the reference.
-    value, error : `numpy.ndarray`
-        Of each run, on the common patches, float64, (run,).
-    difference, difference_error : `numpy.ndarray`
-        Each run minus the reference, float64, (run,); NaN for the reference
-        itself.
-    p_value : `numpy.ndarray`
-        How often resampling alone makes a difference as large, float64,
-        (run,); NaN for the reference itself.
-    """
-
-    figure: MetricValue
+    figure: MetricValue  # what it is; the value is that of the reference
+    # Of each run, on the common patches, (run,).
     value: FloatArray
     error: FloatArray
+    # Each run minus the reference, (run,); NaN for the reference itself.
     difference: FloatArray
     difference_error: FloatArray
+    # How often resampling alone makes a difference as large, (run,); NaN for the reference itself.
     p_value: FloatArray
 
 
 @dataclass(frozen=True, eq=False)
 class RunComparison:
-    """Figures of several runs and their differences.
+    """Figures of several runs and their differences."""
 
-    Parameters
-    ----------
-    names : `tuple` [`str`]
-        Names of the runs.
-    reference : `int`
-        Which of them is the reference.
-    patches : `tuple` [`str`]
-        Names of the patches that all runs have.
-    figures : `list` [`ComparedFigure`]
-        The figures that all runs have.
-    n_samples : `int`
-        Number of resamplings.
-    """
-
-    names: tuple[str, ...]
-    reference: int
-    patches: tuple[str, ...]
-    figures: list[ComparedFigure]
-    n_samples: int
+    names: tuple[str, ...]  # of the runs
+    reference: int  # index of the run that the others are compared with
+    patches: tuple[str, ...]  # those that all runs have
+    figures: list[ComparedFigure]  # those that all runs have
+    n_samples: int  # resamplings
 
 
 def run_setting(metrics: EvaluationMetrics, name: str, default: Any = None) -> Any:
@@ -187,24 +148,10 @@ def compare_runs(
     n_samples: int = 1000,
     progress: Callable[[str, int, int], None] = lambda step, done, total: None,
 ) -> RunComparison:
-    """Compare runs on the patches that all of them have.
+    """Compare one or more runs with the reference on the patches that all of them have.
 
-    Parameters
-    ----------
-    runs : `~collections.abc.Sequence` [`EvaluatedRun`]
-        The runs, at least one.
-    reference : `int`
-        The run that the others are compared with.
-    n_samples : `int`
-        Resamplings of the bootstrap.
-    progress : `~collections.abc.Callable`
-        Called with the name of each step, how many are done, and how many
-        there are.
-
-    Raises
-    ------
-    RunComparisonError
-        Raised if the runs have no patch or no IoU threshold in common.
+    ``progress`` is called with the name of each step, how many are done, and how many there are.
+    `RunComparisonError` is raised if the runs have no patch or no IoU threshold in common.
     """
     patches = _common_patches(runs)
     thresholds = runs[reference].metrics.iou_thresholds

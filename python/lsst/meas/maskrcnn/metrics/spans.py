@@ -17,10 +17,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .arrays import BoolArray, FloatArray, IntArray
+
 __all__ = ["MaskPairs", "SpanMasks", "mask_iou", "mask_pairs"]
 
-Masks = Sequence[npt.NDArray[np.bool_]]
-IntArray = npt.NDArray[np.integer[Any]]
+Masks = Sequence[BoolArray]
+Integers = npt.NDArray[np.integer[Any]]
 
 # Pixels of an image, and pairs of spans, that are handled at once: they bound the memory.
 _CELLS = 8_000_000
@@ -53,7 +55,7 @@ class SpanMasks:
     touch are joined, so that equal masks have equal arrays.
     """
 
-    offsets: npt.NDArray[np.int64]
+    offsets: IntArray
     y: npt.NDArray[np.int32]
     x0: npt.NDArray[np.int32]
     x1: npt.NDArray[np.int32]
@@ -79,25 +81,14 @@ class SpanMasks:
 
     @classmethod
     def from_masks(cls, masks: Masks, origins: npt.ArrayLike) -> SpanMasks:
-        """Take masks that are arrays of pixels.
+        """Take masks that are arrays of pixels; `ValueError` is raised if the shapes do not fit.
 
         Parameters
         ----------
         masks : `~collections.abc.Sequence` [`numpy.ndarray`]
             Masks, bool, (y, x) each.
         origins : `numpy.ndarray`
-            (y0, x0) of the first pixel of each in the image, (N, 2).
-
-        Returns
-        -------
-        spans : `SpanMasks`
-            The same masks in the same order.
-
-        Raises
-        ------
-        ValueError
-            Raised if there are not as many origins as masks, or a mask does
-            not have two axes.
+            (y0, x0) of the first pixel of each in the image, integers, (N, 2).
         """
         corners = np.asarray(origins)
         if corners.size == 0:
@@ -122,11 +113,6 @@ class SpanMasks:
         ----------
         sets : `~collections.abc.Sequence` [`SpanMasks`]
             The sets; none gives an empty one.
-
-        Returns
-        -------
-        spans : `SpanMasks`
-            All the masks.
         """
         counts = _joined([np.diff(one.offsets) for one in sets])
         return cls(
@@ -134,21 +120,14 @@ class SpanMasks:
             *(_joined([getattr(one, name) for one in sets]) for name in ("y", "x0", "x1")),  # type: ignore[arg-type]
         )
 
-    def pixels(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """List the pixels of all masks.
-
-        Returns
-        -------
-        owner, y, x : `numpy.ndarray`
-            Mask, row and column of each pixel, mask by mask and row by row,
-            int64, (pixel,).
-        """
+    def pixels(self) -> tuple[IntArray, IntArray, IntArray]:
+        """List mask, row and column of each pixel, mask by mask and row by row, int64, (pixel,) each."""
         lengths = (self.x1 - self.x0).astype(np.int64)
         y = np.repeat(self.y.astype(np.int64), lengths)
         return np.repeat(self.owner, lengths), y, _ranges(self.x0, lengths)
 
-    def unite(self, group: npt.NDArray[np.int64], number: int) -> SpanMasks:
-        """Join the masks of groups.
+    def unite(self, group: IntArray, number: int) -> SpanMasks:
+        """Join the masks of groups: the pixels that any mask of each group holds.
 
         Parameters
         ----------
@@ -156,11 +135,6 @@ class SpanMasks:
             Group of each mask, from 0, int64, (N,).
         number : `int`
             Number of groups.
-
-        Returns
-        -------
-        spans : `SpanMasks`
-            The pixels that any mask of each group holds, (number,).
         """
         if not len(self.y):
             return SpanMasks(np.zeros(number + 1, dtype=np.int64), self.y, self.x0, self.x1)
@@ -180,17 +154,17 @@ class SpanMasks:
         return len(self.offsets) - 1
 
     @property
-    def owner(self) -> npt.NDArray[np.int64]:
+    def owner(self) -> IntArray:
         """Index of the mask of each span, int64, (span,)."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     @property
-    def areas(self) -> npt.NDArray[np.int64]:
+    def areas(self) -> IntArray:
         """Number of pixels of each mask, int64, (N,)."""
         return self._sum(self.x1 - self.x0)
 
     @property
-    def boxes(self) -> npt.NDArray[np.int64]:
+    def boxes(self) -> IntArray:
         """Box of each mask, [x0, y0, x1, y1], half open, int64, (N, 4).
 
         Zeros for an empty mask.
@@ -206,7 +180,7 @@ class SpanMasks:
         return boxes
 
     @property
-    def centroids(self) -> npt.NDArray[np.float64]:
+    def centroids(self) -> FloatArray:
         """Mean (y, x) of the pixels of each mask, float64, (N, 2).
 
         NaN for an empty mask. The centre of the pixel (3, 4) is (3.0, 4.0).
@@ -218,17 +192,12 @@ class SpanMasks:
         return np.stack([self._sum(length * self.y), self._sum(length * middle)], axis=1) / areas[:, None]
 
     def select(self, chosen: npt.ArrayLike) -> SpanMasks:
-        """Take some of the masks.
+        """Take some of the masks, in the order given.
 
         Parameters
         ----------
         chosen : `numpy.ndarray`
             Indices, in any order, or one bool for each mask.
-
-        Returns
-        -------
-        spans : `SpanMasks`
-            The masks chosen, in that order.
         """
         picked = np.asarray(chosen)
         indices = np.arange(len(self))[picked if picked.size else picked.astype(np.int64)]
@@ -237,15 +206,10 @@ class SpanMasks:
         spans = _ranges(self.offsets[indices], counts)
         return SpanMasks(offsets, self.y[spans], self.x0[spans], self.x1[spans])
 
-    def to_masks(self) -> tuple[list[npt.NDArray[np.bool_]], npt.NDArray[np.int64]]:
-        """Give the masks as arrays of pixels.
+    def to_masks(self) -> tuple[list[BoolArray], IntArray]:
+        """Give each mask in its own box, bool, (y, x), and (y0, x0) of all of them, int64, (N, 2).
 
-        Returns
-        -------
-        masks : `list` [`numpy.ndarray`]
-            Each in its own box, bool, (y, x); (0, 0) for an empty mask.
-        origins : `numpy.ndarray`
-            (y0, x0) of each, int64, (N, 2).
+        An empty mask is (0, 0).
         """
         boxes = self.boxes
         masks = []
@@ -256,42 +220,29 @@ class SpanMasks:
             masks.append(mask)
         return masks, boxes[:, [1, 0]]
 
-    def share_in(
-        self, image: npt.NDArray[np.bool_], origin: tuple[int, int] = (0, 0)
-    ) -> npt.NDArray[np.float64]:
-        """Compute which part of each mask lies on pixels that are set.
+    def share_in(self, image: BoolArray, origin: tuple[int, int] = (0, 0)) -> FloatArray:
+        """Compute which part of each mask lies on pixels that are set, float64, (N,); NaN for an empty mask.
 
         Parameters
         ----------
         image : `numpy.ndarray`
-            Such as the pixels without data, bool, (y, x).
+            Such as the pixels without data, bool, (y, x); those outside are not set.
         origin : `tuple` [`int`]
             (y0, x0) of the first pixel of the image.
-
-        Returns
-        -------
-        share : `numpy.ndarray`
-            Between 0 and 1, float64, (N,); pixels outside the image are not
-            set. NaN for an empty mask.
         """
         areas = self.areas.astype(np.float64)
         areas[areas == 0] = np.nan
         return self.sum_over(np.asarray(image, dtype=bool), origin) / areas
 
-    def sum_over(self, image: npt.NDArray[Any], origin: tuple[int, int] = (0, 0)) -> npt.NDArray[np.float64]:
-        """Sum an image over each mask.
+    def sum_over(self, image: npt.NDArray[Any], origin: tuple[int, int] = (0, 0)) -> FloatArray:
+        """Sum an image over each mask, float64, (N,).
 
         Parameters
         ----------
         image : `numpy.ndarray`
-            The image, (y, x); pixels that are not finite count as 0.
+            The image, (y, x); pixels outside it, or not finite, count as 0.
         origin : `tuple` [`int`]
             (y0, x0) of the first pixel of the image.
-
-        Returns
-        -------
-        sums : `numpy.ndarray`
-            The sums, float64, (N,); pixels outside the image count as 0.
         """
         height, width = image.shape
         sums = np.zeros(len(self))
@@ -317,15 +268,10 @@ class SpanMasks:
             sums += np.bincount(owner[part], weights=values, minlength=len(self))
         return sums
 
-    def order(self) -> npt.NDArray[np.int64]:
-        """Give the place of each mask in an order of its own.
+    def order(self) -> IntArray:
+        """Rank the masks, from 0, by the box, the area and then the pixels, int64, (N,).
 
-        Returns
-        -------
-        rank : `numpy.ndarray`
-            From 0, by the box, the area and then the pixels, int64, (N,).
-            It depends on the masks alone and not on how they are listed;
-            equal masks share a place.
+        The rank depends on the masks alone and not on how they are listed; equal masks share a place.
         """
         boxes, areas = self.boxes, self.areas
         with np.errstate(over="ignore"):
@@ -368,10 +314,10 @@ class MaskPairs:
         Intersection over union, float64, (pair,).
     """
 
-    first: npt.NDArray[np.int64]
-    second: npt.NDArray[np.int64]
-    intersection: npt.NDArray[np.int64]
-    iou: npt.NDArray[np.float64]
+    first: IntArray
+    second: IntArray
+    intersection: IntArray
+    iou: FloatArray
 
     def __len__(self) -> int:
         return len(self.first)
@@ -383,11 +329,6 @@ class MaskPairs:
         ----------
         chosen : `numpy.ndarray`
             Indices, or one bool for each pair.
-
-        Returns
-        -------
-        pairs : `MaskPairs`
-            Those pairs.
         """
         return MaskPairs(self.first[chosen], self.second[chosen], self.intersection[chosen], self.iou[chosen])
 
@@ -399,11 +340,6 @@ def mask_iou(first: SpanMasks, second: SpanMasks) -> MaskPairs:
     ----------
     first, second : `SpanMasks`
         The two sets, in pixels of the same image.
-
-    Returns
-    -------
-    pairs : `MaskPairs`
-        Only pairs that share at least a pixel.
 
     Notes
     -----
@@ -441,7 +377,7 @@ def mask_iou(first: SpanMasks, second: SpanMasks) -> MaskPairs:
 def mask_pairs(
     first: Masks, first_origins: npt.ArrayLike, second: Masks, second_origins: npt.ArrayLike
 ) -> MaskPairs:
-    """Find which masks of two sets of arrays overlap, and by how much.
+    """Find which masks of two sets of arrays overlap, and by how much, as `mask_iou` does.
 
     Parameters
     ----------
@@ -451,11 +387,6 @@ def mask_pairs(
         (y0, x0) of each mask, (mask, 2), pixels.
     second, second_origins : as above
         Those of the other set.
-
-    Returns
-    -------
-    pairs : `MaskPairs`
-        Only pairs that share at least a pixel, by first, then second index.
     """
     return mask_iou(SpanMasks.from_masks(first, first_origins), SpanMasks.from_masks(second, second_origins))
 
@@ -464,14 +395,14 @@ def _joined(parts: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     return np.concatenate(parts) if len(parts) else np.zeros(0, dtype=np.int64)
 
 
-def _ranges(starts: IntArray, counts: IntArray) -> npt.NDArray[np.int64]:
+def _ranges(starts: Integers, counts: Integers) -> IntArray:
     """Concatenate ``arange(start, start + count)``."""
     ends = np.cumsum(counts)
     total = int(ends[-1]) if len(ends) else 0
     return np.arange(total) + np.repeat(starts - (ends - counts), counts)
 
 
-def _chunks(sizes: IntArray, limit: int) -> Iterator[tuple[int, int]]:
+def _chunks(sizes: Integers, limit: int) -> Iterator[tuple[int, int]]:
     """Cut a list so that the sizes of a piece add up to the limit, or it has one entry."""
     ends = np.cumsum(sizes)
     start, done = 0, 0
@@ -482,11 +413,8 @@ def _chunks(sizes: IntArray, limit: int) -> Iterator[tuple[int, int]]:
 
 
 def _canonical(
-    offsets: npt.NDArray[np.int64],
-    y: npt.NDArray[np.int32],
-    x0: npt.NDArray[np.int32],
-    x1: npt.NDArray[np.int32],
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+    offsets: IntArray, y: npt.NDArray[np.int32], x0: npt.NDArray[np.int32], x1: npt.NDArray[np.int32]
+) -> tuple[IntArray, npt.NDArray[np.int32], npt.NDArray[np.int32], npt.NDArray[np.int32]]:
     """Sort the spans of each mask, join those that touch, refuse those that overlap."""
     same = np.ones(len(y) - 1, dtype=bool)
     cuts = offsets[1:-1]
@@ -510,7 +438,7 @@ def _canonical(
     return np.concatenate([[0], np.cumsum(counts)]), y[begins], x0[begins], x1[ends]
 
 
-def _spans_of(mask: npt.NDArray[np.bool_], y0: int, x0: int) -> tuple[IntArray, IntArray, IntArray]:
+def _spans_of(mask: BoolArray, y0: int, x0: int) -> tuple[Integers, Integers, Integers]:
     """Row, first column and the one after the last of the spans of a mask whose first pixel is (y0, x0)."""
     steps = np.diff(mask.astype(np.int8), axis=1, prepend=0, append=0)
     row, start = np.nonzero(steps == 1)
@@ -518,14 +446,14 @@ def _spans_of(mask: npt.NDArray[np.bool_], y0: int, x0: int) -> tuple[IntArray, 
 
 
 def _joins(
-    begin: npt.NDArray[np.int64],
-    end: npt.NDArray[np.int64],
-    others: npt.NDArray[np.int64],
-    lengths: Sequence[npt.NDArray[np.int64]],
-    owners: Sequence[npt.NDArray[np.int64]],
+    begin: IntArray,
+    end: IntArray,
+    others: IntArray,
+    lengths: Sequence[IntArray],
+    owners: Sequence[IntArray],
     n_others: int,
     strict: bool,
-) -> Iterator[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]]:
+) -> Iterator[tuple[IntArray, IntArray]]:
     """Join spans with those of the other set that begin within them.
 
     Yields, for a bounded number of span pairs each, the pairs of masks as
@@ -544,9 +472,7 @@ def _joins(
         yield _add_up(code, np.minimum(left, other_length[other]))
 
 
-def _add_up(
-    code: npt.NDArray[np.int64], values: npt.NDArray[np.int64]
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+def _add_up(code: IntArray, values: IntArray) -> tuple[IntArray, IntArray]:
     """Sum the values of equal codes; the codes come back sorted."""
     if not len(code):
         return code, values

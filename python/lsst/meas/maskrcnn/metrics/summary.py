@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..images.classes import CLASS_NAMES, IS_STAR
+from .arrays import BoolArray, FloatArray
 from .average_precision import (
     MIN_SCORE,
     AveragePrecision,
@@ -39,10 +40,6 @@ from .match_table import MatchedSources, ab_magnitude
 from .matching import IOU_THRESHOLDS, AreaRange, ImagePairs
 from .resampled import count_by_image, median_statistic, reliability_statistic, roc_area_statistic
 
-FloatArray = NDArray[np.float64]
-BoolArray = NDArray[np.bool_]
-
-
 _LEVELS = (0.5, 0.9)
 """Completeness at the limiting magnitudes."""
 _BRIGHT = 20.0
@@ -51,21 +48,11 @@ _BRIGHT = 20.0
 
 @dataclass(frozen=True, eq=False)
 class FigureGroup:
-    """Some figures, and the same as a function of how often each patch counts.
+    """Some figures, and the same as a function of how often each patch counts."""
 
-    Parameters
-    ----------
-    step : `str`
-        What is computed, for the log.
-    figures : `tuple` [`MetricValue`]
-        The figures of all patches, without errors.
-    statistic : `ImageStatistic`
-        The same figures in the same order.
-    """
-
-    step: str
-    figures: tuple[MetricValue, ...]
-    statistic: ImageStatistic
+    step: str  # what is computed, for the log
+    figures: tuple[MetricValue, ...]  # the figures of all patches, without errors
+    statistic: ImageStatistic  # the same figures in the same order
 
     def choose(self, indices: Sequence[int]) -> FigureGroup:
         """Take some of the figures."""
@@ -103,14 +90,10 @@ def _at_thresholds(
     name: str, values: Iterable[float], result: AveragePrecision, object_class: str, statistic: ImageStatistic
 ) -> FigureGroup:
     """Group a figure at the thresholds of an average precision and its mean over them."""
-    of_all: dict[str, Any] = {
-        "object_class": object_class,
-        "definition": result.definition,
-        "n": result.n_truth,
-    }
     area = "all" if result.area is None else result.area.name
+    of_all: dict[str, Any] = {"definition": result.definition, "area": area, "n": result.n_truth}
     figures = tuple(
-        MetricValue(name=name, value=float(value), area=area, iou=iou, **of_all)
+        MetricValue(name=name, object_class=object_class, value=float(value), iou=iou, **of_all)
         for iou, value in zip([*result.thresholds.tolist(), None], values)
     )
     step = f"{result.definition} {'AP' if name == 'ap' else name} of class {object_class}"
@@ -119,21 +102,11 @@ def _at_thresholds(
 
 @dataclass(frozen=True, eq=False)
 class PrecisionSummary:
-    """Average precision in all definitions and classes.
+    """Average precision in all definitions and classes."""
 
-    Parameters
-    ----------
-    groups : `list` [`FigureGroup`]
-        The figures ``ap`` and ``recall``.
-    results : `dict` [`tuple`, `AveragePrecision`]
-        By definition and class; all areas.
-    outcomes : `dict` [`str`, `Outcomes`]
-        By class; all areas.
-    """
-
-    groups: list[FigureGroup]
-    results: dict[tuple[str, str], AveragePrecision]
-    outcomes: dict[str, Outcomes]
+    groups: list[FigureGroup]  # the figures ``ap`` and ``recall``
+    results: dict[tuple[str, str], AveragePrecision]  # by definition and class; all areas
+    outcomes: dict[str, Outcomes]  # by class; all areas
 
 
 def summarize_precision(
@@ -163,9 +136,8 @@ def summarize_precision(
 def _recall_figures(outcomes: Outcomes, result: AveragePrecision, object_class: str) -> FigureGroup:
     """Collect the recall of all detections that an average precision takes in."""
     kept = outcomes.scores >= (MIN_SCORE if result.definition == "perImage" else -np.inf)
-    hits = np.stack(
-        [np.bincount(outcomes.image[kept & hit], minlength=len(outcomes)) for hit in outcomes.hit], axis=1
-    )
+    n = len(outcomes)
+    hits = np.stack([np.bincount(outcomes.image[kept & hit], minlength=n) for hit in outcomes.hit], axis=1)
     truths = np.broadcast_to(outcomes.n_truth[:, None], hits.shape)
     statistic = combine(_with_mean, ratio_statistic(outcomes.names, hits, truths))
     return _at_thresholds("recall", statistic.value, result, object_class, statistic)
@@ -211,11 +183,9 @@ def source_figures(sources: MatchedSources) -> Iterator[FigureGroup]:
     """Compute the figures of matched sources; see the documentation for their names."""
     classes, table = sources.classes, sources.table
     several = len(classes) > 1
-    measures = [
-        "completeness",
-        "purity",
-        *(["completeness_same_class", "purity_same_class"] if several else []),
-    ]
+    measures = ["completeness", "purity"]
+    if several:
+        measures += ["completeness_same_class", "purity_same_class"]
     for name in classes:
         for measure in measures:
             yield _share(sources, measure, sources.share(measure, IS_STAR[name]), name)
@@ -245,11 +215,9 @@ def source_figures(sources: MatchedSources) -> Iterator[FigureGroup]:
         if object_class in ("", "all"):
             exact = reliability(given, true)
             parts = {"ece": exact.expected_error, "brier": exact.brier}
-            figures = [
-                MetricValue(name=f"{what}_{part}", value=one, n=exact.n) for part, one in parts.items()
-            ]
+            values = [MetricValue(name=f"{what}_{part}", value=one, n=exact.n) for part, one in parts.items()]
             statistic = reliability_statistic(sources.names, table["image"][rows], given, true)
-            yield FigureGroup("calibration", tuple(figures), statistic)
+            yield FigureGroup("calibration", tuple(values), statistic)
 
 
 def _limits(sources: MatchedSources, name: str) -> Iterator[FigureGroup]:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from numpy.typing import NDArray
 
+from ..metrics.arrays import BoolArray, FloatArray
 from ..metrics.calibration import Reliability, reliability
 from ..train.calibrate import CalibrationCases
 from .plot_style import (
@@ -38,7 +38,7 @@ _FAINT = CurveStyle(OKABE_ITO["purple"], (0, (1, 1.2)), "v")
 _STRONG = CurveStyle(OKABE_ITO["green"], (0, (5, 1.5, 1, 1.5)), "D")
 _BRIGHT = 20.0
 
-_Curves = Mapping[str, tuple[CurveStyle, NDArray[np.float64], NDArray[np.bool_]]]
+_Curves = Mapping[str, tuple[CurveStyle, FloatArray, BoolArray]]
 
 
 def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure:
@@ -78,9 +78,7 @@ def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure
         ]
         for column, (title, curves) in enumerate([("all", both), *parts]):
             top, bottom = axes[6 * row + column], axes[6 * row + 3 + column]
-            results = {
-                name: (style, reliability(given, true)) for name, (style, given, true) in curves.items()
-            }
+            results = {name: (style, reliability(*cases)) for name, (style, *cases) in curves.items()}
             _draw_curves(top, bottom, results)
             add_legend(top, loc="lower right", handlelength=2.2)
             top.set_title(f"{x_label}: {title}", fontsize=LABEL_SIZE)
@@ -90,7 +88,7 @@ def plot_calibrated(before: CalibrationCases, after: CalibrationCases) -> Figure
     return figure
 
 
-def _by_depth(cases: CalibrationCases) -> list[tuple[str, CurveStyle, NDArray[np.bool_]]]:
+def _by_depth(cases: CalibrationCases) -> list[tuple[str, CurveStyle, BoolArray]]:
     """Divide the images into those without noise and three equal parts by noise."""
     images, first = np.unique(cases.image, return_index=True)
     noise = cases.depth[first]

@@ -19,6 +19,7 @@ from ..compare.comparison import FieldComparison
 from ..compare.deblender import DeblendedField, FieldImages
 from ..compare.summary import BLENDEDNESS_EDGES
 from ..images.pixels import cut_square
+from ..metrics.arrays import FloatArray
 from ..metrics.binned import binned_statistics
 from .overlay import lupton_rgb
 from .plot_style import (
@@ -51,7 +52,7 @@ class _Panel:
     pictures: list[npt.NDArray[Any] | None]
     """The image and the models of both, uint8, (y, x, 3), and the residuals of both in units of the noise,
     (y, x); None where a deblender has no pixels."""
-    peaks: list[npt.NDArray[np.float64]]
+    peaks: list[FloatArray]
     """Positions (x, y) of the sources of each in the picture, (source, 2)."""
     caption: str
     size: int
@@ -207,7 +208,7 @@ def _cut_disagreements(
     return panels
 
 
-def _paint(field: DeblendedField, images: FieldImages, bands: set[str]) -> dict[str, npt.NDArray[np.float64]]:
+def _paint(field: DeblendedField, images: FieldImages, bands: set[str]) -> dict[str, FloatArray]:
     """Images of the templates, and of the deblended pixels where there is no template."""
     painted = {}
     for band in bands:

@@ -46,9 +46,8 @@ def deblender_parts(comparisons: Sequence[EvaluationMetrics], n_samples: int = 1
             difference, p_value = _difference(values, key, second, n_samples)
             rows.append([_title(name), band, *(_total(name, part) for part in both), difference, p_value])
         elif definition == "":
-            shared.append(
-                [_title(name), band, _total(name, [found[key] for found in values if key in found])]
-            )
+            every = [found[key] for found in values if key in found]
+            shared.append([_title(name), band, _total(name, every)])
     several = len(comparisons) > 1
     how = "Means over patches weighted by the number of sources, and errors by resampling patches."
     how = how if several else "One patch: errors by resampling its blends."
@@ -102,7 +101,6 @@ def _difference(
         weight = np.array([max(pair[side].n, 1) for pair in pairs], dtype=np.float64)
         sides.append(ratio_statistic(names, weight * np.array([pair[side].value for pair in pairs]), weight))
     result = paired_bootstrap(sides[0], sides[1], np.random.default_rng(1), n_samples)
-    return (
-        Value(float(result.difference.value[0]), error=float(result.difference.error[0])),
-        Value(float(result.p_value[0])),
-    )
+    difference = result.difference
+    value = Value(float(difference.value[0]), error=float(difference.error[0]))
+    return value, Value(float(result.p_value[0]))

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from ..images.classes import IS_STAR
+from ..metrics.arrays import FloatArray
 from ..metrics.binned import Fraction, binomial_interval, divide
 from ..metrics.binned_figures import (
     BinnedShares,
@@ -53,15 +54,13 @@ class EvaluationFigures:
 
     def task_plots(self) -> dict[str, Figure]:
         """Draw the plots that the task stores, by the last part of their names."""
-        separate = self.classes[1:] or self.classes
+        separate, modelled = self.classes[1:] or self.classes, np.isfinite(self.table["flux_model"]).any()
         return {
             "precisionRecall": self.precision_recall(self.classes),
             "completeness": self.completeness(self.shares()),
             "confusion": self.confusion(),
             "roc": self.roc(),
-            "fluxResidual": self.flux_residual(
-                separate, "flux_model" if np.isfinite(self.table["flux_model"]).any() else "flux_detected"
-            ),
+            "fluxResidual": self.flux_residual(separate, "flux_model" if modelled else "flux_detected"),
             "calibration": self.calibration(),
             "blends": plot_blends({"": blend_shares(self.metrics)}),
         }
@@ -79,9 +78,8 @@ class EvaluationFigures:
                     & (np.abs(self.curves["iou"] - value.iou) < 1e-3)
                 ]
                 recall, precision = np.asarray(points["recall"]), np.asarray(points["interpolated"])
-                families.append(
-                    PrecisionRecallCurve(CLASS_WORDS[name], value.iou, recall, precision, value.value)
-                )
+                curve = PrecisionRecallCurve(CLASS_WORDS[name], value.iou, recall, precision, value.value)
+                families.append(curve)
         return plot_precision_recall(families)
 
     def shares(self) -> list[BinnedShares]:
@@ -129,19 +127,14 @@ class EvaluationFigures:
         """What residuals are drawn against (`str`)."""
         return column_label(residual_bins(self.sources)[0], self.band)
 
-    def _panels(
-        self, values: NDArray[np.float64], names: Sequence[str], title: str = ""
-    ) -> list[ResidualPanel]:
+    def _panels(self, values: FloatArray, names: Sequence[str], title: str = "") -> list[ResidualPanel]:
         column, _ = residual_bins(self.sources)
         panels = []
         for name in names:
-            rows, binned = (
-                self.sources.matched(IS_STAR[name]),
-                binned_residual(self.sources, values, IS_STAR[name]),
-            )
-            panels.append(
-                ResidualPanel(title or CLASS_WORDS[name], self.table[column][rows], values[rows], binned)
-            )
+            rows = self.sources.matched(IS_STAR[name])
+            binned = binned_residual(self.sources, values, IS_STAR[name])
+            x, label = self.table[column][rows], title or CLASS_WORDS[name]
+            panels.append(ResidualPanel(label, x, values[rows], binned))
         return panels
 
     def calibration(self, of: str = "score") -> Figure:
@@ -152,12 +145,10 @@ class EvaluationFigures:
             shown = {name: curves[of]} if of in curves else {}
             return plot_calibration(shown, x_label=name, y_label=f"Share of matched sources that are {kind}")
         # With classes, a detection counts as true only if its class is right too.
-        label = (
-            "Share true, class right too" if len(self.classes) > 1 else "Share of detections that are true"
-        )
-        shown = {
-            name.removeprefix("score/"): curve for name, curve in curves.items() if name.startswith("score/")
-        }
+        several = len(self.classes) > 1
+        label = "Share true, class right too" if several else "Share of detections that are true"
+        start = "score/"
+        shown = {name.removeprefix(start): one for name, one in curves.items() if name.startswith(start)}
         return plot_calibration(shown, x_label="Score", y_label=label)
 
 

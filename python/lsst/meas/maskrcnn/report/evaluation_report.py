@@ -45,40 +45,19 @@ from .verdict import failure_parts, headlines, mean_ap, model_parts, place_words
 
 @dataclass(frozen=True)
 class ReportContext:
-    """What stands around the figures.
-
-    Parameters
-    ----------
-    title : `str`
-        Title of the page.
-    repository, collection : `str`
-        Where the evaluation was found.
-    model_card : `~collections.abc.Sequence`
-        Pairs of names and texts about the network.
-    model_details : `~collections.abc.Mapping` [`str`, `str`]
-        Long texts about the network, by title.
-    configurations : `~collections.abc.Mapping` [`str`, `str`]
-        Configurations of the tasks, by title.
-    collections : `~collections.abc.Sequence` [`str`]
-        Collections that were searched for inputs, in their order.
-    packages : `~collections.abc.Mapping` [`str`, `str`]
-        Versions of all software of the run.
-    notes : `~collections.abc.Sequence` [`str`]
-        What is missing, and why.
-    footer : `str`
-        How the page was made.
-    """
+    """What stands around the figures."""
 
     title: str
+    # Where the evaluation was found.
     repository: str = ""
     collection: str = ""
-    model_card: Sequence[tuple[str, str]] = ()
-    model_details: Mapping[str, str] = field(default_factory=dict)
-    configurations: Mapping[str, str] = field(default_factory=dict)
-    collections: Sequence[str] = ()
-    packages: Mapping[str, str] = field(default_factory=dict)
-    notes: Sequence[str] = ()
-    footer: str = ""
+    model_card: Sequence[tuple[str, str]] = ()  # names and texts about the network
+    model_details: Mapping[str, str] = field(default_factory=dict)  # long texts about the network, by title
+    configurations: Mapping[str, str] = field(default_factory=dict)  # configurations of the tasks, by title
+    collections: Sequence[str] = ()  # collections that were searched for inputs, in their order
+    packages: Mapping[str, str] = field(default_factory=dict)  # versions of all software of the run
+    notes: Sequence[str] = ()  # what is missing, and why
+    footer: str = ""  # how the page was made
 
 
 def evaluation_page(
@@ -165,11 +144,9 @@ def _compared_fluxes(runs: Mapping[str, EvaluatedRun]) -> list[tuple[Figure, str
     figures = []
     for kind, word in (("flux_model", "models"), ("flux_detected", "HeavyFootprints")):
         if all(np.isfinite(one.matches[kind]).any() for one in runs.values()):
-            panels = [
-                panel
-                for letter, one in runs.items()
-                for panel in EvaluationFigures(one).flux_panels(("all",), kind, letter)
-            ]
+            panels = []
+            for letter, one in runs.items():
+                panels += EvaluationFigures(one).flux_panels(("all",), kind, letter)
             label = f"Flux of the {word} / true flux \N{MINUS SIGN} 1"
             x_label = EvaluationFigures(runs["A"]).residual_label
             about = f"Flux of the {word} of each run against {x_label.lower()}."
@@ -286,10 +263,8 @@ def _calibration_parts(draw: EvaluationFigures) -> list[Part]:
         figures.append((draw.blend_roc(), "Receiver operating characteristic of pBlend."))
         about = "Share of matched sources within one FWHM of another against pBlend."
         figures.append((draw.calibration("p_blend"), about))
-    return [
-        *parts,
-        *_plots(figures, "Reliability with 68 % intervals; ECE is the expected calibration error."),
-    ]
+    note = "Reliability with 68 % intervals; ECE is the expected calibration error."
+    return [*parts, *_plots(figures, note)]
 
 
 def _residual_parts(draw: EvaluationFigures) -> list[Part]:
@@ -316,10 +291,8 @@ def _residual_parts(draw: EvaluationFigures) -> list[Part]:
 
 
 def _blend_parts(run: EvaluatedRun, others: Sequence[EvaluatedRun]) -> list[Part]:
-    shares = {
-        (letter if others else "this run"): blend_shares(one.metrics)
-        for letter, one in zip(run_letters(1 + len(others)), [run, *others])
-    }
+    names = run_letters(1 + len(others)) if others else ["this run"]
+    shares = {name: blend_shares(one.metrics) for name, one in zip(names, [run, *others])}
     shares = {name: one for name, one in shares.items() if one["recognized"].total}
     if not shares:
         return []
@@ -439,9 +412,8 @@ def _all_figures(metrics: EvaluationMetrics, others: Sequence[EvaluatedRun]) -> 
     columns = ["Figure", "Class", "Definition", "Area", "Band", letters[0] if others else "Value", "Number"]
     note = "Number: of sources, patches or cases behind a figure."
     if others:
-        note += " Each run on all its own patches; " + "; ".join(
-            f"{letter}: {other.name}" for letter, other in zip(letters[1:], others)
-        )
+        names = (f"{letter}: {other.name}" for letter, other in zip(letters[1:], others))
+        note += " Each run on all its own patches; " + "; ".join(names)
     return [Table("All figures", [*columns, *letters[1:]], rows, note, tall=True)]
 
 

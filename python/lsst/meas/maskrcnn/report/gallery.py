@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.colors import Normalize
 from numpy.typing import NDArray
 
+from ..metrics.arrays import BoolArray, IntArray
 from ..metrics.cutouts import BlendCutout
 from ..metrics.evaluation_metrics import GalleryEntry
 from .overlay import lupton_rgb, mask_outlines
@@ -39,7 +40,7 @@ def draw_entry(cutout: BlendCutout, *, kind: str, patch: tuple[int, int], qualit
         colors = _RESIDUAL_COLORS(Normalize(-RESIDUAL_RANGE, RESIDUAL_RANGE)(cutout.residual))[..., :3]
         residual = _png(np.where(np.isfinite(cutout.residual)[..., None], colors, _OFF_IMAGE))
 
-    def outlines(masks: Sequence[NDArray[np.bool_]], origins: NDArray[np.int64]) -> list[Any]:
+    def outlines(masks: Sequence[BoolArray], origins: IntArray) -> list[Any]:
         lines = mask_outlines(masks, origins)
         return [[[(float(x), float(y)) for x, y in line] for line in source] for source in lines]
 
@@ -68,6 +69,8 @@ def draw_entry(cutout: BlendCutout, *, kind: str, patch: tuple[int, int], qualit
 
 
 _Cut = Callable[[int], BlendCutout]
+_Kept = tuple[tuple[float, int], tuple[int, ...], GalleryEntry]
+"""Rank by how extreme it is, the most extreme first, place and entry."""
 
 
 class BlendGallery:
@@ -81,11 +84,8 @@ class BlendGallery:
         self.number = number
         self.bands = list(bands)
         self._n_blends = 0
-        # By how extreme, the most extreme first: rank, place and entry.
-        kinds = ("busiest", "best", "worst", "failure")
-        self._kept: dict[str, list[tuple[tuple[float, int], tuple[int, ...], GalleryEntry]]] = {
-            kind: [] for kind in kinds
-        }
+        kinds = "busiest", "best", "worst", "failure"
+        self._kept: dict[str, list[_Kept]] = {kind: [] for kind in kinds}
 
     def add(self, patch: tuple[int, int], groups: NDArray[np.void], cut: _Cut) -> None:
         """Take those of the blends of a tract and patch that are extreme.
@@ -104,11 +104,9 @@ class BlendGallery:
                     break
         found = groups["n_detection"]
         for group in np.argsort(-found, kind="stable").tolist():
-            rank = -float(found[group]), -int(n_truth[group])
-            quality_of = float(quality[group])
-            if found[group] < 2 or not self._offer(
-                "busiest", _N_BUSIEST, rank, (*patch, group), quality_of, cut
-            ):
+            rank, place = (-float(found[group]), -int(n_truth[group])), (*patch, group)
+            value = float(quality[group])
+            if found[group] < 2 or not self._offer("busiest", _N_BUSIEST, rank, place, value, cut):
                 break
 
     def add_failures(

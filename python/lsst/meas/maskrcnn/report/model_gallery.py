@@ -21,6 +21,7 @@ from matplotlib.gridspec import GridSpec
 
 from ..deblend.sources import SourceList
 from ..images.pixels import cut_square
+from ..metrics.arrays import BoolArray
 from ..metrics.cutouts import BlendCutout, Stamp, add_models, blend_square, busiest_blends, child_label
 from ..metrics.evaluation_metrics import EvaluationGallery
 from .overlay import draw_outlines, lupton_rgb
@@ -56,7 +57,7 @@ def plot_models(
     Parameters
     ----------
     sources : `~lsst.meas.maskrcnn.deblend.sources.SourceList`
-        The sources, with models.
+        The sources; `ValueError` is raised if they have no models.
     band : `int` or `str`, optional
         Number or name of the band.
     n_blends : `int`, optional
@@ -69,11 +70,6 @@ def plot_models(
     figure : `matplotlib.figure.Figure`
         A row for each blend: image, models, their difference in units of the
         noise, and each child: the model, with its flux and error (nJy).
-
-    Raises
-    ------
-    ValueError
-        Raised if there are no models.
     """
     models = sources.require_models()
     number = sources.image.bands.index(band) if isinstance(band, str) else band
@@ -231,7 +227,7 @@ def _rgb(cutout: BlendCutout, pixels: npt.NDArray[np.floating]) -> npt.NDArray[n
 def _draw_counts(
     axis: Axes,
     magnitudes: npt.NDArray[np.floating],
-    is_star: npt.NDArray[np.bool_],
+    is_star: BoolArray,
     band: str,
     truth: npt.NDArray[np.floating] | None,
 ) -> None:

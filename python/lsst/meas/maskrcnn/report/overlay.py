@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
+from ..metrics.arrays import BoolArray, Float32Array, FloatArray
 from .plot_style import blank_figure
 
 if TYPE_CHECKING:
@@ -84,9 +85,7 @@ def lupton_rgb(
     return np.asarray(rgb)
 
 
-def _sky(
-    image: NDArray[np.float32], finite: NDArray[np.bool_]
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def _sky(image: Float32Array, finite: BoolArray) -> tuple[Float32Array, Float32Array]:
     """Estimate level and noise of the sky in each band, from the pixels (y, x) that are finite."""
     if not finite.any():
         return np.zeros(len(image), dtype=np.float32), np.ones(len(image), dtype=np.float32)
@@ -96,9 +95,7 @@ def _sky(
     return level, 1.4826 * np.median(np.abs(sample - level[:, None]), axis=1)
 
 
-def mask_outlines(
-    masks: Sequence[NDArray[np.bool_]], origins: NDArray[np.integer]
-) -> list[list[NDArray[np.float64]]]:
+def mask_outlines(masks: Sequence[BoolArray], origins: NDArray[np.integer]) -> list[list[FloatArray]]:
     """Trace the outlines of masks, bool, (y, x), whose first pixels are at (y0, x0), (mask, 2).
 
     For each mask they are its closed lines, each an array (point, 2) of positions
@@ -121,7 +118,7 @@ def mask_outlines(
 def draw_outlines(
     axes: Axes,
     outlines: Sequence[Sequence[Any]],
-    is_star: Sequence[bool] | NDArray[np.bool_],
+    is_star: Sequence[bool] | BoolArray,
     line_width: float,
     **style: Any,
 ) -> None:
@@ -135,9 +132,9 @@ def draw_outlines(
 def save_overlay(
     path: str | os.PathLike[str],
     image: NDArray[np.floating],
-    masks: Sequence[NDArray[np.bool_]],
+    masks: Sequence[BoolArray],
     origins: NDArray[np.integer],
-    is_star: NDArray[np.bool_],
+    is_star: BoolArray,
     ids: Sequence[int] | NDArray[np.integer],
     *,
     noise: NDArray[np.floating] | None = None,
@@ -183,7 +180,7 @@ def save_overlay(
 
 def _draw_key(
     figure: Figure,
-    is_star: NDArray[np.bool_],
+    is_star: BoolArray,
     shape: tuple[int, int],
     inch_per_pixel: float,
     pixel_scale: float | None,
@@ -201,17 +198,9 @@ def _draw_key(
         Line2D([], [], color=GALAXY_COLOR, lw=2.0, label=f"galaxy ({len(is_star) - n_star})"),
         Line2D([], [], color="white", ls="", marker="$12$", ms=9.0, label="id in the catalogue"),
     ]
-    place: dict[str, Any] = {
-        "loc": "center left",
-        "bbox_to_anchor": (_MARGIN_LEFT / width, 0.5),
-        "borderaxespad": 0.0,
-    }
-    style: dict[str, Any] = {
-        "labelspacing": 0.15,
-        "facecolor": "#222222",
-        "framealpha": 1.0,
-        "labelcolor": "white",
-    }
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (_MARGIN_LEFT / width, 0.5)}
+    place |= {"borderaxespad": 0.0, "labelspacing": 0.15}
+    style: dict[str, Any] = {"facecolor": "#222222", "framealpha": 1.0, "labelcolor": "white"}
     columns, size = (3, 8.5) if width > 6.0 else (1, 6.0)
     strip.legend(handles=handles, ncols=columns, fontsize=size, **place, **style)
     if wcs is not None:
@@ -256,8 +245,8 @@ def _make_axes(shape: tuple[int, int], magnification: float, wcs: WCS | None) ->
 
 def _label_ids(
     axes: Axes,
-    outlines: Sequence[Sequence[NDArray[np.float64]]],
-    is_star: NDArray[np.bool_],
+    outlines: Sequence[Sequence[FloatArray]],
+    is_star: BoolArray,
     labels: Sequence[str],
     inch_per_pixel: float,
     shape: tuple[int, int],
@@ -296,13 +285,8 @@ def _label_ids(
             continue
         occupied = np.concatenate([occupied, place[None]])
         color = STAR_COLOR if is_star[index] else GALAXY_COLOR
-        style: dict[str, Any] = {
-            "fontsize": font_size,
-            "color": color,
-            "path_effects": effect,
-            "clip_on": True,
-        }
-        axes.text(x, y, labels[index], ha="center", va="bottom", **style)
+        style: dict[str, Any] = {"fontsize": font_size, "path_effects": effect, "clip_on": True}
+        axes.text(x, y, labels[index], color=color, ha="center", va="bottom", **style)
 
 
 def _draw_axes_labels(axes: Any, wcs: WCS | None) -> None:
@@ -345,8 +329,8 @@ def draw_scale_bar(axes: Axes, pixel_scale: float, shape: tuple[int, int], inch_
 
 def write_regions(
     path: str | os.PathLike[str],
-    outlines: Sequence[Sequence[NDArray[np.float64]]],
-    is_star: NDArray[np.bool_],
+    outlines: Sequence[Sequence[FloatArray]],
+    is_star: BoolArray,
     ids: Sequence[int] | NDArray[np.integer],
     wcs: WCS | None,
     *,
@@ -378,7 +362,7 @@ def write_regions(
         stream.write("\n".join(lines) + "\n")
 
 
-def _simplify(line: NDArray[np.float64]) -> NDArray[np.float64]:
+def _simplify(line: FloatArray) -> FloatArray:
     """Drop the last point of a closed line, (point, 2), and those on straight parts."""
     points = line[:-1]
     before = points - np.roll(points, 1, axis=0)

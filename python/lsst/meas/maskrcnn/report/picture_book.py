@@ -8,10 +8,12 @@ sources side by side, for a person to judge.
 
 from __future__ import annotations
 
+import io
 import os
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +21,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from PIL import Image
 
+from ..images.files import write_atomically
+from ..metrics.arrays import BoolArray
 from .overlay import GALAXY_COLOR, STAR_COLOR, draw_outlines, draw_scale_bar, mask_outlines
 from .plot_style import blank_figure
 
@@ -39,36 +43,18 @@ _DASHES = (0, (2.0, 2.0))
 
 @dataclass(frozen=True)
 class PageField:
-    """One field on a page.
+    """One field on a page."""
 
-    Parameters
-    ----------
-    rgb : `numpy.ndarray`, (y, x, 3), uint8
-        Picture, first row at the bottom.
-    pixel_scale : `float`
-        Pixel scale, arcsec.
-    caption : `str`
-        What to write below; it is wrapped.
-    masks : `list` [`numpy.ndarray`]
-        One array (y, x) of `bool` per source.
-    origins : `numpy.ndarray`, (N, 2)
-        Position (y0, x0) of the first pixel of each mask.
-    is_star : `numpy.ndarray`, (N,), bool
-        Class of each source.
-    flagged : `numpy.ndarray`, (N,), bool
-        Sources of which there is too little to ask for them.
-    has_truth : `bool`
-        Whether the sources are known; there may be none.
-    """
-
-    rgb: NDArray[np.uint8]
-    pixel_scale: float
-    caption: str = ""
-    masks: list[NDArray[np.bool_]] = field(default_factory=list)
+    rgb: NDArray[np.uint8]  # picture, first row at the bottom, (y, x, 3)
+    pixel_scale: float  # arcsec
+    caption: str = ""  # what to write below; it is wrapped
+    masks: list[BoolArray] = field(default_factory=list)  # (y, x) each
+    # (y0, x0) of the first pixel of each mask, (N, 2).
     origins: NDArray[np.integer] = field(default_factory=lambda: np.zeros((0, 2), np.int64))
-    is_star: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    flagged: NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
-    has_truth: bool = False
+    is_star: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
+    # Sources of which there is too little to ask for them, (N,).
+    flagged: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
+    has_truth: bool = False  # whether the sources are known; there may be none
 
     def __post_init__(self) -> None:
         if self.rgb.ndim != 3 or self.rgb.shape[2] != 3 or self.rgb.dtype != np.uint8:
@@ -136,7 +122,9 @@ def save_page(
             _draw_field(axes, entry, w, outlines=number == 1)
         place = x / page_width, 1.0 - (top + height + 4.0) / page_height
         figure.text(*place, "\n".join(lines), fontsize=7.5, va="top", linespacing=1.2)
-    _write(_page_image(figure, colors), path)
+    buffer = io.BytesIO()
+    _page_image(figure, colors).save(buffer, format="PNG", optimize=True)
+    write_atomically(Path(path), buffer.getvalue())
 
 
 def _page_image(figure: Figure, colors: int | None) -> Image.Image:
@@ -187,24 +175,6 @@ def _draw_legend(figure: Figure, page_width: int, page_height: int) -> None:
         Line2D([], [], color="white", lw=0.9, ls=_DASHES, label="flagged"),
     ]
     anchor = 1.0 - _MARGIN / page_width, 1.0 - 0.5 * _HEADER / page_height
-    style = {"facecolor": "black", "edgecolor": "black", "framealpha": 0.85, "labelcolor": "white"}
-    figure.legend(
-        handles=handles,
-        loc="center right",
-        bbox_to_anchor=anchor,
-        borderaxespad=0.0,
-        ncols=3,
-        fontsize=8,
-        **style,
-    )
-
-
-def _write(page: Image.Image, path: str | os.PathLike[str]) -> None:
-    """Write a picture under another name first: none is left half written."""
-    part = f"{os.fspath(path)}.part"
-    try:
-        page.save(part, format="PNG", optimize=True)
-        os.replace(part, path)
-    finally:
-        if os.path.exists(part):
-            os.remove(part)
+    place: dict[str, Any] = {"loc": "center right", "bbox_to_anchor": anchor, "borderaxespad": 0.0}
+    style: dict[str, Any] = {"facecolor": "black", "edgecolor": "black", "framealpha": 0.85}
+    figure.legend(handles=handles, ncols=3, fontsize=8, labelcolor="white", **place, **style)

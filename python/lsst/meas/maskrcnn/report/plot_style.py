@@ -16,8 +16,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import AutoMinorLocator, LogLocator, NullFormatter
-from numpy.typing import NDArray
 
+from ..metrics.arrays import FloatArray, IntArray
 from ..metrics.binned import BinnedFraction
 
 SINGLE_COLUMN = 3.5
@@ -49,20 +49,10 @@ FEW = 5
 
 @dataclass(frozen=True)
 class CurveStyle:
-    """How a curve is drawn, so that it can be told apart without colour too.
-
-    Parameters
-    ----------
-    color : `str`
-        Colour.
-    line : `str` or `tuple`
-        Line style of matplotlib.
-    marker : `str`
-        Marker of matplotlib.
-    """
+    """How a curve is drawn, so that it can be told apart without colour too."""
 
     color: str
-    line: Any
+    line: Any  # line style of matplotlib
     marker: str
 
     @property
@@ -162,9 +152,7 @@ def add_legend(axes: Axes, **settings: Any) -> None:
     axes.legend(**{**look, **spacing, **settings}).set_zorder(6)
 
 
-def draw_band(
-    axes: Axes, x: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64], color: str
-) -> None:
+def draw_band(axes: Axes, x: FloatArray, low: FloatArray, high: FloatArray, color: str) -> None:
     """Shade the interval of a curve, (point,), NaN where there is none."""
     axes.fill_between(x, low, high, color=color, alpha=0.18, lw=0)
     # A band has no width at a bin between empty ones.
@@ -175,30 +163,20 @@ def draw_band(
         axes.vlines(x[alone], low[alone], high[alone], color=color, alpha=0.5, lw=0.9)
 
 
-def draw_curve(
-    axes: Axes, x: NDArray[np.float64], binned: BinnedFraction, style: CurveStyle, label: str
-) -> None:
+def draw_curve(axes: Axes, x: FloatArray, binned: BinnedFraction, style: CurveStyle, label: str) -> None:
     """Draw shares in bins, at places x, with their intervals; bins of few are open symbols without."""
     few = (binned.total > 0) & (binned.total < FEW)
     low, high = (np.where(few, np.nan, limit) for limit in (binned.low, binned.high))
     draw_band(axes, x, low, high, style.color)
     marks: dict[str, Any] = {"marker": style.marker, "ms": 5.5 if style.marker == "*" else 3.2}
-    axes.plot(
-        x, binned.fraction, markevery=np.flatnonzero(~few).tolist(), label=label, **style.stroke, **marks
-    )
+    shown = np.flatnonzero(~few).tolist()
+    axes.plot(x, binned.fraction, markevery=shown, label=label, **style.stroke, **marks)
     if few.any():
-        axes.plot(
-            x[few],
-            binned.fraction[few],
-            ls="none",
-            color=style.color,
-            mfc=axes.get_facecolor(),
-            zorder=3,
-            **marks,
-        )
+        marks |= {"ls": "none", "color": style.color, "mfc": axes.get_facecolor()}
+        axes.plot(x[few], binned.fraction[few], zorder=3, **marks)
 
 
-def log_counts(axes: Axes, counts: Sequence[NDArray[np.int64]]) -> None:
+def log_counts(axes: Axes, counts: Sequence[IntArray]) -> None:
     """Set the y axis of numbers that are drawn in it, logarithmic unless all are small."""
     # Few against many can only be seen in the logarithm.
     if max((int(count.max(initial=0)) for count in counts), default=0) <= 20:

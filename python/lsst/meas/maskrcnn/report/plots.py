@@ -22,9 +22,9 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import AutoMinorLocator, FuncFormatter, MaxNLocator, NullFormatter
-from numpy.typing import NDArray
 
 from ..images.classes import CLASS_NAMES
+from ..metrics.arrays import FloatArray, IntArray
 from ..metrics.binned import BinnedStatistics, Fraction, divide, fraction
 from ..metrics.binned_figures import BinnedShares
 from ..metrics.blends import BLEND_KINDS
@@ -81,8 +81,8 @@ class PrecisionRecallCurve:
 
     name: str
     iou: float
-    recall: NDArray[np.float64]
-    precision: NDArray[np.float64]
+    recall: FloatArray
+    precision: FloatArray
     ap: float
 
 
@@ -91,8 +91,8 @@ class ResidualPanel:
     """Residuals of sources against some quantity, both (source,), and their statistics in bins of it."""
 
     title: str
-    x: NDArray[np.float64]
-    residual: NDArray[np.float64]
+    x: FloatArray
+    residual: FloatArray
     binned: BinnedStatistics
 
 
@@ -153,7 +153,7 @@ def plot_shares(families: Sequence[BinnedShares], *, band: str = "", y_label: st
     return figure
 
 
-def plot_confusion(counts: NDArray[np.int64], shares: BinnedShares | None, *, band: str = "") -> Figure:
+def plot_confusion(counts: IntArray, shares: BinnedShares | None, *, band: str = "") -> Figure:
     """Draw the confusion of stars and galaxies, overall and by magnitude in a band.
 
     ``counts`` are matched sources by true class (row) and class given (column), and
@@ -271,15 +271,10 @@ def plot_blends(shares: Mapping[str, Mapping[str, Fraction]]) -> Figure:
         error = np.array([[share.value - share.low, share.high - share.value] for share in ends]).T
         x = place + (index - 0.5 * (len(shares) - 1)) * step
         hatch = hatches[index % 5]
-        fill: dict[str, Any] = {
-            "color": "white" if hatch else style.color,
-            "edgecolor": style.color,
-            "hatch": hatch,
-        }
-        bars: dict[str, Any] = {
-            "yerr": np.nan_to_num(np.maximum(error, 0.0)),
-            "error_kw": {"lw": 0.9, "capsize": 2.0, "ecolor": "black"},
-        }
+        color = "white" if hatch else style.color
+        fill: dict[str, Any] = {"color": color, "edgecolor": style.color, "hatch": hatch}
+        caps = {"lw": 0.9, "capsize": 2.0, "ecolor": "black"}
+        bars: dict[str, Any] = {"yerr": np.nan_to_num(np.maximum(error, 0.0)), "error_kw": caps}
         label = f"{name} ({ends[0].total} blends)" if name else f"{ends[0].total} blends"
         axis.bar(x, np.nan_to_num(value), 0.92 * step, label=label, **fill, **bars)
     axis.set_xticks(place, BLEND_KINDS, rotation=20, ha="right", rotation_mode="anchor")

@@ -30,24 +30,12 @@ from .themed_svg import ThemedSvg
 
 @dataclass(frozen=True)
 class Value:
-    """A number with its error.
+    """A number with its error."""
 
-    Parameters
-    ----------
-    value : `float`
-        The number; NaN where there is none.
-    error : `float`
-        Its standard error; NaN where it is not known.
-    digits : `int`
-        Digits behind the decimal point.
-    signed : `bool`
-        Write the sign of positive numbers too, as of differences.
-    """
-
-    value: float
-    error: float = math.nan
-    digits: int = 3
-    signed: bool = False
+    value: float  # NaN where there is none
+    error: float = math.nan  # standard error; NaN where it is not known
+    digits: int = 3  # digits behind the decimal point
+    signed: bool = False  # write the sign of positive numbers too, as of differences
 
 
 Line = Sequence[tuple[float, float]]

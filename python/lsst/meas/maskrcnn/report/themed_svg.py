@@ -68,11 +68,8 @@ def dark_color(color: str) -> str:
 class ThemedSvg:
     """Turns figures into SVG elements and keeps account of their colours.
 
-    Notes
-    -----
-    Each colour of a figure becomes a variable of CSS, which `styles` sets for
-    either ground. White becomes the ground itself, and black the colour of
-    text, by way of the variables ``--plot-ground`` and ``--plot-ink``.
+    Each colour of a figure becomes a variable of CSS, which `styles` sets for either ground. White becomes
+    the ground itself, and black the colour of text: ``--plot-ground`` and ``--plot-ink``.
     """
 
     def __init__(self) -> None:
@@ -106,9 +103,7 @@ class ThemedSvg:
 
     def styles(self, dark: bool) -> str:
         """Return the declarations of CSS variables for the colours of all figures so far."""
-        return "".join(
-            f"--p-{color[1:]}:{dark_color(color) if dark else color};" for color in sorted(self._colors)
-        )
+        return "".join(f"--p-{one[1:]}:{dark_color(one) if dark else one};" for one in sorted(self._colors))
 
     def _recolor(self, match: re.Match[str]) -> str:
         def variable(found: re.Match[str]) -> str:

@@ -15,9 +15,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from ..metrics.arrays import FloatArray
 from .plot_style import DOUBLE_COLUMN, LINE_WIDTH, NOTE_SIZE, OKABE_ITO, add_legend, curve_style, make_figure
 
-_KEYS = ("step", "epoch", "stage")
+_KEYS: dict[str, type] = {"step": np.int64, "epoch": np.int64, "stage": str}
 _TOTAL = "loss"
 _POINTS = 400
 _FEW = 60
@@ -29,16 +30,10 @@ def history_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     ``step``, ``epoch`` and ``stage`` come first; NaN where a row has no such value.
     Times are in seconds.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row if name != "kind"))
     table = Table()
-    for name in [*_KEYS, *(name for name in names if name not in _KEYS)]:
-        values = [row.get(name) for row in rows]
-        if name == "stage":
-            table[name] = np.array(values, dtype=str)
-        elif name in _KEYS:
-            table[name] = np.array(values, dtype=np.int64)
-        else:
-            table[name] = np.array([np.nan if value is None else value for value in values], dtype=np.float64)
+    for name in dict.fromkeys([*_KEYS, *(name for row in rows for name in row if name != "kind")]):
+        values = [np.nan if row.get(name) is None else row[name] for row in rows]
+        table[name] = np.array(values, dtype=_KEYS.get(name, np.float64))
         if name in ("seconds", "data_seconds", "elapsed"):
             table[name].unit = "s"
     return table
@@ -80,7 +75,7 @@ def _columns(table: Table) -> dict[str, NDArray[Any]]:
     return {name: np.asarray(table[name]) for name in table.colnames}
 
 
-def _draw_losses(axes: Axes, steps: Mapping[str, NDArray[Any]], step: NDArray[np.float64]) -> None:
+def _draw_losses(axes: Axes, steps: Mapping[str, NDArray[Any]], step: FloatArray) -> None:
     parts = sorted(name for name in steps if name.startswith("loss_"))
     for index, name in enumerate([_TOTAL, *parts]):
         if name not in steps or not len(step):
@@ -95,9 +90,7 @@ def _draw_losses(axes: Axes, steps: Mapping[str, NDArray[Any]], step: NDArray[np
     add_legend(axes, ncols=3, loc="upper right")
 
 
-def _smoothed(
-    x: NDArray[np.float64], y: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _smoothed(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Means of about as many neighbouring rows as make a readable curve."""
     if len(x) <= _FEW:
         return x, y
@@ -124,7 +117,7 @@ def _draw_precision(axes: Axes, epochs: Mapping[str, NDArray[Any]]) -> None:
 
 
 def _mark_stages(
-    panels: Sequence[Axes], names: NDArray[Any], step: NDArray[np.float64], stages: Sequence[str] | None
+    panels: Sequence[Axes], names: NDArray[Any], step: FloatArray, stages: Sequence[str] | None
 ) -> None:
     """Write the stages' names where they begin, and lines between them."""
     order = list(dict.fromkeys(names.tolist())) if stages is None else list(stages)
@@ -136,9 +129,5 @@ def _mark_stages(
         for panel in panels:
             if start > 0:
                 panel.axvline(start, color="0.6", linewidth=0.7, linestyle=(0, (2, 2)), zorder=0)
-        above: dict[str, Any] = {
-            "xycoords": ("data", "axes fraction"),
-            "xytext": (2, 2),
-            "textcoords": "offset points",
-        }
-        panels[0].annotate(name, (start, 1.0), fontsize=NOTE_SIZE, va="bottom", **above)
+        above: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        panels[0].annotate(name, (start, 1.0), (2, 2), fontsize=NOTE_SIZE, va="bottom", **above)

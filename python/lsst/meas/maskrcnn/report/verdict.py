@@ -10,8 +10,8 @@ import math
 import re
 
 import numpy as np
-from numpy.typing import NDArray
 
+from ..metrics.arrays import FloatArray
 from ..metrics.binned import divide, even_edges
 from ..metrics.evaluation_metrics import EvaluationGallery, EvaluationMetrics, GalleryEntry, MetricValue
 from ..metrics.run_comparison import EvaluatedRun, RunComparison
@@ -47,10 +47,9 @@ def mean_ap(metrics: EvaluationMetrics) -> str:
 
 def verdict(run: EvaluatedRun) -> str:
     """Say in a few sentences how good a catalogue is."""
-    values = {value.key: value for value in run.metrics.values}
 
     def get(name: str, object_class: str = "all") -> MetricValue | None:
-        value = next((one for key, one in values.items() if key[:2] == (name, object_class)), None)
+        value = next(iter(run.metrics.select(name=name, object_class=object_class)), None)
         return value if value is not None and math.isfinite(value.value) else None
 
     sentences = []
@@ -90,7 +89,7 @@ def _percent(value: MetricValue) -> str:
 def _depth(run: EvaluatedRun, level: float) -> tuple[str, str]:
     """Magnitude at which completeness falls through a level, and what to add to it."""
     name = f"completeness_limit_{100 * level:.0f}"
-    value = next((one for one in run.metrics.select(name=name, object_class="all")), None)
+    value = next(iter(run.metrics.select(name=name, object_class="all")), None)
     if value is not None and math.isfinite(value.value):
         return f"{value.value:.2f} mag", f"in {value.band}" if value.band else ""
     mags = run.matches["mag"][run.sources.truths()]
@@ -114,7 +113,7 @@ def headlines(run: EvaluatedRun, comparison: RunComparison | None) -> list[Headl
         ("Completeness", ("completeness", "all"), "share of true sources that were found"),
     ]
     for kind, word in reversed(_FLUX_WORDS.items()):
-        scatter = [one for one in metrics.select(name=f"{kind}_scatter", object_class="all")][:1]
+        scatter = metrics.select(name=f"{kind}_scatter", object_class="all")
         note = f"scatter {format_value(Value(scatter[0].value))}" if scatter else ""
         wanted.append(
             (f"Flux bias, {word}", (f"{kind}_median", "all"), f"relative, median at S/N > 20; {note}")
@@ -222,7 +221,7 @@ def _worst_bins(draw: EvaluationFigures) -> list[list[Cell]]:
     rows: list[list[Cell]] = []
     for shares in draw.shares():
         for name, curve in shares.curves.items():
-            share: NDArray[np.float64] = np.where(curve.total >= FEW, curve.fraction, np.nan)
+            share: FloatArray = np.where(curve.total >= FEW, curve.fraction, np.nan)
             if (name == "all" and len(shares.curves) > 1) or not np.isfinite(share).any():
                 continue
             worst = int(np.nanargmin(share))

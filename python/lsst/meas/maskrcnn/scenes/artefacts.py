@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["BAD", "MASK_BITS", "NO_DATA"]
-
 import math
 
 import numpy as np

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["InjectedScene", "draw_injected"]
-
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -34,24 +32,14 @@ class Component(NamedTuple):
 
 @dataclass(frozen=True)
 class InjectedScene:
-    """Injected sources in the form of a scene, without the images that they are in.
+    """Injected sources in the form of a scene, without the images that they are in."""
 
-    Parameters
-    ----------
-    bands : `tuple` [`str`, ...]
-        Bands in the order of the arrays.
-    images, light : `numpy.ndarray`, (band, y, x)
-        What the sources are in, and their own light, nJy.
-    sources : `numpy.ndarray`, (N,)
-        The columns of `Scene.sources`; what is not known is NaN.
-    masks, origins, config, models
-        As of `Scene`.
-    """
-
-    bands: tuple[str, ...]
+    bands: tuple[str, ...]  # bands in the order of the arrays
+    # What the sources are in, and their own light, nJy, (band, y, x).
     images: np.ndarray
     light: np.ndarray
-    sources: np.ndarray
+    sources: np.ndarray  # the columns of `Scene.sources`; what is not known is NaN, (N,)
+    # As of `Scene`.
     masks: list[np.ndarray]
     origins: np.ndarray
     config: Any
@@ -81,14 +69,12 @@ class _Painter:
                 profiles.append((band, galsim.Convolve(_profile(row).withFlux(flux), psf)))
         sizes = [profile.getGoodImageSize(wcs.minLinearScale()) for _, profile in profiles]
         half = min(max(sizes, default=0), self.largest) // 2
-        x0, y0 = round(x) - half, round(y) - half
+        x0, y0, center = round(x) - half, round(y) - half, galsim.PositionD(x, y)
         pixels = np.zeros((self.flux.shape[1], 2 * half + 1, 2 * half + 1))
         for band, profile in profiles:
             image = galsim.Image(pixels[band], xmin=x0, ymin=y0)
             # The PSF of a coadd holds the pixel.
-            profile.drawImage(
-                image, wcs=wcs, method="no_pixel", add_to_image=True, center=galsim.PositionD(x, y)
-            )
+            profile.drawImage(image, wcs=wcs, method="no_pixel", add_to_image=True, center=center)
         return Stamp(pixels, y0, x0)
 
 
@@ -112,10 +98,9 @@ def draw_injected(
     sources : `numpy.ndarray`, (N,)
         The columns of `Scene.sources`; positions, classes and fluxes are
         given, masks and what follows from them are filled in.
-    images : `numpy.ndarray`, (band, y, x)
-        Images that hold the sources, nJy.
-    unusable : `numpy.ndarray` of `bool`, (y, x)
-        Pixels without data.
+    images, unusable : `numpy.ndarray`
+        Images that hold the sources, nJy, (band, y, x), and pixels without
+        data, bool, (y, x).
     sky_sigma : `numpy.ndarray`, (band,)
         Noise of an empty pixel, nJy.
     rule : `MaskRule`

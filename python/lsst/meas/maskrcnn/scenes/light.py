@@ -14,8 +14,6 @@ several times faster and gives the same pixels.
 
 from __future__ import annotations
 
-__all__ = ["BandPsf", "Painter", "Stamp"]
-
 import functools
 import math
 from dataclasses import dataclass
@@ -56,34 +54,17 @@ def _shear_matrix(g1: float, g2: float) -> np.ndarray:
 
 @dataclass(frozen=True)
 class BandPsf:
-    """The effective PSF (pixel response included) of one band of a scene.
+    """The effective PSF (pixel response included) of one band of a scene."""
 
-    Parameters
-    ----------
-    fwhm : `float`
-        Full width at half maximum before shearing, arcsec.
-    profile : `str`
-        ``"moffat"`` or ``"kolmogorov"``.
-    beta : `float`
-        Moffat exponent; not used for Kolmogorov.
-    g1, g2 : `float`
-        Reduced shear.
-    """
-
-    fwhm: float
-    profile: str = "moffat"
-    beta: float = 3.5
+    fwhm: float  # full width at half maximum before shearing, arcsec
+    profile: str = "moffat"  # ``"moffat"`` or ``"kolmogorov"``
+    beta: float = 3.5  # Moffat exponent; not used for Kolmogorov
+    # Reduced shear.
     g1: float = 0.0
     g2: float = 0.0
 
     def surface_brightness(self, radius: np.ndarray) -> np.ndarray:
-        """Return the unsheared profile of unit flux, 1/arcsec^2.
-
-        Parameters
-        ----------
-        radius : `numpy.ndarray`
-            Radii, arcsec.
-        """
+        """Return the unsheared profile of unit flux at some radii (arcsec), 1/arcsec^2."""
         if self.profile == "moffat":
             scale = 0.5 * self.fwhm / math.sqrt(2.0 ** (1.0 / self.beta) - 1.0)
             norm = (self.beta - 1.0) / (math.pi * scale**2)
@@ -94,13 +75,7 @@ class BandPsf:
         return np.where(u < r[-1], np.interp(u, r, value), far) / self.fwhm**2
 
     def missing_flux(self, radius: np.ndarray) -> np.ndarray:
-        """Return the share of the flux outside circles of given radii.
-
-        Parameters
-        ----------
-        radius : `numpy.ndarray`
-            Radii, arcsec.
-        """
+        """Return the share of the flux outside circles of some radii (arcsec)."""
         if self.profile == "moffat":
             scale = 0.5 * self.fwhm / math.sqrt(2.0 ** (1.0 / self.beta) - 1.0)
             return (1.0 + (radius / scale) ** 2) ** (1.0 - self.beta)
@@ -108,28 +83,14 @@ class BandPsf:
         return 2 * math.pi * radius**2 * self.surface_brightness(radius) * 3.0 / 5.0
 
     def draw(self, dx: np.ndarray, dy: np.ndarray) -> np.ndarray:
-        """Return the PSF's value at offsets from its centre, 1/arcsec^2.
-
-        Parameters
-        ----------
-        dx, dy : `numpy.ndarray`
-            Offsets, arcsec; they are broadcast.
-        """
+        """Return the value at offsets (arcsec) from the centre, which are broadcast, 1/arcsec^2."""
         inverse = _shear_matrix(-self.g1, -self.g2)
         u = inverse[0, 0] * dx + inverse[0, 1] * dy
         v = inverse[1, 0] * dx + inverse[1, 1] * dy
         return self.surface_brightness(np.sqrt(u * u + v * v))
 
     def image(self, size: int, pixel_scale: float) -> np.ndarray:
-        """Return the PSF centred in a square image and summing to one.
-
-        Parameters
-        ----------
-        size : `int`
-            Side of the image, px; odd, so that there is a central pixel.
-        pixel_scale : `float`
-            Pixel size, arcsec.
-        """
+        """Return the PSF centred in a square image of an odd size (px) and summing to one."""
         if size < 1 or size % 2 == 0:
             raise ValueError(f"The size of a PSF image must be odd and above 0, not {size}.")
         offset = (np.arange(size) - size // 2) * pixel_scale
@@ -141,24 +102,13 @@ class BandPsf:
 
         That is what ``computeShape`` of an afw PSF leads to; wings make it
         wider than the FWHM of the PSF, by 5 to 15 per cent.
-
-        Parameters
-        ----------
-        pixel_scale : `float`
-            Pixel size, arcsec.
         """
         size = 2 * math.ceil(4.0 * self.fwhm / pixel_scale) + 1
         image = galsim.Image(self.image(size, pixel_scale), scale=1.0)
         return FWHM_PER_SIGMA * galsim.hsm.FindAdaptiveMom(image).moments_sigma
 
     def transform(self, kx: np.ndarray, ky: np.ndarray) -> np.ndarray:
-        """Return the Fourier transform, which is 1 at the origin.
-
-        Parameters
-        ----------
-        kx, ky : `numpy.ndarray`
-            Wave numbers, 1/arcsec; they are broadcast.
-        """
+        """Return the Fourier transform, 1 at the origin, at wave numbers (1/arcsec), which are broadcast."""
         shear = _shear_matrix(self.g1, self.g2)
         u = shear[0, 0] * kx + shear[0, 1] * ky
         v = shear[1, 0] * kx + shear[1, 1] * ky
@@ -168,17 +118,10 @@ class BandPsf:
 
 @dataclass
 class Stamp:
-    """Pixels of one source.
+    """Pixels of one source."""
 
-    Parameters
-    ----------
-    pixels : `numpy.ndarray`, (band, h, w)
-        Flux in each pixel, nJy.
-    y0, x0 : `int`
-        Scene coordinates of ``pixels[:, 0, 0]``; may be negative.
-    """
-
-    pixels: np.ndarray
+    pixels: np.ndarray  # flux in each pixel, nJy, (band, h, w)
+    # Scene coordinates of ``pixels[:, 0, 0]``; may be negative.
     y0: int
     x0: int
 
@@ -186,19 +129,9 @@ class Stamp:
 class Painter:
     """Draws sources with the PSFs of one scene.
 
-    Parameters
-    ----------
-    psfs : `list` [`BandPsf`]
-        One for each band.
-    pixel_scale : `float`
-        Pixel size, arcsec.
-    sky_sigma : `numpy.ndarray`, (band,)
-        Sky noise of one pixel, nJy; stamps end where a source is far below.
-    tolerance : `float`
-        Surface brightness at the edge of a stamp, in units of ``sky_sigma``.
-    clump_boost : `numpy.ndarray`, (band,), optional
-        How much more of a structured disc's flux is in its young stars, by
-        band; they are blue. Its square is how much more dust dims.
+    Stamps end where the surface brightness of a source is below ``tolerance`` times the sky noise of a
+    pixel (nJy), (band,). ``clump_boost``, (band,), is how much more of a structured disc's flux is in its
+    young stars; they are blue. Its square is how much more dust dims. The pixel scale is in arcsec.
     """
 
     def __init__(
@@ -222,18 +155,7 @@ class Painter:
         self._smallest = int(np.argmax(missing < 0.003)) if (missing < 0.003).any() else len(half) - 1
 
     def star_stamp_sizes(self, flux: np.ndarray) -> np.ndarray:
-        """Return stamp sizes for stars.
-
-        Parameters
-        ----------
-        flux : `numpy.ndarray`, (N, band)
-            Fluxes, nJy.
-
-        Returns
-        -------
-        sizes : `numpy.ndarray`, (N,)
-            Sides of the stamps, px.
-        """
+        """Return the sides of stamps (px), (N,), for stars of some fluxes (nJy), (N, band)."""
         limit = self.tolerance * self.sky_sigma
         bright = np.any(flux[:, :, None] * self._wings > limit[:, None], axis=1)
         return self._first_dark(bright)
@@ -249,23 +171,10 @@ class Painter:
         disc_sersic: np.ndarray | float = 1.0,
         bulge_sersic: np.ndarray | float = 4.0,
     ) -> np.ndarray:
-        """Return stamp sizes for galaxies.
+        """Return the sides of stamps (px), (N,), for galaxies.
 
-        Parameters
-        ----------
-        disc_flux, bulge_flux : `numpy.ndarray`, (N, band)
-            Fluxes, nJy.
-        disc_radius, bulge_radius : `numpy.ndarray`, (N,)
-            Half-light radii along the major axis, arcsec.
-        disc_axis_ratio, bulge_axis_ratio : `numpy.ndarray`, (N,)
-            Minor over major axis.
-        disc_sersic, bulge_sersic : `numpy.ndarray`, (N,), or `float`
-            Sersic indices, from 0.5 to 6.
-
-        Returns
-        -------
-        sizes : `numpy.ndarray`, (N,)
-            Sides of the stamps, px.
+        Fluxes (nJy) are (N, band); half-light radii along the major axis (arcsec), axis
+        ratios and Sersic indices, from 0.5 to 6, are (N,).
         """
         half = 0.5 * _STAMP_SIZES * self.pixel_scale
         pixel = self.pixel_scale**2
@@ -287,17 +196,7 @@ class Painter:
         return _STAMP_SIZES[np.maximum(index, self._smallest)]
 
     def draw_star(self, x: float, y: float, flux: np.ndarray, size: int) -> Stamp:
-        """Draw a star.
-
-        Parameters
-        ----------
-        x, y : `float`
-            Position, px.
-        flux : `numpy.ndarray`, (band,)
-            Fluxes, nJy.
-        size : `int`
-            Side of the stamp, px.
-        """
+        """Draw a star of some fluxes (nJy), (band,), at a position (px) in a stamp of ``size`` px."""
         x0, y0 = round(x) - size // 2, round(y) - size // 2
         dx = (np.arange(size) + x0 - x) * self.pixel_scale
         dy = (np.arange(size) + y0 - y)[:, None] * self.pixel_scale
@@ -321,29 +220,14 @@ class Painter:
         bulge_sersic: float = 4.0,
         irregular: bool = False,
     ) -> Stamp:
-        """Draw a galaxy of a disc and a bulge, both Sersic profiles.
+        """Draw a galaxy of a disc and a bulge, both Sersic profiles, in a stamp of ``size`` px.
 
-        Parameters
-        ----------
-        x, y : `float`
-            Position, px.
-        disc_flux, bulge_flux : `numpy.ndarray`, (band,)
-            Fluxes, nJy.
-        disc_shape, bulge_shape : `tuple` [`float`, `float`]
-            Half-light radius along the major axis (arcsec) and axis ratio.
-        position_angle : `float`
-            Of the major axis from +x towards +y, rad.
-        size : `int`
-            Side of the stamp, px.
-        structure : `numpy.random.Generator`, optional
-            Draw structure into the disc, by this generator.
-        disc_sersic, bulge_sersic : `float`
-            Sersic indices, from 0.5 to 6; rounded to 0.1. Profiles of an
-            index above 2 fade out between 4.5 and 9.5 half-light radii, and
-            the radius given holds half of the light that is left.
-        irregular : `bool`
-            With ``structure``: a lopsided disc with clumps, in place of arms,
-            bar and dust lane.
+        The position is in px, fluxes are nJy, (band,). Shapes are half-light radii along the major axis
+        (arcsec) and axis ratios; the position angle is that of the axis from +x towards +y (rad). Sersic
+        indices, from 0.5 to 6, are rounded to 0.1. Profiles of an index above 2 fade out between 4.5 and 9.5
+        half-light radii, and the radius given holds half of the light that is left. With a generator,
+        ``structure`` is drawn into the disc: arms, bar and dust lane, or, if it is irregular, clumps in a
+        lopsided disc.
         """
         x0, y0 = round(x) - size // 2, round(y) - size // 2
         kx, ky, psf = self._grid(size)
@@ -351,9 +235,8 @@ class Painter:
         phase = np.exp(-1j * offset_y * ky) * np.exp(-1j * offset_x * kx)
 
         profile = sersic_profile(disc_sersic)
-        disc = (
-            profile.transform(transformed_square(ellipse_matrix(*disc_shape, position_angle), kx, ky)) * phase
-        )
+        k2 = transformed_square(ellipse_matrix(*disc_shape, position_angle), kx, ky)
+        disc = profile.transform(k2) * phase
         parts: DiscStructure | None = None
         if structure is not None:
             parts = draw_structure(

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["draw_population"]
-
 import math
 
 import numpy as np
@@ -154,25 +152,9 @@ def draw_population(
     rng: np.random.Generator,
     margin: float = 4.0,
 ) -> np.ndarray:
-    """Draw the sources of one scene.
+    """Draw the sources of one scene of a shape (y, x) in px, brightest first, of `POPULATION_DTYPE`.
 
-    Parameters
-    ----------
-    config : `PopulationConfig`
-        What to draw.
-    shape : `tuple` [`int`, `int`]
-        Height and width of the scene, px.
-    pixel_scale : `float`
-        Pixel size, arcsec.
-    rng : `numpy.random.Generator`
-        Random numbers.
-    margin : `float`
-        Sources may lie this far outside the image, arcsec.
-
-    Returns
-    -------
-    population : `numpy.ndarray`, (N,), `POPULATION_DTYPE`
-        The sources, brightest first.
+    Sources may lie ``margin`` (arcsec) outside the image; the pixel scale is in arcsec.
     """
     pad = margin / pixel_scale
     height, width = shape[0] + 2 * pad, shape[1] + 2 * pad

@@ -183,84 +183,39 @@ _TO_28 = replace(
 )
 
 
-def _hsc_wide() -> SceneConfig:
-    return SceneConfig(
-        pixel_scale=survey_pixel_scale("HSC"),
-        conditions=_conditions("hsc-wide"),
-        population=_TO_25_5,
-        artefacts=_CAMERA,
-        misregistration=0.05,
-        name="hsc-wide",
-    )
+# The density of the DECam Plane Survey, 3.3e9 objects on 2700 deg^2 (Saydjari et
+# al. 2023), in HSC's deeper images.
+_CROWDED = replace(
+    _TO_25_5,
+    galaxy_density=30.0,
+    star_density=340.0,
+    star_mag_range=(16.0, 25.0),
+    star_counts_slope=0.22,
+    bright_star_density=0.3,
+    cluster_probability=0.0,
+    dust_reddening=0.6,
+)
+# Compact ones, of which most members are on the image.
+_CLUSTER = replace(_TO_25_5, cluster_probability=1.0, cluster_richness=(60, 150), cluster_core=(6.0, 18.0))
 
 
-def _hsc_500s() -> SceneConfig:
-    return replace(PRESETS["hsc-wide"], conditions=_conditions("hsc-500s"), name="hsc-500s")
+def _observed(name: str, **settings: Any) -> SceneConfig:
+    """Make a preset of images that were, or will be, taken."""
+    pixel_scale = survey_pixel_scale(_OBSERVED[name].survey)
+    return SceneConfig(pixel_scale=pixel_scale, conditions=_conditions(name), name=name, **settings)
 
 
-def _hsc_deep() -> SceneConfig:
-    conditions = _conditions("hsc-deep")
-    return replace(PRESETS["hsc-wide"], conditions=conditions, population=_TO_28, name="hsc-deep")
+def _variant(preset: str, name: str, **changes: Any) -> SceneConfig:
+    """Make a preset of another one, with observing conditions of its own if it has any."""
+    if name in _OBSERVED:
+        changes["conditions"] = _conditions(name)
+    return replace(PRESETS[preset], name=name, **changes)
 
 
-def _noiseless(name: str) -> SceneConfig:
-    """Return a preset without noise, artefacts and misregistration."""
-    return replace(
-        PRESETS[name], noise=False, artefacts=ArtefactConfig(), misregistration=0.0, name=f"{name}-noiseless"
-    )
-
-
-def _decam_120s() -> SceneConfig:
-    return SceneConfig(
-        pixel_scale=survey_pixel_scale("DES"),
-        conditions=_conditions("decam-120s"),
-        psf=PsfConfig(beta=(2.5, 3.5), seeing_scatter=0.12, band_scatter=0.08),
-        population=_TO_24,
-        artefacts=_SINGLE,
-        misregistration=0.1,
-        name="decam-120s",
-    )
-
-
-def _lsst_10yr() -> SceneConfig:
-    return SceneConfig(
-        pixel_scale=survey_pixel_scale("LSST"),
-        conditions=_conditions("lsst-10yr"),
-        psf=PsfConfig(profile="kolmogorov", seeing_scatter=0.05),
-        population=_TO_26_5,
-        artefacts=_CAMERA,
-        misregistration=0.05,
-        name="lsst-10yr",
-    )
-
-
-def _lsst_1yr() -> SceneConfig:
-    conditions = _conditions("lsst-1yr")
-    return replace(PRESETS["lsst-10yr"], conditions=conditions, population=_TO_25_5, name="lsst-1yr")
-
-
-def _crowded() -> SceneConfig:
-    # The density of the DECam Plane Survey, 3.3e9 objects on 2700 deg^2
-    # (Saydjari et al. 2023), in HSC's deeper images.
-    population = replace(
-        _TO_25_5,
-        galaxy_density=30.0,
-        star_density=340.0,
-        star_mag_range=(16.0, 25.0),
-        star_counts_slope=0.22,
-        bright_star_density=0.3,
-        cluster_probability=0.0,
-        dust_reddening=0.6,
-    )
-    return replace(PRESETS["hsc-wide"], population=population, name="crowded")
-
-
-def _cluster() -> SceneConfig:
-    # Compact ones, of which most members are on the image.
-    population = replace(
-        _TO_25_5, cluster_probability=1.0, cluster_richness=(60, 150), cluster_core=(6.0, 18.0)
-    )
-    return replace(PRESETS["hsc-wide"], population=population, name="cluster")
+def _noiseless(preset: str) -> SceneConfig:
+    """Make a preset without noise, artefacts and misregistration."""
+    plain: dict[str, Any] = {"noise": False, "artefacts": ArtefactConfig(), "misregistration": 0.0}
+    return _variant(preset, f"{preset}-noiseless", **plain)
 
 
 class _Presets(Mapping[str, SceneConfig]):
@@ -288,15 +243,29 @@ class _Presets(Mapping[str, SceneConfig]):
 PRESETS: Mapping[str, SceneConfig] = _Presets(
     {
         "hsc-500s-noiseless": lambda: _noiseless("hsc-500s"),
-        "hsc-500s": _hsc_500s,
+        "hsc-500s": lambda: _variant("hsc-wide", "hsc-500s"),
         "hsc-deep-noiseless": lambda: _noiseless("hsc-deep"),
-        "hsc-deep": _hsc_deep,
-        "hsc-wide": _hsc_wide,
-        "decam-120s": _decam_120s,
-        "lsst-1yr": _lsst_1yr,
-        "lsst-10yr": _lsst_10yr,
-        "crowded": _crowded,
-        "cluster": _cluster,
+        "hsc-deep": lambda: _variant("hsc-wide", "hsc-deep", population=_TO_28),
+        "hsc-wide": lambda: _observed(
+            "hsc-wide", population=_TO_25_5, artefacts=_CAMERA, misregistration=0.05
+        ),
+        "decam-120s": lambda: _observed(
+            "decam-120s",
+            psf=PsfConfig(beta=(2.5, 3.5), seeing_scatter=0.12, band_scatter=0.08),
+            population=_TO_24,
+            artefacts=_SINGLE,
+            misregistration=0.1,
+        ),
+        "lsst-1yr": lambda: _variant("lsst-10yr", "lsst-1yr", population=_TO_25_5),
+        "lsst-10yr": lambda: _observed(
+            "lsst-10yr",
+            psf=PsfConfig(profile="kolmogorov", seeing_scatter=0.05),
+            population=_TO_26_5,
+            artefacts=_CAMERA,
+            misregistration=0.05,
+        ),
+        "crowded": lambda: _variant("hsc-wide", "crowded", population=_CROWDED),
+        "cluster": lambda: _variant("hsc-wide", "cluster", population=_CLUSTER),
     }
 )
 """The named configurations. Listing the names costs nothing."""
@@ -308,14 +277,9 @@ def preset_config(name: str, **changes: Any) -> SceneConfig:
     Parameters
     ----------
     name : `str`
-        A key of `PRESETS`.
+        A key of `PRESETS`; `ValueError` is raised if there is none of that name.
     **changes
         Fields of `SceneConfig` and their new values.
-
-    Raises
-    ------
-    ValueError
-        If there is no preset of that name.
     """
     if name not in PRESETS:
         raise ValueError(f"There is no preset {name!r}; choose one of {sorted(PRESETS)}.")

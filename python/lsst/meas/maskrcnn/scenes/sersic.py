@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["sersic_profile"]
-
 import functools
 import math
 from dataclasses import dataclass
@@ -48,18 +46,7 @@ class SersicProfile:
 
 
 def sersic_profile(index: float) -> SersicProfile:
-    """Return a profile.
-
-    Parameters
-    ----------
-    index : `float`
-        Sersic index from 0.5 to 6; rounded to 0.1.
-
-    Raises
-    ------
-    ValueError
-        Raised if it is another.
-    """
+    """Return the profile of an index from 0.5 to 6, rounded to 0.1; any other is an error."""
     return _tabulate_sersic(round(index / _INDEX_STEP))
 
 

@@ -136,11 +136,6 @@ def simulate_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
         The kind of scene.
     rng : `numpy.random.Generator`
         The same state gives the same scene.
-
-    Returns
-    -------
-    scene : `Scene`
-        Images, noise and truth.
     """
     population = draw_population(config.population, config.shape, config.pixel_scale, rng)
     return draw_scene(config, population, rng)
@@ -151,9 +146,8 @@ def draw_scene(config: SceneConfig, population: np.ndarray, rng: np.random.Gener
     psfs = _draw_psfs(config, rng)
     shifts = rng.normal(0.0, 1.0, (len(config.bands), 2)) * config.misregistration
     shifts[0] = 0.0
-    sky_sigma = np.array([c.noise_sigma for c in config.band_conditions()]) / math.sqrt(
-        config.exposure_factor
-    )
+    noise = np.array([c.noise_sigma for c in config.band_conditions()])
+    sky_sigma = noise / math.sqrt(config.exposure_factor)
     fluxes = source_fluxes(population, config.bands)
     sources = _source_table(population, fluxes[0] + fluxes[1], config.bands)
     painter = _ScenePainter(config, population, fluxes, psfs, shifts, sky_sigma, rng)
@@ -391,9 +385,8 @@ def _source_table(population: np.ndarray, flux: np.ndarray, bands: tuple[str, ..
     bulge = population["bulge_fraction"]
     radius = bulge * population["bulge_radius"] + (1 - bulge) * population["disc_radius"]
     sources["half_light_radius"] = radius
-    sources["axis_ratio"] = np.where(
-        bulge > 0.5, population["bulge_axis_ratio"], population["disc_axis_ratio"]
-    )
+    ratios = population["bulge_axis_ratio"], population["disc_axis_ratio"]
+    sources["axis_ratio"] = np.where(bulge > 0.5, *ratios)
     disc_sersic, bulge_sersic = sersic_indices(population)
     index = np.where(bulge > 0.5, bulge_sersic, disc_sersic)
     sources["sersic_index"] = np.where(population["is_star"], 0.0, index)
@@ -442,11 +435,9 @@ def _expose(
     settings = config.artefacts
     shape = config.shape
     area = shape[0] * shape[1] * (config.pixel_scale / 60.0) ** 2
-    radius = (_STRAY_LIGHT_RADIUS[0] / config.pixel_scale, _STRAY_LIGHT_RADIUS[1] / config.pixel_scale)
-    gap_width = (
-        settings.chip_gap_width[0] / config.pixel_scale,
-        settings.chip_gap_width[1] / config.pixel_scale,
-    )
+    scale = config.pixel_scale
+    radius = _STRAY_LIGHT_RADIUS[0] / scale, _STRAY_LIGHT_RADIUS[1] / scale
+    gap_width = settings.chip_gap_width[0] / scale, settings.chip_gap_width[1] / scale
     noiseless = np.empty(photons.shape, np.float32)
     variance = np.empty(photons.shape, np.float32)
     images = np.empty(photons.shape, np.float32)

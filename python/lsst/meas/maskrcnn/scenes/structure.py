@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["draw_structure"]
-
 import math
 from dataclasses import dataclass
 
@@ -52,25 +50,14 @@ class _Plane:
 
 @dataclass
 class DiscStructure:
-    """Transforms of the parts of a structured disc, each of unit flux.
+    """Transforms of the parts of a structured disc, each of unit flux."""
 
-    Parameters
-    ----------
-    old, young : `numpy.ndarray`
-        Old stars, and young ones with their clumps.
-    share : `float`
-        Share of the young part in the flux where the boost of a band is 1.
-    lane : `numpy.ndarray`, optional
-        Old light behind dust; its flux is the share of the old part's.
-    depth : `float`
-        How much of that the dust takes where the boost is 1.
-    """
-
+    # Old stars, and young ones with their clumps.
     old: np.ndarray
     young: np.ndarray
-    share: float
-    lane: np.ndarray | None = None
-    depth: float = 0.0
+    share: float  # share of the young part in the flux where the boost of a band is 1
+    lane: np.ndarray | None = None  # old light behind dust; its flux is the share of the old part's
+    depth: float = 0.0  # how much of that the dust takes where the boost is 1
 
     def mix(self, boost: float) -> np.ndarray:
         """Return the transform of the disc in a band, with that much more of the flux in young stars."""
@@ -100,33 +87,12 @@ def draw_structure(
 ) -> DiscStructure:
     """Draw the structure of a disc.
 
-    Parameters
-    ----------
-    disc : `numpy.ndarray`, (size, size // 2 + 1)
-        Transform of the smooth disc.
-    kx, ky : `numpy.ndarray`
-        Wave numbers of the stamp, 1/arcsec.
-    pixel_scale : `float`
-        Pixel size, arcsec.
-    centre : `tuple` [`float`, `float`]
-        Position (x, y) of the disc in the stamp, arcsec.
-    shape : `tuple` [`float`, `float`]
-        Half-light radius along the major axis (arcsec) and axis ratio.
-    angle : `float`
-        Of the major axis from +x towards +y, rad.
-    profile : `SersicProfile`
-        Of the disc.
-    rng : `numpy.random.Generator`
-        Draws the structure.
-    irregular : `bool`
-        A lopsided disc with clumps, in place of arms, bar and dust lane.
-    resolved : `bool`
-        Whether a disc seen from the side is thick enough to show a dust lane.
-
-    Returns
-    -------
-    structure : `DiscStructure`
-        Its parts.
+    Given are the transform of the smooth disc, (size, size // 2 + 1), the wave numbers of
+    the stamp (1/arcsec), the position (x, y) of the disc in the stamp (arcsec), its
+    half-light radius along the major axis (arcsec) and axis ratio, the angle of the major
+    axis from +x towards +y (rad), and its profile. An irregular disc is lopsided with
+    clumps, in place of arms, bar and dust lane. A disc that is seen from the side shows a
+    dust lane if it is thick enough: ``resolved``.
     """
     c, s = math.cos(angle), math.sin(angle)
     matrix = ellipse_matrix(*shape, angle) @ np.array([[c, -s], [s, c]])

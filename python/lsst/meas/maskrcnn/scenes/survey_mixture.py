@@ -11,8 +11,6 @@ close pairs and with the faint light that pipelines leave and do not leave.
 
 from __future__ import annotations
 
-__all__ = ["draw_survey_scene", "random_survey_config"]
-
 import math
 from typing import Literal
 
@@ -49,20 +47,10 @@ _WAVELENGTH = {"u": 370.0, "g": 480.0, "r": 620.0, "i": 760.0, "z": 880.0, "y": 
 
 
 def random_survey_config(rng: np.random.Generator, shape: tuple[int, int] = (288, 288)) -> SceneConfig:
-    """Draw a survey and a kind of field.
+    """Draw a survey and a kind of field, for scenes of a shape (y, x).
 
-    Parameters
-    ----------
-    rng : `numpy.random.Generator`
-        Random numbers.
-    shape : `tuple` [`int`, `int`]
-        Height and width, px.
-
-    Returns
-    -------
-    config : `SceneConfig`
-        Without pairs, which `draw_survey_scene` adds. FWHM of 2 to 8 px,
-        pixels of 0.05 to 0.5 arcsec, 2 to 6 bands.
+    It has a FWHM of 2 to 8 px, pixels of 0.05 to 0.5 arcsec and 2 to 6 bands, and no
+    pairs, which `draw_survey_scene` adds.
     """
     from_space = rng.random() < 0.12
     seeing = float(np.clip(rng.lognormal(math.log(0.15 if from_space else 0.8), 0.25), 0.1, 1.7))
@@ -175,20 +163,7 @@ def _draw_artefacts(rng: np.random.Generator) -> ArtefactConfig:
 
 
 def draw_survey_scene(config: SceneConfig, rng: np.random.Generator) -> Scene:
-    """Make a scene with close pairs, sky residuals and diffuse light.
-
-    Parameters
-    ----------
-    config : `SceneConfig`
-        Of `random_survey_config`.
-    rng : `numpy.random.Generator`
-        Random numbers.
-
-    Returns
-    -------
-    scene : `Scene`
-        Without noise.
-    """
+    """Make a scene of `random_survey_config` with pairs, sky residuals and diffuse light, without noise."""
     population = draw_population(config.population, config.shape, config.pixel_scale, rng)
     fwhm = float(np.median([c.fwhm for c in config.conditions])) / config.pixel_scale
     _move_to_pairs(population, fwhm, float(rng.uniform(0.05, 0.4)), rng)

@@ -6,19 +6,13 @@
 
 from __future__ import annotations
 
-__all__ = ["FLAGS", "flag_sources", "measure_neighbors", "source_mask"]
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial import cKDTree
 
 from ..images.pixels import tight
 from .config import MaskRule
-
-if TYPE_CHECKING:
-    from .simulate import Scene
 
 FLAGS = ("empty", "small", "faint", "masked", "edge")
 """Flags of a source; ``flag_sources`` fills the column ``flag_<name>`` of each."""
@@ -53,41 +47,16 @@ def source_mask(
 ) -> tuple[np.ndarray, int, int]:
     """Cut out the pixels of a source that a rule says are its own.
 
-    Parameters
-    ----------
-    image : `numpy.ndarray`, (h, w)
-        Noise-free image of the single source in the rule's band, nJy a
-        pixel. It should reach beyond the edge of the scene where the source
-        does, for the peak and the flux to be the source's.
-    rule : `MaskRule`
-        The rule.
-    is_star : `bool`
-        Whether the source is a star; only ``peakFraction`` asks.
-    sky_sigma : `float`
-        Standard deviation of the sky noise of a pixel in that band, nJy;
-        known for scenes without noise as well. Only ``isophote`` asks.
-    flux : `float`
-        Flux of the source in that band, nJy; only ``fluxFraction`` asks.
+    The image, (h, w), is that of the single source in the rule's band without noise, nJy a pixel. It should
+    reach beyond the edge of the scene where the source does, for the peak and the flux to be the source's.
+    ``isophote`` asks for the sky noise of a pixel in that band, nJy, known for scenes without noise as well,
+    ``fluxFraction`` for the flux of the source, nJy, and ``peakFraction`` for its class. ``fluxFraction``
+    takes the smallest number of pixels that will do, brightest first; an image that holds less than that
+    fraction of the flux is all mask, as far as it is above 0.
 
-    Returns
-    -------
-    mask : `numpy.ndarray` of `bool`, (mask h, mask w)
-        The mask in its own bounding box; (0, 0) where no pixel qualifies.
-        Pieces that are not connected to the peak (clumps, arms) belong to
-        it.
-    y0, x0 : `int`
-        Where the mask's first pixel is in ``image``.
-
-    Raises
-    ------
-    ValueError
-        Raised if ``sky_sigma`` or ``flux`` is asked for and not above 0.
-
-    Notes
-    -----
-    ``fluxFraction`` takes the smallest number of pixels that will do,
-    brightest first. An image that holds less than that fraction of ``flux``
-    is all mask, as far as it is above 0.
+    Returns the mask in its own bounding box, bool, (0, 0) where no pixel qualifies, and the row and column of
+    its first pixel in the image. Pieces that are not connected to the peak (clumps, arms) belong to it.
+    `ValueError` is raised if noise or flux is asked for and not above 0.
     """
     if rule.kind == "peakFraction":
         return peak_fraction_mask(image, rule.star_fraction if is_star else rule.galaxy_fraction)
@@ -113,27 +82,9 @@ def measure_neighbors(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Find the nearest other source of each source.
 
-    Parameters
-    ----------
-    x, y : `numpy.ndarray`, (N,)
-        Positions, px.
-    flux : `numpy.ndarray`, (N,)
-        Fluxes in any unit.
-    pixel_scale : `float`
-        Pixel size, arcsec.
-
-    Returns
-    -------
-    distance : `numpy.ndarray`, (N,)
-        To the nearest other source, arcsec; NaN where there is none.
-    flux_ratio : `numpy.ndarray`, (N,)
-        The neighbour's flux over the source's own; NaN where there is no
-        neighbour or the own flux is not above 0.
-
-    Raises
-    ------
-    ValueError
-        Raised if the arrays differ in shape or a position is not finite.
+    Positions are px, (N,), fluxes in any unit, (N,), the pixel scale arcsec. Returns the distance (arcsec),
+    NaN where there is no other, and the neighbour's flux over the source's own, NaN where there is no other
+    or the own flux is not above 0, (N,) each.
     """
     x, y, flux = (np.asarray(values, np.float64) for values in (x, y, flux))
     if not x.shape == y.shape == flux.shape or x.ndim != 1:
@@ -181,26 +132,9 @@ def flag_sources(
         cut. Where ``visible`` is NaN, that cannot be known, and any mask that
         touches the edge carries the flag.
 
-    Parameters
-    ----------
-    sources : `numpy.ndarray`, (N,)
-        Structured array with ``x``, ``y``, ``area``, ``visible``, columns
-        that start with ``snr_``, and the flags, which are changed in place.
-    masks : `~collections.abc.Sequence` [`numpy.ndarray`]
-        Truth mask of each source, as far as it is on the image.
-    origins : `numpy.ndarray`, (N, 2)
-        (y0, x0) of the masks.
-    unusable : `numpy.ndarray` of `bool`, (y, x)
-        Pixels of the image without data.
-    rule : `MaskRule`
-        Has the limits.
-    noise : `bool`
-        Whether the images hold noise.
-
-    Raises
-    ------
-    ValueError
-        Raised if the numbers of sources, masks and origins differ.
+    The sources, (N,), have ``x``, ``y``, ``area``, ``visible``, columns that start with ``snr_``, and the
+    flags, which are changed in place. Their masks are as far as they are on the image, with (y0, x0) as
+    origins, (N, 2); ``unusable`` are pixels without data, bool, (y, x).
     """
     origins = np.asarray(origins, np.int64).reshape(-1, 2)
     if not len(sources) == len(masks) == len(origins):
@@ -256,34 +190,3 @@ def peak_fraction_mask(image: np.ndarray, fraction: float) -> tuple[np.ndarray, 
     if not peak > 0:
         return np.zeros((0, 0), bool), 0, 0
     return tight(image > fraction * peak)
-
-
-def truth_selection(
-    scene: Scene,
-    min_area: int = 12,
-    min_peak_snr: float = 5.0,
-    sky_sigma: np.ndarray | float | None = None,
-    min_visible: float = 0.0,
-    min_peak_share: float = 0.0,
-) -> np.ndarray:
-    """Say which sources of a scene are fit to be truth, bool, (N,).
-
-    Their masks must have ``min_area`` pixels on the image, and ``min_visible`` of
-    all; ``min_peak_snr`` is the S/N of the brightest pixel in the best band, and
-    not asked of scenes without noise unless the noise is given with
-    ``sky_sigma`` (nJy), and ``min_peak_share`` the source's own share of the light
-    there.
-    """
-    sources = scene.sources
-    usable = (sources["area"] >= max(min_area, 1)) & (sources["visible"] >= min_visible)
-    if min_peak_share > 0:
-        usable &= sources["peak_share"] >= min_peak_share
-    if sky_sigma is None and not scene.config.noise:
-        return usable
-    ours = np.asarray(scene.sky_sigma, float)
-    theirs = ours if sky_sigma is None else np.broadcast_to(np.asarray(sky_sigma, float), ours.shape)
-    if not (np.isfinite(theirs).all() and (theirs > 0).all()):
-        raise ValueError(f"sky_sigma is {sky_sigma!r}; it must be above 0 in each of {scene.bands}.")
-    peaks = np.stack([sources[f"peak_snr_{band}"] for band in scene.bands])
-    best = (peaks * (ours / theirs)[:, None]).max(axis=0)
-    return usable & (best >= min_peak_snr)

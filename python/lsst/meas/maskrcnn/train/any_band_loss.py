@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -15,7 +14,7 @@ from torchvision.ops import box_iou
 
 from ..network.any_band import AnyBandNetwork, Features
 from .ignore import ignored_share
-from .losses import Crops
+from .losses import Crops, seeded_generator
 
 _WEIGHTS = {"centre": 1.0, "offset": 0.5, "side": 0.3, "class": 1.0, "box": 0.5, "mask": 1.0, "blend": 0.5}
 """Of the losses in their sum."""
@@ -38,12 +37,7 @@ _BETA = 1 / 9
 class BandLossNetwork(nn.Module):
     """A network for any bands that returns its losses.
 
-    Parameters
-    ----------
-    network : `~lsst.meas.maskrcnn.network.any_band.AnyBandNetwork`
-        The network.
-    seed : `int`
-        With the number of the first crop, decides which proposals are sampled.
+    The seed, with the number of the first crop, decides which proposals are sampled.
     """
 
     def __init__(self, network: AnyBandNetwork, seed: int):
@@ -56,8 +50,7 @@ class BandLossNetwork(nn.Module):
 
         Each is a mean over all sources of the crops, the same for every image.
         """
-        words = np.random.SeedSequence([self.seed, crops.numbers[0]]).generate_state(1, np.uint64)
-        generator = torch.Generator().manual_seed(int(words[0]) >> 1)
+        generator = seeded_generator(self.seed, crops.numbers[0])
         features = self.network.features(crops.images)
         losses = _centre_losses(features, crops.targets)
         losses.update(_source_losses(self.network, features, crops.targets, generator))
@@ -158,16 +151,13 @@ def _source_losses(
         # Several processes wait for a gradient of every parameter.
         losses["mask"] = zero + sum(item.sum() for item in network.parameters()) * 0.0
         return losses
-    truth = torch.cat(
-        [target["boxes"][match] for target, match in zip(targets, matched) if len(target["boxes"])]
-    )
+    known = [(target, match) for target, match in zip(targets, matched) if len(target["boxes"])]
+    truth = torch.cat([target["boxes"][match] for target, match in known])
     inside = torch.cat([item[item_labels > 0] for item, (_, _, item_labels, _) in zip(boxes, chosen)])
     aim = network.box_coder.encode_single(truth, inside)
     offsets = deltas.view(len(labels), -1, 4)[positive, labels[positive]]
     losses["box"] = F.smooth_l1_loss(offsets, aim, beta=_BETA, reduction="sum") / len(positive)
-    mixed = torch.cat(
-        [target["blended"][match] for target, match in zip(targets, matched) if len(target["boxes"])]
-    )
+    mixed = torch.cat([target["blended"][match] for target, match in known])
     losses["blend"] = F.binary_cross_entropy_with_logits(blend[positive], mixed.float())
     few_boxes, few_truths, few_labels = [], [], []
     for (box, _, label, match), target in zip(chosen, targets):
@@ -179,9 +169,8 @@ def _source_losses(
             few_truths.append(project_masks_on_boxes(target["masks"], box[at[pick]], match[pick], 28))
     shapes = network.masks(features, few_boxes).float()
     index = torch.cat(few_labels)
-    losses["mask"] = F.binary_cross_entropy_with_logits(
-        shapes[torch.arange(len(index), device=index.device), index], torch.cat(few_truths)
-    )
+    rows = torch.arange(len(index), device=index.device)
+    losses["mask"] = F.binary_cross_entropy_with_logits(shapes[rows, index], torch.cat(few_truths))
     return losses
 
 

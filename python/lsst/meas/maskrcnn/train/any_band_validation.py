@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from ..images.classes import STAR
 from ..metrics.average_precision import average_precision
 from ..metrics.calibration import threshold_at_purity
 from ..metrics.matching import greedy_match
-from ..metrics.spans import mask_pairs
+from ..metrics.spans import SpanMasks, mask_iou
 from ..network.any_band import AnyBandNetwork
 from ..network.any_band_detect import detect_bands
 from ..network.detections import Detections
@@ -43,66 +43,54 @@ def validate_any_band(network: AnyBandNetwork, scenes: Iterable[BandScene]) -> d
     FWHM (``near_0.5``: 0.5 to 0.75), and ``star_recall_10``, ``star_purity_10`` and
     so on of stars by S/N.
     """
-    rows: list[dict[str, Any]] = []
+    parts = []
     for number, scene in enumerate(scenes):
         image, target = draw_crop(scene, np.random.default_rng([_SEED, number]), 4096, plain=True)
         (found,) = detect_bands(network, [image], float(target["fwhm"]))
-        rows.append(_compare(found, target))
+        parts.append(_compare(found, target))
+    of_all = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
     figures: dict[str, float] = {}
     for label, name in ((1, "star"), (2, "galaxy")):
-        score = np.concatenate([row[f"score_{label}"] for row in rows])
-        hit = np.concatenate([row[f"hit_{label}"] for row in rows])
-        count = sum(row[f"count_{label}"] for row in rows)
-        figures[f"ap50_{name}"] = average_precision(score.astype(np.float32), hit, count)
+        score, hit = of_all[f"score_{label}"].astype(np.float32), of_all[f"hit_{label}"]
+        figures[f"ap50_{name}"] = average_precision(score, hit, int((of_all["label"] == label).sum()))
     known = [value for value in figures.values() if math.isfinite(value)]
     figures["ap50"] = float(np.mean(known)) if known else math.nan
-    score = np.concatenate([row["score"] for row in rows])
-    real = np.concatenate([row["real"] for row in rows])
-    cut = threshold_at_purity(score, real, PURITY)
-    best = np.concatenate([row["best"] for row in rows])
-    snr, near, star = (np.concatenate([row[name] for row in rows]) for name in ("snr", "near", "star"))
-    figures["score_97"] = cut
-    figures["completeness"] = float((best >= cut).mean())
+    figures["score_97"] = cut = threshold_at_purity(of_all["score"], of_all["real"], PURITY)
+    snr, near, star = of_all["snr"], of_all["near"], of_all["label"] == STAR
+    is_found, called = of_all["best"] >= cut, of_all["p_star"] > 0.5
+    figures["completeness"] = float(is_found.mean())
     for low, high in ((5, 10), (10, 20), (20, 1e9)):
-        chosen = (snr >= low) & (snr < high)
-        figures[f"completeness_{low}"] = float((best[chosen] >= cut).mean()) if chosen.any() else math.nan
+        figures[f"completeness_{low}"] = _share(is_found, (snr >= low) & (snr < high))
     for closest, farthest in ((0.5, 0.75), (0.75, 1.25), (1.25, 2.0)):
-        chosen = (snr >= 10) & (near >= closest) & (near < farthest)
-        figures[f"near_{closest:g}"] = float((best[chosen] >= cut).mean()) if chosen.any() else math.nan
-    p_star = np.concatenate([row["p_star"] for row in rows])
+        figures[f"near_{closest:g}"] = _share(is_found, (snr >= 10) & (near >= closest) & (near < farthest))
     for low, high in ((10, 20), (20, 50)):
-        chosen = (best >= cut) & (snr >= low) & (snr < high)
-        called = p_star > 0.5
-        figures[f"star_recall_{low}"] = (
-            float(called[chosen & star].mean()) if (chosen & star).any() else math.nan
-        )
-        figures[f"star_purity_{low}"] = (
-            float(star[chosen & called].mean()) if (chosen & called).any() else math.nan
-        )
+        chosen = is_found & (snr >= low) & (snr < high)
+        figures[f"star_recall_{low}"] = _share(called, chosen & star)
+        figures[f"star_purity_{low}"] = _share(star, chosen & called)
     return figures
 
 
+def _share(hit: np.ndarray, among: np.ndarray) -> float:
+    return float(hit[among].mean()) if among.any() else math.nan
+
+
+@dataclass(frozen=True)
 class BandSceneValidator:
     """Computes the figures of `validate_any_band` on some scenes, and finds the sources of the first.
 
-    Parameters
-    ----------
-    scene : callable
-        Takes the number of a scene and returns it (`~.band_scenes.BandScene`).
-    count : `int`
-        Number of scenes.
+    ``scene`` takes the number of a scene, of which there are ``count``, and returns it.
     """
 
-    def __init__(self, scene: Callable[[int], BandScene], count: int):
-        self._scene, self._count = scene, count
+    scene: Callable[[int], BandScene]
+    count: int
 
     def __call__(self, network: AnyBandNetwork) -> dict[str, float]:
         """Compute the figures of a network."""
-        return validate_any_band(network, map(self._scene, range(self._count)))
+        return validate_any_band(network, map(self.scene, range(self.count)))
 
     def first(self, network: AnyBandNetwork) -> ComparedScene:
         """Find the sources of the first scene."""
-        scene = self._scene(0)
+        scene = self.scene(0)
         image, target = draw_crop(scene, np.random.default_rng([_SEED, 0]), 4096, plain=True)
         (found,) = detect_bands(network, [image], float(target["fwhm"]))
         masks, origins = _truth_masks(target)
@@ -180,29 +168,22 @@ def _truth_masks(target: dict[str, torch.Tensor]) -> tuple[list[np.ndarray], np.
     return cutouts, boxes[:, [1, 0]].astype(np.int32)
 
 
-def _compare(found: Detections, target: dict[str, torch.Tensor]) -> dict[str, Any]:
+def _compare(found: Detections, target: dict[str, torch.Tensor]) -> dict[str, np.ndarray]:
     """Match the detections and the truths of a scene, by masks and by places."""
     fwhm = float(target["fwhm"])
     labels = target["labels"].numpy()
-    cutouts, origins = _truth_masks(target)
-    result: dict[str, Any] = {}
+    spans = SpanMasks.from_masks(found.masks, found.origins)
+    truths = SpanMasks.from_masks(*_truth_masks(target))
+    result: dict[str, np.ndarray] = {}
     ignored = target["ignore_centres"].numpy()
     for label in (1, 2):
         chosen = np.flatnonzero((found.p_star > 0.5) == (label == 1))
         score = found.scores[chosen] * (found.p_star if label == 1 else 1 - found.p_star)[chosen]
         truth = np.flatnonzero(labels == label)
-        pairs = mask_pairs(
-            [found.masks[i] for i in chosen],
-            found.origins[chosen],
-            [cutouts[i] for i in truth],
-            origins[truth],
-        )
-        hit = greedy_match(pairs, score, len(truth), 0.5) >= 0
+        hit = greedy_match(mask_iou(spans.select(chosen), truths.select(truth)), score, len(truth)) >= 0
         near = _distance(found.positions[chosen, ::-1], ignored).min(axis=1, initial=np.inf) < 0.7 * fwhm
-        spare = ~hit & near
-        result.update(
-            {f"score_{label}": score[~spare], f"hit_{label}": hit[~spare], f"count_{label}": len(truth)}
-        )
+        counts = hit | ~near
+        result |= {f"score_{label}": score[counts], f"hit_{label}": hit[counts]}
     centres = target["centres"].numpy()
     at = _match_target(found, target)
     best, p_star = (np.full(len(centres) + len(ignored), value) for value in (-1.0, 0.0))
@@ -210,16 +191,15 @@ def _compare(found: Detections, target: dict[str, torch.Tensor]) -> dict[str, An
     count = len(centres)
     apart = _distance(centres, centres) / fwhm
     np.fill_diagonal(apart, np.inf)
-    result.update(
-        score=found.scores,
-        real=at >= 0,
-        best=best[:count],
-        p_star=p_star[:count],
-        snr=target["snr"].numpy(),
-        near=apart.min(axis=1, initial=np.inf),
-        star=labels == STAR,
-    )
-    return result
+    return result | {
+        "score": found.scores,
+        "real": at >= 0,
+        "best": best[:count],
+        "p_star": p_star[:count],
+        "snr": target["snr"].numpy(),
+        "near": apart.min(axis=1, initial=np.inf),
+        "label": labels,
+    }
 
 
 def _distance(one: np.ndarray, other: np.ndarray) -> np.ndarray:

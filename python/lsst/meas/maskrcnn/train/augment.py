@@ -20,14 +20,13 @@ from pydantic import Field
 
 from ..images.settings import settings
 from ..images.units import FWHM_PER_SIGMA
+from ..metrics.arrays import BoolArray, Float32Array, FloatArray
 
 if TYPE_CHECKING:
     from .training_scene import TrainingScene
 
 Window = tuple[int, int, int, int]
 """First row and column of a part of an image, its height and its width."""
-
-FloatImage = npt.NDArray[np.float32]
 
 _WINGS = 1.4
 """Growth of masks of sources with wings, over that of a Gaussian."""
@@ -91,9 +90,7 @@ class AugmentSettings:
     @property
     def changes_pixels(self) -> bool:
         """Whether pixel values may differ between realisations (`bool`)."""
-        return any(
-            getattr(self, field.name) > 0 for field in fields(self) if field.name.endswith("_probability")
-        )
+        return any(getattr(self, one.name) > 0 for one in fields(self) if one.name.endswith("_probability"))
 
     @classmethod
     def published(cls) -> Self:
@@ -109,29 +106,17 @@ class AugmentSettings:
 
 @dataclass(frozen=True)
 class Realization:
-    """What is done to one image.
+    """What is done to one image."""
 
-    Parameters
-    ----------
-    gain : `numpy.ndarray`
-        Factor on the flux of the sources, float32, (band,).
-    noise : `float`
-        Standard deviation of the noise of the image after the change, in
-        units of that which the scene's variance predicts; 0 for none.
-    blur : `float`
-        Standard deviation of the Gaussian that worsens the seeing, px; 0 for
-        none.
-    own : `bool`
-        The scene's own image is taken with the noise that it has.
-    """
-
-    gain: FloatImage
+    gain: Float32Array  # factor on the flux of the sources, float32, (band,)
+    # Standard deviation of the noise of the image after the change, in units of that which the scene's
+    # variance predicts; 0 for none.
     noise: float
-    blur: float
-    own: bool = False
+    blur: float  # standard deviation of the Gaussian that worsens the seeing, px; 0 for none
+    own: bool = False  # the scene's own image is taken with the noise that it has
 
     @property
-    def kernel(self) -> npt.NDArray[np.float64] | None:
+    def kernel(self) -> FloatArray | None:
         """One axis of the kernel of the blur (`numpy.ndarray` or `None`)."""
         return gaussian_kernel(self.blur) if self.blur > 0 else None
 
@@ -144,7 +129,7 @@ class Realization:
         reach = len(kernel) // 2
         return float(np.sum(kernel * np.arange(-reach, reach + 1) ** 2))
 
-    def psf_fwhm(self, fwhm: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    def psf_fwhm(self, fwhm: npt.ArrayLike) -> FloatArray:
         """Return the FWHM of the PSF after the change, (band,), px; NaN where it was not known before."""
         return np.sqrt(np.square(fwhm, dtype=float) + FWHM_PER_SIGMA**2 * self.kernel_variance)
 
@@ -181,47 +166,24 @@ def draw_realization(
 
 def realize(
     scene: TrainingScene,
-    sky_sigma: npt.NDArray[np.float64],
+    sky_sigma: FloatArray,
     realization: Realization,
     window: Window,
     rng: np.random.Generator,
     step: int = 1,
-) -> tuple[FloatImage, FloatImage]:
+) -> tuple[Float32Array, Float32Array]:
     """Make the changed image of a part of a scene.
 
-    Parameters
-    ----------
-    scene : `TrainingScene`
-        The scene.
-    sky_sigma : `numpy.ndarray`
-        Standard deviation of the noise of an empty pixel that the scene's
-        variance predicts, (band,), nJy.
-    realization : `Realization`
-        What is done to it.
-    window : `Window`
-        The part.
-    rng : `numpy.random.Generator`
-        Random numbers for the noise.
-    step : `int`
-        Take only every ``step``-th pixel of each axis, for statistics. These
-        pixels are not blurred; their variance is that of blurred ones.
+    Where the noise-free image is known, it is blurred, its sources are scaled and their photon noise with
+    them, and then noise is drawn: at any depth. A scene without noise keeps its variance, which is no more
+    than a scale there, until the noise drawn exceeds it. Of an image with its own noise the variance scales
+    as the square of the flux; a blur lowers the variance of its pixels by the sum of the squares of the
+    kernel, and correlates them; noise can only be added.
 
-    Returns
-    -------
-    flux, variance : `numpy.ndarray`
-        Image (nJy) and its variance (nJy^2), float32, (band, y, x), in all
-        bands. New arrays. Unusable pixels hold anything finite.
-
-    Notes
-    -----
-    Where the noise-free image is known, it is blurred, its sources are scaled
-    and their photon noise with them, and then noise is drawn: at any depth.
-    A scene without noise keeps its variance, which is no more than a scale
-    there, until the noise drawn exceeds it.
-
-    Of an image with its own noise the variance scales as the square of
-    the flux; a blur lowers the variance of its pixels by the sum of the squares
-    of the kernel, and correlates them; noise can only be added.
+    ``sky_sigma`` is the noise of an empty pixel that the scene's variance predicts, (band,), nJy. With
+    ``step`` only every so many pixels of each axis are taken, for statistics: these are not blurred, their
+    variance is that of blurred ones. Returns the image (nJy) and its variance (nJy^2), float32,
+    (band, y, x), in new arrays; unusable pixels hold anything finite.
     """
     own = realization.own
     pixels = scene.image if own else scene.noiseless
@@ -253,8 +215,8 @@ def realize(
 
 
 def _blur(
-    scene: TrainingScene, pixels: FloatImage, realization: Realization, window: Window, step: int
-) -> tuple[FloatImage, FloatImage]:
+    scene: TrainingScene, pixels: Float32Array, realization: Realization, window: Window, step: int
+) -> tuple[Float32Array, Float32Array]:
     """Cut out and blur pixels and their variance; usable pixels alone contribute."""
     y0, x0, height, width = window
     rows, columns = slice(y0, y0 + height, step), slice(x0, x0 + width, step)
@@ -286,7 +248,7 @@ def _blur(
     return flux, variance
 
 
-def gaussian_kernel(sigma: float) -> npt.NDArray[np.float64]:
+def gaussian_kernel(sigma: float) -> FloatArray:
     """Sample a Gaussian of ``sigma`` px at whole pixels out to 3 sigma at least; the sum is 1."""
     reach = math.ceil(3.0 * sigma)
     kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / sigma) ** 2)
@@ -305,7 +267,7 @@ def _with_margin(array: npt.NDArray[Any], window: Window, reach: int) -> npt.NDA
     return part
 
 
-def _convolve(array: npt.NDArray[Any], kernel: npt.NDArray[np.float64]) -> FloatImage:
+def _convolve(array: npt.NDArray[Any], kernel: FloatArray) -> Float32Array:
     """Convolve the last two axes with an even kernel; a margin of its reach is lost."""
     reach = len(kernel) // 2
     weights = kernel.astype(np.float32)
@@ -338,7 +300,7 @@ def added_mask_area(kernel_variance: float, level: float) -> float:
     return _WINGS * 2.0 * math.pi * kernel_variance * math.log(1.0 / level)
 
 
-def grow_mask(mask: npt.NDArray[np.bool_], added: float) -> tuple[npt.NDArray[np.bool_], int]:
+def grow_mask(mask: BoolArray, added: float) -> tuple[BoolArray, int]:
     """Enlarge a tight mask (y, x) by an area (px), evenly on all sides.
 
     Returns the mask with a margin on each side, and the width of that.

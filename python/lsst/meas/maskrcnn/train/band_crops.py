@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 from torch import Tensor
 
+from ..metrics.arrays import Float32Array
 from ..network.any_band_detect import normalize_bands
 from ..network.psf import USUAL_FWHM
 from ..scenes.config import MaskRule
@@ -32,27 +32,10 @@ _SCENES_AT_ONCE = 8
 class BandCropSource(SceneCrops):
     """Cuts crops for an `~lsst.meas.maskrcnn.network.any_band.AnyBandNetwork` from scenes.
 
-    Parameters
-    ----------
-    scenes : `~.scene_sources.SceneSource`
-        The scenes.
-    bands : `~collections.abc.Sequence` [`str`]
-        Names of their bands.
-    wavelengths : `~collections.abc.Sequence` [`float`]
-        Effective wavelengths of the bands, nm.
-    pixel_scale : `float`
-        Side of a pixel, arcsec.
-    settings : `~.dataset.CropSettings`, optional
-        How to cut; which sources are to be found goes by their S/N instead.
-    seed : `int`
-        With the number of a crop, decides everything that is random in it.
-    n_pixels : `float`, optional
-        Mean number of pixels of a scene, for the number of crops of an epoch.
-
-    Notes
-    -----
-    Crops are those of `~.band_scenes.draw_crop`: some of the bands, deeper or
-    shallower, turned.
+    Crops are those of `~.band_scenes.draw_crop`: some of the bands, deeper or shallower, turned. Which
+    sources are to be found goes by their S/N, not by the settings. Given are the names and effective
+    wavelengths (nm) of the bands of the scenes, and the side of a pixel (arcsec); the others are as in
+    `SceneCrops`.
     """
 
     def __init__(
@@ -92,16 +75,9 @@ class BandCropSource(SceneCrops):
 
 
 class BandSceneFiles:
-    """Cuts crops from the files of `~.band_scenes.write_band_scene`.
+    """Cuts crops of ``size`` px from the files of `~.band_scenes.write_band_scene`.
 
-    Parameters
-    ----------
-    paths : `~collections.abc.Sequence` [`pathlib.Path`]
-        The files.
-    size : `int`
-        Side of a crop (px).
-    seed : `int`
-        With the number of a crop, decides everything in it.
+    The seed, with the number of a crop, decides everything in it.
     """
 
     def __init__(self, paths: Sequence[Path], size: int, seed: int):
@@ -129,21 +105,9 @@ class BandSceneFiles:
 def survey_scene(scene: TrainingScene, wavelengths: Sequence[float], pixel_scale: float) -> BandScene:
     """Bring a scene into the form from which crops for any bands are drawn.
 
-    Parameters
-    ----------
-    scene : `~.training_scene.TrainingScene`
-        The scene; its light without noise is used where it is known.
-    wavelengths : `~collections.abc.Sequence` [`float`]
-        Effective wavelengths of its bands, nm.
-    pixel_scale : `float`
-        Side of a pixel, arcsec.
-
-    Returns
-    -------
-    scene : `~.band_scenes.BandScene`
-        With the same masks in all bands. The S/N of a source is that of a
-        Gaussian of its peak and width: of the PSF for stars, of the mask for
-        galaxies.
+    The light without noise is used where it is known. Effective wavelengths of the bands are in nm, the side
+    of a pixel in arcsec. All bands have the same masks, and the S/N of a source is that of a Gaussian of its
+    peak and width: of the PSF for stars, of the mask for galaxies.
     """
     bands = len(scene.variance)
     fwhm = np.zeros(bands, np.float32) if scene.psf_fwhm is None else np.nan_to_num(scene.psf_fwhm)
@@ -187,9 +151,7 @@ def survey_scene(scene: TrainingScene, wavelengths: Sequence[float], pixel_scale
     )
 
 
-def _gains(
-    pixels: npt.NDArray[np.float32], scene: TrainingScene, sigma: npt.NDArray[np.float32]
-) -> npt.NDArray[np.float32]:
+def _gains(pixels: Float32Array, scene: TrainingScene, sigma: Float32Array) -> Float32Array:
     """Photons per sigma of each band, by the variance of bright pixels."""
     gains = np.full(len(sigma), _NO_PHOTON_NOISE, np.float32)
     for band, (plane, variance) in enumerate(zip(pixels, scene.variance)):

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from ..images.archives import read_arrays
 from ..images.files import write_atomically
-from ..images.pixels import tight, tight_box
+from ..images.pixels import tight
+from ..metrics.arrays import BoolArray, Float32Array, IntArray
 from ..network.band_layers import Field, pack_bands
 from ..network.psf import USUAL_FWHM
 from ..network.wavelengths import MASK_WAVELENGTH, band_wavelength
@@ -35,7 +36,8 @@ from ..scenes.presets import PRESETS, preset_config
 from ..scenes.simulate import Scene, simulate_scene
 from ..scenes.survey_mixture import draw_survey_scene, random_survey_config
 from ..scenes.truth import source_mask
-from .training_scene import scene_errors, unpack_bits, unpack_masks
+from .targets import cut_mask
+from .training_scene import pack_masks, scene_errors, unpack_bits, unpack_masks
 
 _FAINTEST_FOUND, _FAINTEST_IGNORED = 5.0, 3.0
 """S/N in all bands together from which sources are to be found, and below which
@@ -56,59 +58,25 @@ _BLEND_RADIUS, _BLEND_SHARE = 1.0, 0.1
 
 @dataclass(frozen=True, eq=False)
 class BandScene:
-    """A scene and the truth of its sources.
+    """A scene and the truth of its sources."""
 
-    Parameters
-    ----------
-    pixels : `numpy.ndarray`
-        Flux in units of ``sigma``, (band, y, x).
-    sigma : `numpy.ndarray`
-        Noise of an empty pixel, nJy, (band,).
-    gain : `numpy.ndarray`
-        Photons per ``sigma``, (band,): the variance of a pixel is
-        1 + flux / gain.
-    fwhm : `numpy.ndarray`
-        FWHM of the PSF by its moments, px, (band,).
-    wavelength : `numpy.ndarray`
-        Effective wavelength of each band, nm, (band,).
-    wings : `numpy.ndarray`
-        Radius at which the PSF has 0.02 of its peak, in units of the FWHM, (band,).
-    pixel_scale : `numpy.ndarray`
-        Side of a pixel, arcsec, (1,).
-    unusable, saturated : `numpy.ndarray`
-        Pixels, bool, (band, y, x).
-    positions : `numpy.ndarray`
-        (y, x) of each source, (source, 2).
-    labels : `numpy.ndarray`
-        1 for stars, 2 for galaxies, (source,).
-    snr : `numpy.ndarray`
-        Of a matched filter against the noise of the sky, (source, band).
-    peak_share : `numpy.ndarray`
-        Of the light at the brightest pixel that is its own, (source,).
-    origins : `numpy.ndarray`
-        (y0, x0) of each mask, (source, 2).
-    masks : `list` [`numpy.ndarray`]
-        Truth masks in each band, (band, y, x).
-    noisy : `bool`
-        Whether the pixels hold noise, to which crops can only add.
-    """
-
-    pixels: npt.NDArray[np.float32]
-    sigma: npt.NDArray[np.float32]
-    gain: npt.NDArray[np.float32]
-    fwhm: npt.NDArray[np.float32]
-    wavelength: npt.NDArray[np.float32]
-    wings: npt.NDArray[np.float32]
-    pixel_scale: npt.NDArray[np.float32]
-    unusable: npt.NDArray[np.bool_]
-    saturated: npt.NDArray[np.bool_]
-    positions: npt.NDArray[np.float32]
-    labels: npt.NDArray[np.int64]
-    snr: npt.NDArray[np.float32]
-    peak_share: npt.NDArray[np.float32]
-    origins: npt.NDArray[np.int32]
-    masks: list[npt.NDArray[np.bool_]]
-    noisy: bool = False
+    pixels: Float32Array  # flux in units of ``sigma``, (band, y, x)
+    sigma: Float32Array  # noise of an empty pixel, nJy, (band,)
+    gain: Float32Array  # photons per ``sigma``, (band,): the variance of a pixel is 1 + flux / gain
+    fwhm: Float32Array  # FWHM of the PSF by its moments, px, (band,)
+    wavelength: Float32Array  # effective wavelength of each band, nm, (band,)
+    wings: Float32Array  # radius at which the PSF has 0.02 of its peak, in units of the FWHM, (band,)
+    pixel_scale: Float32Array  # side of a pixel, arcsec, (1,)
+    # Pixels, (band, y, x).
+    unusable: BoolArray
+    saturated: BoolArray
+    positions: Float32Array  # (y, x) of each source, (source, 2)
+    labels: IntArray  # 1 for stars, 2 for galaxies, (source,)
+    snr: Float32Array  # of a matched filter against the noise of the sky, (source, band)
+    peak_share: Float32Array  # of the light at the brightest pixel that is its own, (source,)
+    origins: npt.NDArray[np.int32]  # (y0, x0) of each mask, (source, 2)
+    masks: list[BoolArray]  # truth masks in each band, (band, y, x)
+    noisy: bool = False  # whether the pixels hold noise, to which crops can only add
 
 
 def to_band_scene(scene: Scene) -> BandScene:
@@ -138,7 +106,7 @@ def to_band_scene(scene: Scene) -> BandScene:
     )
 
 
-def _band_masks(scene: Scene, index: int) -> tuple[npt.NDArray[np.bool_], tuple[int, int]]:
+def _band_masks(scene: Scene, index: int) -> tuple[BoolArray, tuple[int, int]]:
     """Make the masks of a source in all bands, in one box, and its corner (y0, x0)."""
     if scene.models is None:
         raise ValueError("the scene has no models; simulate it with keep_models=True")
@@ -167,19 +135,8 @@ def _moments_fwhm(psf: BandPsf, pixel_scale: float) -> float:
     return psf.moments_fwhm(pixel_scale / times) / times
 
 
-_PLAIN = (
-    "sigma",
-    "gain",
-    "fwhm",
-    "wavelength",
-    "wings",
-    "pixel_scale",
-    "positions",
-    "labels",
-    "snr",
-    "peak_share",
-    "origins",
-)
+_PER_BAND = ("sigma", "gain", "fwhm", "wavelength", "wings")
+_PLAIN = (*_PER_BAND, "pixel_scale", "positions", "labels", "snr", "peak_share", "origins")
 _BITS = ("unusable", "saturated")
 
 _STEPS = 200.0
@@ -194,9 +151,7 @@ def write_band_scene(scene: BandScene, path: str | os.PathLike[str]) -> None:
     arrays = {name: getattr(scene, name) for name in _PLAIN}
     arrays["pixels"] = np.rint(_STEPS * np.arcsinh(scene.pixels)).astype(np.int16)
     arrays.update({name: np.packbits(getattr(scene, name)) for name in _BITS})
-    arrays["shapes"] = np.array([mask.shape for mask in scene.masks], np.int32).reshape(-1, 3)
-    bits = [mask.ravel() for mask in scene.masks]
-    arrays["bits"] = np.packbits(np.concatenate(bits) if bits else np.zeros(0, bool))
+    arrays.update(pack_masks(scene.masks, 3))
     buffer = BytesIO()
     np.savez_compressed(buffer, **arrays)
     write_atomically(Path(path), buffer.getvalue())
@@ -209,7 +164,7 @@ def read_band_scene(path: str | os.PathLike[str]) -> BandScene:
         arrays = {name: data[name] for name in _PLAIN}
         arrays["pixels"] = np.sinh(data["pixels"] / np.float32(_STEPS))
         shape = arrays["pixels"].shape
-        if len(shape) != 3 or any(len(arrays[name]) != shape[0] for name in _PLAIN[:5]):
+        if len(shape) != 3 or any(len(arrays[name]) != shape[0] for name in _PER_BAND):
             raise ValueError(f"the pixels have the shape {shape}, {len(arrays['sigma'])} bands have a noise")
         arrays.update({name: unpack_bits(data[name], shape) for name in _BITS})
         return BandScene(masks=unpack_masks(data, len(arrays["labels"])), noisy=False, **arrays)
@@ -225,13 +180,6 @@ def simulate_band_scene(rng: np.random.Generator, shape: tuple[int, int] = (288,
     return to_band_scene(simulate_scene(config, rng))
 
 
-def _make_one(number: int, folder: Path, seed: int, shape: tuple[int, int]) -> Path:
-    path = folder / f"bands_{seed}_{number:05d}.npz"
-    if not path.exists():
-        write_band_scene(simulate_band_scene(np.random.default_rng([seed, number]), shape), path)
-    return path
-
-
 def make_scenes(
     folder: str | os.PathLike[str], numbers: Sequence[int], seed: int, shape: tuple[int, int] = (288, 288)
 ) -> Iterator[Path]:
@@ -243,12 +191,13 @@ def make_scenes(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for number in numbers:
-        yield _make_one(number, folder, seed, shape)
+        path = folder / f"bands_{seed}_{number:05d}.npz"
+        if not path.exists():
+            write_band_scene(simulate_band_scene(np.random.default_rng([seed, number]), shape), path)
+        yield path
 
 
-def _draw_bands(
-    scene: BandScene, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float32]]:
+def _draw_bands(scene: BandScene, rng: np.random.Generator) -> tuple[IntArray, Float32Array]:
     """Choose bands and how much noisier each is than in the scene."""
     there = len(scene.sigma)
     count = min(int(rng.choice([1, 2, 3, 4, 5, 6], p=[0.14, 0.14, 0.4, 0.1, 0.08, 0.14])), there)
@@ -318,7 +267,7 @@ def draw_crop(
     return _turn(image, target, turns, flip)
 
 
-def _correlation_loss(kernel: float, fwhm: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+def _correlation_loss(kernel: float, fwhm: Float32Array) -> Float32Array:
     """Return how much noisier a matched filter is with noise that is correlated."""
     if kernel <= 0:
         return np.ones(len(fwhm), np.float32)
@@ -328,7 +277,7 @@ def _correlation_loss(kernel: float, fwhm: npt.NDArray[np.float32]) -> npt.NDArr
     return np.maximum(slow * width / np.sqrt(width**2 + kernel**2), 1.0).astype(np.float32)
 
 
-def _mask_parts(bad: npt.NDArray[np.bool_], rng: np.random.Generator) -> None:
+def _mask_parts(bad: BoolArray, rng: np.random.Generator) -> None:
     """Take data away from some bands in part of a crop, in place."""
     height, width = bad.shape[1:]
     if rng.random() < 0.15:
@@ -345,65 +294,49 @@ def _mask_parts(bad: npt.NDArray[np.bool_], rng: np.random.Generator) -> None:
 
 def _cut_truth(
     scene: BandScene,
-    bands: npt.NDArray[np.int64],
-    noise: npt.NDArray[np.float32],
+    bands: IntArray,
+    noise: Float32Array,
     corner: tuple[int, int],
-    valid: npt.NDArray[np.bool_],
+    valid: BoolArray,
     faintest: float,
 ) -> dict[str, Tensor]:
     """Find what is to be found and what is to be ignored in a crop."""
     height, width = valid.shape[1:]
-    known: npt.NDArray[np.bool_] = np.logical_or.reduce(valid, axis=0)
+    known: BoolArray = np.logical_or.reduce(valid, axis=0)
     fwhm = float(np.median(scene.fwhm[bands])) or USUAL_FWHM
     outline = bands[np.argmin(np.abs(scene.wavelength[bands] - MASK_WAVELENGTH))]
     positions = scene.positions - np.array(corner, np.float32)
     # A source counts by the bands that have data where it is.
     at = np.clip(np.rint(positions).astype(int), 0, (height - 1, width - 1))
     there = valid[:, at[:, 0], at[:, 1]].T
-    snr: npt.NDArray[np.float32] = np.sqrt(((scene.snr[:, bands] / noise) ** 2 * there).sum(axis=1))
-    inside = np.logical_and.reduce(
-        (positions >= -0.5) & (positions < np.array([height, width]) - 0.5), axis=1
-    )
+    snr: Float32Array = np.sqrt(((scene.snr[:, bands] / noise) ** 2 * there).sum(axis=1))
+    inside = np.all((positions >= -0.5) & (positions < np.array([height, width]) - 0.5), axis=1)
     boxes, masks, kept, ignored = [], [], [], []
     for index in np.flatnonzero(snr >= faintest).tolist():
-        y, x = scene.origins[index] - np.array(corner)
-        mask = scene.masks[index][outline]
-        low, high = (max(y, 0), max(x, 0)), (min(y + mask.shape[0], height), min(x + mask.shape[1], width))
-        if low[0] >= high[0] or low[1] >= high[1]:
+        y, x = (scene.origins[index] - np.array(corner)).tolist()
+        part, y0, x0 = cut_mask(scene.masks[index][outline], y, x, (height, width))
+        if not part.size:
             continue
-        part = mask[low[0] - y : high[0] - y, low[1] - x : high[1] - x]
-        inner = tight_box(part)
-        if inner is None:
-            continue
-        y_range, x_range = inner
-        box = (low[1] + x_range.start, low[0] + y_range.start, low[1] + x_range.stop, low[0] + y_range.stop)
+        box = (x0, y0, x0 + part.shape[1], y0 + part.shape[0])
+        here = np.s_[y0 : box[3], x0 : box[2]]
         whole = np.zeros((height, width), bool)
-        whole[low[0] : high[0], low[1] : high[1]] = part
-        usable = known[low[0] : high[0], low[1] : high[1]][part].mean() >= 0.5
-        wanted = (
-            inside[index]
-            and usable
-            and snr[index] >= _FAINTEST_FOUND
-            and scene.peak_share[index] >= _LEAST_SHARE
-        )
-        if wanted:
+        whole[here] = part
+        usable = known[here][part].mean() >= 0.5
+        bright = snr[index] >= _FAINTEST_FOUND and scene.peak_share[index] >= _LEAST_SHARE
+        if inside[index] and usable and bright:
             kept.append(index)
             boxes.append(box)
             masks.append(whole)
         else:
             ignored.append((index, box))
     keep = np.array(kept, int)
-    apart = (
-        np.hypot(*(positions[keep, None] - positions[keep]).transpose(2, 0, 1)) / fwhm
-        if kept
-        else np.zeros((0, 0))
-    )
+    apart = np.hypot(*(positions[keep, None] - positions[keep]).transpose(2, 0, 1)) / fwhm
     flux = snr[keep]
     brighter = flux > flux[:, None]
-    merged: npt.NDArray[np.bool_] = np.logical_or.reduce((apart < _RESOLVED) & brighter, axis=1)
+    merged: BoolArray = np.logical_or.reduce((apart < _RESOLVED) & brighter, axis=1)
     least = np.minimum(flux, flux[:, None]) / (flux + flux[:, None] + 1e-9)
     mixed = (apart < _BLEND_RADIUS) & (least >= _BLEND_SHARE) & ~np.eye(len(keep), dtype=bool)
-    blended = mixed.any(axis=1) if kept else np.zeros(0, bool)
+    blended = mixed.any(axis=1)
     rows = np.flatnonzero(~merged)
     return {
         "boxes": torch.tensor(np.array(boxes, np.float32).reshape(-1, 4)[rows]),
@@ -423,7 +356,7 @@ def _cut_truth(
     }
 
 
-def _cover(bad: npt.NDArray[np.bool_]) -> list[tuple[int, int, int, int]]:
+def _cover(bad: BoolArray) -> list[tuple[int, int, int, int]]:
     """Cover pixels without data by boxes [x0, y0, x1, y1] of 8 px."""
     if not bad.any():
         return []

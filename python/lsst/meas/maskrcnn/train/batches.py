@@ -11,6 +11,7 @@ import time
 from collections import deque
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -46,18 +47,16 @@ def crop_numbers(first: int, stage: StageSettings, rank: int, world_size: int) -
     return [start + i for start in starts for i in range(part)]
 
 
+@dataclass(frozen=True, eq=False)
 class StageCrops(torch.utils.data.Dataset[Any]):
     """The crops of a process by the step of a stage, which begins with crop ``first``."""
 
-    def __init__(
-        self, source: BatchSource, first: int, steps: int, stage: StageSettings, rank: int, world_size: int
-    ):
-        self.source = source
-        self.first = first
-        self.steps = steps
-        self.stage = stage
-        self.rank = rank
-        self.world_size = world_size
+    source: BatchSource
+    first: int
+    steps: int
+    stage: StageSettings
+    rank: int
+    world_size: int
 
     def __len__(self) -> int:
         return self.steps

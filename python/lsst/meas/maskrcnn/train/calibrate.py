@@ -11,10 +11,11 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..deblend.image import MultibandImage
 from ..images.classes import GALAXY, STAR
+from ..metrics.arrays import BoolArray, FloatArray, IntArray
 from ..metrics.matching import ImagePairs, match
 from ..metrics.spans import SpanMasks
 from ..network.calibration import Calibration, CalibrationMethod, calibrate, fit_curve
@@ -37,45 +38,22 @@ _NOISE_SEED = 770
 
 @dataclass(frozen=True, eq=False)
 class CalibrationCases:
-    """Detections with what is true of them.
+    """Detections with what is true of them."""
 
-    Parameters
-    ----------
-    score, p_star, p_blend : `numpy.ndarray`
-        Score, P(star) and P(blend), float64, (case,); the last is NaN for networks
-        that do not give it.
-    counts : `numpy.ndarray`
-        Whether it is right or wrong, and not ignored, bool, (case,).
-    true : `numpy.ndarray`
-        Whether it is right, bool, (case,).
-    on_source : `numpy.ndarray`
-        Whether it lies on a source, though perhaps not well enough to be
-        right, bool, (case,).
-    is_star : `numpy.ndarray`
-        Whether that source is a star, bool, (case,); `False` without one.
-    is_blend : `numpy.ndarray`
-        Whether it is blended with another, bool, (case,); `False` without one.
-    snr : `numpy.ndarray`
-        S/N of the source, float64, (case,): of its brightest pixel in its best band, or
-        of all its light for networks that take any bands. NaN without a source.
-    depth : `numpy.ndarray`
-        Noise of a pixel in the image, float64, (case,), nJy; 0 in an image
-        without noise.
-    image : `numpy.ndarray`
-        Number of the image, int64, (case,).
-    """
-
-    score: NDArray[np.float64]
-    p_star: NDArray[np.float64]
-    p_blend: NDArray[np.float64]
-    counts: NDArray[np.bool_]
-    true: NDArray[np.bool_]
-    on_source: NDArray[np.bool_]
-    is_star: NDArray[np.bool_]
-    is_blend: NDArray[np.bool_]
-    snr: NDArray[np.float64]
-    depth: NDArray[np.float64]
-    image: NDArray[np.int64]
+    # Score, P(star) and P(blend), (case,); the last is NaN for networks that do not give it.
+    score: FloatArray
+    p_star: FloatArray
+    p_blend: FloatArray
+    counts: BoolArray  # whether it is right or wrong, and not ignored, (case,)
+    true: BoolArray  # whether it is right, (case,)
+    on_source: BoolArray  # whether it lies on a source, though perhaps not well enough to be right, (case,)
+    is_star: BoolArray  # whether that source is a star, (case,); `False` without one
+    is_blend: BoolArray  # whether it is blended with another, (case,); `False` without one
+    # S/N of the source, (case,): of its brightest pixel in its best band, or of all its light for networks
+    # that take any bands. NaN without a source.
+    snr: FloatArray
+    depth: FloatArray  # noise of a pixel in the image, (case,), nJy; 0 in an image without noise
+    image: IntArray  # number of the image, (case,)
 
     def __len__(self) -> int:
         return len(self.score)
@@ -90,15 +68,15 @@ class CalibrationCases:
         """Put the cases of images together."""
         return cls(*(np.concatenate([getattr(one, part.name) for one in parts]) for part in fields(cls)))
 
-    def scores(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def scores(self) -> tuple[FloatArray, BoolArray]:
         """Return the scores of what counts, float64, and whether each is right, bool, (N,)."""
         return self.score[self.counts], self.true[self.counts]
 
-    def classes(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def classes(self) -> tuple[FloatArray, BoolArray]:
         """Return P(star) of what lies on a source, float64, and whether each is a star, bool, (N,)."""
         return self.p_star[self.on_source], self.is_star[self.on_source]
 
-    def blends(self) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    def blends(self) -> tuple[FloatArray, BoolArray]:
         """Return P(blend) of what lies on a source, where known, and whether each is a blend, bool, (N,)."""
         known = self.on_source & np.isfinite(self.p_blend)
         return self.p_blend[known], self.is_blend[known]
@@ -138,8 +116,8 @@ def collect_cases(
 def calibration_cases(
     found: Detections,
     scene: TrainingScene,
-    asked: NDArray[np.bool_],
-    sky_sigma: NDArray[np.float64],
+    asked: BoolArray,
+    sky_sigma: FloatArray,
     iou: float = 0.5,
     number: int = 0,
 ) -> CalibrationCases:
@@ -205,7 +183,7 @@ def cross_calibrate(
     if not 2 <= n_folds <= len(images):
         raise ValueError(f"{len(images)} images cannot be divided by {n_folds} fits; give more images.")
     fold = np.searchsorted(images, cases.image) % n_folds
-    after: dict[Literal["score", "p_star", "p_blend"], NDArray[np.float64]] = {
+    after: dict[Literal["score", "p_star", "p_blend"], FloatArray] = {
         "score": cases.score.copy(),
         "p_star": cases.p_star.copy(),
         "p_blend": cases.p_blend.copy(),

@@ -11,7 +11,6 @@ it.
 from __future__ import annotations
 
 import math
-import os
 import threading
 from abc import ABC, abstractmethod
 from collections import OrderedDict
@@ -28,9 +27,10 @@ from torch import Tensor
 from ..images.background import constant_background
 from ..images.normalize import LuptonSettings, ZScoreSettings, lupton_compress, normalize
 from ..images.settings import settings as checked_settings
+from ..metrics.arrays import BoolArray, Float32Array, FloatArray
 from ..network.psf import add_psf_planes
 from .augment import AugmentSettings, Realization, Window, draw_realization, realize
-from .scene_sources import SceneFiles, SceneList, SceneSource
+from .scene_sources import SceneSource
 from .targets import SceneTruth, make_target, turn_image
 from .training_scene import TrainingScene
 
@@ -86,18 +86,7 @@ class BatchSource(Protocol):
         """Number of crops in an epoch (`int`)."""
 
     def crops(self, numbers: Sequence[int]) -> Crops:
-        """Make crops; each is a pure function of its number.
-
-        Parameters
-        ----------
-        numbers : `~collections.abc.Sequence` [`int`]
-            Numbers of the crops.
-
-        Returns
-        -------
-        images, targets : `list`
-            See `CropSource.crops`.
-        """
+        """Make crops; each is a pure function of its number. See `SceneCrops.crops`."""
 
     def describe(self) -> dict[str, Any]:
         """Describe by plain values what decides the crops."""
@@ -146,7 +135,7 @@ class _PreparedScene:
     """
 
     truth: SceneTruth
-    sky_sigma: npt.NDArray[np.float64]
+    sky_sigma: FloatArray
     scene: TrainingScene | None
     constant_variance: bool = False
     image: npt.NDArray[np.floating[Any]] | None = None
@@ -182,12 +171,12 @@ class _RealizedScene:
 
     truth: SceneTruth
     scene: TrainingScene | None
-    sky_sigma: npt.NDArray[np.float64]
+    sky_sigma: FloatArray
     realization: Realization
-    wanted: npt.NDArray[np.bool_]
-    growth: npt.NDArray[np.float64]
+    wanted: BoolArray
+    growth: FloatArray
     image: npt.NDArray[np.floating[Any]] | None = None
-    level: npt.NDArray[np.float32] | None = None
+    level: Float32Array | None = None
     stretch: float = 1.0
     scale: float = 1.0
 
@@ -211,39 +200,19 @@ class SceneCrops(ABC):
     """Crops by number, cut from scenes.
 
     Groups of ``crops_per_scene`` crops come from one scene; every scene comes
-    once in an epoch.
-
-    Parameters
-    ----------
-    scenes : `SceneSource`, or `~collections.abc.Sequence`
-        The scenes, or a sequence of scene files or of `TrainingScene`.
-    settings : `CropSettings`, optional
-        How to cut.
-    seed : `int`
-        With the number of a crop, decides everything that is random in it.
-    n_pixels : `float`, optional
-        Mean number of pixels of a scene, so that an epoch has the area of all;
-        without it an epoch has ``crops_per_scene`` crops of each scene.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are no scenes.
+    once in an epoch. The seed, with the number of a crop, decides everything that
+    is random in it. With the mean number of pixels of a scene, ``n_pixels``, an epoch
+    has the area of all; without it, ``crops_per_scene`` crops of each scene.
     """
 
     def __init__(
         self,
-        scenes: SceneSource | Sequence[str | os.PathLike[str]] | Sequence[TrainingScene],
+        scenes: SceneSource,
         settings: CropSettings | None = None,
         seed: int = 1,
         n_pixels: float | None = None,
     ):
-        if isinstance(scenes, SceneSource):
-            self.scenes: SceneSource = scenes
-        elif scenes and all(isinstance(item, TrainingScene) for item in scenes):
-            self.scenes = SceneList(cast(Sequence[TrainingScene], scenes))
-        else:
-            self.scenes = SceneFiles(cast(Sequence[str], scenes))
+        self.scenes = scenes
         self.settings = settings or CropSettings()
         self.n_pixels = n_pixels
         most = 2 if n_pixels is None else max(2, round(n_pixels / (16 * self.settings.size**2)))
@@ -266,24 +235,17 @@ class SceneCrops(ABC):
         """Make a crop and its target."""
 
     def crops(self, numbers: Sequence[int]) -> Crops:
-        """Make crops.
-
-        Parameters
-        ----------
-        numbers : `~collections.abc.Sequence` [`int`]
-            Numbers of the crops, not below 0; the same number gives the same
-            crop.
+        """Make the crops of some numbers, not below 0; the same number gives the same crop.
 
         Returns
         -------
         images : `list` [`torch.Tensor`]
-            Normalised crops, float32, (band, y, x), with PSF planes behind
-            the bands if the network takes them.
+            Normalised crops, float32, (band, y, x), with PSF planes behind the
+            bands if the network takes them.
         targets : `list` [`dict`]
             Per crop ``boxes`` (float32, (source, 4), [x0, y0, x1, y1] half
             open), ``labels`` (int64), ``masks`` (uint8, (source, y, x)) and
-            ``ignore_boxes`` (float32, (region, 4)): regions that are ignored
-            in the loss.
+            ``ignore_boxes`` (float32, (region, 4)), ignored in the loss.
         """
         made = [self._crop(int(number)) for number in numbers]
         return [image for image, _ in made], [target for _, target in made]
@@ -311,26 +273,8 @@ class SceneCrops(ABC):
 
 
 class CropSource(SceneCrops):
-    """Cuts crops for networks of fixed bands.
+    """Cuts crops for networks of fixed bands, with PSF planes if the network takes them.
 
-    Parameters
-    ----------
-    scenes : `SceneSource`, or `~collections.abc.Sequence`
-        As in `SceneCrops`.
-    normalization : `~lsst.meas.maskrcnn.images.normalize.LuptonSettings` or \
-            `~lsst.meas.maskrcnn.images.normalize.ZScoreSettings`
-        How images are normalised.
-    settings, seed
-        As in `SceneCrops`.
-    psf_channels : `bool`
-        Whether the network takes PSF planes.
-    augment : `~.augment.AugmentSettings`, optional
-        How the images are changed.
-    n_pixels
-        As in `SceneCrops`.
-
-    Notes
-    -----
     If no augmentation changes pixels, every scene is normalised once, with
     one realisation of its noise, and kept in half precision. Otherwise groups
     of ``crops_per_scene`` crops share a realisation. Where the normalisation
@@ -343,7 +287,7 @@ class CropSource(SceneCrops):
 
     def __init__(
         self,
-        scenes: SceneSource | Sequence[str | os.PathLike[str]] | Sequence[TrainingScene],
+        scenes: SceneSource,
         normalization: LuptonSettings | ZScoreSettings,
         settings: CropSettings | None = None,
         seed: int = 1,
@@ -392,27 +336,14 @@ class CropSource(SceneCrops):
         return prepared
 
     def _normalized_scene(
-        self,
-        scene: TrainingScene,
-        sky_sigma: npt.NDArray[np.float64],
-        realization: Realization,
-        rng: np.random.Generator,
-    ) -> npt.NDArray[np.float32]:
+        self, scene: TrainingScene, sky_sigma: FloatArray, realization: Realization, rng: np.random.Generator
+    ) -> Float32Array:
         """Realise and normalise a whole scene."""
         flux, variance = realize(scene, sky_sigma, realization, (0, 0, *scene.valid.shape), rng)
-        return self._normalize(flux, variance, scene.valid)
-
-    def _normalize(
-        self, flux: npt.NDArray[np.float32], variance: npt.NDArray[np.float32], valid: npt.NDArray[np.bool_]
-    ) -> npt.NDArray[np.float32]:
-        return normalize(self.normalization, flux, variance, valid, overwrite=True).image
-
-    def _realized(self, group: int) -> _RealizedScene:
-        """Return the scene that the crops of a group are cut from."""
-        realized: _RealizedScene = self._realized_scenes.get(group, lambda: self._realize(group), lambda _: 1)
-        return realized
+        return normalize(self.normalization, flux, variance, scene.valid, overwrite=True).image
 
     def _realize(self, group: int) -> _RealizedScene:
+        """Make the scene that the crops of a group are cut from."""
         changes = self.augment.changes_pixels
         prepared = self._prepared(self._scene_number(group), normalized=not changes)
         truth, scene, sky_sigma = prepared.truth, prepared.scene, prepared.sky_sigma
@@ -422,9 +353,8 @@ class CropSource(SceneCrops):
         else:
             realization = draw_realization(self.augment, rng, scene)
         wanted = truth.bright_enough(realization, sky_sigma, self.settings.min_peak_snr)
-        realized = _RealizedScene(
-            truth, scene, sky_sigma, realization, wanted, truth.mask_growth(realization), prepared.image
-        )
+        growth = truth.mask_growth(realization)
+        realized = _RealizedScene(truth, scene, sky_sigma, realization, wanted, growth, prepared.image)
         if scene is None:
             return realized
         if prepared.constant_variance or not self._in_parts():
@@ -445,7 +375,7 @@ class CropSource(SceneCrops):
 
     def _statistics(
         self, realized: _RealizedScene, scene: TrainingScene, rng: np.random.Generator
-    ) -> tuple[npt.NDArray[np.float32], float, float]:
+    ) -> tuple[Float32Array, float, float]:
         """Find sky levels, stretch and scale as the normalisation does, from a sample."""
         how, realization = cast(LuptonSettings, self.normalization), realized.realization
         height, width = scene.valid.shape
@@ -463,7 +393,8 @@ class CropSource(SceneCrops):
         return level, stretch, math.asinh(how.q * flux_of_one / stretch) / how.q
 
     def _crop(self, number: int) -> tuple[Tensor, dict[str, Tensor]]:
-        realized = self._realized(self._group(number))
+        group = self._group(number)
+        realized: _RealizedScene = self._realized_scenes.get(group, lambda: self._realize(group), lambda _: 1)
         rng = self._rng(CROP_STREAM, number)
         valid = realized.truth.valid
         height, width = valid.shape
@@ -481,20 +412,17 @@ class CropSource(SceneCrops):
         image = torch.from_numpy(turn_image(pixels, turns, flip))
         if self.psf_channels:
             image = add_psf_planes(image, self._known_psf_widths(realized, rng))
-        return image, make_target(
-            realized.truth, realized.wanted, realized.growth, window, turns, flip, self.settings.min_area
-        )
+        sources = realized.truth, realized.wanted, realized.growth
+        return image, make_target(*sources, window, turns, flip, self.settings.min_area)
 
-    def _pixels(
-        self, realized: _RealizedScene, window: Window, rng: np.random.Generator
-    ) -> npt.NDArray[np.float32]:
+    def _pixels(self, realized: _RealizedScene, window: Window, rng: np.random.Generator) -> Float32Array:
         """Cut out and normalise the pixels of a crop."""
         y0, x0, height, width = window
         inside = (slice(y0, y0 + height), slice(x0, x0 + width))
         if realized.image is not None:
             return realized.image[:, inside[0], inside[1]].astype(np.float32)
         realization = realized.realization
-        scene, level = cast(TrainingScene, realized.scene), cast(npt.NDArray[np.float32], realized.level)
+        scene, level = cast(TrainingScene, realized.scene), cast(Float32Array, realized.level)
         flux, _ = realize(scene, realized.sky_sigma, realization, window, rng)
         flux -= level[:, None, None]
         bad = ~scene.valid[inside]

@@ -48,16 +48,10 @@ def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
     if not several:
         devices = [chosen.index or 0] if chosen.type == "cuda" else 1
         return Fabric(accelerator=chosen.type, devices=devices, precision=plan)
-    strategy = DDPStrategy(
-        process_group_backend="nccl" if chosen.type == "cuda" else "gloo", timeout=_TIMEOUT
-    )
-    return Fabric(
-        accelerator=chosen.type,
-        devices=per_node,
-        num_nodes=total // per_node,
-        strategy=strategy,
-        precision=plan,
-    )
+    backend = "nccl" if chosen.type == "cuda" else "gloo"
+    nodes = total // per_node
+    strategy = DDPStrategy(process_group_backend=backend, timeout=_TIMEOUT)
+    return Fabric(chosen.type, strategy, devices=per_node, num_nodes=nodes, precision=plan)
 
 
 def on_first_process(function: Callable[[], T], device: str = "auto") -> T:

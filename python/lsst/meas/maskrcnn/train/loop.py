@@ -97,32 +97,17 @@ class TrainingDiverged(RuntimeError):
 
 @dataclass
 class TrainResult:
-    """What a training made.
+    """What a training made."""
 
-    Parameters
-    ----------
-    model : `MaskRcnnModel`
-        The running average of the weights, rounded as they are in the file.
-    history : `list` [`dict`]
-        A row every `TrainSettings.log_every` steps and at the end of a stage:
-        ``step`` and ``epoch`` (those done), ``stage`` (name),
-        ``learning_rate``, ``elapsed`` (s), and means over the steps since the
-        last row: ``loss``, its parts ``loss_...``, ``gradient_norm`` (before
-        the clip), ``seconds`` per step, and ``data_seconds`` of these that
-        were spent waiting for crops.
-    epochs : `list` [`dict`]
-        The same for each epoch, with what the validation said.
-    steps : `int`
-        Steps done.
-    elapsed : `float`
-        Wall time (s), over all interruptions.
-    """
-
-    model: MaskRcnnModel
+    model: MaskRcnnModel  # the running average of the weights, rounded as they are in the file
+    # A row every `TrainSettings.log_every` steps and at the end of a stage: ``step`` and ``epoch`` (those
+    # done), ``stage`` (name), ``learning_rate``, ``elapsed`` (s), and means over the steps since the last
+    # row: ``loss``, its parts ``loss_...``, ``gradient_norm`` (before the clip), ``seconds`` per step, and
+    # ``data_seconds`` of these that were spent waiting for crops.
     history: list[dict[str, Any]]
-    epochs: list[dict[str, Any]]
-    steps: int
-    elapsed: float
+    epochs: list[dict[str, Any]]  # the same for each epoch, with what the validation said
+    steps: int  # those done
+    elapsed: float  # wall time (s), over all interruptions
 
 
 def best_model_file(output: Path) -> Path:
@@ -155,8 +140,7 @@ def train(
     source : `BatchSource`
         Where crops come from.
     metadata : `ModelMetadata`
-        Header of the model to make; what was done is added to its
-        ``training``.
+        Header of the model to make; what was done is added to its ``training``.
     settings : `TrainSettings`
         The schedule.
     output : `str` or `os.PathLike`
@@ -175,8 +159,7 @@ def train(
         the epoch.
     progress : callable, optional
         Called with the number of steps done, that of all steps, and the row of
-        the history that was just made; it has the key ``kind``, ``step`` or
-        ``epoch``.
+        the history that was just made; its ``kind`` is ``step`` or ``epoch``.
     keep_checkpoint : `bool`
         Keep the state of the finished run, from which the same call returns
         at once with the same result.
@@ -208,9 +191,8 @@ def train(
     fabric = make_fabric(str(device), settings.precision)
     _check_stages(settings, metadata, fabric.world_size)
     fabric.launch()
-    return _Run(
-        fabric, source, metadata, settings, output, initial, validate, progress, keep_checkpoint
-    ).run()
+    run = _Run(fabric, source, metadata, settings, output, initial, validate, progress, keep_checkpoint)
+    return run.run()
 
 
 def _check_stages(settings: TrainSettings, metadata: ModelMetadata, processes: int) -> None:
@@ -262,9 +244,8 @@ class _Run:
         self.total = sum(self.lengths)
         self.log: TrainingLog | None = None
         # Here, so that what JSON cannot hold is found before the first checkpoint.
-        self.description: dict[str, Any] = json.loads(
-            json.dumps(describe_run(source, metadata, settings, initial))
-        )
+        described = json.dumps(describe_run(source, metadata, settings, initial))
+        self.description: dict[str, Any] = json.loads(described)
         self.state = TrainingState()
         self.saved = self.started = time.monotonic()
         self.write_time = 0.0
@@ -321,9 +302,8 @@ class _Run:
         network = self._prepare_stage(stage, momenta, frozen)
         optimizer = cast(torch.optim.Optimizer, self.optimizer)
         fabric = self.fabric
-        crops = StageCrops(
-            self.source, state.crops, length - state.stage_step, stage, fabric.global_rank, fabric.world_size
-        )
+        left = length - state.stage_step
+        crops = StageCrops(self.source, state.crops, left, stage, fabric.global_rank, fabric.world_size)
         pin = fabric.device.type == "cuda"
         with contextlib.closing(make_batches(crops, settings.workers, pin)) as batches:
             for batch in batches:
@@ -427,22 +407,19 @@ class _Run:
         world = self.fabric.world_size
         first = self.state.crops
         numbers = [number for rank in range(world) for number in crop_numbers(first, stage, rank, world)]
-        broken = [
-            n for n, good in zip(numbers, values.isfinite().all(dim=0).tolist(), strict=True) if not good
-        ]
+        finite = values.isfinite().all(dim=0).tolist()
+        broken = [n for n, good in zip(numbers, finite, strict=True) if not good]
         what = "The loss" if broken else "The gradient of the loss"
         crops = sorted(broken or numbers)
         name_of = getattr(self.source, "names", None)
         images = sorted(set(name_of(crops))) if name_of is not None else []
-        means = ", ".join(
-            f"{name} {value:g}"
-            for name, value in zip(self.losses.names, values.mean(dim=1).tolist(), strict=True)
-        )
+        means = zip(self.losses.names, values.mean(dim=1).tolist(), strict=True)
+        figures = ", ".join(f"{name} {value:g}" for name, value in means)
         good = str(self.checkpoint) if self.checkpoint.exists() else None
         places = _shorten(crops) + (f" of {_shorten(images)}" if images else "")
         return TrainingDiverged(
             f"{what} is not finite at step {self.state.step} (stage '{stage.name}') in crops {places} "
-            f"({means}, norm of the gradient {norm:g}). Look at these images, or lower the learning "
+            f"({figures}, norm of the gradient {norm:g}). Look at these images, or lower the learning "
             f"rate ({stage.learning_rate}); "
             + (f"the last good state is in {good}." if good else "there is no checkpoint yet."),
             self.state.step,
@@ -551,9 +528,8 @@ class _Run:
             _LOG.warning(
                 "The %s minutes were over before the first step: nothing was learned", settings.minutes
             )
-        made = describe_result(
-            self.metadata, settings, self.source, state, self.fabric, self.description["initial"]
-        )
+        initial = self.description["initial"]
+        made = describe_result(self.metadata, settings, self.source, state, self.fabric, initial)
         self.network.load_state_dict(self.average)
         data = model_to_bytes(MaskRcnnModel.from_network(self.network, made), half=True)
         history: dict[str, Any] = {

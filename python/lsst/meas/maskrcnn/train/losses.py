@@ -36,17 +36,9 @@ _BETA = 1 / 9
 
 # No dataclass, list or dict, because Lightning Fabric would look into it and round the boxes to bfloat16.
 class Crops:
-    """Crops of one pass and their targets.
+    """Crops of one pass, float32, (plane, y, x), their targets, and their numbers.
 
-    Parameters
-    ----------
-    images : `list` [`torch.Tensor`]
-        Normalised crops, float32, (plane, y, x).
-    targets : `list` [`dict`]
-        Per crop ``boxes``, ``labels``, ``masks`` and perhaps
-        ``ignore_boxes``.
-    numbers : `list` [`int`]
-        Numbers of the crops.
+    Targets have ``boxes``, ``labels``, ``masks`` and perhaps ``ignore_boxes``.
     """
 
     def __init__(self, images: list[Tensor], targets: list[dict[str, Tensor]], numbers: list[int]):
@@ -69,11 +61,15 @@ class Crops:
         return [Crops(self.images[cut], self.targets[cut], self.numbers[cut]) for cut in cuts]
 
 
+def seeded_generator(*numbers: int) -> torch.Generator:
+    """Make a generator of torch whose draws some numbers decide, none of them below 0."""
+    words = np.random.SeedSequence(numbers).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(words[0]) >> 1)
+
+
 @dataclass
 class _Sampler:
-    """torchvision's `BalancedPositiveNegativeSampler` with draws of its own
-    for every image.
-    """
+    """torchvision's `BalancedPositiveNegativeSampler` with draws of its own for every image."""
 
     batch_size_per_image: int
     positive_fraction: float
@@ -84,8 +80,7 @@ class _Sampler:
     def __call__(self, matched_idxs: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         positives, negatives = [], []
         for number, matched in zip(self.numbers, matched_idxs, strict=True):
-            words = np.random.SeedSequence([self.seed, number, self.stream]).generate_state(1, np.uint64)
-            generator = torch.Generator().manual_seed(int(words[0]) >> 1)
+            generator = seeded_generator(self.seed, number, self.stream)
             positive = torch.where(matched >= 1)[0]
             negative = torch.where(matched == 0)[0]
             wanted = min(len(positive), int(self.batch_size_per_image * self.positive_fraction))
@@ -105,14 +100,8 @@ class _Sampler:
 class LossNetwork(nn.Module):
     """A network that returns its losses, image by image.
 
-    Parameters
-    ----------
-    network : `torchvision.models.detection.MaskRCNN`
-        The network, whose samplers are replaced. Its weights and what it
-        infers stay as they are.
-    seed : `int`
-        With the number of a crop, decides which anchors and proposals are
-        sampled in it.
+    Its samplers are replaced; its weights and what it infers stay as they are. The seed,
+    with the number of a crop, decides which anchors and proposals are sampled in it.
     """
 
     def __init__(self, network: MaskRCNN, seed: int):
@@ -165,18 +154,14 @@ class LossNetwork(nn.Module):
         for logits, offsets, aim, label, positive, negative in rows:
             at = torch.where(positive)[0]
             sampled = torch.cat([at, torch.where(negative)[0]])
-            scores.append(
-                F.binary_cross_entropy_with_logits(logits[sampled].float(), label[sampled], reduction="sum")
-                / max(len(sampled), 1)
-            )
-            regressions.append(
-                F.smooth_l1_loss(offsets[at].float(), aim[at], beta=_BETA, reduction="sum")
-                / max(len(sampled), 1)
-            )
-        return proposals, {
-            "loss_objectness": torch.stack(scores),
-            "loss_rpn_box_reg": torch.stack(regressions),
-        }
+            count = max(len(sampled), 1)
+            given, true = logits[sampled].float(), label[sampled]
+            score = F.binary_cross_entropy_with_logits(given, true, reduction="sum")
+            regression = F.smooth_l1_loss(offsets[at].float(), aim[at], beta=_BETA, reduction="sum")
+            scores.append(score / count)
+            regressions.append(regression / count)
+        losses = {"loss_objectness": torch.stack(scores), "loss_rpn_box_reg": torch.stack(regressions)}
+        return proposals, losses
 
     def _classify(
         self,
@@ -190,9 +175,8 @@ class LossNetwork(nn.Module):
         with torch.no_grad():
             proposals, matched, labels, wanted = self._sample_proposals(proposals, targets)
         counts = [len(label) for label in labels]
-        logits, regression = heads.box_predictor(
-            heads.box_head(heads.box_roi_pool(features, proposals, sizes))
-        )
+        pooled = heads.box_roi_pool(features, proposals, sizes)
+        logits, regression = heads.box_predictor(heads.box_head(pooled))
         classes, boxes = [], []
         rows = zip(logits.float().split(counts), regression.float().split(counts), labels, wanted)
         for scores, offsets, label, aim in rows:
@@ -206,19 +190,15 @@ class LossNetwork(nn.Module):
         shapes = heads.mask_predictor(heads.mask_head(heads.mask_roi_pool(features, inside, sizes))).float()
         masks = []
         cells = shapes.split([len(at) for at in positive])
-        for shape, at, boxes_at, index, label, target in zip(
-            cells, positive, inside, matched, labels, targets
-        ):
+        parts = zip(cells, positive, inside, matched, labels, targets)
+        for shape, at, boxes_at, index, label, target in parts:
             if not len(at):
                 masks.append(shape.sum() * 0.0)
                 continue
             truth = project_masks_on_boxes(target["masks"], boxes_at, index[at], shape.shape[-1])
             masks.append(F.binary_cross_entropy_with_logits(shape[torch.arange(len(at)), label[at]], truth))
-        return {
-            "loss_classifier": torch.stack(classes),
-            "loss_box_reg": torch.stack(boxes),
-            "loss_mask": torch.stack(masks),
-        }
+        losses = {"loss_classifier": classes, "loss_box_reg": boxes, "loss_mask": masks}
+        return {name: torch.stack(of_images) for name, of_images in losses.items()}
 
     def _sample_proposals(
         self, proposals: list[Tensor], targets: list[dict[str, Tensor]]
@@ -227,9 +207,8 @@ class LossNetwork(nn.Module):
         heads = self.network.roi_heads
         sources = [target["boxes"].to(proposals[0].dtype) for target in targets]
         proposals = heads.add_gt_proposals(proposals, sources)
-        matched, labels = heads.assign_targets_to_proposals(
-            proposals, sources, [target["labels"] for target in targets]
-        )
+        classes = [target["labels"] for target in targets]
+        matched, labels = heads.assign_targets_to_proposals(proposals, sources, classes)
         labels = list(map(exclude_ignored, labels, proposals, targets))
         sampled = heads.subsample(labels)
         proposals = [boxes[index] for boxes, index in zip(proposals, sampled, strict=True)]

@@ -82,9 +82,8 @@ def describe_result(
             "numpy": np.__version__,
         },
     }
-    return with_threshold(metadata, done["last_epoch"]).model_copy(
-        update={"training": {**metadata.training, **done}}
-    )
+    made = with_threshold(metadata, done["last_epoch"])
+    return made.model_copy(update={"training": {**metadata.training, **done}})
 
 
 def with_threshold(metadata: ModelMetadata, figures: Mapping[str, Any]) -> ModelMetadata:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..images.pixels import tight
+from .targets import cut_mask
 from .training_scene import TrainingScene
 
 
@@ -27,9 +27,7 @@ def split_scene(scene: TrainingScene, size: int) -> list[TrainingScene]:
     high = low + shapes
     positions = 0.5 * (low + high - 1.0) if scene.positions is None else scene.positions.astype(float)
     ignore = np.zeros(len(shapes), bool) if scene.ignore is None else scene.ignore
-    rows, columns = (
-        np.linspace(0, side, -(-side // size) + 1).round().astype(int) for side in scene.valid.shape
-    )
+    rows, columns = (np.linspace(0, n, -(-n // size) + 1).round().astype(int) for n in scene.valid.shape)
     pieces = []
     for start in ((y, x) for y in zip(rows, rows[1:]) for x in zip(columns, columns[1:])):
         (y0, y1), (x0, x1) = start
@@ -37,16 +35,12 @@ def split_scene(scene: TrainingScene, size: int) -> list[TrainingScene]:
         there = np.flatnonzero(((low < last) & (high > first)).all(axis=1))
         kept, masks, origins = [], [], []
         for index in there.tolist():
-            a, b = np.maximum(low[index], first), np.minimum(high[index], last)
-            part = scene.masks[index][
-                a[0] - low[index, 0] : b[0] - low[index, 0], a[1] - low[index, 1] : b[1] - low[index, 1]
-            ]
-            part, y, x = tight(part)
-            if not part.size:
-                continue
-            kept.append(index)
-            masks.append(part)
-            origins.append(a - first + (y, x))
+            top, left = (low[index] - first).tolist()
+            part, y, x = cut_mask(scene.masks[index], top, left, (y1 - y0, x1 - x0))
+            if part.size:
+                kept.append(index)
+                masks.append(part.copy())
+                origins.append((y, x))
         whole = ((low[kept] >= first) & (high[kept] <= last)).all(axis=1)
         own = ((positions[kept] >= first - 0.5) & (positions[kept] < last - 0.5)).all(axis=1)
         window = (slice(None), slice(y0, y1), slice(x0, x1))

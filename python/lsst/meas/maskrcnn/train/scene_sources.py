@@ -9,11 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from ..images.archives import ZipReader
 from .training_scene import TrainingScene, read_scene, scene_errors
@@ -69,32 +67,3 @@ class SceneFiles(SceneSource):
                         digest.update(f"{member.filename} {member.file_size} {member.CRC}\n".encode())
             self._digest = digest.hexdigest()[:16]
         return {"kind": "files", "count": len(self.paths), "digest": self._digest}
-
-
-class SceneList(SceneSource):
-    """Scenes in memory."""
-
-    def __init__(self, scenes: Sequence[TrainingScene]):
-        self.scenes = list(scenes)
-        if not self.scenes:
-            raise ValueError("no training scenes were given; make some first")
-
-    def __len__(self) -> int:
-        return len(self.scenes)
-
-    def scene(self, number: int) -> TrainingScene:
-        """Return a scene."""
-        return self.scenes[number]
-
-    def name(self, number: int) -> str:
-        """Return the name of a scene for messages."""
-        return f"scene {number}"
-
-    def describe(self) -> dict[str, Any]:
-        """Describe the scenes by what they hold."""
-        digest = hashlib.sha256()
-        for scene in self.scenes:
-            for value in vars(scene).values():
-                for array in value if isinstance(value, list) else [value]:
-                    digest.update(repr(array).encode() if array is None else np.asarray(array).tobytes())
-        return {"kind": "memory", "count": len(self.scenes), "digest": digest.hexdigest()[:16]}

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from ..images.pixels import tight_box
+from ..metrics.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from .augment import Realization, Window, added_mask_area, grow_mask
 from .training_scene import TrainingScene, masked_boxes
 
@@ -29,45 +30,19 @@ no longer be seen."""
 
 @dataclass(frozen=True, eq=False)
 class SceneTruth:
-    """Sources and masked pixels of a scene, as crops need them.
+    """Sources and masked pixels of a scene, as crops need them."""
 
-    Parameters
-    ----------
-    valid : `numpy.ndarray`
-        Usable pixels, bool, (y, x).
-    labels : `numpy.ndarray`
-        Classes, int64, (source,).
-    not_ignored : `numpy.ndarray`
-        Sources that the scene does not ignore, bool, (source,).
-    peak_flux : `numpy.ndarray`
-        Brightest pixel of each source alone, float32, (source, band), nJy.
-    masks : `list` [`numpy.ndarray`]
-        Truth masks, bool, (y, x) each.
-    boxes : `numpy.ndarray`
-        Their boxes, int64, (source, 4).
-    areas : `numpy.ndarray`
-        Their numbers of pixels, int64, (source,).
-    positions : `numpy.ndarray`
-        (y, x) of each source, float64, (source, 2).
-    masked : `numpy.ndarray`
-        Boxes of the unusable pixels, int64, (box, 4).
-    mask_levels : `tuple` [`float`, `float`] or `None`
-        As in `TrainingScene`.
-    psf_fwhm : `numpy.ndarray` or `None`
-        As in `TrainingScene`.
-    """
-
-    valid: npt.NDArray[np.bool_]
-    labels: npt.NDArray[np.int64]
-    not_ignored: npt.NDArray[np.bool_]
-    peak_flux: npt.NDArray[np.float32]
-    masks: list[npt.NDArray[np.bool_]]
-    boxes: npt.NDArray[np.int64]
-    areas: npt.NDArray[np.int64]
-    positions: npt.NDArray[np.float64]
-    masked: npt.NDArray[np.int64]
-    mask_levels: tuple[float, float] | None
-    psf_fwhm: npt.NDArray[np.float32] | None
+    valid: BoolArray  # usable pixels, (y, x)
+    labels: IntArray  # classes, (source,)
+    not_ignored: BoolArray  # sources that the scene does not ignore, (source,)
+    peak_flux: Float32Array  # brightest pixel of each source alone, (source, band), nJy
+    masks: list[BoolArray]  # truth masks, (y, x) each
+    boxes: IntArray  # their boxes, (source, 4)
+    areas: IntArray  # their numbers of pixels, (source,)
+    positions: FloatArray  # (y, x) of each source, (source, 2)
+    masked: IntArray  # boxes of the unusable pixels, (box, 4)
+    mask_levels: tuple[float, float] | None  # as in `TrainingScene`
+    psf_fwhm: Float32Array | None  # as in `TrainingScene`
 
     @classmethod
     def from_scene(cls, scene: TrainingScene) -> Self:
@@ -90,7 +65,7 @@ class SceneTruth:
             psf_fwhm=scene.psf_fwhm,
         )
 
-    def mask_growth(self, realization: Realization) -> npt.NDArray[np.float64]:
+    def mask_growth(self, realization: Realization) -> FloatArray:
         """Compute by how many pixels the blur of a realization enlarges each mask, (source,)."""
         if self.mask_levels is None or realization.blur == 0:
             return np.zeros(len(self.labels))
@@ -98,8 +73,8 @@ class SceneTruth:
         return np.where(self.labels == 1, star, galaxy)
 
     def bright_enough(
-        self, realization: Realization, sky_sigma: npt.NDArray[np.float64], min_peak_snr: float
-    ) -> npt.NDArray[np.bool_]:
+        self, realization: Realization, sky_sigma: FloatArray, min_peak_snr: float
+    ) -> BoolArray:
         """Find the sources with a peak of the S/N wanted in any band, bool, (source,).
 
         ``sky_sigma`` is the noise of an empty pixel of the scene, (band,), nJy. Without
@@ -120,34 +95,19 @@ class SceneTruth:
 
 def make_target(
     truth: SceneTruth,
-    wanted: npt.NDArray[np.bool_],
-    growth: npt.NDArray[np.float64],
+    wanted: BoolArray,
+    growth: FloatArray,
     window: Window,
     turns: int,
     flip: bool,
     min_area: int,
 ) -> dict[str, Tensor]:
-    """Make the target of a crop.
+    """Make the target of a crop, as `~.dataset.SceneCrops.crops` has it.
 
-    Parameters
-    ----------
-    truth : `SceneTruth`
-        Truth of the scene.
-    wanted : `numpy.ndarray`
-        Sources that are to be found, bool, (source,).
-    growth : `numpy.ndarray`
-        Pixels by which each mask is enlarged, (source,).
-    window : `~.augment.Window`
-        Part of the scene that the crop is.
-    turns, flip : `int`, `bool`
-        How the crop is turned, as in `turn_image`.
-    min_area : `int`
-        Sources with fewer pixels in the crop are ignored.
-
-    Returns
-    -------
-    target : `dict` [`str`, `torch.Tensor`]
-        As `~.dataset.CropSource.crops` has it.
+    ``wanted`` are the sources that are to be found, bool, (source,), unless fewer than
+    ``min_area`` of their pixels are in the crop, and ``growth`` the pixels by which each
+    mask is enlarged, (source,). The window is the part of the scene that the crop is,
+    which is turned as by `turn_image`.
     """
     y0, x0, height, width = window
     shape = (height, width)
@@ -161,7 +121,7 @@ def make_target(
     relative = truth.positions - corner[:2] + 0.5
     inside = ((relative >= 0) & (relative < limit[:2])).all(axis=1).tolist()
 
-    kept: list[tuple[npt.NDArray[np.bool_], int]] = []
+    kept: list[tuple[BoolArray, int]] = []
     places: list[tuple[int, int, int, int]] = []
     ignored: list[tuple[int, int, int, int]] = []
     for index in np.flatnonzero(near).tolist():
@@ -172,7 +132,7 @@ def make_target(
             mask, margin = grow_mask(mask, float(growth[index]))
             top, left = top - margin, left - margin
             area = int(np.count_nonzero(mask))
-        part, top, left = _cut_mask(mask, top, left, shape, tight=not grown)
+        part, top, left = cut_mask(mask, top, left, shape, tight=not grown)
         visible = area if part is mask and not grown else int(np.count_nonzero(part))
         if visible == 0:
             continue
@@ -200,13 +160,16 @@ def make_target(
     }
 
 
-def _cut_mask(
-    mask: npt.NDArray[np.bool_], top: int, left: int, shape: tuple[int, int], tight: bool
-) -> tuple[npt.NDArray[np.bool_], int, int]:
-    """Cut a mask at the edge of a crop, tightly; the mask itself if nothing is cut."""
+def cut_mask(
+    mask: BoolArray, top: int, left: int, shape: tuple[int, int], *, tight: bool = False
+) -> tuple[BoolArray, int, int]:
+    """Cut a mask whose first pixel is (top, left) at the edge of an image (y, x), and to its bounding box.
+
+    Returns the part, (0, 0) if nothing is left, and its first pixel. One that is ``tight`` is given back
+    as it is if nothing is cut.
+    """
     height, width = shape
-    bottom, right = top + mask.shape[0], left + mask.shape[1]
-    if top >= 0 and left >= 0 and bottom <= height and right <= width:
+    if top >= 0 and left >= 0 and top + mask.shape[0] <= height and left + mask.shape[1] <= width:
         if tight:
             return mask, top, left
         part = mask
@@ -225,9 +188,7 @@ def turn_image(array: npt.NDArray[Any], turns: int, flip: bool) -> npt.NDArray[A
     return np.array(turned[..., ::-1] if flip else turned, order="C")
 
 
-def _turn_boxes(
-    boxes: npt.NDArray[np.int64], shape: tuple[int, int], turns: int, flip: bool
-) -> npt.NDArray[np.int64]:
+def _turn_boxes(boxes: IntArray, shape: tuple[int, int], turns: int, flip: bool) -> IntArray:
     """Turn boxes as `turn_image` turns an image of this shape."""
     height, width = shape
     for _ in range(turns):

@@ -19,12 +19,7 @@ from ..images.files import write_atomically
 class TrainingLog:
     """Writes ``<output>.history.csv``, and into the folder ``<output>.tensorboard``.
 
-    Parameters
-    ----------
-    output : `pathlib.Path`
-        Model file of the training.
-    step : `int`
-        Steps that are done; later ones of an interrupted run are forgotten.
+    ``output`` is the model file of the training. Of an interrupted run all after ``step`` is forgotten.
     """
 
     def __init__(self, output: Path, step: int) -> None:
@@ -33,9 +28,8 @@ class TrainingLog:
         if importlib.util.find_spec("tensorboard") is not None:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._writer = SummaryWriter(
-                output.with_name(f"{output.name}.tensorboard").as_posix(), purge_step=step
-            )
+            folder = output.with_name(f"{output.name}.tensorboard")
+            self._writer = SummaryWriter(folder.as_posix(), purge_step=step)
 
     def write(self, rows: Sequence[Mapping[str, Any]], last: Mapping[str, Any]) -> None:
         """Write all rows; TensorBoard gets the last one alone."""

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from ..images.archives import read_arrays
 from ..images.files import one_line, write_atomically
+from ..metrics.arrays import BoolArray, Float32Array, IntArray
 
 _LARGEST_SIDE = 100_000
 """Of a mask, px; a patch has 4,200."""
@@ -35,64 +36,26 @@ class SceneFileError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class TrainingScene:
-    """A multi-band scene with the truth of its sources.
+    """A multi-band scene with the truth of its sources."""
 
-    Parameters
-    ----------
-    noiseless : `numpy.ndarray` or `None`
-        Flux per pixel without noise, float32, (band, y, x), nJy; `None` where
-        it is not known.
-    variance : `numpy.ndarray`
-        Variance per pixel at the scene's own depth, float32, (band, y, x),
-        nJy^2, above 0.
-    valid : `numpy.ndarray`
-        Usable pixels, bool, (y, x).
-    labels : `numpy.ndarray`
-        Classes, int64, (source,): 1 is a star, 2 a galaxy.
-    peak_flux : `numpy.ndarray`
-        Brightest pixel of each source alone, float32, (source, band), nJy.
-    origins : `numpy.ndarray`
-        (y0, x0) of each mask, int32, (source, 2).
-    masks : `list` [`numpy.ndarray`]
-        Truth masks, bool, (y, x) each, tight around the source, on the image
-        and not empty.
-    noisy : `bool`
-        Whether noise belongs to this scene; without it the variance still
-        gives the scale of the normalisation.
-    psf_fwhm : `numpy.ndarray` or `None`
-        Full width at half maximum of the Gaussian with the adaptive moments
-        of the PSF, float32, (band,), px; `None` where it is not known.
-    image : `numpy.ndarray` or `None`
-        Flux per pixel with the scene's own noise, float32, (band, y, x), nJy.
-    ignore : `numpy.ndarray` or `None`
-        Sources that are ignored in the loss, bool, (source,); `None` for
-        none.
-    positions : `numpy.ndarray` or `None`
-        (y, x) of each source, float32, (source, 2); `None` for the middles
-        of the masks.
-    mask_levels : `tuple` [`float`, `float`] or `None`
-        Share of a star's and of a galaxy's peak at the edge of its mask, by
-        which masks grow with a blur; `None` where they do not go by the peak.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are no pixels, if shapes disagree, or if an image
-        without noise has an image with noise.
-    """
-
-    noiseless: npt.NDArray[np.float32] | None
-    variance: npt.NDArray[np.float32]
-    valid: npt.NDArray[np.bool_]
-    labels: npt.NDArray[np.int64]
-    peak_flux: npt.NDArray[np.float32]
-    origins: npt.NDArray[np.int32]
-    masks: list[npt.NDArray[np.bool_]]
+    # Flux per pixel without noise, (band, y, x), nJy; `None` where it is not known.
+    noiseless: Float32Array | None
+    variance: Float32Array  # variance per pixel at the scene's own depth, (band, y, x), nJy^2, above 0
+    valid: BoolArray  # usable pixels, (y, x)
+    labels: IntArray  # classes, (source,): 1 is a star, 2 a galaxy
+    peak_flux: Float32Array  # brightest pixel of each source alone, (source, band), nJy
+    origins: npt.NDArray[np.int32]  # (y0, x0) of each mask, (source, 2)
+    masks: list[BoolArray]  # truth masks, (y, x) each, tight around the source, on the image and not empty
+    # Whether noise belongs to this scene; without it the variance still gives the scale of the normalisation.
     noisy: bool = True
-    psf_fwhm: npt.NDArray[np.float32] | None = None
-    image: npt.NDArray[np.float32] | None = None
-    ignore: npt.NDArray[np.bool_] | None = None
-    positions: npt.NDArray[np.float32] | None = None
+    # Full width at half maximum of the Gaussian with the adaptive moments of the PSF, (band,), px; `None`
+    # where it is not known.
+    psf_fwhm: Float32Array | None = None
+    image: Float32Array | None = None  # flux per pixel with the scene's own noise, (band, y, x), nJy
+    ignore: BoolArray | None = None  # sources that are ignored in the loss, (source,); `None` for none
+    # (y, x) of each source, (source, 2); `None` for the middles of the masks.
+    positions: Float32Array | None = None
+    # Share of a star's and of a galaxy's peak at the edge of its mask, by which masks grow with a blur.
     mask_levels: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -124,28 +87,11 @@ class TrainingScene:
 def write_scene(scene: TrainingScene, path: str | os.PathLike[str]) -> None:
     """Write a scene as an ``.npz`` file, whole or not at all.
 
-    Parameters
-    ----------
-    scene : `TrainingScene`
-        The scene.
-    path : `str` or `os.PathLike`
-        Where to.
-
-    Notes
-    -----
-    Pixels are kept in half precision, in units of the noise, where that
-    costs less than a hundredth of the noise on the sky and a part in 2000 of
-    a source.
+    Pixels are kept in half precision, in units of the noise, where that costs less than a
+    hundredth of the noise on the sky and a part in 2000 of a source.
     """
-    shapes = np.array([mask.shape for mask in scene.masks], dtype=np.int32).reshape(-1, 2)
-    bits = np.concatenate([mask.ravel() for mask in scene.masks]) if scene.masks else np.zeros(0, dtype=bool)
     noise = np.sqrt(np.median(scene.variance[:, ::4, ::4], axis=(1, 2))).astype(np.float32)
-    optional: dict[str, Any] = {
-        "psf_fwhm": scene.psf_fwhm,
-        "ignore": scene.ignore,
-        "positions": scene.positions,
-        "mask_levels": scene.mask_levels,
-    }
+    optional = {name: getattr(scene, name) for name in ("psf_fwhm", "ignore", "positions", "mask_levels")}
     planes = {"noiseless": scene.noiseless, "image": scene.image, "variance": scene.variance}
     arrays: dict[str, Any] = {key: value for key, value in optional.items() if value is not None}
     for name, pixels in planes.items():
@@ -161,17 +107,14 @@ def write_scene(scene: TrainingScene, path: str | os.PathLike[str]) -> None:
         labels=scene.labels,
         peak_flux=scene.peak_flux,
         origins=scene.origins,
-        shapes=shapes,
-        bits=np.packbits(bits),
+        **pack_masks(scene.masks, 2),
         noisy=np.array(scene.noisy),
         **arrays,
     )
     write_atomically(Path(path), buffer.getvalue())
 
 
-def _pack(
-    pixels: npt.NDArray[np.float32], unit: npt.NDArray[np.float32]
-) -> tuple[npt.NDArray[Any], npt.NDArray[np.float32]]:
+def _pack(pixels: Float32Array, unit: Float32Array) -> tuple[npt.NDArray[Any], Float32Array]:
     """Halve the precision where that is safe; float32 in units of 1 elsewhere."""
     plain = pixels.astype(np.float32, copy=False), np.ones(len(pixels), np.float32)
     if not (np.isfinite(unit).all() and (unit > 0).all()):
@@ -189,7 +132,7 @@ def read_scene(path: str | os.PathLike[str]) -> TrainingScene:
     with scene_errors(path):
         data = read_arrays(path)
 
-        def planes(name: str) -> npt.NDArray[np.float32]:
+        def planes(name: str) -> Float32Array:
             pixels, unit = data[name].astype(np.float32, copy=False), data[f"{name}_unit"]
             if pixels.ndim != 3 or unit.shape != pixels.shape[:1]:
                 raise ValueError(f"{name} has the shape {pixels.shape}, its unit {unit.shape}")
@@ -228,7 +171,7 @@ def scene_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         ) from error
 
 
-def unpack_bits(bits: npt.NDArray[Any], shape: Sequence[int]) -> npt.NDArray[np.bool_]:
+def unpack_bits(bits: npt.NDArray[Any], shape: Sequence[int]) -> BoolArray:
     """Unpack the bits of a mask of a shape, of which there must be enough and not more."""
     count = math.prod(shape)
     if bits.dtype != np.uint8 or bits.shape != (-(-count // 8),):
@@ -236,7 +179,14 @@ def unpack_bits(bits: npt.NDArray[Any], shape: Sequence[int]) -> npt.NDArray[np.
     return np.unpackbits(bits, count=count).view(bool).reshape(tuple(shape))
 
 
-def unpack_masks(data: Mapping[str, npt.NDArray[Any]], count: int) -> list[npt.NDArray[np.bool_]]:
+def pack_masks(masks: Sequence[BoolArray], axes: int) -> dict[str, Any]:
+    """Pack masks of so many axes into ``shapes`` (source, axis) and ``bits``."""
+    bits = np.concatenate([np.zeros(0, bool), *(mask.ravel() for mask in masks)])
+    shapes = np.array([mask.shape for mask in masks], dtype=np.int32).reshape(-1, axes)
+    return {"shapes": shapes, "bits": np.packbits(bits)}
+
+
+def unpack_masks(data: Mapping[str, npt.NDArray[Any]], count: int) -> list[BoolArray]:
     """Unpack the masks of sources from the ``shapes`` (source, axis) and ``bits`` of a scene."""
     shapes, origins = data["shapes"], data["origins"]
     if shapes.ndim != 2 or len(shapes) != count or origins.shape != (count, 2):
@@ -249,7 +199,7 @@ def unpack_masks(data: Mapping[str, npt.NDArray[Any]], count: int) -> list[npt.N
     return [bits[start:end].reshape(shape) for start, end, shape in zip(starts, ends, shapes, strict=True)]
 
 
-def masked_boxes(valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
+def masked_boxes(valid: BoolArray) -> IntArray:
     """Cover the unusable pixels of an image (y, x), and no other, with boxes that share no pixel.
 
     They are (y0, x0, y1, x1), half open, int64, (box, 4): runs along rows, those of
@@ -257,9 +207,7 @@ def masked_boxes(valid: npt.NDArray[np.bool_]) -> npt.NDArray[np.int64]:
     """
     if valid.all():
         return np.zeros((0, 4), np.int64)
-    padded = np.zeros((valid.shape[0], valid.shape[1] + 2), np.int8)
-    padded[:, 1:-1] = ~valid
-    step = np.diff(padded, axis=1)
+    step = np.diff((~valid).astype(np.int8), axis=1, prepend=0, append=0)
     rows, starts = np.nonzero(step == 1)
     ends = np.nonzero(step == -1)[1]
     order = np.lexsort((rows, ends, starts))

@@ -85,9 +85,8 @@ def _make_one(
     preset = presets[number % len(presets)]
     path = folder / f"{preset}_{seed}_{number:05d}.npz"
     if not path.exists():
-        scene = simulate_scene(
-            preset_config(preset, shape=shape, bands=bands), np.random.default_rng([seed, number])
-        )
+        config = preset_config(preset, shape=shape, bands=bands)
+        scene = simulate_scene(config, np.random.default_rng([seed, number]))
         write_scene(to_training_scene(scene), path)
     return path
 
@@ -102,36 +101,12 @@ def make_training_set(
     shape: tuple[int, int] = (512, 512),
     bands: tuple[str, ...] = ("z", "r", "g"),
 ) -> Iterator[Path]:
-    """Simulate scenes of presets.
+    """Simulate scenes of presets, in turn, and yield their files in order, as they get ready.
 
-    Parameters
-    ----------
-    folder : `str` or `os.PathLike`
-        Where to put them; made if it is not there. An interrupted call can
-        be repeated and makes only what is missing.
-    count : `int`
-        Number of scenes.
-    seed : `int`
-        With the number of a scene, decides everything in it, whatever
-        ``jobs`` is.
-    jobs : `int`
-        Processes.
-    presets : `~collections.abc.Sequence` [`str`]
-        Presets to take in turn; by default all.
-    shape : `tuple` [`int`, `int`]
-        Height and width, px.
-    bands : `tuple` [`str`, ...]
-        Band order of the arrays.
-
-    Yields
-    ------
-    path : `pathlib.Path`
-        Scene files, in order, as they get ready.
-
-    Raises
-    ------
-    ValueError
-        Raised if a preset is not known.
+    The folder is made if it is not there; an interrupted call can be repeated and makes
+    only what is missing. The seed and the number of a scene decide everything in it,
+    whatever the number of processes, ``jobs``. The shape is (y, x) in px, and bands are
+    in the order of the arrays.
     """
     folder = Path(folder)
     unknown = sorted(set(presets) - set(PRESETS))

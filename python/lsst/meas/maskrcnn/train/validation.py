@@ -17,9 +17,10 @@ from torchvision.models.detection import MaskRCNN
 
 from ..images.classes import CLASS_NAMES, STAR
 from ..images.normalize import LuptonSettings, ZScoreSettings, normalize
+from ..metrics.arrays import BoolArray, Float32Array, FloatArray, IntArray
 from ..metrics.average_precision import average_precision
 from ..metrics.matching import greedy_match
-from ..metrics.spans import mask_pairs
+from ..metrics.spans import SpanMasks, mask_iou
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings, detect
 from .augment import AugmentSettings, draw_realization, realize
@@ -33,58 +34,34 @@ curve by little and take most of the time (`float`)."""
 
 @dataclass(frozen=True, eq=False)
 class ValidationImage:
-    """A normalised image and the sources in it.
+    """A normalised image and the sources in it."""
 
-    Parameters
-    ----------
-    image : `numpy.ndarray`
-        Normalised image, float32, (band, y, x).
-    valid : `numpy.ndarray`
-        Usable pixels, bool, (y, x).
-    labels : `numpy.ndarray`
-        Classes, int, (source,): 1 is a star, 2 a galaxy.
-    masks : `list` [`numpy.ndarray`]
-        Truth masks, bool, (y, x) each.
-    origins : `numpy.ndarray`
-        (y0, x0) of each mask, int, (source, 2), px.
-    asked : `numpy.ndarray`
-        Sources that count in the figures, bool, (source,); the others are
-        neither hits nor misses.
-    psf_fwhm : `numpy.ndarray`, optional
-        Widths of the PSF as `~lsst.meas.maskrcnn.network.psf.add_psf_planes`
-        takes them, (band,), px.
-    """
-
-    image: npt.NDArray[np.float32]
-    valid: npt.NDArray[np.bool_]
-    labels: npt.NDArray[np.int64]
-    masks: list[npt.NDArray[np.bool_]]
-    origins: npt.NDArray[np.int32]
-    asked: npt.NDArray[np.bool_]
-    psf_fwhm: npt.NDArray[np.float32] | None = None
+    image: Float32Array  # normalised image, (band, y, x)
+    valid: BoolArray  # usable pixels, (y, x)
+    labels: IntArray  # classes, (source,): 1 is a star, 2 a galaxy
+    masks: list[BoolArray]  # truth masks, (y, x) each
+    origins: npt.NDArray[np.int32]  # (y0, x0) of each mask, (source, 2), px
+    asked: BoolArray  # sources that count in the figures, (source,); the others are neither hits nor misses
+    # Widths of the PSF as `~lsst.meas.maskrcnn.network.psf.add_psf_planes` takes them, (band,), px.
+    psf_fwhm: Float32Array | None = None
 
 
 def validation_precision(
-    network: MaskRCNN,
-    images: Iterable[ValidationImage],
-    settings: DetectionSettings | None = None,
-    *,
-    threshold: float = 0.5,
+    network: MaskRCNN, images: Iterable[ValidationImage], settings: DetectionSettings | None = None
 ) -> dict[str, float]:
-    """Compute the average precision of each class, pooled over images.
+    """Compute the average precision of each class from an IoU of 0.5 on, pooled over images.
 
-    Returns ``ap50_star`` and ``ap50_galaxy`` (with the IoU of ``threshold`` in per
-    cent in place of 50) and their mean ``ap50`` over the classes that there are, NaN
-    without truths, and the numbers ``n_star`` and ``n_galaxy`` of truths that count
-    and ``n_detections`` of all detections. Each module of the network is put back
-    into the mode that it was in.
+    Returns ``ap50_star`` and ``ap50_galaxy`` and their mean ``ap50`` over the classes
+    that there are, NaN without truths, and the numbers ``n_star`` and ``n_galaxy`` of
+    truths that count and ``n_detections`` of all detections. Each module of the network
+    is put back into the mode that it was in.
 
     Detections are ranked by the probability of their class. Those without a
     truth of their class that lie on a source that is not counted, of
     whatever class, are passed over.
     """
     settings = settings or DetectionSettings(score_threshold=LOWEST_SCORE)
-    rows: dict[int, list[tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]]] = {1: [], 2: []}
+    rows: dict[int, list[tuple[Float32Array, BoolArray]]] = {1: [], 2: []}
     n_truth = {1: 0, 2: 0}
     n_detections = 0
     # A training may have frozen some modules, which train() would not know.
@@ -95,19 +72,18 @@ def validation_precision(
             found = detect(network, item.image, item.valid, settings, psf_fwhm=item.psf_fwhm)
             n_detections += len(found)
             for label in rows:
-                rows[label].append(_outcomes(found, item, label, threshold))
+                rows[label].append(_outcomes(found, item, label))
                 n_truth[label] += int(np.count_nonzero(item.asked & (item.labels == label)))
     finally:
         for module, training in modes:
             module.training = training
-    name = f"ap{round(100 * threshold)}"
     figures: dict[str, float] = {}
     for label, outcomes in rows.items():
         scores = np.concatenate([row[0] for row in outcomes]) if outcomes else np.zeros(0, np.float32)
         hits = np.concatenate([row[1] for row in outcomes]) if outcomes else np.zeros(0, bool)
-        figures[f"{name}_{CLASS_NAMES[label - 1]}"] = average_precision(scores, hits, n_truth[label])
+        figures[f"ap50_{CLASS_NAMES[label - 1]}"] = average_precision(scores, hits, n_truth[label])
     known = [value for value in figures.values() if np.isfinite(value)]
-    figures[name] = float(np.mean(known)) if known else float("nan")
+    figures["ap50"] = float(np.mean(known)) if known else float("nan")
     figures.update({f"n_{CLASS_NAMES[label - 1]}": float(n) for label, n in n_truth.items()})
     figures["n_detections"] = float(n_detections)
     return figures
@@ -141,7 +117,7 @@ def validation_image(
 
 def realize_scene(
     scene: TrainingScene, rng: np.random.Generator
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], npt.NDArray[np.float64]]:
+) -> tuple[Float32Array, Float32Array, FloatArray]:
     """Make the pixels of a scene as it is, without any augmentation.
 
     Returns fluxes and variances, float32, (band, y, x), nJy and nJy^2, and the noise
@@ -155,8 +131,8 @@ def realize_scene(
 
 
 def asked_sources(
-    scene: TrainingScene, sky_sigma: npt.NDArray[np.float64], min_area: int, min_peak_snr: float
-) -> npt.NDArray[np.bool_]:
+    scene: TrainingScene, sky_sigma: FloatArray, min_area: int, min_peak_snr: float
+) -> BoolArray:
     """Choose the sources of a scene that must be found, bool, (source,), as in `validation_image`."""
     asked = np.array([np.count_nonzero(mask) >= min_area for mask in scene.masks], dtype=bool)
     if scene.noisy and len(asked):
@@ -175,38 +151,23 @@ class ComparedScene:
     noise: npt.NDArray[np.floating]
     """Of an empty pixel, (band,), in the unit of the flux."""
     found: Detections
-    is_star: npt.NDArray[np.bool_]
-    masks: list[npt.NDArray[np.bool_]]
+    is_star: BoolArray
+    masks: list[BoolArray]
     origins: npt.NDArray[np.integer]
-    asked: npt.NDArray[np.bool_]
+    asked: BoolArray
     """Whether the source is to be found, (source,)."""
 
 
+@dataclass(frozen=True)
 class SceneValidator:
-    """Computes the average precision of a network on scenes.
+    """Computes the average precision of a network on scenes, with settings as in `validation_precision`.
 
-    Parameters
-    ----------
-    scenes : `~lsst.meas.maskrcnn.train.scene_sources.SceneSource`
-        The scenes, which are read anew each time. Noise that a scene does not
-        hold is the same each time.
-    normalization : `~lsst.meas.maskrcnn.images.normalize.LuptonSettings` or \
-            `~lsst.meas.maskrcnn.images.normalize.ZScoreSettings`
-        How images are normalised.
-    settings : `~lsst.meas.maskrcnn.network.inference.DetectionSettings`, \
-            optional
-        As in `validation_precision`.
+    The scenes are read anew each time. Noise that a scene does not hold is the same each time.
     """
 
-    def __init__(
-        self,
-        scenes: SceneSource,
-        normalization: LuptonSettings | ZScoreSettings,
-        settings: DetectionSettings | None = None,
-    ):
-        self.scenes = scenes
-        self.normalization = normalization
-        self.settings = settings
+    scenes: SceneSource
+    normalization: LuptonSettings | ZScoreSettings
+    settings: DetectionSettings | None = None
 
     def __call__(self, network: MaskRCNN) -> dict[str, float]:
         """Compute the figures of `validation_precision` of a network."""
@@ -227,32 +188,19 @@ class SceneValidator:
         return ComparedScene(flux, sigma, found, item.labels == STAR, item.masks, item.origins, item.asked)
 
 
-def _outcomes(
-    found: Detections, item: ValidationImage, label: int, threshold: float
-) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+def _outcomes(found: Detections, item: ValidationImage, label: int) -> tuple[Float32Array, BoolArray]:
     """Scores of the detections of a class, and whether each has a truth."""
+    spans = SpanMasks.from_masks(found.masks, found.origins)
+    truths = SpanMasks.from_masks(item.masks, item.origins)
+
+    def matched(chosen: IntArray, truth: IntArray, score: Float32Array) -> BoolArray:
+        pairs = mask_iou(spans.select(chosen), truths.select(truth))
+        return greedy_match(pairs, score, len(truth)) >= 0
+
     chosen = np.flatnonzero((found.p_star > 0.5) == (label == 1))
     chance = found.p_star if label == 1 else 1.0 - found.p_star
     score = (found.scores * chance)[chosen].astype(np.float32)
-    hit = _matched(found, chosen, item, np.flatnonzero(item.asked & (item.labels == label)), score, threshold)
+    hit = matched(chosen, np.flatnonzero(item.asked & (item.labels == label)), score)
     spare = np.zeros(len(chosen), dtype=bool)
-    spare[~hit] = _matched(found, chosen[~hit], item, np.flatnonzero(~item.asked), score[~hit], threshold)
+    spare[~hit] = matched(chosen[~hit], np.flatnonzero(~item.asked), score[~hit])
     return score[~spare], hit[~spare]
-
-
-def _matched(
-    found: Detections,
-    chosen: npt.NDArray[np.int64],
-    item: ValidationImage,
-    truth: npt.NDArray[np.int64],
-    score: npt.NDArray[np.float32],
-    threshold: float,
-) -> npt.NDArray[np.bool_]:
-    """Return which of the chosen detections match one of these truths."""
-    pairs = mask_pairs(
-        [found.masks[i] for i in chosen],
-        found.origins[chosen],
-        [item.masks[i] for i in truth],
-        item.origins[truth],
-    )
-    return greedy_match(pairs, score, len(truth), threshold) >= 0
