@@ -140,7 +140,7 @@ class EvaluationSettings:
         Field(
             ge=0.0,
             description="Lowest score of the detections that completeness, purity, classes, blends and "
-            "residuals are of; None takes all. Average precision and calibration are of all in any case."
+            "residuals are of; None takes all. Average precision and calibration are of all in any case.",
         ),
     ] = None
     n_samples: Annotated[

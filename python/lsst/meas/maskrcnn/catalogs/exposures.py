@@ -312,9 +312,8 @@ def to_multiband_image(
     if unknown_planes := undefined_planes([exposure.mask for exposure in listed], named):
         warn_of_planes(unknown_planes)
 
-    def pixels(planes: Iterable[str]) -> npt.NDArray[np.bool_]:
-        chosen = list(planes)
-        return np.stack([flagged_pixels(exposure, chosen) for exposure in listed])
+    def pixels(planes: Sequence[str]) -> npt.NDArray[np.bool_]:
+        return np.stack([flagged_pixels(exposure, planes) for exposure in listed])
 
     return MultibandImage(
         flux,

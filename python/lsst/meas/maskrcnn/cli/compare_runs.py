@@ -87,20 +87,12 @@ def _terminal(comparison: RunComparison) -> str:
 
 def _file(path: Path, comparison: RunComparison, warnings: Sequence[str]) -> str:
     if path.suffix == ".html":
-        parts = [*(Paragraph(sentence, warning=True) for sentence in warnings)]
-        return render_page(
-            Page(
-                "Comparison of evaluations",
-                f"{len(comparison.names)} runs, {len(comparison.patches)} patches",
-                (),
-                [
-                    Section(
-                        "comparison", "Figures", [*parts, comparison_table(comparison, "Figures of the runs")]
-                    )
-                ],
-                "Made by maskrcnn compare-runs of meas_maskrcnn.",
-            )
-        )
+        notes = [Paragraph(sentence, warning=True) for sentence in warnings]
+        table = comparison_table(comparison, "Figures of the runs")
+        sections = [Section("comparison", "Figures", [*notes, table])]
+        about = f"{len(comparison.names)} runs, {len(comparison.patches)} patches"
+        footer = "Made by maskrcnn compare-runs of meas_maskrcnn."
+        return render_page(Page("Comparison of evaluations", about, (), sections, footer))
     stream = io.StringIO()
     _long_table(comparison).write(stream, format="ascii.ecsv" if path.suffix == ".ecsv" else "ascii.csv")
     return stream.getvalue()

@@ -87,15 +87,8 @@ def _job(entry: SetFolder, arguments: Arguments, options: AstroRcnnOptions, spli
         scene = read_set(entry.path, dataclasses.replace(options, fits=fits))
         height, width = scene.images.shape[1:]
         bbox = Box2I(Point2I(0, 0), Extent2I(width, height))
-        stars = 0 if scene.sources is None else int(scene.sources["is_star"].sum())
-        total = 0 if scene.sources is None else len(scene.sources)
-        return Field(
-            PatchGeometry(tract, 0, scene.wcs, bbox),
-            lambda data_id: _products(scene, data_id),
-            scene.notes,
-            stars,
-            total - stars,
-        )
+        geometry = PatchGeometry(tract, 0, scene.wcs, bbox)
+        return Field(geometry, lambda data_id: _products(scene, data_id), scene.notes, scene.sources)
 
     return FieldJob(
         label=str(entry.path),

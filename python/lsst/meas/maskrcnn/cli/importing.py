@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from lsst.daf.butler import DataCoordinate
@@ -61,11 +62,8 @@ class Field:
     notes: list[str]
     """Sentences for the user."""
 
-    n_stars: int = 0
-    """True stars in it."""
-
-    n_galaxies: int = 0
-    """True galaxies in it."""
+    sources: np.ndarray | None = None
+    """Those in it, if they are known, with ``is_star``."""
 
 
 @dataclass
@@ -191,8 +189,10 @@ def _import_field(store: FieldStore, job: FieldJob, tally: _Tally) -> None:
     data_id = store.register(loaded.geometry, job.bands)
     store.put(job.tract, job.patch, job.split, digest, loaded.products(data_id))
     tally.imported += 1
-    tally.stars += loaded.n_stars
-    tally.galaxies += loaded.n_galaxies
+    if loaded.sources is not None:
+        stars = int(loaded.sources["is_star"].sum())
+        tally.stars += stars
+        tally.galaxies += len(loaded.sources) - stars
     tally.note(job.label, loaded.notes)
 
 

@@ -262,13 +262,12 @@ def _job(entry: _Entry, options: FitsOptions, split: str) -> FieldJob:
             return Field(geometry, lambda data_id: {"exposures": exposures}, images.notes)
         scene = import_field(", ".join(path.name for path in paths), images)
         add_label_truth(scene, entry.truth)
-        stars = 0 if scene.sources is None else int(scene.sources["is_star"].sum())
 
         def products(data_id: DataCoordinate) -> dict[str, Any]:
             ids = SkyMapIdGeneratorConfig().apply(data_id).make_table_id_factory()
             return {"exposures": exposures, "truth": make_truth_catalog(scene, wcs, Point2I(0, 0), ids)}
 
-        return Field(geometry, products, scene.notes, stars, len(scene.masks) - stars)
+        return Field(geometry, products, scene.notes, scene.sources)
 
     return FieldJob(
         label=entry.label,

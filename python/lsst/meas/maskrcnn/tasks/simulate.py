@@ -54,17 +54,11 @@ _PARTS = ("psf", "population", "artefacts", "mask_rule")
 class ConditionsChanges(pexConfig.Config):
     """Changes to the observing conditions of a preset."""
 
-    fwhm: Any = pexConfig.DictField(
-        doc="Median FWHM of the PSF by band (arcsec); the preset's for other bands.",
-        keytype=str,
-        itemtype=float,
-        default={},
+    fwhm = pexConfig.DictField[str, float](
+        doc="Median FWHM of the PSF by band (arcsec); the preset's for other bands.", default={}
     )
-    sky_sigma: Any = pexConfig.DictField(
-        doc="Photon noise of the sky in a pixel by band (nJy); the preset's for other bands.",
-        keytype=str,
-        itemtype=float,
-        default={},
+    sky_sigma = pexConfig.DictField[str, float](
+        doc="Photon noise of the sky in a pixel by band (nJy); the preset's for other bands.", default={}
     )
 
 
