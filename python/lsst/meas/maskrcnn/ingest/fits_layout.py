@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import math
 import os
@@ -13,7 +14,10 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
-_Stream = BinaryIO | gzip.GzipFile
+_Stream = BinaryIO | gzip.GzipFile | bz2.BZ2File
+
+_OPENERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
+"""How files are opened that are compressed as a whole, by their first bytes."""
 
 _BLOCK, _CARD = 2880, 80
 
@@ -39,7 +43,7 @@ def check_layout(path: Path, most_hdus: int = _MOST_HDUS) -> None:
     Parameters
     ----------
     path : `pathlib.Path`
-        The file, which may be compressed as a whole (gzip).
+        The file, which may be compressed as a whole (gzip, bzip2).
     most_hdus : `int`, optional
         HDUs that it may have.
 
@@ -54,12 +58,12 @@ def check_layout(path: Path, most_hdus: int = _MOST_HDUS) -> None:
     size = os.path.getsize(path)
     limit = max(_ALWAYS_READ, _LARGEST_RATIO * size)
     with path.open("rb") as stream:
-        if stream.read(2) != b"\x1f\x8b":
-            stream.seek(0)
+        opener = _OPENERS.get(stream.read(2))
+        stream.seek(0)
+        if opener is None:
             _check_hdus(stream, size, limit, most_hdus)
             return
-        stream.seek(0)
-        with gzip.open(stream) as unpacked:
+        with opener(stream) as unpacked:
             _check_hdus(unpacked, _unpacked_size(unpacked, limit), limit, most_hdus)
 
 
