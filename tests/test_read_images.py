@@ -285,9 +285,14 @@ def test_bands_in_hdus_of_one_file(tmp_path, sky, names):
 def test_what_is_odd_is_said(tmp_path, sky, caplog):
     caplog.set_level(logging.INFO)
     write(tmp_path / "r.fits", sky, {"FILTER": "HSC-G", "SATURATE": 1.0})
-    image = read_images({"r": tmp_path / "r.fits", "z": write(tmp_path / "z.fits", sky)})
+    image = read_images({"r": tmp_path / "r.fits", "z": write(tmp_path / "z.fits", sky, {"FILTER": "J"})})
     assert not image.saturated.any()
-    for text in ("taken for r, but its header says g", "saturation of 1: it is not", "z has the pixels of r"):
+    for text in (
+        "taken for r, but its header says g",
+        "header says J",
+        "saturation of 1: it is not",
+        "z has the pixels of r",
+    ):
         assert text in caplog.text
     y, x = np.mgrid[:70, :90]
     smooth = 1e4 * np.exp(-np.hypot(y - 35, x - 45) / 9.0).astype(np.float32)

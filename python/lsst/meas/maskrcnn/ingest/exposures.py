@@ -112,15 +112,13 @@ def field_to_exposures(field: FitsField) -> dict[str, ExposureF]:
             exposures[band].setFilter(FilterLabel.fromBand(band))
         except (PexError, OSError, ValueError, RuntimeError) as error:
             raise FitsImageError(f"{path} cannot be read ({error}); get the whole file.") from error
-    if exposures:
+    if field.wcs is None:
         try:
             check_exposures(exposures)
         except AlgorithmError as error:
             raise FitsImageError(str(error)) from error
-    wcs = next((exposure.getWcs() for exposure in exposures.values()), None)
-    wcs = sky_wcs(field.wcs, field.shape) if wcs is None and field.wcs is not None else wcs
-    if wcs is None:
-        raise FitsImageError("An exposure has no world coordinates (WCS); give images that have them.")
+        return exposures
+    wcs = sky_wcs(field.wcs, field.shape)
     box = Box2I(Point2I(0, 0), Extent2I(field.shape[1], field.shape[0]))
     for band, image in field.images.items():
         exposure = make_exposure(
@@ -144,7 +142,7 @@ def field_to_exposures(field: FitsField) -> dict[str, ExposureF]:
                 )
             exposure.mask.array[selected] |= exposure.mask.getPlaneBitMask(plane)
         exposures[band] = exposure
-    return {band: exposures[band] for band in field.bands}
+    return exposures
 
 
 def sky_wcs(wcs: WCS, shape: tuple[int, int]) -> SkyWcs:

@@ -176,7 +176,7 @@ def read_fits(
     hdu: str | int | None = None,
     band: str | None = None,
     cube_bands: Sequence[str] = (),
-    like: tuple[str, str] = ("image", ""),
+    like: tuple[str, str | None] = ("image", None),
 ) -> FitsContent:
     """Read an image and what belongs to it.
 
@@ -214,7 +214,7 @@ def _find_image(
     wanted: str | int | None,
     band: str | None,
     cube_bands: Sequence[str],
-    like: tuple[str, str],
+    like: tuple[str, str | None],
 ) -> FitsContent:
     """Find the image among the HDUs, and what belongs to it."""
     entry, data = _choose_hdu(path, hdus, wanted, band, cube_bands, like)
@@ -222,9 +222,10 @@ def _find_image(
     notes = [f"header cards that cannot be read are left out: {', '.join(skipped)}."] if skipped else []
     companions: dict[str, npt.NDArray[Any]] = {}
     labels, mask_header, unused = {"image": _label(hdus, entry)}, fits.Header(), []
-    said = _band_of(header)
-    if band is not None and said not in (None, band) and np.squeeze(entry.data).ndim == 2 and len(band) == 1:
-        notes.append(f"it is taken for {band}, but its header says {said}.")
+    said, given = _known_filter(header), _known_filter(fits.Header({"BAND": band or ""}))
+    if said is not None and band is not None and said.lower() != (given or band).lower():
+        if np.squeeze(entry.data).ndim == 2:
+            notes.append(f"it is taken for {band}, but its header says {said}.")
     if like[0] == "mask":
         return FitsContent(path, header, data, names=labels)
     for other in hdus:
@@ -262,7 +263,7 @@ def _choose_hdu(
     wanted: str | int | None,
     band: str | None,
     cube_bands: Sequence[str],
-    like: tuple[str, str],
+    like: tuple[str, str | None],
 ) -> tuple[fits.hdu.base._BaseHDU, npt.NDArray[Any]]:
     """Find the HDU that is wanted, and its image."""
     # Made to read all headers, or names further on are not known.
@@ -282,15 +283,17 @@ def _choose_hdu(
         raise FitsImageError(
             f"{path} holds no two-dimensional image; give a FITS image, or the bands of all planes of a cube."
         )
-
-    def merit(pair: tuple[fits.hdu.base._BaseHDU, npt.NDArray[Any]]) -> tuple[Any, ...]:
-        entry, data = pair
-        same_name = bool(like[1]) and entry.name == like[1]
-        of_band, of_kind = _is_of_band(entry, band), _kind_of(entry, band) == like[0]
-        return of_band, of_kind, same_name, bool(entry.header.get("CTYPE1")), data.size
-
-    # The first of the best.
-    entry, data = max(found, key=merit)
+    # The first of the best: by its band, its kind, its name, its world coordinates, its size.
+    entry, data = max(
+        found,
+        key=lambda pair: (
+            _is_of_band(pair[0], band),
+            _kind_of(pair[0], band) == like[0],
+            pair[0].name == like[1],
+            bool(pair[0].header.get("CTYPE1")),
+            pair[1].size,
+        ),
+    )
     if cube_bands and np.squeeze(entry.data).ndim == 2 and not _is_of_band(entry, band):
         raise FitsImageError(
             f"{path.name} is given for {', '.join(cube_bands)}, and no HDU has the name or filter {band}; "

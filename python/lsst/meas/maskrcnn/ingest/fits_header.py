@@ -32,7 +32,7 @@ _ZERO_POINT_KEYS = (
     "ABMAGZP",
 )
 _COUNTS = r"\W*(e|electrons?|cts?|counts?|cps|dn|adu|photons?)(?![a-z])"
-_PER_SECOND = r"/ *s(ec\w*)?\b|\bs(ec)?(\^|\*\*)?\(?-1|\bcps\b"
+_PER_SECOND = r"\bper s|/ *s(ec\w*)?\b|\bs(ec)?(\^|\*\*)?\(?-1|\bcps\b"
 _OF_ONE_SECOND = r"\bper s|/ *s(ec)?\b|\b1(\.0*)? ?s(ec(ond)?)?\b"
 """In the comment of a zero point: it is of a count per second."""
 

@@ -592,7 +592,7 @@ def _check_variance(
                 "relative and scaled to the noise in the sky."
             )
         return variance / ratio, f"{source}, scaled to the sky"
-    if ratio > 5.0:
+    if not 0.5 < ratio < 5.0:
         note(
             f"the variance of {source} is {ratio:.2g} times the one found in the sky; --rescale makes them "
             "agree."
