@@ -306,6 +306,10 @@ def test_lowest_value_that_pixels_share_is_no_data(tmp_path, rng, sky, caplog):
     image = np.where(dead, 0, np.rint(sky) + 700).astype(np.int16)
     np.testing.assert_array_equal(read_images({"r": write(tmp_path / "r.fits", image)}).usable[0], ~dead)
     assert f"{dead.sum()} pixels are 0 exactly, far below all others: no data" in caplog.text
+    # Variances may differ as much.
+    fits.writeto(tmp_path / "v.fits", np.where(dead, 30.0, rng.normal(100.0, 0.1, SHAPE)).astype(np.float32))
+    files = {"r": BandFiles(write(tmp_path / "r.fits", sky), variance=tmp_path / "v.fits")}
+    assert read_images(files).usable.all()
 
 
 @pytest.mark.parametrize(("unit", "size"), [("W/m2/Hz", 1e-35), ("Jy", 1e-9), ("adu", 1e-35)])

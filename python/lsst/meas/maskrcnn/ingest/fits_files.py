@@ -196,7 +196,7 @@ def read_fits(
             warnings.filterwarnings("error", message=".*truncated.*")
             check_layout(path)
             with fits.open(path, memmap=False) as hdus:
-                return _find_image(path, hdus, hdu, band, cube_bands, like)
+                return _find_image(path, hdus, _Wanted(hdu, band, cube_bands, *like))
     except Warning as warning:
         raise FitsImageError(f"{path} is cut short ({warning}); get the whole file.") from warning
     except FitsImageError:
@@ -208,16 +208,20 @@ def read_fits(
         ) from error
 
 
-def _find_image(
-    path: Path,
-    hdus: fits.HDUList,
-    wanted: str | int | None,
-    band: str | None,
-    cube_bands: Sequence[str],
-    like: tuple[str, str | None],
-) -> FitsContent:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is wanted of a file, as `read_fits` has it."""
+
+    hdu: str | int | None
+    band: str | None
+    cube_bands: Sequence[str]
+    kind: str
+    name: str | None
+
+
+def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
     """Find the image among the HDUs, and what belongs to it."""
-    entry, data = _choose_hdu(path, hdus, wanted, band, cube_bands, like)
+    (entry, data), band = _choose_hdu(path, hdus, wanted), wanted.band
     header, skipped = _merged_header(hdus[0].header, entry.header)
     notes = [f"header cards that cannot be read are left out: {', '.join(skipped)}."] if skipped else []
     companions: dict[str, npt.NDArray[Any]] = {}
@@ -226,13 +230,13 @@ def _find_image(
     if said is not None and band is not None and said.lower() != (given or band).lower():
         if np.squeeze(entry.data).ndim == 2:
             notes.append(f"it is taken for {band}, but its header says {said}.")
-    if like[0] == "mask":
+    if wanted.kind == "mask":
         return FitsContent(path, header, data, names=labels)
     for other in hdus:
         if other is entry:
             continue
         kind = _kind_of(other, band)
-        values = _image_of(other, band, cube_bands if kind in _COMPANIONS else ())
+        values = _image_of(other, band, wanted.cube_bands if kind in _COMPANIONS else ())
         if values is None:
             continue
         if (
@@ -253,30 +257,27 @@ def _find_image(
         pixels, note = linear_pixels(np.asarray(data, dtype=np.float64), header)
     except ValueError as error:
         raise FitsImageError(f"{path.name}: {error}.") from error
-    notes += filter(None, (note, _remove_fill(pixels)))
+    pixels[np.isin(pixels, _SENTINELS) | (np.abs(pixels) > 1e29)] = np.nan
+    notes += filter(None, (note, _remove_lowest(pixels) if wanted.kind == "image" else ""))
     return FitsContent(path, header, pixels, is_exposure, companions, mask_header, labels, tuple(notes))
 
 
 def _choose_hdu(
-    path: Path,
-    hdus: fits.HDUList,
-    wanted: str | int | None,
-    band: str | None,
-    cube_bands: Sequence[str],
-    like: tuple[str, str | None],
+    path: Path, hdus: fits.HDUList, wanted: _Wanted
 ) -> tuple[fits.hdu.base._BaseHDU, npt.NDArray[Any]]:
     """Find the HDU that is wanted, and its image."""
     # Made to read all headers, or names further on are not known.
     names = [entry.name for entry in hdus]
-    if wanted is not None:
-        key = int(wanted) if str(wanted).isdigit() else str(wanted)
+    band, cube_bands = wanted.band, wanted.cube_bands
+    if wanted.hdu is not None:
+        key = int(wanted.hdu) if str(wanted.hdu).isdigit() else str(wanted.hdu)
         try:
             candidates = [hdus[key]]
         except LookupError as error:
             listed = ", ".join(map(repr, names))
             raise FitsImageError(f"{path} has no HDU {key!r}; it has {listed}.") from error
     else:
-        candidates = [entry for entry in hdus if _kind_of(entry, band) in (like[0], "image", "")]
+        candidates = [entry for entry in hdus if _kind_of(entry, band) in (wanted.kind, "image", "")]
     images = [(entry, _image_of(entry, band, cube_bands)) for entry in candidates]
     found = [(entry, data) for entry, data in images if data is not None]
     if not found:
@@ -288,8 +289,8 @@ def _choose_hdu(
         found,
         key=lambda pair: (
             _is_of_band(pair[0], band),
-            _kind_of(pair[0], band) == like[0],
-            pair[0].name == like[1],
+            _kind_of(pair[0], band) == wanted.kind,
+            pair[0].name == wanted.name,
             bool(pair[0].header.get("CTYPE1")),
             pair[1].size,
         ),
@@ -302,9 +303,8 @@ def _choose_hdu(
     return entry, data
 
 
-def _remove_fill(pixels: FloatArray) -> str:
-    """Set pixels to NaN that stand for no data, wherever they are; returns what was found."""
-    pixels[np.isin(pixels, _SENTINELS) | (np.abs(pixels) > 1e29)] = np.nan
+def _remove_lowest(pixels: FloatArray) -> str:
+    """Set pixels to NaN that share a value too low to be one, wherever they are; returns what was found."""
     finite = pixels[np.isfinite(pixels)]
     if not finite.size:
         return ""

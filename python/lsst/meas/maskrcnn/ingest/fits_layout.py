@@ -16,9 +16,6 @@ from typing import BinaryIO
 
 _Stream = BinaryIO | gzip.GzipFile | bz2.BZ2File
 
-_OPENERS = {b"\x1f\x8b": gzip.open, b"BZ": bz2.open}
-"""How files are opened that are compressed as a whole, by their first bytes."""
-
 _BLOCK, _CARD = 2880, 80
 
 _MOST_BLOCKS, _MOST_HDUS = 300, 500
@@ -58,12 +55,12 @@ def check_layout(path: Path, most_hdus: int = _MOST_HDUS) -> None:
     size = os.path.getsize(path)
     limit = max(_ALWAYS_READ, _LARGEST_RATIO * size)
     with path.open("rb") as stream:
-        opener = _OPENERS.get(stream.read(2))
+        start = stream.read(2)
         stream.seek(0)
-        if opener is None:
+        if start not in (b"\x1f\x8b", b"BZ"):
             _check_hdus(stream, size, limit, most_hdus)
             return
-        with opener(stream) as unpacked:
+        with bz2.open(stream) if start == b"BZ" else gzip.open(stream) as unpacked:
             _check_hdus(unpacked, _unpacked_size(unpacked, limit), limit, most_hdus)
 
 
