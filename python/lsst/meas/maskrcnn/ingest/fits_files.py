@@ -226,7 +226,7 @@ def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
     notes = [f"header cards that cannot be read are left out: {', '.join(skipped)}."] if skipped else []
     companions: dict[str, npt.NDArray[Any]] = {}
     labels, mask_header, unused = {"image": _label(hdus, entry)}, fits.Header(), []
-    said, given = _known_filter(header), _known_filter(fits.Header({"BAND": band or ""}))
+    said, given = _known_filter(header), _known_filter({"BAND": band or ""})
     if said is not None and band is not None and said.lower() != (given or band).lower():
         if np.squeeze(entry.data).ndim == 2:
             notes.append(f"it is taken for {band}, but its header says {said}.")
@@ -456,7 +456,7 @@ def _header_of(path: Path) -> fits.Header:
     return fits.Header({"FILTER": band} if band is not None else {})
 
 
-def _known_filter(header: fits.Header) -> str | None:
+def _known_filter(header: fits.Header | dict[str, str]) -> str | None:
     """Filter that a header names, if its wavelength is known."""
     band = _band_of(header)
     for value in (str(header[key]).strip() for key in _BAND_KEYS if band is None and key in header):
@@ -468,7 +468,7 @@ def _known_filter(header: fits.Header) -> str | None:
     return band
 
 
-def _band_of(header: fits.Header) -> str | None:
+def _band_of(header: fits.Header | dict[str, str]) -> str | None:
     """Band that a header names, if it is one letter of ugrizy."""
     for key in _BAND_KEYS:
         value = str(header.get(key, "")).strip()
