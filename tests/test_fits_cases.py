@@ -86,7 +86,8 @@ def write(folder: Path, images, head=None, name="{band}.fits", **companions):
             continue
         hdus = [fits.PrimaryHDU(), fits.ImageHDU(image, cards, name="SCI")]
         for extension, (values, extra) in companions.items():
-            hdus.append(fits.ImageHDU(values, fits.Header(extra), name=extension))
+            hdus.append(fits.ImageHDU(values, name=extension))
+            hdus[-1].header.update(extra)
         fits.HDUList(hdus).writeto(files[band], overwrite=True)
     return files
 
@@ -271,6 +272,14 @@ def test_planes_of_lsst_masks(tmp_path, field):
         ("DQ", {"TELESCOP": "HST"}, {2: "BAD", 8: "SAT", 13: "CR", 1: "NO_DATA"}, (5, 6)),
         ("MSK", {}, {0: "BAD", 1: "SAT", 4: "CR"}, (5, 11)),
         ("QUAL", {"QUALMASK": 6}, {1: "BAD", 2: "BAD"}, (0, 3)),
+        # Pan-STARRS and ZTF name the bits.
+        (
+            "MASK",
+            {"MSKNAM00": "DETECTOR", "MSKVAL00": 1, "MSKNAM01": "SPIKE", "MSKVAL01": 2},
+            {0: "BAD"},
+            (1,),
+        ),
+        ("MASK", {"BIT01": (1, "CONTAINS DETECTION"), "BIT08": (8, "SATURATED")}, {8: "SAT"}, (1,)),
         ("MASK", {}, {0: "BAD", 9: "BAD"}, ()),
     ],
 )
@@ -295,7 +304,15 @@ def test_mask_conventions(tmp_path, field, extension, cards, bad, fine):
         ({"BUNIT": "10**-9 Jy"}, 31.4),
         ({"BUNIT": "1e-6 Jy"}, 23.9),
         ({"BUNIT": "10 nJy"}, 28.9),
-        ({"BUNIT": "10^-29 W/m2/Hz"}, None),
+        ({"BUNIT": "10^-29 W/m2/Hz"}, 16.4),
+        ({"BUNIT": "1e-29 erg s-1 cm-2 Hz-1"}, 23.9),
+        ({"BUNIT": "10.0*nanoJansky"}, 28.9),
+        ({"BUNIT": "10**(-9) Jy"}, 31.4),
+        ({"BUNIT": "[NJY]"}, 31.4),
+        ({"BUNIT": "uJy/sq.arcsec"}, 23.9 - 5.0 * np.log10(SCALE)),
+        ({"BUNIT": "MJY"}, None),
+        ({"BUNIT": "mjy/sr"}, None),
+        ({"BUNIT": "uJy**2"}, None),
         ({"BUNIT": "MJy/sr"}, 8.9 - 15.0 - 5.0 * np.log10(np.radians(SCALE / 3600))),
         ({"BUNIT": "MJy sr-1"}, 8.9 - 15.0 - 5.0 * np.log10(np.radians(SCALE / 3600))),
         ({"BUNIT": "Jy/beam"}, None),
@@ -303,7 +320,16 @@ def test_mask_conventions(tmp_path, field, extension, cards, bad, fine):
         ({"FLUXMAG0": 10 ** (0.4 * 27.0), "BUNIT": "adu"}, 27.0),
         ({"BUNIT": "ELECTRONS/S", "PHOTFLAM": 7e-20, "PHOTPLAM": 5921.0}, 26.617),
         ({"BUNIT": "ELECTRONS", "PHOTFLAM": 7e-20, "PHOTPLAM": 5921.0, "EXPTIME": 100.0}, 31.617),
+        ({"BUNIT": "erg/s/cm2/Angstrom", "PHOTFLAM": 7e-20, "PHOTPLAM": 5921.0, "EXPTIME": 9.0}, None),
         ({"PHOTZP": "27.5"}, 27.5),
+        ({"MAGZP": (25.0, "of a count per second"), "BUNIT": "adu", "EXPTIME": 100.0}, 30.0),
+        ({"MAGZP": (25.0, "[mag] for 1 s"), "BUNIT": "e-/s", "EXPTIME": 100.0}, 25.0),
+        ({"MAGZP": (25.0, "[mag] for 1 s"), "EXPTIME": 100.0}, None),
+        ({"MAGZERO": 30.0, "MAGZPT": (25.0, "per sec"), "EXPTIME": 100.0, "BUNIT": "adu"}, 30.0),
+        ({"MAGZP": (25.0, "zero point, Vega")}, None),
+        ({"MAGZP": 25.0, "MAGSYS": "VEGAMAG"}, None),
+        ({"MAGZP": 20.5, "TELESCOP": "WISE"}, None),
+        ({"MAGZPT": 24.5, "MAGZRR": 0.02, "EXPTIME": 10.0}, None),
         ({"FPA.ZP": 25.0, "EXPTIME": 100.0}, 30.0),
         ({"MAGZERO": 99.0}, None),
         ({"MAGZERO": 0.0}, None),
@@ -385,6 +411,10 @@ def test_variances_that_say_nothing(tmp_path, field):
     assert variance[0, 100] / variance[0, 10] == pytest.approx(2.0)
     assert np.sqrt(np.median(variance)) == pytest.approx(SIGMA["r"], rel=0.2)
     assert any("relative" in note for note in result.notes)
+    # Errors are what they say, where weights beside them need not be.
+    errors = {"ERR": np.full(shape, 1.5 * SIGMA["r"]), "WHT": np.full(shape, 0.1 * SIGMA["r"] ** -2)}
+    companions = {name: (values.astype(np.float32), {}) for name, values in errors.items()}
+    assert noise(read(write(tmp_path, {"r": field["r"]}, **companions))) == pytest.approx(1.5 * SIGMA["r"])
     # The pixels of stacked images scatter less than their noise.
     correlated = np.full(shape, 16.0 * SIGMA["r"] ** 2, np.float32)
     result = read(write(tmp_path, {"r": field["r"]}, VARIANCE=(correlated, {})))
@@ -398,6 +428,7 @@ def test_variances_that_say_nothing(tmp_path, field):
         (("", "", ""), {"EXTTYPE": ("IMAGE", "MASK", "VARIANCE")}),
         (("DATA", "DQ", "STAT"), {}),
         (("FLUX", "QUAL", "NOISEMAP"), {"HDUCLAS3": ("", "", "MSE")}),
+        (("SCI_R", "BIT-MASK", "VARIANCE_MAP_R"), {}),
     ],
 )
 def test_names_of_extensions(tmp_path, field, names, types):
@@ -406,7 +437,7 @@ def test_names_of_extensions(tmp_path, field, names, types):
     noisy = np.where(flags == 1, 1e4, field["r"]).astype(np.float32)
     variance = np.full(SHAPE, (1.5 * SIGMA["r"]) ** 2, np.float32)
     values = noisy, flags, 1.0 / variance if "WGT" in names else variance
-    hdus: list = [fits.PrimaryHDU(np.zeros((14, 18), np.uint8))]
+    hdus: list = [fits.PrimaryHDU(np.zeros((14, 18), np.uint8), fits.Header({"FILTER": "r"}))]
     for number, pixels in enumerate(values):
         head = header() if number == 0 else fits.Header()
         head.update({key: kinds[number] for key, kinds in types.items() if kinds[number]})
@@ -447,7 +478,8 @@ def test_psf_from_stars_header_or_nowhere(tmp_path, rng, field):
     assert result.images["r"].psf_fwhm == pytest.approx(0.9) and any(
         "SEEING" in note for note in result.notes
     )
-    assert read(write(tmp_path, empty, header(FWHM=4.5))).images["r"].psf_fwhm == pytest.approx(0.9)
+    for cards in ({"FWHM": 4.5}, {"SEEING": (4.5, "[pix]")}, {"SEEING": (0.9, "[arcsec] in 9 pixels")}):
+        assert read(write(tmp_path, empty, header(**cards))).images["r"].psf_fwhm == pytest.approx(0.9)
     assert np.isnan(read(write(tmp_path, empty, header(SEEING=0.0))).images["r"].psf_fwhm)
     assert read(write(tmp_path, field, header(SEEING=3.0))).images["r"].psf_fwhm < 1.0
     assert read(write(tmp_path, field), psf_fwhm=1.3).images["r"].psf_fwhm == 1.3

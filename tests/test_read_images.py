@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import bz2
 import logging
 import os
 import subprocess
@@ -14,12 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.wcs import WCS
 
 from lsst.afw.image import ExposureF
 from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
-from lsst.meas.maskrcnn.ingest.exposures import field_to_exposures
+from lsst.meas.maskrcnn.ingest.exposures import field_to_exposures, sky_wcs
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles, FitsImageError, assign_bands
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
 from lsst.meas.maskrcnn.ingest.read_images import read_images
@@ -197,6 +199,161 @@ def test_exposures(shared_data, fits_files):
         hdus[0].data = np.zeros((height, width), np.float32)
     with pytest.raises(FitsImageError, match="files of one kind"):
         read_images({**paths, "g": cut})
+
+
+def write(path, image, header=None, names=()):
+    """Write an image, or several as HDUs of some names."""
+    cards = tan_wcs().to_header()
+    cards.update({"MAGZERO": 31.4, **(header or {})})
+    hdus = [fits.ImageHDU(plane, cards, name=name) for plane, name in zip(image, names)]
+    primary = fits.PrimaryHDU() if names else fits.PrimaryHDU(image, cards)
+    fits.HDUList([primary, *hdus]).writeto(path, overwrite=True)
+    return path
+
+
+@pytest.fixture
+def sky(rng):
+    """Sources on sky of noise 10, counts."""
+    image = rng.normal(0.0, 10.0, SHAPE).astype(np.float32)
+    for y in range(8, 70, 14):
+        for x in range(8, 90, 14):
+            image[y - 1 : y + 2, x - 1 : x + 2] += 400.0
+    return image
+
+
+@pytest.mark.parametrize(
+    ("flags", "bad"),
+    [
+        (lambda bad, sky: np.where(bad, 2**63, 0).astype(np.uint64), True),
+        (lambda bad, sky: np.where(bad, 0.3, 0.0), True),
+        (lambda bad, sky: np.where(bad, np.nan, 0.0), True),
+        (lambda bad, sky: ~bad * np.uint8(255), "0 in 4.* --mask-bits"),
+        (lambda bad, sky: (sky > 40.0).astype(np.int32), "those of the sources"),
+        (lambda bad, sky: np.ones(SHAPE, np.int16), "0 in 0.0% of the pixels"),
+    ],
+)
+def test_masks_of_every_kind(tmp_path, sky, flags, bad):
+    wanted = np.zeros(SHAPE, bool)
+    wanted[:, 20:24] = True
+    fits.writeto(tmp_path / "m.fits", flags(wanted, sky))
+    files = {"r": BandFiles(write(tmp_path / "r.fits", sky), mask=tmp_path / "m.fits")}
+    if isinstance(bad, str):
+        with pytest.raises(FitsImageError, match=bad):
+            read_images(files)
+        assert read_images(files, FitsOptions(mask_bits={})).usable.all()
+    else:
+        np.testing.assert_array_equal(~read_images(files).usable[0], wanted)
+
+
+def test_weights_of_every_kind(tmp_path, sky):
+    """In HDUs of the kind or name that is wanted, of the same file or another; inverted ones are refused."""
+    weight = np.full(SHAPE, 0.01, np.float32)
+    weight[:, 20:24] = 0.0
+    both = write(tmp_path / "r.fits", [sky, 5.0 * weight, weight], names=("SCI", "OLD", "WHT"))
+    chips = write(tmp_path / "w.fits", [5.0 * weight, weight], names=("N1", "N2"))
+    chip = write(tmp_path / "n.fits", [sky, sky], names=("N1", "N2"))
+    files = {"r": BandFiles(chip, weight=chips)}
+    for image in (
+        read_images({"r": BandFiles(both, weight=both)}),
+        read_images(files, FitsOptions(hdu="N2")),
+    ):
+        np.testing.assert_array_equal(image.usable[0], weight > 0)
+        assert np.nanmedian(image.variance) == pytest.approx(100.0, rel=1e-5)
+    write(tmp_path / "w.fits", np.where(weight > 0, 0.0, 0.01).astype(np.float32))
+    with pytest.raises(FitsImageError, match="w.fits is above 0 in 4"):
+        read_images({"r": BandFiles(tmp_path / "r.fits", weight=tmp_path / "w.fits")})
+
+
+@pytest.mark.parametrize("names", ["GRZ", ("SCI_G", "SCI_R", "SCI_Z"), ("SCI", "SCI", "SCI")])
+def test_bands_in_hdus_of_one_file(tmp_path, sky, names):
+    path = write(tmp_path / "all.fits", [sky, 2.0 * sky, 3.0 * sky], names=names)
+    if names[0] == "SCI":
+        for bands in ("grz", "gr"):
+            with pytest.raises(
+                FitsImageError, match="no HDU has the name or filter g; give one file per band"
+            ):
+                read_images(dict.fromkeys(bands, path))
+        for number, band in enumerate("GRZ", 1):
+            fits.setval(path, "FILTER", value=band, ext=number)
+    image = read_images(dict.fromkeys("zgr", path), FitsOptions(sky="none"))
+    np.testing.assert_allclose(image.flux, [3.0 * sky, sky, 2.0 * sky], rtol=1e-5)
+    np.testing.assert_allclose(
+        read_images({"r": path}, FitsOptions(sky="none")).flux[0], 2.0 * sky, rtol=1e-5
+    )
+
+
+def test_what_is_odd_is_said(tmp_path, sky, caplog):
+    caplog.set_level(logging.INFO)
+    write(tmp_path / "r.fits", sky, {"FILTER": "HSC-G", "SATURATE": 1.0})
+    image = read_images({"r": tmp_path / "r.fits", "z": write(tmp_path / "z.fits", sky, {"FILTER": "J"})})
+    assert not image.saturated.any()
+    for text in (
+        "taken for r, but its header says g",
+        "header says J",
+        "saturation of 1: it is not",
+        "z has the pixels of r",
+    ):
+        assert text in caplog.text
+    y, x = np.mgrid[:70, :90]
+    smooth = 1e4 * np.exp(-np.hypot(y - 35, x - 45) / 9.0).astype(np.float32)
+    read_images({"r": write(tmp_path / "r.fits", smooth)})
+    assert "what is taken for noise is smooth" in caplog.text
+
+
+def test_lowest_value_that_pixels_share_is_no_data(tmp_path, rng, sky, caplog):
+    caplog.set_level(logging.INFO)
+    dead = rng.random(SHAPE) < 0.01
+    image = np.where(dead, 0, np.rint(sky) + 700).astype(np.int16)
+    np.testing.assert_array_equal(read_images({"r": write(tmp_path / "r.fits", image)}).usable[0], ~dead)
+    assert f"{dead.sum()} pixels are 0 exactly, far below all others: no data" in caplog.text
+    # Variances may differ as much.
+    fits.writeto(tmp_path / "v.fits", np.where(dead, 30.0, rng.normal(100.0, 0.1, SHAPE)).astype(np.float32))
+    files = {"r": BandFiles(write(tmp_path / "r.fits", sky), variance=tmp_path / "v.fits")}
+    assert read_images(files).usable.all()
+
+
+@pytest.mark.parametrize(("unit", "size"), [("W/m2/Hz", 1e-35), ("Jy", 1e-9), ("adu", 1e-35)])
+def test_counts_of_any_size(tmp_path, sky, unit, size):
+    path = write(tmp_path / "r.fits", sky.astype(float) * size, {"BUNIT": unit, "MAGZERO": "none"})
+    if unit == "adu":
+        with pytest.raises(FitsImageError, match=r"noise of 9.*e-35 counts is .*; give the right one"):
+            read_images({"r": path})
+        return
+    image = read_images({"r": path})
+    np.testing.assert_allclose(image.flux[0], sky, rtol=1e-4, atol=0.01)
+    assert np.sqrt(np.median(image.variance)) == pytest.approx(10.0, rel=0.1)
+    exposure = field_to_exposures(read_field({"r": BandFiles(path)}))["r"]
+    np.testing.assert_allclose(to_multiband_image({"r": exposure}).flux[0], sky, rtol=1e-4, atol=0.01)
+
+
+def test_files_compressed_with_bzip2(tmp_path, sky):
+    path = tmp_path / "frame.fits.bz2"
+    path.write_bytes(bz2.compress(write(tmp_path / "r.fits", sky).read_bytes()))
+    np.testing.assert_array_equal(read_images({"r": path}).flux[0], sky)
+    path.write_bytes(path.read_bytes()[:-500])
+    with pytest.raises(FitsImageError, match=r"frame\.fits\.bz2"):
+        read_images({"r": path})
+
+
+@pytest.mark.parametrize(
+    ("projection", "cards"),
+    [
+        ("TPV", {"PV1_1": 1.002, "PV1_4": 0.02, "PV1_7": 0.05, "PV2_1": 1.002, "PV2_5": 0.01}),
+        ("TAN", {"PV1_1": 1.002, "PV1_4": 0.02, "PV1_7": 0.05, "PV2_1": 1.002, "PV2_5": 0.01}),
+        ("ZPN", {"PV2_1": 1.0, "PV2_3": -45.0}),
+        ("CAR", {}),
+    ],
+)
+def test_exposures_have_the_distortions_of_the_header(projection, cards):
+    header = tan_wcs().to_header()
+    header.update(
+        {"CTYPE1": f"RA---{projection}", "CTYPE2": f"DEC--{projection}", "CRPIX1": -3000.0, **cards}
+    )
+    wcs, (height, width) = WCS(header), (4000, 2000)
+    y, x = np.mgrid[0.0:height:333.0, 0.0:width:333.0].reshape(2, -1)
+    ra, dec = sky_wcs(wcs, (height, width)).pixelToSkyArray(x, y, degrees=True)
+    off = wcs.pixel_to_world(x, y).separation(SkyCoord(ra, dec, unit="deg")).arcsec
+    assert off.max() < 0.1 * SCALE
 
 
 NO_LSST = """

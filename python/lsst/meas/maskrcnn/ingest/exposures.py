@@ -8,10 +8,12 @@ from __future__ import annotations
 
 __all__ = ["field_to_exposures", "scene_to_exposures", "truth_to_exposures"]
 
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from astropy.coordinates import SkyCoord
 from astropy.wcs import WCS
 from numpy.typing import NDArray
 
@@ -31,7 +33,7 @@ from ..images.units import FWHM_PER_SIGMA
 from ..scenes.artefacts import MASK_BITS
 from .fits_files import FitsImageError
 from .fits_images import FitsField
-from .fits_wcs import tangent_plane
+from .fits_wcs import fit_sip
 
 _COADD_PLANES = ("CLIPPED", "INEXACT_PSF", "SENSOR_EDGE")
 """Mask planes that the pipeline's tasks ask of any coadd, if only to find no pixel on them."""
@@ -46,6 +48,9 @@ _CORRECTED_FLUXES = (
     "modelfit_CModel_initial",
 )
 """Fluxes with an aperture correction in the pipeline; the PSFs here hold all light, so it is 1."""
+
+_LARGEST_OFFSET = 0.02
+"""Distance (px) from the world coordinates of a file up to which others are the same."""
 
 _PSF_FLUX_LOST = 0.003
 """Share of the flux that may lie outside a PSF's image."""
@@ -107,15 +112,13 @@ def field_to_exposures(field: FitsField) -> dict[str, ExposureF]:
             exposures[band].setFilter(FilterLabel.fromBand(band))
         except (PexError, OSError, ValueError, RuntimeError) as error:
             raise FitsImageError(f"{path} cannot be read ({error}); get the whole file.") from error
-    if exposures:
+    if field.wcs is None:
         try:
             check_exposures(exposures)
         except AlgorithmError as error:
             raise FitsImageError(str(error)) from error
-    wcs = next((exposure.getWcs() for exposure in exposures.values()), None)
-    wcs = sky_wcs(field.wcs, field.shape) if wcs is None and field.wcs is not None else wcs
-    if wcs is None:
-        raise FitsImageError("An exposure has no world coordinates (WCS); give images that have them.")
+        return exposures
+    wcs = sky_wcs(field.wcs, field.shape)
     box = Box2I(Point2I(0, 0), Extent2I(field.shape[1], field.shape[0]))
     for band, image in field.images.items():
         exposure = make_exposure(
@@ -139,29 +142,34 @@ def field_to_exposures(field: FitsField) -> dict[str, ExposureF]:
                 )
             exposure.mask.array[selected] |= exposure.mask.getPlaneBitMask(plane)
         exposures[band] = exposure
-    return {band: exposures[band] for band in field.bands}
+    return exposures
 
 
 def sky_wcs(wcs: WCS, shape: tuple[int, int]) -> SkyWcs:
     """Turn world coordinates of astropy, of an image of a shape (y, x), into those of afw.
 
-    They are the same if the projection is TAN, with or without SIP; else the
-    tangent plane that touches it at the centre, which is near enough for one
-    image.
+    They are the same if afw knows the projection, as it does TAN, with or
+    without SIP; else a TAN with SIP distortions that is fitted to them.
     """
-    if all(str(kind).endswith(("TAN", "TAN-SIP")) for kind in wcs.wcs.ctype):
+    x, y = (axis.ravel() for axis in np.meshgrid(*(np.linspace(0, side - 1, 11) for side in shape[::-1])))
+    sky = wcs.pixel_to_world(x, y).icrs
+    found: list[tuple[float, SkyWcs]] = []
+    for candidate in (wcs, fit_sip(wcs, shape)):
         metadata = PropertyList()
-        for key, value in wcs.to_header(relax=True).items():
+        for key, value in candidate.to_header(relax=True).items():
             # The polynomials of the way back are approximate; without them it is solved for.
             if isinstance(value, int | float | str) and not key.startswith(("AP_", "BP_")):
                 metadata.set(key, value)
         try:
-            return makeSkyWcs(metadata)
+            result = makeSkyWcs(metadata)
+            ra, dec = result.pixelToSkyArray(x, y, degrees=True)
         except (RuntimeError, TypeError, ValueError, PexError):
-            pass
-    center, matrix = tangent_plane(wcs, shape)
-    middle = Point2D(0.5 * (shape[1] - 1), 0.5 * (shape[0] - 1))
-    return makeSkyWcs(middle, SpherePoint(*center, degrees), matrix)
+            continue
+        off = SkyCoord(ra, dec, unit="deg").separation(sky).deg.max()
+        found.append((float(off) if np.isfinite(off) else math.inf, result))
+        if off < _LARGEST_OFFSET * result.getPixelScale().asDegrees():
+            break
+    return min(found, key=lambda pair: pair[0])[1]
 
 
 def scene_to_exposures(

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
+from astropy.utils.exceptions import AstropyWarning
 
 from ..images.files import one_line
 from ..network.wavelengths import band_wavelength
@@ -32,10 +33,12 @@ FITS_SUFFIXES = ("", ".gz", ".fz")
 _BAND_KEYS = ("BAND", "BANDS", "BAND0", "FILTER", "FILTNAM", "FILTNAME")
 # Extensions beside the image, by HDUCLAS3 (of ESO), UTYPE (of astropy), EXTNAME or EXTTYPE.
 _COMPANIONS = {
-    "variance": ("VAR", "VARIANCE", "STAT", "MSE", "VARIANCEUNCERTAINTY"),
-    "rms": ("ERR", "ERROR", "RMS", "SIGMA", "UNCERT", "UNC", "STDDEV", "NOISE", "RMSE", "STDDEVUNCERTAINTY"),
-    "weight": ("WHT", "WGT", "WT", "WEIGHT", "WEIGHTS", "IVAR", "INVVAR", "INVMSE", "INVERSEVARIANCE"),
-    "mask": ("DQ", "MASK", "MSK", "FLAG", "FLAGS", "QUAL", "QUALITY", "BPM"),
+    "variance": ("VAR", "VARI", "VARIANCE", "STAT", "MSE", "VARIANCEUNCERTAINTY"),
+    "rms": ("ERR", "ERROR", "RMS", "SIGMA", "UNCERT", "UNC", "UNCERTAINTY", "STD", "STDEV", "STDDEV", "NOISE")
+    + ("RMSE", "STDDEVUNCERTAINTY"),
+    "weight": ("WHT", "WGT", "WT", "WEIGHT", "IVAR", "IVM", "INVVAR", "INVMSE", "INVERSEVARIANCE"),
+    "mask": ("DQ", "MASK", "MSK", "BITMASK", "FLAG", "QUAL", "QUALITY", "DATAQUALITY", "BPM", "BADPIX")
+    + ("BADPIXEL",),
 }
 _IMAGE_NAMES = ("SCI", "IMAGE", "SCIENCE", "DATA")
 _KEYWORD = re.compile(r"[\w .:#/+-]+")
@@ -108,13 +111,14 @@ class FitsContent:
 
         It is NaN where there is no data, and `None` if it is not known or says nothing.
         """
-        kinds = ("variance", "weight", "rms")
+        # Weights go last: those beside errors are often relative.
+        kinds = ("variance", "rms", "weight")
         given = next((kind for kind in kinds if getattr(files, kind) is not None), None)
         kind = given or next((kind for kind in kinds if kind in self.companions), None)
         if kind is None:
             return None, ""
         source = getattr(files, kind).name if given else f"extension {self.names[kind]}"
-        values = self._matching(getattr(files, kind)).pixels if given else self.companions[kind]
+        values = self._matching(getattr(files, kind), kind).pixels if given else self.companions[kind]
         values = np.asarray(values, float)
         usable = np.isfinite(values) & (values > 0.0)
         if not usable.any():
@@ -126,17 +130,21 @@ class FitsContent:
     def flags(self, files: BandFiles) -> tuple[npt.NDArray[np.int64], fits.Header, str]:
         """Return the values of the mask image (y, x), its header and its name; zeros without one."""
         if files.mask is not None:
-            mask = self._matching(files.mask)
+            mask = self._matching(files.mask, "mask")
             values, header, name = mask.pixels, mask.header, files.mask.name
         elif "mask" in self.companions:
             values, header, name = self.companions["mask"], self.mask_header, self.names["mask"]
         else:
             return np.zeros(self.pixels.shape, dtype=np.int64), fits.Header(), ""
-        return np.where(np.isfinite(values), values, 0).astype(np.int64), header, name
+        if values.dtype.kind == "f":
+            # Resampled masks have fractions; what is no number has every bit.
+            whole = np.ceil(np.abs(values))
+            values = np.where(whole < 2.0**63, whole, -1.0)
+        return values.astype(np.int64), header, name
 
-    def _matching(self, path: Path) -> FitsContent:
-        """Read an image that must have the shape of this one."""
-        content, shape = read_fits(path), self.pixels.shape
+    def _matching(self, path: Path, kind: str) -> FitsContent:
+        """Read an image of a kind that must have the shape of this one."""
+        content, shape = read_fits(path, like=(kind, self.names["image"])), self.pixels.shape
         if content.pixels.shape != shape:
             height, width = content.pixels.shape
             raise FitsImageError(
@@ -164,25 +172,31 @@ def find_fits(path: Path) -> Path | None:
 
 
 def read_fits(
-    path: Path, hdu: str | int | None = None, band: str | None = None, cube_bands: Sequence[str] = ()
+    path: Path,
+    hdu: str | int | None = None,
+    band: str | None = None,
+    cube_bands: Sequence[str] = (),
+    like: tuple[str, str | None] = ("image", None),
 ) -> FitsContent:
     """Read an image and what belongs to it.
 
     ``hdu`` is the name or number of its HDU, by default SCI or the like, or the
-    first one with an image; ``band`` is the one that is wanted of a cube, and
-    ``cube_bands`` are those of a cube whose header does not name them.
+    first one with an image; ``band`` is the one that is wanted of a cube or of
+    several HDUs, and ``cube_bands`` are those of a cube whose header does not
+    name them. ``like`` is the kind of image that is wanted, and the name of the
+    HDU of the image that it belongs to.
     """
     if not path.is_file():
         raise FitsImageError(f"There is no file {path}; check the name.")
     try:
         with warnings.catch_warnings():
             # What is odd about cards is noted below.
-            warnings.simplefilter("ignore", fits.verify.VerifyWarning)
+            warnings.simplefilter("ignore", AstropyWarning)
             # Files that were cut short are read with zeros and a warning.
             warnings.filterwarnings("error", message=".*truncated.*")
             check_layout(path)
             with fits.open(path, memmap=False) as hdus:
-                return _find_image(path, hdus, hdu, band, cube_bands)
+                return _find_image(path, hdus, _Wanted(hdu, band, cube_bands, *like))
     except Warning as warning:
         raise FitsImageError(f"{path} is cut short ({warning}); get the whole file.") from warning
     except FitsImageError:
@@ -194,40 +208,35 @@ def read_fits(
         ) from error
 
 
-def _find_image(
-    path: Path, hdus: fits.HDUList, wanted: str | int | None, band: str | None, cube_bands: Sequence[str]
-) -> FitsContent:
+@dataclass(frozen=True)
+class _Wanted:
+    """What is wanted of a file, as `read_fits` has it."""
+
+    hdu: str | int | None
+    band: str | None
+    cube_bands: Sequence[str]
+    kind: str
+    name: str | None
+
+
+def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
     """Find the image among the HDUs, and what belongs to it."""
-    # Made to read all headers, or names further on are not known.
-    names = [entry.name for entry in hdus]
-    if wanted is not None:
-        number = int(wanted) if str(wanted).isdigit() else None
-        if number is None and str(wanted).upper() not in names:
-            raise FitsImageError(f"{path} has no HDU {wanted!r}; it has {', '.join(map(repr, names))}.")
-        if number is not None and number >= len(hdus):
-            raise FitsImageError(f"{path} has no HDU {number}; its last is {len(hdus) - 1}.")
-        candidates = [hdus[number if number is not None else str(wanted)]]
-    else:
-        candidates = [entry for entry in hdus if _kind_of(entry) in ("image", "")]
-    is_exposure = any("ARCHIVE_INDEX" in (entry.name, entry.header.get("EXTTYPE")) for entry in hdus)
-    images = [(entry, _image_of(entry, band, cube_bands)) for entry in candidates]
-    found = [(entry, data) for entry, data in images if data is not None]
-    if not found:
-        raise FitsImageError(f"{path} holds no two-dimensional image; give a FITS image.")
-    # The first of the best: by its name, by its world coordinates, by its size.
-    entry, data = max(
-        found,
-        key=lambda pair: (_kind_of(pair[0]) == "image", bool(pair[0].header.get("CTYPE1")), pair[1].size),
-    )
+    (entry, data), band = _choose_hdu(path, hdus, wanted), wanted.band
     header, skipped = _merged_header(hdus[0].header, entry.header)
     notes = [f"header cards that cannot be read are left out: {', '.join(skipped)}."] if skipped else []
     companions: dict[str, npt.NDArray[Any]] = {}
     labels, mask_header, unused = {"image": _label(hdus, entry)}, fits.Header(), []
+    said, given = _known_filter(header), _known_filter({"BAND": band or ""})
+    if said is not None and band is not None and said.lower() != (given or band).lower():
+        if np.squeeze(entry.data).ndim == 2:
+            notes.append(f"it is taken for {band}, but its header says {said}.")
+    if wanted.kind == "mask":
+        return FitsContent(path, header, data, names=labels)
     for other in hdus:
         if other is entry:
             continue
-        kind = _kind_of(other)
-        values = _image_of(other, band, cube_bands if kind in _COMPANIONS else ())
+        kind = _kind_of(other, band)
+        values = _image_of(other, band, wanted.cube_bands if kind in _COMPANIONS else ())
         if values is None:
             continue
         if (
@@ -241,6 +250,7 @@ def _find_image(
                 mask_header = _merged_header(hdus[0].header, other.header)[0]
         else:
             unused.append(f"{_label(hdus, other)} ({values.shape[1]} x {values.shape[0]})")
+    is_exposure = any("ARCHIVE_INDEX" in (entry.name, entry.header.get("EXTTYPE")) for entry in hdus)
     if unused and not is_exposure:
         notes.append(f"the image is HDU {labels['image']}; not used are {', '.join(unused)}.")
     try:
@@ -248,8 +258,63 @@ def _find_image(
     except ValueError as error:
         raise FitsImageError(f"{path.name}: {error}.") from error
     pixels[np.isin(pixels, _SENTINELS) | (np.abs(pixels) > 1e29)] = np.nan
-    notes += [note] if note else []
+    notes += filter(None, (note, _remove_lowest(pixels) if wanted.kind == "image" else ""))
     return FitsContent(path, header, pixels, is_exposure, companions, mask_header, labels, tuple(notes))
+
+
+def _choose_hdu(
+    path: Path, hdus: fits.HDUList, wanted: _Wanted
+) -> tuple[fits.hdu.base._BaseHDU, npt.NDArray[Any]]:
+    """Find the HDU that is wanted, and its image."""
+    # Made to read all headers, or names further on are not known.
+    names = [entry.name for entry in hdus]
+    band, cube_bands = wanted.band, wanted.cube_bands
+    if wanted.hdu is not None:
+        key = int(wanted.hdu) if str(wanted.hdu).isdigit() else str(wanted.hdu)
+        try:
+            candidates = [hdus[key]]
+        except LookupError as error:
+            listed = ", ".join(map(repr, names))
+            raise FitsImageError(f"{path} has no HDU {key!r}; it has {listed}.") from error
+    else:
+        candidates = [entry for entry in hdus if _kind_of(entry, band) in (wanted.kind, "image", "")]
+    images = [(entry, _image_of(entry, band, cube_bands)) for entry in candidates]
+    found = [(entry, data) for entry, data in images if data is not None]
+    if not found:
+        raise FitsImageError(
+            f"{path} holds no two-dimensional image; give a FITS image, or the bands of all planes of a cube."
+        )
+    # The first of the best: by its band, its kind, its name, its world coordinates, its size.
+    entry, data = max(
+        found,
+        key=lambda pair: (
+            _is_of_band(pair[0], band),
+            _kind_of(pair[0], band) == wanted.kind,
+            pair[0].name == wanted.name,
+            bool(pair[0].header.get("CTYPE1")),
+            pair[1].size,
+        ),
+    )
+    if cube_bands and np.squeeze(entry.data).ndim == 2 and not _is_of_band(entry, band):
+        raise FitsImageError(
+            f"{path.name} is given for {', '.join(cube_bands)}, and no HDU has the name or filter {band}; "
+            "give one file per band."
+        )
+    return entry, data
+
+
+def _remove_lowest(pixels: FloatArray) -> str:
+    """Set pixels to NaN that share a value too low to be one, wherever they are; returns what was found."""
+    finite = pixels[np.isfinite(pixels)]
+    if not finite.size:
+        return ""
+    lowest, (low, median) = finite.min(), np.quantile(finite[:: max(1, finite.size // 100_000)], [0.16, 0.5])
+    filled = pixels == lowest
+    # No noise reaches so far below the sky, and several times to the same value.
+    if not 0.0 < 30.0 * (median - low) < median - lowest or np.count_nonzero(filled) < 5:
+        return ""
+    pixels[filled] = np.nan
+    return f"{np.count_nonzero(filled)} pixels are {lowest:g} exactly, far below all others: no data."
 
 
 def _label(hdus: fits.HDUList, entry: fits.hdu.base._BaseHDU) -> str:
@@ -257,14 +322,22 @@ def _label(hdus: fits.HDUList, entry: fits.hdu.base._BaseHDU) -> str:
     return entry.name or str(entry.header.get("EXTTYPE") or hdus.index(entry))
 
 
-def _kind_of(entry: fits.hdu.base._BaseHDU) -> str:
-    """What an HDU is by its name and type: image, a key of `_COMPANIONS`, or empty."""
+def _kind_of(entry: fits.hdu.base._BaseHDU, band: str | None) -> str:
+    """What an HDU is by its type, or its name without the band's: image, a key of `_COMPANIONS`, or empty."""
     for key in ("HDUCLAS3", "UTYPE", "EXTNAME", "EXTTYPE"):
-        name = str(entry.header.get(key, "")).strip().upper()
+        words = re.split(r"[-_ .]+", str(entry.header.get(key, "")).strip().upper())
+        name = "".join(word for word in words if band is None or word != band.upper()).removesuffix("MAP")
         for kind, group in {"image": _IMAGE_NAMES, **_COMPANIONS}.items():
-            if name in group:
+            if name in group or name.removesuffix("S") in group:
                 return kind
     return ""
+
+
+def _is_of_band(entry: fits.hdu.base._BaseHDU, band: str | None) -> bool:
+    """Whether an HDU says that it is of a band; what the first says is for all."""
+    words = re.split(r"[-_ .]+", entry.name.upper())
+    filtered = not isinstance(entry, fits.PrimaryHDU) and _band_of(entry.header) == band
+    return band is not None and (band.upper() in words or filtered)
 
 
 def _merged_header(*headers: fits.Header) -> tuple[fits.Header, list[str]]:
@@ -383,7 +456,7 @@ def _header_of(path: Path) -> fits.Header:
     return fits.Header({"FILTER": band} if band is not None else {})
 
 
-def _known_filter(header: fits.Header) -> str | None:
+def _known_filter(header: fits.Header | dict[str, str]) -> str | None:
     """Filter that a header names, if its wavelength is known."""
     band = _band_of(header)
     for value in (str(header[key]).strip() for key in _BAND_KEYS if band is None and key in header):
@@ -395,7 +468,7 @@ def _known_filter(header: fits.Header) -> str | None:
     return band
 
 
-def _band_of(header: fits.Header) -> str | None:
+def _band_of(header: fits.Header | dict[str, str]) -> str | None:
     """Band that a header names, if it is one letter of ugrizy."""
     for key in _BAND_KEYS:
         value = str(header.get(key, "")).strip()

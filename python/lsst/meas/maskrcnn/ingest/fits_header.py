@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import math
 import re
+import warnings
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from astropy import units
 from astropy.io import fits
 
 from ..images.files import one_line
@@ -29,6 +31,11 @@ _ZERO_POINT_KEYS = (
     "PHOTZP",
     "ABMAGZP",
 )
+_COUNTS = r"\W*(e|electrons?|cts?|counts?|cps|dn|adu|photons?)(?![a-z])"
+_PER_SECOND = r"\bper s|/ *s(ec\w*)?\b|\bs(ec)?(\^|\*\*)?\(?-1|\bcps\b"
+_OF_ONE_SECOND = r"\bper s|/ *s(ec)?\b|\b1(\.0*)? ?s(ec(ond)?)?\b"
+"""In the comment of a zero point: it is of a count per second."""
+
 _ZERO_POINT_RANGE = (5.0, 45.0)
 """Other values stand for one that is not known, such as 0, -1 or 99."""
 
@@ -38,20 +45,16 @@ _LARGEST_ZERO_POINT = 100.0
 _JANSKY_ZERO_POINT = AB_ZERO_POINT - 22.5
 _MAGGY = 3631.0
 _SQUARE_ARCSEC = math.radians(1.0 / 3600.0) ** 2
-_PREFIXES = {
-    "n": 1e-9,
-    "nano": 1e-9,
-    "u": 1e-6,
-    "\u00b5": 1e-6,
-    "\u03bc": 1e-6,
-    "micro": 1e-6,
-    "m": 1e-3,
-    "milli": 1e-3,
-    "": 1.0,
-    "k": 1e3,
-    "M": 1e6,
-    "mega": 1e6,
-}
+# How units are written elsewhere, and how astropy knows them.
+_SPELLINGS = (
+    (r"nano[- ]?(?=j|m)", "n"),
+    (r"micro[- ]?(?=j)|[\u00b5\u03bc]", "u"),
+    (r"milli[- ]?(?=j)", "m"),
+    (r"mega[- ]?(?=j)", "M"),
+    (r"jansk(y|ys|ies)\b", "Jy"),
+    (r"magg(y|ies)\b", "mgy"),
+    (r"sq[. ]*arcsec", "arcsec2"),
+)
 # Surveys whose images are in nanomaggies but often lack BUNIT.
 _NANOMAGGY_SURVEYS = ("decals", "legacysurvey", "sdss")
 # Bits of the mask images of telescopes that mean that a pixel is unusable; the others inform.
@@ -60,7 +63,13 @@ _TELESCOPE_BITS: dict[str, dict[str, tuple[int, ...]]] = {
     "HST": {"NO_DATA": (1,), "BAD": (0, 2, 3, 4, 7, 9), "SAT": (8, 11), "CR": (12, 13)},
     "DES": {"BAD": (0, 3, 6, 7, 8, 10), "SAT": (1,), "CR": (4,)},
 }
-_LSST_PLANES = {"BAD": "BAD", "SAT": "SAT", "CR": "CR", "NO_DATA": "NO_DATA", "UNMASKEDNAN": "NO_DATA"}
+# What the names of bits say that mean that a pixel is unusable.
+_PLANE_WORDS = {
+    "BAD": r"^BAD\b|\bDEAD|RESPONSIVITY|NOISY|TRACK|^(DETECTOR|FLAT|DARK|CTE|LOW|CONV\.BAD)$",
+    "SAT": r"^SAT(URATED)?$",
+    "CR": r"^CR$|COSMIC|RAD HIT",
+    "NO_DATA": r"^NO_DATA$|^UNMASKEDNAN$|^BLANK$|^NAN$",
+}
 _FWHM_KEYS = ("PSF_FWHM", "PSFFWHM", "SEEING", "FWHM")
 
 
@@ -102,32 +111,23 @@ def zero_point(header: fits.Header, pixel_scale: float) -> tuple[float | None, s
     It is `None`, with the reason, if the header does not say it or contradicts
     itself. The pixel scale (arcsec) is for surface brightnesses.
     """
-    found: dict[str, float] = {}
-    refused = []
-    for key in _ZERO_POINT_KEYS:
-        if key not in header:
-            continue
-        value = number_of(header, key)
-        if value is not None and _ZERO_POINT_RANGE[0] <= value <= _ZERO_POINT_RANGE[1]:
-            found[key] = value
-        else:
-            refused.append(f"{key} = {one_line(header[key], 40)} is no zero point")
+    unit, exposure = str(header.get("BUNIT", "")).strip(), number_of(header, "EXPTIME")
+    per_second = bool(re.search(_PER_SECOND, unit.lower()))
+    found, refused = _zero_point_cards(header, unit, per_second, exposure)
     flux = number_of(header, "FLUXMAG0")
     if flux is not None and flux > 0:
         found["FLUXMAG0"] = 2.5 * math.log10(flux)
-    exposure = number_of(header, "EXPTIME")
     base = number_of(header, "FPA.ZP")
     if base is not None and exposure is not None and exposure > 0:
         found["FPA.ZP and EXPTIME"] = base + 2.5 * math.log10(exposure)
-    unit = str(header.get("BUNIT", "")).strip()
     inverse, pivot = number_of(header, "PHOTFLAM"), number_of(header, "PHOTPLAM")
     if inverse is not None and inverse > 0 and pivot is not None and pivot > 0:
         # Of a count per second (Bohlin et al., ACS Data Handbook, 5.1).
         value = -2.5 * math.log10(inverse) - 5.0 * math.log10(pivot) - 2.408
-        per_second = re.search(r"/ *s|s(ec)?(\^|\*\*)?-1", unit.lower()) or not unit
-        if per_second:
+        in_counts = re.match(_COUNTS, unit.lower())
+        if not unit or (in_counts and per_second):
             found["PHOTFLAM and PHOTPLAM"] = value
-        elif exposure is not None and exposure > 0 and _janskys(unit, pixel_scale) is None:
+        elif in_counts and exposure is not None and exposure > 0:
             found["PHOTFLAM, PHOTPLAM and EXPTIME"] = value + 2.5 * math.log10(exposure)
     janskys = _janskys(unit, pixel_scale)
     if janskys is not None:
@@ -146,50 +146,74 @@ def zero_point(header: fits.Header, pixel_scale: float) -> tuple[float | None, s
     return value, "; ".join([source, *refused])
 
 
+def _zero_point_cards(
+    header: fits.Header, unit: str, per_second: bool, exposure: float | None
+) -> tuple[dict[str, float], list[str]]:
+    """Zero points that cards give, and why others are none."""
+    found: dict[str, float] = {}
+    refused = []
+    for key in _ZERO_POINT_KEYS:
+        if key not in header:
+            continue
+        value, comment = number_of(header, key), header.comments[key].lower()
+        if value is None or not _ZERO_POINT_RANGE[0] <= value <= _ZERO_POINT_RANGE[1]:
+            refused.append(f"{key} = {one_line(header[key], 40)} is no zero point")
+        elif _is_vega(header, key):
+            refused.append(f"{key} = {value:g} is of Vega's system, not AB")
+        elif per_second or exposure == 1.0 or not re.search(_OF_ONE_SECOND, comment):
+            found[key] = value
+        elif unit and exposure is not None and exposure > 0:
+            found[f"{key} and EXPTIME"] = value + 2.5 * math.log10(exposure)
+        else:
+            refused.append(f"{key} = {value:g} is of a count per second, and the pixels may be others")
+    return found, refused
+
+
+def _is_vega(header: fits.Header, key: str) -> bool:
+    """Whether a zero point is for magnitudes in the system of Vega."""
+    words = [header.comments[key], *(header.get(name, "") for name in ("MAGSYS", "PHOTSYS", "ZPSYS"))]
+    # MAGZPT is that of CASU (UKIDSS, VISTA), which is also of a count per second, if its error is there.
+    infrared = [str(header.get(name, "")).strip().upper() for name in ("TELESCOP", "ORIGIN")]
+    return (
+        "vega" in " ".join(map(str, words)).lower()
+        or (key == "MAGZPT" and "MAGZRR" in header)
+        or (key == "MAGZP" and not {"WISE", "2MASS"}.isdisjoint(infrared))
+    )
+
+
 def _janskys(unit: str, pixel_scale: float) -> float | None:
     """Jy of a unit, or of a pixel with that surface brightness; `None` for counts and the like."""
-    text = re.sub(r"(/ *|[ .*])pi?x(el)?(s)?((\^|\*\*)?-1)?$", "", unit.strip())
-    match = re.match(
-        r"([-+]?[\d.]+(?:e[-+]?\d+)?)? *(?:[x*] *)?(10 *(?:\^|\*\*) *\(?([-+]?\d+)\)?)?[ *.]*(.*)$",
-        text,
-        re.I,
-    )
-    if match is None:
-        return None
-    number, power, exponent, rest = match.groups()
-    if number == "10" and power is None and re.match(r"[-+]\d+ ", rest):
-        # As the FITS standard writes it: 10-6 Jy.
-        exponent, _, rest = rest.partition(" ")
-        number, power = None, "10"
-    try:
-        factor = float(number or 1.0) * (10.0 ** float(exponent) if power else 1.0)
-    except (ValueError, OverflowError):
-        return None
-    rest, _, area = re.sub(r"\s+", " ", rest).replace(" sr-1", "/sr").partition("/")
-    rest = rest.strip()
-    areas = {
-        "": 1.0,
-        "sr": _SQUARE_ARCSEC * pixel_scale**2,
-        "arcsec2": pixel_scale**2,
-        "arcsec^2": pixel_scale**2,
-        "arcsec**2": pixel_scale**2,
-    }
-    each = areas.get(area.strip().strip("()").lower())
-    if each is None or not 0.0 < factor < math.inf:
-        return None
-    match = re.fullmatch(r"(nano|micro|milli|mega|[nu\u00b5\u03bcmkM]|)(jy|jansk(?:y|ys|ies))", rest, re.I)
+    text, factor = unit.strip(" '\"[]"), 1.0
+    for pattern, spelling in _SPELLINGS:
+        text = re.sub(pattern, spelling, text, flags=re.IGNORECASE)
+    match = re.search(r"(?<![a-z])([numk]?)(jy|mgy)(?![a-z])", text, re.IGNORECASE)
     if match is not None:
-        prefix = match.group(1)
-        if rest.isupper() and prefix == "M" and area.strip().lower() != "sr":
-            # MJY in capitals may be either.
+        prefix, rest = match[1], text[match.end() :].lower()
+        if match[0] in ("MJY", "mjy") and (prefix == "M") != ("sr" in rest):
+            # In one case it may be either; surface brightnesses are in MJy, other fluxes in mJy.
             return None
-        prefix = prefix if prefix in _PREFIXES else prefix.lower()
-        return factor * _PREFIXES[prefix] * each
-    if re.fullmatch(r"(nano-?)magg(y|ies)|nmgy|nanomgy", rest, re.I):
-        return factor * 1e-9 * _MAGGY * each
-    if re.fullmatch(r"magg(y|ies)|mgy", rest, re.I):
-        return factor * _MAGGY * each
-    return None
+        is_maggy = match[2].lower() == "mgy"
+        prefix = prefix.lower() if is_maggy or prefix != "M" else prefix
+        text = f"{text[: match.start()].lower()}{prefix}Jy{rest}"
+        factor = _MAGGY if is_maggy else 1.0
+    areas = ((units.one, 1.0), (units.pix, 1.0), (units.sr, _SQUARE_ARCSEC * pixel_scale**2))
+    janskys = 0.0
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", units.UnitsWarning)
+            for area, size in areas:
+                of_area = units.Unit(text) * area
+                if of_area.is_equivalent(units.Jy):
+                    janskys = factor * size * float(of_area.to(units.Jy))
+    except (units.UnitsError, ValueError, TypeError, ArithmeticError):
+        return None
+    return janskys if 0.0 < janskys < math.inf else None
+
+
+def header_saturation(header: fits.Header) -> float | None:
+    """Find the count at and above which pixels are saturated."""
+    levels = [number_of(header, key) for key in ("SATURATE", "SATLEVEL", "SATUR")]
+    return next((level for level in levels if level is not None and level > 0), None)
 
 
 def header_fwhm(header: fits.Header, pixel_scale: float) -> tuple[float, str] | None:
@@ -203,7 +227,7 @@ def header_fwhm(header: fits.Header, pixel_scale: float) -> tuple[float, str] | 
         if value is None:
             continue
         comment = header.comments[key].lower()
-        pixels = "pix" in comment or (key == "FWHM" and "arcsec" not in comment)
+        pixels = "arcsec" not in comment and ("pix" in comment or key == "FWHM")
         fwhm = value * (pixel_scale if pixels else 1.0)
         if 0.8 <= fwhm / pixel_scale <= 40.0:
             return fwhm, key
@@ -216,18 +240,14 @@ def mask_patterns(header: fits.Header, name: str) -> tuple[dict[str, int], str]:
     ``header`` is that of the mask with what the primary one says, ``name`` that
     of its extension. Bits that only inform are in no plane.
     """
-    planes = {
-        key[3:]: int(value)
-        for key, value in header.items()
-        if key.startswith("MP_") and isinstance(value, int) and 0 <= value < 63
-    }
-    if planes:
+    named = _named_bits(header)
+    if named:
         result: dict[str, int] = {}
-        for plane, bit in planes.items():
-            if plane in _LSST_PLANES:
-                wanted = _LSST_PLANES[plane]
-                result[wanted] = result.get(wanted, 0) | 1 << bit
-        return result, "MP_ cards"
+        for words, pattern in named:
+            for plane, expression in _PLANE_WORDS.items():
+                if re.search(expression, words.upper()):
+                    result[plane] = result.get(plane, 0) | pattern
+        return result, "the names of bits in its header"
     telescope = str(header.get("TELESCOP", "")).strip().upper()
     if name == "MSK" or str(header.get("SURVEY", "")).strip().upper() == "DES":
         telescope = "DES"
@@ -237,5 +257,19 @@ def mask_patterns(header: fits.Header, name: str) -> tuple[dict[str, int], str]:
     pattern = header.get("QUALMASK")
     if isinstance(pattern, int) and not isinstance(pattern, bool) and pattern > 0:
         return {"BAD": pattern}, "QUALMASK"
-    # All bits but the sign.
-    return {"BAD": (1 << 63) - 1}, "every value but 0"
+    return {"BAD": -1}, "every value but 0"
+
+
+def _named_bits(header: fits.Header) -> list[tuple[str, int]]:
+    """Names of bits of a mask and their patterns: cards of LSST, Pan-STARRS (MSKNAM, MSKVAL) or ZTF (BIT)."""
+    result = []
+    for key, value in header.items():
+        if not isinstance(value, int) or not 0 <= value < 1 << 63:
+            continue
+        if re.fullmatch(r"MSKVAL\d\d", key):
+            result.append((str(header.get(f"MSKNAM{key[-2:]}", "")), value))
+        elif value < 63 and key.startswith("MP_"):
+            result.append((key[3:], 1 << value))
+        elif value < 63 and re.fullmatch(r"BIT\d\d", key):
+            result.append((header.comments[key], 1 << value))
+    return [(words, pattern) for words, pattern in result if words]

@@ -12,6 +12,7 @@ from __future__ import annotations
 __all__ = ["FitsField", "FitsOptions", "read_field"]
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -22,14 +23,15 @@ import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
 from astropy.wcs import WCS
+from scipy import ndimage
 
 from ..images.sky import blur, estimate_sky, find_fill, find_plateau
 from ..images.stars import StarPsf, gaussian_image, measure_psfs
 from ..images.units import AB_ZERO_POINT
 from .fits_files import BandFiles, FitsContent, FitsImageError, read_fits
-from .fits_header import header_fwhm, mask_patterns, number_of, zero_point
-from .fits_resample import PixelMap
-from .fits_wcs import RESAMPLE_ADVICE, grid_offsets, made_up_wcs, pixel_scale_of, read_wcs
+from .fits_header import header_fwhm, header_saturation, mask_patterns, zero_point
+from .fits_resample import resample_band
+from .fits_wcs import RESAMPLE_ADVICE, common_wcs, pixel_scale_of
 
 FloatArray = npt.NDArray[np.floating[Any]]
 BoolArray = npt.NDArray[np.bool_]
@@ -40,6 +42,12 @@ _LEAST_VARIANCE_RATIO = 0.25
 _MOST_VARIANCE_RATIO = 30.0
 """So are those that are larger by more than this; the noise of stacked images is
 correlated, and the scatter of their pixels smaller than the noise of a source."""
+
+_LEAST_SHARE = {"weight": 0.1, "mask": 0.5}
+"""Share of the pixels that have data which weights, and masks of unknown meaning, must leave."""
+
+_COUNT_RANGE = (1e-15, 1e15)
+"""Noise (counts, nJy) whose square single precision holds well."""
 
 
 @dataclass(frozen=True)
@@ -245,13 +253,14 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
     shape = _common_shape(contents, options.resample and not exposures)
     if exposures:
         return FitsField({}, exposures, tuple(files), shape, None, notes=notes)
+    _note_same_pixels(plain, notes)
     options = _common_saturation(plain, options, notes)
-    wcs, own_wcs = _common_wcs(plain, shape, options, notes)
+    wcs, own_wcs = common_wcs(plain, shape, options, notes)
     bands = [
         _read_band(band, files[band], content, options, own_wcs.get(band, wcs))
         for band, content in plain.items()
     ]
-    bands = [_resample(entry, own_wcs.get(entry.band, wcs), wcs, shape) for entry in bands]
+    bands = [resample_band(entry, own_wcs.get(entry.band, wcs), wcs, shape) for entry in bands]
     measured = measure_psfs(
         [entry.pixels for entry in bands], [entry.good for entry in bands], [entry.sigma for entry in bands]
     )
@@ -261,16 +270,7 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
         entry.found.append(f"PSF {source}")
         notes.append(f"{entry.name}: {entry.band}, {'; '.join(entry.found)}.")
         notes += [f"{entry.name}: {text}" for text in dict.fromkeys(entry.notes)]
-        result.images[entry.band] = PlainImage(
-            np.where(entry.finite, entry.pixels, np.nan),
-            np.where(entry.finite, entry.variance, np.nan),
-            entry.planes,
-            10.0 ** (-0.4 * (entry.zero_point - AB_ZERO_POINT)),
-            entry.sigma,
-            fwhm,
-            psf,
-            calibrated=entry.calibrated,
-        )
+        result.images[entry.band] = _plain_image(entry, fwhm, psf)
     _note_missing_area(bands, notes)
     return result
 
@@ -303,7 +303,7 @@ def _common_saturation(
 ) -> FitsOptions:
     """Make the highest plateau of all images the saturation of each, where that is asked for."""
     if options.common_saturation and options.saturation is None:
-        unknown = [content for content in contents.values() if "SATURATE" not in content.header]
+        unknown = [content for content in contents.values() if header_saturation(content.header) is None]
         levels = [find_plateau(content.pixels) for content in unknown]
         highest = max((level for level in levels if level is not None), default=None)
         if highest is not None:
@@ -313,7 +313,7 @@ def _common_saturation(
 
 
 @dataclass
-class _Band:
+class BandImage:
     """An image while it is read."""
 
     band: str
@@ -332,73 +332,9 @@ class _Band:
     notes: list[str]
 
 
-def _common_wcs(
-    contents: Mapping[str, FitsContent], shape: tuple[int, int], options: FitsOptions, notes: list[str]
-) -> tuple[WCS, dict[str, WCS]]:
-    """World coordinates of the grid of all images, and those of bands that have some; else they are made up.
-
-    Bands that are to be resampled have others than the grid.
-    """
-    known, without = {}, []
-    for band, content in contents.items():
-        wcs, note = read_wcs(content.header, content.path.name, content.pixels.shape, options.pixel_scale)
-        if note:
-            notes.append(f"{content.path.name}: {note}")
-        if wcs is None:
-            without.append(band)
-        else:
-            known[band] = wcs
-    names = ", ".join(dict.fromkeys(contents[band].path.name for band in without))
-    if not known:
-        scale = options.pixel_scale if options.pixel_scale is not None else 0.2
-        ra, dec = options.sky_center
-        used = f"made up are RA {ra:g}, Dec {dec:g} at the centre and {scale:g} arcsec per pixel"
-        wcs = made_up_wcs(shape, (ra, dec), scale)
-    else:
-        first = next(iter(known))
-        wcs, used = known[first], f"those of {first} are used"
-    if without:
-        notes.append(f"{names}: no world coordinates in the header; {used}.")
-    sides = {band: content.pixels.shape for band, content in contents.items()}
-    if options.resample and (without or not known) and len(set(sides.values())) > 1:
-        raise FitsImageError(f"{names} cannot be resampled without world coordinates; give images that have.")
-    same = {band: other for band, other in known.items() if sides[band] == shape}
-    off = grid_offsets(same, shape) if len(same) > 1 else {}
-    if off and not options.resample:
-        listed = ", ".join(f"{band} is up to {distance:.4g} pixels off" for band, distance in off.items())
-        raise FitsImageError(
-            f"The world coordinates disagree: compared with {first}, {listed}; {RESAMPLE_ADVICE}."
-        )
-    return wcs, {band: other if band in off or band not in same else wcs for band, other in known.items()}
-
-
-def _resample(entry: _Band, own: WCS, wcs: WCS, shape: tuple[int, int]) -> _Band:
-    """Bring a band from world coordinates of its own to a grid, where they are others."""
-    if own is wcs:
-        return entry
-    try:
-        pixels = PixelMap(wcs, shape, own, (entry.pixels.shape[0], entry.pixels.shape[1]))
-        image, finite = pixels.flux(entry.pixels, entry.finite)
-        if not finite.any():
-            raise ValueError("no pixel is common")
-    except ValueError as error:
-        raise FitsImageError(f"{entry.name} shows no part of the first band's sky: {error}.") from error
-    entry.notes.append(
-        f"resampled to the grid of the first band ({pixels.area:.3g} of its pixels a pixel), which makes "
-        "the noise of neighbours correlated."
-    )
-    return dataclasses.replace(
-        entry,
-        pixels=image,
-        finite=finite,
-        good=pixels.flags(entry.good) & finite,
-        variance=pixels.variance(entry.variance, entry.finite),
-        planes={plane: pixels.flags(values) for plane, values in entry.planes.items()},
-        sigma=entry.sigma * math.sqrt(pixels.area),
-    )
-
-
-def _read_band(band: str, files: BandFiles, content: FitsContent, options: FitsOptions, wcs: WCS) -> _Band:
+def _read_band(
+    band: str, files: BandFiles, content: FitsContent, options: FitsOptions, wcs: WCS
+) -> BandImage:
     """Calibrate one image."""
     name, scale = content.path.name, pixel_scale_of(wcs, content.pixels.shape)
     notes = list(content.notes)
@@ -414,23 +350,34 @@ def _read_band(band: str, files: BandFiles, content: FitsContent, options: FitsO
             f"{name} has no pixel with a finite value that is no fill value; give an image of the sky."
         )
     if variance is not None:
-        if not (finite & (variance > 0.0)).any():
+        weighted = finite & (variance > 0.0)
+        if not weighted.any():
             variance, source = None, f"{source} has no value above 0 where the image has data"
         else:
-            finite &= variance > 0.0
+            _check_share("weight", weighted, finite, f"{name}: {source} is above 0", "0 is for no data")
+            finite = weighted
     if variance is None and source:
         notes.append(f"{source}.")
     level = _saturation_level(content, options.for_band("saturation", band), notes.append)
     saturated = finite & (content.pixels >= level) if level is not None else np.zeros(finite.shape, bool)
     planes = {"SAT": saturated}
-    for plane, selected in _mask_planes(content, files, options, found, notes).items():
+    flagged, guessed = _mask_planes(content, files, options, found, notes)
+    for plane, selected in flagged.items():
         planes[plane] = planes.get(plane, np.zeros(finite.shape, bool)) | selected
     good = finite & ~np.logical_or.reduce(list(planes.values()))
+    if guessed:
+        advice = "give a mask of good pixels as the weight; --mask-bits (mask_bits) says what bits mean"
+        _check_share("mask", finite & ~planes["BAD"], finite, f"{name}: {guessed} is 0", advice)
     if np.count_nonzero(good) < 0.1 * np.count_nonzero(finite):
         notes.append("its mask leaves less than a tenth of the pixels; noise and PSF are measured on all.")
         good = finite & ~saturated if (finite & ~saturated).any() else finite
     noise = options.for_band("noise", band)
     pixels, sigma, sources = _subtract_sky(content.pixels, good, options, noise, notes.append)
+    if guessed and _lies_on_sources(planes["BAD"], np.where(finite & ~saturated, pixels, 0.0), sigma):
+        raise FitsImageError(
+            f"{name}: the pixels that are not 0 in {guessed} are those of the sources, as in a map of "
+            "detections; --mask-bits (mask_bits) says which bits mean that a pixel is bad."
+        )
     if variance is None:
         gain = options.for_band("gain", band)
         variance = np.full(finite.shape, sigma**2)
@@ -449,7 +396,7 @@ def _read_band(band: str, files: BandFiles, content: FitsContent, options: FitsO
             f"{source}: one count is taken for one nJy, and magnitudes are wrong; --zeropoint sets it."
         )
     found.append("zero point not known" if magnitude is None else f"zero point {magnitude:.2f} ({source})")
-    return _Band(
+    return BandImage(
         band,
         name,
         content.header,
@@ -469,11 +416,11 @@ def _read_band(band: str, files: BandFiles, content: FitsContent, options: FitsO
 
 def _mask_planes(
     content: FitsContent, files: BandFiles, options: FitsOptions, found: list[str], notes: list[str]
-) -> dict[str, BoolArray]:
-    """Pixels (y, x) by mask plane, of the mask image if there is one."""
+) -> tuple[dict[str, BoolArray], str]:
+    """Pixels (y, x) by mask plane, of the mask image if there is one, and its name if they are a guess."""
     flags, header, name = content.flags(files)
     if not name:
-        return {}
+        return {}, ""
     if options.mask_bits is not None:
         patterns, source = dict(options.mask_bits), "given"
     else:
@@ -481,15 +428,31 @@ def _mask_planes(
     planes = {plane: flags & pattern != 0 for plane, pattern in patterns.items()}
     counts = ", ".join(f"{plane} {selected.mean():.1%}" for plane, selected in planes.items())
     found.append(f"mask {name} by {source} ({counts})")
-    if source.startswith("every") and planes["BAD"].mean() > 0.05:
+    guessed = name if source.startswith("every") else ""
+    if guessed and planes["BAD"].mean() > 0.05:
         notes.append(
             f"{planes['BAD'].mean():.0%} of the pixels of {name} are not 0 and BAD; --mask-bits sets it."
         )
-    return planes
+    return planes, guessed
+
+
+def _check_share(kind: str, left: BoolArray, pixels: BoolArray, found: str, advice: str) -> None:
+    """Refuse what leaves too little of the pixels of an image, as what is inverted does."""
+    share = np.count_nonzero(left) / np.count_nonzero(pixels)
+    if share < _LEAST_SHARE[kind]:
+        raise FitsImageError(f"{found} in {share:.1%} of the pixels that have data; {advice}.")
+
+
+def _lies_on_sources(flagged: BoolArray, pixels: FloatArray, sigma: float) -> bool:
+    """Whether nearly all sources of a sky-subtracted image (y, x), and not the sky, are flagged."""
+    smooth = blur(pixels, 1.5)
+    labels, number = ndimage.label(smooth > 3.0 * sigma)
+    peaks = ndimage.maximum_position(smooth, labels, range(1, number + 1))
+    return number >= 10 and np.mean([flagged[peak] for peak in peaks]) > 0.9 and flagged.mean() < 0.5
 
 
 def _psf_of(
-    entry: _Band, stars: StarPsf | None, options: FitsOptions, scale: float
+    entry: BandImage, stars: StarPsf | None, options: FitsOptions, scale: float
 ) -> tuple[float, FloatArray | None, str]:
     """FWHM (arcsec) and image of the PSF, and words on them."""
     fwhm, source = options.for_band("psf_fwhm", entry.band), "given"
@@ -506,7 +469,36 @@ def _psf_of(
     return fwhm, gaussian_image(fwhm / scale), f"{fwhm:.2f} arcsec ({source})"
 
 
-def _note_missing_area(bands: list[_Band], notes: list[str]) -> None:
+def _plain_image(entry: BandImage, fwhm: float, psf: FloatArray | None) -> PlainImage:
+    """Make an image of what was read; counts whose squares are too small or large become nJy."""
+    scale = 10.0 ** (-0.4 * (entry.zero_point - AB_ZERO_POINT))
+    least, most = _COUNT_RANGE
+    if not least < entry.sigma * scale < most:
+        raise FitsImageError(
+            f"{entry.name}: the noise of {entry.sigma:.3g} counts is {entry.sigma * scale:.3g} nJy by a zero "
+            f"point of {entry.zero_point:.4g}; give the right one with --zeropoint (zero_points)."
+        )
+    factor = 1.0 if least < entry.sigma < most else scale
+    return PlainImage(
+        np.where(entry.finite, entry.pixels * factor, np.nan),
+        np.where(entry.finite, entry.variance * factor**2, np.nan),
+        entry.planes,
+        scale / factor,
+        entry.sigma * factor,
+        fwhm,
+        psf,
+        calibrated=entry.calibrated,
+    )
+
+
+def _note_same_pixels(contents: Mapping[str, FitsContent], notes: list[str]) -> None:
+    """Say which bands have the same image."""
+    for (band, one), (other, two) in itertools.combinations(contents.items(), 2):
+        if np.array_equal(one.pixels, two.pixels, equal_nan=True):
+            notes.append(f"{two.path.name}: {other} has the pixels of {band}; their colours mean nothing.")
+
+
+def _note_missing_area(bands: list[BandImage], notes: list[str]) -> None:
     """Say how much of the area some bands lack."""
     usable = [entry.finite for entry in bands]
     covered = np.logical_or.reduce(usable)
@@ -533,9 +525,12 @@ def _saturation_level(content: FitsContent, given: float | None, note: Callable[
     """Count at which pixels are saturated, if any is known."""
     if given is not None:
         return given
-    level = number_of(content.header, "SATURATE")
-    if level is not None and level > 0:
-        return level
+    level = header_saturation(content.header)
+    if level is not None:
+        above = np.mean(content.pixels[np.isfinite(content.pixels)] >= level)
+        if above < 0.05:
+            return level
+        note(f"{above:.0%} of the pixels are above the header's saturation of {level:g}: it is not believed.")
     level = find_plateau(content.pixels)
     if level is not None:
         note(f"many pixels have {level:g} counts exactly and are taken for saturated.")
@@ -567,6 +562,11 @@ def _subtract_sky(
     elif not sigma > 0.0:
         sigma = max(1e-3 * scatter, 1e-6 * max(abs(level), 1.0))
         note(f"no noise is found in the sky; {sigma:.3g} counts are put; --noise sets them.")
+    elif estimate.correlation > 0.85:
+        note(
+            f"what is taken for noise is smooth (correlation {estimate.correlation:.2f}), as light or an "
+            "uneven sky is; noise and depth may be wrong: --noise and --sky-mesh set them."
+        )
     elif estimate.correlation > 0.2:
         note(
             f"the noise of neighbouring pixels is correlated ({estimate.correlation:.2f}), "
@@ -592,7 +592,7 @@ def _check_variance(
                 "relative and scaled to the noise in the sky."
             )
         return variance / ratio, f"{source}, scaled to the sky"
-    if ratio > 5.0:
+    if not 0.5 < ratio < 5.0:
         note(
             f"the variance of {source} is {ratio:.2g} times the one found in the sky; --rescale makes them "
             "agree."

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import math
 import os
@@ -13,7 +14,7 @@ import re
 from pathlib import Path
 from typing import BinaryIO
 
-_Stream = BinaryIO | gzip.GzipFile
+_Stream = BinaryIO | gzip.GzipFile | bz2.BZ2File
 
 _BLOCK, _CARD = 2880, 80
 
@@ -39,7 +40,7 @@ def check_layout(path: Path, most_hdus: int = _MOST_HDUS) -> None:
     Parameters
     ----------
     path : `pathlib.Path`
-        The file, which may be compressed as a whole (gzip).
+        The file, which may be compressed as a whole (gzip, bzip2).
     most_hdus : `int`, optional
         HDUs that it may have.
 
@@ -54,12 +55,12 @@ def check_layout(path: Path, most_hdus: int = _MOST_HDUS) -> None:
     size = os.path.getsize(path)
     limit = max(_ALWAYS_READ, _LARGEST_RATIO * size)
     with path.open("rb") as stream:
-        if stream.read(2) != b"\x1f\x8b":
-            stream.seek(0)
+        start = stream.read(2)
+        stream.seek(0)
+        if start not in (b"\x1f\x8b", b"BZ"):
             _check_hdus(stream, size, limit, most_hdus)
             return
-        stream.seek(0)
-        with gzip.open(stream) as unpacked:
+        with bz2.open(stream) if start == b"BZ" else gzip.open(stream) as unpacked:
             _check_hdus(unpacked, _unpacked_size(unpacked, limit), limit, most_hdus)
 
 

@@ -6,9 +6,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,11 @@ from astropy.wcs import WCS
 from scipy.interpolate import RectBivariateSpline
 from scipy.ndimage import map_coordinates, spline_filter
 
+from .fits_files import FitsImageError
 from .fits_wcs import pixel_scale_of
+
+if TYPE_CHECKING:
+    from .fits_images import BandImage
 
 FloatArray = npt.NDArray[np.floating[Any]]
 BoolArray = npt.NDArray[np.bool_]
@@ -112,3 +117,29 @@ def _positions(wcs: WCS, sky: SkyCoord, shape: tuple[int, int]) -> tuple[FloatAr
     if not (np.isfinite(x) & np.isfinite(y)).all() or (wrong & inside).any():
         raise ValueError("world coordinates cannot be computed there")
     return x, y
+
+
+def resample_band(entry: BandImage, own: WCS, wcs: WCS, shape: tuple[int, int]) -> BandImage:
+    """Bring a band from world coordinates of its own to a grid, where they are others."""
+    if own is wcs:
+        return entry
+    try:
+        pixels = PixelMap(wcs, shape, own, (entry.pixels.shape[0], entry.pixels.shape[1]))
+        image, finite = pixels.flux(entry.pixels, entry.finite)
+        if not finite.any():
+            raise ValueError("no pixel is common")
+    except ValueError as error:
+        raise FitsImageError(f"{entry.name} shows no part of the first band's sky: {error}.") from error
+    entry.notes.append(
+        f"resampled to the grid of the first band ({pixels.area:.3g} of its pixels a pixel), which makes "
+        "the noise of neighbours correlated."
+    )
+    return dataclasses.replace(
+        entry,
+        pixels=image,
+        finite=finite,
+        good=pixels.flags(entry.good) & finite,
+        variance=pixels.variance(entry.variance, entry.finite),
+        planes={plane: pixels.flags(values) for plane, values in entry.planes.items()},
+        sigma=entry.sigma * math.sqrt(pixels.area),
+    )

@@ -10,17 +10,20 @@ import math
 import re
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
 from astropy.io.fits.card import Undefined
-from astropy.wcs import WCS
+from astropy.wcs import WCS, Sip
 
 from ..images.files import one_line
-from .fits_files import FitsImageError
+from .fits_files import FitsContent, FitsImageError
 from .fits_header import number_of
+
+if TYPE_CHECKING:
+    from .fits_images import FitsOptions
 
 _LARGEST_OFFSET = 0.1
 """Distance (px) of one position on the grids of two bands up to which they are one grid."""
@@ -33,6 +36,46 @@ _SCALE_RANGE = (1e-3, 60.0)
 
 _SCALE_KEYS = ("CD1_1", "CD1_2", "CD2_1", "CD2_2", "CDELT1", "CDELT2")
 _NUMBER_KEY = re.compile(r"(CRPIX|CRVAL|CDELT|CROTA)[12]|(CD|PC)[12]_[12]|PV[12]_\d+|LONPOLE|LATPOLE|EQUINOX")
+
+
+def common_wcs(
+    contents: Mapping[str, FitsContent], shape: tuple[int, int], options: FitsOptions, notes: list[str]
+) -> tuple[WCS, dict[str, WCS]]:
+    """World coordinates of the grid of all images, and those of bands that have some; else they are made up.
+
+    Bands that are to be resampled have others than the grid.
+    """
+    known, without = {}, []
+    for band, content in contents.items():
+        wcs, note = read_wcs(content.header, content.path.name, content.pixels.shape, options.pixel_scale)
+        if note:
+            notes.append(f"{content.path.name}: {note}")
+        if wcs is None:
+            without.append(band)
+        else:
+            known[band] = wcs
+    names = ", ".join(dict.fromkeys(contents[band].path.name for band in without))
+    if not known:
+        scale = options.pixel_scale if options.pixel_scale is not None else 0.2
+        ra, dec = options.sky_center
+        used = f"made up are RA {ra:g}, Dec {dec:g} at the centre and {scale:g} arcsec per pixel"
+        wcs = made_up_wcs(shape, (ra, dec), scale)
+    else:
+        first = next(iter(known))
+        wcs, used = known[first], f"those of {first} are used"
+    if without:
+        notes.append(f"{names}: no world coordinates in the header; {used}.")
+    sides = {band: content.pixels.shape for band, content in contents.items()}
+    if options.resample and (without or not known) and len(set(sides.values())) > 1:
+        raise FitsImageError(f"{names} cannot be resampled without world coordinates; give images that have.")
+    same = {band: other for band, other in known.items() if sides[band] == shape}
+    off = grid_offsets(same, shape) if len(same) > 1 else {}
+    if off and not options.resample:
+        listed = ", ".join(f"{band} is up to {distance:.4g} pixels off" for band, distance in off.items())
+        raise FitsImageError(
+            f"The world coordinates disagree: compared with {first}, {listed}; {RESAMPLE_ADVICE}."
+        )
+    return wcs, {band: other if band in off or band not in same else wcs for band, other in known.items()}
 
 
 def read_wcs(
@@ -48,7 +91,7 @@ def read_wcs(
         return None, ""
     header = header.copy()
     for key in ("CUNIT1", "CUNIT2"):
-        if str(header.get(key, "")).strip().lower() in ("degree", "degrees", "degs"):
+        if str(header.get(key, "")).strip().lower() in ("deg", "degs", "degree", "degrees"):
             header[key] = "deg"
     advice = "; correct it, or give --pixel-scale (pixel_scale) to go on without world coordinates"
     try:
@@ -142,3 +185,27 @@ def tangent_plane(
     offsets = [sky[0].spherical_offsets_to(sky[k]) for k in (1, 2)]
     matrix = np.array([[o[0].deg for o in offsets], [o[1].deg for o in offsets]]) / step
     return (float(sky[0].ra.deg), float(sky[0].dec.deg)), matrix
+
+
+def fit_sip(wcs: WCS, shape: tuple[int, int], order: int = 5) -> WCS:
+    """Fit a tangent plane that touches an image of a shape (y, x) at its centre, with SIP distortions."""
+    center, matrix = tangent_plane(wcs, shape)
+    plane = made_up_wcs(shape, center, 1.0)
+    plane.wcs.ctype, plane.wcs.cd = ["RA---TAN-SIP", "DEC--TAN-SIP"], matrix
+    middle, size = plane.wcs.crpix - 1.0, 0.5 * max(*shape, 100)
+    u, v = (axis.ravel() for axis in np.meshgrid(*(np.linspace(-1.0, 1.0, 15),) * 2))
+    u, v = u * max(shape[1], 100) / (2.0 * size), v * max(shape[0], 100) / (2.0 * size)
+    sky = wcs.pixel_to_world(middle[0] + size * u, middle[1] + size * v).icrs
+    flat = (np.stack(plane.world_to_pixel(sky), axis=1) - middle) / size
+    powers = [(p, total - p) for total in range(1, order + 1) for p in range(total + 1)]
+    terms = np.stack([u**p * v**q for p, q in powers], axis=1)
+    known = np.isfinite(flat).all(axis=1)
+    found = np.linalg.lstsq(terms[known], flat[known])[0]
+    # The linear part, of v and u, belongs to the matrix; distortions come before it.
+    linear = found[1::-1].T
+    plane.wcs.cd = matrix @ linear
+    distortions = np.zeros((2, order + 1, order + 1))
+    for (p, q), pair in zip(powers[2:], np.linalg.solve(linear, found[2:].T).T):
+        distortions[:, p, q] = pair * size ** (1 - p - q)
+    plane.sip = Sip(*distortions, None, None, plane.wcs.crpix)
+    return plane
