@@ -259,6 +259,20 @@ def test_what_cannot_be_fitted_stays_finite() -> None:
     assert fit.dof[2] == 0 and (fit.flux_errors[2] > 1e12).all()
 
 
+@pytest.mark.parametrize("light", ["sky", "line", "hole"])
+def test_what_is_no_source_has_not_converged(light: str) -> None:
+    """A pedestal of the sky is larger than the window, a row of pixels thinner than any galaxy."""
+    images = np.random.default_rng(3).normal(size=(3, 61, 61)).astype(np.float32)
+    images += {"sky": 6.0, "line": 200.0 * (np.arange(61) == 30)[:, None], "hole": -500.0 * STAMP}[light]
+    sources = FitSources(
+        np.array([[30.0, 30.0]]), np.zeros(1, bool), np.array([2.5]), np.array([14]), np.zeros(1, int)
+    )
+    fit = fit_profiles(images, np.ones_like(images), sources, lambda y, x: MIXTURES, 0.2)
+    assert not fit.converged[0]
+    assert np.exp(fit.parameters[0, 2]) < 14.0 + 1e-6 and np.isfinite(fit.flux).all()
+    assert (np.abs(fit.flux) < 4.0 * np.abs(images.sum(axis=(1, 2)))).all()
+
+
 def test_devices_agree() -> None:
     """The same code on a GPU, where there is one."""
     if not torch.cuda.is_available():

@@ -391,7 +391,8 @@ def _draw_blends(
 
 
 def _brightest(objects: Table, bands: Sequence[str]) -> list[str]:
-    """Ten lines of the object table."""
+    """Ten lines of the object table, of fits that converged."""
+    objects = objects[~np.asarray(objects["flag_notConverged"])]
     order = np.argsort(np.asarray(objects[f"{_shown_bands(bands)[1]}_sersicMag"]), kind="stable")[:10]
     formats = {"objectId": "d", "coord_ra": ".5f", "coord_dec": "+.5f", "class": "s", "pStar": ".2f"}
     formats |= {f"{band}_sersicMag": ".2f" for band in bands} | {"sersic_reff_major": ".2f"}

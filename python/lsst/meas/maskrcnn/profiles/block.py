@@ -36,6 +36,8 @@ _LARGEST_STEP = np.array([1.0, 1.0, 0.7, 0.7, 0.7, 0.5])
 _LARGEST_DAMPING = 1e6
 _FARTHEST = 2.5
 """How far the centre may be from the peak (px)."""
+_LARGEST_SHEAR = 3.0
+"""Of each component of the conformal shear: an axis ratio of 20."""
 
 # Standard deviations of the priors. Centre: around the peak that was given (px). ln of the half-light
 # radius: galaxies of 22 < H < 26 in deep HST fields (CANDELS, van der Wel et al. 2012) have a median of
@@ -130,6 +132,9 @@ class Block:
         # Lowest and highest parameters, (2, source, 6).
         self.limits = np.stack([np.full(prior.shape, -np.inf), np.full(prior.shape, np.inf)])
         self.limits[:, :, :2] = prior[:, :2] + _FARTHEST * np.array([-1.0, 1.0])[:, None, None]
+        # Light beyond the window is not seen.
+        self.limits[1, :, 2] = np.log(halves)
+        self.limits[:, :, 3:5] = _LARGEST_SHEAR * np.array([-1.0, 1.0])[:, None, None]
         self.limits[:, :, 5] = np.array(LOG_INDEX_RANGE)[:, None]
         sides = 2 * self.halves + 1
         corner = self.origins.min(axis=0)
@@ -458,7 +463,10 @@ class Block:
             self._draw(state, windows, rows)
             self._subtract(windows, at, state.flux[windows.members])
         result.parameters[members], result.flux[members] = state.parameters, state.flux
-        result.converged[members] = self.converged[self.groups]
+        # A size or an axis ratio that has run away fits something else than the source.
+        shape, lowest, highest = state.parameters[:, 2:5], *self.limits[:, :, 2:5]
+        within = ((shape > lowest + 1e-6) & (shape < highest - 1e-6)).all(axis=1)
+        result.converged[members] = self.converged[self.groups] & (self.is_star | within)
         result.n_iter[members] += self.steps[self.groups]
         for bucket in self.buckets if errors else ():
             fisher = self._fisher(state, bucket)
@@ -499,6 +507,7 @@ def _solve_within(
         diagonal[fixed] = 1.0
         aim[fixed] = values[fixed]
         found[again] = np.linalg.solve(part, aim[..., None]).reshape(len(again), size, width)
+        found[..., :N_SHAPE] = np.clip(parameters + found[..., :N_SHAPE], *limits) - parameters
     return found
 
 
