@@ -39,7 +39,7 @@ PATCH_SIDE = 3400
 CELL = 850
 """Side of a simulated scene (px)."""
 
-ENGINE = ("normalize", "forward", "suppression", "masks", "seams", "merge", "profiles", "shares")
+ENGINE = ("forward", "merge", "masks", "profiles", "shares")
 """Parts of the engine, by their names in the metadata of the task."""
 
 
