@@ -51,7 +51,9 @@ def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
     backend = "nccl" if chosen.type == "cuda" else "gloo"
     nodes = total // per_node
     strategy = DDPStrategy(process_group_backend=backend, timeout=_TIMEOUT)
-    return Fabric(chosen.type, strategy, devices=per_node, num_nodes=nodes, precision=plan)
+    return Fabric(
+        accelerator=chosen.type, strategy=strategy, devices=per_node, num_nodes=nodes, precision=plan
+    )
 
 
 def on_first_process(function: Callable[[], T], device: str = "auto") -> T:
