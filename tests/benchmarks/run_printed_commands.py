@@ -30,7 +30,7 @@ FIRST = ("README.md", "user-guide.rst", "evaluation.rst", "training.rst")
 OWN = re.compile(
     r"\.\.\.|\$\{|pip install|runtests|^-c |run\.log|^source |\b(HSC/runs|survey/|COLLECTION|DATA|FOLDER"
     r"|BEFORE/|trainingset|field_1|fields\.csv|a_g\.fits|img_g\.fits|cutout\.fits|g\.fits|my_model|parsl-local|nproc"
-    r"|u/me/deblended|cuda|CALIBRATED|TRACT|conda|setup\.sh|/scratch/|u/me/injected|pipeline\.yaml)"
+    r"|u/me/deblended|cuda|CALIBRATED|TRACT|conda|setup\.sh|/scratch/|u/me/injected|imported/mine|pipeline\.yaml)"
 )
 
 
