@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from lsst.meas.maskrcnn.cli.main import main as maskrcnn
-from lsst.meas.maskrcnn.deblend.any_band import _in_brighter_sources
+from lsst.meas.maskrcnn.deblend.any_band import _doubtful_sources
 from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
 from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.images.normalize import BandNoiseSettings, LuptonSettings
@@ -327,8 +327,8 @@ def test_flanks_of_bright_sources_are_no_sources():
     image = 3000.0 * star(40.0, 40.0, 81) + 100.0 * star(40.0, 33.5, 81) + 30.0 * star(10.0, 10.0, 81)
     # The star, its neighbour, a piece of its flank, a source far away.
     positions = [(40.0, 40.0), (40.0, 33.5), (34.0, 41.0), (10.0, 10.0)]
-    assert parts_of_brighter(image, positions, [5, 3, 3, 3]) == [False, False, True, False]
-    assert parts_of_brighter(image, [], []) == []
+    assert doubtful(image, positions, [5, 3, 3, 3]) == [False, False, True, False]
+    assert doubtful(image, [], []) == []
 
 
 def test_ends_of_long_galaxies_are_no_sources():
@@ -337,13 +337,20 @@ def test_ends_of_long_galaxies_are_no_sources():
     image += 30.0 * star(40.0, 52.0, 81)
     # The galaxy, one of its ends, a source on the other end.
     positions = [(40.0, 40.0), (40.0, 32.0), (40.0, 52.0)]
-    assert parts_of_brighter(image, positions, [15, 4, 3]) == [False, True, False]
+    assert doubtful(image, positions, [15, 4, 3]) == [False, True, False]
 
 
-def parts_of_brighter(
-    image: np.ndarray, positions: list[tuple[float, float]], radii: list[int]
-) -> list[bool]:
-    """Which of some square detections are parts of brighter ones, in an image of one band."""
+def test_large_galaxies_are_found_once():
+    rows, columns = np.mgrid[:81, :81]
+    image = 40.0 * np.exp(-np.hypot(rows - 40.0, columns - 40.0) / 8.0) + 20.0 * star(44.0, 44.0, 81)
+    # Two masks that share 0.85 of their pixels, and two of a small close pair.
+    assert doubtful(image, [(40.0, 40.0), (41.0, 41.0)], [12, 12]) == [False, True]
+    image = 40.0 * star(40.0, 40.0, 81) + 40.0 * star(40.0, 43.0, 81)
+    assert doubtful(image, [(40.0, 41.0), (40.0, 42.0)], [5, 5]) == [False, False]
+
+
+def doubtful(image: np.ndarray, positions: list[tuple[float, float]], radii: list[int]) -> list[bool]:
+    """Which of some square detections are doubtful, in an image of one band."""
     count = len(positions)
     origins = np.array(positions, np.int32).reshape(-1, 2) - np.array(radii, np.int32)[:, None]
     masks = [np.ones((2 * radius + 1,) * 2, bool) for radius in radii]
@@ -357,7 +364,7 @@ def parts_of_brighter(
     )
     settings = np.array([[4.0], [1.0], [620.0], [1.2]], np.float32)
     bands = BandImage(image[None].astype(np.float32), np.ones((1, *image.shape), bool), *settings)
-    return _in_brighter_sources(found, bands).tolist()
+    return _doubtful_sources(found, bands).tolist()
 
 
 def test_wavelengths_are_those_of_surveys():

@@ -38,6 +38,10 @@ _BRIGHT, _FLANK, _FLANK_LEVEL, _INSIDE, _LEAST_EXCESS = 100.0, 3.0, 0.3, 0.8, (0
 0.3 of its peak. What is there, or has 0.8 of its mask in that of a brighter source, is a source
 if it is brighter than the other side by at least 0.25 of it on a flank, 0.15 in a mask."""
 
+_SAME_MASK, _LARGE_AREA = 0.7, 10.0
+"""Overlap (IoU) of the masks of one source that was found twice, and their least area in units of the
+square of the PSF's FWHM: masks of close pairs of small sources overlap as much."""
+
 _SOFT_FLOOR = 0.05 * 255.0
 """Smallest value of a pixel of a soft mask."""
 
@@ -107,7 +111,7 @@ def detect_any_band(
         p_blend=calibrate(found.p_blend, calibration, "p_blend"),
     )
     found = found.take(found.scores >= threshold)
-    found = found.take(~_in_brighter_sources(found, scaled))
+    found = found.take(~_doubtful_sources(found, scaled))
     if scale > 1:
         found = to_full_pixels(found, int(scale), image.shape)
     elif scale < 1:
@@ -122,8 +126,10 @@ def _raw(threshold: float, calibration: Calibration | None, kind: Literal["score
     return float(raw[enough[0]]) - 0.001 if len(enough) else 1.0
 
 
-def _in_brighter_sources(found: Detections, image: BandImage) -> npt.NDArray[np.bool_]:
-    """Mark what is a part of a brighter source: the light on the other side of that is as bright.
+def _doubtful_sources(found: Detections, image: BandImage) -> npt.NDArray[np.bool_]:
+    """Mark what is a part of a brighter source, or a large one found twice.
+
+    A part is where the light on the other side of the brighter source is as bright.
 
     A source of its own adds to one side alone. Parts are on the flank of a bright source, or in the mask
     of a brighter one, as spiral arms and the ends of edge-on galaxies are. On flanks, pairs of detections
@@ -152,6 +158,9 @@ def _in_brighter_sources(found: Detections, image: BandImage) -> npt.NDArray[np.
     alike[on_flank] &= tree.query(mirrored[on_flank])[0] > fwhm
     doubtful = np.zeros(len(found), bool)
     doubtful[part[alike]] = True
+    # Detections are sorted, the likeliest first.
+    twice = (pairs.iou > _SAME_MASK) & (area[pairs.second] > _LARGE_AREA * fwhm**2)
+    doubtful[pairs.second[twice & (pairs.second > pairs.first)]] = True
     return doubtful
 
 
