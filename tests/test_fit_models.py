@@ -157,14 +157,44 @@ def test_local_sky(stars: bool) -> None:
     assert (after.flux_errors > 0).all()
 
 
+def apart(places: np.ndarray) -> list[Parent]:
+    """A parent of 17 x 17 px for each source."""
+    corners = np.rint(places).astype(int) - 8
+    return [Parent(np.array([n]), y, x, np.ones((17, 17), bool)) for n, (y, x) in enumerate(corners.tolist())]
+
+
+@pytest.mark.parametrize("side", [300, 90])
+def test_sky_that_is_left_is_taken_off(side: int) -> None:
+    """If there is enough of it to tell its level."""
+    places = np.stack(np.mgrid[:2, :2], axis=-1).reshape(-1, 2) * (side - 50.0) + 25.0
+    arguments, _, sources = make(places, np.full(4, 400.0), (side, side), stars=False)
+    before = fit(arguments, apart(places), sources)
+    arguments["flux"] = arguments["flux"] + np.array([0.5, -0.25], np.float32)[:, None, None]
+    after = fit(arguments, apart(places), sources)
+    shift = np.median((after.flux - before.flux) / before.flux_errors, axis=0)
+    if side == 300:
+        np.testing.assert_allclose(shift, 0.0, atol=0.02)
+    else:
+        assert shift[0] > 1.0 and shift[1] < -0.5
+
+
+def test_light_of_a_large_galaxy_is_no_sky() -> None:
+    y, x = np.mgrid[:300, :300] - 150.0
+    profile = np.exp(-np.hypot(y, x) / 25.0)
+    image = np.random.default_rng(2).normal(size=(2, 300, 300)) + 40.0 * profile
+    arguments = {"flux": image.astype(np.float32), "variance": np.ones((2, 300, 300), np.float32)}
+    mask = (np.hypot(y, x) < 60.0)[90:211, 90:211]
+    galaxy = BlendSource(np.where(mask, np.uint8(255), np.uint8(0)), 90, 90, 150.0, 150.0, False)
+    found = fit(arguments, [Parent(np.array([0]), 90, 90, mask)], [galaxy])
+    np.testing.assert_allclose(found.flux[0], 40.0 * 2.0 * np.pi * 25.0**2, rtol=0.02)
+
+
 def test_correlated_noise_is_in_the_errors() -> None:
     """Errors are those of the scatter, whether the noise of pixels is independent or not."""
     rng = np.random.default_rng(9)
     places = np.stack(np.mgrid[:9, :9], axis=-1).reshape(-1, 2) * 40.0 + 25.0
     sources = make(places, np.full(81, 300.0), (370, 370))[2]
-    parents = []
-    for number, (y, x) in enumerate(places.astype(int).tolist()):
-        parents.append(Parent(np.array([number]), y - 8, x - 8, np.ones((17, 17), bool)))
+    parents = apart(places)
     for blur in (0.0, 0.8):
         noise = gaussian_filter(rng.normal(size=(2, 370, 370)), (0, blur, blur))
         image = noise / noise.std()

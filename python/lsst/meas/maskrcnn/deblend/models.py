@@ -18,6 +18,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from ..images.background import mesh_background
 from ..profiles.blend import BlendSource, trusted_peaks
 from ..profiles.fit import WINDOW_HALVES, fit_profiles
 from ..profiles.model import FitSources, ProfileFit
@@ -36,6 +37,13 @@ _FAINTEST = 0.5
 
 _DOUBTFUL = 0.1, 0.9
 """Probabilities of being a star between which a source is fitted as both."""
+
+_SKY_CELL, _SKY_DISTANCE, _LEAST_SKY = 256, 10.0, 10_000
+"""Side of the cells in which what is left of the sky is measured, how far their pixels are from all parents
+(px), and the least number of pixels."""
+
+_LARGE = 48
+"""Half side of the window (px) from which on a source has it to itself: no pixel there is taken for sky."""
 
 _UNKNOWN = 1e12
 """Error of a flux (nJy) from which on it is not known at all: no pixel tells it."""
@@ -88,7 +96,8 @@ def fit_models(
     for number, parent in enumerate(parents):
         near[parent.box] |= parent.pixels
         groups[parent.members] = number
-    near = distance_transform_edt(~near) <= MARGIN
+    distance = distance_transform_edt(~near)
+    near, sky = distance <= MARGIN, distance > _SKY_DISTANCE
     good = np.asarray(image.usable) & ~np.asarray(image.bad) & (variance > 0) & np.isfinite(variance)
     good &= np.isfinite(image.flux) & known[:, None, None]
     weight = np.where(good & near, 1.0 / np.where(good, variance, 1.0), 0.0).astype(np.float32)
@@ -104,9 +113,10 @@ def fit_models(
     first, rows = _merge(peaks, groups)
     chosen = FitSources(*(getattr(chosen, item.name)[first] for item in dataclasses.fields(chosen)))
     doubtful = None if doubtful is None else doubtful[first]
-    fit = fit_profiles(image.flux, weight, chosen, psfs, image.pixel_scale, doubtful, device, local_sky)
+    flux = _without_sky(image.flux, good & sky, chosen)
+    fit = fit_profiles(flux, weight, chosen, psfs, image.pixel_scale, doubtful, device, local_sky)
     fit.flux[~(fit.flux_errors < _UNKNOWN)] = np.nan
-    noise = np.where(good, image.flux, np.float32(0.0))
+    noise = np.where(good, flux, np.float32(0.0))
     for index in range(len(first)):
         fit.add_to(noise, index, sign=-1.0)
     noise /= np.sqrt(np.where(good, variance, 1.0))
@@ -116,6 +126,25 @@ def fit_models(
     on_edge = (peaks < 2.35 * sigma) | (peaks > np.array(image.shape) - 1 - 2.35 * sigma)
     fit.edge = np.asarray(on_edge.any(axis=1))
     return fit
+
+
+def _without_sky(
+    flux: npt.NDArray[np.float32], sky: npt.NDArray[np.bool_], sources: FitSources
+) -> npt.NDArray[np.float32]:
+    """Subtract what is left of the sky of each band, as the pixels (band, y, x) of the ``sky`` have it."""
+    large = sources.halves >= _LARGE
+    for (y, x), half in zip(
+        np.rint(sources.positions[large]).astype(int), sources.halves[large], strict=True
+    ):
+        sky[:, max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1] = False
+    result = flux.astype(np.float32)
+    for plane, use in zip(result, sky, strict=True):
+        if np.count_nonzero(use) >= _LEAST_SKY:
+            level = mesh_background(plane, use, _SKY_CELL, clip_sigma=3.0, iterations=10)
+            for start in range(0, len(plane), _SKY_CELL):
+                rows = slice(start, start + _SKY_CELL)
+                plane[rows] -= np.asarray(level.rows(plane.shape, rows), np.float32)
+    return result
 
 
 def _noise_factors(
