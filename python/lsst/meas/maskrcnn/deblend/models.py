@@ -43,7 +43,12 @@ _SKY_CELL, _SKY_DISTANCE, _LEAST_SKY = 256, 10.0, 10_000
 (px), and the least number of pixels."""
 
 _LARGE = 48
-"""Half side of the window (px) from which on a source has it to itself: no pixel there is taken for sky."""
+"""Half side of the window (px) from which on a source is fitted to all of it that is in no other parent; no
+pixel of one 1.5 times as large is taken for sky."""
+
+_MODEL_ERROR = 0.01
+"""Error of models and PSFs in units of the flux of a pixel. Without it, cores of S/N 1000 would decide about
+the wings: de Vaucouleurs profiles would come out 2 to 8 % too bright, as sums of Gaussians are no better."""
 
 _UNKNOWN = 1e12
 """Error of a flux (nJy) from which on it is not known at all: no pixel tells it."""
@@ -98,12 +103,18 @@ def fit_models(
         groups[parent.members] = number
     distance = distance_transform_edt(~near)
     near, sky = distance <= MARGIN, distance > _SKY_DISTANCE
-    good = np.asarray(image.usable) & ~np.asarray(image.bad) & (variance > 0) & np.isfinite(variance)
-    good &= np.isfinite(image.flux) & known[:, None, None]
-    weight = np.where(good & near, 1.0 / np.where(good, variance, 1.0), 0.0).astype(np.float32)
     psfs = _PsfMixtures(image, known)
     sigma = float(np.mean([_width(psf) for psf in psfs(*middle)]))
     chosen = _start(sources, groups, sigma, image)
+    near |= _large_windows(chosen, image.shape)
+    sky &= ~_large_windows(chosen, image.shape, 1.5)
+    good = np.asarray(image.usable) & ~np.asarray(image.bad) & (variance > 0) & np.isfinite(variance)
+    good &= np.isfinite(image.flux) & known[:, None, None]
+    flux = _without_sky(image.flux, good & sky)
+    weight = np.zeros(flux.shape, np.float32)
+    for band, plane in enumerate(flux):
+        use = good[band] & near
+        weight[band][use] = 1.0 / (variance[band][use] + (_MODEL_ERROR * np.maximum(plane[use], 0.0)) ** 2)
     peaks, doubtful = chosen.positions, None
     if p_star is not None:
         p = np.asarray(p_star, np.float64)
@@ -113,7 +124,6 @@ def fit_models(
     first, rows = _merge(peaks, groups)
     chosen = FitSources(*(getattr(chosen, item.name)[first] for item in dataclasses.fields(chosen)))
     doubtful = None if doubtful is None else doubtful[first]
-    flux = _without_sky(image.flux, good & sky, chosen)
     fit = fit_profiles(flux, weight, chosen, psfs, image.pixel_scale, doubtful, device, local_sky)
     fit.flux[~(fit.flux_errors < _UNKNOWN)] = np.nan
     noise = np.where(good, flux, np.float32(0.0))
@@ -128,15 +138,18 @@ def fit_models(
     return fit
 
 
-def _without_sky(
-    flux: npt.NDArray[np.float32], sky: npt.NDArray[np.bool_], sources: FitSources
-) -> npt.NDArray[np.float32]:
-    """Subtract what is left of the sky of each band, as the pixels (band, y, x) of the ``sky`` have it."""
+def _large_windows(sources: FitSources, shape: tuple[int, int], scale: float = 1.0) -> npt.NDArray[np.bool_]:
+    """Pixels in the windows of large sources, or ones so many times as large, (y, x)."""
+    result = np.zeros(shape, bool)
     large = sources.halves >= _LARGE
-    for (y, x), half in zip(
-        np.rint(sources.positions[large]).astype(int), sources.halves[large], strict=True
-    ):
-        sky[:, max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1] = False
+    places, halves = np.rint(sources.positions[large]).astype(int), scale * sources.halves[large]
+    for (y, x), half in zip(places, halves.astype(int), strict=True):
+        result[max(y - half, 0) : y + half + 1, max(x - half, 0) : x + half + 1] = True
+    return result
+
+
+def _without_sky(flux: npt.NDArray[np.float32], sky: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    """Subtract what is left of the sky of each band, as the pixels (band, y, x) of the ``sky`` have it."""
     result = flux.astype(np.float32)
     for plane, use in zip(result, sky, strict=True):
         if np.count_nonzero(use) >= _LEAST_SKY:
