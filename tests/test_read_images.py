@@ -114,7 +114,11 @@ def test_images_without_a_zero_point_are_not_calibrated(fits_files, tmp_path):
     fits.delval(fits_files["r"], "BUNIT")
     field = read_field({band: BandFiles(path) for band, path in fits_files.items()}, FitsOptions())
     exposures = field_to_exposures(field)
-    assert not read_images(fits_files).calibrated and not to_multiband_image(exposures).calibrated
+    image = read_images(fits_files)
+    assert not image.calibrated and not to_multiband_image(exposures).calibrated
+    for one in (image, to_multiband_image(exposures)):
+        assert one.bands == ("g", "r", "z") and one.has_zero_point.tolist() == [True, False, True]
+        assert one.select("rz").has_zero_point.tolist() == [False, True] and one.select("zg").calibrated
     exposures["r"].writeFits(str(tmp_path / "r.fits"))
     exposures["r"] = ExposureF.readFits(str(tmp_path / "r.fits"))
     assert not to_multiband_image(exposures).calibrated

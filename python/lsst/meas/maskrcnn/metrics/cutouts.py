@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -70,9 +71,11 @@ def add_models(
 
 
 def child_label(name: int, is_star: bool, flux: float, error: float, truth: float | None = None) -> str:
-    """Say what a child is: id, class, and flux (nJy) with its error beside the truth."""
-    text = f"{name}: {'star' if is_star else 'galaxy'}\n{flux:,.0f} ± {error:,.0f}"
-    return text if truth is None else f"{text}\ntrue {truth:,.0f}"
+    """Say what a child is: id, class, and flux with its error beside the truth."""
+    # Counts can be small numbers.
+    digits = max(0, -math.floor(math.log10(error))) if 0 < error < 1 else 0
+    text = f"{name}: {'star' if is_star else 'galaxy'}\n{flux:,.{digits}f} ± {error:,.{digits}f}"
+    return text if truth is None else f"{text}\ntrue {truth:,.{digits}f}"
 
 
 def blend_square(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[int, int, int]:
