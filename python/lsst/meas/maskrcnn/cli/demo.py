@@ -334,6 +334,9 @@ def _write_pictures(out: Path, field: Field, image: MultibandImage, catalog: Sou
     names = ", ".join(f"{band} {name}" for band, name in zip(shown, ("red", "green", "blue")))
     if len(image.bands) == 1:
         names = shown[0]
+    calibrated = set(shown).isdisjoint(_without_zero_point(image))
+    if not calibrated:
+        names += ", each in units of its noise"
     title = f"{_shorten(field.description)}: {len(catalog)} sources ({names})"
     _replace(
         out / "overlay.png",
@@ -348,6 +351,7 @@ def _write_pictures(out: Path, field: Field, image: MultibandImage, catalog: Sou
             wcs=wcs,
             pixel_scale=image.pixel_scale,
             title=title,
+            calibrated=calibrated,
         ),
     )
     comment = "sources found by meas_maskrcnn: stars yellow, galaxies blue"

@@ -97,8 +97,8 @@ def plot_models(
         )
         cutouts.append(add_models(cutout, sigma, stamps, labels))
     figure, _ = _make_figure(max(len(cutouts), 1))
-    calibrated = bool(np.asarray(sources.image.has_zero_point)[number])
-    _draw_blends(figure, cutouts, sources.image.bands[number], calibrated)
+    unit = "nJy" if np.asarray(sources.image.has_zero_point)[number] else "counts"
+    _draw_blends(figure, cutouts, sources.image.bands[number], unit)
     return figure
 
 
@@ -118,7 +118,8 @@ def plot_field(
     are so, and fluxes counts.
     """
     figure, right = _make_figure(max(len(cutouts), 3), beside=4.6)
-    _draw_blends(figure, cutouts, band, band not in instrumental)
+    unit = "counts" if band in instrumental else "nJy"
+    _draw_blends(figure, cutouts, band, unit, not set(magnitudes) & set(instrumental))
     upper, lower = figure.add_axes((*right[:2], right[2], right[3])), None
     if len(magnitudes) > 1:
         upper.set_position((right[0], right[1] + 0.57 * right[3], right[2], 0.43 * right[3]))
@@ -139,18 +140,21 @@ def _make_figure(rows: int, beside: float = 0.0) -> tuple[Figure, tuple[float, f
     return blank_figure(width, height, 130, layout=None), box
 
 
-def _draw_blends(figure: Figure, cutouts: Sequence[BlendCutout], band: str, calibrated: bool) -> None:
+def _draw_blends(
+    figure: Figure, cutouts: Sequence[BlendCutout], band: str, unit: str, calibrated: bool = True
+) -> None:
     rows = []
     for cutout in cutouts:
-        pictures: list[_Picture] = [("image", _rgb(cutout, cutout.image), (), ())]
+        pictures: list[_Picture] = [("image", _rgb(cutout, cutout.image, calibrated), (), ())]
         if cutout.model is not None:
-            pictures.append(("models", _rgb(cutout, cutout.model), (), ()))
+            pictures.append(("models", _rgb(cutout, cutout.model, calibrated), (), ()))
         if cutout.residual is not None:
             pictures.append(("residual", cutout.residual, (), ()))
-        pictures += [(label, _rgb(cutout, one), (), ()) for label, one in cutout.children[:MOST_CHILDREN]]
+        for label, one in cutout.children[:MOST_CHILDREN]:
+            pictures.append((label, _rgb(cutout, one, calibrated), (), ()))
         more = len(cutout.children) - MOST_CHILDREN
         rows.append((cutout.caption + (f"\n{more} fainter not shown" if more > 0 else ""), pictures))
-    unit, limit = "nJy" if calibrated else "counts", f"{MODEL_RESIDUAL_RANGE:g}"
+    limit = f"{MODEL_RESIDUAL_RANGE:g}"
     about = (
         f"Blends of the most sources. Numbers are ids, and total fluxes of the models in {band} ({unit}). "
         f"Residuals in {band} from \N{MINUS SIGN}{limit} (blue) to {limit} (red) times the noise."
@@ -223,10 +227,10 @@ def _read_png(picture: str) -> npt.NDArray[Any]:
     return np.asarray(pixels)[::-1]
 
 
-def _rgb(cutout: BlendCutout, pixels: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+def _rgb(cutout: BlendCutout, pixels: npt.NDArray[np.floating], calibrated: bool) -> npt.NDArray[np.uint8]:
     noise = cutout.noise
     if len(pixels) == 3:
-        return lupton_rgb(pixels, noise, sky=0.0)
+        return lupton_rgb(pixels, noise, sky=0.0, calibrated=calibrated)
     noise = None if noise is None else np.repeat(noise, 3)
     return lupton_rgb(np.repeat(pixels, 3, axis=0), noise, sky=0.0, balance=(1.0, 1.0, 1.0))
 
