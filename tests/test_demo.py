@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
+from matplotlib.axes import Axes
 from pyarrow import parquet
 
 from lsst.afw.detection import Footprint
@@ -201,10 +202,13 @@ def test_overlay_names_what_is_missing(tmp_path, monkeypatch):
     image = np.ones((3, 64, 80))
     image[0, :, 50:] = np.nan
     image[:, :20, :30] = np.nan
-    image[:, 40, 7] = np.nan
+    image[:, 40, 7] = image[:, 40, 70] = np.nan
     shown = []
     keep = overlay._mark_missing
     monkeypatch.setattr(overlay, "_mark_missing", lambda *given: shown.append(keep(*given)) or shown[-1])
+    lines = []
+    contour = Axes.contour
+    monkeypatch.setattr(Axes, "contour", lambda *given, **style: lines.append(contour(*given, **style)))
     none = np.zeros((0, 2), int), np.zeros(0, bool), []
     for number, plane in enumerate((image, image[:, 40:50, :50], np.full_like(image, np.nan))):
         save_overlay(tmp_path / f"{number}.png", plane, [], *none)
@@ -213,6 +217,9 @@ def test_overlay_names_what_is_missing(tmp_path, monkeypatch):
         [],
         ["no data"],
     ]
+    # One line around the area, none around the bad pixel in it.
+    (drawn,) = lines
+    assert len(drawn.get_paths()[0].to_polygons(closed_only=False)) == 1
 
 
 def test_outlines_and_regions(tmp_path):

@@ -219,7 +219,7 @@ def _mark_missing(axes: Axes, known: BoolArray) -> list[Any]:
         color = f"#{_NO_DATA:02x}" + 2 * f"{_NO_DATA:02x}"
         handles.append(Patch(facecolor=color, edgecolor=_HATCH_COLOR, hatch="/////", label="no data"))
     # Where a whole band is missing, there is no line to draw.
-    partly = ndimage.binary_opening((number > 0) & (number < len(known)), square)
+    partly = ndimage.binary_opening(number < len(known), square) & ~empty
     if partly.any() and known.any(axis=(1, 2)).all():
         style: dict[str, Any] = {"colors": "white", "linestyles": ":", "linewidths": 0.8}
         axes.contour(x, y, np.pad(partly, 1, mode="edge"), [0.5], **style)
