@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -414,6 +415,17 @@ def test_table_of_bands_without_a_zero_point(sources: SourceList, tmp_path: Path
     ):
         figure = plot_field([], "r", magnitudes, table["pStar"].value, instrumental=instrumental)
         assert labels <= {axis.get_xlabel() for axis in figure.axes}
+
+
+def test_pages_name_columns_of_the_table(sources: SourceList, project_dir: Path) -> None:
+    columns, pages = set(sources.to_table().colnames), project_dir / "doc" / "lsst.meas.maskrcnn"
+    for page in ("user-guide", "columns", "profiles"):
+        text = (pages / f"{page}.rst").read_text(encoding="utf-8")
+        # Forced fluxes are in the Butler's alone.
+        named = {f"r_{name}" for name in re.findall(r"``<band>_(\w+)", text)} - {"r_psfFlux"}
+        for sentence in re.findall(r"``SourceList.to_table`` has the same as(.*?);", text, re.S):
+            named |= {name for name in re.findall(r"``(\w+)``", sentence)}
+        assert named and named <= columns, (page, named - columns)
 
 
 def test_ellipses_on_the_sky() -> None:

@@ -235,7 +235,8 @@ def _fit_polynomial(mesh: FloatArray, known: BoolArray) -> dict[tuple[int, int],
     """
     powers = [(i, j) for i in range(3) for j in range(3 - i) if i < mesh.shape[0] and j < mesh.shape[1]]
     design = np.stack([_draw_polynomial({power: 1.0}, mesh.shape) for power in powers], axis=-1)
-    fit, used = np.zeros(len(powers)), known
+    fit: FloatArray = np.zeros(len(powers))
+    used = known
     for _ in range(3):
         if np.count_nonzero(used) <= len(powers):
             break
