@@ -205,7 +205,8 @@ def scene_to_exposures(
         scene, a `~.light.BandPsf` per band, or Gaussian if it has none. Where
         it has an array ``mask`` (band, y, x) with the bits of
         `~.artefacts.MASK_BITS`, these planes are set. Pixels that are not
-        finite, or have no positive variance, have mask plane NO_DATA.
+        finite, or have no positive variance, have mask plane NO_DATA. Bands
+        in its ``no_zero_point``, if it has one, have the keyword NOZEROPT.
 
     Raises
     ------
@@ -246,6 +247,8 @@ def scene_to_exposures(
         if psf is not None:
             exposure.setPsf(psf)
         _complete_coadd(exposure)
+        if band in getattr(scene, "no_zero_point", ()):
+            exposure.getMetadata().set(NO_ZERO_POINT, True)
         if flags is not None:
             for plane, bit in MASK_BITS.items():
                 exposure.mask.array[(flags[index] & bit) != 0] |= exposure.mask.getPlaneBitMask(plane)
