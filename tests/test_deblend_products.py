@@ -20,6 +20,7 @@ import lsst.pipe.base.testUtils as pipelineTests
 from lsst.afw.image import ExposureF, FilterLabel
 from lsst.daf.butler import Butler, DataCoordinate
 from lsst.daf.butler.tests import addDatasetType
+from lsst.meas.maskrcnn.catalogs.exposures import NO_ZERO_POINT
 from lsst.meas.maskrcnn.ingest.ingest_model import ingest_model
 from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, put_exposures, register_patches
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, load_model
@@ -339,6 +340,19 @@ def test_exposures_stay_as_they_were(small: dict[str, ExposureF], model: MaskRcn
             np.testing.assert_array_equal(
                 getattr(exposure, plane).array, getattr(before[band], plane).array, err_msg=f"{band} {plane}"
             )
+
+
+def test_objects_without_a_zero_point(small: dict[str, ExposureF], model: MaskRcnnModel) -> None:
+    """Fluxes of such a band are in counts, forced ones as well."""
+    unknown = {band: exposure.clone() for band, exposure in small.items()}
+    unknown["r"].getMetadata().set(NO_ZERO_POINT, True)
+    table = run(unknown, model).objectTable
+    for band in BANDS:
+        units = ("ct", "mag(ct)") if band == "r" else ("nJy", "mag(AB)")
+        for name, unit in zip(
+            ("psfFlux", "sersicFlux", "deblendedFlux", "sersicMag"), (*units[:1] * 3, units[1])
+        ):
+            assert str(table[f"{band}_{name}"].unit) == unit, (band, name)
 
 
 def test_two_runs_give_the_same(small: dict[str, ExposureF], model: MaskRcnnModel) -> None:

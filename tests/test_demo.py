@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from astropy.wcs import WCS
+from matplotlib.axes import Axes
 from pyarrow import parquet
 
 from lsst.afw.detection import Footprint
@@ -27,6 +28,7 @@ from lsst.meas.maskrcnn.cli import demo
 from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.network.model_file import default_model_path
+from lsst.meas.maskrcnn.report import overlay
 from lsst.meas.maskrcnn.report.overlay import lupton_rgb, mask_outlines, save_overlay, write_regions
 
 
@@ -168,6 +170,58 @@ def test_rgb_keeps_hue_and_survives_odd_input(rng):
         lupton_rgb(np.zeros((2, 5, 5)))
 
 
+def test_rgb_where_bands_are_missing(rng):
+    """The other bands are shown in their mean there; without any it is dark grey."""
+    noise = np.array([1.0, 2.0, 0.5])
+    image = (rng.normal(size=(3, 60, 80)) * noise[:, None, None]).astype(np.float32) + 5.0
+    image[:, 30:34, 60:64] += 60.0
+    image[:, 30:34, 10:14] += 60.0
+    whole = lupton_rgb(image, noise)
+    image[0, :, 40:] = np.nan
+    image[:, :10, 40:] = np.nan
+    rgb = lupton_rgb(image, noise)
+    assert (rgb[:10, 40:] == 40).all()
+    assert np.abs(rgb[:, :40].astype(int) - whole[:, :40].astype(int)).mean() < 1.0
+    source = rgb[30:34, 60:64].reshape(-1, 3).mean(axis=0)
+    assert source.min() > 100 and source[1] <= source[0] <= source[2]
+    # A band without a pixel, and its noise, hide nothing.
+    image[0] = np.nan
+    for given in (None, np.array([np.nan, 2.0, 0.5])):
+        rgb = lupton_rgb(image, given)
+        assert rgb[30:34, 10:14].min() > 100 and rgb[40:].mean() < 40
+    counts = image[1:].repeat([2, 1], axis=0)
+    scale = np.array([1.0, 1.0, 1e6])
+    for given in (None, noise[[1, 1, 2]]):
+        expected = lupton_rgb(counts, given, calibrated=False)
+        noise_scaled = None if given is None else given * scale
+        rgb = lupton_rgb(counts * scale[:, None, None], noise_scaled, calibrated=False)
+        np.testing.assert_allclose(rgb.astype(int), expected.astype(int), atol=1)
+
+
+def test_overlay_names_what_is_missing(tmp_path, monkeypatch):
+    image = np.ones((3, 64, 80))
+    image[0, :, 50:] = np.nan
+    image[:, :20, :30] = np.nan
+    image[:, 40, 7] = image[:, 40, 70] = np.nan
+    shown = []
+    keep = overlay._mark_missing
+    monkeypatch.setattr(overlay, "_mark_missing", lambda *given: shown.append(keep(*given)) or shown[-1])
+    lines = []
+    contour = Axes.contour
+    monkeypatch.setattr(Axes, "contour", lambda *given, **style: lines.append(contour(*given, **style)))
+    none = np.zeros((0, 2), int), np.zeros(0, bool), []
+    for number, plane in enumerate((image, image[:, 40:50, :50], np.full_like(image, np.nan))):
+        save_overlay(tmp_path / f"{number}.png", plane, [], *none)
+    assert [[one.get_label() for one in handles] for handles in shown] == [
+        ["no data", "a band is missing"],
+        [],
+        ["no data"],
+    ]
+    # One line around the area, none around the bad pixel in it.
+    (drawn,) = lines
+    assert len(drawn.get_paths()[0].to_polygons(closed_only=False)) == 1
+
+
 def test_outlines_and_regions(tmp_path):
     outlines = mask_outlines([np.ones((3, 4), dtype=bool)], np.array([[10, 20]]))
     (line,) = outlines[0]
@@ -227,6 +281,9 @@ def test_summary_and_pictures(fake_scene, tmp_path):
     assert "median 0.75" in second
     assert third.startswith("Of 2 drawn sources with S/N > 10 in r, 2 (100 %) have") and "1 of them" in third
     assert "z 27.4" in demo._summarize(demo.Field("name", "a field", exposures), image, catalog)[2]
+    image.has_zero_point[2] = False
+    third = demo._summarize(demo.Field("name", "a field", exposures), image, catalog)[2]
+    assert "z 27.4" in third and "in counts: g " in third and "instrumental" in third
     demo._write_pictures(tmp_path, field, image, catalog)
     assert (tmp_path / "overlay.png").read_bytes().startswith(b"\x89PNG")
     assert (tmp_path / "regions.reg").read_text().count("polygon") == 2

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -380,6 +381,51 @@ def test_table(sources: SourceList, scene: Scene, tmp_path: Path) -> None:
     np.testing.assert_array_equal(stored["r_sersicFlux"].to_numpy(), flux)
     table.write(tmp_path / "sources.ecsv")
     assert QTable.read(tmp_path / "sources.ecsv")["r_sersicFlux"].unit == table["r_sersicFlux"].unit
+
+
+def test_table_of_bands_without_a_zero_point(sources: SourceList, tmp_path: Path) -> None:
+    """No AB magnitudes and no nJy there; the other bands stay as they are."""
+    known = sources.to_table()
+    image = dataclasses.replace(sources.image, has_zero_point=[True, False, True])
+    counts = dataclasses.replace(sources, image=image)
+    table = counts.to_table()
+    assert table.colnames == known.colnames
+    for name in ("r_sersicFlux", "r_sersicFluxErr", "r_deblendedFlux", "r_deblendedFluxErr"):
+        assert table[name].unit == "ct"
+        np.testing.assert_array_equal(table[name].value, known[name].value)
+    assert str(table["r_sersicMag"].unit) == "mag(ct)"
+    np.testing.assert_allclose(table["r_sersicMag"].value, known["r_sersicMag"].value - 31.4)
+    assert "Instrumental" in table["r_sersicMag"].info.description
+    assert "zero point is not known" in table["r_sersicFlux"].info.description
+    for name in table.colnames:
+        words = f"{table[name].unit} {table[name].info.description}"
+        assert not (name.startswith("r_") and ("AB" in words or "nJy" in words)), name
+        if not name.startswith("r_"):
+            assert table[name].info.description == known[name].info.description
+            assert table[name].unit == known[name].unit
+    table.write(tmp_path / "sources.parquet")
+    assert b"mag(ct)" in parquet.read_table(tmp_path / "sources.parquet").schema.metadata[b"table_meta_yaml"]
+    table.write(tmp_path / "sources.ecsv")
+    assert QTable.read(tmp_path / "sources.ecsv")["r_sersicMag"].unit == table["r_sersicMag"].unit
+    assert any("(counts)" in text.get_text() for text in plot_models(counts, "r", 2).texts)
+    magnitudes = {band: table[f"{band}_sersicMag"].value for band in "gr"}
+    for instrumental, labels in (
+        ((), {"r (AB magnitude of the model)", "g \N{MINUS SIGN} r (mag)"}),
+        (("r",), {"r (instrumental magnitude of the model)", "g \N{MINUS SIGN} r (instrumental mag)"}),
+    ):
+        figure = plot_field([], "r", magnitudes, table["pStar"].value, instrumental=instrumental)
+        assert labels <= {axis.get_xlabel() for axis in figure.axes}
+
+
+def test_pages_name_columns_of_the_table(sources: SourceList, project_dir: Path) -> None:
+    columns, pages = set(sources.to_table().colnames), project_dir / "doc" / "lsst.meas.maskrcnn"
+    for page in ("user-guide", "columns", "profiles"):
+        text = (pages / f"{page}.rst").read_text(encoding="utf-8")
+        # Forced fluxes are in the Butler's alone.
+        named = {f"r_{name}" for name in re.findall(r"``<band>_(\w+)", text)} - {"r_psfFlux"}
+        for sentence in re.findall(r"``SourceList.to_table`` has the same as(.*?);", text, re.S):
+            named |= {name for name in re.findall(r"``(\w+)``", sentence)}
+        assert named and named <= columns, (page, named - columns)
 
 
 def test_ellipses_on_the_sky() -> None:

@@ -21,7 +21,7 @@ from lsst.meas.maskrcnn.metrics.blends import BLEND_DTYPE, BLEND_KINDS
 from lsst.meas.maskrcnn.metrics.calibration import reliability
 from lsst.meas.maskrcnn.metrics.classification import confusion_matrix, magnitude_rocs, roc_curve
 from lsst.meas.maskrcnn.metrics.completeness import CompletenessLimit
-from lsst.meas.maskrcnn.metrics.cutouts import BlendCutout
+from lsst.meas.maskrcnn.metrics.cutouts import BlendCutout, add_models
 from lsst.meas.maskrcnn.metrics.evaluation_metrics import EvaluationGallery
 from lsst.meas.maskrcnn.metrics.match_table import MatchedSources, make_match_table
 from lsst.meas.maskrcnn.report import gallery, model_gallery, plots
@@ -285,6 +285,23 @@ def test_empty_input_draws(tmp_path, table):
     for name, figure in figures.items():
         figure.savefig(tmp_path / f"{name}.png", dpi=50)
         assert (tmp_path / f"{name}.png").stat().st_size > 500
+
+
+def test_models_where_a_band_is_missing():
+    """They are not known where the image is not, nor in a band without a flux."""
+    image = np.zeros((3, 8, 8))
+    image[0, :, 4:], image[:, :2] = np.nan, np.nan
+    stamp = np.ones((3, 4, 4))
+    stamp[0] = np.nan
+    drawn = add_models(
+        BlendCutout(image, None, None, (10, 20)), np.ones((8, 8)), {1: (22, 12, stamp)}, {1: "one"}
+    )
+    label, child = drawn.children[0]
+    assert label == "one" and np.isnan(child[0, 2:6, 2:6]).all() and (child[1:, 2:6, 2:6] == 1.0).all()
+    assert not child[:, :2].any() and not child[:, :, 6:].any()
+    assert drawn.model is not None and np.isnan(drawn.model[0, 2:, 4:]).all()
+    assert np.isfinite(drawn.model[:, :2]).all() and np.isfinite(drawn.model[:, :, :4]).all()
+    assert drawn.model[1, 3].tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
 
 
 def make_cutout(residual: bool = True) -> BlendCutout:

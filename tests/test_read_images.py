@@ -21,9 +21,10 @@ from astropy.wcs import WCS
 
 from lsst.afw.image import ExposureF
 from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
-from lsst.meas.maskrcnn.ingest.exposures import field_to_exposures, sky_wcs
+from lsst.meas.maskrcnn.ingest.exposures import field_to_exposures, scene_to_exposures, sky_wcs
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles, FitsImageError, assign_bands
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
+from lsst.meas.maskrcnn.ingest.imported import import_field
 from lsst.meas.maskrcnn.ingest.read_images import read_images
 
 SHAPE = (70, 90)
@@ -114,7 +115,13 @@ def test_images_without_a_zero_point_are_not_calibrated(fits_files, tmp_path):
     fits.delval(fits_files["r"], "BUNIT")
     field = read_field({band: BandFiles(path) for band, path in fits_files.items()}, FitsOptions())
     exposures = field_to_exposures(field)
-    assert not read_images(fits_files).calibrated and not to_multiband_image(exposures).calibrated
+    image = read_images(fits_files)
+    assert not image.calibrated and not to_multiband_image(exposures).calibrated
+    for one in (image, to_multiband_image(exposures)):
+        assert one.bands == ("g", "r", "z") and one.has_zero_point.tolist() == [True, False, True]
+        assert one.select("rz").has_zero_point.tolist() == [False, True] and one.select("zg").calibrated
+    imported = scene_to_exposures(import_field("a field", field))
+    assert to_multiband_image(imported).has_zero_point.tolist() == [True, False, True]
     exposures["r"].writeFits(str(tmp_path / "r.fits"))
     exposures["r"] = ExposureF.readFits(str(tmp_path / "r.fits"))
     assert not to_multiband_image(exposures).calibrated

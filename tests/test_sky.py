@@ -57,6 +57,26 @@ def test_slope(rng):
     assert estimate.sigma == pytest.approx(2.0, rel=0.02)
 
 
+@pytest.mark.parametrize("steepness", [20.0, 300.0, 1000.0])
+@pytest.mark.parametrize("power", [1, 2])
+def test_steep_slope_under_sources(rng, steepness, power):
+    """A sky that changes by many times the noise within a cell of the mesh."""
+    shape = (600, 700)
+    light = np.zeros(shape)
+    add_sources(light, rng, 170, 5.0, 0.5, 3.0)
+    y, x = np.mgrid[: shape[0], : shape[1]]
+    sky = 1000.0 + steepness * ((x / shape[1]) ** power - 0.3 * y / shape[0])
+    sky[:, :90] = np.nan
+    good = np.isfinite(sky)
+    image = np.where(good, sky + light + rng.normal(0.0, 1.0, shape), 0.0)
+    estimate = estimate_sky(image, good)
+    assert np.abs((estimate.level - sky)[good]).max() < 1.0
+    assert estimate.sigma == pytest.approx(1.0, rel=0.01)
+    # As without the slope.
+    flat = estimate_sky(np.where(good, image - sky, 0.0), good)
+    assert (estimate.sources != flat.sources).mean() < 0.15
+
+
 def test_correlated_noise(rng):
     """The noise of single pixels, not of differences of neighbours."""
     noise = blur(rng.normal(0.0, 1.0, SHAPE), 0.8)

@@ -4,10 +4,11 @@
 
 """Real images: pictures with outlines, and the share of sep's detections that is found.
 
-    python tests/benchmarks/real_images.py --model any --out pictures
-    python tests/benchmarks/real_images.py --scenes doc/lsst.meas.maskrcnn/any-band-scenes.png
+    python tests/benchmarks/real_images.py --model lite --out pictures
+    python tests/benchmarks/real_images.py --scenes doc/lsst.meas.maskrcnn/any-band/scenes.png
 
-The images are ``decals`` (g r z) and ``hsc_cosmos`` (g r i z y) of the test data. The list is of
+The images are ``decals`` (g r z) and ``hsc_cosmos`` (g r i z y) of the test data, in ``../shared/data`` or
+``$MASKRCNN_TESTDATA``. The list is of
 ``sep`` in r, 5 sigma, five connected pixels, default deblending. With ``--scenes`` a page
 of 12 random scenes that networks for any bands learn from, and these images, is drawn instead.
 """
@@ -30,7 +31,7 @@ from lsst.meas.maskrcnn.report.picture_book import PageField, save_page
 from lsst.meas.maskrcnn.scenes.survey_mixture import draw_survey_scene, random_survey_config
 from lsst.meas.maskrcnn.train.band_scenes import draw_crop, to_band_scene
 
-DATA = Path(os.environ.get("MASKRCNN_TESTDATA", Path(__file__).parents[3] / "shared/data"))
+DATA = Path(os.environ.get("MASKRCNN_TESTDATA", Path(__file__).resolve().parents[3] / "shared/data"))
 REACH = 5.0
 """Largest distance of a detection of sep from a source, px."""
 

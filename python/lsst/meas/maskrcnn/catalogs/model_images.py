@@ -58,8 +58,8 @@ def draw_models(
     """Draw the fitted models of some records of the catalogue of the reference band.
 
     ``flux`` are those of all records, (record, band), of `model_fluxes`; the exposures have PSFs. Returns by
-    row the first row and column in the parent frame, and pixels (band, y, x), nJy; those without a model are
-    left out. The sum of all, subtracted from the images, leaves the residuals.
+    row the first row and column in the parent frame, and pixels (band, y, x), nJy, NaN in a band without a
+    flux; those without a model are left out. The sum, subtracted from the images, leaves the residuals.
     """
     names = ("x", "y", "r50", "e1", "e2", "index")
     columns = {name: np.asarray(catalog[f"{PREFIX}_{name}"]) for name in names}
@@ -81,7 +81,7 @@ def draw_models(
             pixels = np.stack([draw_psf(psf.spline, axis + y0 - y, axis + x0 - x) for psf in psfs])
         else:
             pixels = _draw_galaxy({name: float(column[row]) for name, column in columns.items()}, half, psfs)
-        stamps[int(row)] = y0, x0, pixels * np.nan_to_num(flux[row]).astype(np.float32)[:, None, None]
+        stamps[int(row)] = y0, x0, pixels * flux[row].astype(np.float32)[:, None, None]
     return stamps
 
 
@@ -149,7 +149,7 @@ def cut_blends(
             labels[row] = child_label(int(catalog["id"][row]), p_star[row] >= 0.5, *measured, truth.get(row))
         cutout = BlendCutout(
             image=np.stack(planes) * scale[:, None, None],
-            noise=np.sqrt(np.nanmedian(variances, axis=(1, 2))),
+            noise=np.sqrt([np.nanmedian(one) if np.isfinite(one).any() else np.nan for one in variances]),
             residual=None,
             corner=(x0, y0),
             caption=f"parent {parent[members[0]]}: {len(members)} sources",

@@ -16,6 +16,7 @@ from astropy.table import Column, Table
 from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
 
+from ..deblend.object_table import flux_unit
 from ..deblend.sources import SourceList
 from .deblend_columns import ParentFluxes
 from .record_order import RecordOrder
@@ -38,7 +39,7 @@ def object_table(
     if len(rows):
         table["objectId"][:] = np.asarray(catalog["id"])[rows]
         table["parentObjectId"][:] = np.asarray(catalog["parent"])[rows]
-    for band, exposure in exposures.items():
+    for number, (band, exposure) in enumerate(exposures.items()):
         measured, key = band_catalogs[band], f"{band}_psfFlux"
         if "slot_PsfFlux_instFlux" not in measured.schema:
             continue
@@ -48,8 +49,9 @@ def object_table(
         corner = exposure.getXY0()
         scale = exposure.getPhotoCalib().getLocalCalibrationArray(x + corner.getX(), y + corner.getY())
         flag |= _column(measured, "maskrcnn_flag_unmeasured")[rows]
-        table[key] = Column(flux * scale, unit=u.nJy, description=f"Forced flux of the PSF in {band}")
-        table[f"{key}Err"] = Column(error * scale, unit=u.nJy, description=f"Error of {key}")
+        unit = flux_unit(sources.image, number)
+        table[key] = Column(flux * scale, unit=unit, description=f"Forced flux of the PSF in {band}")
+        table[f"{key}Err"] = Column(error * scale, unit=unit, description=f"Error of {key}")
         table[f"{key}_flag"] = Column(flag, description=f"{key} could not be measured")
     table["x"] += next(iter(exposures.values())).getX0()
     table["y"] += next(iter(exposures.values())).getY0()

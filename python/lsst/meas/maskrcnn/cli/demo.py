@@ -334,6 +334,9 @@ def _write_pictures(out: Path, field: Field, image: MultibandImage, catalog: Sou
     names = ", ".join(f"{band} {name}" for band, name in zip(shown, ("red", "green", "blue")))
     if len(image.bands) == 1:
         names = shown[0]
+    calibrated = set(shown).isdisjoint(_without_zero_point(image))
+    if not calibrated:
+        names += ", each in units of its noise"
     title = f"{_shorten(field.description)}: {len(catalog)} sources ({names})"
     _replace(
         out / "overlay.png",
@@ -348,6 +351,7 @@ def _write_pictures(out: Path, field: Field, image: MultibandImage, catalog: Sou
             wcs=wcs,
             pixel_scale=image.pixel_scale,
             title=title,
+            calibrated=calibrated,
         ),
     )
     comment = "sources found by meas_maskrcnn: stars yellow, galaxies blue"
@@ -386,6 +390,7 @@ def _draw_blends(
         {one: np.asarray(objects[f"{one}_sersicMag"]) for one in dict.fromkeys(reversed(shown))},
         np.asarray(objects["pStar"]),
         true_magnitudes,
+        _without_zero_point(image),
     )
     _replace(out / "blends.png", lambda path: figure.savefig(path, format="png"))
 
@@ -427,15 +432,31 @@ def _summarize(field: Field, image: MultibandImage, catalog: SourceCatalog) -> l
     ]
 
 
+def _without_zero_point(image: MultibandImage) -> list[str]:
+    """Bands whose fluxes are in counts."""
+    return [band for band, known in zip(image.bands, np.asarray(image.has_zero_point)) if not known]
+
+
 def _noise(image: MultibandImage) -> np.ndarray:
-    """Standard deviation of an empty pixel in each band, nJy."""
+    """Standard deviation of an empty pixel in each band, nJy or counts."""
     return np.sqrt(np.nanmedian(np.asarray(image.variance), axis=(1, 2)))
 
 
 def _say_depth(image: MultibandImage) -> str:
-    depths = AB_ZERO_POINT - 2.5 * np.log10(5.0 * _noise(image))
-    listed = ", ".join(f"{band} {depth:.1f}" for band, depth in zip(image.bands, depths))
-    return f"Sky noise of one pixel in AB magnitudes, 5 sigma: {listed}."
+    noise, uncalibrated = dict(zip(image.bands, _noise(image))), _without_zero_point(image)
+    depths, counts = [], []
+    for band, sigma in noise.items():
+        if band in uncalibrated:
+            counts.append(f"{band} {sigma:.3g}")
+        else:
+            depths.append(f"{band} {AB_ZERO_POINT - 2.5 * np.log10(5.0 * sigma):.1f}")
+    said = [f"Sky noise of one pixel in AB magnitudes, 5 sigma: {', '.join(depths)}."] * bool(depths)
+    if counts:
+        said.append(
+            f"Sky noise of one pixel in counts: {', '.join(counts)}; without a zero point magnitudes are "
+            "instrumental, -2.5 log10 of the counts (--zeropoint sets it)."
+        )
+    return " ".join(said)
 
 
 def _shorten(text: str, length: int = 60) -> str:

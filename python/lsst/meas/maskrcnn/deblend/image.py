@@ -35,8 +35,8 @@ class MultibandImage:
     Parameters
     ----------
     flux : `numpy.ndarray`
-        Flux per pixel above the sky or not, float32, (band, y, x), nJy.
-        Pixels that are not finite are not used.
+        Flux per pixel above the sky or not, float32, (band, y, x), nJy (without
+        a zero point counts). Pixels that are not finite are not used.
     bands : `~collections.abc.Sequence` [`str`]
         Names of the bands, in the order of the arrays.
     pixel_scale : `float`
@@ -60,6 +60,9 @@ class MultibandImage:
     calibrated : `bool`
         Whether ``flux`` is in nJy. Where it is not (no zero point), the ratios of
         the bands still count, but not how deep the image is.
+    has_zero_point : array_like, optional
+        The same by band, bool, (band,); by default ``calibrated`` for all. Where
+        it is given, ``calibrated`` is whether all are.
 
     Raises
     ------
@@ -87,6 +90,7 @@ class MultibandImage:
     psf_fwhm: npt.ArrayLike | None = None
     wcs: Any = None
     calibrated: bool = True
+    has_zero_point: npt.ArrayLike | None = None
 
     def __post_init__(self) -> None:
         self.flux = np.asarray(self.flux, np.float32)
@@ -114,6 +118,7 @@ class MultibandImage:
                         f"the variance of band {band} is nowhere above 0; give none if it is not known"
                     )
         self._check_psf()
+        self._check_zero_points()
 
     def __repr__(self) -> str:
         return f"<MultibandImage {'x'.join(map(str, self.shape))} px, bands {', '.join(self.bands)}>"
@@ -138,6 +143,17 @@ class MultibandImage:
         self.psf_fwhm = np.asarray(self.psf_fwhm, dtype=float)
         if self.psf_fwhm.shape != (count,):
             raise ValueError(f"psf_fwhm has shape {self.psf_fwhm.shape}, wanted one width for {count} bands")
+
+    def _check_zero_points(self) -> None:
+        count = len(self.bands)
+        if self.has_zero_point is None:
+            self.has_zero_point = np.full(count, self.calibrated)
+        self.has_zero_point = np.asarray(self.has_zero_point, bool)
+        if self.has_zero_point.shape != (count,):
+            raise ValueError(
+                f"has_zero_point has shape {self.has_zero_point.shape}, wanted one value for {count} bands"
+            )
+        self.calibrated = bool(self.has_zero_point.all())
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -222,7 +238,7 @@ class MultibandImage:
             psf = [psf[number] for number in index]
         chosen: dict[str, Any] = {
             name: None if getattr(self, name) is None else np.asarray(getattr(self, name))[index]
-            for name in ("flux", "variance", "usable", "saturated", "bad", "psf_fwhm")
+            for name in ("flux", "variance", "usable", "saturated", "bad", "psf_fwhm", "has_zero_point")
         }
         return dataclasses.replace(self, bands=bands, psf=psf, **chosen)
 

@@ -146,22 +146,34 @@ def _flags(sources: SourceList) -> _Columns:
         yield name, values, doc, None
 
 
+def flux_unit(image: MultibandImage, number: int) -> u.UnitBase:
+    """Return the unit of fluxes in a band, counts where its zero point is not known."""
+    return u.nJy if np.asarray(image.has_zero_point)[number] else u.count
+
+
 def _fluxes(sources: SourceList) -> _Columns:
     models, blendedness = sources.models, _blendedness(sources)
     for number, band in enumerate(sources.image.bands):
+        unit, mag_unit, zero_point = flux_unit(sources.image, number), u.ABmag, AB_ZERO_POINT
+        kind, note = "AB magnitude", ""
+        if unit == u.count:
+            mag_unit, zero_point, kind = u.mag(u.count), 0.0, "Instrumental magnitude, -2.5 log10"
+            note = " (counts of the image, whose zero point is not known)"
         flux, error = np.full((2, len(sources)), np.nan)
         if models is not None:
             flux, error = models.flux[:, number], models.flux_errors[:, number]
         positive = np.where(flux > 0, flux, np.nan)
-        mag, key = AB_ZERO_POINT - 2.5 * np.log10(positive), f"{band}_sersicFlux"
-        yield key, flux, f"Total flux in {band}: of the PSF for stars, a Sersic profile for galaxies", u.nJy
-        yield f"{key}Err", error, f"Error of {key}, all other sources of the parent marginalised over", u.nJy
+        mag, key = zero_point - 2.5 * np.log10(positive), f"{band}_sersicFlux"
+        doc = f"Total flux in {band}{note}: of the PSF for stars, a Sersic profile for galaxies"
+        yield key, flux, doc, unit
+        yield f"{key}Err", error, f"Error of {key}, all other sources of the parent marginalised over", unit
         yield f"{key}_flag", sources.is_model_flagged[:, number], f"A reason not to trust {key}", None
-        yield f"{band}_sersicMag", mag, f"AB magnitude of {key}; NaN where that is not above 0", u.ABmag
+        yield f"{band}_sersicMag", mag, f"{kind} of {key}; NaN where that is not above 0", mag_unit
         yield f"{band}_sersicMagErr", _MAG_PER_RATIO * error / positive, f"Error of {band}_sersicMag", u.mag
         share, key = sources.fluxes[:, number], f"{band}_deblendedFlux"
-        yield key, share, f"Flux of the deblended pixels (HeavyFootprint) in {band}, no wings", u.nJy
-        yield f"{key}Err", sources.flux_errors[:, number], f"Error of {key}", u.nJy
+        doc = f"Flux of the deblended pixels (HeavyFootprint) in {band}{note}, no wings"
+        yield key, share, doc, unit
+        yield f"{key}Err", sources.flux_errors[:, number], f"Error of {key}", unit
         doc = f"1 - sum(m^2) / sum(B m) over the mask, m its share of the image B in {band}"
         yield f"{band}_deblend_blendedness", blendedness[:, number], doc, None
 

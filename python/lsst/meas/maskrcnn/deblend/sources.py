@@ -261,7 +261,9 @@ class SourceList:
             those of the object tables of the LSST pipelines where these have
             the same: ``coord_ra``, ``coord_dec``, and by band
             ``<band>_sersicFlux`` with error, magnitude and flag. ``objectId`` is the
-            label in `segmentation`; ``x`` and ``y`` count from 0.
+            label in `segmentation`; ``x`` and ``y`` count from 0. In bands without
+            a zero point fluxes are in counts and magnitudes instrumental
+            (-2.5 log10 of the counts), as their units and descriptions say.
         """
         return make_object_table(self)
 

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,8 @@ _ONE_SIGMA_BELOW = 0.15865525393145707
 _FILL_RUN = 6
 _FEWEST_FILLED = 32
 _FEWEST_SATURATED = 5
+# Fits of a steep sky, each to what the ones before leave.
+_TREND_FITS = 5
 
 
 @dataclass(frozen=True)
@@ -72,12 +75,16 @@ def estimate_sky(
         smooth_values = filled + np.random.default_rng(0).uniform(-0.5, 0.5, plane.shape)
     sources = np.zeros(plane.shape, dtype=bool)
     level = np.zeros(plane.shape)
+    trend = None if subtracted else _steep_trend(smooth_values, good, mesh_size)
+    if trend is not None:
+        filled, smooth_values = filled - trend, smooth_values - trend
     for _ in range(3):
         used = good & ~sources
         if not subtracted:
-            level = _continued(
-                mesh_background(smooth_values, used, mesh_size, _CLIP_SIGMA, _ITERATIONS), plane.shape
-            )
+            # What a steep sky leaves within the cells is taken off before it is measured again.
+            before = 0.0 if trend is None else level
+            rest = mesh_background(smooth_values - before, used, mesh_size, _CLIP_SIGMA, _ITERATIONS)
+            level = before + _continued(rest, plane.shape)
         difference = np.where(good, filled - level, 0.0)
         sources = _stand_out(difference, good)
     used = good & ~sources
@@ -89,7 +96,9 @@ def estimate_sky(
         scatter = clip_sorted(np.sort(residual), _CLIP_SIGMA, _ITERATIONS)
         kept = residual[np.abs(residual - scatter.median) <= 4.0 * scatter.sigma]
         level = level + (float(kept.mean()) if kept.size else 0.0)
-    far = _difference_sigma(difference, used, min(_FAR, max(1, min(plane.shape) // 4)))
+    if trend is not None:
+        level = level + trend
+    far = _difference_sigma(difference, used, _far_lag(plane))
     near = _difference_sigma(difference, used, 1)
     correlation = 1.0 - (near / far) ** 2 if far > 0 else 0.0
     return SkyEstimate(level, far, correlation, sources)
@@ -180,6 +189,70 @@ def _continued(background: Background, shape: tuple[int, int]) -> npt.NDArray[np
         below = np.take(level, low, axis=axis)
         level = below + part * (np.take(level, low + 1, axis=axis) - below)
     return level
+
+
+def _far_lag(plane: FloatArray) -> int:
+    return min(_FAR, max(1, min(plane.shape) // 4))
+
+
+def _steep_trend(plane: FloatArray, good: BoolArray, mesh_size: int) -> npt.NDArray[np.float64] | None:
+    """Fit a polynomial of second order to the sky of an image (y, x), if it is steep.
+
+    Where the sky changes by more than the noise from cell to cell of the mesh, the medians of cells shift
+    with where the sources hide it. It is `None` for skies that are flatter, and for images without noise.
+    """
+    noise = _difference_sigma(plane, good, _far_lag(plane))
+    if not noise > 0.0:
+        return None
+    trend = None
+    for _ in range(_TREND_FITS):
+        rest = plane if trend is None else plane - trend
+        mesh = mesh_background(rest, good, mesh_size, _CLIP_SIGMA, _ITERATIONS).mesh
+        if mesh is None:
+            break
+        fit = _fit_polynomial(mesh, _covered(good, mesh.shape))
+        cells = _draw_polynomial(fit, mesh.shape)
+        if max(float(np.abs(np.diff(cells, axis=axis)).max(initial=0.0)) for axis in (0, 1)) <= noise:
+            break
+        drawn = _draw_polynomial(fit, plane.shape)
+        trend = drawn if trend is None else trend + drawn
+    return trend
+
+
+def _covered(good: BoolArray, cells: tuple[int, ...]) -> BoolArray:
+    """Find the cells (y, x) of a mesh over an image of which a tenth is good."""
+    share = good.astype(np.float64)
+    for axis in (0, 1):
+        edges = np.linspace(0, good.shape[axis], cells[axis] + 1).astype(int)
+        share = np.add.reduceat(share, edges[:-1], axis=axis) / np.expand_dims(np.diff(edges), 1 - axis)
+    return np.asarray(share >= 0.1)
+
+
+def _fit_polynomial(mesh: FloatArray, known: BoolArray) -> dict[tuple[int, int], float]:
+    """Fit a polynomial of second order to the known cells of a mesh (y, x), without those that are far off.
+
+    Returns coefficients by the powers of y and x, which are from -0.5 to 0.5; none for too few cells.
+    """
+    powers = [(i, j) for i in range(3) for j in range(3 - i) if i < mesh.shape[0] and j < mesh.shape[1]]
+    design = np.stack([_draw_polynomial({power: 1.0}, mesh.shape) for power in powers], axis=-1)
+    fit: FloatArray = np.zeros(len(powers))
+    used = known
+    for _ in range(3):
+        if np.count_nonzero(used) <= len(powers):
+            break
+        fit = np.linalg.lstsq(design[used], mesh[used], rcond=None)[0]
+        off = np.abs(mesh - design @ fit)
+        used = known & (off <= 5.0 * np.median(off[known]))
+    return dict(zip(powers, fit.tolist()))
+
+
+def _draw_polynomial(fit: Mapping[tuple[int, int], float], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """Draw a polynomial, coefficients by the powers of y and x, on pixels (y, x)."""
+    y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in shape)
+    drawn = np.zeros(shape)
+    for (i, j), coefficient in fit.items():
+        drawn += np.multiply.outer(coefficient * y**i, x**j)
+    return drawn
 
 
 def blur(plane: FloatArray, sigma: float) -> FloatArray:

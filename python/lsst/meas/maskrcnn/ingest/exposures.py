@@ -204,8 +204,8 @@ def scene_to_exposures(
         FilterLabel. The PSFs are those of the attribute ``psfs`` of the
         scene, a `~.light.BandPsf` per band, or Gaussian if it has none. Where
         it has an array ``mask`` (band, y, x) with the bits of
-        `~.artefacts.MASK_BITS`, these planes are set. Pixels that are not
-        finite, or have no positive variance, have mask plane NO_DATA.
+        `~.artefacts.MASK_BITS`, these planes are set; bands in ``no_zero_point`` have the keyword NOZEROPT.
+        Pixels that are not finite, or have no positive variance, have mask plane NO_DATA.
 
     Raises
     ------
@@ -231,9 +231,8 @@ def scene_to_exposures(
     flags = getattr(scene, "mask", None)
     exposures = {}
     for index, band in enumerate(scene.bands):
-        calibration = (
-            nanojansky_per_count[band] if isinstance(nanojansky_per_count, Mapping) else nanojansky_per_count
-        )
+        factor = nanojansky_per_count
+        calibration = factor[band] if isinstance(factor, Mapping) else factor
         exposure = make_exposure(
             images[index] / calibration,
             variance[index] / calibration**2,
@@ -246,6 +245,8 @@ def scene_to_exposures(
         if psf is not None:
             exposure.setPsf(psf)
         _complete_coadd(exposure)
+        if band in getattr(scene, "no_zero_point", ()):
+            exposure.getMetadata().set(NO_ZERO_POINT, True)
         if flags is not None:
             for plane, bit in MASK_BITS.items():
                 exposure.mask.array[(flags[index] & bit) != 0] |= exposure.mask.getPlaneBitMask(plane)

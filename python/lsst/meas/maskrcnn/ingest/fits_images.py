@@ -56,8 +56,8 @@ class FitsOptions:
 
     zero_points: Mapping[str, float] | None = None
     """AB magnitude of one count by band; by default from the headers
-    (MAGZERO and similar keywords, FLUXMAG0, PHOTFLAM, BUNIT, known surveys),
-    else 31.4, one nJy."""
+    (MAGZERO and similar keywords, FLUXMAG0, PHOTFLAM, BUNIT, known surveys);
+    where it is not known, fluxes are in counts."""
 
     pixel_scale: float | None = None
     """Pixel scale (arcsec) where a header has no world coordinates, or none
@@ -170,7 +170,7 @@ class PlainImage:
     """Image of the PSF at a position (y, x; px), where it varies."""
 
     calibrated: bool = True
-    """Whether the zero point is known; else a count stands for 1 nJy."""
+    """Whether the zero point is known; else fluxes are in counts."""
 
 
 @dataclass(frozen=True)
@@ -392,9 +392,7 @@ def _read_band(
     if magnitude is None:
         magnitude, source = zero_point(content.header, scale)
     if magnitude is None:
-        notes.append(
-            f"{source}: one count is taken for one nJy, and magnitudes are wrong; --zeropoint sets it."
-        )
+        notes.append(f"{source}: fluxes are in counts and magnitudes instrumental; --zeropoint sets it.")
     found.append("zero point not known" if magnitude is None else f"zero point {magnitude:.2f} ({source})")
     return BandImage(
         band,

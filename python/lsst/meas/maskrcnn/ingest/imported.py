@@ -79,6 +79,8 @@ class ImportedScene:
         Bands in which it is known.
     notes : `list` [`str`]
         Sentences for the user: what was assumed.
+    no_zero_point : `tuple` [`str`, ...]
+        Bands whose zero point is not known; a count stands for 1 nJy there.
     """
 
     config: ImportedConfig
@@ -96,6 +98,7 @@ class ImportedScene:
     models: Sequence[Stamp] | None = None
     model_bands: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
+    no_zero_point: tuple[str, ...] = ()
 
     @property
     def light(self) -> np.ndarray | None:
@@ -152,4 +155,5 @@ def import_field(name: str, field: FitsField) -> ImportedScene:
         sky_sigma=scales * [image.sky_sigma for image in images],
         wcs=sky_wcs(field.wcs, field.shape),
         notes=list(field.notes),
+        no_zero_point=tuple(band for band, image in field.images.items() if not image.calibrated),
     )

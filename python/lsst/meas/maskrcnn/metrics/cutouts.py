@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -40,7 +41,9 @@ class BlendCutout:
     detection_origins: IntArray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     detection_is_star: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
     caption: str = ""  # what to write under it, one or two short lines
-    model: NDArray[np.floating] | None = None  # sum of the models, like ``image``
+    model: NDArray[np.floating] | None = (
+        None  # sum of the models, like ``image``; NaN where a band is missing
+    )
     # What to write above each model, and its pixels, like ``image``.
     children: list[tuple[str, NDArray[np.floating]]] = field(default_factory=list)
     sky: tuple[float, float] | None = None  # right ascension and declination of its middle (deg)
@@ -57,22 +60,26 @@ def add_models(
     """
     x0, y0 = cutout.corner
     size, middle = len(sigma), len(cutout.image) // 2
-    drawn = {
-        key: np.nan_to_num(cut_square(pixels, x0 - left, y0 - bottom, size))
-        for key, (bottom, left, pixels) in stamps.items()
-    }
-    model = np.zeros(cutout.image.shape, dtype=np.float32)
-    for pixels in drawn.values():
-        model += pixels
+    model, drawn = np.zeros(cutout.image.shape, dtype=np.float32), {}
+    for key, (bottom, left, pixels) in stamps.items():
+        drawn[key] = cut_square(pixels, x0 - left, y0 - bottom, size)
+        # Off the stamp there is no light; a band of NaN in it is not known.
+        drawn[key][:, np.isnan(drawn[key]).all(axis=0)] = 0.0
+        model += np.nan_to_num(drawn[key])
     residual = (cutout.image[middle] - model[middle]) / sigma
+    # Where the image lacks a band, so do its models.
+    known = np.isfinite(cutout.image)
+    model[~known & known.any(axis=0)] = np.nan
     children = [(label, drawn[key]) for key, label in labels.items() if key in drawn]
     return replace(cutout, model=model, residual=residual, children=children)
 
 
 def child_label(name: int, is_star: bool, flux: float, error: float, truth: float | None = None) -> str:
-    """Say what a child is: id, class, and flux (nJy) with its error beside the truth."""
-    text = f"{name}: {'star' if is_star else 'galaxy'}\n{flux:,.0f} ± {error:,.0f}"
-    return text if truth is None else f"{text}\ntrue {truth:,.0f}"
+    """Say what a child is: id, class, and flux with its error beside the truth."""
+    # Counts can be small numbers.
+    digits = max(0, -math.floor(math.log10(error))) if 0 < error < 1 else 0
+    text = f"{name}: {'star' if is_star else 'galaxy'}\n{flux:,.{digits}f} ± {error:,.{digits}f}"
+    return text if truth is None else f"{text}\ntrue {truth:,.{digits}f}"
 
 
 def blend_square(x: NDArray[np.floating], y: NDArray[np.floating]) -> tuple[int, int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib.image
@@ -63,13 +63,14 @@ def plot_models(
     n_blends : `int`, optional
         Most blends: rows of the figure.
     truth : `~collections.abc.Mapping` [`int`, `float`], optional
-        True flux of a source (nJy), by its row.
+        True flux of a source, by its row.
 
     Returns
     -------
     figure : `matplotlib.figure.Figure`
         A row for each blend: image, models, their difference in units of the
-        noise, and each child: the model, with its flux and error (nJy).
+        noise, and each child: the model, with its flux and error (nJy, or
+        counts without a zero point).
     """
     models = sources.require_models()
     number = sources.image.bands.index(band) if isinstance(band, str) else band
@@ -96,7 +97,8 @@ def plot_models(
         )
         cutouts.append(add_models(cutout, sigma, stamps, labels))
     figure, _ = _make_figure(max(len(cutouts), 1))
-    _draw_blends(figure, cutouts, sources.image.bands[number])
+    unit = "nJy" if np.asarray(sources.image.has_zero_point)[number] else "counts"
+    _draw_blends(figure, cutouts, sources.image.bands[number], unit)
     return figure
 
 
@@ -106,21 +108,27 @@ def plot_field(
     magnitudes: Mapping[str, npt.NDArray[np.floating]],
     p_star: npt.NDArray[np.floating],
     true_magnitudes: npt.NDArray[np.floating] | None = None,
+    instrumental: Collection[str] = (),
 ) -> Figure:
     """Draw blends, and beside them number counts and a colour-magnitude diagram.
 
     Fluxes that are written and counts are in ``band``, as are the true magnitudes.
     AB magnitudes by band, from blue to red, and probabilities of being a star are
-    of N sources, (N,).
+    of N sources, (N,). Bands of no zero point are ``instrumental``: the magnitudes
+    are so, and fluxes counts.
     """
     figure, right = _make_figure(max(len(cutouts), 3), beside=4.6)
-    _draw_blends(figure, cutouts, band)
+    unit = "counts" if band in instrumental else "nJy"
+    _draw_blends(figure, cutouts, band, unit, not set(magnitudes) & set(instrumental))
     upper, lower = figure.add_axes((*right[:2], right[2], right[3])), None
     if len(magnitudes) > 1:
         upper.set_position((right[0], right[1] + 0.57 * right[3], right[2], 0.43 * right[3]))
         lower = figure.add_axes((right[0], right[1], right[2], 0.45 * right[3]))
-        _draw_colors(figure, lower, magnitudes, band, p_star)
-    _draw_counts(upper, magnitudes[band], p_star >= 0.5, band, true_magnitudes)
+        _draw_colors(figure, lower, magnitudes, band, p_star, instrumental)
+    kind = "instrumental" if band in instrumental else "AB"
+    _draw_counts(
+        upper, magnitudes[band], p_star >= 0.5, f"{band} ({kind} magnitude of the model)", true_magnitudes
+    )
     return figure
 
 
@@ -132,21 +140,24 @@ def _make_figure(rows: int, beside: float = 0.0) -> tuple[Figure, tuple[float, f
     return blank_figure(width, height, 130, layout=None), box
 
 
-def _draw_blends(figure: Figure, cutouts: Sequence[BlendCutout], band: str) -> None:
+def _draw_blends(
+    figure: Figure, cutouts: Sequence[BlendCutout], band: str, unit: str, calibrated: bool = True
+) -> None:
     rows = []
     for cutout in cutouts:
-        pictures: list[_Picture] = [("image", _rgb(cutout, cutout.image), (), ())]
+        pictures: list[_Picture] = [("image", _rgb(cutout, cutout.image, calibrated), (), ())]
         if cutout.model is not None:
-            pictures.append(("models", _rgb(cutout, cutout.model), (), ()))
+            pictures.append(("models", _rgb(cutout, cutout.model, calibrated), (), ()))
         if cutout.residual is not None:
             pictures.append(("residual", cutout.residual, (), ()))
-        pictures += [(label, _rgb(cutout, one), (), ()) for label, one in cutout.children[:MOST_CHILDREN]]
+        for label, one in cutout.children[:MOST_CHILDREN]:
+            pictures.append((label, _rgb(cutout, one, calibrated), (), ()))
         more = len(cutout.children) - MOST_CHILDREN
         rows.append((cutout.caption + (f"\n{more} fainter not shown" if more > 0 else ""), pictures))
+    limit = f"{MODEL_RESIDUAL_RANGE:g}"
     about = (
-        f"Blends of the most sources. Numbers are ids, and total fluxes of the models in {band} (nJy). "
-        f"Residuals in {band} from \N{MINUS SIGN}{MODEL_RESIDUAL_RANGE:g} (blue) to "
-        f"{MODEL_RESIDUAL_RANGE:g} (red) times the noise."
+        f"Blends of the most sources. Numbers are ids, and total fluxes of the models in {band} ({unit}). "
+        f"Residuals in {band} from \N{MINUS SIGN}{limit} (blue) to {limit} (red) times the noise."
     )
     _draw_rows(figure, rows, about)
 
@@ -216,10 +227,10 @@ def _read_png(picture: str) -> npt.NDArray[Any]:
     return np.asarray(pixels)[::-1]
 
 
-def _rgb(cutout: BlendCutout, pixels: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+def _rgb(cutout: BlendCutout, pixels: npt.NDArray[np.floating], calibrated: bool) -> npt.NDArray[np.uint8]:
     noise = cutout.noise
     if len(pixels) == 3:
-        return lupton_rgb(pixels, noise, sky=0.0)
+        return lupton_rgb(pixels, noise, sky=0.0, calibrated=calibrated)
     noise = None if noise is None else np.repeat(noise, 3)
     return lupton_rgb(np.repeat(pixels, 3, axis=0), noise, sky=0.0, balance=(1.0, 1.0, 1.0))
 
@@ -228,7 +239,7 @@ def _draw_counts(
     axis: Axes,
     magnitudes: npt.NDArray[np.floating],
     is_star: BoolArray,
-    band: str,
+    name: str,
     truth: npt.NDArray[np.floating] | None,
 ) -> None:
     style_axes(axis)
@@ -239,13 +250,13 @@ def _draw_counts(
     edges = np.arange(math.floor(2.0 * known.min()) / 2.0, known.max() + 0.5, 0.5).tolist()
     if truth is not None:
         axis.hist(truth, edges, histtype="stepfilled", color="0.85", label=f"true ({len(truth)})")
-    for name, chosen in (("galaxy", ~is_star), ("star", is_star)):
-        stroke = CLASS_STYLES[name].stroke | {"lw": 1.4}
-        label = f"{name} ({np.count_nonzero(chosen)})"
+    for kind, chosen in (("galaxy", ~is_star), ("star", is_star)):
+        stroke = CLASS_STYLES[kind].stroke | {"lw": 1.4}
+        label = f"{kind} ({np.count_nonzero(chosen)})"
         axis.hist(magnitudes[chosen], edges, histtype="step", label=label, **stroke)
     axis.set_yscale("log")
     axis.set_ylim(bottom=0.7)
-    axis.set(xlabel=f"{band} (AB magnitude of the model)", ylabel="Sources in 0.5 mag")
+    axis.set(xlabel=name, ylabel="Sources in 0.5 mag")
     axis.set_title("Number counts", fontsize=LABEL_SIZE)
     add_minor_ticks(axis)
     add_legend(axis, loc="upper left")
@@ -257,6 +268,7 @@ def _draw_colors(
     magnitudes: Mapping[str, npt.NDArray[np.floating]],
     band: str,
     p_star: npt.NDArray[np.floating],
+    instrumental: Collection[str],
 ) -> None:
     style_axes(axis)
     blue, red = list(magnitudes)[0], band
@@ -274,7 +286,9 @@ def _draw_colors(
         axis.set_xlim(low - 0.3, high + 0.3)
     axis.invert_yaxis()
     axis.set_title("Colours and magnitudes by pStar", fontsize=LABEL_SIZE)
-    axis.set(xlabel=f"{blue} \N{MINUS SIGN} {red} (mag)", ylabel=f"{band} (mag)")
+    color_unit = "mag" if {blue, red}.isdisjoint(instrumental) else "instrumental mag"
+    unit = "instrumental mag" if band in instrumental else "mag"
+    axis.set(xlabel=f"{blue} \N{MINUS SIGN} {red} ({color_unit})", ylabel=f"{band} ({unit})")
     add_minor_ticks(axis)
     box = axis.get_position()
     bar = figure.colorbar(points, cax=figure.add_axes((box.x1 + 0.008, box.y0, 0.009, box.height)))

@@ -20,7 +20,8 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
+from scipy import ndimage
 
 from ..metrics.arrays import BoolArray, Float32Array, FloatArray
 from .plot_style import blank_figure
@@ -42,6 +43,10 @@ _BLACK = 0.5
 """How far below the sky black lies, in units of its noise."""
 # Ids are written beside so many sources at most.
 _MAX_LABELS = 150
+_NO_DATA, _HATCH_COLOR = 40, "#6b6b6b"
+"""Grey level of pixels without data in any band, and the colour of the lines over areas of them."""
+_LEAST_AREA = 5
+"""Side of the smallest areas without data that are marked, larger than single bad pixels (px)."""
 
 
 def lupton_rgb(
@@ -52,47 +57,66 @@ def lupton_rgb(
     stretch_sigma: float = 6.0,
     softening: float = 4.3,
     balance: Sequence[float] = (0.7, 1.0, 1.35),
+    calibrated: bool = True,
 ) -> NDArray[np.uint8]:
     """Combine three bands into a picture that keeps colours (Lupton et al. 2004, PASP 116, 133).
 
     The picture is uint8, (y, x, 3). The image is flux per pixel, (band, y, x), the
-    reddest band first; pixels that are not finite become dark grey. Noise and level
-    of the sky per band, (band,), are by default estimated from the pixels. The
+    reddest band first. A pixel that is not finite in a band has the mean of the other
+    bands there, above their skies, and is dark grey if it is finite in none. Noise and
+    level of the sky per band, (band,), are by default estimated from the pixels. The
     stretch is in units of the noise, and ``softening`` is Q of
     `astropy.visualization.make_lupton_rgb`. The default weights of the bands make a
     flat spectrum in f_lambda (a star of about 7000 K) roughly white from images in
-    f_nu of z, r, g.
+    f_nu of z, r, g; bands that are not ``calibrated`` to one unit are each in units of
+    their noise instead.
     """
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[0] != 3:
         raise ValueError(
             f"A colour picture needs an image of shape (3, height, width); given was {image.shape}."
         )
-    finite = np.isfinite(image).all(axis=0)
+    known = np.isfinite(image)
+    pixels = np.where(known, image, 0.0).astype(np.float32)
+    level, sigma = _sky(pixels, known)
+    sigma = sigma if noise is None else np.asarray(noise, dtype=np.float32)
     weights = np.asarray(balance, dtype=np.float32)
-    scaled = np.where(finite, image, 0.0).astype(np.float32) * weights[:, None, None]
-    level, sigma = _sky(scaled, finite)
-    if noise is not None:
-        sigma = np.asarray(noise, dtype=np.float32) * weights
-    mean_sigma = float(np.sqrt(np.mean(sigma**2)))
-    if not np.isfinite(mean_sigma) or mean_sigma <= 0.0:
+    if not calibrated:
+        measured = np.isfinite(sigma) & (sigma > 0.0)
+        weights = np.where(measured, 1.0 / np.where(measured, sigma, 1.0), 1.0).astype(np.float32)
+    scaled = pixels * weights[:, None, None]
+    level = (level if sky is None else np.full(3, sky, np.float32)) * weights
+    variances = (sigma * weights)[np.isfinite(sigma)] ** 2
+    mean_sigma = float(np.sqrt(variances.mean())) if variances.size else 0.0
+    if mean_sigma <= 0.0:
         # A noiseless or constant image: any scale will do that shows its range.
         peak = float(np.abs(scaled).max(initial=0.0))
         mean_sigma = peak / 1000.0 if peak > 0.0 else 1.0
-    black = (level if sky is None else sky * weights) - _BLACK * mean_sigma
+    _fill_bands(scaled, known, level)
+    black = level - _BLACK * mean_sigma
     rgb = make_lupton_rgb(*scaled, minimum=black, stretch=stretch_sigma * mean_sigma, Q=softening)
-    rgb[~finite] = 40
+    rgb[~known.any(axis=0)] = _NO_DATA
     return np.asarray(rgb)
 
 
-def _sky(image: Float32Array, finite: BoolArray) -> tuple[Float32Array, Float32Array]:
-    """Estimate level and noise of the sky in each band, from the pixels (y, x) that are finite."""
-    if not finite.any():
-        return np.zeros(len(image), dtype=np.float32), np.ones(len(image), dtype=np.float32)
-    # Some ten thousand pixels give the sky as well as all of them.
-    sample = image[:, finite][:, :: max(1, finite.sum() // 40_000)]
-    level = np.median(sample, axis=1)
-    return level, 1.4826 * np.median(np.abs(sample - level[:, None]), axis=1)
+def _sky(image: Float32Array, known: BoolArray) -> tuple[Float32Array, Float32Array]:
+    """Estimate level and noise (NaN if it is not known) of the sky in each band, from the known pixels."""
+    level, sigma = np.zeros(len(image), np.float32), np.full(len(image), np.nan, np.float32)
+    for band, (plane, there) in enumerate(zip(image, known)):
+        if there.any():
+            # Some ten thousand pixels give the sky as well as all of them.
+            sample = plane[there][:: max(1, there.sum() // 40_000)]
+            level[band] = np.median(sample)
+            sigma[band] = 1.4826 * np.median(np.abs(sample - level[band]))
+    return level, sigma
+
+
+def _fill_bands(image: Float32Array, known: BoolArray, level: Float32Array) -> None:
+    """Give pixels that are known in some bands the mean of these in the others, in place."""
+    partly = known.any(axis=0) & ~known.all(axis=0)
+    there, sky = known[:, partly], level[:, None]
+    mean = np.where(there, image[:, partly] - sky, 0.0).sum(axis=0) / there.sum(axis=0)
+    image[:, partly] = np.where(there, image[:, partly], sky + mean)
 
 
 def mask_outlines(masks: Sequence[BoolArray], origins: NDArray[np.integer]) -> list[list[FloatArray]]:
@@ -141,10 +165,12 @@ def save_overlay(
     wcs: WCS | None = None,
     pixel_scale: float | None = None,
     title: str = "",
+    calibrated: bool = True,
 ) -> None:
     """Write the picture of an image, as for `lupton_rgb`, and its sources to a file, usually ``*.png``.
 
-    Masks and origins are as for `mask_outlines`; of each source there are its class
+    Areas without data are hatched, those in which a band is missing have a dotted
+    outline. Masks and origins are as for `mask_outlines`; of each source there are its class
     and its id, which is written beside it where there is room, (mask,). The pixel
     scale is in arcsec.
     """
@@ -154,7 +180,7 @@ def save_overlay(
             "Masks, origins, classes and ids must be of one number; given were "
             f"{len(masks)}, {len(origins)}, {len(is_star)}, {len(ids)}."
         )
-    rgb = lupton_rgb(image, noise)
+    rgb = lupton_rgb(image, noise, calibrated=calibrated)
     height, width = rgb.shape[:2]
     # Small images are enlarged to about a thousand points, large ones shrunk to about two thousand.
     magnification = float(np.clip(1000.0 / max(height, width), 0.6, 8.0))
@@ -162,6 +188,7 @@ def save_overlay(
         magnification = float(np.round(magnification * 2.0) / 2.0)
     figure, axes = _make_axes((height, width), magnification, wcs)
     axes.imshow(rgb, origin="lower", interpolation="nearest")
+    missing = _mark_missing(axes, np.isfinite(image))
     inch_per_pixel = axes.get_position().width * figure.get_figwidth() / width
     # Lines of about one and a half image pixels, within what the eye still sees and what hides no source.
     line_width = float(np.clip(1.1 * inch_per_pixel * 72.0, 0.5, 1.3))
@@ -172,15 +199,38 @@ def save_overlay(
     axes.set_xlim(-0.5, width - 0.5)
     axes.set_ylim(-0.5, height - 0.5)
     _draw_axes_labels(axes, wcs)
-    _draw_key(figure, is_star, (height, width), inch_per_pixel, pixel_scale, wcs)
+    _draw_key(figure, is_star, missing, (height, width), inch_per_pixel, pixel_scale, wcs)
     if title:
         axes.set_title(title, fontsize=11, loc="left", pad=8)
     figure.savefig(path, dpi=1.5 * _DPI if max(height, width) * magnification <= 1300 else _DPI)
 
 
+def _mark_missing(axes: Axes, known: BoolArray) -> list[Any]:
+    """Mark areas without data, and without some of the bands; return what the key shows of them."""
+    number = known.sum(axis=0)
+    square = np.ones((_LEAST_AREA, _LEAST_AREA), bool)
+    x, y = (np.arange(-1.0, side + 1.0) for side in number.shape[::-1])
+    handles: list[Any] = []
+    empty = ndimage.binary_opening(number == 0, square)
+    if empty.any():
+        hatch: dict[str, Any] = {"hatches": ["////"], "colors": "none"}
+        area = axes.contourf(x, y, np.pad(empty, 1, mode="edge"), [0.5, 1.5], **hatch)
+        area.set(edgecolor=_HATCH_COLOR, linewidth=0.0)
+        color = f"#{_NO_DATA:02x}" + 2 * f"{_NO_DATA:02x}"
+        handles.append(Patch(facecolor=color, edgecolor=_HATCH_COLOR, hatch="/////", label="no data"))
+    # Where a whole band is missing, there is no line to draw.
+    partly = ndimage.binary_opening(number < len(known), square) & ~empty
+    if partly.any() and known.any(axis=(1, 2)).all():
+        style: dict[str, Any] = {"colors": "white", "linestyles": ":", "linewidths": 0.8}
+        axes.contour(x, y, np.pad(partly, 1, mode="edge"), [0.5], **style)
+        handles.append(Line2D([], [], color="white", ls=":", lw=1.2, label="a band is missing"))
+    return handles
+
+
 def _draw_key(
     figure: Figure,
     is_star: BoolArray,
+    missing: Sequence[Any],
     shape: tuple[int, int],
     inch_per_pixel: float,
     pixel_scale: float | None,
@@ -197,6 +247,7 @@ def _draw_key(
         Line2D([], [], color=STAR_COLOR, lw=2.0, label=f"star ({n_star})"),
         Line2D([], [], color=GALAXY_COLOR, lw=2.0, label=f"galaxy ({len(is_star) - n_star})"),
         Line2D([], [], color="white", ls="", marker="$12$", ms=9.0, label="id in the catalogue"),
+        *missing,
     ]
     place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (_MARGIN_LEFT / width, 0.5)}
     place |= {"borderaxespad": 0.0, "labelspacing": 0.15}
