@@ -246,6 +246,7 @@ def _weighted_sums(
         ends = np.concatenate([[0], np.cumsum(counts)]).tolist()
         dx, dy = columns - x[of], rows - y[of]
         weight = np.exp(-0.5 * (yy[of] * dx * dx - 2.0 * xy[of] * dx * dy + xx[of] * dy * dy) / det[of])
+        del of
         data = pixels.image[rows, columns].astype(np.float64)
         if batch is not None:
             for i, row in enumerate(some.tolist()):
@@ -253,14 +254,22 @@ def _weighted_sums(
                 with batch.inserted(children[row]) as image:
                     data[one] = image[rows[one], columns[one]]
         variance = pixels.variance[rows, columns].astype(np.float64)
+        # An ellipse can have all pixels of the image: what is not needed any more goes.
+        del rows, columns
         mu = BlendednessAlgorithm.computeAbsExpectation(data, variance)
-        absolute = np.abs(data) - BlendednessAlgorithm.computeAbsBias(mu, variance)
-        factors = np.stack([np.ones(dx.size), dx * dx, dy * dy, dx * dy])
-        raw, denoised = weight * data, weight * absolute
+        denoised = np.abs(data)
+        denoised -= BlendednessAlgorithm.computeAbsBias(mu, variance)
+        del mu, variance
+        denoised *= weight
+        data *= weight
         for begin, end in zip(ends, ends[1:], strict=False):
-            w, f = weight[begin:end], np.ascontiguousarray(factors[:, begin:end])
+            one = slice(begin, end)
+            w, f = weight[one], np.empty((4, end - begin))
+            f[0] = 1.0
+            for row, (a, b) in enumerate(((dx, dx), (dy, dy), (dx, dy)), 1):
+                np.multiply(a[one], b[one], out=f[row])
             start = [float(w.sum()), float(w @ w)]
-            yield start + (f @ raw[begin:end]).tolist(), start + (f @ denoised[begin:end]).tolist()
+            yield start + (f @ data[one]).tolist(), start + (f @ denoised[one]).tolist()
 
 
 def _ellipse_pixels(
