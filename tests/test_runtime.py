@@ -6,6 +6,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import resource
 import sys
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from lsst.meas.maskrcnn.network import inference, runtime
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.inference import DetectionSettings, detect
+from lsst.meas.maskrcnn.network.memory import release_memory
 from lsst.meas.maskrcnn.network.runtime import prepare_network
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
 
@@ -134,3 +137,21 @@ def test_fusing_is_exact_to_rounding(backbone):
 def test_training_network_is_refused():
     with pytest.raises(ValueError, match="training mode"):
         prepare_network(build_network(NetworkSpec.light(2)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_free_memory_is_given_back() -> None:
+    if not hasattr(ctypes.CDLL(None), "malloc_trim"):
+        pytest.skip("the C library is not glibc")
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+    # Blocks that are too small to be mapped on their own; the last one holds all others back.
+    blocks = [np.ones(8_000) for _ in range(2_000)]
+    last = blocks.pop()
+    blocks.clear()
+    before = resident()
+    release_memory()
+    assert resident() < before - 60_000_000
+    assert last.all()

@@ -166,14 +166,17 @@ def _doubtful_sources(found: Detections, image: BandImage) -> npt.NDArray[np.boo
 
 def _images(image: MultibandImage, bands: BandImage) -> DetectionImages:
     """Bring the bands together, each pixel by the bands that have data there."""
-    count = bands.valid.sum(axis=0)
+    count = bands.valid.sum(axis=0, dtype=np.uint8)
+    total = np.zeros(image.shape, np.float32)
+    for plane in bands.pixels:
+        total += np.arcsinh(plane / 3.0)
     share = np.maximum(count, 1).astype(np.float32)
     known = (np.asarray(image.usable) & np.isfinite(image.flux)).any(axis=(1, 2))
     noise = np.full(len(image.bands), np.nan)
     noise[known] = bands.noise
     return DetectionImages(
         snr=bands.snr,
-        mean=np.arcsinh(bands.pixels / 3.0).sum(axis=0) / share,
+        mean=total / share,
         valid=count > 0,
         bad=np.logical_or.reduce(np.asarray(image.bad), axis=0),
         saturated=np.logical_or.reduce(np.asarray(image.saturated), axis=0),

@@ -40,9 +40,11 @@ from ..images.settings import settings as settings_class
 from ..network.any_band import AnyBandNetwork
 from ..network.detections import Detections
 from ..network.inference import DetectionSettings, select_device
+from ..network.memory import release_memory
 from ..network.model_file import MaskRcnnModel
 from ..network.runtime import prepared_network
 from ..profiles.blend import BlendSource
+from ..profiles.model import ProfileFit
 from .any_band import detect_any_band, image_wavelengths
 from .cores import grow_cores
 from .detection import DetectionImages, Normalize, detect_fixed_bands
@@ -52,7 +54,7 @@ from .models import fit_models
 from .parents import Parent, make_parents
 from .peaks import find_peaks
 from .saturated import join_saturated
-from .shares import ShareSettings, share_parents
+from .shares import ParentStatistics, ShareSettings, SourceShare, share_parents
 from .sources import SourceList
 
 Progress = Callable[[str, int, int], None]
@@ -134,35 +136,41 @@ def find_sources(
         peaks = np.where(np.isfinite(found.positions), found.positions, peaks)
         measured = _measure(found.masks, found.origins, combined)
         measured = move_peaks(measured, found.masks, found.origins, peaks, combined.mean)
-    return _deblend(image, found, peaks, measured, combined, settings.shares, device, timings, progress)
+    with _timed(timings, "shares"):
+        limits = settings.shares.max_parent_sources, settings.shares.max_parent_area
+        parents = make_parents(found.masks, found.origins, image.shape, settings.shares.parent_grow, *limits)
+    whole, n_valid = _measure_parents(parents, combined), int(np.count_nonzero(combined.valid))
+    noise = combined.noise
+    # These images are large, and the fit takes as much again.
+    del combined
+    blended = _blend_sources(found, peaks)
+    shared = _share(image, parents, blended, found.p_star, noise, settings.shares, device, timings, progress)
+    shares, statistics, models = shared
+    return SourceList(
+        image, found, peaks, measured, whole, parents, shares, statistics, noise, n_valid, timings, models
+    )
 
 
-def _deblend(
+def _share(
     image: MultibandImage,
-    found: Detections,
-    peaks: npt.NDArray[np.float64],
-    measured: MaskMeasurements,
-    combined: DetectionImages,
+    parents: list[Parent],
+    sources: list[BlendSource],
+    p_star: npt.NDArray[np.floating],
+    noise: npt.NDArray[np.float64],
     settings: ShareSettings,
     device: torch.device,
     timings: dict[str, float],
     progress: Progress | None,
-) -> SourceList:
-    """Make parents, fit models to their sources, and share their flux."""
-    with _timed(timings, "shares"):
-        limits = settings.max_parent_sources, settings.max_parent_area
-        parents = make_parents(found.masks, found.origins, image.shape, settings.parent_grow, *limits)
-        blended, report = _blend_sources(found, peaks), progress and functools.partial(progress, "parents")
-        with_variance = _with_variance(image, combined.noise)
+) -> tuple[list[SourceShare], ParentStatistics, ProfileFit | None]:
+    """Fit models to the sources of parents, and share the flux."""
+    report = progress and functools.partial(progress, "parents")
+    with_variance = _with_variance(image, noise)
     with _timed(timings, "profiles"):
-        models = fit_models(with_variance, parents, blended, found.p_star, settings.local_sky, device)
+        models = fit_models(with_variance, parents, sources, p_star, settings.local_sky, device)
+    release_memory()
     with _timed(timings, "shares"):
-        shares, statistics = share_parents(with_variance, parents, blended, settings, report, models)
-    whole, n_valid = _measure_parents(parents, combined), int(np.count_nonzero(combined.valid))
-    noise = combined.noise
-    return SourceList(
-        image, found, peaks, measured, whole, parents, shares, statistics, noise, n_valid, timings, models
-    )
+        shares, statistics = share_parents(with_variance, parents, sources, settings, report, models)
+    return shares, statistics, models
 
 
 def _detect(

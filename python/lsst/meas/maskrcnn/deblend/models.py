@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.ndimage import distance_transform_edt
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from ..images.background import mesh_background
+from ..images.pixels import usable_pixels
 from ..profiles.blend import BlendSource, trusted_peaks
 from ..profiles.fit import WINDOW_HALVES, fit_profiles
 from ..profiles.model import FitSources, ProfileFit
 from ..profiles.psf import PsfMixture, fit_psf
 from .image import MultibandImage
-from .parents import Parent
+from .parents import Parent, grow_pixels
 
 MARGIN = 6.0
 """How far beyond their parents sources are fitted (px)."""
@@ -101,20 +101,21 @@ def fit_models(
     for number, parent in enumerate(parents):
         near[parent.box] |= parent.pixels
         groups[parent.members] = number
-    distance = distance_transform_edt(~near)
-    near, sky = distance <= MARGIN, distance > _SKY_DISTANCE
     psfs = _PsfMixtures(image, known)
     sigma = float(np.mean([_width(psf) for psf in psfs(*middle)]))
     chosen = _start(sources, groups, sigma, image)
-    near |= _large_windows(chosen, image.shape)
-    sky &= ~_large_windows(chosen, image.shape, 1.5)
-    good = np.asarray(image.usable) & ~np.asarray(image.bad) & (variance > 0) & np.isfinite(variance)
-    good &= np.isfinite(image.flux) & known[:, None, None]
-    flux = _without_sky(image.flux, good & sky)
-    weight = np.zeros(flux.shape, np.float32)
-    for band, plane in enumerate(flux):
+    sky = ~(grow_pixels(near, _SKY_DISTANCE) | _large_windows(chosen, image.shape, 1.5))
+    near = grow_pixels(near, MARGIN) | _large_windows(chosen, image.shape)
+    flux = image.flux.astype(np.float32)
+    good, weight = np.zeros(flux.shape, bool), np.zeros(flux.shape, np.float32)
+    # Band by band, so that no more than one band of what is in between is in memory.
+    for band in np.flatnonzero(known).tolist():
+        good[band] = usable_pixels(flux[band], variance[band], np.asarray(image.usable)[band])
+        good[band] &= ~np.asarray(image.bad)[band]
+        _subtract_sky(flux[band], good[band] & sky)
         use = good[band] & near
-        weight[band][use] = 1.0 / (variance[band][use] + (_MODEL_ERROR * np.maximum(plane[use], 0.0)) ** 2)
+        error = _MODEL_ERROR * np.maximum(flux[band][use], 0.0)
+        weight[band][use] = 1.0 / (variance[band][use] + error**2)
     peaks, doubtful = chosen.positions, None
     if p_star is not None:
         p = np.asarray(p_star, np.float64)
@@ -125,14 +126,17 @@ def fit_models(
     chosen = FitSources(*(getattr(chosen, item.name)[first] for item in dataclasses.fields(chosen)))
     doubtful = None if doubtful is None else doubtful[first]
     fit = fit_profiles(flux, weight, chosen, psfs, image.pixel_scale, doubtful, device, local_sky)
+    near_bad = _near_bad(weight > 0, peaks)
+    del weight
     fit.flux[~(fit.flux_errors < _UNKNOWN)] = np.nan
-    noise = np.where(good, flux, np.float32(0.0))
+    flux[~good] = 0.0
     for index in range(len(first)):
-        fit.add_to(noise, index, sign=-1.0)
-    noise /= np.sqrt(np.where(good, variance, 1.0))
-    fit.scale_errors(np.sqrt(_noise_factors(noise, good, psfs(*middle))))
+        fit.add_to(flux, index, sign=-1.0)
+    for band, pixels in enumerate(flux):
+        pixels /= np.sqrt(np.where(good[band], variance[band], np.float32(1.0)))
+    fit.scale_errors(np.sqrt(_noise_factors(flux, good, psfs(*middle))))
     fit = fit if len(first) == len(rows) else fit.share(rows)
-    fit.core = _near_bad(weight > 0, peaks)
+    fit.core = near_bad
     on_edge = (peaks < 2.35 * sigma) | (peaks > np.array(image.shape) - 1 - 2.35 * sigma)
     fit.edge = np.asarray(on_edge.any(axis=1))
     return fit
@@ -148,16 +152,13 @@ def _large_windows(sources: FitSources, shape: tuple[int, int], scale: float = 1
     return result
 
 
-def _without_sky(flux: npt.NDArray[np.float32], sky: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    """Subtract what is left of the sky of each band, as the pixels (band, y, x) of the ``sky`` have it."""
-    result = flux.astype(np.float32)
-    for plane, use in zip(result, sky, strict=True):
-        if np.count_nonzero(use) >= _LEAST_SKY:
-            level = mesh_background(plane, use, _SKY_CELL, clip_sigma=3.0, iterations=10)
-            for start in range(0, len(plane), _SKY_CELL):
-                rows = slice(start, start + _SKY_CELL)
-                plane[rows] -= np.asarray(level.rows(plane.shape, rows), np.float32)
-    return result
+def _subtract_sky(plane: npt.NDArray[np.float32], use: npt.NDArray[np.bool_]) -> None:
+    """Subtract what is left of the sky from a band (y, x), by the pixels to use, if there are enough."""
+    if np.count_nonzero(use) >= _LEAST_SKY:
+        level = mesh_background(plane, use, _SKY_CELL, clip_sigma=3.0, iterations=10)
+        for start in range(0, len(plane), _SKY_CELL):
+            rows = slice(start, start + _SKY_CELL)
+            plane[rows] -= np.asarray(level.rows(plane.shape, rows), np.float32)
 
 
 def _noise_factors(

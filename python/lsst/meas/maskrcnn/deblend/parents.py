@@ -97,7 +97,7 @@ def _connect(
         height, width = mask.shape
         windows.append((slice(y0, y0 + height), slice(x0, x0 + width)))
         covered[windows[-1]] |= mask
-    labels, n_labels = ndimage.label(_grow(covered, grow), structure=np.ones((3, 3), dtype=bool))
+    labels, n_labels = ndimage.label(grow_pixels(covered, grow), structure=np.ones((3, 3), dtype=bool))
     del covered
     first, group = _group_labels(masks, windows, labels, n_labels)
     boxes = ndimage.find_objects(labels)
@@ -142,8 +142,8 @@ def _group_labels(
     return first, sparse.csgraph.connected_components(graph, directed=False)[1]
 
 
-def _grow(covered: npt.NDArray[np.bool_], radius: float) -> npt.NDArray[np.bool_]:
-    """Union of discs about all pixels that are set."""
+def grow_pixels(covered: npt.NDArray[np.bool_], radius: float) -> npt.NDArray[np.bool_]:
+    """Set all pixels, (y, x), within a radius (px) of one that is set."""
     reach = int(radius)
     if reach == 0:
         return covered

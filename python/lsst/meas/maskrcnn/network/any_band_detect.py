@@ -70,7 +70,8 @@ class BandImage:
     @property
     def snr(self) -> npt.NDArray[np.float32]:
         """All bands that have data in a pixel together, in units of the noise, (y, x)."""
-        return self.pixels.sum(axis=0) / np.sqrt(np.maximum(self.valid.sum(axis=0), 1).astype(np.float32))
+        count = np.maximum(self.valid.sum(axis=0, dtype=np.uint8), 1)
+        return self.pixels.sum(axis=0) / np.sqrt(count.astype(np.float32))
 
 
 def normalize_bands(
@@ -110,10 +111,12 @@ def normalize_bands(
         np.subtract(plane, sky.median, out=pixels[band], where=known[band])
         pixels[band] /= noise[band] if noise[band] > 0 else 1.0
     there = known.any(axis=(1, 2))
+    # A slice takes no copy.
+    rows = slice(None) if there.all() else there
     widths, nm = np.asarray(fwhm, np.float32), np.asarray(wavelength, np.float32)
     reach = np.full(len(flux), np.nan, np.float32) if wings is None else np.asarray(wings, np.float32)
     field = Field.of(noise[there] if calibrated else np.nan, widths[there], pixel_scale)
-    return BandImage(pixels[there], known[there], widths[there], noise[there], nm[there], reach[there], field)
+    return BandImage(pixels[rows], known[rows], widths[there], noise[there], nm[there], reach[there], field)
 
 
 def learned_scale(image: BandImage) -> tuple[BandImage, float]:

@@ -15,6 +15,7 @@ import torch
 
 from ..images.tiles import Tile, make_tiles
 from .detections import Detections
+from .memory import release_memory
 
 _CLOSEST = 0.35
 """Distance in FWHM below which two detections are of one source."""
@@ -72,6 +73,7 @@ def detect_in_tiles(
             parts.append(found.take(np.array([distance.argmin()])))
             again[index] = True
     every = Detections.concatenate([every.take(~again), *parts[len(cut) :]]).sorted()
+    release_memory()
     return every.take(unique_sources(every.boxes, _places(every), fwhm))
 
 
