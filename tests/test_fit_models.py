@@ -103,6 +103,13 @@ def test_band_without_data() -> None:
     np.testing.assert_allclose(found.flux[:, 0], FLUX, rtol=0.03)
 
 
+def test_hole_in_the_bands_with_data() -> None:
+    arguments, parents, sources = make(flux=FLUX * np.array([1.0, -1.0, 1.0]))
+    for _ in range(2):
+        assert fit(arguments, parents, sources).converged.tolist() == [True, False, True]
+        arguments["flux"][1] = np.nan
+
+
 @pytest.mark.parametrize("psf", [[PSF, None], [PSF, np.full((5, 5), np.nan)], [PSF, np.zeros((5, 5))]])
 def test_band_without_a_psf(psf: list) -> None:
     def known(band: int, y: float, x: float) -> np.ndarray | None:

@@ -20,7 +20,7 @@ from scipy.spatial import cKDTree
 from ..images.background import mesh_background
 from ..images.pixels import usable_pixels
 from ..profiles.blend import BlendSource, trusted_peaks
-from ..profiles.fit import WINDOW_HALVES, fit_profiles
+from ..profiles.fit import UNKNOWN_ERROR, WINDOW_HALVES, fit_profiles
 from ..profiles.model import FitSources, ProfileFit
 from ..profiles.psf import PsfMixture, fit_psf
 from .image import MultibandImage
@@ -49,9 +49,6 @@ pixel of one 1.5 times as large is taken for sky."""
 _MODEL_ERROR = 0.01
 """Error of models and PSFs in units of the flux of a pixel. Without it, cores of S/N 1000 would decide about
 the wings: de Vaucouleurs profiles would come out 2 to 8 % too bright, as sums of Gaussians are no better."""
-
-_UNKNOWN = 1e12
-"""Error of a flux (nJy) from which on it is not known at all: no pixel tells it."""
 
 PSF_CELL = 256
 """Side of the cells in which the PSF is taken to be the same (px)."""
@@ -128,7 +125,7 @@ def fit_models(
     fit = fit_profiles(flux, weight, chosen, psfs, image.pixel_scale, doubtful, device, local_sky)
     near_bad = _near_bad(weight > 0, peaks)
     del weight
-    fit.flux[~(fit.flux_errors < _UNKNOWN)] = np.nan
+    fit.flux[~(fit.flux_errors < UNKNOWN_ERROR)] = np.nan
     flux[~good] = 0.0
     for index in range(len(first)):
         fit.add_to(flux, index, sign=-1.0)

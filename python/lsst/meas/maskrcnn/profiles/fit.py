@@ -48,6 +48,9 @@ _BRIGHT = 100.0
 """S/N from which on stars are drawn with more than the Gaussians of the PSF."""
 _UNCHANGED = 0.5
 """Change of chi^2 in a window by other models up to which a source is not fitted again."""
+UNKNOWN_ERROR = 1e12
+"""Error of a flux (nJy) from which on it is not known at all: no pixel tells it."""
+
 _NEGATIVE = 5.0
 """S/N of negative fluxes from which on a model is none of a source."""
 # Medians of the priors; their widths are in `~.block`.
@@ -113,8 +116,10 @@ def fit_profiles(
     result.chi2, pixels = run.chi2(np.arange(len(sources)))
     free = np.where(result.is_star, 2, N_SHAPE) + len(flux)
     result.dof = np.maximum(pixels - free, 0)
-    # What takes light away in all bands is part of the model of a neighbour.
-    result.converged &= ~(result.flux < -_NEGATIVE * result.flux_errors).all(axis=1)
+    # What takes light away in all bands that are known is part of the model of a neighbour.
+    negative = result.flux < -_NEGATIVE * result.flux_errors
+    unknown = ~(result.flux_errors < UNKNOWN_ERROR)
+    result.converged &= ~((negative | unknown).all(axis=1) & negative.any(axis=1))
     return result
 
 
