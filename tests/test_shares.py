@@ -413,7 +413,7 @@ def galaxy_pair() -> tuple[np.ndarray, np.ndarray, list[BlendSource]]:
     ]
     images = np.sum(models, axis=0)[None].astype(np.float32)
     sources = [source_of(models[0], *first, False), source_of(models[1], *second, False)]
-    return images, np.full_like(images, 0.01), sources
+    return images, np.ones_like(images), sources
 
 
 def test_the_fit_converges(monkeypatch):
@@ -426,7 +426,7 @@ def test_the_fit_converges(monkeypatch):
     for name in ("_SETTLED", "_STILL"):
         monkeypatch.setattr(block, name, 0.01 * getattr(block, name))
     more = share_flux(images, variances, parent, sources, [PSF]).fluxes(images)
-    # By less than the standard deviations, which are 1.
+    # By less than the standard deviations, which are 10.
     np.testing.assert_allclose(more, fluxes, atol=0.5)
 
 
