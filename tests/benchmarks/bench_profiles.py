@@ -152,7 +152,7 @@ def main() -> None:
     if arguments.scenes:
         return
     if arguments.figure:
-        draw_blends(arguments.figure, 2)
+        draw_blends(arguments.figure, 5)
     stamp = galsim.Moffat(beta=3.0, fwhm=4.0).shear(g1=0.03, g2=-0.02)
     mixture = fit_psf(stamp.drawImage(nx=61, ny=61, scale=1.0, method="no_pixel").array)
     print(f"Flux of a star with the mixture for the PSF: {100.0 * mixture.flux_error:+.3f} %")
