@@ -202,6 +202,17 @@ def test_weights_that_are_not_finite(model):
         MaskRcnnModel(model.metadata, state).build()
 
 
+def test_checksums_whose_names_are_damaged(model, tmp_path):
+    """They are none of an older file, which has no checksum."""
+    write_model(model, tmp_path / "m.safetensors")
+    data = (tmp_path / "m.safetensors").read_bytes()
+    assert data.count(b"sha256") == 2
+    damaged = tmp_path / "damaged.safetensors"
+    damaged.write_bytes(data.replace(b"sha256", b"shb256")[:-1] + b"\x01")
+    with pytest.raises(ModelFileError, match="a SHA-256 in its header is called 'shb256"):
+        read_model(damaged)
+
+
 def test_failed_write_leaves_the_old_file_and_nothing_else(model, tmp_path, monkeypatch):
     path = tmp_path / "m.safetensors"
     path.write_bytes(b"old")

@@ -15,6 +15,7 @@ import hashlib
 import json
 import logging
 import math
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,6 +56,9 @@ class TensorFileError(ValueError):
     """A file is no whole file of tensors; the message begins with what is wrong."""
 
 
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
 @dataclass(frozen=True)
 class TensorHeader:
     """What the header of a file says."""
@@ -78,6 +82,9 @@ class TensorHeader:
         texts = self.texts
         if (_TEXTS in texts or _TENSORS in texts) and texts.get(_TEXTS) != _sha256_of_texts(texts):
             raise TensorFileError("is damaged: the texts of its header have another SHA-256 than it says")
+        for key, text in texts.items():
+            if key not in (_TEXTS, _TENSORS) and _SHA256.fullmatch(text):
+                raise TensorFileError(f"is damaged: a SHA-256 in its header is called {key!r}")
 
     def pack(self, data: bytes, texts: Mapping[str, str]) -> bytes:
         """Make a file of other texts and of the tensors of a file with this header, bit for bit."""
