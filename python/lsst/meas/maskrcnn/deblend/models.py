@@ -77,8 +77,9 @@ def fit_models(
 
     Each source is in exactly one parent, and the sources of one are fitted together; their positions are in
     pixels of the image. Those with a probability of being a star, (N,), between 0.1 and 0.9 are fitted as
-    star and as galaxy. With ``local_sky`` a constant is fitted to each parent and band, too. Pixels are
-    computed on ``device``.
+    star and as galaxy. What is left of the sky far from all parents is subtracted first, where there are
+    enough pixels; with ``local_sky`` a constant is fitted to each parent and band, too. Pixels are computed
+    on ``device``.
 
     Fluxes in bands without a PSF and of sources without a pixel that can be fitted are NaN. Returns `None` if
     there is no PSF in any band, or no source.
