@@ -53,11 +53,14 @@ def exposure(tmp_path_factory) -> Path:
     return path
 
 
-def test_catalogue_without_its_archive(catalogue, tmp_path):
+@pytest.mark.parametrize(
+    "damage", [(b"", b""), (b"AR_HDU  ", b"AR\xc8HDU  "), (b"= 'footprint'", b"= 'footprind'")]
+)
+def test_catalogue_without_its_archive(catalogue, tmp_path, damage):
     data = catalogue.read_bytes()
     end = data.index(b"ARCHIVE_INDEX")
     path = tmp_path / "cut.fits"
-    path.write_bytes(data[: data.rindex(b"XTENSION", 0, end)])
+    path.write_bytes(data[: data.rindex(b"XTENSION", 0, end)].replace(*damage))
     with pytest.raises(FitsError, match=r"cut\.fits.* has no archive"):
         SourceCatalog.readFits(str(path))
     assert len(SourceCatalog.readFits(str(path), flags=SOURCE_IO_NO_FOOTPRINTS)) == 4
@@ -68,6 +71,7 @@ def test_catalogue_without_its_archive(catalogue, tmp_path):
     [
         (b"= 'footprint'", b"= 'footprind'", "4 of its Footprints belong to no record"),
         (b"\1Footprint", b"\1Fooxprint", "is no Footprint that is known"),
+        (b"'ARCHIVE_DATA'", b"'ARCHIVE\nDATA'", "Wrong value for archive data EXTTYPE: '?ARCHIVE DATA"),
         (b"XTENSION= 'BINTABLE'", b"XTENSOIN= 'BINTABLE'", "what follows HDU 1 is no HDU"),
     ],
 )

@@ -250,7 +250,8 @@ def fits_errors(name: str) -> Iterator[None]:
     except PexException as error:
         if name in error.what():
             raise
-        raise type(error)(f"cannot read {name}: {error.what()}") from error
+        # Damaged headers may hold line feeds.
+        raise type(error)(f"cannot read {name}: {' '.join(error.what().split())}") from error
     except _DAMAGE as error:
         text = " ".join(str(error).split())
         raise FitsError(f"cannot read {name}: {type(error).__name__}, {text}; it is damaged") from error

@@ -421,11 +421,13 @@ def _read_hdus(cls: Any, hdus: list[raw_fits.RawHdu], hdu: int, flags: int, name
     if is_source and not flags & SOURCE_IO_NO_FOOTPRINTS:
         from .io._archive import InputArchive
 
-        if "footprint" not in skipped and header.archive_hdu <= 0:
-            return catalog
+        ids = skipped.get("footprint", np.zeros(0, np.int64))
         start = header.archive_hdu if header.archive_hdu > 0 else index + 1
+        archived = any(str(hdu.keys.get("EXTTYPE", "")).startswith("ARCHIVE") for hdu in hdus[index + 1 :])
+        if "footprint" not in skipped and header.archive_hdu <= 0 and not archived:
+            return catalog
         if start >= len(hdus):
-            if header.archive_hdu > 0 and skipped.get("footprint", np.zeros(0)).any():
+            if header.archive_hdu > 0 or ids.any():
                 raise FitsError(
                     f"{name} has no archive: its Footprints should be in HDU {start}, the last is "
                     f"{len(hdus) - 1}. Copy it again, or read it with SOURCE_IO_NO_FOOTPRINTS."
@@ -433,7 +435,6 @@ def _read_hdus(cls: Any, hdus: list[raw_fits.RawHdu], hdu: int, flags: int, name
             return catalog
         with fits_errors(f"the archive of {name}"):
             archive = InputArchive._from_raw(hdus, start)
-            ids = skipped.get("footprint", np.zeros(0, np.int64))
             if lost := archive.find("Footprint") - set(ids.tolist()):
                 # Upstream does not look, but never writes such a file.
                 raise FitsError(f"{len(lost)} of its Footprints belong to no record; the table is damaged")
