@@ -281,7 +281,7 @@ def test_summary_and_pictures(fake_scene, tmp_path):
     assert "median 0.75" in second
     assert third.startswith("Of 2 drawn sources with S/N > 10 in r, 2 (100 %) have") and "1 of them" in third
     assert "z 27.4" in demo._summarize(demo.Field("name", "a field", exposures), image, catalog)[2]
-    image.has_zero_point[2] = False
+    image.calibrated[2] = False
     third = demo._summarize(demo.Field("name", "a field", exposures), image, catalog)[2]
     assert "z 27.4" in third and "in counts: g " in third and "instrumental" in third
     demo._write_pictures(tmp_path, field, image, catalog)

@@ -386,7 +386,7 @@ def test_table(sources: SourceList, scene: Scene, tmp_path: Path) -> None:
 def test_table_of_bands_without_a_zero_point(sources: SourceList, tmp_path: Path) -> None:
     """No AB magnitudes and no nJy there; the other bands stay as they are."""
     known = sources.to_table()
-    image = dataclasses.replace(sources.image, has_zero_point=[True, False, True])
+    image = dataclasses.replace(sources.image, calibrated=[True, False, True])
     counts = dataclasses.replace(sources, image=image)
     table = counts.to_table()
     assert table.colnames == known.colnames

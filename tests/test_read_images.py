@@ -20,6 +20,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 
 from lsst.afw.image import ExposureF
+from lsst.meas.maskrcnn import MultibandImage
 from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
 from lsst.meas.maskrcnn.ingest.exposures import field_to_exposures, scene_to_exposures, sky_wcs
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles, FitsImageError, assign_bands
@@ -93,7 +94,7 @@ def test_same_pixels_as_by_exposures(fits_files):
     ours = read_images(fits_files, options)
     theirs = to_multiband_image(field_to_exposures(read_field(files, options)))
     assert ours.saturated.sum() == 16
-    assert ours.calibrated and theirs.calibrated
+    assert ours.calibrated.all() and theirs.calibrated.all()
     for name in ("flux", "variance", "usable", "saturated", "bad"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name), err_msg=name)
     np.testing.assert_allclose(ours.psf_fwhm, theirs.psf_fwhm, rtol=1e-3)
@@ -116,17 +117,18 @@ def test_images_without_a_zero_point_are_not_calibrated(fits_files, tmp_path):
     field = read_field({band: BandFiles(path) for band, path in fits_files.items()}, FitsOptions())
     exposures = field_to_exposures(field)
     image = read_images(fits_files)
-    assert not image.calibrated and not to_multiband_image(exposures).calibrated
     for one in (image, to_multiband_image(exposures)):
-        assert one.bands == ("g", "r", "z") and one.has_zero_point.tolist() == [True, False, True]
-        assert one.select("rz").has_zero_point.tolist() == [False, True] and one.select("zg").calibrated
+        assert one.bands == ("g", "r", "z") and one.calibrated.tolist() == [True, False, True]
+        assert one.select("rz").calibrated.tolist() == [False, True] and one.select("zg").calibrated.all()
     imported = scene_to_exposures(import_field("a field", field))
-    assert to_multiband_image(imported).has_zero_point.tolist() == [True, False, True]
+    assert to_multiband_image(imported).calibrated.tolist() == [True, False, True]
     exposures["r"].writeFits(str(tmp_path / "r.fits"))
     exposures["r"] = ExposureF.readFits(str(tmp_path / "r.fits"))
-    assert not to_multiband_image(exposures).calibrated
+    assert to_multiband_image(exposures).calibrated.tolist() == [True, False, True]
     del exposures["r"]
-    assert to_multiband_image(exposures).calibrated
+    assert to_multiband_image(exposures).calibrated.all()
+    with pytest.raises(ValueError, match="calibrated has shape .2,., wanted one value for 3 bands"):
+        MultibandImage(image.flux, "grz", 0.2, calibrated=[True, False])
 
 
 def test_sky_is_subtracted_and_wcs_made_up(tmp_path, rng, caplog):

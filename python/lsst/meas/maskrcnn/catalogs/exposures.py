@@ -326,7 +326,7 @@ def to_multiband_image(
         psf=lambda band, y, x: psf_image(listed[band], y, x),
         psf_fwhm=psf_fwhm(exposures),
         wcs=_ArrayWcs(wcs, box.getMinX(), box.getMinY()),
-        has_zero_point=[not exposure.getMetadata().exists(NO_ZERO_POINT) for exposure in listed],
+        calibrated=[not exposure.getMetadata().exists(NO_ZERO_POINT) for exposure in listed],
     )
 
 

@@ -434,7 +434,7 @@ def _summarize(field: Field, image: MultibandImage, catalog: SourceCatalog) -> l
 
 def _without_zero_point(image: MultibandImage) -> list[str]:
     """Bands whose fluxes are in counts."""
-    return [band for band, known in zip(image.bands, np.asarray(image.has_zero_point)) if not known]
+    return [band for band, known in zip(image.bands, np.asarray(image.calibrated)) if not known]
 
 
 def _noise(image: MultibandImage) -> np.ndarray:

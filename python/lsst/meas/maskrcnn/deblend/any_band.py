@@ -84,7 +84,7 @@ def detect_any_band(
         wavelengths,
         image.variance,
         image.psf_wings(),
-        calibrated=image.calibrated,
+        calibrated=bool(np.all(image.calibrated)),
         pixel_scale=image.pixel_scale,
     )
     scaled, scale = learned_scale(bands)

@@ -57,12 +57,10 @@ class MultibandImage:
     wcs : object, optional
         Takes pixels to the sky: a WCS of astropy, or anything with
         ``pixelToSkyArray(x, y, degrees=True)``.
-    calibrated : `bool`
-        Whether ``flux`` is in nJy. Where it is not (no zero point), the ratios of
-        the bands still count, but not how deep the image is.
-    has_zero_point : array_like, optional
-        The same by band, bool, (band,); by default ``calibrated`` for all. Where
-        it is given, ``calibrated`` is whether all are.
+    calibrated : array_like
+        Whether ``flux`` is in nJy, bool, (band,) or one for all. Where it is not
+        (no zero point), the ratios of the bands still count, but not how deep the
+        image is.
 
     Raises
     ------
@@ -89,8 +87,7 @@ class MultibandImage:
     psf: Sequence[npt.ArrayLike] | PsfFunction | None = None
     psf_fwhm: npt.ArrayLike | None = None
     wcs: Any = None
-    calibrated: bool = True
-    has_zero_point: npt.ArrayLike | None = None
+    calibrated: npt.ArrayLike = True
 
     def __post_init__(self) -> None:
         self.flux = np.asarray(self.flux, np.float32)
@@ -118,7 +115,12 @@ class MultibandImage:
                         f"the variance of band {band} is nowhere above 0; give none if it is not known"
                     )
         self._check_psf()
-        self._check_zero_points()
+        calibrated = np.array(self.calibrated, bool)
+        if calibrated.shape not in ((), (len(self.bands),)):
+            raise ValueError(
+                f"calibrated has shape {calibrated.shape}, wanted one value for {len(self.bands)} bands"
+            )
+        self.calibrated = np.broadcast_to(calibrated, len(self.bands)).copy()
 
     def __repr__(self) -> str:
         return f"<MultibandImage {'x'.join(map(str, self.shape))} px, bands {', '.join(self.bands)}>"
@@ -143,17 +145,6 @@ class MultibandImage:
         self.psf_fwhm = np.asarray(self.psf_fwhm, dtype=float)
         if self.psf_fwhm.shape != (count,):
             raise ValueError(f"psf_fwhm has shape {self.psf_fwhm.shape}, wanted one width for {count} bands")
-
-    def _check_zero_points(self) -> None:
-        count = len(self.bands)
-        if self.has_zero_point is None:
-            self.has_zero_point = np.full(count, self.calibrated)
-        self.has_zero_point = np.asarray(self.has_zero_point, bool)
-        if self.has_zero_point.shape != (count,):
-            raise ValueError(
-                f"has_zero_point has shape {self.has_zero_point.shape}, wanted one value for {count} bands"
-            )
-        self.calibrated = bool(self.has_zero_point.all())
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -238,7 +229,7 @@ class MultibandImage:
             psf = [psf[number] for number in index]
         chosen: dict[str, Any] = {
             name: None if getattr(self, name) is None else np.asarray(getattr(self, name))[index]
-            for name in ("flux", "variance", "usable", "saturated", "bad", "psf_fwhm", "has_zero_point")
+            for name in ("flux", "variance", "usable", "saturated", "bad", "psf_fwhm", "calibrated")
         }
         return dataclasses.replace(self, bands=bands, psf=psf, **chosen)
 

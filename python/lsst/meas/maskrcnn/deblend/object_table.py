@@ -148,7 +148,7 @@ def _flags(sources: SourceList) -> _Columns:
 
 def flux_unit(image: MultibandImage, number: int) -> u.UnitBase:
     """Return the unit of fluxes in a band, counts where its zero point is not known."""
-    return u.nJy if np.asarray(image.has_zero_point)[number] else u.count
+    return u.nJy if np.asarray(image.calibrated)[number] else u.count
 
 
 def _fluxes(sources: SourceList) -> _Columns:

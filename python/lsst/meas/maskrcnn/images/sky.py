@@ -7,11 +7,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from numpy.polynomial.polynomial import polygrid2d, polyvander2d
 from scipy import ndimage
 
 from .background import Background, BoolArray, FloatArray, clip_sorted, mesh_background
@@ -228,31 +228,34 @@ def _covered(good: BoolArray, cells: tuple[int, ...]) -> BoolArray:
     return np.asarray(share >= 0.1)
 
 
-def _fit_polynomial(mesh: FloatArray, known: BoolArray) -> dict[tuple[int, int], float]:
+def _fit_polynomial(mesh: FloatArray, known: BoolArray) -> npt.NDArray[np.float64]:
     """Fit a polynomial of second order to the known cells of a mesh (y, x), without those that are far off.
 
-    Returns coefficients by the powers of y and x, which are from -0.5 to 0.5; none for too few cells.
+    Returns coefficients by the powers of y and x, (3, 3), which are from -0.5 to 0.5; 0 for too few cells.
     """
-    powers = [(i, j) for i in range(3) for j in range(3 - i) if i < mesh.shape[0] and j < mesh.shape[1]]
-    design = np.stack([_draw_polynomial({power: 1.0}, mesh.shape) for power in powers], axis=-1)
-    fit: FloatArray = np.zeros(len(powers))
+    order = np.add.outer(np.arange(3), np.arange(3))
+    free = (order < 3) & (np.arange(3)[:, None] < mesh.shape[0]) & (np.arange(3) < mesh.shape[1])
+    y, x = map(_places, mesh.shape)
+    design = polyvander2d(*np.meshgrid(y, x, indexing="ij"), [2, 2])[..., free.ravel()]
+    fit = np.zeros((3, 3))
     used = known
     for _ in range(3):
-        if np.count_nonzero(used) <= len(powers):
+        if np.count_nonzero(used) <= np.count_nonzero(free):
             break
-        fit = np.linalg.lstsq(design[used], mesh[used], rcond=None)[0]
-        off = np.abs(mesh - design @ fit)
+        fit[free] = np.linalg.lstsq(design[used], mesh[used], rcond=None)[0]
+        off = np.abs(mesh - design @ fit[free])
         used = known & (off <= 5.0 * np.median(off[known]))
-    return dict(zip(powers, fit.tolist()))
+    return fit
 
 
-def _draw_polynomial(fit: Mapping[tuple[int, int], float], shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+def _draw_polynomial(fit: FloatArray, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     """Draw a polynomial, coefficients by the powers of y and x, on pixels (y, x)."""
-    y, x = ((np.arange(side) + 0.5) / side - 0.5 for side in shape)
-    drawn = np.zeros(shape)
-    for (i, j), coefficient in fit.items():
-        drawn += np.multiply.outer(coefficient * y**i, x**j)
-    return drawn
+    return np.asarray(polygrid2d(_places(shape[0]), _places(shape[1]), fit))
+
+
+def _places(side: int) -> npt.NDArray[np.float64]:
+    """Centres of pixels along a side, from -0.5 to 0.5."""
+    return (np.arange(side) + 0.5) / side - 0.5
 
 
 def blur(plane: FloatArray, sigma: float) -> FloatArray:

@@ -109,5 +109,5 @@ def _from_plain_images(field: FitsField) -> MultibandImage:
         bad=flags["bad"],
         psf=psf,
         wcs=field.wcs,
-        has_zero_point=[image.calibrated for image in images],
+        calibrated=[image.calibrated for image in images],
     )

@@ -41,9 +41,8 @@ class BlendCutout:
     detection_origins: IntArray = field(default_factory=lambda: np.zeros((0, 2), np.int64))
     detection_is_star: BoolArray = field(default_factory=lambda: np.zeros(0, bool))
     caption: str = ""  # what to write under it, one or two short lines
-    model: NDArray[np.floating] | None = (
-        None  # sum of the models, like ``image``; NaN where a band is missing
-    )
+    # Sum of the models, like ``image``; NaN where a band is missing.
+    model: NDArray[np.floating] | None = None
     # What to write above each model, and its pixels, like ``image``.
     children: list[tuple[str, NDArray[np.floating]]] = field(default_factory=list)
     sky: tuple[float, float] | None = None  # right ascension and declination of its middle (deg)

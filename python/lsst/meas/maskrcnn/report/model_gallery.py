@@ -97,7 +97,7 @@ def plot_models(
         )
         cutouts.append(add_models(cutout, sigma, stamps, labels))
     figure, _ = _make_figure(max(len(cutouts), 1))
-    unit = "nJy" if np.asarray(sources.image.has_zero_point)[number] else "counts"
+    unit = "nJy" if np.asarray(sources.image.calibrated)[number] else "counts"
     _draw_blends(figure, cutouts, sources.image.bands[number], unit)
     return figure
 

@@ -216,7 +216,7 @@ def _mark_missing(axes: Axes, known: BoolArray) -> list[Any]:
         hatch: dict[str, Any] = {"hatches": ["////"], "colors": "none"}
         area = axes.contourf(x, y, np.pad(empty, 1, mode="edge"), [0.5, 1.5], **hatch)
         area.set(edgecolor=_HATCH_COLOR, linewidth=0.0)
-        color = f"#{_NO_DATA:02x}" + 2 * f"{_NO_DATA:02x}"
+        color = "#" + 3 * f"{_NO_DATA:02x}"
         handles.append(Patch(facecolor=color, edgecolor=_HATCH_COLOR, hatch="/////", label="no data"))
     # Where a whole band is missing, there is no line to draw.
     partly = ndimage.binary_opening(number < len(known), square) & ~empty
