@@ -85,11 +85,9 @@ def test_core_without_pixels(kind: str) -> None:
         arguments["variance"][core] = 0.0
         arguments["flux"][core] = 1e6
     else:
-        arguments["bad"] = np.zeros((2, *SHAPE), bool)
-        arguments["bad"][core] = True
+        arguments[kind] = np.zeros((2, *SHAPE), bool)
+        arguments[kind][core] = True
         arguments["flux"][core] = 1e6
-        if kind == "saturated":
-            arguments["saturated"] = arguments["bad"].copy()
     found = fit(arguments, parents, sources)
     assert found.core.tolist() == [[True, False], [False, False], [False, False]]
     np.testing.assert_allclose(found.flux, np.column_stack([FLUX, FLUX]), rtol=0.06)
@@ -194,6 +192,37 @@ def test_light_of_a_large_galaxy_is_no_sky() -> None:
     galaxy = BlendSource(np.where(mask, np.uint8(255), np.uint8(0)), 90, 90, 150.0, 150.0, False)
     found = fit(arguments, [Parent(np.array([0]), 90, 90, mask)], [galaxy])
     np.testing.assert_allclose(found.flux[0], 40.0 * 2.0 * np.pi * 25.0**2, rtol=0.02)
+
+
+def shift_by_halo(halo: np.ndarray, large: BlendSource, light: np.ndarray, radius: float) -> np.ndarray:
+    """Change of the fluxes of 8 faint galaxies around a bright source by a halo of it, in errors, (8, 2)."""
+    middle, angles = len(halo) // 2, np.arange(8) * np.pi / 4.0 + 0.2
+    places = middle + radius * np.column_stack([np.sin(angles), np.cos(angles)]).round(2)
+    arguments, _, sources = make(places, np.full(8, 400.0), halo.shape, stars=False)
+    parents = [*apart(places), Parent(np.array([8]), large.y0, large.x0, large.soft > 0)]
+    arguments["flux"] = (arguments["flux"] + light).astype(np.float32)
+    before = fit(arguments, parents, [*sources, large])
+    arguments["flux"] = (arguments["flux"] + halo).astype(np.float32)
+    after = fit(arguments, parents, [*sources, large])
+    return ((after.flux - before.flux) / before.flux_errors)[:8]
+
+
+def test_halo_of_a_bright_star() -> None:
+    """What its model does not have is not taken for wings of faint galaxies around it."""
+    y, x = np.mgrid[:201, :201] - 100.0
+    star = BlendSource(np.full((31, 31), 255, np.uint8), 85, 85, 100.0, 100.0, True)
+    halo = 900.0 / (y**2 + x**2 + 100.0)
+    shift = shift_by_halo(halo, star, 5e5 * gaussian((201, 201), 100.0, 100.0), 45.0)
+    assert np.abs(np.median(shift, axis=0)).max() < 1.0, shift
+
+
+def test_light_beyond_the_window_of_a_large_galaxy() -> None:
+    y, x = np.mgrid[:501, :501] - 250.0
+    mask = (np.hypot(y, x) < 30.0)[215:286, 215:286]
+    galaxy = BlendSource(np.where(mask, np.uint8(255), np.uint8(0)), 215, 215, 250.0, 250.0, False)
+    halo = 4.0 * np.exp(-np.hypot(y, x) / 60.0)
+    shift = shift_by_halo(halo, galaxy, 60.0 * np.exp(-np.hypot(y, x) / 10.0), 140.0)
+    assert np.abs(np.median(shift, axis=0)).max() < 1.0, shift
 
 
 def test_correlated_noise_is_in_the_errors() -> None:

@@ -34,6 +34,7 @@ from lsst.meas.maskrcnn.metrics.spans import mask_pairs
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, load_model
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
+from lsst.meas.maskrcnn.scenes.config import PopulationConfig
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import Scene, simulate_scene
 
@@ -67,11 +68,15 @@ class Count:
         )
 
 
+def with_bright(population: PopulationConfig) -> PopulationConfig:
+    """Add bright stars and large galaxies."""
+    return replace(population, bright_star_density=0.8, large_galaxy_density=0.8)
+
+
 def simulate(preset: str, number: int, seed: int, size: int, bands: Sequence[str]) -> Scene:
     """Make a scene with many bright stars and large galaxies."""
     config = preset_config(preset, shape=(size, size), bands=tuple(bands), keep_models=True)
-    population = replace(config.population, bright_star_density=0.8, large_galaxy_density=0.8)
-    return simulate_scene(replace(config, population=population), np.random.default_rng([seed, number]))
+    return simulate_scene(replace(config, population=with_bright(config.population)), np.random.default_rng([seed, number]))
 
 
 def scene_image(scene: Scene) -> MultibandImage:

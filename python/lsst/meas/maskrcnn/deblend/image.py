@@ -46,7 +46,8 @@ class MultibandImage:
         estimated from the pixels; pixels where it is not above 0 are not used.
     usable, saturated, bad : `numpy.ndarray`, optional
         Pixels that hold data, that are saturated, and of which no model is
-        made, bool, (band, y, x) or (y, x). By default all, none and none.
+        made, bool, (band, y, x) or (y, x). By default all, none and none;
+        those that are saturated are ``bad`` as well.
     psf : sequence of `numpy.ndarray` or callable, optional
         Image of the PSF of each band, (y, x) with odd sides and the centre in
         the middle pixel; or a function of the number of the band and the
@@ -107,6 +108,8 @@ class MultibandImage:
                 raise ValueError(f"variance has shape {self.variance.shape}, but flux has {self.flux.shape}")
         for name in ("usable", "saturated", "bad"):
             setattr(self, name, self._check_mask(name))
+        if (self.saturated > self.bad).any():
+            self.bad = self.bad | self.saturated
         self.usable = usable_pixels(self.flux, self.variance, self.usable)
         if self.variance is not None:
             for band, flux, usable in zip(self.bands, self.flux, usable_pixels(self.variance, self.variance)):

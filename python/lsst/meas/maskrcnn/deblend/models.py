@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,12 @@ _SKY_CELL, _SKY_DISTANCE, _LEAST_SKY = 256, 10.0, 10_000
 _LARGE = 48
 """Half side of the window (px) from which on a source is fitted to all of it that is in no other parent; no
 pixel of one 1.5 times as large is taken for sky."""
+
+_HALO_RINGS, _RING_STEP, _LEAST_RING = 15, 1.12, 50
+"""Most rings beyond the window of a large source in which its halo is measured, the ratio of their radii, and
+the least number of their pixels."""
+_FAINTEST_HALO = 0.1
+"""Part of the noise of a pixel at which a halo ends."""
 
 _MODEL_ERROR = 0.01
 """Error of models and PSFs in units of the flux of a pixel. Without it, cores of S/N 1000 would decide about
@@ -102,7 +109,8 @@ def fit_models(
     psfs = _PsfMixtures(image, known)
     sigma = float(np.mean([_width(psf) for psf in psfs(*middle)]))
     chosen = _start(sources, groups, sigma, image)
-    sky = ~(grow_pixels(near, _SKY_DISTANCE) | _large_windows(chosen, image.shape, 1.5))
+    free = ~grow_pixels(near, _SKY_DISTANCE)
+    sky = free & ~_large_windows(chosen, image.shape, 1.5)
     near = grow_pixels(near, MARGIN) | _large_windows(chosen, image.shape)
     flux = image.flux.astype(np.float32)
     good, weight = np.zeros(flux.shape, bool), np.zeros(flux.shape, np.float32)
@@ -111,6 +119,7 @@ def fit_models(
         good[band] = usable_pixels(flux[band], variance[band], np.asarray(image.usable)[band])
         good[band] &= ~np.asarray(image.bad)[band]
         _subtract_sky(flux[band], good[band] & sky)
+        _subtract_halos(flux[band], variance[band], good[band] & free, chosen)
         use = good[band] & near
         error = _MODEL_ERROR * np.maximum(flux[band][use], 0.0)
         weight[band][use] = 1.0 / (variance[band][use] + error**2)
@@ -157,6 +166,47 @@ def _subtract_sky(plane: npt.NDArray[np.float32], use: npt.NDArray[np.bool_]) ->
         for start in range(0, len(plane), _SKY_CELL):
             rows = slice(start, start + _SKY_CELL)
             plane[rows] -= np.asarray(level.rows(plane.shape, rows), np.float32)
+
+
+def _subtract_halos(
+    plane: npt.NDArray[np.float32],
+    variance: npt.NDArray[np.floating[Any]],
+    use: npt.NDArray[np.bool_],
+    sources: FitSources,
+) -> None:
+    """Subtract the light of large sources beyond their windows, where no model has any, from a band (y, x).
+
+    It is the median of the pixels to use in rings, as far as it falls outwards.
+    """
+    large = np.flatnonzero(sources.halves >= _LARGE)
+    for index in large[np.argsort(-sources.halves[large], kind="stable")].tolist():
+        y, x = np.rint(sources.positions[index]).astype(int).tolist()
+        edges = sources.halves[index] * _RING_STEP ** np.arange(_HALO_RINGS + 2)
+        levels: list[float] = []
+        for inner, outer in itertools.pairwise(edges[:-1].tolist()):
+            box, distance = _around(plane.shape, y, x, outer)
+            ring = (distance >= inner) & (distance < outer) & use[box]
+            if np.count_nonzero(ring) < _LEAST_RING:
+                break
+            level = min([float(np.median(plane[box][ring])), *levels[-1:]])
+            if level < _FAINTEST_HALO * np.sqrt(np.median(variance[box][ring])):
+                break
+            levels.append(level)
+        if levels:
+            box, distance = _around(plane.shape, y, x, edges[len(levels) + 1])
+            radii = np.sqrt(edges[: len(levels) + 1] * edges[1 : len(levels) + 2])
+            halo = np.interp(distance, radii, [*levels, 0.0])
+            plane[box] -= np.where(distance > sources.halves[index] + 0.5, halo, 0.0).astype(np.float32)
+
+
+def _around(
+    shape: tuple[int, ...], y: int, x: int, radius: float
+) -> tuple[tuple[slice, slice], npt.NDArray[np.float64]]:
+    """The square around a pixel, as far as it is in the image, and the distances of its pixels from that one."""
+    reach = int(radius)
+    box = slice(max(y - reach, 0), y + reach + 1), slice(max(x - reach, 0), x + reach + 1)
+    rows, columns = (np.arange(*part.indices(side)) for part, side in zip(box, shape, strict=True))
+    return box, np.hypot(rows[:, None] - y, columns - x)
 
 
 def _noise_factors(

@@ -125,7 +125,7 @@ class Block:
         groups: IntArray,
         psfs: PsfStack,
         device: torch.device | str,
-        local_sky: bool = False,
+        sky_errors: FloatArray | None = None,
     ) -> None:
         self.is_star, self.halves, self.origins, self.prior = is_star, halves, origins, prior
         self.groups, self.psfs, self.device = groups, psfs, device
@@ -150,15 +150,7 @@ class Block:
         second = [pairs.second for pairs in self.pairs] or [np.zeros(0, np.int64)]
         self.first, self.second = np.concatenate(first), np.concatenate(second)
         self.buckets = list(_buckets(groups))
-        # Sum of the weights of each group, (group, band), by which a constant sky is taken out; or nothing.
-        part = np.zeros((len(groups), self.n_bands))
-        for windows in self.windows:
-            part[windows.members] = windows.share.sum(dim=2).double().cpu().numpy()
-        self.inverse_weight = np.zeros((int(groups.max()) + 1, self.n_bands))
-        if local_sky:
-            np.add.at(self.inverse_weight, groups, part)
-            known = self.inverse_weight > 0
-            self.inverse_weight[known] = 1.0 / self.inverse_weight[known]
+        self.sky_variance = self._make_sky_variance(sky_errors)
         # Parameters of the templates as they are drawn.
         self.drawn = np.full(prior.shape, np.nan)
 
@@ -180,6 +172,22 @@ class Block:
         for windows in made:
             windows.share = windows.weight / counts[windows.index]
         return made
+
+    def _make_sky_variance(self, sky_errors: FloatArray | None) -> FloatArray:
+        """Variance of the constant sky of each group, (group, band); 0 where there is none.
+
+        Sources of a group have the same standard deviation of its prior, (n, band).
+        """
+        weight = np.zeros((int(self.groups.max()) + 1, self.n_bands))
+        if sky_errors is None:
+            return weight
+        for windows in self.windows:
+            part = windows.share.sum(dim=2).double().cpu().numpy()
+            np.add.at(weight, self.groups[windows.members], part)
+        error = np.zeros_like(weight)
+        error[self.groups] = sky_errors
+        with np.errstate(divide="ignore"):
+            return np.where(weight > 0, 1.0 / (weight + error**-2.0), 0.0)
 
     def _make_pairs(self) -> list[_Pairs]:
         places = np.zeros(len(self.groups), np.int64)
@@ -302,11 +310,11 @@ class Block:
 
     def _remove_sky(self, trial: _State, mine: npt.NDArray[np.bool_]) -> None:
         """Bring gradient and chi^2 of the chosen sources to the best constant sky of their groups."""
-        if not self.inverse_weight.any():
+        if not self.sky_variance.any():
             return
-        excess = np.zeros_like(self.inverse_weight)
+        excess = np.zeros_like(self.sky_variance)
         np.add.at(excess, self.groups, trial.excess)
-        sky = (excess * self.inverse_weight)[self.groups]
+        sky = (excess * self.sky_variance)[self.groups]
         trial.gradient[mine] -= (trial.level * sky[..., None])[mine]
         trial.chi2[mine] -= (trial.excess * sky).sum(axis=1)[mine]
 
@@ -378,7 +386,7 @@ class Block:
                 continue
             right = trial.gradient[members][..., 0].transpose(0, 2, 1)
             matrix = self._assemble(members, own[:, :, None, None], pair[:, :, None, None])[:, :, :, 0, :, 0]
-            level = trial.level[members][..., 0] * np.sqrt(self.inverse_weight[self.groups[members]])
+            level = trial.level[members][..., 0] * np.sqrt(self.sky_variance[self.groups[members]])
             matrix = matrix - np.einsum("gib,gjb->gbij", level, level)
             diagonal = np.einsum("gbii->gbi", matrix)
             diagonal += 1e-6 * diagonal + 1e-30
@@ -413,12 +421,12 @@ class Block:
         precision[:N_SHAPE] = _PRIOR_SIGMA**-2.0
         own += np.diag(precision)
         matrix = self._assemble(members, own[:, None], pair[:, None])[:, 0]
-        if self.inverse_weight.any():
+        if self.sky_variance.any():
             level = np.zeros((*members.shape, n_bands, size))
             level[..., :N_SHAPE] = (state.level[..., 1:] * state.flux[..., None])[members]
             bands = np.arange(n_bands)
             level[:, :, bands, N_SHAPE + bands] = state.level[members][..., 0]
-            level *= np.sqrt(self.inverse_weight[self.groups[members]])[..., None]
+            level *= np.sqrt(self.sky_variance[self.groups[members]])[..., None]
             matrix = matrix - np.einsum("gibp,gjbq->gipjq", level, level)
         return matrix
 
@@ -513,7 +521,8 @@ def _solve_within(
 
 def _invert(matrix: FloatArray) -> FloatArray:
     """Invert symmetric matrices, scaled to a diagonal of 1; where that fails, raise eigenvalues to 1e-6."""
-    scale = 1.0 / np.sqrt(np.einsum("gii->gi", matrix) + 1e-30)
+    # Rounding may leave a variance below 0 where a sky takes all that a template has.
+    scale = 1.0 / np.sqrt(np.maximum(np.einsum("gii->gi", matrix), 0.0) + 1e-30)
     scaled = np.nan_to_num(matrix * scale[:, :, None] * scale[:, None])
     inverse: FloatArray = np.linalg.inv(scaled + 1e-6 * np.eye(matrix.shape[1]))
     # No variance is below that with all other parameters known.

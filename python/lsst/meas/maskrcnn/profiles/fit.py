@@ -51,6 +51,13 @@ _UNCHANGED = 0.5
 UNKNOWN_ERROR = 1e12
 """Error of a flux (nJy) from which on it is not known at all: no pixel tells it."""
 
+_HALO_SNR = 300.0
+"""S/N from which on a source's light may be wrong for others far away: that of none in their own groups."""
+_HALO_PART = 0.003
+"""Error of the light of such a source at a distance d, times d^2, in units of its flux: 1.3 % of the flux for
+each doubling of the distance."""
+_LEAST_HALO = 0.02
+"""Error of a group's sky from which on it is fitted again, in units of the noise of a pixel."""
 _NEGATIVE = 5.0
 """S/N of negative fluxes from which on a model is none of a source."""
 # Medians of the priors; their widths are in `~.block`.
@@ -89,15 +96,15 @@ def fit_profiles(
     device : `torch.device` or `str`, optional
         Where the arithmetic on pixels is done.
     local_sky : `bool`, optional
-        Whether a constant is fitted to each group and band, too.
+        Whether a constant is fitted to each group and band, too. Near much
+        brighter sources it is in any case, with a prior by their light.
 
     Returns
     -------
     fit : `ProfileFit`
         The models.
     """
-    run = _Run(flux, weight, sources, psfs, pixel_scale, device)
-    run.local_sky = local_sky
+    run = _Run(flux, weight, sources, psfs, pixel_scale, device, local_sky)
     blocks = list(_blocks(sources))
     # Parts of groups that were split start with fluxes that know of each other.
     for members, groups, is_split in _FLUX_SWEEPS * blocks:
@@ -110,8 +117,10 @@ def fit_profiles(
             if len(members) and (sweep < _SWEEPS or is_split):
                 # Neighbours of parts of groups that were split are fitted later: no need to converge yet.
                 run.fit_block(members, groups, _SPLIT_STEPS if is_split else MAX_STEPS)
-        if sweep == 0 and doubtful is not None and np.isfinite(doubtful).any():
-            run.try_both(np.flatnonzero(np.isfinite(doubtful)), doubtful)
+        if sweep == 0:
+            if doubtful is not None and np.isfinite(doubtful).any():
+                run.try_both(np.flatnonzero(np.isfinite(doubtful)), doubtful)
+            run.allow_halos()
     result = run.result
     result.chi2, pixels = run.chi2(np.arange(len(sources)))
     free = np.where(result.is_star, 2, N_SHAPE) + len(flux)
@@ -171,6 +180,7 @@ class _Run:
         psfs: PsfMixtures,
         pixel_scale: float,
         device: torch.device | str,
+        local_sky: bool,
     ) -> None:
         n_sources, n_bands = len(sources), len(flux)
         self.residual = np.where(weight > 0, flux, np.float32(0.0))
@@ -182,7 +192,8 @@ class _Run:
         start[:, 2] = np.where(sources.is_star, start[:, 2], np.log(sources.sizes))
         self.origins = np.rint(sources.positions).astype(np.int64) - sources.halves[:, None]
         self.damping = np.full(n_sources, 0.01)
-        self.local_sky = False
+        # Standard deviation of the prior on the constant sky of each source's group, (source, band).
+        self.sky_errors = np.full((n_sources, n_bands), np.inf) if local_sky else None
         self.result = ProfileFit(
             start,
             np.zeros((n_sources, n_bands)),
@@ -199,6 +210,29 @@ class _Run:
         # What bright stars have beside the Gaussians of the PSF, and chi^2 in the windows after their fit.
         self.beside: dict[int, npt.NDArray[np.float32]] = {}
         self.fitted = np.full(n_sources, np.nan)
+
+    def allow_halos(self) -> None:
+        """Let groups without a bright source have a constant sky by the light of bright ones around them.
+
+        Otherwise, what is left of the halos of those would be taken for wings of faint sources.
+        """
+        if self.sky_errors is not None:
+            return
+        flux, errors = self.result.flux, self.result.flux_errors
+        known = np.isfinite(flux) & (errors < UNKNOWN_ERROR)
+        bright = (known & (flux > _HALO_SNR * errors)).any(axis=1)
+        groups, positions = self.sources.groups, self.result.parameters[:, :2]
+        faint = np.flatnonzero(np.bincount(groups, bright)[groups] == 0)
+        if not bright.any() or not len(faint):
+            return
+        distance = np.hypot(*(positions[faint, None] - positions[bright]).transpose(2, 0, 1))
+        light = np.where(known[bright], np.maximum(flux[bright], 0.0), 0.0)
+        halo = np.zeros((int(groups.max()) + 1, flux.shape[1]))
+        np.maximum.at(halo, groups[faint], _HALO_PART * np.maximum(distance, 1.0) ** -2.0 @ light)
+        self.sky_errors = halo[groups]
+        y, x = np.clip(np.rint(positions).astype(np.int64), 0, np.array(self.weight.shape[1:]) - 1).T
+        # The others are fitted again.
+        self.result.converged &= (self.sky_errors * np.sqrt(self.weight[:, y, x].T) < _LEAST_HALO).all(axis=1)
 
     def changed(self, members: IntArray, groups: IntArray) -> tuple[IntArray, IntArray]:
         """Take the groups that have not converged, or around which models have changed since."""
@@ -233,7 +267,7 @@ class _Run:
             groups,
             PsfStack.make(psfs),
             self.device,
-            self.local_sky,
+            None if self.sky_errors is None else self.sky_errors[members],
         )
         # A damping that has grown belongs to other surroundings.
         damping = np.minimum(self.damping[members], 0.1)
