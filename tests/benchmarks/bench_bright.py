@@ -76,7 +76,9 @@ def with_bright(population: PopulationConfig) -> PopulationConfig:
 def simulate(preset: str, number: int, seed: int, size: int, bands: Sequence[str]) -> Scene:
     """Make a scene with many bright stars and large galaxies."""
     config = preset_config(preset, shape=(size, size), bands=tuple(bands), keep_models=True)
-    return simulate_scene(replace(config, population=with_bright(config.population)), np.random.default_rng([seed, number]))
+    return simulate_scene(
+        replace(config, population=with_bright(config.population)), np.random.default_rng([seed, number])
+    )
 
 
 def scene_image(scene: Scene) -> MultibandImage:

@@ -12,10 +12,10 @@ them; a Moffat PSF of FWHM 4 px. For each kind: median error of the flux (%), me
 of flux, colour, half-light radius, ellipticity and position, the part that converged, and CPU ms a source.
 ``--figure`` draws the brightest blends of a scene, deblended by the default network. With ``--scenes``:
 median error of the flux in r, that in units of its own error, and the part that is more than 20 % off, of the
-galaxies that the default network finds in three scenes of 1000 x 1000 px of each preset, more than 4 FWHM from
-any other truth of S/N 3 in r. ``--bright``: scenes with more bright stars and large galaxies, and galaxies
-in the halo of a source that is ten times as bright or more, 0.02 times the square of the distance (px), with
-no other of a tenth of their own flux within 10 px.
+galaxies that the default network finds in three scenes of 1000 x 1000 px of each preset, more than 4 FWHM
+from any other truth of S/N 3 in r. ``--bright``: scenes with more bright stars and large galaxies, and
+galaxies in the halo of a source that is ten times as bright or more, 0.02 times the square of the distance
+(px), with no other of a tenth of their own flux within 10 px.
 """
 
 from __future__ import annotations

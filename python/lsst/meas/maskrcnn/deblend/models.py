@@ -202,7 +202,7 @@ def _subtract_halos(
 def _around(
     shape: tuple[int, ...], y: int, x: int, radius: float
 ) -> tuple[tuple[slice, slice], npt.NDArray[np.float64]]:
-    """The square around a pixel, as far as it is in the image, and the distances of its pixels from that one."""
+    """The square around a pixel, as far as it is in the image, and the distances of its pixels (px)."""
     reach = int(radius)
     box = slice(max(y - reach, 0), y + reach + 1), slice(max(x - reach, 0), x + reach + 1)
     rows, columns = (np.arange(*part.indices(side)) for part, side in zip(box, shape, strict=True))
