@@ -16,3 +16,6 @@ config.connections.bandSchema = "object_maskrcnn_deblended_schema"
 
 # Satellite trails and vignetted corners survive in coadds of few visits.
 config.bad_planes = ["BAD", "CR", "NO_DATA", "SAT", "STREAK", "VIGNETTED"]
+
+# Patches are not all observed in all bands, but their tables are put together to that of a tract.
+config.output_bands = ["u", "g", "r", "i", "z", "y"]

@@ -355,6 +355,29 @@ def test_objects_without_a_zero_point(small: dict[str, ExposureF], model: MaskRc
             assert str(table[f"{band}_{name}"].unit) == unit, (band, name)
 
 
+def test_tables_of_chosen_bands(small: dict[str, ExposureF], model: MaskRcnnModel) -> None:
+    """Columns are those of output_bands, in patches that lack a band as well; only values differ."""
+    wanted = ["u", *sorted(BANDS)]
+    results = run(small, model, output_bands=wanted)
+    full = run(small, model)
+    for name in ("objectTable", "blendStatistics"):
+        table, plain = results.getDict()[name], full.getDict()[name]
+        ends = [column[2:] for column in plain.colnames if column.startswith("r_")]
+        added = [f"u_{end}" for end in ends]
+        assert set(table.colnames) == {*plain.colnames, *added}
+        assert table.colnames[-len(added) * len(wanted) :] == [f"{b}_{end}" for b in wanted for end in ends]
+        for column in set(plain.colnames) - {"deblend_runtime"}:
+            np.testing.assert_array_equal(table[column], plain[column], err_msg=column)
+        for column, end in zip(added, ends):
+            like = table[f"r_{end}"]
+            assert (table[column].dtype, table[column].unit) == (like.dtype, like.unit)
+            empty = np.asarray(table[column])
+            assert empty.all() if empty.dtype == bool else np.isnan(empty).all()
+        assert np.isfinite(table[f"r_{ends[0]}"]).any()
+    fewer = run(small, model, output_bands=["r"]).objectTable
+    assert {column[:2] for column in fewer.colnames} & {f"{band}_" for band in BANDS} == {"r_"}
+
+
 def test_two_runs_give_the_same(small: dict[str, ExposureF], model: MaskRcnnModel) -> None:
     """Whatever the order of the exposures, and whatever ran before."""
     first = run(small, model)
@@ -415,6 +438,10 @@ def test_exposures_without_a_psf(
     np.testing.assert_array_equal(results.catalog["maskrcnn_flag_unmeasured"], parents)
     assert results.bandCatalogs["g"]["maskrcnn_flag_unmeasured"].all()
     np.testing.assert_array_equal(results.bandCatalogs["z"]["maskrcnn_flag_unmeasured"], parents)
+    for made in (results.catalog, results.bandCatalogs["z"]):
+        for slot in ("Centroid", "Shape", "PsfFlux", "ApFlux"):
+            assert made[f"slot_{slot}_flag"][parents].all()
+            assert not made[f"slot_{slot}_flag"].all()
     assert caplog.text.count("Nothing is measured") == 1
     bare["r"].setPsf(None)
     results = run(bare, model)

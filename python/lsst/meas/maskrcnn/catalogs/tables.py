@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import astropy.units as u
@@ -110,3 +110,23 @@ def parent_table(
         doc = "Mean over the pixels of (image - models)^2 / variance; NaN for isolated sources"
         add(f"{band}_chi2", statistics.chi2[own, number], doc)
     return table
+
+
+def with_bands(table: Table, bands: Sequence[str], wanted: Sequence[str]) -> Table:
+    """Give a table the columns of other bands, so that those of all patches of a tract have the same.
+
+    The columns of each band of ``wanted`` follow those of no band. Where it is not among ``bands``, which the
+    table is of, they are NaN, and flags are set; columns of bands that are not wanted are left out.
+    """
+    first = [f"{band}_" for band in bands]
+    ends = [name.removeprefix(first[0]) for name in table.colnames if name.startswith(first[0])]
+    made = table[[name for name in table.colnames if not name.startswith(tuple(first))]]
+    for band in wanted:
+        for end in ends:
+            like = table[first[0] + end]
+            column = table[f"{band}_{end}"] if band in bands else like.copy()
+            if band not in bands:
+                column[:] = True if column.dtype == bool else np.nan
+                column.description = f"As {like.name}; there are no data of {band}"
+            made[f"{band}_{end}"] = column
+    return made

@@ -39,7 +39,7 @@ from ..catalogs.profile_columns import fill_profile_fluxes
 from ..catalogs.record_order import RecordOrder, order_records
 from ..catalogs.schema import extend_band_schema, make_schema
 from ..catalogs.source_catalog import fill_source_catalog
-from ..catalogs.tables import object_table, parent_table
+from ..catalogs.tables import object_table, parent_table, with_bands
 from ..deblend.deblend import DeblendSettings, find_sources
 from ..deblend.sources import SourceList
 from ..images.normalize import NormalizedImage
@@ -168,6 +168,13 @@ class MaskRcnnDeblendConfig(
     extra_bands = pexConfig.ListField[str](
         doc="Further bands of the data in which flux is shared and measured; the network is not given them.",
         default=[],
+    )
+    output_bands = pexConfig.ListField[str](
+        doc="Bands of the data, and no others, that the tables have columns of: NaN and flagged in patches "
+        "without them. Tables of patches that differ in columns cannot be put together to those of tracts. "
+        "None takes the bands in use.",
+        default=None,
+        optional=True,
     )
     skip_incomplete = pexConfig.Field[bool](
         doc="Skip patches in which a band of the model is missing, in place of failing?", default=False
@@ -381,12 +388,18 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         order = order_records(sources.parents)
         fluxes = parent_fluxes(sources, chosen)
         catalog, band_catalogs = self._make_catalogs(sources, order, fluxes, chosen, reference, idGenerator)
+        tables = {
+            "objectTable": object_table(sources, order, catalog, band_catalogs, chosen),
+            "blendStatistics": parent_table(catalog, order, sources, fluxes),
+        }
+        if self.config.output_bands is not None:
+            for name, table in tables.items():
+                tables[name] = with_bands(table, list(chosen), self.config.output_bands)
         return pipeBase.Struct(
             catalog=catalog,
             bandCatalogs=band_catalogs,
             modelImages=self._draw_models(sources, chosen),
-            objectTable=object_table(sources, order, catalog, band_catalogs, chosen),
-            blendStatistics=parent_table(catalog, order, sources, fluxes),
+            **tables,
         )
 
     def read_model(self, uri: str) -> MaskRcnnModel:
