@@ -234,7 +234,13 @@ class Measurement:
         if not rows.any():
             return
         catalog[UNMEASURED] = rows
-        slot = catalog.schema.getAliasMap().get("slot_Centroid") if self.config.doMeasure else ""
+        if not self.config.doMeasure:
+            return
+        for name in ("Shape", "PsfFlux", "ApFlux"):
+            # Forced photometry asks by the flag whether there is a shape.
+            if f"slot_{name}_flag" in catalog.schema:
+                catalog[f"slot_{name}_flag"] = np.asarray(catalog[f"slot_{name}_flag"]) | rows
+        slot = catalog.schema.getAliasMap().get("slot_Centroid")
         if not slot:
             return
         for axis in "xy":
