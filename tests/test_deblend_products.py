@@ -6,7 +6,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,9 @@ from lsst.meas.maskrcnn.ingest.ingest_model import ingest_model
 from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, put_exposures, register_patches
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, load_model
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
+
+sys.path.append(str(Path(__file__).parent))
+from quanta import make_quantum
 
 BANDS = ("g", "r", "z")
 PATCH = {"skymap": "sky", "tract": 0, "patch": 5}
@@ -67,7 +72,7 @@ def butler(exposures: dict[str, ExposureF], tmp_path_factory: pytest.TempPathFac
         addDatasetType(made, f"deepCoadd_maskRcnn{name}", dimensions, kind)
         addDatasetType(made, f"deepCoadd_maskRcnn{name}_schema", set(), kind)
     data_id = made.registry.expandDataId(PATCH)
-    quantum = pipelineTests.makeQuantum(
+    quantum = make_quantum(
         task,
         made,
         data_id,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,9 @@ from lsst.meas.maskrcnn.tasks.deblend import (
     MaskRcnnDeblendTask,
 )
 from lsst.pex.config import FieldValidationError
+
+sys.path.append(str(Path(__file__).parent))
+from quanta import make_quantum
 
 BANDS = ("z", "r", "g")
 XY0 = (12000, -300)
@@ -167,6 +171,9 @@ def test_connections() -> None:
     connections = MaskRcnnDeblendConnections(config=config)
     assert connections.dimensions == {"skymap", "tract", "patch"}
     assert connections.prerequisiteInputs == {"model"}
+    assert connections.skyMap.name == "skyMap"
+    assert connections.skyMap.minimum == 0
+    assert connections.skyMap.deferGraphConstraint
     assert connections.exposures.name == "deepCoadd_calexp"
     assert connections.catalog.name == "deepCoadd_maskRcnnCatalog"
     assert connections.bandCatalogs.name == "deepCoadd_maskRcnnDeblended"
@@ -572,7 +579,7 @@ def run_quantum(
     if model is not None:
         butler.put(model, "maskRcnnModel")
         refs["model"] = DataCoordinate.make_empty(butler.dimensions)
-    quantum = pipelineTests.makeQuantum(task, butler, data_id, refs)
+    quantum = make_quantum(task, butler, data_id, refs)
     run = pipelineTests.runTestQuantum(task, butler, quantum, mockRun=True)
     run.assert_called_once()
     assert not run.call_args.args
@@ -580,6 +587,7 @@ def run_quantum(
 
 
 def test_quantum(repo: Butler, model: MaskRcnnModel) -> None:
+    """It does not list the sky map, as those of graphs made before there was that input."""
     arguments = run_quantum(repo, make_task(), model, ("g", "i", "r", "z"))
     assert list(arguments["exposures"]) == list(BANDS)
     assert all(isinstance(exposure, ExposureF) for exposure in arguments["exposures"].values())
@@ -587,6 +595,7 @@ def test_quantum(repo: Butler, model: MaskRcnnModel) -> None:
     ids = arguments["idGenerator"].arange(1, 3)
     assert ids.dtype.kind == "i"
     assert ids[1] - ids[0] == 1
+    assert arguments["skyInfo"] is None
 
 
 def test_quantum_with_model_uri(repo: Butler, model: MaskRcnnModel, tmp_path: Path) -> None:
@@ -651,7 +660,7 @@ def test_real_quantum(
     butler.put(model, "maskRcnnModel")
     data_id = butler.registry.expandDataId(PATCH)
     task = make_task()
-    quantum = pipelineTests.makeQuantum(
+    quantum = make_quantum(
         task,
         butler,
         data_id,

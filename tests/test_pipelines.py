@@ -37,16 +37,23 @@ def deblended(coadd: str) -> set[str]:
     return {f"{coadd}Coadd_maskRcnn{name}" for name in names}
 
 
+NOT_COADDS = {"maskRcnnModel", "skyMap"}
+
+
 @pytest.mark.parametrize(
     "overrides, inputs, outputs",
     [
-        ({}, {"deepCoadd_calexp", "maskRcnnModel"}, deblended("deep")),
+        ({}, {"deepCoadd_calexp", *NOT_COADDS}, deblended("deep")),
         (
             {"maskRcnnDeblend:connections.coaddName": "goodSeeing"},
-            {"goodSeeingCoadd_calexp", "maskRcnnModel"},
+            {"goodSeeingCoadd_calexp", *NOT_COADDS},
             deblended("goodSeeing"),
         ),
-        ({"maskRcnnDeblend:model_uri": "model.safetensors"}, {"deepCoadd_calexp"}, deblended("deep")),
+        (
+            {"maskRcnnDeblend:model_uri": "model.safetensors"},
+            {"deepCoadd_calexp", "skyMap"},
+            deblended("deep"),
+        ),
     ],
 )
 def test_deblend(tmp_path: Path, overrides: dict[str, str], inputs: set[str], outputs: set[str]) -> None:
@@ -55,8 +62,7 @@ def test_deblend(tmp_path: Path, overrides: dict[str, str], inputs: set[str], ou
         filename=str(PROJECT / "pipelines" / "MaskRcnnDeblend.yaml"),
         step_suffixes=[""],
         initial_dataset_types=[
-            (name, {"skymap", "tract", "patch", "band"}, "ExposureF", False)
-            for name in inputs - {"maskRcnnModel"}
+            (name, {"skymap", "tract", "patch", "band"}, "ExposureF", False) for name in inputs - NOT_COADDS
         ],
         expected_inputs=inputs,
         expected_outputs=outputs,

@@ -15,6 +15,7 @@ from astropy.table import Column, Table
 
 from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
+from lsst.pipe.base import Struct
 
 from ..deblend.object_table import flux_unit
 from ..deblend.sources import SourceList
@@ -56,6 +57,39 @@ def object_table(
     table["x"] += next(iter(exposures.values())).getX0()
     table["y"] += next(iter(exposures.values())).getY0()
     return table
+
+
+def select_primary(table: Table, sky_info: Struct) -> None:
+    """Set ``detect_isPrimary`` of the objects that lie in the inner regions of their patch and tract alone.
+
+    By the rules of ``lsst.meas.algorithms.SetPrimaryFlagsTask`` for positions that are good: a source in the
+    overlap of patches or tracts is primary in one of them.
+
+    Parameters
+    ----------
+    table : `astropy.table.Table`
+        That of `object_table`; it gets ``detect_isPatchInner`` and
+        ``detect_isTractInner`` as well.
+    sky_info : `lsst.pipe.base.Struct`
+        ``skyMap``, ``tractInfo`` and ``patchInfo``, as of ``makeSkyInfo`` of
+        pipe_tasks.
+    """
+    box = sky_info.patchInfo.getInnerBBox()
+    # The middle of a pixel has a whole number, so that patches meet at half ones.
+    x, y = np.asarray(table["x"]) + 0.5, np.asarray(table["y"]) + 0.5
+    in_patch = (x >= box.getMinX()) & (x < box.getMaxX() + 1) & (y >= box.getMinY()) & (y < box.getMaxY() + 1)
+    in_tract = np.zeros(len(table), bool)
+    known = np.isfinite(table["coord_ra"]) & np.isfinite(table["coord_dec"])
+    if known.any():
+        where = (np.asarray(table[name])[known] for name in ("coord_ra", "coord_dec"))
+        in_tract[known] = sky_info.skyMap.findTractIdArray(*where, degrees=True) == sky_info.tractInfo.getId()
+    primary = table["detect_isPrimary"]
+    primary &= in_patch & in_tract
+    primary.description = "It is in the inner regions of patch and tract; there are no parents here"
+    place = table.index_column("detect_isPrimary")
+    for name, inner in (("Tract", in_tract), ("Patch", in_patch)):
+        column = Column(inner, description=f"It is in the inner region of the {name.lower()}")
+        table.add_column(column, name=f"detect_is{name}Inner", index=place)
 
 
 def _column(catalog: SourceCatalog, name: str) -> np.ndarray:

@@ -18,9 +18,11 @@ import torch
 import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.connectionTypes as cT
+import lsst.skymap
 from lsst.afw.geom import SkyWcs
 from lsst.afw.image import ExposureF, ImageF
 from lsst.afw.table import SourceCatalog
+from lsst.daf.butler import DataCoordinate, DatasetType, Quantum
 from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
 from lsst.resources import ResourcePath
 from lsst.utils.logging import PeriodicLogger
@@ -39,7 +41,7 @@ from ..catalogs.profile_columns import fill_profile_fluxes
 from ..catalogs.record_order import RecordOrder, order_records
 from ..catalogs.schema import extend_band_schema, make_schema
 from ..catalogs.source_catalog import fill_source_catalog
-from ..catalogs.tables import object_table, parent_table, with_bands
+from ..catalogs.tables import object_table, parent_table, select_primary, with_bands
 from ..deblend.deblend import DeblendSettings, find_sources
 from ..deblend.sources import SourceList
 from ..images.normalize import NormalizedImage
@@ -47,6 +49,7 @@ from ..network.inference import select_device
 from ..network.model_file import MaskRcnnModel, ModelMetadata, read_model
 from .bands import band_wavelengths, choose_bands, choose_reference
 from .config_fields import make_fields
+from .connections import SKYMAP, deferred_input
 from .failures import say_where
 from .measure import BandRecords, MeasureConfig, Measurement
 from .normalize import normalizeRegistry
@@ -79,6 +82,15 @@ class MaskRcnnDeblendConnections(
         name="maskRcnnModel",
         storageClass="MaskRcnnModel",
         dimensions=(),
+    )
+    skyMap = deferred_input(
+        "The sky map, by which detect_isPrimary of the object table is set in inner regions alone. Without "
+        "one it is set for all sources.",
+        "skyMap",
+        "SkyMap",
+        SKYMAP,
+        multiple=False,
+        optional=True,
     )
     catalog = cT.Output(
         doc="Parents, isolated sources and children, sorted by parent, with Footprints, classes, scores, "
@@ -132,6 +144,28 @@ class MaskRcnnDeblendConnections(
             del self.model
         if not config.doModelImages:
             del self.modelImages
+
+    def buildDatasetRefs(
+        self, quantum: Quantum
+    ) -> tuple[pipeBase.InputQuantizedConnection, pipeBase.OutputQuantizedConnection]:
+        """Sort the datasets of a quantum by connection.
+
+        Quanta of graphs that were made before there was the input ``skyMap``
+        are taken as those without a sky map.
+
+        Parameters
+        ----------
+        quantum : `lsst.daf.butler.Quantum`
+            As of `lsst.pipe.base.PipelineTaskConnections.buildDatasetRefs`.
+        """
+        if self.skyMap.name not in quantum.inputs.names:
+            dataId = cast(DataCoordinate, quantum.dataId)
+            kind = DatasetType(self.skyMap.name, SKYMAP, self.skyMap.storageClass, universe=dataId.universe)
+            inputs = {**quantum.inputs, kind: ()}
+            quantum = Quantum(
+                taskName=quantum.taskName, dataId=dataId, inputs=inputs, outputs=quantum.outputs
+            )
+        return super().buildDatasetRefs(quantum)
 
 
 _ENGINE = make_fields(DeblendSettings)
@@ -310,10 +344,11 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             warnings.filterwarnings("error", _OTHER_BAND)
             exposures = {band: butlerQC.get(refs[band]).get() for band in bands}
         idGenerator = self.config.idGenerator.apply(butlerQC.quantum.dataId)
+        skyInfo = self._read_sky_map(butlerQC, inputRefs)
         n_threads = torch.get_num_threads()
         torch.set_num_threads(butlerQC.resources.num_cores)
         try:
-            outputs = self.run(exposures=exposures, model=model, idGenerator=idGenerator)
+            outputs = self.run(exposures=exposures, model=model, idGenerator=idGenerator, skyInfo=skyInfo)
         finally:
             torch.set_num_threads(n_threads)
         butlerQC.put(outputs.catalog, outputRefs.catalog)
@@ -336,6 +371,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         exposures: Mapping[str, ExposureF],
         model: MaskRcnnModel,
         idGenerator: IdGenerator | None = None,
+        skyInfo: pipeBase.Struct | None = None,
     ) -> pipeBase.Struct:
         """Find, classify, deblend and measure sources.
 
@@ -349,6 +385,9 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             The trained model.
         idGenerator : `lsst.meas.base.IdGenerator`, optional
             Makes the ids of the records; by default they count from 1.
+        skyInfo : `lsst.pipe.base.Struct`, optional
+            ``skyMap``, ``tractInfo`` and ``patchInfo``, by which
+            ``detect_isPrimary`` of the object table considers inner regions.
 
         Returns
         -------
@@ -392,6 +431,8 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             "objectTable": object_table(sources, order, catalog, band_catalogs, chosen),
             "blendStatistics": parent_table(catalog, order, sources, fluxes),
         }
+        if skyInfo is not None:
+            select_primary(tables["objectTable"], skyInfo)
         if self.config.output_bands is not None:
             for name, table in tables.items():
                 tables[name] = with_bands(table, list(chosen), self.config.output_bands)
@@ -412,6 +453,19 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         """
         with ResourcePath(uri, forceDirectory=False).as_local() as local:
             return read_model(local.ospath)
+
+    def _read_sky_map(
+        self, butlerQC: pipeBase.QuantumContext, inputRefs: pipeBase.InputQuantizedConnection
+    ) -> pipeBase.Struct | None:
+        """Read the sky map, and choose tract and patch; None where there is none to read."""
+        ref = getattr(inputRefs, "skyMap", None)
+        if ref is None or not hasattr(lsst.skymap, "BaseSkyMap"):
+            reason = "No sky map among the inputs" if ref is None else "lsst.skymap has no sky maps here"
+            self.log.info("%s: detect_isPrimary of the object table is set for all sources.", reason)
+            return None
+        skyMap, dataId = butlerQC.get(ref).get(), butlerQC.quantum.dataId
+        tractInfo = skyMap[dataId["tract"]]
+        return pipeBase.Struct(skyMap=skyMap, tractInfo=tractInfo, patchInfo=tractInfo[dataId["patch"]])
 
     def _make_catalogs(
         self,
