@@ -93,7 +93,7 @@ def real_sky_map(centers: Sequence[tuple[float, float]] = CENTERS) -> Any:
     config = discrete.DiscreteSkyMapConfig()
     config.raList, config.decList = ([center[axis] for center in centers] for axis in (0, 1))
     config.radiusList = [0.99 * INNER[0] * SCALE / 3600.0] * len(centers)
-    config.pixelScale, config.projection = SCALE, "TAN"
+    config.pixelScale, config.projection, config.tractOverlap = SCALE, "TAN", 0.0
     config.tractBuilder["legacy"].patchInnerDimensions = list(INNER)
     config.tractBuilder["legacy"].patchBorder = BORDER
     return discrete.DiscreteSkyMap(config)
