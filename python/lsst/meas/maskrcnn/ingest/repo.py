@@ -443,7 +443,7 @@ def store_sky_map(
     """Store the dataset ``skyMap`` of a sky map with a tract, where ``lsst.skymap`` has sky maps.
 
     ``size`` is (width, height) of a patch, px, ``count`` how many there are along
-    x and y; the tasks of this package do not read it.
+    x and y.
     """
     if hasattr(lsst.skymap, "BaseSkyMap"):
         from .sky_map import put_sky_map
