@@ -463,7 +463,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             reason = "No sky map among the inputs" if ref is None else "lsst.skymap has no sky maps here"
             self.log.info("%s: detect_isPrimary of the object table is set for all sources.", reason)
             return None
-        skyMap, dataId = butlerQC.get(ref).get(), butlerQC.quantum.dataId
+        skyMap, dataId = butlerQC.get(ref).get(), cast(DataCoordinate, butlerQC.quantum.dataId)
         tractInfo = skyMap[dataId["tract"]]
         return pipeBase.Struct(skyMap=skyMap, tractInfo=tractInfo, patchInfo=tractInfo[dataId["patch"]])
 
