@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, put_expos
 from lsst.meas.maskrcnn.network.model_file import default_model_path
 from lsst.meas.maskrcnn.scenes.presets import preset_config
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
+from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
 from lsst.pipe.base import Pipeline, Struct
 from lsst.pipe.base.simple_pipeline_executor import SimplePipelineExecutor
 
@@ -180,6 +182,22 @@ def test_every_place_is_primary_once(make: Any) -> None:
 def make_sky_map() -> Any:
     """A sky map of one tract, a real one where there are such."""
     return (real_sky_map if hasattr(lsst.skymap, "BaseSkyMap") else SkyMap)(CENTERS[:1])
+
+
+def test_a_tract_that_the_sky_map_lacks(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As that of an imported image whose first pixel has a negative number."""
+    monkeypatch.setattr(lsst.skymap, "BaseSkyMap", SkyMap, raising=False)
+    task = MaskRcnnDeblendTask(config=MaskRcnnDeblendConfig(doMeasure=False))
+    context = mock.MagicMock()
+    context.get.return_value.get.return_value = SkyMap(CENTERS[:1])
+    for tract, words in ((0, ""), (1, "has no such tract")):
+        context.quantum.dataId = {"tract": tract, "patch": 3}
+        with caplog.at_level(logging.INFO):
+            found = task._read_sky_map(context, Struct(skyMap="ref"))
+        assert words in caplog.text
+        assert (found is None) == bool(words) == bool(caplog.text)
 
 
 @pytest.fixture(scope="module")

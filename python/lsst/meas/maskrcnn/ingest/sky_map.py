@@ -52,7 +52,7 @@ class PatchSkyMap(BaseSkyMap):  # type: ignore[misc]
         self._tractInfoList = [_TractOfPatches(number, *tract) for number, tract in self.tracts.items()]
 
     def __getitem__(self, number: int) -> Any:
-        return self._tractInfoList[list(self.tracts).index(number)]
+        return dict(zip(self.tracts, self._tractInfoList))[number]
 
     def __reduce__(self) -> Any:
         return type(self), (self.tracts,)

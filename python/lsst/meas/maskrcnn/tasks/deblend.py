@@ -150,8 +150,7 @@ class MaskRcnnDeblendConnections(
     ) -> tuple[pipeBase.InputQuantizedConnection, pipeBase.OutputQuantizedConnection]:
         """Sort the datasets of a quantum by connection.
 
-        Quanta of graphs that were made before there was the input ``skyMap``
-        are taken as those without a sky map.
+        Graphs of before there was ``skyMap`` are as those without a sky map.
 
         Parameters
         ----------
@@ -459,13 +458,20 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
     ) -> pipeBase.Struct | None:
         """Read the sky map, and choose tract and patch; None where there is none to read."""
         ref = getattr(inputRefs, "skyMap", None)
-        if ref is None or not hasattr(lsst.skymap, "BaseSkyMap"):
-            reason = "No sky map among the inputs" if ref is None else "lsst.skymap has no sky maps here"
-            self.log.info("%s: detect_isPrimary of the object table is set for all sources.", reason)
-            return None
-        skyMap, dataId = butlerQC.get(ref).get(), cast(DataCoordinate, butlerQC.quantum.dataId)
-        tractInfo = skyMap[dataId["tract"]]
-        return pipeBase.Struct(skyMap=skyMap, tractInfo=tractInfo, patchInfo=tractInfo[dataId["patch"]])
+        if ref is None:
+            reason = "No sky map among the inputs"
+        elif not hasattr(lsst.skymap, "BaseSkyMap"):
+            reason = "lsst.skymap has no sky maps here"
+        else:
+            skyMap, dataId = butlerQC.get(ref).get(), cast(DataCoordinate, butlerQC.quantum.dataId)
+            try:
+                tractInfo = skyMap[dataId["tract"]]
+                patchInfo = tractInfo[dataId["patch"]]
+                return pipeBase.Struct(skyMap=skyMap, tractInfo=tractInfo, patchInfo=patchInfo)
+            except LookupError:
+                reason = "The sky map has no such tract or patch"
+        self.log.info("%s: detect_isPrimary of the object table is set for all sources.", reason)
+        return None
 
     def _make_catalogs(
         self,
