@@ -22,7 +22,7 @@ import lsst.skymap
 from lsst.afw.geom import SkyWcs
 from lsst.afw.image import ExposureF, ImageF
 from lsst.afw.table import SourceCatalog
-from lsst.daf.butler import DataCoordinate, DatasetType, Quantum
+from lsst.daf.butler import DataCoordinate
 from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
 from lsst.resources import ResourcePath
 from lsst.utils.logging import PeriodicLogger
@@ -144,27 +144,6 @@ class MaskRcnnDeblendConnections(
             del self.model
         if not config.doModelImages:
             del self.modelImages
-
-    def buildDatasetRefs(
-        self, quantum: Quantum
-    ) -> tuple[pipeBase.InputQuantizedConnection, pipeBase.OutputQuantizedConnection]:
-        """Sort the datasets of a quantum by connection.
-
-        Graphs of before there was ``skyMap`` are as those without a sky map.
-
-        Parameters
-        ----------
-        quantum : `lsst.daf.butler.Quantum`
-            As of `lsst.pipe.base.PipelineTaskConnections.buildDatasetRefs`.
-        """
-        if self.skyMap.name not in quantum.inputs.names:
-            dataId = cast(DataCoordinate, quantum.dataId)
-            kind = DatasetType(self.skyMap.name, SKYMAP, self.skyMap.storageClass, universe=dataId.universe)
-            inputs = {**quantum.inputs, kind: ()}
-            quantum = Quantum(
-                taskName=quantum.taskName, dataId=dataId, inputs=inputs, outputs=quantum.outputs
-            )
-        return super().buildDatasetRefs(quantum)
 
 
 _ENGINE = make_fields(DeblendSettings)
