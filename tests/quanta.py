@@ -22,5 +22,5 @@ def make_quantum(
     butler.registry.registerDatasetType(kind)
     given = {**refs, "skyMap": data_id.subset(kind.dimensions)}
     quantum = pipelineTests.makeQuantum(task, butler, data_id, given)
-    inputs = {one: found for one, found in quantum.inputs.items() if one != kind}
+    inputs = {**quantum.inputs, kind: ()}
     return Quantum(taskClass=type(task), dataId=quantum.dataId, inputs=inputs, outputs=quantum.outputs)

@@ -587,7 +587,7 @@ def run_quantum(
 
 
 def test_quantum(repo: Butler, model: MaskRcnnModel) -> None:
-    """It does not list the sky map, as those of graphs made before there was that input."""
+    """There is no sky map."""
     arguments = run_quantum(repo, make_task(), model, ("g", "i", "r", "z"))
     assert list(arguments["exposures"]) == list(BANDS)
     assert all(isinstance(exposure, ExposureF) for exposure in arguments["exposures"].values())
