@@ -176,6 +176,45 @@ def test_header_names_the_band(fits_files):
     assert assign_bands(paths, "grz", fixed=False) == (["g", "r", "z"], [])
     with pytest.raises(FitsImageError, match="says none, .* Give --bands"):
         assign_bands(paths[:2], "grz", fixed=False)
+    # One header for all files, as a program that copies it leaves them.
+    for path in paths:
+        fits.setval(path, "FILTER", value="g")
+    bands, notes = assign_bands(paths, "grz")
+    assert bands == ["g", "r", "z"] and len(notes) == 2 and "says that it is g" in notes[0]
+
+
+def test_names_of_files_are_believed_before_the_usual_bands(tmp_path, sky):
+    paths = [write(tmp_path / f"field-3_{band}.fits", sky) for band in ("g", "r", "i")]
+    bands, (note,) = assign_bands(paths, "grz", fixed=False)
+    assert bands == ["g", "r", "i"] and "--bands" in note
+    others = [write(tmp_path / name, sky) for name in ("a.fits", "g_r.fits", "z.fits")]
+    assert assign_bands(others, "grz", fixed=False) == (["g", "r", "z"], [])
+
+
+@pytest.mark.parametrize(
+    ("cards", "band"),
+    [
+        ({"FILTER1": "CLEAR1L", "FILTER2": "F814W"}, "F814W"),
+        ({"FILTER1": 25, "FILTNAM1": "F555W"}, "F555W"),
+        ({"FILTER": "F115W"}, "F115W"),
+        ({"HIERARCH FPA.FILTERID": "z.00000"}, "z"),
+        ({"FILTER": "zd DECam k1038"}, "z"),
+        ({"FILTER": "bokr"}, "r"),
+        ({"FILTER": "ZTF_g"}, "g"),
+        ({"FILTER": "ip"}, "i"),
+        ({"FILTER": "H"}, "H"),
+    ],
+)
+def test_names_of_filters(tmp_path, sky, cards, band):
+    assert assign_bands([write(tmp_path / "a.fits", sky, cards)], (), fixed=False) == ([band], [])
+
+
+def test_bands_of_a_cube(tmp_path, sky):
+    path = tmp_path / "cube.fits"
+    fits.writeto(path, np.stack([sky, 2.0 * sky]))
+    assert assign_bands([path, path], "gr") == (["g", "r"], [])
+    with pytest.raises(FitsImageError, match="no two-dimensional image"):
+        assign_bands([path], (), fixed=False)
 
 
 def test_unusable_images(fits_files, tmp_path, rng):

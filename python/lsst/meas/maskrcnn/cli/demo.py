@@ -236,6 +236,9 @@ def _fits_field(arguments: Arguments, metadata: ModelMetadata) -> Field:
     """Read the user's images."""
     # By convention the shortest wavelength comes first.
     paths = list(arguments.fits if arguments.bands else dict.fromkeys(arguments.fits))
+    if len(paths) == 1 and arguments.bands:
+        # All bands are in one file.
+        paths *= len(arguments.bands)
     wanted = arguments.bands or sorted(metadata.bands, key="ugrizy".find)
     if not wanted and len(arguments.fits) == len(_USUAL_BANDS):
         wanted = _USUAL_BANDS if len(paths) == len(_USUAL_BANDS) else ()

@@ -30,7 +30,8 @@ FloatArray = npt.NDArray[np.floating[Any]]
 FITS_SUFFIXES = ("", ".gz", ".fz")
 """What may follow the name of a FITS file: nothing, or that it is compressed (`tuple` [`str`])."""
 
-_BAND_KEYS = ("BAND", "BANDS", "BAND0", "FILTER", "FILTNAM", "FILTNAME")
+_BAND_KEYS = ("BAND", "BANDS", "BAND0", "FILTER", "FILTNAM", "FILTNAME", "FILTER1", "FILTER2", "FILTNAM1")
+_BAND_KEYS += ("FILTNAM2", "FPA.FILTERID", "ESO INS FILT1 NAME")
 # Extensions beside the image, by HDUCLAS3 (of ESO), UTYPE (of astropy), EXTNAME or EXTTYPE.
 _COMPANIONS = {
     "variance": ("VAR", "VARI", "VARIANCE", "STAT", "MSE", "VARIANCEUNCERTAINTY"),
@@ -252,7 +253,9 @@ def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
             unused.append(f"{_label(hdus, other)} ({values.shape[1]} x {values.shape[0]})")
     is_exposure = any("ARCHIVE_INDEX" in (entry.name, entry.header.get("EXTTYPE")) for entry in hdus)
     if unused and not is_exposure:
-        notes.append(f"the image is HDU {labels['image']}; not used are {', '.join(unused)}.")
+        more = f" and {len(unused) - 8} more" if len(unused) > 9 else ""
+        listed = ", ".join(unused[: 8 if more else None])
+        notes.append(f"the image is HDU {labels['image']}; not used are {listed}{more}.")
     try:
         pixels, note = linear_pixels(np.asarray(data, dtype=np.float64), header)
     except ValueError as error:
@@ -414,7 +417,11 @@ def assign_bands(
         Raised if a file cannot be read, the numbers of files and bands
         differ, or two headers name the same band.
     """
-    headers = [_header_of(path) for path in paths]
+    planes = len(paths) == len(bands)
+    headers = [
+        _header_of(path, *((bands[index], tuple(bands)) if planes and paths.count(path) > 1 else ()))
+        for index, path in enumerate(paths)
+    ]
     if not fixed:
         filters = [_known_filter(header) for header in headers]
         if None not in filters and len(set(filters)) == len(filters):
@@ -425,6 +432,10 @@ def assign_bands(
             raise FitsImageError(
                 f"The headers do not tell the bands: {listed}. Give --bands, one for each file."
             )
+        named = [_band_in_name(path) for path in paths]
+        if None not in named and len(set(named)) == len(named) and named != list(bands):
+            listed = ", ".join(f"{path.name} is {band}" for path, band in zip(paths, named))
+            return [str(band) for band in named], [f"By the names of the files, {listed}; --bands sets it."]
     named = [_band_of(header) for header in headers]
     if len(paths) != len(bands):
         raise FitsImageError(
@@ -432,7 +443,8 @@ def assign_bands(
             f"{', '.join(bands)}; name one file per band."
         )
     listed = ", ".join(f"{path.name} says {band}" for path, band in zip(paths, named))
-    if set(named) <= set(bands):
+    # One filter for all is of a header that was copied.
+    if set(named) <= set(bands) and not len(set(named)) == 1 < len(named):
         if len(set(named)) < len(named):
             raise FitsImageError(
                 f"Bands {', '.join(bands)} are wanted, one each, but {listed}; give one file per band."
@@ -446,12 +458,12 @@ def assign_bands(
     ]
 
 
-def _header_of(path: Path) -> fits.Header:
-    """Read the header of an image; of a coadd of lsst.images, its band."""
+def _header_of(path: Path, band: str | None = None, cube_bands: Sequence[str] = ()) -> fits.Header:
+    """Read the header of an image, which may be one of several in its file; of lsst.images, its band."""
     from .rubin_images import is_rubin_image, read_band
 
     if not is_rubin_image(path):
-        return read_fits(path).header
+        return read_fits(path, None, band, cube_bands).header
     band = read_band(path)
     return fits.Header({"FILTER": band} if band is not None else {})
 
@@ -468,12 +480,22 @@ def _known_filter(header: fits.Header | dict[str, str]) -> str | None:
     return band
 
 
+def _band_in_name(path: Path) -> str | None:
+    """Band that the name of a file has as a word, if it is one alone."""
+    words = re.split(r"[-_. ]+", path.name)
+    found = {band for band in (_known_filter({"BAND": word}) for word in words) if band is not None}
+    return found.pop() if len(found) == 1 else None
+
+
 def _band_of(header: fits.Header | dict[str, str]) -> str | None:
     """Band that a header names, if it is one letter of ugrizy."""
     for key in _BAND_KEYS:
         value = str(header.get(key, "")).strip()
-        # "r", "HSC-R", "r DECam SDSS c0002 6415.0 1480.0", "decam-r", "r.MP9601", but not "H  )".
-        match = re.match(r"(?:hsc|decam|lsst|sdss)?[-_ ]?([ugrizy])(?:2?$|[ ._-])", value, re.IGNORECASE)
+        # "r", "HSC-R", "r DECam SDSS c0002 6415.0 1480.0", "decam-r", "r.MP9601", "ZTF_r", "rp", "bokr",
+        # "zd DECam k1038", but not "H  )".
+        match = re.match(
+            r"(?:hsc|decam|lsst|sdss|ztf|bok)?[-_ ]?([ugrizy])(?:[2p']?$|d?[ ._-])", value, re.IGNORECASE
+        )
         if match:
             return match.group(1).lower()
     return None
