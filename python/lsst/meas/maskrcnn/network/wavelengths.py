@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 MASK_WAVELENGTH = 880.0
@@ -45,11 +46,16 @@ _BY_NAME = {
 """Effective wavelengths (nm): of surveycodex 1.3, the mean where several surveys
 have a band; of Bessell (2005, ARA&A 43, 293) for bands that it does not have."""
 
+_WEBB = {200, 210, 212, 250, 277, 300, 322, 323, 335, 356, 360, 405, 410, 430, 444, 460, 466, 470, 480}
+_WEBB |= {560, 770}
+"""Numbers of the filters of the Webb telescope that Hubble's could have."""
+
 
 def band_wavelength(band: str, given: Mapping[str, float] | None = None) -> float:
     """Return the effective wavelength of a band (nm); those that are given by band go first.
 
-    A prefix of the instrument in its name, as in ``HSC-G`` or ``lsst_g``, does not matter. A ValueError is
+    A prefix of the instrument in its name, as in ``HSC-G`` or ``lsst_g``, does not matter. Names such as
+    ``F606W`` and ``F115W`` are those of the filters of the Hubble and Webb telescopes. A ValueError is
     raised if the band is not known.
     """
     if given and band in given:
@@ -58,6 +64,12 @@ def band_wavelength(band: str, given: Mapping[str, float] | None = None) -> floa
     for name in (band, short, short.lower(), short.upper()):
         if name in _BY_NAME:
             return _BY_NAME[name]
+    # In nm in the optical of Hubble, in 10 nm in the infrared, where four digits are as well.
+    space = re.fullmatch(r"F(\d{3,4})(W|M|N|X|LP|W2)", short.upper())
+    if space is not None:
+        number = int(space[1])
+        infrared = number < 200 or number >= 1000 or (number in _WEBB and space[2] not in ("X", "LP"))
+        return number * (10.0 if infrared else 1.0)
     raise ValueError(
         f"the wavelength of band {band!r} is not known; known are {', '.join(_BY_NAME)}. Give its effective "
         "wavelength in nm, or leave the band out"
