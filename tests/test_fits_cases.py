@@ -246,6 +246,36 @@ def test_what_is_not_filled(tmp_path, rng, field):
         assert np.isfinite(read(write(tmp_path, {"r": image})).images["r"].pixels).all()
 
 
+def test_cores_of_bright_stars_are_saturated(tmp_path, rng, field):
+    """One star may fill a cut-out, and weights and masks of many surveys leave its core out."""
+    rows, columns = np.mgrid[: SHAPE[0], : SHAPE[1]]
+    star = 1e7 * np.exp(-((rows - 50) ** 2 + (columns - 70) ** 2) / 128.0) + rng.normal(300.0, 10.0, SHAPE)
+    core = star > 40000.0
+    assert 0.06 < core.mean() < 0.3
+    image = np.where(core, 45000.0 + rng.normal(0.0, 300.0, SHAPE), star).astype(np.float32)
+    weight = np.where(core, 0.0, 0.01).astype(np.float32)
+    weight[:3] = 0.0
+    flags = np.where(core, 3, 0).astype(np.int16)
+    flags[4, :] = 5
+    files = write(tmp_path, {"r": image}, header(SATURATE=40000.0), WHT=(weight, {}), DQ=(flags, {}))
+    result = read(files)
+    assert not any("not believed" in note for note in result.notes)
+    planes = result.images["r"].planes
+    assert (planes["SAT"] == core).all() and planes["BAD"].sum() == SHAPE[1]
+    known = np.isfinite(result.images["r"].pixels)
+    assert known[core].all() and not known[:3].any() and known[3:].all()
+    assert np.isfinite(result.images["r"].variance[3:]).all()
+    assert noise(result) == pytest.approx(10.0, rel=0.02)
+    # Levels in another unit are no saturation.
+    for level in (20.0, 310.0):
+        notes = read(write(tmp_path, {"r": field["r"] + 300.0}, header(SATURATE=level))).notes
+        assert any("not believed" in note for note in notes)
+    # Blocks of lossy compression in cores below the highest value.
+    image[47:53, 66:74], image[40, 70] = 60000.0, 64000.0
+    plate = read(write(tmp_path, {"r": image}))
+    assert np.isfinite(plate.images["r"].pixels).all()
+
+
 def test_planes_of_lsst_masks(tmp_path, field):
     flags = {band: np.where(image > 3.0 * SIGMA[band], 1 << 5, 0) for band, image in field.items()}
     cards = {"MP_BAD": 0, "MP_SAT": 1, "MP_INTRP": 2, "MP_CR": 3, "MP_DETECTED": 5, "MP_NO_DATA": 8}

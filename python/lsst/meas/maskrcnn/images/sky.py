@@ -119,6 +119,25 @@ def find_plateau(plane: FloatArray) -> float | None:
     return level if high and _FEWEST_SATURATED <= count < 0.05 * finite.size else None
 
 
+def is_pile(plane: FloatArray, level: float) -> bool:
+    """Whether pixels above a level pile up there, far above the sky, as those of a saturated star do."""
+    finite = plane[np.isfinite(plane)]
+    above = finite[finite >= level]
+    low, median = np.quantile(finite, [_ONE_SIGMA_BELOW, 0.5])
+    far = level > max(2.0 * median, median + 50.0 * (median - low))
+    return bool(far and above.size and np.quantile(above, 0.9) < 1.5 * level)
+
+
+def source_light(pixels: FloatArray, finite: BoolArray, sources: BoolArray, sigma: float) -> FloatArray:
+    """Light of the sources in noisy pixels (y, x), at least 0.
+
+    Faint light is smoothed: the positive half of the noise is no light.
+    """
+    filled = np.where(finite, pixels, 0.0)
+    faint = np.clip(blur(filled, 2.0), 0.0, 4.0 * sigma)
+    return np.where(sources & finite, np.where(filled > 4.0 * sigma, filled, faint), 0.0)
+
+
 def find_fill(plane: FloatArray) -> BoolArray:
     """Find pixels (y, x) that were filled with a constant because there are no data.
 
@@ -164,7 +183,8 @@ def find_fill(plane: FloatArray) -> BoolArray:
                 continue
             step = float(np.median(np.abs(border - constant)))
             bright = float(np.median(border)) > median + 10.0 * scatter
-            saturated = constant == plateau or (constant == highest and bright)
+            # Photographic plates and lossy compression leave constant cores of stars below the highest value.
+            saturated = constant == plateau or (bright and constant >= min(highest, np.median(border)))
             likely = (chance > 0.2 or integers) and abs(constant - median) <= 5.0 * scatter + 1.0
             full = border.size < 0.1 * np.count_nonzero(same) and (step > 1.0 or not integers)
             empty = noiseless and constant == lowest

@@ -25,7 +25,7 @@ from astropy.io import fits
 from astropy.wcs import WCS
 from scipy import ndimage
 
-from ..images.sky import blur, estimate_sky, find_fill, find_plateau
+from ..images.sky import blur, estimate_sky, find_fill, find_plateau, is_pile, source_light
 from ..images.stars import StarPsf, gaussian_image, measure_psfs
 from ..images.units import AB_ZERO_POINT
 from .fits_files import BandFiles, FitsContent, FitsImageError, read_fits
@@ -343,27 +343,15 @@ def _read_band(
     if filled.any():
         constants = ", ".join(f"{value:g}" for value in np.unique(content.pixels[filled])[:3])
         notes.append(f"{filled.mean():.1%} of the pixels are {constants} exactly, in blocks: no data.")
-    variance, source = content.variance(files)
     finite = np.isfinite(content.pixels) & ~filled
     if not finite.any():
         raise FitsImageError(
             f"{name} has no pixel with a finite value that is no fill value; give an image of the sky."
         )
-    if variance is not None:
-        weighted = finite & (variance > 0.0)
-        if not weighted.any():
-            variance, source = None, f"{source} has no value above 0 where the image has data"
-        else:
-            _check_share("weight", weighted, finite, f"{name}: {source} is above 0", "0 is for no data")
-            finite = weighted
-    if variance is None and source:
-        notes.append(f"{source}.")
     level = _saturation_level(content, options.for_band("saturation", band), notes.append)
     saturated = finite & (content.pixels >= level) if level is not None else np.zeros(finite.shape, bool)
-    planes = {"SAT": saturated}
-    flagged, guessed = _mask_planes(content, files, options, found, notes)
-    for plane, selected in flagged.items():
-        planes[plane] = planes.get(plane, np.zeros(finite.shape, bool)) | selected
+    planes, guessed = _mask_planes(content, files, options, saturated, found, notes)
+    finite, variance, source = _weigh(content, files, finite, planes["SAT"], notes)
     good = finite & ~np.logical_or.reduce(list(planes.values()))
     if guessed:
         advice = "give a mask of good pixels as the weight; --mask-bits (mask_bits) says what bits mean"
@@ -382,7 +370,7 @@ def _read_band(
         gain = options.for_band("gain", band)
         variance = np.full(finite.shape, sigma**2)
         if gain is not None:
-            variance += _source_light(pixels, finite, sources | ~good, sigma) / gain
+            variance += source_light(pixels, finite, sources | ~good, sigma) / gain
         source = "given" if noise is not None else "measured between the sources"
     else:
         variance, source = _check_variance(variance, good, sigma, options.rescale, source, notes.append)
@@ -412,26 +400,50 @@ def _read_band(
     )
 
 
+def _weigh(
+    content: FitsContent, files: BandFiles, finite: BoolArray, saturated: BoolArray, notes: list[str]
+) -> tuple[BoolArray, FloatArray | None, str]:
+    """Find the pixels (y, x) that have data and weight; returns these, the variance and where it is from."""
+    variance, source = content.variance(files)
+    if variance is not None:
+        weighted = finite & (variance > 0.0)
+        if weighted.any():
+            # Saturated pixels have no weight in many surveys, but the light of stars.
+            usable, words = weighted | (finite & saturated), f"{content.path.name}: {source} is above 0"
+            _check_share("weight", usable, finite, words, "0 is for no data")
+            return usable, np.where(weighted, variance, np.median(variance[weighted])), source
+        variance, source = None, f"{source} has no value above 0 where the image has data"
+    if source:
+        notes.append(f"{source}.")
+    return finite, variance, source
+
+
 def _mask_planes(
-    content: FitsContent, files: BandFiles, options: FitsOptions, found: list[str], notes: list[str]
+    content: FitsContent,
+    files: BandFiles,
+    options: FitsOptions,
+    saturated: BoolArray,
+    found: list[str],
+    notes: list[str],
 ) -> tuple[dict[str, BoolArray], str]:
-    """Pixels (y, x) by mask plane, of the mask image if there is one, and its name if they are a guess."""
+    """Pixels (y, x) by mask plane, saturated and of the mask image, and its name if these are a guess."""
     flags, header, name = content.flags(files)
     if not name:
-        return {}, ""
+        return {"SAT": saturated}, ""
+    patterns, source = mask_patterns(header, name)
     if options.mask_bits is not None:
         patterns, source = dict(options.mask_bits), "given"
-    else:
-        patterns, source = mask_patterns(header, name)
     planes = {plane: flags & pattern != 0 for plane, pattern in patterns.items()}
+    guessed = name if source.startswith("every") else ""
+    if guessed:
+        planes["BAD"] &= ~saturated
     counts = ", ".join(f"{plane} {selected.mean():.1%}" for plane, selected in planes.items())
     found.append(f"mask {name} by {source} ({counts})")
-    guessed = name if source.startswith("every") else ""
     if guessed and planes["BAD"].mean() > 0.05:
         notes.append(
             f"{planes['BAD'].mean():.0%} of the pixels of {name} are not 0 and BAD; --mask-bits sets it."
         )
-    return planes, guessed
+    return {**planes, "SAT": saturated | planes.get("SAT", saturated)}, guessed
 
 
 def _check_share(kind: str, left: BoolArray, pixels: BoolArray, found: str, advice: str) -> None:
@@ -509,26 +521,16 @@ def _note_missing_area(bands: list[BandImage], notes: list[str]) -> None:
             )
 
 
-def _source_light(pixels: FloatArray, finite: BoolArray, sources: BoolArray, sigma: float) -> FloatArray:
-    """Light of the sources in noisy pixels, at least 0.
-
-    Faint light is smoothed: the positive half of the noise is no light.
-    """
-    filled = np.where(finite, pixels, 0.0)
-    faint = np.clip(blur(filled, 2.0), 0.0, 4.0 * sigma)
-    return np.where(sources & finite, np.where(filled > 4.0 * sigma, filled, faint), 0.0)
-
-
 def _saturation_level(content: FitsContent, given: float | None, note: Callable[[str], None]) -> float | None:
     """Count at which pixels are saturated, if any is known."""
     if given is not None:
         return given
     level = header_saturation(content.header)
     if level is not None:
-        above = np.mean(content.pixels[np.isfinite(content.pixels)] >= level)
-        if above < 0.05:
+        share = np.mean(content.pixels[np.isfinite(content.pixels)] >= level)
+        if share < 0.05 or is_pile(content.pixels, level):
             return level
-        note(f"{above:.0%} of the pixels are above the header's saturation of {level:g}: it is not believed.")
+        note(f"{share:.0%} of the pixels are above the header's saturation of {level:g}: it is not believed.")
     level = find_plateau(content.pixels)
     if level is not None:
         note(f"many pixels have {level:g} counts exactly and are taken for saturated.")
