@@ -351,6 +351,8 @@ def test_mask_conventions(tmp_path, field, extension, cards, bad, fine):
         ({"BUNIT": "ELECTRONS/S", "PHOTFLAM": 7e-20, "PHOTPLAM": 5921.0}, 26.617),
         ({"BUNIT": "ELECTRONS", "PHOTFLAM": 7e-20, "PHOTPLAM": 5921.0, "EXPTIME": 100.0}, 31.617),
         ({"BUNIT": "erg/s/cm2/Angstrom", "PHOTFLAM": 7e-20, "PHOTPLAM": 5921.0, "EXPTIME": 9.0}, None),
+        ({"PHOTFLAM": 7e-20, "PHOTPLAM": 5921.0}, 26.617),
+        ({"PHOTFLAM": 7e-20, "PHOTPLAM": 5921.0, "EXPTIME": 1600.0}, None),
         ({"PHOTZP": "27.5"}, 27.5),
         ({"MAGZP": (25.0, "of a count per second"), "BUNIT": "adu", "EXPTIME": 100.0}, 30.0),
         ({"MAGZP": (25.0, "[mag] for 1 s"), "BUNIT": "e-/s", "EXPTIME": 100.0}, 25.0),
@@ -359,6 +361,7 @@ def test_mask_conventions(tmp_path, field, extension, cards, bad, fine):
         ({"MAGZP": (25.0, "zero point, Vega")}, None),
         ({"MAGZP": 25.0, "MAGSYS": "VEGAMAG"}, None),
         ({"MAGZP": 20.5, "TELESCOP": "WISE"}, None),
+        ({"MAGZP": 19.98, "DATASET": "2MASS", "BAND": "K"}, None),
         ({"MAGZPT": 24.5, "MAGZRR": 0.02, "EXPTIME": 10.0}, None),
         ({"FPA.ZP": 25.0, "EXPTIME": 100.0}, 30.0),
         ({"MAGZERO": 99.0}, None),
@@ -417,6 +420,7 @@ def test_odd_world_coordinates(tmp_path, field):
         ({"CD1_1": -1.0, "CD2_2": 1.0}, "3.* arcsec is not plausible"),
         (broken, "CUNIT1"),
         ({"CD1_1": 0.0, "CD2_2": 0.0}, "cannot be used|not plausible"),
+        ({"CTYPE1": "HPLN-TAN", "CTYPE2": "HPLT-TAN"}, "HPLN-TAN is no coordinate of the sky"),
     ):
         files = write(tmp_path, image, header(**cards))
         with pytest.raises(FitsImageError, match=said) as caught:

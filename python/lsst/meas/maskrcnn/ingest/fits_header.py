@@ -125,10 +125,12 @@ def zero_point(header: fits.Header, pixel_scale: float) -> tuple[float | None, s
         # Of a count per second (Bohlin et al., ACS Data Handbook, 5.1).
         value = -2.5 * math.log10(inverse) - 5.0 * math.log10(pivot) - 2.408
         in_counts = re.match(_COUNTS, unit.lower())
-        if not unit or (in_counts and per_second):
+        if (in_counts and per_second) or (not unit and exposure in (None, 1.0)):
             found["PHOTFLAM and PHOTPLAM"] = value
         elif in_counts and exposure is not None and exposure > 0:
             found["PHOTFLAM, PHOTPLAM and EXPTIME"] = value + 2.5 * math.log10(exposure)
+        elif not unit:
+            refused.append("PHOTFLAM is of a count per second, and the pixels may be others (no BUNIT)")
     janskys = _janskys(unit, pixel_scale)
     if janskys is not None:
         found[f"BUNIT {unit}"] = _JANSKY_ZERO_POINT - 2.5 * math.log10(janskys)
@@ -138,7 +140,7 @@ def zero_point(header: fits.Header, pixel_scale: float) -> tuple[float | None, s
     for source in [source for source, value in found.items() if not abs(value) <= _LARGEST_ZERO_POINT]:
         refused.append(f"{source} gives {found.pop(source):.4g}, which is no zero point")
     if not found:
-        return None, ", ".join(refused) or "the header has none"
+        return None, ", ".join(refused) or "the header has no zero point"
     if max(found.values()) - min(found.values()) > 0.05:
         listed = ", ".join(f"{source} says {value:.2f}" for source, value in found.items())
         return None, f"the header contradicts itself: {listed}"
@@ -173,11 +175,12 @@ def _is_vega(header: fits.Header, key: str) -> bool:
     """Whether a zero point is for magnitudes in the system of Vega."""
     words = [header.comments[key], *(header.get(name, "") for name in ("MAGSYS", "PHOTSYS", "ZPSYS"))]
     # MAGZPT is that of CASU (UKIDSS, VISTA), which is also of a count per second, if its error is there.
-    infrared = [str(header.get(name, "")).strip().upper() for name in ("TELESCOP", "ORIGIN")]
+    names = ("TELESCOP", "ORIGIN", "SURVEY", "DATASET")
+    infrared = [str(header.get(name, "")).strip().upper().startswith(("WISE", "2MASS")) for name in names]
     return (
         "vega" in " ".join(map(str, words)).lower()
         or (key == "MAGZPT" and "MAGZRR" in header)
-        or (key == "MAGZP" and not {"WISE", "2MASS"}.isdisjoint(infrared))
+        or (key == "MAGZP" and any(infrared))
     )
 
 

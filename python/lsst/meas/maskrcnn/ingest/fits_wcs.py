@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.io.fits.card import Undefined
 from astropy.wcs import WCS, Sip
@@ -101,6 +102,8 @@ def read_wcs(
             wcs = WCS(header, naxis=2)
             if not wcs.has_celestial:
                 return None, ""
+            if not isinstance(wcs.pixel_to_world(0.0, 0.0), SkyCoord):
+                raise ValueError(f"{header['CTYPE1']} is no coordinate of the sky")
             if not any(key in header for key in (*_SCALE_KEYS, "PC1_1")):
                 scale, reason = math.nan, "the header has world coordinates but no pixel scale (CD or CDELT)"
             else:
