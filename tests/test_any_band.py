@@ -382,6 +382,9 @@ def test_wavelengths_of_bands():
     space = {"F606W": 606, "F850LP": 850, "F336W": 336, "F160W": 1600, "F098M": 980, "F200LP": 200}
     space |= {"F090W": 900, "F115W": 1150, "F200W": 2000, "F444W": 4440, "F322W2": 3220, "F1000W": 10000}
     assert {name: band_wavelength(name) for name in space} == space
+    with pytest.raises(ValueError, match="F410M"):
+        # 410 nm of Hubble, or 4100 nm of Webb.
+        band_wavelength("F410M")
     assert band_wavelength("ACS_F775W") == 775.0 and band_wavelength("NIRCam-F277W") == 2770.0
     assert band_wavelength("r", given={"r": 640.0}) == 640.0
     with pytest.raises(ValueError, match="Give its effective wavelength"):

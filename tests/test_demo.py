@@ -104,6 +104,7 @@ def test_demo_refuses_in_one_line(model_file, fits_files, tmp_path, capfd):
     cases = [
         (["--model", str(tmp_path / "none.safetensors")], "none.safetensors"),
         (["--bands", "g", "r", "--fits", str(fits_files[0])], "one file per band"),
+        (["--bands", "W1", "--fits", str(fits_files[0])], "wavelengths={'W1': 620.0}\" gives one"),
         (
             ["--model", str(model_file), "--zeropoint", "1", "2", "--fits", *map(str, fits_files)],
             "2 numbers for the 3 bands",

@@ -245,14 +245,26 @@ def _fits_field(arguments: Arguments, metadata: ModelMetadata) -> Field:
     bands, notes = assign_bands(paths, wanted, fixed=bool(arguments.bands or metadata.bands))
     if len(paths) < len(arguments.fits):
         notes.append("A file that was given several times is used once.")
+    if not metadata.bands and not any(":wavelengths" in override for override in arguments.config):
+        _check_wavelengths(bands)
     options = fits_options(arguments, bands)
     images = read_field({band: BandFiles(path) for band, path in zip(bands, paths)}, options)
     for note in [*notes, *images.notes]:
         print(f"    {note}")
     contents = [path.read_bytes() for path in paths]
     digest = _digest(b"".join([*contents, repr((bands, options)).encode()]))
-    names = ", ".join(path.name for path in paths)
+    names = ", ".join(dict.fromkeys(path.name for path in paths))
     return Field(f"fits_{digest}", names, field_to_exposures(images), has_sky=images.has_sky)
+
+
+def _check_wavelengths(bands: Sequence[str]) -> None:
+    """Refuse bands that no model can take, before anything is made."""
+    for band in bands:
+        try:
+            band_wavelength(band)
+        except ValueError as error:
+            words = f"maskRcnnDeblend:wavelengths={{'{band}': 620.0}}"
+            raise CommandError(f'{error}; --config "{words}" gives one.') from error
 
 
 def _make_folder(out: Path) -> None:
@@ -354,7 +366,8 @@ def _write_pictures(out: Path, field: Field, image: MultibandImage, catalog: Sou
             wcs=wcs,
             pixel_scale=image.pixel_scale,
             title=title,
-            calibrated=calibrated,
+            # One band is grey.
+            calibrated=calibrated and len(image.bands) > 1,
         ),
     )
     comment = "sources found by meas_maskrcnn: stars yellow, galaxies blue"

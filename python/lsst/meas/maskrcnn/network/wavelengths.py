@@ -46,9 +46,12 @@ _BY_NAME = {
 """Effective wavelengths (nm): of surveycodex 1.3, the mean where several surveys
 have a band; of Bessell (2005, ARA&A 43, 293) for bands that it does not have."""
 
-_WEBB = {200, 210, 212, 250, 277, 300, 322, 323, 335, 356, 360, 405, 410, 430, 444, 460, 466, 470, 480}
-_WEBB |= {560, 770}
-"""Numbers of the filters of the Webb telescope that Hubble's could have."""
+_INFRARED = {200, 204, 205, 207, 210, 212, 215, 216, 222, 237, 240, 250, 277, 300, 322, 323, 335, 356, 360}
+_INFRARED |= {405, 430, 444, 460, 466, 470, 480, 560, 770}
+"""Numbers from 200 of the infrared filters of the Hubble (NICMOS) and Webb telescopes, in 10 nm."""
+
+_AMBIGUOUS = {"F122M", "F170W", "F185W", "F410M", "F1042M"}
+"""Filters whose names could mean both, or are in nm although others of such numbers are not."""
 
 
 def band_wavelength(band: str, given: Mapping[str, float] | None = None) -> float:
@@ -64,13 +67,13 @@ def band_wavelength(band: str, given: Mapping[str, float] | None = None) -> floa
     for name in (band, short, short.lower(), short.upper()):
         if name in _BY_NAME:
             return _BY_NAME[name]
-    # In nm in the optical of Hubble, in 10 nm in the infrared, where four digits are as well.
+    # Numbers of Hubble's filters are in nm, those of filters in the infrared in 10 nm.
     space = re.fullmatch(r"F(\d{3,4})(W|M|N|X|LP|W2)", short.upper())
-    if space is not None:
+    if space is not None and short.upper() not in _AMBIGUOUS:
         number = int(space[1])
-        infrared = number < 200 or number >= 1000 or (number in _WEBB and space[2] not in ("X", "LP"))
-        return number * (10.0 if infrared else 1.0)
+        infrared = number < 200 or number >= 1000 or number in _INFRARED
+        return number * (10.0 if infrared and space[2] not in ("X", "LP") else 1.0)
     raise ValueError(
-        f"the wavelength of band {band!r} is not known; known are {', '.join(_BY_NAME)}. Give its effective "
-        "wavelength in nm, or leave the band out"
+        f"the wavelength of band {band!r} is not known; known are {', '.join(_BY_NAME)} and filters of "
+        "Hubble and Webb. Give its effective wavelength in nm, or leave the band out"
     )
