@@ -463,6 +463,7 @@ def test_variances_that_say_nothing(tmp_path, field):
         (("DATA", "DQ", "STAT"), {}),
         (("FLUX", "QUAL", "NOISEMAP"), {"HDUCLAS3": ("", "", "MSE")}),
         (("SCI_R", "BIT-MASK", "VARIANCE_MAP_R"), {}),
+        (("DES_Q_BGSUB", "DES_Q_FLAG", "DES_Q_VAR"), {}),
     ],
 )
 def test_names_of_extensions(tmp_path, field, names, types):

@@ -219,6 +219,9 @@ def test_bands_of_a_cube(tmp_path, sky):
 
 def test_unusable_images(fits_files, tmp_path, rng):
     (tmp_path / "text.fits").write_text("no image")
+    (tmp_path / "packed.fits.Z").write_bytes(b"\x1f\x9d\x90" + bytes(4000))
+    with pytest.raises(FitsImageError, match="packed by compress; unpack it"):
+        read_images({"r": tmp_path / "packed.fits.Z"})
     fits.writeto(tmp_path / "small.fits", rng.normal(size=(20, 30)))
     fits.writeto(tmp_path / "empty.fits", np.full(SHAPE, np.nan))
     for name, message in (
@@ -342,6 +345,10 @@ def test_what_is_odd_is_said(tmp_path, sky, caplog):
         "z has the pixels of r",
     ):
         assert text in caplog.text
+    caplog.clear()
+    for band, name in {"r": "DES_R", "Y": "NIR_Y", "F606W": "F606W"}.items():
+        read_images({band: write(tmp_path / "same.fits", sky, {"FILTER": name})})
+    assert "is taken for" not in caplog.text
     y, x = np.mgrid[:70, :90]
     smooth = 1e4 * np.exp(-np.hypot(y - 35, x - 45) / 9.0).astype(np.float32)
     read_images({"r": write(tmp_path / "r.fits", smooth)})

@@ -227,8 +227,8 @@ def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
     notes = [f"header cards that cannot be read are left out: {', '.join(skipped)}."] if skipped else []
     companions: dict[str, npt.NDArray[Any]] = {}
     labels, mask_header, unused = {"image": _label(hdus, entry)}, fits.Header(), []
-    said, given = _known_filter(header), _known_filter({"BAND": band or ""})
-    if said is not None and band is not None and said.lower() != (given or band).lower():
+    said = _known_filter(header)
+    if said is not None and band is not None and not _is_same_band(said, band):
         if np.squeeze(entry.data).ndim == 2:
             notes.append(f"it is taken for {band}, but its header says {said}.")
     if wanted.kind == "mask":
@@ -236,7 +236,7 @@ def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
     for other in hdus:
         if other is entry:
             continue
-        kind = _kind_of(other, band)
+        kind = _kind_of(other, band, entry.name)
         values = _image_of(other, band, wanted.cube_bands if kind in _COMPANIONS else ())
         if values is None:
             continue
@@ -325,10 +325,15 @@ def _label(hdus: fits.HDUList, entry: fits.hdu.base._BaseHDU) -> str:
     return entry.name or str(entry.header.get("EXTTYPE") or hdus.index(entry))
 
 
-def _kind_of(entry: fits.hdu.base._BaseHDU, band: str | None) -> str:
-    """What an HDU is by its type, or its name without the band's: image, a key of `_COMPANIONS`, or empty."""
+def _kind_of(entry: fits.hdu.base._BaseHDU, band: str | None, image: str = "") -> str:
+    """What an HDU is by its type, or its name without the band's: image, a key of `_COMPANIONS`, or empty.
+
+    Names may also be that of the image but for the last word, as NIR_Y_RMS beside NIR_Y_FLUX.
+    """
     for key in ("HDUCLAS3", "UTYPE", "EXTNAME", "EXTTYPE"):
         words = re.split(r"[-_ .]+", str(entry.header.get(key, "")).strip().upper())
+        if len(words) > 2 and words[:-1] == re.split(r"[-_ .]+", image.upper())[:-1]:
+            words = words[-1:]
         name = "".join(word for word in words if band is None or word != band.upper()).removesuffix("MAP")
         for kind, group in {"image": _IMAGE_NAMES, **_COMPANIONS}.items():
             if name in group or name.removesuffix("S") in group:
@@ -478,6 +483,12 @@ def _known_filter(header: fits.Header | dict[str, str]) -> str | None:
             continue
         return value
     return band
+
+
+def _is_same_band(*names: str) -> bool:
+    """Whether names are those of one band, where some have a prefix."""
+    short = [_band_of({"BAND": name}) or re.split(r"[-_ ]", name)[-1].lower() for name in names]
+    return len(set(short)) == 1
 
 
 def _band_in_name(path: Path) -> str | None:

@@ -22,6 +22,8 @@ _MOST_BLOCKS, _MOST_HDUS = 300, 500
 """Blocks of a header, of 36 cards each, and HDUs of a file: headers of stacks have 3,000 cards, cameras 200
 HDUs; astropy takes 0.1 ms for a card and some ms for an HDU."""
 
+_PACKED = {b"\x1f\x9d": "compress", b"\xfd7": "xz", b"PK": "zip", b"\x28\xb5": "zstd"}
+
 _SIZE_KEY = re.compile(r"Z?(NAXIS\d*|BITPIX|GCOUNT|PCOUNT)$|ZTILE\d+$")
 
 _MOST_AXES, _MOST_FIELDS = 999, 999
@@ -57,6 +59,8 @@ def check_layout(path: Path, most_hdus: int = _MOST_HDUS) -> None:
     with path.open("rb") as stream:
         start = stream.read(2)
         stream.seek(0)
+        if start in _PACKED:
+            raise ValueError(f"it is packed by {_PACKED[start]}; unpack it, or pack it by gzip or bzip2")
         if start not in (b"\x1f\x8b", b"BZ"):
             _check_hdus(stream, size, limit, most_hdus)
             return
