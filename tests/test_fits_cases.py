@@ -520,6 +520,20 @@ def test_psf_from_stars_header_or_nowhere(tmp_path, rng, field):
     assert read(write(tmp_path, field), psf_fwhm=1.3).images["r"].psf_fwhm == 1.3
 
 
+def test_psf_and_no_data_of_extensions(tmp_path, rng):
+    """Images of the PSF beside images without stars; pixels of an enormous RMS have no data."""
+    empty = rng.normal(0.0, 10.0, SHAPE)
+    rms = np.full(SHAPE, 12.0, np.float32)
+    rms[20:24, 30:40] = 1e16
+    psf = moffat((21, 21), 10, 10, 1.0, 4.5, beta=4.0).astype(np.float32)
+    image = read(write(tmp_path, {"r": empty}, RMS=(rms, {}), PSF=(psf, {}))).images["r"]
+    assert image.psf_fwhm == pytest.approx(4.5 * SCALE, rel=0.02)
+    np.testing.assert_allclose(image.psf, psf / psf.sum(), rtol=1e-6)
+    assert (np.isfinite(image.pixels) == (rms < 100.0)).all()
+    for other in (psf[:, :20], np.roll(psf, 5, 0), -psf, np.zeros((151, 151), np.float32)):
+        assert read(write(tmp_path, {"r": empty}, PSF=(other, {}))).images["r"].psf is None
+
+
 def test_area_that_a_band_lacks_is_said(tmp_path, field):
     field["z"][:, 72:] = np.nan
     assert any("z has no data in 50%" in note for note in read(write(tmp_path, field)).notes)

@@ -138,6 +138,14 @@ def source_light(pixels: FloatArray, finite: BoolArray, sources: BoolArray, sigm
     return np.where(sources & finite, np.where(filled > 4.0 * sigma, filled, faint), 0.0)
 
 
+def lies_on_sources(flagged: BoolArray, pixels: FloatArray, sigma: float) -> bool:
+    """Whether nearly all sources of a sky-subtracted image (y, x), and not the sky, are flagged."""
+    smooth = blur(pixels, 1.5)
+    labels, number = ndimage.label(smooth > 3.0 * sigma)
+    peaks = ndimage.maximum_position(smooth, labels, range(1, number + 1))
+    return bool(number >= 10 and np.mean([flagged[peak] for peak in peaks]) > 0.9 and flagged.mean() < 0.5)
+
+
 def find_fill(plane: FloatArray) -> BoolArray:
     """Find pixels (y, x) that were filled with a constant because there are no data.
 

@@ -40,9 +40,12 @@ _COMPANIONS = {
     "weight": ("WHT", "WGT", "WT", "WEIGHT", "IVAR", "IVM", "INVVAR", "INVMSE", "INVERSEVARIANCE"),
     "mask": ("DQ", "MASK", "MSK", "BITMASK", "FLAG", "QUAL", "QUALITY", "DATAQUALITY", "BPM", "BADPIX")
     + ("BADPIXEL",),
+    "psf": ("PSF",),
 }
 _IMAGE_NAMES = ("SCI", "IMAGE", "SCIENCE", "DATA")
 _KEYWORD = re.compile(r"[\w .:#/+-]+")
+_MOST_SPREAD = 1e10
+"""Variances of more than so many times their median mean no data; an RMS of 1e16 does in images of Euclid."""
 _SENTINELS = (-9999.0, -99999.0)
 """Values that stand for no data wherever they are."""
 
@@ -96,7 +99,7 @@ class FitsContent:
 
     companions: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
     """Images of the same shape in other HDUs, by what they are: variance,
-    rms, weight or mask."""
+    rms, weight or mask; and that of the PSF."""
 
     mask_header: fits.Header = field(default_factory=fits.Header)
     """That of the mask."""
@@ -126,6 +129,7 @@ class FitsContent:
             return None, f"{source} has no value above 0 and is not used"
         result = np.full(self.pixels.shape, np.nan)
         result[usable] = values[usable] ** {"variance": 1, "rms": 2, "weight": -1}[kind]
+        result[result > _MOST_SPREAD * np.median(result[usable])] = np.nan
         return result, source
 
     def flags(self, files: BandFiles) -> tuple[npt.NDArray[np.int64], fits.Header, str]:
@@ -244,7 +248,7 @@ def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
             kind in _COMPANIONS
             and kind not in companions
             and other.ver == entry.ver
-            and values.shape == data.shape
+            and (_is_psf(values, data.shape) if kind == "psf" else values.shape == data.shape)
         ):
             companions[kind], labels[kind] = values, _label(hdus, other)
             if kind == "mask":
@@ -263,6 +267,15 @@ def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
     pixels[np.isin(pixels, _SENTINELS) | (np.abs(pixels) > 1e29)] = np.nan
     notes += filter(None, (note, _remove_lowest(pixels) if wanted.kind == "image" else ""))
     return FitsContent(path, header, pixels, is_exposure, companions, mask_header, labels, tuple(notes))
+
+
+def _is_psf(values: npt.NDArray[Any], shape: tuple[int, int]) -> bool:
+    """Whether an image (y, x) can be the PSF of one of a shape: smaller, its peak in the middle pixel."""
+    if not np.isfinite(values).all() or max(values.shape) > min(shape) or 0 in values.shape:
+        return False
+    place = np.unravel_index(np.argmax(values), values.shape)
+    middle = [abs(at - (side - 1) / 2) <= 1.0 and side % 2 == 1 for at, side in zip(place, values.shape)]
+    return all(middle) and float(values.sum()) > 0.0
 
 
 def _choose_hdu(

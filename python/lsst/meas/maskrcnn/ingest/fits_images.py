@@ -23,10 +23,9 @@ import numpy as np
 import numpy.typing as npt
 from astropy.io import fits
 from astropy.wcs import WCS
-from scipy import ndimage
 
-from ..images.sky import blur, estimate_sky, find_fill, find_plateau, is_pile, source_light
-from ..images.stars import StarPsf, gaussian_image, measure_psfs
+from ..images.sky import estimate_sky, find_fill, find_plateau, is_pile, lies_on_sources, source_light
+from ..images.stars import StarPsf, gaussian_image, image_fwhm, measure_psfs
 from ..images.units import AB_ZERO_POINT
 from .fits_files import BandFiles, FitsContent, FitsImageError, read_fits
 from .fits_header import header_fwhm, header_saturation, mask_patterns, zero_point
@@ -328,6 +327,7 @@ class BandImage:
     zero_point: float
     calibrated: bool
     scale: float
+    psf: FloatArray | None
     found: list[str]
     notes: list[str]
 
@@ -361,7 +361,7 @@ def _read_band(
         good = finite & ~saturated if (finite & ~saturated).any() else finite
     noise = options.for_band("noise", band)
     pixels, sigma, sources = _subtract_sky(content.pixels, good, options, noise, notes.append)
-    if guessed and _lies_on_sources(planes["BAD"], np.where(finite & ~saturated, pixels, 0.0), sigma):
+    if guessed and lies_on_sources(planes["BAD"], np.where(finite & ~saturated, pixels, 0.0), sigma):
         raise FitsImageError(
             f"{name}: the pixels that are not 0 in {guessed} are those of the sources, as in a map of "
             "detections; --mask-bits (mask_bits) says which bits mean that a pixel is bad."
@@ -395,6 +395,7 @@ def _read_band(
         AB_ZERO_POINT if magnitude is None else magnitude,
         magnitude is not None,
         scale,
+        content.companions.get("psf"),
         found,
         notes,
     )
@@ -453,14 +454,6 @@ def _check_share(kind: str, left: BoolArray, pixels: BoolArray, found: str, advi
         raise FitsImageError(f"{found} in {share:.1%} of the pixels that have data; {advice}.")
 
 
-def _lies_on_sources(flagged: BoolArray, pixels: FloatArray, sigma: float) -> bool:
-    """Whether nearly all sources of a sky-subtracted image (y, x), and not the sky, are flagged."""
-    smooth = blur(pixels, 1.5)
-    labels, number = ndimage.label(smooth > 3.0 * sigma)
-    peaks = ndimage.maximum_position(smooth, labels, range(1, number + 1))
-    return number >= 10 and np.mean([flagged[peak] for peak in peaks]) > 0.9 and flagged.mean() < 0.5
-
-
 def _psf_of(
     entry: BandImage, stars: StarPsf | None, options: FitsOptions, scale: float
 ) -> tuple[float, FloatArray | None, str]:
@@ -470,6 +463,9 @@ def _psf_of(
         fwhm, error = stars.fwhm * scale, stars.error * scale
         words = f"{fwhm:.2f} +- {error:.2f} arcsec (measured on {stars.n_stars} stars)"
         return fwhm, stars.image(), words
+    if fwhm is None and entry.psf is not None:
+        fwhm = image_fwhm(entry.psf) * scale
+        return fwhm, entry.psf / entry.psf.sum(), f"{fwhm:.2f} arcsec (PSF of the file, too few stars)"
     if fwhm is None:
         said = header_fwhm(entry.header, entry.scale)
         if said is None:

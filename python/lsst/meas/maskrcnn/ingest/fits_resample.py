@@ -142,4 +142,5 @@ def resample_band(entry: BandImage, own: WCS, wcs: WCS, shape: tuple[int, int]) 
         variance=pixels.variance(entry.variance, entry.finite),
         planes={plane: pixels.flags(values) for plane, values in entry.planes.items()},
         sigma=entry.sigma * math.sqrt(pixels.area),
+        psf=None,
     )
