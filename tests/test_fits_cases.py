@@ -520,8 +520,8 @@ def test_psf_from_stars_header_or_nowhere(tmp_path, rng, field):
     assert read(write(tmp_path, field), psf_fwhm=1.3).images["r"].psf_fwhm == 1.3
 
 
-def test_psf_and_no_data_of_extensions(tmp_path, rng):
-    """Images of the PSF beside images without stars; pixels of an enormous RMS have no data."""
+def test_psf_and_no_data_of_extensions(tmp_path, rng, field):
+    """Images of the PSF beside those of the sky; pixels of an enormous RMS have no data."""
     empty = rng.normal(0.0, 10.0, SHAPE)
     rms = np.full(SHAPE, 12.0, np.float32)
     rms[20:24, 30:40] = 1e16
@@ -532,6 +532,11 @@ def test_psf_and_no_data_of_extensions(tmp_path, rng):
     assert (np.isfinite(image.pixels) == (rms < 100.0)).all()
     for other in (psf[:, :20], np.roll(psf, 5, 0), -psf, np.zeros((151, 151), np.float32)):
         assert read(write(tmp_path, {"r": empty}, PSF=(other, {}))).images["r"].psf is None
+    # One with pixels of its own is not that of the stars, of 4 px.
+    for fwhm, expected in ((4.5, 4.5), (12.0, 4.0)):
+        psf = moffat((41, 41), 20, 20, 1.0, fwhm, beta=4.0).astype(np.float32)
+        image = read(write(tmp_path, {"r": field["r"]}, PSF=(psf, {}))).images["r"]
+        assert image.psf_fwhm == pytest.approx(expected * SCALE, rel=0.04)
 
 
 def test_area_that_a_band_lacks_is_said(tmp_path, field):

@@ -30,8 +30,10 @@ FloatArray = npt.NDArray[np.floating[Any]]
 FITS_SUFFIXES = ("", ".gz", ".fz")
 """What may follow the name of a FITS file: nothing, or that it is compressed (`tuple` [`str`])."""
 
-_BAND_KEYS = ("BAND", "BANDS", "BAND0", "FILTER", "FILTNAM", "FILTNAME", "FILTER1", "FILTER2", "FILTNAM1")
-_BAND_KEYS += ("FILTNAM2", "FPA.FILTERID", "ESO INS FILT1 NAME")
+_BAND_KEYS = (
+    *("BAND", "BANDS", "BAND0", "FILTER", "FILTNAM", "FILTNAME"),
+    *("FILTER1", "FILTER2", "FILTNAM1", "FILTNAM2", "FPA.FILTERID", "ESO INS FILT1 NAME"),
+)
 # Extensions beside the image, by HDUCLAS3 (of ESO), UTYPE (of astropy), EXTNAME or EXTTYPE.
 _COMPANIONS = {
     "variance": ("VAR", "VARI", "VARIANCE", "STAT", "MSE", "VARIANCEUNCERTAINTY"),

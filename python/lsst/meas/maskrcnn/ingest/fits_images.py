@@ -459,13 +459,16 @@ def _psf_of(
 ) -> tuple[float, FloatArray | None, str]:
     """FWHM (arcsec) and image of the PSF, and words on them."""
     fwhm, source = options.for_band("psf_fwhm", entry.band), "given"
+    if fwhm is None and entry.psf is not None:
+        own = image_fwhm(entry.psf)
+        # Images of PSFs may have pixels of their own.
+        if stars is None or 0.6 < own / stars.fwhm < 1.6:
+            words = f"{own * scale:.2f} arcsec (image of the PSF in the file)"
+            return own * scale, entry.psf / entry.psf.sum(), words
     if fwhm is None and stars is not None:
         fwhm, error = stars.fwhm * scale, stars.error * scale
         words = f"{fwhm:.2f} +- {error:.2f} arcsec (measured on {stars.n_stars} stars)"
         return fwhm, stars.image(), words
-    if fwhm is None and entry.psf is not None:
-        fwhm = image_fwhm(entry.psf) * scale
-        return fwhm, entry.psf / entry.psf.sum(), f"{fwhm:.2f} arcsec (PSF of the file, too few stars)"
     if fwhm is None:
         said = header_fwhm(entry.header, entry.scale)
         if said is None:
