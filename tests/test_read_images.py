@@ -333,6 +333,24 @@ def test_bands_in_hdus_of_one_file(tmp_path, sky, names):
     )
 
 
+@pytest.mark.parametrize(
+    ("cards", "scale"),
+    [
+        ({"SECPIX1": -0.68}, 0.68),
+        ({"XPIXSZ": 9.0, "FOCALLEN": 3200.0}, 0.5801),
+        ({"PLTSCALE": 67.2, "XPIXELSZ": 25.28445, "PLATEID": "07HH"}, 1.6991),
+        ({"XPIXSZ": 9.0, "FOCALLEN": 0.0, "PIXSCALE": 0.0}, 0.2),
+    ],
+)
+def test_pixel_scales_without_world_coordinates(tmp_path, sky, cards, scale, caplog):
+    caplog.set_level(logging.INFO)
+    fits.writeto(tmp_path / "r.fits", sky, fits.Header(cards))
+    assert read_images({"r": tmp_path / "r.fits"}).pixel_scale == pytest.approx(scale, rel=1e-3)
+    assert ("photographic plate" in caplog.text) == ("PLATEID" in cards)
+    given = read_images({"r": tmp_path / "r.fits"}, FitsOptions(pixel_scale=0.3))
+    assert given.pixel_scale == pytest.approx(0.3, rel=1e-3)
+
+
 def test_what_is_odd_is_said(tmp_path, sky, caplog):
     caplog.set_level(logging.INFO)
     write(tmp_path / "r.fits", sky, {"FILTER": "HSC-G", "SATURATE": 1.0})

@@ -70,6 +70,7 @@ _PLANE_WORDS = {
     "CR": r"^CR$|COSMIC|RAD HIT",
     "NO_DATA": r"^NO_DATA$|^UNMASKEDNAN$|^BLANK$|^NAN$",
 }
+_SCALE_KEYS = ("PIXSCALE", "PIXSCAL1", "PIXELSCL", "SECPIX", "SECPIX1")
 _FWHM_KEYS = ("PSF_FWHM", "PSFFWHM", "SEEING", "FWHM")
 
 
@@ -102,7 +103,25 @@ def linear_pixels(
     unit = str(header.get("BUNIT", "")).strip().lower()
     if re.match(r"(log|ln|dex|mag)\b|log[ (_]|mag[ /*]", unit):
         raise ValueError(f"its pixels are {header['BUNIT']}; give an image that is linear in flux")
+    if "PLATEID" in header or "photographic" in str(header.get("INSTRUME", "")).lower():
+        return pixels, "it is a scan of a photographic plate: its pixels are not linear in flux."
     return pixels, ""
+
+
+def header_scale(header: fits.Header) -> tuple[float, str] | None:
+    """Find a pixel scale (arcsec) outside of the world coordinates, and the keywords that have it."""
+    found = {key: number_of(header, key) for key in _SCALE_KEYS}
+    size, focus = number_of(header, "XPIXSZ"), number_of(header, "FOCALLEN")
+    if size is not None and focus is not None and focus > 0:
+        # Micrometres and millimetres, of amateurs' cameras.
+        found["XPIXSZ and FOCALLEN"] = 3.6 * math.degrees(size / focus)
+    plate, size = number_of(header, "PLTSCALE"), number_of(header, "XPIXELSZ")
+    if plate is not None and size is not None:
+        found["PLTSCALE and XPIXELSZ"] = 1e-3 * plate * size
+    return next(
+        ((abs(value), key) for key, value in found.items() if value is not None and 1e-3 < abs(value) < 60.0),
+        None,
+    )
 
 
 def zero_point(header: fits.Header, pixel_scale: float) -> tuple[float | None, str]:

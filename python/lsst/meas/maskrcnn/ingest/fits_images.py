@@ -60,7 +60,7 @@ class FitsOptions:
 
     pixel_scale: float | None = None
     """Pixel scale (arcsec) where a header has no world coordinates, or none
-    that are plausible; 0.2 by default."""
+    that are plausible; by default that of other keywords, or 0.2."""
 
     psf_fwhm: Mapping[str, float] | float | None = None
     """Full width at half maximum of the PSF (arcsec); `None` to measure it on

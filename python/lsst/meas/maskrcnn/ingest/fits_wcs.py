@@ -21,7 +21,7 @@ from astropy.wcs import WCS, Sip
 
 from ..images.files import one_line
 from .fits_files import FitsContent, FitsImageError
-from .fits_header import number_of
+from .fits_header import header_scale, number_of
 
 if TYPE_CHECKING:
     from .fits_images import FitsOptions
@@ -57,9 +57,12 @@ def common_wcs(
             known[band] = wcs
     names = ", ".join(dict.fromkeys(contents[band].path.name for band in without))
     if not known:
-        scale = options.pixel_scale if options.pixel_scale is not None else 0.2
         ra, dec = options.sky_center
+        said = header_scale(contents[without[0]].header) if options.pixel_scale is None else None
+        scale = options.pixel_scale if options.pixel_scale is not None else said[0] if said else 0.2
         used = f"made up are RA {ra:g}, Dec {dec:g} at the centre and {scale:g} arcsec per pixel"
+        if said:
+            used = f"made up are RA {ra:g}, Dec {dec:g}; by {said[1]}, {scale:.4g} arcsec per pixel"
         wcs = made_up_wcs(shape, (ra, dec), scale)
     else:
         first = next(iter(known))
