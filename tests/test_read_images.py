@@ -367,6 +367,8 @@ def test_what_is_odd_is_said(tmp_path, sky, caplog):
     for band, name in {"r": "DES_R", "Y": "NIR_Y", "F606W": "F606W"}.items():
         read_images({band: write(tmp_path / "same.fits", sky, {"FILTER": name})})
     assert "is taken for" not in caplog.text
+    read_images({"g": write(tmp_path / "raw.fits", sky, {"BAYERPAT": "RGGB"})})
+    assert "alternate in colour (RGGB)" in caplog.text
     y, x = np.mgrid[:70, :90]
     smooth = 1e4 * np.exp(-np.hypot(y - 35, x - 45) / 9.0).astype(np.float32)
     read_images({"r": write(tmp_path / "r.fits", smooth)})

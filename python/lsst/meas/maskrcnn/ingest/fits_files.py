@@ -244,7 +244,7 @@ def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
             continue
         kind = _kind_of(other, band, entry.name)
         values = _image_of(other, band, wanted.cube_bands if kind in _COMPANIONS else ())
-        if values is None:
+        if values is None or not values.size:
             continue
         if (
             kind in _COMPANIONS

@@ -89,7 +89,7 @@ def number_of(header: fits.Header, key: str) -> float | None:
 def linear_pixels(
     pixels: npt.NDArray[np.floating[Any]], header: fits.Header
 ) -> tuple[npt.NDArray[np.floating[Any]], str]:
-    """Undo a scaling of pixels (y, x) that is not linear; returns what was done as well, empty for nothing.
+    """Undo a scaling of pixels (y, x) that is not linear; returns what is to be said as well, or nothing.
 
     Stacks of Pan-STARRS1 hold 2.5 log10(e) asinh((flux - BOFFSET) / (2 BSOFTEN))
     (Waters et al. 2020, ApJS 251, 4). Raises `ValueError` for logarithms and magnitudes.
@@ -105,6 +105,9 @@ def linear_pixels(
         raise ValueError(f"its pixels are {header['BUNIT']}; give an image that is linear in flux")
     if "PLATEID" in header or "photographic" in str(header.get("INSTRUME", "")).lower():
         return pixels, "it is a scan of a photographic plate: its pixels are not linear in flux."
+    for pattern in (str(header.get(key, "")).strip() for key in ("BAYERPAT", "COLORTYP", "FILTER")):
+        if re.fullmatch("RGGB|BGGR|GRBG|GBRG", pattern, re.IGNORECASE):
+            return pixels, f"its pixels alternate in colour ({pattern}): debayer it, unless that was done."
     return pixels, ""
 
 
