@@ -383,6 +383,13 @@ def test_zero_points(tmp_path, field, cards, expected):
     assert given.images["r"].nanojansky_per_count == pytest.approx(10 ** (0.4 * 6.4))
 
 
+@pytest.mark.parametrize(("zero", "band", "odd"), [(26.0, "r", False), (21.0, "r", True), (21.0, "H", False)])
+def test_skies_that_no_night_has_are_said(tmp_path, field, zero, band, odd):
+    """Of 18.1 mag/arcsec2 by a zero point that fits, and five more by one of another unit."""
+    files = write(tmp_path, {band: field["r"] + 58.0}, header(MAGZERO=zero))
+    assert any("mag/arcsec2, which no night has" in note for note in read(files).notes) == odd
+
+
 def test_pixels_that_are_not_linear(tmp_path, field):
     pogson = 2.5 * np.log10(np.e)
     scaled = {band: pogson * np.arcsinh((image - 100.0) / 100.0) for band, image in field.items()}

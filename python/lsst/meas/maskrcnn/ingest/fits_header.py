@@ -18,6 +18,7 @@ from astropy.io import fits
 
 from ..images.files import one_line
 from ..images.units import AB_ZERO_POINT
+from ..network.wavelengths import band_wavelength
 
 _ZERO_POINT_KEYS = (
     "MAGZERO",
@@ -38,6 +39,9 @@ _OF_ONE_SECOND = r"\bper s|/ *s(ec)?\b|\b1(\.0*)? ?s(ec(ond)?)?\b"
 
 _ZERO_POINT_RANGE = (5.0, 45.0)
 """Other values stand for one that is not known, such as 0, -1 or 99."""
+
+_BRIGHTEST_SKY, _LONGEST_OPTICAL = 16.8, 930.0
+"""Sky brightness (mag/arcsec2) beside the full Moon, and the longest wavelength (nm) for which that holds."""
 
 _LARGEST_ZERO_POINT = 100.0
 """Of those that are computed, either way: a count of 1e-30 or 1e50 nJy is no unit of an image."""
@@ -168,6 +172,21 @@ def zero_point(header: fits.Header, pixel_scale: float) -> tuple[float | None, s
         return None, f"the header contradicts itself: {listed}"
     source, value = next(iter(found.items()))
     return value, "; ".join([source, *refused])
+
+
+def implausible_sky(level: float, zero_point: float, pixel_scale: float, band: str) -> list[str]:
+    """Say that a sky (counts) is brighter than that of any night, where the zero point makes it so."""
+    try:
+        optical = band_wavelength(band) < _LONGEST_OPTICAL
+    except ValueError:
+        return []
+    brightness = zero_point - 2.5 * math.log10(level / pixel_scale**2) if level > 0.0 else math.inf
+    if not optical or brightness > _BRIGHTEST_SKY:
+        return []
+    return [
+        f"by the zero point its sky has {brightness:.1f} mag/arcsec2, which no night has: check it; "
+        "--zeropoint sets it."
+    ]
 
 
 def _zero_point_cards(

@@ -28,7 +28,7 @@ from ..images.sky import estimate_sky, find_fill, find_plateau, is_pile, lies_on
 from ..images.stars import StarPsf, gaussian_image, image_fwhm, measure_psfs
 from ..images.units import AB_ZERO_POINT
 from .fits_files import BandFiles, FitsContent, FitsImageError, read_fits
-from .fits_header import header_fwhm, header_saturation, mask_patterns, zero_point
+from .fits_header import header_fwhm, header_saturation, implausible_sky, mask_patterns, zero_point
 from .fits_resample import resample_band
 from .fits_wcs import RESAMPLE_ADVICE, common_wcs, pixel_scale_of
 
@@ -375,12 +375,13 @@ def _read_band(
     else:
         variance, source = _check_variance(variance, good, sigma, options.rescale, source, notes.append)
     found.append(f"noise {float(np.sqrt(np.median(variance[finite]))):.4g} counts ({source})")
-    magnitude = (options.zero_points or {}).get(band)
-    source = "given"
+    magnitude, source = (options.zero_points or {}).get(band), "given"
     if magnitude is None:
         magnitude, source = zero_point(content.header, scale)
     if magnitude is None:
         notes.append(f"{source}: fluxes are in counts and magnitudes instrumental; --zeropoint sets it.")
+    elif (sky := float(np.median((content.pixels - pixels)[good]))) > 3.0 * sigma:
+        notes += implausible_sky(sky, magnitude, scale, band)
     found.append("zero point not known" if magnitude is None else f"zero point {magnitude:.2f} ({source})")
     return BandImage(
         band,
