@@ -143,6 +143,7 @@ def find_sources(
     noise = combined.noise
     # These images are large, and the fit takes as much again.
     del combined
+    release_memory()
     blended = _blend_sources(found, peaks)
     shared = _share(image, parents, blended, found.p_star, noise, settings.shares, device, timings, progress)
     shares, statistics, models = shared

@@ -22,7 +22,7 @@ from ..images.background import mesh_background
 from ..images.pixels import usable_pixels
 from ..profiles.blend import BlendSource, trusted_peaks
 from ..profiles.fit import UNKNOWN_ERROR, WINDOW_HALVES, fit_profiles
-from ..profiles.model import FitSources, ProfileFit
+from ..profiles.model import FitSources, ProfileFit, add_stamp
 from ..profiles.psf import PsfMixture, fit_psf
 from .image import MultibandImage
 from .parents import Parent, grow_pixels
@@ -91,38 +91,22 @@ def fit_models(
     Fluxes in bands without a PSF and of sources without a pixel that can be fitted are NaN. Returns `None` if
     there is no PSF in any band, or no source.
     """
-    ordered = sorted(image.bands)
-    if list(image.bands) != ordered:
-        # In one order, so that rounding of the sums over bands does not depend on it.
-        found = fit_models(image.select(ordered), parents, sources, p_star, local_sky, device)
-        return found and found.select([ordered.index(band) for band in image.bands])
+    # In one order, so that rounding of the sums over bands does not depend on it.
+    order = sorted(range(len(image.bands)), key=lambda band: image.bands[band])
     middle = (image.shape[0] - 1) / 2, (image.shape[1] - 1) / 2
-    known = np.array([_valid_psf(image, band, *middle) is not None for band in range(len(image.bands))])
+    known = np.array([_valid_psf(image, band, *middle) is not None for band in order])
     if not known.any() or not sources:
         return None
-    variance = np.asarray(image.variance)
-    near = np.zeros(image.shape, bool)
+    covered = np.zeros(image.shape, bool)
     groups = np.zeros(len(sources), np.int64)
     for number, parent in enumerate(parents):
-        near[parent.box] |= parent.pixels
+        covered[parent.box] |= parent.pixels
         groups[parent.members] = number
-    psfs = _PsfMixtures(image, known)
+    psfs = _PsfMixtures(image, order, known)
     sigma = float(np.mean([_width(psf) for psf in psfs(*middle)]))
     chosen = _start(sources, groups, sigma, image)
-    free = ~grow_pixels(near, _SKY_DISTANCE)
-    sky = free & ~_large_windows(chosen, image.shape, 1.5)
-    near = grow_pixels(near, MARGIN) | _large_windows(chosen, image.shape)
-    flux = image.flux.astype(np.float32)
-    good, weight = np.zeros(flux.shape, bool), np.zeros(flux.shape, np.float32)
-    # Band by band, so that no more than one band of what is in between is in memory.
-    for band in np.flatnonzero(known).tolist():
-        good[band] = usable_pixels(flux[band], variance[band], np.asarray(image.usable)[band])
-        good[band] &= ~np.asarray(image.bad)[band]
-        _subtract_sky(flux[band], good[band] & sky)
-        _subtract_halos(flux[band], variance[band], good[band] & free, chosen)
-        use = good[band] & near
-        error = _MODEL_ERROR * np.maximum(flux[band][use], 0.0)
-        weight[band][use] = 1.0 / (variance[band][use] + error**2)
+    flux, weight, noise = _fit_input(image, order, known, covered, chosen)
+    del covered
     peaks, doubtful = chosen.positions, None
     if p_star is not None:
         p = np.asarray(p_star, np.float64)
@@ -132,21 +116,72 @@ def fit_models(
     first, rows = _merge(peaks, groups)
     chosen = FitSources(*(getattr(chosen, item.name)[first] for item in dataclasses.fields(chosen)))
     doubtful = None if doubtful is None else doubtful[first]
-    fit = fit_profiles(flux, weight, chosen, psfs, image.pixel_scale, doubtful, device, local_sky)
+    fit = fit_profiles(
+        flux, weight, chosen, psfs, image.pixel_scale, doubtful, device, local_sky, overwrite_flux=True
+    )
+    del flux
     near_bad = _near_bad(weight > 0, peaks)
     del weight
     fit.flux[~(fit.flux_errors < UNKNOWN_ERROR)] = np.nan
-    flux[~good] = 0.0
-    for index in range(len(first)):
-        fit.add_to(flux, index, sign=-1.0)
-    for band, pixels in enumerate(flux):
-        pixels /= np.sqrt(np.where(good[band], variance[band], np.float32(1.0)))
-    fit.scale_errors(np.sqrt(_noise_factors(flux, good, psfs(*middle))))
+    fit.scale_errors(np.sqrt(noise.factors(fit, psfs(*middle))))
     fit = fit if len(first) == len(rows) else fit.share(rows)
     fit.core = near_bad
     on_edge = (peaks < 2.35 * sigma) | (peaks > np.array(image.shape) - 1 - 2.35 * sigma)
     fit.edge = np.asarray(on_edge.any(axis=1))
-    return fit
+    return fit if order == sorted(order) else fit.select(np.argsort(order).tolist())
+
+
+@dataclasses.dataclass
+class _Middle:
+    """The middle of the image, in which the noise is measured when the sources are fitted."""
+
+    y0: int
+    x0: int
+    pixels: npt.NDArray[np.float32]
+    """Flux without the sky, (band, y, x)."""
+    variance: npt.NDArray[np.float32]
+    good: npt.NDArray[np.bool_]
+
+    def factors(self, fit: ProfileFit, psfs: Sequence[PsfMixture]) -> npt.NDArray[np.float64]:
+        """Measure what `_noise_factors` tells of the pixels, from which the models are subtracted."""
+        self.pixels[~self.good] = 0.0
+        for y0, x0, pixels in fit.windows:
+            add_stamp(self.pixels, y0 - self.y0, x0 - self.x0, pixels, -1.0)
+        self.pixels /= np.sqrt(np.where(self.good, self.variance, np.float32(1.0)))
+        return _noise_factors(self.pixels, self.good, psfs)
+
+
+def _fit_input(
+    image: MultibandImage,
+    order: Sequence[int],
+    known: npt.NDArray[np.bool_],
+    covered: npt.NDArray[np.bool_],
+    sources: FitSources,
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32], _Middle]:
+    """Make what is fitted, in the known bands of an order: flux without the sky, and its weight.
+
+    Pixels near those that parents cover, (y, x), have a weight; the sky is that of pixels far from them.
+    """
+    free = ~grow_pixels(covered, _SKY_DISTANCE)
+    sky = free & ~_large_windows(sources, image.shape, 1.5)
+    near = grow_pixels(covered, MARGIN) | _large_windows(sources, image.shape)
+    flux, weight = image.flux[order], np.zeros(image.flux.shape, np.float32)
+    part = tuple(slice(max(0, side // 2 - _NOISE_SIDE), side // 2 + _NOISE_SIDE) for side in image.shape)
+    variances = np.asarray(image.variance)
+    good = np.zeros(flux[:, *part].shape, bool)
+    # Band by band, so that no more than one band of what is in between is in memory.
+    for row in np.flatnonzero(known).tolist():
+        band, pixels = order[row], flux[row]
+        use = usable_pixels(pixels, variances[band], np.asarray(image.usable)[band])
+        use &= ~np.asarray(image.bad)[band]
+        _subtract_sky(pixels, use & sky)
+        _subtract_halos(pixels, variances[band], use & free, sources)
+        good[row] = use[part]
+        use &= near
+        error = _MODEL_ERROR * np.maximum(pixels[use], 0.0)
+        weight[row][use] = 1.0 / (variances[band][use] + error**2)
+    corner = part[0].start, part[1].start
+    return flux, weight, _Middle(*corner, flux[:, *part].copy(), variances[order, *part], good)
 
 
 def _large_windows(sources: FitSources, shape: tuple[int, int], scale: float = 1.0) -> npt.NDArray[np.bool_]:
@@ -224,9 +259,8 @@ def _noise_factors(
     angle = 0.5 * np.pi + np.arcsin(correlation)
     negative_product = correlation + np.sqrt(1.0 - correlation**2) / angle
     factors = np.ones(len(noise))
-    middle = [slice(max(0, side // 2 - _NOISE_SIDE), side // 2 + _NOISE_SIDE) for side in noise.shape[1:]]
     for band, psf in enumerate(psfs):
-        use, values = good[band][*middle], noise[band][*middle]
+        use, values = good[band], noise[band]
         if np.count_nonzero(use) < _LEAST_PIXELS:
             continue
         below = values - np.median(values[use])
@@ -293,10 +327,13 @@ def _valid_psf(image: MultibandImage, band: int, y: float, x: float) -> npt.NDAr
 
 
 class _PsfMixtures:
-    """The PSF of each band in the middle of cells as a sum of Gaussians; each image is fitted once."""
+    """The PSF of each band in the middle of cells as a sum of Gaussians; each image is fitted once.
 
-    def __init__(self, image: MultibandImage, known: npt.NDArray[np.bool_]) -> None:
-        self._image, self._known = image, known
+    Bands are in an order; of some the PSF is known.
+    """
+
+    def __init__(self, image: MultibandImage, order: Sequence[int], known: npt.NDArray[np.bool_]) -> None:
+        self._image, self._order, self._known = image, order, known
         self._fitted: dict[bytes, PsfMixture] = {}
         self._last: dict[int, PsfMixture] = {}
         self._cells: dict[tuple[int, int], list[PsfMixture]] = {}
@@ -309,7 +346,7 @@ class _PsfMixtures:
                 for number, side in zip(cell, self._image.shape, strict=True)
             )
             for band in np.flatnonzero(self._known).tolist():
-                pixels = _valid_psf(self._image, band, y, x)
+                pixels = _valid_psf(self._image, self._order[band], y, x)
                 if pixels is not None:
                     key = np.ascontiguousarray(pixels).tobytes()
                     if key not in self._fitted:

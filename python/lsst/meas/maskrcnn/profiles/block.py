@@ -136,15 +136,8 @@ class Block:
         self.limits[1, :, 2] = np.log(halves)
         self.limits[:, :, 3:5] = _LARGEST_SHEAR * np.array([-1.0, 1.0])[:, None, None]
         self.limits[:, :, 5] = np.array(LOG_INDEX_RANGE)[:, None]
-        sides = 2 * self.halves + 1
-        corner = self.origins.min(axis=0)
-        self.shape = tuple(((self.origins + sides[:, None]).max(axis=0) - corner).tolist())
-        y0, x0 = corner.tolist()
-        self.residual, weight = (
-            torch.as_tensor(cut_out(image, y0, x0, self.shape).ravel(), device=device) for image in images
-        )
         self.n_bands = len(images[0])
-        self.windows = self._make_windows(sides, corner, weight)
+        self.windows = self._make_windows(images)
         self.pairs = self._make_pairs()
         first = [pairs.first for pairs in self.pairs] or [np.zeros(0, np.int64)]
         second = [pairs.second for pairs in self.pairs] or [np.zeros(0, np.int64)]
@@ -154,16 +147,35 @@ class Block:
         # Parameters of the templates as they are drawn.
         self.drawn = np.full(prior.shape, np.nan)
 
-    def _make_windows(self, sides: IntArray, corner: IntArray, weight: torch.Tensor) -> list[_Windows]:
-        device, made = self.device, []
-        area = self.shape[0] * self.shape[1]
-        counts = torch.zeros(self.n_bands * area, device=device)
+    def _make_windows(
+        self, images: tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]
+    ) -> list[_Windows]:
+        """Take the pixels of all windows, each once, and make the windows of each size and kind."""
+        device, sides = self.device, 2 * self.halves + 1
+        corner = self.origins.min(axis=0)
+        shape = tuple(((self.origins + sides[:, None]).max(axis=0) - corner).tolist())
+        covered = np.zeros(shape, bool)
+        kinds = []
         for side, star in sorted(set(zip(sides.tolist(), self.is_star.tolist(), strict=True))):
             chosen = np.flatnonzero((sides == side) & (self.is_star == star))
             rows, columns = window_pixels(side)
             y, x = (self.origins[chosen] - corner).T[..., None]
-            place = (y + rows) * self.shape[1] + x + columns
-            index = torch.as_tensor(place[:, None] + area * np.arange(self.n_bands)[:, None], device=device)
+            place = (y + rows) * shape[1] + x + columns
+            covered.ravel()[place] = True
+            kinds.append((side, star, chosen, place))
+        # Sources that are fitted as both kinds lie anywhere: what is between them is left out.
+        self.residual, weight = (
+            torch.as_tensor(_covered_pixels(image, corner.tolist(), covered), device=device)
+            for image in images
+        )
+        number = np.cumsum(covered, dtype=np.int32)
+        area = int(number[-1])
+        counts = torch.zeros(self.n_bands * area, device=device)
+        made = []
+        for side, star, chosen, place in kinds:
+            # From 1 on.
+            places = number[place][:, None] + (area * np.arange(self.n_bands) - 1)[:, None]
+            index = torch.as_tensor(places, device=device)
             counts.index_add_(0, index.flatten(), torch.ones(index.numel(), device=device))
             at = weight[index]
             n_rows = 3 if star else 1 + N_SHAPE
@@ -487,6 +499,15 @@ class Block:
             stamps[:, :, *window_pixels(windows.side)] = windows.light.cpu().numpy()
             for member, stamp in zip(windows.members.tolist(), stamps, strict=True):
                 result.windows[members[member]] = (*self.origins[member].tolist(), stamp)
+
+
+def _covered_pixels(
+    images: npt.NDArray[np.float32], corner: list[int], covered: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.float32]:
+    """Copy some pixels, (y, x), of a box with a corner (y, x), band after band; 0 outside the images."""
+    # One band at a time, as the box may be the whole image.
+    bands = (cut_out(images[band : band + 1], *corner, covered.shape)[0] for band in range(len(images)))
+    return np.concatenate([pixels[covered] for pixels in bands])
 
 
 def _solve_within(

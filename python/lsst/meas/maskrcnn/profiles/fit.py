@@ -74,6 +74,8 @@ def fit_profiles(
     doubtful: npt.NDArray[np.float64] | None = None,
     device: torch.device | str = "cpu",
     local_sky: bool = False,
+    *,
+    overwrite_flux: bool = False,
 ) -> ProfileFit:
     """Fit all sources of an image.
 
@@ -98,13 +100,19 @@ def fit_profiles(
     local_sky : `bool`, optional
         Whether a constant is fitted to each group and band, too. Near much
         brighter sources it is in any case, with a prior by their light.
+    overwrite_flux : `bool`, optional
+        Whether the models may be subtracted from ``flux`` itself, which saves
+        the memory of a copy.
 
     Returns
     -------
     fit : `ProfileFit`
         The models.
     """
-    run = _Run(flux, weight, sources, psfs, pixel_scale, device, local_sky)
+    residual = flux if overwrite_flux else flux.copy()
+    for plane, known in zip(residual, weight, strict=True):
+        plane[~(known > 0)] = 0.0
+    run = _Run(residual, weight, sources, psfs, pixel_scale, device, local_sky)
     blocks = list(_blocks(sources))
     # Parts of groups that were split start with fluxes that know of each other.
     for members, groups, is_split in _FLUX_SWEEPS * blocks:
@@ -174,7 +182,7 @@ class _Run:
 
     def __init__(
         self,
-        flux: npt.NDArray[np.float32],
+        residual: npt.NDArray[np.float32],
         weight: npt.NDArray[np.float32],
         sources: FitSources,
         psfs: PsfMixtures,
@@ -182,8 +190,8 @@ class _Run:
         device: torch.device | str,
         local_sky: bool,
     ) -> None:
-        n_sources, n_bands = len(sources), len(flux)
-        self.residual = np.where(weight > 0, flux, np.float32(0.0))
+        n_sources, n_bands = len(sources), len(residual)
+        self.residual = residual
         self.weight, self.sources, self.psfs, self.device = weight, sources, psfs, device
         self.prior = np.zeros((n_sources, N_SHAPE))
         self.prior[:, :2] = sources.positions
