@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import enum
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,9 @@ __all__ = [
 
 _IQ_TO_STDEV = 0.741301109252802
 """Standard deviation of a Gaussian in units of its inter-quartile range."""
+
+_PART = 1_000_000
+"""How many pixels are in memory in double precision at once."""
 
 
 class Property(enum.IntFlag):
@@ -165,13 +169,15 @@ class Statistics:
             good &= (mask & sctrl.getAndMask()) == 0
         if sctrl.getNanSafe() and not integers:
             good &= np.isfinite(values)
-        pixels = values[good].astype(np.float64)
+        pixels = values[good]
+        if pixels.dtype != np.float32:
+            pixels = pixels.astype(np.float64)
         n = pixels.size
         self._or_mask = 0 if mask is None or n == 0 else int(np.bitwise_or.reduce(mask[good], axis=None))
         self._results: dict[Property, tuple[float, float]] = {
             NPOINT: (float(n), 0.0),
             NMASKED: (float(values.size - n), 0.0),
-            SUM: (float(pixels.sum()), 0.0),
+            SUM: (_sum(pixels), 0.0),
             ORMASK: (float(self._or_mask), math.nan),
         }
         mean, variance = _mean_and_variance(pixels)
@@ -208,7 +214,7 @@ class Statistics:
         elif integers and n > 1:
             low, median, high = (_integer_quantile(pixels, f) for f in (0.25, 0.5, 0.75))
         else:
-            low, median, high = np.percentile(pixels, (25.0, 50.0, 75.0)).tolist()
+            low, median, high = _quantiles(pixels, (0.25, 0.5, 0.75))
         error = math.sqrt(0.5 * math.pi * variance / n) if n and variance >= 0 else math.nan
         self._results[MEDIAN] = (median, error)
         self._results[IQRANGE] = (high - low, math.nan)
@@ -222,7 +228,12 @@ class Statistics:
                 mean = variance = math.nan
                 used = 0
                 break
-            kept = pixels[np.abs(pixels - center) <= sctrl.getNumSigmaClip() * width]
+            near = np.zeros(pixels.size, bool)
+            for start in range(0, pixels.size, _PART):
+                part = slice(start, start + _PART)
+                distance = np.abs(pixels[part].astype(np.float64) - center)
+                near[part] = distance <= sctrl.getNumSigmaClip() * width
+            kept = pixels[near]
             used = kept.size
             mean, variance = _mean_and_variance(kept)
             center = mean
@@ -256,11 +267,44 @@ class Statistics:
         return self._or_mask
 
 
+def _sum(pixels: np.ndarray, mean: float | None = None) -> float:
+    """Sum up pixels in double precision, or their squared deviations from a mean.
+
+    Parts are added as numpy adds those of an array, but only one is in memory.
+    """
+    if pixels.size > _PART:
+        half = pixels.size // 2
+        half -= half % 8
+        return _sum(pixels[:half], mean) + _sum(pixels[half:], mean)
+    values = pixels.astype(np.float64)
+    if mean is not None:
+        values -= mean
+        values *= values
+    return float(values.sum())
+
+
 def _mean_and_variance(pixels: np.ndarray) -> tuple[float, float]:
     n = pixels.size
     if n == 0:
         return math.nan, math.nan
-    return float(pixels.mean()), float(pixels.var(ddof=1)) if n > 1 else math.nan
+    mean = _sum(pixels) / n
+    return mean, _sum(pixels, mean) / (n - 1) if n > 1 else math.nan
+
+
+def _quantiles(pixels: np.ndarray, fractions: Sequence[float]) -> list[float]:
+    """Return quantiles as `numpy.quantile` does, in double precision whatever the type of the pixels."""
+    places = [fraction * (pixels.size - 1) for fraction in fractions]
+    lows = [math.floor(place) for place in places]
+    highs = [min(low + 1, pixels.size - 1) for low in lows]
+    ordered = np.partition(pixels, sorted({*lows, *highs, pixels.size - 1}))
+    if math.isnan(ordered[-1]):
+        return [math.nan] * len(places)
+    found = []
+    for place, low, high in zip(places, lows, highs, strict=True):
+        below, above, part = float(ordered[low]), float(ordered[high]), place - low
+        step = above - below
+        found.append(above - step * (1.0 - part) if part >= 0.5 else below + step * part)
+    return found
 
 
 def _integer_quantile(pixels: np.ndarray, fraction: float) -> float:
