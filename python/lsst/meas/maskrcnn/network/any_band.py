@@ -43,6 +43,9 @@ from .band_layers import (
 
 _Count = Annotated[int, Field(gt=0)]
 
+_MASKS_AT_ONCE = 64
+"""Masks that are computed together: each takes some 0.8 MB on its way."""
+
 
 class AnyBandSpec(BaseModel):
     """Architecture of an `AnyBandNetwork`."""
@@ -195,9 +198,14 @@ class AnyBandNetwork(nn.Module):
     def masks(self, features: Features, boxes: list[Tensor]) -> Tensor:
         """Compute the masks of boxes in each image, (source, 4), px: logits, (source, class, 28, 28)."""
         pooled = self.mask_pool(features.levels, boxes, features.sizes)
-        factor, summand, pixels = self.outline_head(features.bands, boxes)
-        cells = self.mask_predictor.conv5_mask(self.mask_head(pooled * factor + summand))
-        return cast(Tensor, self.mask_predictor.mask_fcn_logits(F.relu(cells + pixels)))
+        inputs = pooled, *self.outline_head(features.bands, boxes)
+        parts = zip(*(item.split(_MASKS_AT_ONCE) for item in inputs))
+        return torch.cat([self._masks_of(*part) for part in parts])
+
+    def _masks_of(self, pooled: Tensor, factor: Tensor, summand: Tensor, cells: Tensor) -> Tensor:
+        found = self.mask_predictor.conv5_mask(self.mask_head(pooled * factor + summand))
+        found = F.relu(found + self.outline_head.pixels(cells))
+        return cast(Tensor, self.mask_predictor.mask_fcn_logits(found))
 
 
 def decode_cells(values: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:

@@ -324,9 +324,10 @@ class OutlineHead(nn.Module):
         start_at_zero(self.pixels)
 
     def forward(self, bands: Bands, boxes: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Return a factor, a summand (source, channel, 1, 1) and features (source, channel, cell, cell).
+        """Return a factor, a summand (source, channel, 1, 1) and the cells (source, 4, cell, cell).
 
-        The first two are for the pooled features, the last for the mask head's result.
+        The first two are for the pooled features; what ``pixels`` makes of the last, which takes 16 times
+        the memory, for the mask head's result.
         """
         images = torch.arange(len(boxes), device=bands.fwhm.device)
         chosen = bands.mask_band()
@@ -347,4 +348,4 @@ class OutlineHead(nn.Module):
             torch.asinh(share / _STAR_LEVEL) / 2.0,
             valid,
         ]
-        return 1.0 + factor, summand, self.pixels(torch.cat(layers, dim=1))
+        return 1.0 + factor, summand, torch.cat(layers, dim=1)

@@ -23,6 +23,9 @@ _CLOSEST = 0.35
 _SAME_BOX = 0.8
 """IoU of boxes from which two detections are of one source."""
 
+_TILES_BETWEEN = 8
+"""Tiles after which free memory is given back: the masks that are kept lie between what each tile frees."""
+
 _TILE_MEMORY = 1.2e9
 """Most memory (bytes) of a tile of six bands with a thousand sources."""
 
@@ -61,8 +64,11 @@ def detect_in_tiles(
             inside = (places >= low) & (places < high)
             parts.append(found.take(np.logical_and.reduce(inside, axis=1)))
             cut.append(_reaches_edge(parts[-1].boxes, tile, shape))
+        done = start + len(some)
+        if start // _TILES_BETWEEN != done // _TILES_BETWEEN:
+            release_memory()
         if progress is not None:
-            progress(start + len(some), len(tiles))
+            progress(done, len(tiles))
     every = Detections.concatenate(parts)
     again = np.zeros(len(every), bool)
     for index in np.flatnonzero(np.concatenate([np.zeros(0, bool), *cut])).tolist():

@@ -20,7 +20,7 @@ import numpy.typing as npt
 import torch
 
 from .mixtures import LOG_INDEX_RANGE
-from .model import ProfileFit, cut_out
+from .model import ProfileFit, pixels_at
 from .psf import PsfStack
 from .render import N_SHAPE, render_windows, window_pixels
 
@@ -153,34 +153,29 @@ class Block:
         """Take the pixels of all windows, each once, and make the windows of each size and kind."""
         device, sides = self.device, 2 * self.halves + 1
         corner = self.origins.min(axis=0)
+        kinds = sorted(set(zip(sides.tolist(), self.is_star.tolist(), strict=True)))
+        chosen = [np.flatnonzero((sides == side) & (self.is_star == star)) for side, star in kinds]
         shape = tuple(((self.origins + sides[:, None]).max(axis=0) - corner).tolist())
-        covered = np.zeros(shape, bool)
-        kinds = []
-        for side, star in sorted(set(zip(sides.tolist(), self.is_star.tolist(), strict=True))):
-            chosen = np.flatnonzero((sides == side) & (self.is_star == star))
+        places = []
+        for (side, _), members in zip(kinds, chosen, strict=True):
+            y, x = (self.origins[members] - corner).T[..., None]
             rows, columns = window_pixels(side)
-            y, x = (self.origins[chosen] - corner).T[..., None]
-            place = (y + rows) * shape[1] + x + columns
-            covered.ravel()[place] = True
-            kinds.append((side, star, chosen, place))
-        # Sources that are fitted as both kinds lie anywhere: what is between them is left out.
+            places.append((y + rows) * shape[1] + x + columns)
+        covered, places = _number(places, shape)
         self.residual, weight = (
-            torch.as_tensor(_covered_pixels(image, corner.tolist(), covered), device=device)
+            torch.as_tensor(pixels_at(image, *(covered + corner[:, None])).ravel(), device=device)
             for image in images
         )
-        number = np.cumsum(covered, dtype=np.int32)
-        area = int(number[-1])
+        area = covered.shape[1]
         counts = torch.zeros(self.n_bands * area, device=device)
         made = []
-        for side, star, chosen, place in kinds:
-            # From 1 on.
-            places = number[place][:, None] + (area * np.arange(self.n_bands) - 1)[:, None]
-            index = torch.as_tensor(places, device=device)
+        for (side, star), members, place in zip(kinds, chosen, places, strict=True):
+            index = torch.as_tensor(place[:, None] + area * np.arange(self.n_bands)[:, None], device=device)
             counts.index_add_(0, index.flatten(), torch.ones(index.numel(), device=device))
             at = weight[index]
             n_rows = 3 if star else 1 + N_SHAPE
             pixels = torch.zeros((*index.shape[:2], n_rows, index.shape[2]), device=device)
-            made.append(_Windows(chosen, side, star, index, at, at, pixels, torch.zeros_like(at)))
+            made.append(_Windows(members, side, star, index, at, at, pixels, torch.zeros_like(at)))
         for windows in made:
             windows.share = windows.weight / counts[windows.index]
         return made
@@ -501,13 +496,17 @@ class Block:
                 result.windows[members[member]] = (*self.origins[member].tolist(), stamp)
 
 
-def _covered_pixels(
-    images: npt.NDArray[np.float32], corner: list[int], covered: npt.NDArray[np.bool_]
-) -> npt.NDArray[np.float32]:
-    """Copy some pixels, (y, x), of a box with a corner (y, x), band after band; 0 outside the images."""
-    # One band at a time, as the box may be the whole image.
-    bands = (cut_out(images[band : band + 1], *corner, covered.shape)[0] for band in range(len(images)))
-    return np.concatenate([pixels[covered] for pixels in bands])
+def _number(places: list[IntArray], shape: tuple[int, ...]) -> tuple[IntArray, list[npt.NDArray[np.int32]]]:
+    """Number the pixels of a box that are in any window: their y and x, (2, pixel), and the numbers.
+
+    Sources that are fitted as both kinds lie anywhere: what is between them is left out.
+    """
+    covered = np.zeros(shape, bool)
+    for place in places:
+        covered.ravel()[place] = True
+    # From 1 on.
+    number = np.cumsum(covered, dtype=np.int32)
+    return np.stack(np.nonzero(covered)), [number[place] - np.int32(1) for place in places]
 
 
 def _solve_within(
