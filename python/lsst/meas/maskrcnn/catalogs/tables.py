@@ -17,6 +17,7 @@ from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
 from lsst.pipe.base import Struct
 
+from ..deblend.image import MultibandImage
 from ..deblend.object_table import flux_unit
 from ..deblend.sources import SourceList
 from .deblend_columns import ParentFluxes
@@ -24,7 +25,8 @@ from .record_order import RecordOrder
 
 
 def object_table(
-    sources: SourceList,
+    of_sources: Table,
+    image: MultibandImage,
     order: RecordOrder,
     catalog: SourceCatalog,
     band_catalogs: Mapping[str, SourceCatalog],
@@ -32,11 +34,12 @@ def object_table(
 ) -> Table:
     """Make the table of the objects.
 
-    That of `~lsst.meas.maskrcnn.deblend.sources.SourceList.to_table` in the order of the catalogue, without
-    parents, with its ids, positions with xy0, and by band the ``psfFlux`` that was measured by force.
+    That of the sources of an image, `~lsst.meas.maskrcnn.deblend.sources.SourceList.to_table`, in the order
+    of the catalogue, without parents, with its ids, positions with xy0, and by band the ``psfFlux`` that was
+    measured by force.
     """
     rows = np.flatnonzero(order.source >= 0)
-    table = Table(sources.to_table()[order.source[rows]])
+    table = Table(of_sources[order.source[rows]])
     if len(rows):
         table["objectId"][:] = np.asarray(catalog["id"])[rows]
         table["parentObjectId"][:] = np.asarray(catalog["parent"])[rows]
@@ -50,7 +53,7 @@ def object_table(
         corner = exposure.getXY0()
         scale = exposure.getPhotoCalib().getLocalCalibrationArray(x + corner.getX(), y + corner.getY())
         flag |= _column(measured, "maskrcnn_flag_unmeasured")[rows]
-        unit = flux_unit(sources.image, number)
+        unit = flux_unit(image, number)
         table[key] = Column(flux * scale, unit=unit, description=f"Forced flux of the PSF in {band}")
         table[f"{key}Err"] = Column(error * scale, unit=unit, description=f"Error of {key}")
         table[f"{key}_flag"] = Column(flag, description=f"{key} could not be measured")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 __all__ = ["MultibandImage"]
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
@@ -235,6 +236,20 @@ class MultibandImage:
             for name in ("flux", "variance", "usable", "saturated", "bad", "psf_fwhm", "calibrated")
         }
         return dataclasses.replace(self, bands=bands, psf=psf, **chosen)
+
+    def without_pixels(self) -> MultibandImage:
+        """Forget the pixels, which take most of the memory.
+
+        Returns
+        -------
+        image : `MultibandImage`
+            Shape, bands, PSF and WCS are the same; no pixel is known.
+        """
+        image = copy.copy(self)
+        image.flux = np.broadcast_to(np.float32(np.nan), self.flux.shape)
+        image.variance = None
+        image.usable = image.bad = image.saturated = np.broadcast_to(np.bool_(False), self.flux.shape)
+        return image
 
     def to_sky(self, x: npt.ArrayLike, y: npt.ArrayLike) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
         """Take pixels to the sky.

@@ -20,6 +20,7 @@ from scipy.spatial import cKDTree
 
 from ..images.background import mesh_background
 from ..images.pixels import usable_pixels
+from ..network.memory import release_memory
 from ..profiles.blend import BlendSource, trusted_peaks
 from ..profiles.fit import UNKNOWN_ERROR, WINDOW_HALVES, fit_profiles
 from ..profiles.model import FitSources, ProfileFit, add_stamp
@@ -116,6 +117,7 @@ def fit_models(
     first, rows = _merge(peaks, groups)
     chosen = FitSources(*(getattr(chosen, item.name)[first] for item in dataclasses.fields(chosen)))
     doubtful = None if doubtful is None else doubtful[first]
+    release_memory()
     fit = fit_profiles(
         flux, weight, chosen, psfs, image.pixel_scale, doubtful, device, local_sky, overwrite_flux=True
     )
@@ -139,7 +141,8 @@ class _Middle:
     x0: int
     pixels: npt.NDArray[np.float32]
     """Flux without the sky, (band, y, x)."""
-    variance: npt.NDArray[np.float32]
+    variances: list[npt.NDArray[np.float32]]
+    """By band, (y, x)."""
     good: npt.NDArray[np.bool_]
 
     def factors(self, fit: ProfileFit, psfs: Sequence[PsfMixture]) -> npt.NDArray[np.float64]:
@@ -147,7 +150,8 @@ class _Middle:
         self.pixels[~self.good] = 0.0
         for y0, x0, pixels in fit.windows:
             add_stamp(self.pixels, y0 - self.y0, x0 - self.x0, pixels, -1.0)
-        self.pixels /= np.sqrt(np.where(self.good, self.variance, np.float32(1.0)))
+        for plane, variance, good in zip(self.pixels, self.variances, self.good, strict=True):
+            plane /= np.sqrt(np.where(good, variance, np.float32(1.0)))
         return _noise_factors(self.pixels, self.good, psfs)
 
 
@@ -181,7 +185,11 @@ def _fit_input(
         error = _MODEL_ERROR * np.maximum(pixels[use], 0.0)
         weight[row][use] = 1.0 / (variances[band][use] + error**2)
     corner = part[0].start, part[1].start
-    return flux, weight, _Middle(*corner, flux[:, *part].copy(), variances[order, *part], good)
+    return (
+        flux,
+        weight,
+        _Middle(*corner, flux[:, *part].copy(), [variances[band][part] for band in order], good),
+    )
 
 
 def _large_windows(sources: FitSources, shape: tuple[int, int], scale: float = 1.0) -> npt.NDArray[np.bool_]:

@@ -10,7 +10,7 @@ __all__ = ["SourceList"]
 
 import functools
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -266,6 +266,17 @@ class SourceList:
             (-2.5 log10 of the counts), as their units and descriptions say.
         """
         return make_object_table(self)
+
+    def without_pixels(self) -> SourceList:
+        """Forget the pixels of the image and of the models.
+
+        Returns
+        -------
+        sources : `SourceList`
+            All that has been measured is the same, and so are masks and shares.
+        """
+        models = None if self.models is None else replace(self.models, windows=[])
+        return replace(self, image=self.image.without_pixels(), models=models)
 
     def _band(self, band: int | str) -> int:
         bands = tuple(self.image.bands)

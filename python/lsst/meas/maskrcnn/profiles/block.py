@@ -161,21 +161,21 @@ class Block:
             y, x = (self.origins[members] - corner).T[..., None]
             rows, columns = window_pixels(side)
             places.append((y + rows) * shape[1] + x + columns)
-        covered, places = _number(places, shape)
+        pixels, numbers = _number(places, shape)
         self.residual, weight = (
-            torch.as_tensor(pixels_at(image, *(covered + corner[:, None])).ravel(), device=device)
+            torch.as_tensor(pixels_at(image, *(pixels + corner[:, None])).ravel(), device=device)
             for image in images
         )
-        area = covered.shape[1]
+        area = pixels.shape[1]
         counts = torch.zeros(self.n_bands * area, device=device)
         made = []
-        for (side, star), members, place in zip(kinds, chosen, places, strict=True):
-            index = torch.as_tensor(place[:, None] + area * np.arange(self.n_bands)[:, None], device=device)
+        for (side, star), members, number in zip(kinds, chosen, numbers, strict=True):
+            index = torch.as_tensor(number[:, None] + area * np.arange(self.n_bands)[:, None], device=device)
             counts.index_add_(0, index.flatten(), torch.ones(index.numel(), device=device))
             at = weight[index]
             n_rows = 3 if star else 1 + N_SHAPE
-            pixels = torch.zeros((*index.shape[:2], n_rows, index.shape[2]), device=device)
-            made.append(_Windows(members, side, star, index, at, at, pixels, torch.zeros_like(at)))
+            drawn = torch.zeros((*index.shape[:2], n_rows, index.shape[2]), device=device)
+            made.append(_Windows(members, side, star, index, at, at, drawn, torch.zeros_like(at)))
         for windows in made:
             windows.share = windows.weight / counts[windows.index]
         return made
@@ -504,9 +504,11 @@ def _number(places: list[IntArray], shape: tuple[int, ...]) -> tuple[IntArray, l
     covered = np.zeros(shape, bool)
     for place in places:
         covered.ravel()[place] = True
-    # From 1 on.
-    number = np.cumsum(covered, dtype=np.int32)
-    return np.stack(np.nonzero(covered)), [number[place] - np.int32(1) for place in places]
+    pixels = np.stack(np.nonzero(covered))
+    number = covered.ravel().astype(np.int32)
+    # In place, as the box may be the whole image; from 1 on.
+    np.cumsum(number, out=number)
+    return pixels, [number[place] - np.int32(1) for place in places]
 
 
 def _solve_within(

@@ -401,12 +401,15 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         reference = choose_reference(self.config, list(chosen), model.metadata)
         sources = self._find_sources(chosen, model)
         self._record(sources, model.metadata, list(chosen), reference, idGenerator)
+        objects, models = sources.to_table(), self._draw_models(sources, chosen)
+        # The catalogues take theirs from the exposures.
+        sources = sources.without_pixels()
 
         order = order_records(sources.parents)
         fluxes = parent_fluxes(sources, chosen)
         catalog, band_catalogs = self._make_catalogs(sources, order, fluxes, chosen, reference, idGenerator)
         tables = {
-            "objectTable": object_table(sources, order, catalog, band_catalogs, chosen),
+            "objectTable": object_table(objects, sources.image, order, catalog, band_catalogs, chosen),
             "blendStatistics": parent_table(catalog, order, sources, fluxes),
         }
         if skyInfo is not None:
@@ -417,7 +420,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         return pipeBase.Struct(
             catalog=catalog,
             bandCatalogs=band_catalogs,
-            modelImages=self._draw_models(sources, chosen),
+            modelImages=models,
             **tables,
         )
 

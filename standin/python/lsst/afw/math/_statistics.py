@@ -14,13 +14,7 @@ import numpy as np
 
 from lsst.pex.exceptions import InvalidParameterError
 
-__all__ = [
-    "Property",
-    "Statistics",
-    "StatisticsControl",
-    "makeStatistics",
-    "stringToStatisticsProperty",
-]
+__all__ = ["Property", "Statistics", "StatisticsControl", "makeStatistics", "stringToStatisticsProperty"]
 
 _IQ_TO_STDEV = 0.741301109252802
 """Standard deviation of a Gaussian in units of its inter-quartile range."""
