@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from ..network.memory import release_memory
 from .block import MAX_STEPS, Block
 from .model import FitSources, ProfileFit, add_stamp
 from .psf import PsfMixture, PsfStack, draw_psf
@@ -312,6 +313,8 @@ class _Run:
 
     def try_both(self, members: IntArray, odds: FloatArray) -> None:
         """Fit sources as what they are not, all others held, and keep what is likelier."""
+        # They lie all over the image, and what blocks have freed is of other sizes.
+        release_memory()
         for first in range(0, len(members), _BLOCK_SOURCES):
             self._try_both(members[first : first + _BLOCK_SOURCES], odds)
 
