@@ -322,6 +322,16 @@ def test_bands_are_selected_whole() -> None:
         image.select(["y"])
 
 
+def test_pixels_can_be_forgotten(sources: SourceList) -> None:
+    light = sources.without_pixels()
+    assert light.image.shape == sources.image.shape and light.image.bands == sources.image.bands
+    assert np.isnan(light.image.flux).all() and np.isfinite(sources.image.flux).any()
+    assert light.image.variance is None and not np.any(light.image.usable)
+    np.testing.assert_array_equal(light.image.to_sky([3.0], [4.0]), sources.image.to_sky([3.0], [4.0]))
+    assert light.require_models().flux is sources.require_models().flux
+    assert not light.require_models().windows and sources.require_models().windows
+
+
 # --- sources
 
 

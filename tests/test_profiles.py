@@ -16,7 +16,7 @@ from scipy.special import gammainc, gammaincinv
 from lsst.meas.maskrcnn.profiles import fit as module
 from lsst.meas.maskrcnn.profiles.fit import fit_profiles
 from lsst.meas.maskrcnn.profiles.mixtures import sersic_mixture
-from lsst.meas.maskrcnn.profiles.model import FitSources, ProfileFit
+from lsst.meas.maskrcnn.profiles.model import FitSources, ProfileFit, add_stamp
 from lsst.meas.maskrcnn.profiles.psf import PsfStack, fit_psf
 from lsst.meas.maskrcnn.profiles.render import render_windows, shape_matrix, window_pixels
 
@@ -287,3 +287,46 @@ def test_devices_agree() -> None:
         for device in ("cpu", "cuda")
     ]
     np.testing.assert_allclose(fits[1].flux, fits[0].flux, rtol=1e-4)
+
+
+def test_the_image_is_overwritten_only_if_asked() -> None:
+    images = np.full((1, 61, 61), np.nan, np.float32)
+    images[0, :59, :59] = 1000.0 * galsim.Convolve(galaxy(1.0), PSF).drawImage(nx=59, ny=59, scale=1.0).array
+    weight = np.isfinite(images).astype(np.float32)
+    sources = FitSources(
+        np.array([[29.0, 29.0]]), np.zeros(1, bool), np.full(1, 3.0), np.full(1, 24), np.zeros(1, np.int64)
+    )
+    before = images.copy()
+    kept = fit_profiles(images, weight, sources, lambda y, x: MIXTURES[:1], 0.2)
+    np.testing.assert_array_equal(images, before)
+    fit = fit_profiles(images, weight, sources, lambda y, x: MIXTURES[:1], 0.2, overwrite_flux=True)
+    np.testing.assert_array_equal(fit.parameters, kept.parameters)
+    # What is left is the residual, and 0 where nothing is known.
+    fit.add_to(images, 0)
+    np.testing.assert_allclose(images, np.where(weight > 0, before, 0.0), atol=1e-3)
+
+
+def test_a_block_holds_the_pixels_of_its_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sources that are fitted as both kinds may be in opposite corners of the image, or beyond it."""
+    images = np.zeros((2, 900, 1200), np.float32)
+    sources = FitSources(
+        np.array([[20.0, 30.0], [24.0, 36.0], [899.0, 1190.0]]),
+        np.array([True, True, True]),
+        np.full(3, 2.0),
+        np.array([10, 10, 14]),
+        np.array([0, 0, 1]),
+    )
+    for (y, x), half in zip(sources.positions.astype(int).tolist(), (10, 10, 14), strict=True):
+        drawn = 1000.0 * STAMP[30 - half : 31 + half, 30 - half : 31 + half]
+        add_stamp(images, y - half, x - half, np.stack([drawn, drawn]).astype(np.float32), 1.0)
+    whole, pixels = module.Block, []
+
+    def counted(*args: object) -> object:
+        block = whole(*args)
+        pixels.append(block.residual.numel())
+        return block
+
+    monkeypatch.setattr(module, "Block", counted)
+    fit = fit_profiles(images, np.ones_like(images), sources, lambda y, x: MIXTURES[:2], 0.2, np.zeros(3))
+    assert max(pixels) <= 2 * (21**2 + 21**2 + 29**2)
+    np.testing.assert_allclose(fit.flux[:2], 1000.0, rtol=0.01)

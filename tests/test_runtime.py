@@ -18,7 +18,9 @@ from torch import nn
 from torchvision.models.detection import MaskRCNN
 
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks, mask_iou
-from lsst.meas.maskrcnn.network import inference, runtime
+from lsst.meas.maskrcnn.network import any_band, inference, runtime
+from lsst.meas.maskrcnn.network.any_band import AnyBandNetwork, AnyBandSpec
+from lsst.meas.maskrcnn.network.band_layers import pack_bands
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.inference import DetectionSettings, detect
@@ -155,3 +157,22 @@ def test_free_memory_is_given_back() -> None:
     release_memory()
     assert resident() < before - 60_000_000
     assert last.all()
+
+
+def test_masks_in_parts_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(2)
+    network = AnyBandNetwork(AnyBandSpec()).eval()
+    rng = np.random.default_rng(3)
+    pixels = rng.normal(size=(2, 64, 64)).astype(np.float32)
+    image = pack_bands(pixels, np.ones(pixels.shape, bool), [4.0, 4.0], [1.0, 1.0], [480.0, 620.0])
+    corners = torch.from_numpy(rng.uniform(0.0, 40.0, (7, 2)).astype(np.float32))
+    boxes = torch.cat([corners, corners + 12.0], dim=1)
+    found = []
+    for most in (64, 3):
+        monkeypatch.setattr(any_band, "_MASKS_AT_ONCE", most)
+        with torch.inference_mode():
+            features = network.features([image, image])
+            found.append(network.masks(features, [boxes[:5], boxes[5:]]))
+            assert network.masks(features, [boxes[:0]] * 2).shape == (0, 3, 28, 28)
+    assert found[0].shape == (7, 3, 28, 28)
+    torch.testing.assert_close(found[1], found[0], rtol=1e-5, atol=1e-5)
