@@ -124,6 +124,8 @@ def find_sources(
     settings = settings or DeblendSettings()
     timings = dict.fromkeys(("normalize", "forward", "merge", "masks", "profiles", "shares"), 0.0)
     device = select_device(settings.detection.device)
+    # Of reading the image, and of the patch before this one.
+    release_memory()
     with _timed(timings, "forward"):
         found, combined = _detect(image, model, settings.detection, device, normalizer, wavelengths, progress)
     timings.update(found.timings)
