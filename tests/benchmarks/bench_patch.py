@@ -128,7 +128,7 @@ def measure(arguments: argparse.Namespace, size: int, density: float, output: st
         config.doMeasure = not arguments.no_measurement
         task = MaskRcnnDeblendTask(config=config)
         loaded = time.perf_counter() - clock
-        before = peak_memory()
+        before = resident_memory()
         cpu, wall = os.times(), time.perf_counter()
         results = task.run(exposures=exposures, model=model)
         wall = time.perf_counter() - wall
@@ -189,8 +189,7 @@ def watch_memory(arguments: argparse.Namespace, size: int) -> None:
             patch = read_patch(Path(folder) / str(1 + number % 5), arguments.preset, bands)
             task.run(exposures=scene_to_exposures(patch), model=model)
             gc.collect()
-            resident = int(Path("/proc/self/statm").read_text().split()[1])
-            memory.append(resident * resource.getpagesize() / 2**20)
+            memory.append(resident_memory())
     tenth = memory[min(9, len(memory) - 1)]
     growth, seconds = 100.0 * (memory[-1] / tenth - 1), (time.process_time() - start) / len(memory)
     print(
@@ -198,6 +197,11 @@ def watch_memory(arguments: argparse.Namespace, size: int) -> None:
         f"({growth:+.1f} %), {seconds:.2f} CPU s each",
         flush=True,
     )
+
+
+def resident_memory() -> float:
+    """Resident memory of this process now (MB)."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 2**20
 
 
 def peak_memory() -> float:
