@@ -66,7 +66,7 @@ def run(root: str, jobs: int) -> tuple[float, float]:
     program = Path(sys.executable).with_name("pipetask")
     command = [str(program), "run", "-b", root, "-i", "coadds,models/maskRcnn", "-o", f"run/{jobs}"]
     command += ["-p", str(ROOT / "pipelines" / "MaskRcnnDeblend.yaml"), "-d", "skymap='bench'"]
-    command += ["--register-dataset-types", "-j", str(jobs)]
+    command += ["--register-dataset-types", "-j", str(jobs), "--start-method", "forkserver"]
     before, wall = os.times(), time.perf_counter()
     with tempfile.TemporaryFile() as log:
         done = subprocess.run(command, stdout=log, stderr=subprocess.STDOUT, check=False)
