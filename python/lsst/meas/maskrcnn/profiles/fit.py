@@ -240,7 +240,7 @@ class _Run:
         np.maximum.at(halo, groups[faint], _HALO_PART * np.maximum(distance, 1.0) ** -2.0 @ light)
         self.sky_errors = halo[groups]
         y, x = np.clip(np.rint(positions).astype(np.int64), 0, np.array(self.weight.shape[1:]) - 1).T
-        # The others are fitted again.
+        # Those for which it matters have not converged yet, and are fitted again with it.
         self.result.converged &= (self.sky_errors * np.sqrt(self.weight[:, y, x].T) < _LEAST_HALO).all(axis=1)
 
     def changed(self, members: IntArray, groups: IntArray) -> tuple[IntArray, IntArray]:
