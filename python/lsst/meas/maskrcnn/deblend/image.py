@@ -107,11 +107,9 @@ class MultibandImage:
             self.variance = np.asarray(self.variance, np.float32)
             if self.variance.shape != self.flux.shape:
                 raise ValueError(f"variance has shape {self.variance.shape}, but flux has {self.flux.shape}")
-        for name in ("usable", "saturated", "bad"):
-            setattr(self, name, self._check_mask(name))
-        if (self.saturated > self.bad).any():
-            self.bad = self.bad | self.saturated
-        self.usable = usable_pixels(self.flux, self.variance, self.usable)
+        self.saturated, bad = self._check_mask("saturated"), self._check_mask("bad")
+        self.bad = bad | self.saturated if (self.saturated > bad).any() else bad
+        self.usable = usable_pixels(self.flux, self.variance, self._check_mask("usable"))
         if self.variance is not None:
             for band, flux, usable in zip(self.bands, self.flux, usable_pixels(self.variance, self.variance)):
                 if np.isfinite(flux).any() and not usable.any():
