@@ -245,7 +245,8 @@ def _fits_field(arguments: Arguments, metadata: ModelMetadata) -> Field:
     bands, notes = assign_bands(paths, wanted, fixed=bool(arguments.bands or metadata.bands))
     if len(paths) < len(arguments.fits):
         notes.append("A file that was given several times is used once.")
-    if not metadata.bands and not any(":wavelengths" in override for override in arguments.config):
+    if not metadata.bands and not arguments.config:
+        # Where the configuration is changed, wavelengths and bands may be as well: the task checks them.
         _check_wavelengths(bands)
     options = fits_options(arguments, bands)
     images = read_field({band: BandFiles(path) for band, path in zip(bands, paths)}, options)

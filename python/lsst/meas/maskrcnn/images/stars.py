@@ -295,7 +295,10 @@ def gaussian_image(fwhm: float) -> FloatArray:
 
 
 def image_fwhm(psf: FloatArray) -> float:
-    """Measure the FWHM (px) of a PSF (y, x): of the circle as large as the area above half its peak."""
+    """Measure the FWHM (px) of a PSF (y, x): of the circle as large as the area above half its peak.
+
+    That is what is measured on stars and what headers say; moments make wings count (``gaussian_fwhm``).
+    """
     fine = ndimage.zoom(np.asarray(psf, np.float64), 5, order=3)
     steps = [(side - 1) / (samples - 1) for side, samples in zip(psf.shape, fine.shape)]
     return 2.0 * math.sqrt(np.count_nonzero(fine > 0.5 * fine.max()) * math.prod(steps) / math.pi)
