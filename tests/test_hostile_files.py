@@ -260,6 +260,16 @@ def test_fits_files(name):
     refused(FitsImageError, read_image, hostile(f"{name}.fits"))
 
 
+@pytest.mark.parametrize(("key", "value"), [("ZVAL1", 0), ("ZVAL2", -1), ("ZVAL2", 3), ("ZVAL2", 10**9)])
+def test_parameters_of_a_compression(key, value, tmp_path):
+    path = tmp_path / "rice.fits"
+    pixels = np.random.default_rng(1).normal(size=(32, 32)).astype(np.float32)
+    fits.CompImageHDU(pixels, compression_type="RICE_1").writeto(path)
+    with fits.open(path, mode="update", disable_image_compression=True) as hdus:
+        hdus[1].header[key] = value
+    assert str(value) in refused(FitsImageError, read_image, path)
+
+
 @pytest.mark.parametrize("name", ["fits_RADESYS_x", "fits_CTYPE1_RATAB", "fits_CRPIX1_x", "fits_CD1_1_0"])
 def test_world_coordinates_that_are_none(name):
     path = hostile(f"{name}.fits")

@@ -24,7 +24,11 @@ HDUs; astropy takes 0.1 ms for a card and some ms for an HDU."""
 
 _PACKED = {b"\x1f\x9d": "compress", b"\xfd7": "xz", b"PK": "zip", b"\x28\xb5": "zstd"}
 
-_SIZE_KEY = re.compile(r"Z?(NAXIS\d*|BITPIX|GCOUNT|PCOUNT)$|ZTILE\d+$")
+_SIZE_KEY = re.compile(r"Z?(NAXIS\d*|BITPIX|GCOUNT|PCOUNT)$|Z(TILE|NAME|VAL)\d+$")
+
+_PARAMETERS = {"BLOCKSIZE": (16, 32), "BYTEPIX": (1, 2, 4, 8)}
+"""Values that parameters of Rice's compression may have, as the FITS standard has them. What unpacks pixels
+takes others as they are, and reads and writes where it should not."""
 
 _MOST_AXES, _MOST_FIELDS = 999, 999
 """As the FITS standard has them."""
@@ -155,6 +159,12 @@ def _check_compressed(cards: dict[str, str], number: int, limit: int) -> None:
     """Check the tiles of a compressed image against the rows of its table."""
     if cards.get("ZIMAGE") != "T":
         return
+    for key, name in cards.items():
+        if re.match(r"ZNAME\d+$", key) and (wanted := _PARAMETERS.get(name.strip("' ").upper())):
+            value = _whole(cards, f"ZVAL{key[5:]}", number, 0)
+            if value not in wanted:
+                choice = " or ".join(map(str, wanted))
+                raise ValueError(f"HDU {number} is compressed with {name} = {value}, wanted {choice}")
     n_axes = _whole(cards, "ZNAXIS", number, 0, _MOST_AXES)
     sides = [_whole(cards, f"ZNAXIS{axis}", number, 0) for axis in range(1, n_axes + 1)]
     defaults = [side if axis == 0 else 1 for axis, side in enumerate(sides)]

@@ -128,8 +128,18 @@ def read_pixels(
         return _unscaled(hdu.section[(*leading, rows, columns)], hdu)
     if not leading and _has_gzip_rows(hdu):
         return _unscaled(_read_gzip_rows(hdu, rows)[:, columns], hdu)
+    _check_rice(hdu.header)
     with reopen() as decompressed:
         return np.array(decompressed[index].section[(*leading, rows, columns)])
+
+
+def _check_rice(header: fits.Header) -> None:
+    """Refuse parameters with which astropy would read and write outside of its memory."""
+    for key, name in header["ZNAME*"].items():
+        wanted = {"BLOCKSIZE": (16, 32), "BYTEPIX": (1, 2, 4, 8)}.get(str(name).upper())
+        value = header.get(f"ZVAL{key[5:]}")
+        if wanted and value not in wanted:
+            raise ValueError(f"{name} of the compression is {value}, wanted one of {wanted}")
 
 
 def _has_gzip_rows(hdu: Any) -> bool:
