@@ -22,6 +22,7 @@ from lsst.meas.maskrcnn.network.any_band import AnyBandNetwork, AnyBandSpec
 from lsst.meas.maskrcnn.network.any_band_detect import (
     USUAL_FWHM,
     BandImage,
+    _missed_light,
     detect_bands,
     find_in_bands,
     learned_scale,
@@ -349,22 +350,61 @@ def test_large_galaxies_are_found_once():
     assert doubtful(image, [(40.0, 41.0), (40.0, 42.0)], [5, 5]) == [False, False]
 
 
+def test_bright_light_is_in_a_source_whatever_its_score():
+    image = 3000.0 * star(40.0, 40.0, 121) + 2000.0 * star(80.0, 80.0, 121) + 60.0 * star(20.0, 95.0, 121)
+    image += 300.0 * star(40.0, 53.0, 121)
+    # A star that is found, its neighbour, a piece of its flank, a star that is not, another mask of it, and a
+    # faint one.
+    found = square_detections(
+        [(40.0, 40.0), (40.0, 53.0), (35.0, 42.0), (80.0, 80.0), (81.0, 80.0), (20.0, 95.0)],
+        [5, 3, 3, 5, 5, 3],
+        [0.9, 0.3, 0.3, 0.1, 0.08, 0.5],
+    )
+    light = image.astype(np.float32)
+    assert _missed_light(found, light, found.scores > 0.6).tolist() == [
+        False,
+        True,
+        False,
+        True,
+        False,
+        False,
+    ]
+    assert not _missed_light(found.take(np.zeros(6, bool)), light, np.zeros(0, bool)).any()
+
+
+def test_bright_stars_are_found_where_no_score_is_enough():
+    rng = np.random.default_rng(1)
+    flux = (
+        800.0 * star(40.0, 40.0, 128) + 8.0 * star(90.0, 90.0, 128) + rng.normal(size=(3, 128, 128))
+    ).astype(np.float32)
+    image = normalize_bands(flux, np.ones(flux.shape, bool), [4.0] * 3, WAVELENGTH)
+    network = prepared_network(load_model(), "cpu")
+    assert len(find_in_bands(network, image, least=1.0)) == 0
+    (place,) = find_in_bands(network, image, least=1.0, least_bright=0.05).positions
+    assert np.hypot(*(place - 40.0)) < 1.0
+
+
 def doubtful(image: np.ndarray, positions: list[tuple[float, float]], radii: list[int]) -> list[bool]:
     """Which of some square detections are doubtful, in an image of one band."""
-    count = len(positions)
-    origins = np.array(positions, np.int32).reshape(-1, 2) - np.array(radii, np.int32)[:, None]
-    masks = [np.ones((2 * radius + 1,) * 2, bool) for radius in radii]
-    found = Detections(
-        np.zeros((count, 4), np.float32),
-        np.ones(count, np.float32),
-        np.zeros(count, np.float32),
-        origins,
-        masks,
-        positions=np.array(positions, np.float32).reshape(-1, 2),
-    )
+    found = square_detections(positions, radii, [1.0] * len(positions))
     settings = np.array([[4.0], [1.0], [620.0], [1.2]], np.float32)
     bands = BandImage(image[None].astype(np.float32), np.ones((1, *image.shape), bool), *settings)
     return _doubtful_sources(found, bands).tolist()
+
+
+def square_detections(
+    positions: list[tuple[float, float]], radii: list[int], scores: list[float]
+) -> Detections:
+    """Make detections of galaxies with square masks."""
+    count = len(positions)
+    return Detections(
+        np.zeros((count, 4), np.float32),
+        np.array(scores, np.float32),
+        np.zeros(count, np.float32),
+        np.array(positions, np.int32).reshape(-1, 2) - np.array(radii, np.int32)[:, None],
+        [np.ones((2 * radius + 1,) * 2, bool) for radius in radii],
+        positions=np.array(positions, np.float32).reshape(-1, 2),
+    )
 
 
 def test_wavelengths_are_those_of_surveys():

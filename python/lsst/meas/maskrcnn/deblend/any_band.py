@@ -95,22 +95,26 @@ def detect_any_band(
     threshold = settings.score_threshold
     if threshold is None:
         threshold = network.spec.detection_score
+    least = max(_raw(threshold, calibration, "score"), _LEAST_SCORE)
     found = find_in_bands(
         network,
         scaled,
         tile_size=settings.tile_size,
         tile_overlap=settings.tile_overlap,
-        least=max(_raw(threshold, calibration, "score"), _LEAST_SCORE),
+        least=least,
         least_star=_raw(0.5, calibration, "p_star"),
+        # Who gives a threshold gets nothing below it.
+        least_bright=_LEAST_SCORE if settings.score_threshold is None else least,
         progress=progress,
     )
+    bright = found.scores < least
     found = replace(
         found,
         scores=calibrate(found.scores, calibration, "score"),
         p_star=calibrate(found.p_star, calibration, "p_star"),
         p_blend=calibrate(found.p_blend, calibration, "p_blend"),
     )
-    found = found.take(found.scores >= threshold)
+    found = found.take((found.scores >= threshold) | bright)
     found = found.take(~_doubtful_sources(found, scaled))
     if scale > 1:
         found = to_full_pixels(found, int(scale), image.shape)

@@ -14,6 +14,7 @@ one peak is one source, and two sources one FWHM apart are two peaks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal, NamedTuple, cast
 
 import torch
@@ -155,19 +156,22 @@ class AnyBandNetwork(nn.Module):
         levels = self.fpn(levels)
         return Features(bands, levels, self.centre_head(levels["0"], stem), sizes)
 
-    def propose(self, features: Features, least: float, most: int) -> list[BandProposals]:
+    def propose(self, features: Features, least: float | Sequence[Tensor], most: int) -> list[BandProposals]:
         """Find the peaks of the map of centres of each image.
 
-        They have a probability of ``least`` or more; of an image the ``most`` likeliest are returned.
+        They have at least some probability, one for all or one for each pixel, (y, x), of each image; of an
+        image the ``most`` likeliest are returned.
         """
         maps = features.centres.float()
+        if isinstance(least, float):
+            least = [maps.new_full(size, least) for size in features.sizes]
         chance = maps[:, 0].sigmoid()
-        peak = (chance == F.max_pool2d(chance[:, None], 3, stride=1, padding=1)[:, 0]) & (chance >= least)
+        peak = chance == F.max_pool2d(chance[:, None], 3, stride=1, padding=1)[:, 0]
         proposals = []
-        for values, is_peak, scores, (height, width) in zip(maps, peak, chance, features.sizes):
-            rows, columns = torch.nonzero(is_peak, as_tuple=True)
-            inside = (rows < height) & (columns < width)
-            rows, columns = rows[inside], columns[inside]
+        for values, is_peak, scores, lowest in zip(maps, peak, chance, least):
+            height, width = lowest.shape
+            enough = is_peak[:height, :width] & (scores[:height, :width] >= lowest)
+            rows, columns = torch.nonzero(enough, as_tuple=True)
             score, order = scores[rows, columns].sort(descending=True, stable=True)
             order, score = order[:most], score[:most]
             rows, columns = rows[order], columns[order]

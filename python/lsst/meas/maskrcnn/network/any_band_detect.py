@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -34,6 +34,12 @@ _NARROW, _WIDE = 2.6, 8.0
 
 LEARNED_FWHM = 2.0, _WIDE
 """Widths of the PSF on which networks are trained (px)."""
+
+_BRIGHT_SNR, _BRIGHT_LEVEL, _FLANK = 300.0, 20.0, 0.1
+"""Flux over its noise, and brightness in units of the noise of a pixel, from which light is surely no noise,
+and the part of its peak down to which it may not lead to something brighter. Where no source has such light,
+networks are not sure of a bright star with an unusual PSF or a large galaxy; of fainter light, knots of
+spirals are as many."""
 
 _SAMPLE = 400_000
 """Pixels from which sky and noise are measured, at most."""
@@ -148,20 +154,24 @@ def find_in_bands(
     tile_overlap: int = 64,
     least: float = 0.05,
     least_star: float = 0.5,
+    least_bright: float = 1.0,
     together: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Detections:
     """Find the sources of an image of any size, each once; see `~.tile_detection.detect_in_tiles`.
 
     The image is one of `normalize_bands` and `learned_scale`. ``least`` is the smallest score, ``least_star``
-    the probability of a star from which box and mask are those of one. The network takes so many tiles
-    ``together``; by default one on a CPU, and on a GPU as many as half of its free memory holds. ``progress``
-    is called with the number of tiles done and the number of tiles.
+    the probability of a star from which box and mask are those of one, ``least_bright`` the smallest score of
+    bright light that is in no other source. The network takes so many tiles ``together``; by default one on a
+    CPU, and on a GPU as many as half of its free memory holds. ``progress`` is called with the number of
+    tiles done and the number of tiles.
     """
     fwhm = image.mean_fwhm
 
     def detect(tiles: list[Tile]) -> list[Detections]:
-        return _detect_tiles(network, image, tiles, fwhm, least, least_star)
+        return _detect_tiles(
+            network, image, tiles, fwhm, least=least, least_star=least_star, least_bright=least_bright
+        )
 
     return detect_in_tiles(
         detect,
@@ -176,11 +186,19 @@ def find_in_bands(
 
 
 def _detect_tiles(
-    network: AnyBandNetwork, image: BandImage, tiles: list[Tile], fwhm: float, least: float, least_star: float
+    network: AnyBandNetwork,
+    image: BandImage,
+    tiles: list[Tile],
+    fwhm: float,
+    *,
+    least: float,
+    least_star: float,
+    least_bright: float,
 ) -> list[Detections]:
     """Find the sources of some tiles, in pixels of the image."""
     results = [Detections.empty()] * len(tiles)
     packed: dict[int, Tensor] = {}
+    lights: list[npt.NDArray[np.float32]] = []
     for number, tile in enumerate(tiles):
         window = np.s_[:, tile.y0 : tile.y1, tile.x0 : tile.x1]
         there = image.valid[window].any(axis=(1, 2))
@@ -194,10 +212,63 @@ def _detect_tiles(
                 image.wings[there],
                 image.field,
             )
-    found = detect_bands(network, list(packed.values()), fwhm, least=least, least_star=least_star)
-    for number, item in zip(packed, found):
+            snr = replace(image, pixels=image.pixels[window], valid=image.valid[window]).snr
+            lights.append(ndimage.uniform_filter(snr, 3, mode="nearest"))
+    lowest = [
+        np.where(light > _BRIGHT_LEVEL, min(least, least_bright), least).astype(np.float32)
+        for light in lights
+    ]
+    found = detect_bands(network, list(packed.values()), fwhm, least=lowest, least_star=least_star)
+    for number, item, light in zip(packed, found, lights):
+        item = item.take((item.scores >= least) | _missed_light(item, light, item.scores >= least))
         results[number] = item.moved(tiles[number].y0, tiles[number].x0)
     return results
+
+
+def _missed_light(
+    found: Detections, light: npt.NDArray[np.float32], likely: npt.NDArray[np.bool_]
+) -> npt.NDArray[np.bool_]:
+    """Mark sources that are not likely but hold bright light, which is in no other one.
+
+    The light, (y, x), is in units of the noise of a pixel. Such a source has the brightest pixel of what is
+    around it: parts of another one do not count.
+    """
+    windows = [
+        np.s_[y : y + mask.shape[0], x : x + mask.shape[1]]
+        for mask, (y, x) in zip(found.masks, found.origins.tolist())
+    ]
+    flux = np.array([light[window][mask].sum() for window, mask in zip(windows, found.masks)])
+    covered, missed = np.zeros(light.shape, bool), np.zeros(len(found), bool)
+    for index in np.lexsort((-flux * found.scores, ~likely)).tolist():
+        mask, window = found.masks[index], windows[index]
+        if not likely[index]:
+            own = mask & ~covered[window]
+            count = np.count_nonzero(own)
+            if 2 * count <= np.count_nonzero(mask) or light[window][own].sum() < _BRIGHT_SNR * count**0.5:
+                continue
+            missed[index] = _is_peak(light, covered, mask, window)
+        if likely[index] or missed[index]:
+            covered[window] |= mask
+    return missed
+
+
+def _is_peak(
+    light: npt.NDArray[np.float32],
+    covered: npt.NDArray[np.bool_],
+    mask: npt.NDArray[np.bool_],
+    window: tuple[slice, slice],
+) -> bool:
+    """Whether a mask holds the brightest pixel of the light around it, most of which is not covered."""
+    reach = 2 * max(mask.shape)
+    around = tuple(slice(max(part.start - reach, 0), part.stop + reach) for part in window)
+    near, own = light[around], np.zeros(light[around].shape, bool)
+    y, x = (part.start - outer.start for part, outer in zip(window, around))
+    own[y : y + mask.shape[0], x : x + mask.shape[1]] = mask
+    peak = np.unravel_index(int(np.argmax(np.where(own, near, -np.inf))), near.shape)
+    regions, _ = ndimage.label(near >= _FLANK * near[peak])
+    region = regions == regions[peak]
+    taken = covered[around]
+    return bool(near[region].max() == near[peak] and not taken[peak] and taken[region].mean() < 0.5)
 
 
 @torch.inference_mode()
@@ -206,31 +277,33 @@ def detect_bands(
     images: list[Tensor],
     fwhm: float,
     *,
-    least: float = 0.05,
+    least: float | Sequence[npt.NDArray[np.float32]] = 0.05,
     least_star: float = 0.5,
     masks: bool = True,
 ) -> list[Detections]:
     """Find the sources of tiles of `~.band_layers.pack_bands`, which the network takes together.
 
-    ``fwhm`` is that of the PSF (px), ``least`` the smallest score, ``least_star`` the probability of a star
-    from which box and mask are those of one. Masks are empty unless they are wanted.
+    ``fwhm`` is that of the PSF (px), ``least`` the smallest score, or that in each pixel, (y, x), of each
+    tile, ``least_star`` the probability of a star from which box and mask are those of one. Masks are empty
+    unless they are wanted.
     """
     if not images:
         return []
     device = network.classes.weight.device
     features = network.features([image.to(device) for image in images])
+    if isinstance(least, float):
+        least = [np.full(image.shape[-2:], least, np.float32) for image in images]
     # The score is at most the square root of the probability of the peak.
-    peaks = network.propose(features, max(_LEAST_PEAK, 0.99 * least**2), network.spec.proposals)
+    chances = [torch.from_numpy(np.maximum(_LEAST_PEAK, 0.99 * item**2)).to(device) for item in least]
+    peaks = network.propose(features, chances, network.spec.proposals)
     counts = [len(item.scores) for item in peaks]
     outputs = network.classify(features, [item.boxes for item in peaks], [item.positions for item in peaks])
     found = []
-    for image, proposals, *parts in zip(
-        images, peaks, *(part.float().cpu().split(counts) for part in outputs)
+    for lowest, proposals, *parts in zip(
+        least, peaks, *(part.float().cpu().split(counts) for part in outputs)
     ):
         proposals = BandProposals(*(part.cpu() for part in proposals))
-        some = _rate_proposals(
-            network, proposals, parts, (image.shape[-2], image.shape[-1]), least, least_star
-        )
+        some = _rate_proposals(network, proposals, parts, lowest, least_star)
         some.flag_limited[:] = len(proposals.scores) >= network.spec.proposals
         found.append(some.take(unique_sources(some.boxes, some.positions, fwhm)))
     if not masks:
@@ -252,11 +325,13 @@ def _rate_proposals(
     network: AnyBandNetwork,
     proposals: BandProposals,
     outputs: list[Tensor],
-    size: tuple[int, int],
-    least: float,
+    least: npt.NDArray[np.float32],
     least_star: float,
 ) -> Detections:
-    """Give the proposals of a tile of size (y, x) their scores, classes and boxes, the best first."""
+    """Give the proposals of a tile their scores, classes and boxes, the best first.
+
+    ``least`` is the smallest score in each pixel, (y, x).
+    """
     logits, deltas, blend = outputs
     chances = torch.softmax(logits, dim=1)
     scores = (proposals.scores * (1.0 - chances[:, 0])).sqrt()
@@ -264,8 +339,10 @@ def _rate_proposals(
     labels = torch.where(p_star >= least_star, STAR, GALAXY)
     decoded = network.box_coder.decode_single(deltas, proposals.boxes)
     boxes = decoded.reshape(*logits.shape, 4)[torch.arange(len(labels)), labels]
-    boxes = torch.minimum(boxes.clamp_min(0.0), boxes.new_tensor([size[1], size[0]] * 2))
-    good = torch.where((scores >= least) & (boxes[:, 2:] - boxes[:, :2] >= 1.0).all(dim=1))[0]
+    boxes = torch.minimum(boxes.clamp_min(0.0), boxes.new_tensor([*least.shape[::-1]] * 2))
+    columns, rows = proposals.positions.round().long().T
+    lowest = torch.from_numpy(least)[rows.clamp(0, least.shape[0] - 1), columns.clamp(0, least.shape[1] - 1)]
+    good = torch.where((scores >= lowest) & (boxes[:, 2:] - boxes[:, :2] >= 1.0).all(dim=1))[0]
     good = good[scores[good].argsort(descending=True, stable=True)]
     return Detections(
         boxes[good].numpy(),

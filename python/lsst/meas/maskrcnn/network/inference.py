@@ -52,7 +52,8 @@ class DetectionSettings:
             ge=0.0,
             le=1.0,
             description="Lowest calibrated probability of being a source of the sources that are kept; None "
-            "takes the model's default.",
+            "takes the model's default, and in models of any bands keeps bright light that is in no other "
+            "source whatever its probability.",
         ),
     ] = None
     min_area: Annotated[int, Field(ge=1, description="Fewest pixels of a mask that is kept.")] = 1
