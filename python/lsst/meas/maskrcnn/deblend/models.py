@@ -118,9 +118,7 @@ def fit_models(
     chosen = FitSources(*(getattr(chosen, item.name)[first] for item in dataclasses.fields(chosen)))
     doubtful = None if doubtful is None else doubtful[first]
     release_memory()
-    fit = fit_profiles(
-        flux, weight, chosen, psfs, image.pixel_scale, doubtful, device, local_sky, overwrite_flux=True
-    )
+    fit = fit_profiles(flux, weight, chosen, psfs, image.pixel_scale, doubtful, device, local_sky)
     del flux
     near_bad = _near_bad(weight > 0, peaks)
     del weight

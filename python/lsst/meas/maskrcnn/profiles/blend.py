@@ -16,8 +16,6 @@ from scipy.spatial import cKDTree
 
 from .psf import draw_psf, prepare_psf
 
-__all__ = ["Blend", "BlendSource", "mask_centers", "trusted_peaks"]
-
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
 Box = tuple[slice, slice]
@@ -39,24 +37,10 @@ _MASK_HALO, _MASK_HALO_SCALE = 0.05, 2.0
 
 
 def mask_centers(soft: Sequence[npt.NDArray[np.uint8]], origins: npt.ArrayLike) -> npt.NDArray[np.float64]:
-    """Find the middle of each soft mask.
+    """Find the middle of each soft mask, uint8, (y, x), whose first pixel is (y0, x0), (source, 2), px.
 
-    Parameters
-    ----------
-    soft : `~collections.abc.Sequence` [`numpy.ndarray`]
-        Soft masks, uint8, (y, x) each.
-    origins : array_like
-        (y0, x0) of each, (source, 2), px.
-
-    Returns
-    -------
-    centers : `numpy.ndarray`
-        (y, x) of the mean with the squared mask as weight, (source, 2), px.
-
-    Raises
-    ------
-    ValueError
-        Raised if there are not as many origins as masks.
+    Returns (y, x) of the mean with the squared mask as weight, (source, 2), px. A ValueError is raised if
+    there are not as many origins as masks.
     """
     corners = np.asarray(origins, np.float64).reshape(-1, 2)
     if len(corners) != len(soft):
@@ -103,17 +87,7 @@ class BlendSource:
     is_star: bool = False
 
     def moved(self, dy: int, dx: int) -> BlendSource:
-        """Bring the source to another frame.
-
-        Parameters
-        ----------
-        dy, dx : `int`
-            What is added to the coordinates, px.
-
-        Returns
-        -------
-        source : `BlendSource`
-        """
+        """Add (dy, dx), px, to all coordinates."""
         return BlendSource(
             self.soft, self.y0 + dy, self.x0 + dx, self.peak_y + dy, self.peak_x + dx, self.is_star
         )
@@ -155,24 +129,8 @@ class Blend:
     ) -> Blend:
         """Check and prepare the input of `lsst.meas.maskrcnn.deblend.shares.share_flux`.
 
-        Parameters
-        ----------
-        images, variances, parent, sources, psf_images, good
-            As of that function.
-        masks_only : `bool`, optional
-            Whether masks alone decide.
-        reach : `float`, optional
-            As of that function.
-
-        Returns
-        -------
-        blend : `Blend`
-            The blend.
-
-        Raises
-        ------
-        ValueError
-            Raised if shapes do not fit or there is no source.
+        With ``masks_only`` masks alone decide; the others are as of that function. A ValueError is raised if
+        shapes do not fit or there is no source.
         """
         images = np.asarray(images, np.float32)
         variances = np.asarray(variances, np.float32)
@@ -210,20 +168,10 @@ class Blend:
         return cls(images, variances, parent, usable, sources, peaks, boxes, masks, psfs)
 
     def psf_on_box(self, index: int, y: float, x: float) -> FloatArray:
-        """Draw the PSF on the box of a source.
+        """Draw the PSF with its centre at (y, x) of the parent's box (px) on the box of a source.
 
-        Parameters
-        ----------
-        index : `int`
-            Which source.
-        y, x : `float`
-            Where the PSF's centre is, in the parent's box (px).
-
-        Returns
-        -------
-        pixels : `numpy.ndarray`
-            The PSF, at least 0, float32, (band, y, x). Beyond the image of
-            the PSF it falls with the third power of the distance.
+        At least 0, float32, (band, y, x). Beyond the image of the PSF it falls with the third power of the
+        distance.
         """
         if self.psfs is None:
             raise ValueError("this blend has no PSF")
@@ -234,22 +182,9 @@ class Blend:
 
 
 def trusted_peaks(sources: Sequence[BlendSource]) -> npt.NDArray[np.float64]:
-    """Give the peaks, or the middle of the mask of those that cannot be the source's own.
+    """Give the peaks (y, x), (N, 2), px, or the middle of the mask of those that cannot be the source's own.
 
-    Parameters
-    ----------
-    sources : `~collections.abc.Sequence` [`BlendSource`]
-        N sources.
-
-    Returns
-    -------
-    peaks : `numpy.ndarray`
-        (y, x), (N, 2), px.
-
-    Raises
-    ------
-    ValueError
-        Raised if a source has neither a mask nor a finite peak.
+    A ValueError is raised if a source has neither a mask nor a finite peak.
     """
     peaks = np.array([(source.peak_y, source.peak_x) for source in sources], np.float64)
     corners = [(source.y0, source.x0) for source in sources]

@@ -25,8 +25,6 @@ from .model import FitSources, ProfileFit, add_stamp
 from .psf import PsfMixture, PsfStack, draw_psf
 from .render import N_SHAPE
 
-__all__ = ["fit_profiles"]
-
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 PsfMixtures = Callable[[float, float], Sequence[PsfMixture]]
@@ -75,45 +73,18 @@ def fit_profiles(
     doubtful: npt.NDArray[np.float64] | None = None,
     device: torch.device | str = "cpu",
     local_sky: bool = False,
-    *,
-    overwrite_flux: bool = False,
 ) -> ProfileFit:
-    """Fit all sources of an image.
+    """Fit all sources of an image, float32, (band, y, x), from which the models are subtracted in place.
 
-    Parameters
-    ----------
-    flux : `numpy.ndarray`
-        The image, float32, (band, y, x).
-    weight : `numpy.ndarray`
-        Inverse variances, float32, (band, y, x); 0 for pixels that are not
-        fitted.
-    sources : `FitSources`
-        N sources.
-    psfs : callable
-        Takes a position (y, x) and gives the PSF of each band there.
-    pixel_scale : `float`
-        Side of a pixel (arcsec), for the prior on sizes.
-    doubtful : `numpy.ndarray`, optional
-        Logarithm of the odds of being a star, (N,), of the sources that are to be
-        fitted as star and as galaxy; NaN for others.
-    device : `torch.device` or `str`, optional
-        Where the arithmetic on pixels is done.
-    local_sky : `bool`, optional
-        Whether a constant is fitted to each group and band, too. Near much
-        brighter sources it is in any case, with a prior by their light.
-    overwrite_flux : `bool`, optional
-        Whether the models may be subtracted from ``flux`` itself, which saves
-        the memory of a copy.
-
-    Returns
-    -------
-    fit : `ProfileFit`
-        The models.
+    ``weight`` is the inverse variance, float32, (band, y, x), 0 for pixels that are not fitted. The scale of
+    a pixel (arcsec) is for the prior on sizes. Sources for which ``doubtful``, (N,), the logarithm of the
+    odds of being a star, is finite are fitted as star and as galaxy. With ``local_sky`` a constant is fitted
+    to each group and band, too; near much brighter sources it is in any case, with a prior by their light.
+    Pixels are computed on ``device``.
     """
-    residual = flux if overwrite_flux else flux.copy()
-    for plane, known in zip(residual, weight, strict=True):
+    for plane, known in zip(flux, weight, strict=True):
         plane[~(known > 0)] = 0.0
-    run = _Run(residual, weight, sources, psfs, pixel_scale, device, local_sky)
+    run = _Run(flux, weight, sources, psfs, pixel_scale, device, local_sky)
     blocks = list(_blocks(sources))
     # Parts of groups that were split start with fluxes that know of each other.
     for members, groups, is_split in _FLUX_SWEEPS * blocks:

@@ -53,26 +53,13 @@ _SERSIC_SLOPE = _SERSIC.derivative()
 
 
 def sersic_mixture(log_index: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
-    """Give Sersic profiles as sums of circular Gaussians.
+    """Give Sersic profiles as sums of circular Gaussians, by the logarithms of N indices from 0.6 to 6.
 
-    Parameters
-    ----------
-    log_index : `numpy.ndarray`
-        Natural logarithms of N Sersic indices, from 0.6 to 6.
+    Returns variances, in units of the squared half-light radius, parts of the flux, and the derivatives of
+    the logarithm of the former and of the latter by ``log_index``, (N, 8) each.
 
-    Returns
-    -------
-    variance, weight : `numpy.ndarray`
-        Variances in units of the squared half-light radius, and parts of the
-        flux, (N, 8).
-    log_variance_slope, weight_slope : `numpy.ndarray`
-        Derivatives of the logarithm of ``variance`` and of ``weight`` by
-        ``log_index``, (N, 8).
-
-    Notes
-    -----
-    After Hogg & Lang (2013, PASP 125, 719), with an index that is free: the
-    Gaussians of 12 indices, and cubic splines between them.
+    After Hogg & Lang (2013, PASP 125, 719), with an index that is free: the Gaussians of 12 indices, and
+    cubic splines between them.
     """
     value, slope = _SERSIC(log_index), _SERSIC_SLOPE(log_index)
     return np.exp(value[:, :8]), value[:, 8:], slope[:, :8], slope[:, 8:]

@@ -22,23 +22,10 @@ _N_PSF_GAUSSIANS = 4
 
 
 def prepare_psf(psf: npt.ArrayLike) -> Float32Array:
-    """Make the coefficients of a cubic spline through an image of a PSF.
+    """Make the coefficients, float32, (y, x), of a cubic spline of sum 1 through an image of a PSF.
 
-    Parameters
-    ----------
-    psf : array_like
-        The PSF, (y, x), odd sides with the centre in the middle pixel.
-
-    Returns
-    -------
-    spline : `numpy.ndarray`
-        Coefficients, float32, (y, x), of a sum of 1.
-
-    Raises
-    ------
-    ValueError
-        Raised if the image is not 2-D with odd sides, not finite, or its sum
-        is not above 0.
+    The image, (y, x), has odd sides and the centre in the middle pixel. A ValueError is raised if it has not,
+    is not finite, or its sum is not above 0.
     """
     pixels = np.asarray(psf, np.float32)
     if pixels.ndim != 2 or pixels.shape[0] % 2 == 0 or pixels.shape[1] % 2 == 0:
@@ -49,20 +36,9 @@ def prepare_psf(psf: npt.ArrayLike) -> Float32Array:
 
 
 def draw_psf(spline: Float32Array, dy: FloatArray, dx: FloatArray) -> Float32Array:
-    """Draw a PSF.
+    """Draw a PSF, as `prepare_psf` makes it, on rows and columns from its centre (px).
 
-    Parameters
-    ----------
-    spline : `numpy.ndarray`
-        As `prepare_psf` makes it.
-    dy, dx : `numpy.ndarray`
-        Rows and columns from the centre (px).
-
-    Returns
-    -------
-    pixels : `numpy.ndarray`
-        The PSF, at least 0, float32, (y, x). Beyond the image of the PSF it
-        falls with the third power of the distance.
+    At least 0, float32, (y, x). Beyond the image of the PSF it falls with the third power of the distance.
     """
     plane = np.zeros((len(dy), len(dx)), np.float32)
     half = (spline.shape[0] // 2, spline.shape[1] // 2)
@@ -133,25 +109,9 @@ class PsfStack(NamedTuple):
 
 
 def fit_psf(image: npt.ArrayLike, start: PsfMixture | None = None) -> PsfMixture:
-    """Fit four Gaussians to the image of a PSF.
+    """Fit four Gaussians to the image of a PSF, which is as for `prepare_psf`; their weights add up to 1.
 
-    Parameters
-    ----------
-    image : array_like
-        The PSF, (y, x), odd sides with the centre in the middle pixel.
-    start : `PsfMixture`, optional
-        One of nearly the same shape, to start with.
-
-    Returns
-    -------
-    mixture : `PsfMixture`
-        The fit; its weights add up to 1 (to some 1e-4).
-
-    Raises
-    ------
-    ValueError
-        Raised if the image is not 2-D with odd sides, not finite, or its sum
-        is not above 0.
+    The fit may start from one of nearly the same shape.
     """
     spline = prepare_psf(image)
     pixels = np.asarray(image, np.float64)

@@ -29,19 +29,10 @@ _LEAST_EXPONENT = -80.0
 def shape_matrix(shape: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     r"""Give the matrix of an ellipse, and its derivatives.
 
-    Parameters
-    ----------
-    shape : `numpy.ndarray`
-        Logarithm of r and conformal shear (eta1, eta2) of N sources, (N, 3).
-
-    Returns
-    -------
-    matrix : `numpy.ndarray`
-        :math:`r^2 \exp M` with :math:`M = ((-\eta_1, \eta_2), (\eta_2,
-        \eta_1))` in the order y, x, (N, 2, 2), px^2: the axes of the ellipse
-        that holds half of the light are the roots of its eigenvalues.
-    derivatives : `numpy.ndarray`
-        By ln r, eta1 and eta2, (N, 3, 2, 2).
+    Of N sources, by the logarithm of r and conformal shear (eta1, eta2), (N, 3): :math:`r^2 \exp M` with
+    :math:`M = ((-\eta_1, \eta_2), (\eta_2, \eta_1))` in the order y, x, (N, 2, 2), px^2, the roots of whose
+    eigenvalues are the axes of the ellipse that holds half of the light; and its derivatives by ln r, eta1
+    and eta2, (N, 3, 2, 2).
     """
     size = np.exp(2.0 * shape[:, 0])[:, None, None]
     eta = np.hypot(shape[:, 1], shape[:, 2])
@@ -81,32 +72,14 @@ def render_windows(
     is_star: bool,
     device: torch.device | str = "cpu",
 ) -> Iterator[tuple[slice, torch.Tensor]]:
-    """Draw sources of unit flux and their derivatives, a few at a time.
+    """Draw N sources of unit flux and their derivatives, a few at a time.
 
-    Parameters
-    ----------
-    parameters : `numpy.ndarray`
-        Parameters of N sources, (N, 6), see `N_SHAPE`; of stars the first two
-        count.
-    origins : `numpy.ndarray`
-        (y, x) of the first pixel of the square around each window, (N, 2).
-    side : `int`
-        Its side (px).
-    psfs : `PsfStack`
-        Their PSFs in B bands.
-    is_star : `bool`
-        Whether they are stars.
-    device : `torch.device` or `str`, optional
-        Where to draw.
+    Their parameters, (N, 6), are as `N_SHAPE` says, of which the first two count for stars; ``origins``,
+    (N, 2), are (y, x) of the first pixel of the square of a ``side`` (px) around each window.
 
-    Yields
-    ------
-    chosen : `slice`
-        Which sources.
-    pixels : `torch.Tensor`
-        Their templates and derivatives by the parameters, float32, (n, B, 7,
-        P), of stars (n, B, 3, P), with the P pixels of `window_pixels`;
-        overwritten by the next ones.
+    Gives the sources that were drawn, and their templates and derivatives by the parameters in B bands,
+    float32, (n, B, 7, P), of stars (n, B, 3, P), with the P pixels of `window_pixels`. The next ones
+    overwrite them.
     """
     n_sources, n_bands = psfs.weight.shape[:2]
     half = 0.5 * (side - 1)

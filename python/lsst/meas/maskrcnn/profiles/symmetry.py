@@ -20,20 +20,9 @@ smoothed (px), which takes most of the bias of a minimum away."""
 
 
 def symmetric_part(blend: Blend, index: int) -> FloatArray:
-    """Take the smaller of each pixel and its mirror image about the peak.
+    """Take the smaller of each pixel of a source and its mirror image about the peak.
 
-    Parameters
-    ----------
-    blend : `Blend`
-        The blend.
-    index : `int`
-        Which source.
-
-    Returns
-    -------
-    part : `numpy.ndarray`
-        At least 0, float32, (band, y, x) on the source's box; for a star the
-        PSF that fits its core.
+    At least 0, float32, (band, y, x) on the source's box; for a star the PSF that fits its core.
     """
     smaller = _smaller(blend, index)
     if not blend.sources[index].is_star or blend.psfs is None:
