@@ -66,16 +66,8 @@ def select_primary(table: Table, sky_info: Struct) -> None:
     """Set ``detect_isPrimary`` of the objects that lie in the inner regions of their patch and tract alone.
 
     By the rules of ``lsst.meas.algorithms.SetPrimaryFlagsTask`` for positions that are good: a source in the
-    overlap of patches or tracts is primary in one of them.
-
-    Parameters
-    ----------
-    table : `astropy.table.Table`
-        That of `object_table`; it gets ``detect_isPatchInner`` and
-        ``detect_isTractInner`` as well.
-    sky_info : `lsst.pipe.base.Struct`
-        ``skyMap``, ``tractInfo`` and ``patchInfo``, as of ``makeSkyInfo`` of
-        pipe_tasks.
+    overlap of patches or tracts is primary in one of them. The `object_table` gets ``detect_isPatchInner``
+    and ``detect_isTractInner`` as well; ``sky_info`` is that of ``makeSkyInfo`` of pipe_tasks.
     """
     box = sky_info.patchInfo.getInnerBBox()
     # The middle of a pixel has a whole number, so that patches meet at half ones.

@@ -12,8 +12,6 @@ compressed.
 
 from __future__ import annotations
 
-__all__ = ["AstroRcnnOptions", "choose_mask_band", "find_sets", "read_set"]
-
 import dataclasses
 import math
 import os
@@ -118,24 +116,10 @@ class AstroRcnnOptions:
 
 
 def find_sets(paths: Sequence[str | os.PathLike[str]], bands: Sequence[str]) -> list[SetFolder]:
-    """Find the sets in some folders.
+    """Find the sets in some folders, which are sets or hold sets at any depth, in natural order, each once.
 
-    Parameters
-    ----------
-    paths : `~collections.abc.Sequence` [`str` or `os.PathLike`]
-        Sets, or folders that hold sets at any depth.
-    bands : `~collections.abc.Sequence` [`str`]
-        Bands of the images; a folder with an image in any of them is a set.
-
-    Returns
-    -------
-    sets : `list` [`SetFolder`]
-        In natural order (2 before 10), each once.
-
-    Raises
-    ------
-    FitsImageError
-        Raised if a folder is missing or holds no set.
+    A folder with an image in any of the bands is a set. A FitsImageError is raised if a folder is missing or
+    holds none.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -197,25 +181,9 @@ def set_files(folder: Path, bands: Sequence[str]) -> tuple[dict[str, Path], Path
 
 
 def read_set(folder: Path, options: AstroRcnnOptions) -> ImportedScene:
-    """Read the images of a set and its truth.
+    """Read the images of a set and its truth; there is none if there is no ``masks.fits``.
 
-    Parameters
-    ----------
-    folder : `pathlib.Path`
-        The set.
-    options : `AstroRcnnOptions`
-        How to read it.
-
-    Returns
-    -------
-    scene : `ImportedScene`
-        Without truth if there is no ``masks.fits``.
-
-    Raises
-    ------
-    FitsImageError
-        Raised if a file is missing or damaged; the message names file and
-        HDU.
+    A FitsImageError with the file and the HDU is raised if a file is missing or damaged.
     """
     paths, masks_path = set_files(folder, options.bands)
     field = read_field({band: BandFiles(path) for band, path in paths.items()}, options.fits)
@@ -232,27 +200,13 @@ def read_set(folder: Path, options: AstroRcnnOptions) -> ImportedScene:
 def choose_mask_band(sets: Sequence[SetFolder], options: AstroRcnnOptions) -> tuple[str, str]:
     """Find out in which band the single-source images were made.
 
-    Parameters
-    ----------
-    sets : `~collections.abc.Sequence` [`SetFolder`]
-        The sets; the first few with masks are looked at.
-    options : `AstroRcnnOptions`
-        How to read them.
+    Returns the band in which the image has the flux of the sources, the first one if several have, or none;
+    and a sentence for the user, which is empty if there are no masks. The first few sets with masks are
+    looked at.
 
-    Returns
-    -------
-    band : `str`
-        The band in which the image has the flux of the sources; the first
-        one if several have, or none.
-    note : `str`
-        A sentence for the user; empty if there are no masks.
-
-    Notes
-    -----
-    By default the code of Astro R-CNN makes them in the first band that it is
-    given, and its published data sets differ in which one that is. So they
-    are compared: the median over the sources of the flux in the image over
-    the flux of the source alone, within its mask.
+    By default the code of Astro R-CNN makes them in the first band that it is given, and its published data
+    sets differ in which one that is. So they are compared: the median over the sources of the flux in the
+    image over the flux of the source alone, within its mask.
     """
     ratios: dict[str, list[float]] = {band: [] for band in options.bands}
     looked = 0

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["field_to_exposures", "scene_to_exposures", "truth_to_exposures"]
-
 import math
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -84,25 +82,11 @@ class SceneLike(Protocol):
 
 
 def field_to_exposures(field: FitsField) -> dict[str, ExposureF]:
-    """Turn FITS images into calibrated exposures.
+    """Turn FITS images into calibrated exposures by band, with WCS, PSF, PhotoCalib and FilterLabel.
 
-    Parameters
-    ----------
-    field : `~.fits_images.FitsField`
-        The images of one field.
-
-    Returns
-    -------
-    exposures : `dict` [`str`, `lsst.afw.image.ExposureF`]
-        By band, each with WCS, PSF, PhotoCalib and FilterLabel. Pixels that
-        are not finite, or have no positive variance, have mask plane NO_DATA.
-        Files that afw wrote are read as they are.
-
-    Raises
-    ------
-    FitsImageError
-        Raised if a file that afw wrote cannot be read, or the images are to
-        have a mask plane that is not known.
+    Pixels that are not finite, or have no positive variance, have mask plane NO_DATA. Files that afw wrote
+    are read as they are. A FitsImageError is raised if one of these cannot be read, or the images are to have
+    a mask plane that is not known.
     """
     exposures: dict[str, ExposureF] = {}
     for band, path in field.exposures.items():
@@ -180,37 +164,16 @@ def scene_to_exposures(
     wcs: SkyWcs | None = None,
     nanojansky_per_count: float | Mapping[str, float] = 1.0,
 ) -> dict[str, ExposureF]:
-    """Turn a simulated scene into calibrated exposures.
+    """Turn a simulated scene, in nJy, into calibrated exposures by band, in the scene's order.
 
-    Parameters
-    ----------
-    scene : `SceneLike`
-        The scene, in nJy.
-    xy0 : `tuple` [`int`, `int`]
-        Position (x, y) of the first pixel in the tract.
-    sky_center : `tuple` [`float`, `float`]
-        Right ascension and declination of the centre of the image (deg); not
-        used with ``wcs``.
-    wcs : `lsst.afw.geom.SkyWcs`, optional
-        Projection of the tract.
-    nanojansky_per_count : `float` or `~collections.abc.Mapping`
-        Calibration of the exposures, one for all or by band. Pixels are
-        divided by it.
+    Each has WCS, PSF, PhotoCalib and FilterLabel. The first pixel is at ``xy0``, (x, y), in the tract, of the
+    projection ``wcs``; without one the centre of the image is at (RA, Dec) ``sky_center`` (deg). Pixels are
+    divided by ``nanojansky_per_count``, one for all or by band.
 
-    Returns
-    -------
-    exposures : `dict` [`str`, `lsst.afw.image.ExposureF`]
-        By band, in the scene's order, each with WCS, PSF, PhotoCalib and
-        FilterLabel. The PSFs are those of the attribute ``psfs`` of the
-        scene, a `~.light.BandPsf` per band, or Gaussian if it has none. Where
-        it has an array ``mask`` (band, y, x) with the bits of
-        `~.artefacts.MASK_BITS`, these planes are set; bands in ``no_zero_point`` have the keyword NOZEROPT.
-        Pixels that are not finite, or have no positive variance, have mask plane NO_DATA.
-
-    Raises
-    ------
-    ValueError
-        Raised if the arrays of the scene do not fit each other.
+    The PSFs are those of the attribute ``psfs`` of the scene, a `~.light.BandPsf` per band, or Gaussian if it
+    has none. Where it has an array ``mask`` (band, y, x) with the bits of `~.artefacts.MASK_BITS`, these
+    planes are set; bands in ``no_zero_point`` have the keyword NOZEROPT. Pixels that are not finite, or have
+    no positive variance, have mask plane NO_DATA. A ValueError is raised if the arrays do not fit each other.
     """
     images = np.asarray(scene.images)
     variance = np.asarray(scene.variance)
@@ -255,21 +218,10 @@ def scene_to_exposures(
 
 
 def truth_to_exposures(scene: Any, exposures: Mapping[str, ExposureF]) -> dict[str, ExposureF]:
-    """Make exposures of the light of a scene's sources alone.
+    """Make exposures, by band, of the ``light`` (band, y, x), nJy, of a scene's sources alone.
 
-    Parameters
-    ----------
-    scene : `~.simulate.Scene`
-        Scene with ``light`` (band, y, x), nJy.
-    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        What `scene_to_exposures` made of it: box, WCS, PSF and calibration
-        are taken from there.
-
-    Returns
-    -------
-    truth : `dict` [`str`, `lsst.afw.image.ExposureF`]
-        By band, in the units of ``exposures``, with variance 0 and an empty
-        mask.
+    Box, WCS, PSF and calibration, and so the units, are those of ``exposures``, which `scene_to_exposures`
+    made of the scene; the variance is 0 and the mask empty.
     """
     truth = {}
     for index, band in enumerate(scene.bands):

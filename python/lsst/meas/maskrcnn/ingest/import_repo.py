@@ -10,8 +10,6 @@ another, so that they cannot be patches of one tract.
 
 from __future__ import annotations
 
-__all__ = ["FieldStore", "ImportConflictError", "digest_files"]
-
 import hashlib
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -38,19 +36,9 @@ class ImportConflictError(RuntimeError):
 
 
 def digest_files(paths: Iterable[Path], options: object) -> str:
-    """Return a digest of what a field is made from.
+    """Return a hexadecimal digest of what a field is made from.
 
-    Parameters
-    ----------
-    paths : `~collections.abc.Iterable` [`pathlib.Path`]
-        Files, whose contents count and not their names.
-    options : `object`
-        How they are read; its ``repr`` counts.
-
-    Returns
-    -------
-    digest : `str`
-        Hexadecimal.
+    The contents of the files count and not their names, and the ``repr`` of how they are read.
     """
     digest = hashlib.sha256(repr(options).encode())
     for path in paths:
@@ -85,45 +73,16 @@ class FieldStore:
         self._registered: set[str] = set()
 
     def run_of(self, split: str) -> str:
-        """Return the RUN collection of a split.
-
-        Parameters
-        ----------
-        split : `str`
-            ``"train"`` and so on; empty for fields of no split.
-
-        Returns
-        -------
-        run : `str`
-        """
+        """Return the RUN collection of a split (``"train"`` and so on), or of fields of no split (empty)."""
         return f"{self._collection}/{split or 'all'}"
 
     def present(
         self, tract: int, patch: int, split: str, digest: str, bands: Sequence[str], has_truth: bool = False
     ) -> bool:
-        """Say whether a field is in the repository, as a whole.
+        """Say whether a field, with its truth if it has any, is in the repository as a whole.
 
-        Parameters
-        ----------
-        tract, patch : `int`
-            Its place.
-        split : `str`
-            Its split.
-        digest : `str`
-            As `digest_files` makes it.
-        bands : `~collections.abc.Sequence` [`str`]
-            Its bands.
-        has_truth : `bool`
-            Whether a truth catalogue belongs to it.
-
-        Returns
-        -------
-        present : `bool`
-
-        Raises
-        ------
-        ImportConflictError
-            Raised if the place holds something else.
+        The digest is that of `digest_files`. An ImportConflictError is raised if the place holds something
+        else.
         """
         keys = [("exposures", band) for band in bands] + ([("truth", None)] if has_truth else [])
         run = self.run_of(split)
@@ -148,26 +107,10 @@ class FieldStore:
         return complete
 
     def register(self, geometry: PatchGeometry, bands: Sequence[str]) -> DataCoordinate:
-        """Write the dimension records of a field.
+        """Write the dimension records of a field; returns the data id of its patch with them.
 
-        Parameters
-        ----------
-        geometry : `PatchGeometry`
-            Its place, numbers and outline. Where the sky map is a survey's
-            own, the patch must be there.
-        bands : `~collections.abc.Sequence` [`str`]
-            Its bands.
-
-        Returns
-        -------
-        data_id : `lsst.daf.butler.DataCoordinate`
-            The patch with its records.
-
-        Raises
-        ------
-        ImportConflictError
-            Raised if the sky map has another place of these numbers, or no
-            such place.
+        An ImportConflictError is raised if the sky map has another place of these numbers, or it is a
+        survey's own and has no such place.
         """
         registry = self._butler.registry
         skymap_hash = hashlib.sha1(f"imported {self._skymap}".encode(), usedforsecurity=False).digest()
@@ -208,20 +151,10 @@ class FieldStore:
         return registry.expandDataId(data_id)
 
     def put(self, tract: int, patch: int, split: str, digest: str, products: Mapping[str, Any]) -> None:
-        """Store a field.
+        """Store a field, of which `register` wrote the records and `digest_files` made the digest.
 
-        Parameters
-        ----------
-        tract, patch : `int`
-            Its place, of which `register` wrote the records.
-        split : `str`
-            Its split.
-        digest : `str`
-            As `digest_files` makes it.
-        products : `~collections.abc.Mapping`
-            Under ``exposures`` the exposures by band; if there is a truth,
-            the catalogue under ``truth`` and by band ``truthFlux`` and
-            ``truthImages``.
+        Products are the exposures by band under ``exposures``; if there is a truth, the catalogue under
+        ``truth`` and by band ``truthFlux`` and ``truthImages``.
         """
         run = self.run_of(split)
         if run not in self._registered:
@@ -242,13 +175,7 @@ class FieldStore:
                     self._butler.put(entry, ref)
 
     def chain(self) -> list[str]:
-        """Make the CHAINED collections of what is there.
-
-        Returns
-        -------
-        runs : `list` [`str`]
-            RUN collections in the chain.
-        """
+        """Make the CHAINED collections of what is there; returns the RUN collections in them."""
         with lock_repo(self._butler):
             runs = self._runs()
             self._butler.collections.register(self._collection, CollectionType.CHAINED)
@@ -261,10 +188,7 @@ class FieldStore:
     def check_names(self) -> None:
         """Check that the collection can be used.
 
-        Raises
-        ------
-        ImportConflictError
-            Raised if its name belongs to a collection of another kind.
+        An ImportConflictError is raised if its name belongs to a collection of another kind.
         """
         for name, wanted in (
             (self._collection, CollectionType.CHAINED),

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["ImportedScene", "import_field"]
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -115,24 +113,9 @@ class ImportedScene:
 
 
 def import_field(name: str, field: FitsField) -> ImportedScene:
-    """Turn plain FITS images into a scene without truth.
+    """Turn plain FITS images into a scene, in nJy, without truth.
 
-    Parameters
-    ----------
-    name : `str`
-        A label.
-    field : `~.fits_images.FitsField`
-        The images.
-
-    Returns
-    -------
-    scene : `ImportedScene`
-        In nJy.
-
-    Raises
-    ------
-    FitsImageError
-        Raised if afw wrote one of the images.
+    A FitsImageError is raised if afw wrote one of the images.
     """
     if field.exposures or field.wcs is None:
         raise FitsImageError(f"{name}: afw wrote the images; put them into a repository as they are.")

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["DATASET_TYPE", "IngestModelError", "ingest_model"]
-
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,40 +44,15 @@ def ingest_model(
     bands: Sequence[str] | None = None,
     dataset_type: str = DATASET_TYPE,
 ) -> DatasetRef:
-    """Copy a model file into a repository, byte by byte.
+    """Copy a model file into a RUN collection, which is made if it is not there, byte by byte.
 
-    The file is read and its network built before the repository is touched.
-    A second call with the same file changes nothing.
+    The file is read and its network built before the repository is touched. A second call with the same file
+    changes nothing. Bands, if given, are those that the model must have, in this order. A training that
+    starts from a model takes it from a dataset type of another name than that of its result.
 
-    Parameters
-    ----------
-    butler : `lsst.daf.butler.Butler`
-        Writeable butler.
-    path : `str` or `os.PathLike`
-        Model file, with extension ``.safetensors``.
-    collection : `str`, optional
-        RUN collection that takes the model; made if it is not there.
-    bands : `~collections.abc.Sequence` [`str`], optional
-        Bands that the model must have, in this order.
-    dataset_type : `str`, optional
-        Name of its dataset type. A training that starts from a model takes it
-        from a type of another name than that of its result.
-
-    Returns
-    -------
-    ref : `lsst.daf.butler.DatasetRef`
-        The dataset.
-
-    Raises
-    ------
-    FileNotFoundError
-        Raised if there is no such file.
-    lsst.meas.maskrcnn.network.model_file.ModelFileError
-        Raised if the file is truncated, foreign, newer than this version or
-        for other bands.
-    IngestModelError
-        Raised if the repository does not know models, or the collection
-        has an impossible name, holds another model already or is no RUN.
+    A ModelFileError is raised if the file is truncated, foreign, newer than this version or for other bands;
+    an IngestModelError if the repository does not know models, or the collection has an impossible name,
+    holds another model already or is no RUN.
     """
     path = Path(path)
     _check_input(path, bands, collection)

@@ -28,23 +28,14 @@ _GALAXY = ("galaxy", "galaxies", "gal")
 
 
 def add_label_truth(scene: ImportedScene, path: Path) -> None:
-    """Give a scene the sources of a file.
+    """Add the sources of a file to a scene. Fluxes of a source are sums of the images over its mask.
 
-    Parameters
-    ----------
-    scene : `ImportedScene`
-        The scene, which is changed. Fluxes of a source are sums of the images over its mask.
-    path : `pathlib.Path`
-        FITS: an image on the grid of the scene, 0 where there is no source, and an integer for each source;
-        a table with the columns ``label`` and ``class`` (star or galaxy) may follow, without which all are
-        galaxies. JSON: annotations of COCO, whose categories are star and galaxy, with polygons or runs of
-        pixels; its first row is the first row of the FITS images. Of several images that one counts which has
-        the size and, if there are several, the file name of an image without its ending.
-
-    Raises
-    ------
-    FitsImageError
-        Raised if the file cannot be used.
+    FITS: an image on the grid of the scene, 0 where there is no source, and an integer for each source; a
+    table with the columns ``label`` and ``class`` (star or galaxy) may follow, without which all are
+    galaxies. JSON: annotations of COCO, whose categories are star and galaxy, with polygons or runs of
+    pixels; its first row is the first row of the FITS images. Of several images that one counts which has the
+    size and, if there are several, the file name of an image without its ending. A FitsImageError is raised
+    if the file cannot be used.
     """
     shape = scene.images.shape[1:]
     read = _read_coco if path.suffix.lower() == ".json" else _read_labels

@@ -11,21 +11,6 @@ demonstration, for tests, and for simulated and imported scenes.
 
 from __future__ import annotations
 
-__all__ = [
-    "SEED_CONFIG",
-    "PatchGeometry",
-    "check_collection",
-    "create_repo",
-    "lock_repo",
-    "open_repo",
-    "patch_data_id",
-    "put_exposures",
-    "register_datasets",
-    "register_patches",
-    "register_records",
-    "remove_broken_types",
-]
-
 import contextlib
 import hashlib
 import logging
@@ -59,18 +44,18 @@ _TEMPORARY = re.compile(r"tmp\w{8}|.*\.tmp(\.\w+)*|.*\.transfer-tmp")
 
 @dataclass(frozen=True)
 class PatchGeometry:
-    """One patch on the sky.
+    """A patch of a sky map.
 
     Parameters
     ----------
     tract, patch : `int`
-        Its numbers in the sky map.
+        Its numbers.
     wcs : `lsst.afw.geom.SkyWcs`
         Projection of its tract.
     bbox : `lsst.geom.Box2I`
         Outer box in the pixels of the tract.
     cell : `tuple` [`int`, `int`]
-        Column and row of the patch in its tract.
+        Column and row in its tract.
     """
 
     tract: int
@@ -80,13 +65,7 @@ class PatchGeometry:
     cell: tuple[int, int] = (0, 0)
 
     def region(self) -> ConvexPolygon:
-        """Outline of the patch on the sky.
-
-        Returns
-        -------
-        region : `lsst.sphgeom.ConvexPolygon`
-            Around the outer edges of the outermost pixels.
-        """
+        """Outline of the patch on the sky, around the outer edges of the outermost pixels."""
         corners = Box2D(self.bbox).getCorners()
         return ConvexPolygon([self.wcs.pixelToSky(corner).getVector() for corner in corners])
 
@@ -94,15 +73,7 @@ class PatchGeometry:
 def check_collection(name: str) -> None:
     """Refuse the name of a collection that would put files somewhere else or nowhere.
 
-    Parameters
-    ----------
-    name : `str`
-        The name; its parts become folders.
-
-    Raises
-    ------
-    ValueError
-        Raised unless it has words with slashes between them.
+    Its parts become folders: a ValueError is raised unless it has words with slashes between them.
     """
     parts = name.split("/")
     if not all(re.fullmatch(r"[\w.+:@-]+", part) and part.strip(".") for part in parts):
@@ -113,29 +84,11 @@ def check_collection(name: str) -> None:
 
 
 def create_repo(path: str | os.PathLike[str], seed_config: str | None = SEED_CONFIG) -> Butler:
-    """Make an empty Butler repository that knows this package's model.
+    """Make an empty Butler repository that knows this package's model; returns a writeable client.
 
-    Parameters
-    ----------
-    path : `str` or `os.PathLike`
-        Its root; must not exist, or be an empty folder.
-    seed_config : `str` or `None`
-        URI of a Butler configuration to start from.
-
-    Returns
-    -------
-    butler : `lsst.daf.butler.Butler`
-        A writeable client.
-
-    Raises
-    ------
-    FileExistsError
-        Raised if there is something at ``path`` already.
-
-    Notes
-    -----
-    The repository is made beside ``path`` and moved there when it is
-    complete, so that a half-made one is never found.
+    It is made beside ``path`` and moved there when it is complete, so that a half-made one is never found. A
+    FileExistsError is raised if there is something else there than an empty folder. The URI of a Butler
+    configuration to start from is ``seed_config``.
 
     Examples
     --------
@@ -178,23 +131,7 @@ def _workshop(root: Path) -> Iterator[Path]:
 
 
 def open_repo(path: str | os.PathLike[str]) -> Butler:
-    """Open a Butler repository, or make it as `create_repo` does.
-
-    Parameters
-    ----------
-    path : `str` or `os.PathLike`
-        Its root.
-
-    Returns
-    -------
-    butler : `lsst.daf.butler.Butler`
-        A writeable client.
-
-    Raises
-    ------
-    FileExistsError
-        Raised if there is something else at ``path``.
-    """
+    """Open a Butler repository, or make it as `create_repo` does; returns a writeable client."""
     root = Path(path).absolute()
     there = root / "butler.yaml"
     if there.is_file():
@@ -217,14 +154,8 @@ def open_repo(path: str | os.PathLike[str]) -> Butler:
 def lock_repo(butler: Butler) -> Iterator[None]:
     """Wait until no other command of this package writes to a repository of files.
 
-    Of two processes that store the same dataset, the later one fails, and
-    takes back what it wrote into the place of the other's files. So they look
-    one after the other what is there.
-
-    Parameters
-    ----------
-    butler : `lsst.daf.butler.Butler`
-        A client.
+    Of two processes that store the same dataset, the later one fails, and takes back what it wrote into the
+    place of the other's files. So they look one after the other what is there.
     """
     with contextlib.ExitStack() as stack:
         for root in _roots(butler):
@@ -233,18 +164,10 @@ def lock_repo(butler: Butler) -> Iterator[None]:
 
 
 def register_datasets(butler: Butler, dataset_types: Iterable[DatasetType], run: str) -> None:
-    """Register dataset types and the run that they go to, and mend what a killed process left in it.
+    """Register dataset types and the RUN that they go to, and mend what a killed process left in it.
 
-    Parameters
-    ----------
-    butler : `lsst.daf.butler.Butler`
-        A writeable client.
-    dataset_types : `~collections.abc.Iterable` [`lsst.daf.butler.DatasetType`]
-        The dataset types.
-    run : `str`
-        RUN collection that no other process writes to. Its temporary files
-        are removed. If it is empty, it is registered anew, because a killed
-        process may have registered a half of it.
+    No other process writes to this run. Its temporary files are removed. If it is empty, it is registered
+    anew, because a killed process may have registered a half of it.
     """
     for dataset_type in dataset_types:
         butler.registry.registerDatasetType(dataset_type)
@@ -264,13 +187,8 @@ def register_datasets(butler: Butler, dataset_types: Iterable[DatasetType], run:
 def remove_broken_types(butler: Butler) -> None:
     """Remove dataset types that the Butler registered without a table for their datasets.
 
-    It does so when the disk is full. Nothing can be stored or looked for with
-    such a type; after this it can be registered again.
-
-    Parameters
-    ----------
-    butler : `lsst.daf.butler.Butler`
-        A writeable client.
+    It does so when the disk is full. Nothing can be stored or looked for with such a type; after this it can
+    be registered again.
     """
     by_table: dict[Any, list[str]] = {}
     for dataset_type in butler.registry.queryDatasetTypes():
@@ -294,19 +212,7 @@ def _roots(butler: Butler) -> list[Path]:
 
 
 def patch_data_id(skymap: str, tract: int, patch: int) -> dict[str, str | int]:
-    """Data id of a patch, dimensions spelt in full.
-
-    Parameters
-    ----------
-    skymap : `str`
-        Name of the sky map.
-    tract, patch : `int`
-        Numbers.
-
-    Returns
-    -------
-    data_id : `dict`
-    """
+    """Data id of a patch, dimensions spelt in full."""
     return {"skymap": skymap, "tract": tract, "patch": patch}
 
 
@@ -318,27 +224,10 @@ def register_patches(
     *,
     instrument: str = "MaskRcnnSim",
 ) -> None:
-    """Write the dimension records of patches and bands.
+    """Write the dimension records of all patches of a sky map, and of bands, each with a physical filter.
 
-    Parameters
-    ----------
-    butler : `lsst.daf.butler.Butler`
-        A writeable client.
-    skymap : `str`
-        Name of the sky map. Records that are there already must agree.
-    patches : `~collections.abc.Sequence` [`PatchGeometry`]
-        All patches of the sky map.
-    bands : `~collections.abc.Iterable` [`str`]
-        Bands; each comes with a physical filter ``<instrument>-<band>``.
-    instrument : `str`
-        Name of the instrument that the filters belong to.
-
-    Raises
-    ------
-    ValueError
-        Raised if ``patches`` is empty or holds a patch twice.
-    lsst.daf.butler.registry.ConflictingDefinitionError
-        Raised if the repository has other records of the same names.
+    A ValueError is raised if there is no patch, or one is there twice; a ConflictingDefinitionError of the
+    Butler if the repository has other records of the same names.
     """
     if not patches:
         raise ValueError("No patches were given; give at least one PatchGeometry.")
@@ -377,28 +266,10 @@ def register_records(
 ) -> None:
     """Write the dimension records of a sky map, all or none.
 
-    Parameters
-    ----------
-    butler : `lsst.daf.butler.Butler`
-        A writeable client.
-    skymap : `~collections.abc.Mapping`
-        Record of the sky map.
-    tracts : `~collections.abc.Mapping` [`int`, `lsst.sphgeom.ConvexPolygon`]
-        Regions of the tracts by number.
-    patches : `~collections.abc.Sequence` [`PatchGeometry`]
-        The patches.
-    bands : `~collections.abc.Iterable` [`str`]
-        Bands; each comes with a physical filter ``<instrument>-<band>``.
-    instrument : `str`
-        Name of the instrument that the filters belong to.
-    trust_patches : `bool`
-        Do not compare patches that are there already: the hash of the sky map
-        says that they are the same.
-
-    Raises
-    ------
-    lsst.daf.butler.registry.ConflictingDefinitionError
-        Raised if the repository has other records of the same names.
+    Given are the record of the sky map, the regions of its tracts by number, patches, and bands, each of
+    which comes with a physical filter ``<instrument>-<band>``. Patches that are there already are not
+    compared if they are to be trusted: the hash of the sky map says that they are the same. A
+    ConflictingDefinitionError of the Butler is raised if the repository has other records of the same names.
     """
     registry = butler.registry
     records = [
@@ -459,25 +330,9 @@ def put_exposures(
     *,
     coadd_name: str = "deep",
 ) -> None:
-    """Put the coadds of a patch, one per band.
+    """Put the coadds of a patch, one per band, into a RUN collection, which is made if it is missing.
 
-    Parameters
-    ----------
-    butler : `lsst.daf.butler.Butler`
-        A writeable client.
-    run : `str`
-        Name of the RUN collection; it is made if it is missing.
-    data_id : `~collections.abc.Mapping`
-        The patch, as `patch_data_id` makes it.
-    exposures : `~collections.abc.Mapping` [`str`, `lsst.afw.image.ExposureF`]
-        Exposures by band.
-    coadd_name : `str`
-        Start of the dataset type's name.
-
-    Notes
-    -----
-    Bands that the run holds already are left as they are, so that a put that
-    was cut short can be repeated.
+    Bands that the run holds already are left as they are, so that a put that was cut short can be repeated.
     """
     dimensions = ("skymap", "tract", "patch", "band")
     name = f"{coadd_name}Coadd_calexp"

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-__all__ = ["SceneGrid", "ingest_scene", "missing_scenes", "scene_dataset_types"]
+__all__ = ["SceneGrid"]
 
 import hashlib
 import math
@@ -200,21 +200,9 @@ class SceneGrid:
 def scene_dataset_types(
     universe: DimensionUniverse, *, coadd_name: str = "deep", flux: bool = True
 ) -> dict[str, DatasetType]:
-    """Return the dataset types of a simulated or imported scene.
+    """Return the dataset types of a simulated or imported scene, with or without each source's own pixels.
 
-    Parameters
-    ----------
-    universe : `lsst.daf.butler.DimensionUniverse`
-        Dimensions of the repository.
-    coadd_name : `str`
-        Start of the name of the coadds.
-    flux : `bool`
-        Whether each source's own pixels are among them.
-
-    Returns
-    -------
-    dataset_types : `dict` [`str`, `lsst.daf.butler.DatasetType`]
-        Under ``exposures``, ``truth``, ``truthImages`` and ``truthFlux``.
+    They are under ``exposures``, ``truth``, ``truthImages`` and ``truthFlux``.
     """
     patch = ("skymap", "tract", "patch")
     kinds = {
@@ -265,26 +253,9 @@ def missing_scenes(
     bands: Sequence[str],
     dataset_types: Mapping[str, DatasetType],
 ) -> list[int]:
-    """Find the scenes that are not, or not wholly, in a run.
+    """Find the scenes that are not, or not wholly, in a run: indices into ``data_ids``, rising.
 
-    Parameters
-    ----------
-    butler : `lsst.daf.butler.Butler`
-        A client.
-    run : `str`
-        Name of the RUN collection.
-    data_ids : `~collections.abc.Sequence` [`~collections.abc.Mapping`]
-        The patches, as `patch_data_id` makes them; their records must be
-        there.
-    bands : `~collections.abc.Sequence` [`str`]
-        Bands of the scenes.
-    dataset_types : `~collections.abc.Mapping`
-        As `scene_dataset_types` returns them.
-
-    Returns
-    -------
-    missing : `list` [`int`]
-        Indices into ``data_ids``, rising.
+    The patches have records, and ``dataset_types`` are those of `scene_dataset_types`.
     """
     refs = _scene_refs(butler, run, data_ids, bands, dataset_types)
     per_scene = len(refs) // max(len(data_ids), 1)
@@ -301,31 +272,12 @@ def ingest_scene(
     dataset_types: Mapping[str, DatasetType],
     staging: str | os.PathLike[str],
 ) -> None:
-    """Store all that belongs to a scene, at once or not at all.
+    """Store all that belongs to a scene, at once or not at all; what the run holds already is left as it is.
 
-    Files are written to ``staging`` first, while other processes may use the
+    The repository has the records, the run and the dataset types, which are those of `scene_dataset_types`.
+    For each of them there is the product, or a mapping from bands to products if it has the dimension band.
+    Files are written to ``staging`` first, best on the same file system, while other processes may use the
     repository's database, and then moved in one short transaction.
-
-    Parameters
-    ----------
-    butler : `lsst.daf.butler.Butler`
-        A writeable client of a repository with the records and the dataset
-        types.
-    run : `str`
-        Name of the RUN collection, which must be there.
-    data_id : `~collections.abc.Mapping`
-        The patch, as `patch_data_id` makes it.
-    products : `~collections.abc.Mapping`
-        For each key of ``dataset_types`` the object, or a mapping from bands
-        to objects if the type has the dimension band.
-    dataset_types : `~collections.abc.Mapping`
-        As `scene_dataset_types` returns them.
-    staging : `str` or `os.PathLike`
-        Folder for temporary files; best on the file system of the repository.
-
-    Notes
-    -----
-    What the run holds already is left as it is.
     """
     bands = list(products["exposures"])
     refs = _scene_refs(butler, run, [data_id], bands, dataset_types)

@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["PatchSkyMap"]
-
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,23 +56,11 @@ class PatchSkyMap(BaseSkyMap):  # type: ignore[misc]
         return type(self), (self.tracts,)
 
     def generateTract(self, number: int) -> Any:
-        """Return a tract by its number, as sky maps that make theirs on request do.
-
-        Parameters
-        ----------
-        number : `int`
-            Its number.
-        """
+        """Return a tract by its number, as sky maps that make theirs on request do."""
         return self[number]
 
     def updateSha1(self, sha1: Any) -> None:
-        """Add what makes this sky map another than others to a hash.
-
-        Parameters
-        ----------
-        sha1 : `hashlib.sha1`
-            The hash.
-        """
+        """Add what makes this sky map another than others to a hash."""
         for number, (wcs, *sizes) in self.tracts.items():
             sha1.update(f"{number} {wcs.writeString()} {sizes}".encode())
 

@@ -83,30 +83,15 @@ def make_match_table(
 ) -> NDArray[np.void]:
     """Join the true sources of an image with what was found of them.
 
-    Parameters
-    ----------
-    truth, detections : `~collections.abc.Mapping` [`str`, array_like]
-        Columns ``id``, ``x``, ``y``, ``is_star`` and, of the detections,
-        ``score``; where known ``flux``, ``flux_<band>``, ``mag`` and
-        ``ignored``, of the truth ``snr``, ``blendedness``, ``neighbor_distance``
-        and ``blended``, of the detections ``p_star``, ``p_blend``, ``model``
-        and ``model_<band>``.
-    match : array_like
-        Index of the truth of each detection, or -1, (detection,).
-    iou : array_like, optional
-        IoU of each detection with its truth, (detection,).
-    image, pixel_scale : `int`, `float`
-        Number of the image, and its pixel scale (arcsec), if known.
-    bands : `~collections.abc.Sequence` [`str`]
-        Bands of which fluxes are kept.
-    truth_outcome, detection_outcome : array_like, optional
-        How each source ended, from `blends.source_outcomes`.
+    Columns of both are ``id``, ``x``, ``y``, ``is_star`` and, of the detections, ``score``; where known
+    ``flux``, ``flux_<band>``, ``mag`` and ``ignored``, of the truth ``snr``, ``blendedness``,
+    ``neighbor_distance`` and ``blended``, of the detections ``p_star``, ``p_blend``, ``model`` and
+    ``model_<band>``. ``match`` is the index of the truth of each detection, or -1, and ``iou`` that with it.
+    Outcomes are those of `blends.source_outcomes`. The pixel scale is in arcsec; ``bands`` are those of which
+    fluxes are kept.
 
-    Returns
-    -------
-    table : `numpy.ndarray`
-        First the truths in their order, then the detections without one; see
-        the head of this module for the columns.
+    First come the truths in their order, then the detections without one; see the head of this module for the
+    columns.
     """
     n_truth = _check_columns(truth, ("id", "x", "y", "is_star"), "truth")
     n_found = _check_columns(detections, ("id", "x", "y", "is_star", "score"), "detections")

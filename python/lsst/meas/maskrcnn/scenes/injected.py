@@ -89,33 +89,16 @@ def draw_injected(
     psf: Callable[[int, float, float], np.ndarray | None],
     jacobian: Callable[[float, float], np.ndarray],
 ) -> InjectedScene:
-    """Draw injected sources one by one, and work out their truth.
+    """Draw N injected sources one by one, and work out their truth.
 
-    Parameters
-    ----------
-    components : `~collections.abc.Sequence`
-        Of each source, its rows in the catalogues of the bands.
-    sources : `numpy.ndarray`, (N,)
-        The columns of `Scene.sources`; positions, classes and fluxes are
-        given, masks and what follows from them are filled in.
-    images, unusable : `numpy.ndarray`
-        Images that hold the sources, nJy, (band, y, x), and pixels without
-        data, bool, (y, x).
-    sky_sigma : `numpy.ndarray`, (band,)
-        Noise of an empty pixel, nJy.
-    rule : `MaskRule`
-        Which pixels are a source's mask; its band is one of the sources'.
-    pixel_scale : `float`
-        Pixel size, arcsec.
-    psf, jacobian : `~collections.abc.Callable`
-        Image of the PSF of a band (number) at (y, x), and derivatives of sky
-        (arcsec) by pixels at (y, x), (2, 2).
+    Of each source there are its rows in the catalogues of the bands, and the columns of `Scene.sources`;
+    positions, classes and fluxes are given, masks and what follows from them are filled in. Images hold the
+    sources, nJy, (band, y, x); ``unusable`` pixels, bool, (y, x), are without data; ``sky_sigma``, (band,),
+    is the noise of an empty pixel, nJy. The band of the rule for masks is one of the sources'. ``psf`` gives
+    the image of the PSF of a band (number) at (y, x), ``jacobian`` the derivatives of sky (arcsec) by pixels
+    at (y, x), (2, 2).
 
-    Returns
-    -------
-    scene : `InjectedScene`
-        The sources. Their blendedness is with all light of the images, that of
-        sources that were there before included.
+    Blendedness is with all light of the images, that of sources that were there before included.
     """
     bands = tuple(name[5:] for name in sources.dtype.names or () if name.startswith("flux_"))
     flux = np.array([sources[f"flux_{band}"] for band in bands]).T

@@ -237,15 +237,10 @@ class SceneCrops(ABC):
     def crops(self, numbers: Sequence[int]) -> Crops:
         """Make the crops of some numbers, not below 0; the same number gives the same crop.
 
-        Returns
-        -------
-        images : `list` [`torch.Tensor`]
-            Normalised crops, float32, (band, y, x), with PSF planes behind the
-            bands if the network takes them.
-        targets : `list` [`dict`]
-            Per crop ``boxes`` (float32, (source, 4), [x0, y0, x1, y1] half
-            open), ``labels`` (int64), ``masks`` (uint8, (source, y, x)) and
-            ``ignore_boxes`` (float32, (region, 4)), ignored in the loss.
+        Images are normalised, float32, (band, y, x), with PSF planes behind the bands if the network takes
+        them. Targets are per crop ``boxes`` (float32, (source, 4), [x0, y0, x1, y1] half open), ``labels``
+        (int64), ``masks`` (uint8, (source, y, x)) and ``ignore_boxes`` (float32, (region, 4)), ignored in the
+        loss.
         """
         made = [self._crop(int(number)) for number in numbers]
         return [image for image, _ in made], [target for _, target in made]
