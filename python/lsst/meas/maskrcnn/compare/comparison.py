@@ -82,32 +82,20 @@ class ComparisonSettings:
 
 @dataclass(frozen=True, eq=False)
 class FieldComparison:
-    """What two deblenders have in common, and what not.
-
-    Parameters
-    ----------
-    fields : `tuple` [`~lsst.meas.maskrcnn.compare.deblender.DeblendedField`]
-        The two.
-    match : `numpy.ndarray`
-        Index of the source of the second for each of the first, or -1, int64,
-        (first,).
-    groups : `tuple` [`numpy.ndarray`, `numpy.ndarray`]
-        Blend of each source of either, int64.
-    regions : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
-        Pixels of each blend: those of all its parents.
-    sources : `dict` [`str`, `numpy.ndarray`]
-        Columns of one row for each source of the first, then for each of the
-        second without match.
-    blends : `dict` [`str`, `numpy.ndarray`]
-        Columns of one row for each blend.
-    """
+    """What two deblenders have in common, and what not."""
 
     fields: tuple[DeblendedField, DeblendedField]
+    """The two."""
     match: IntArray
+    """Index of the source of the second for each of the first, or -1, int64, (first,)."""
     groups: tuple[IntArray, IntArray]
+    """Blend of each source of either, int64."""
     regions: SpanMasks
+    """Pixels of each blend: those of all its parents."""
     sources: Columns
+    """Columns of one row for each source of the first, then for each of the second without match."""
     blends: Columns
+    """Columns of one row for each blend."""
 
     @property
     def names(self) -> tuple[str, str]:

@@ -45,19 +45,12 @@ are not known. ``skipped`` parents were not deblended at all."""
 
 @dataclass(frozen=True, eq=False)
 class PixelModels:
-    """The pixels of N sources in one band.
-
-    Parameters
-    ----------
-    spans : `~lsst.meas.maskrcnn.metrics.spans.SpanMasks`
-        Pixels of each source; none where there is no model.
-    values : `numpy.ndarray`
-        Flux (nJy) of each of these pixels, source by source and row by row,
-        float32, (pixel,).
-    """
+    """The pixels of N sources in one band."""
 
     spans: SpanMasks
+    """Pixels of each source; none where there is no model."""
     values: Float32Array
+    """Flux (nJy) of each of these pixels, source by source and row by row, float32, (pixel,)."""
 
     def __post_init__(self) -> None:
         number = int(self.spans.areas.sum())

@@ -74,18 +74,12 @@ class ScarletComponent:
 
 @dataclass(frozen=True, eq=False)
 class ScarletSource:
-    """One deblended source.
-
-    Parameters
-    ----------
-    id : `int`
-        Id of its record in the object catalogue.
-    components : `tuple` [`ScarletComponent`]
-        Its components; none if the fit left nothing of it.
-    """
+    """One deblended source."""
 
     id: int
+    """Id of its record in the object catalogue."""
     components: tuple[ScarletComponent, ...]
+    """Its components; none if the fit left nothing of it."""
 
     @property
     def peak(self) -> tuple[int, int] | None:
@@ -103,41 +97,26 @@ class ScarletSource:
 
 @dataclass(frozen=True, eq=False)
 class ScarletBlend:
-    """One parent and its deblended sources.
-
-    Parameters
-    ----------
-    id : `int`
-        Id of the parent's record in ``object_parent_patch`` (in the catalogue
-        itself in older runs).
-    origin : `tuple` [`int`, `int`]
-        (y, x) of the first pixel of the region.
-    shape : `tuple` [`int`, `int`]
-        Height and width of the region.
-    sources : `tuple` [`ScarletSource`]
-        The sources.
-    bands : `tuple` [`str`]
-        Bands of the spectra and cubes, in their order.
-    model_psf : `numpy.ndarray`, (y, x), float32
-        PSF of the models.
-    psf : `numpy.ndarray`, (band, y, x), float32, or `None`
-        PSF of the exposures that the fit used; `None` if it is not stored.
-    spans : `numpy.ndarray`, (y, x), bool, or `None`, optional
-        Pixels of the region that belong to the parent's footprint; `None` in
-        older files.
-    psf_center : `tuple` [`float`, `float`] or `None`, optional
-        (x, y), in this order, at which that PSF was computed, if stored.
-    """
+    """One parent and its deblended sources."""
 
     id: int
+    """Id of the parent's record in ``object_parent_patch`` (in the catalogue itself in older runs)."""
     origin: tuple[int, int]
+    """(y, x) of the first pixel of the region."""
     shape: tuple[int, int]
+    """Height and width of the region."""
     sources: tuple[ScarletSource, ...]
+    """The sources."""
     bands: tuple[str, ...]
+    """Bands of the spectra and cubes, in their order."""
     model_psf: np.ndarray
+    """PSF of the models, float32, (y, x)."""
     psf: np.ndarray | None
+    """PSF of the exposures that the fit used, float32, (band, y, x); `None` if it is not stored."""
     spans: np.ndarray | None = None
+    """Pixels of the region that belong to the parent's footprint, bool, (y, x); `None` in older files."""
     psf_center: tuple[float, float] | None = None
+    """(x, y), in this order, at which that PSF was computed, if stored."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,18 +125,13 @@ class ScarletModels:
 
     Convergence and time are not among the models, but columns of
     ``object_parent_patch`` (``deblend_runtime``, ``deblend_iterations``, ...).
-
-    Parameters
-    ----------
-    bands : `tuple` [`str`]
-        Bands in their order. In older files, where each blend has its own,
-        all that occur, in the order of their first appearance.
-    blends : `dict` [`int`, `ScarletBlend`]
-        Parents by id.
     """
 
     bands: tuple[str, ...]
+    """Bands in their order. In older files, where each blend has its own, all that occur, in the order of
+    their first appearance."""
     blends: dict[int, ScarletBlend]
+    """Parents by id."""
 
 
 def read_scarlet_models(path_or_object: str | os.PathLike[str] | Any) -> ScarletModels:

@@ -23,80 +23,52 @@ from .fits_images import FitsField
 
 @dataclass(frozen=True)
 class ImportedConfig:
-    """What is known of how an imported scene was made.
-
-    Parameters
-    ----------
-    name : `str`
-        A label.
-    mask_rule : `MaskRule`
-        How the truth masks were made; its band is that of the models.
-    noise : `bool`
-        Whether the images hold noise.
-    """
+    """What is known of how an imported scene was made."""
 
     name: str
+    """A label."""
     mask_rule: MaskRule = MaskRule()
+    """How the truth masks were made; its band is that of the models."""
     noise: bool = True
+    """Whether the images hold noise."""
 
 
 @dataclass
 class ImportedScene:
-    """Images of a field and, if there is any, its truth.
-
-    Parameters
-    ----------
-    config : `ImportedConfig`
-        Name and mask rule.
-    bands : `tuple` [`str`, ...]
-        Bands in the order of the arrays.
-    images : `numpy.ndarray`, (band, y, x), `numpy.float32`
-        Sky-subtracted images, nJy. NaN where the mask says NO_DATA.
-    variance : `numpy.ndarray`, (band, y, x), `numpy.float32`
-        Their variance, nJy^2. NaN where the mask says NO_DATA.
-    mask : `numpy.ndarray`, (band, y, x), `numpy.uint8`
-        Bits of `~.artefacts.MASK_BITS`.
-    pixel_scale : `float`
-        Pixel size, arcsec.
-    psf_fwhm : `numpy.ndarray`, (band,)
-        Full width at half maximum of the PSF, arcsec.
-    sky_sigma : `numpy.ndarray`, (band,)
-        Standard deviation of the noise of an empty pixel, nJy.
-    wcs : `lsst.afw.geom.SkyWcs`
-        World coordinates; the first pixel is (0, 0).
-    sources : `numpy.ndarray` or `None`
-        The columns of `Scene.sources`; what is not known is NaN. `None`
-        without truth.
-    masks : `list` [`numpy.ndarray`]
-        Truth mask of each source in its own bounding box, `bool`.
-    origins : `numpy.ndarray`, (N, 2), `numpy.int32`
-        (y0, x0) of the masks.
-    models : `~collections.abc.Sequence` [`Stamp`] or `None`
-        Each source's own light, nJy; NaN in bands in which it is not known.
-    model_bands : `tuple` [`str`, ...]
-        Bands in which it is known.
-    notes : `list` [`str`]
-        Sentences for the user: what was assumed.
-    no_zero_point : `tuple` [`str`, ...]
-        Bands whose zero point is not known; a count stands for 1 nJy there.
-    """
+    """Images of a field and, if there is any, its truth."""
 
     config: ImportedConfig
+    """Name and mask rule."""
     bands: tuple[str, ...]
+    """Bands in the order of the arrays."""
     images: np.ndarray
+    """Sky-subtracted images, float32, (band, y, x), nJy. NaN where the mask says NO_DATA."""
     variance: np.ndarray
+    """Their variance, float32, nJy^2. NaN where the mask says NO_DATA."""
     mask: np.ndarray
+    """Bits of `~.artefacts.MASK_BITS`, uint8, (band, y, x)."""
     pixel_scale: float
+    """Pixel size, arcsec."""
     psf_fwhm: np.ndarray
+    """FWHM of the PSF, arcsec, (band,)."""
     sky_sigma: np.ndarray
+    """Standard deviation of the noise of an empty pixel, nJy, (band,)."""
     wcs: SkyWcs
+    """World coordinates; the first pixel is (0, 0)."""
     sources: np.ndarray | None = None
+    """The columns of `Scene.sources`; what is not known is NaN. `None` without truth."""
     masks: list[np.ndarray] = field(default_factory=list)
+    """Truth mask of each source in its own bounding box, bool."""
     origins: np.ndarray = field(default_factory=lambda: np.zeros((0, 2), np.int32))
+    """(y0, x0) of the masks, int32, (N, 2)."""
     models: Sequence[Stamp] | None = None
+    """Each source's own light, nJy; NaN in bands in which it is not known."""
     model_bands: tuple[str, ...] = ()
+    """Bands in which it is known."""
     notes: list[str] = field(default_factory=list)
+    """Sentences for the user: what was assumed."""
     no_zero_point: tuple[str, ...] = ()
+    """Bands whose zero point is not known; a count stands for 1 nJy there."""
 
     @property
     def light(self) -> np.ndarray | None:

@@ -44,25 +44,17 @@ _TEMPORARY = re.compile(r"tmp\w{8}|.*\.tmp(\.\w+)*|.*\.transfer-tmp")
 
 @dataclass(frozen=True)
 class PatchGeometry:
-    """A patch of a sky map.
-
-    Parameters
-    ----------
-    tract, patch : `int`
-        Its numbers.
-    wcs : `lsst.afw.geom.SkyWcs`
-        Projection of its tract.
-    bbox : `lsst.geom.Box2I`
-        Outer box in the pixels of the tract.
-    cell : `tuple` [`int`, `int`]
-        Column and row in its tract.
-    """
+    """A patch of a sky map."""
 
     tract: int
     patch: int
+    """Its numbers."""
     wcs: SkyWcs
+    """Projection of its tract."""
     bbox: Box2I
+    """Outer box in the pixels of the tract."""
     cell: tuple[int, int] = (0, 0)
+    """Column and row in its tract."""
 
     def region(self) -> ConvexPolygon:
         """Outline of the patch on the sky, around the outer edges of the outermost pixels."""

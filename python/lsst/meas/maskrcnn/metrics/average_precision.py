@@ -66,39 +66,26 @@ _MAX_STEPS = 5000
 
 @dataclass(frozen=True, eq=False)
 class Outcomes:
-    """What became of the detections of several images, at T thresholds.
-
-    Parameters
-    ----------
-    label : `int` or `None`
-        The class; `None` for all classes as one.
-    area : `AreaRange` or `None`
-        The sizes that count; `None` for all.
-    thresholds : `numpy.ndarray`
-        Smallest IoU of a match, float64, (T,).
-    names : `tuple` [`str`]
-        Of the images.
-    n_truth : `numpy.ndarray`
-        Truths of each image that count, int64, (image,).
-    image : `numpy.ndarray`
-        Image of each detection, int64, (detection,).
-    scores : `numpy.ndarray`
-        Score of each detection, float64, (detection,).
-    hit : `numpy.ndarray`
-        Detections with a truth, bool, (T, detection).
-    false : `numpy.ndarray`
-        Detections without, bool, (T, detection). What is neither is ignored.
-    """
+    """What became of the detections of several images, at T thresholds."""
 
     label: int | None
+    """The class; `None` for all classes as one."""
     area: AreaRange | None
+    """The sizes that count; `None` for all."""
     thresholds: FloatArray
+    """Smallest IoU of a match, float64, (T,)."""
     names: tuple[str, ...]
+    """Of the images."""
     n_truth: IntArray
+    """Truths of each image that count, int64, (image,)."""
     image: IntArray
+    """Image of each detection, int64, (detection,)."""
     scores: FloatArray
+    """Score of each detection, float64, (detection,)."""
     hit: BoolArray
+    """Detections with a truth, bool, (T, detection)."""
     false: BoolArray
+    """Detections without, bool, (T, detection). What is neither is ignored."""
 
     def __len__(self) -> int:
         return len(self.names)
@@ -144,38 +131,25 @@ class PrecisionRecall:
 
 @dataclass(frozen=True, eq=False)
 class AveragePrecision:
-    """Average precision of a class at T thresholds of IoU.
-
-    Parameters
-    ----------
-    definition : `str`
-        ``"perImage"``, ``"pooled"`` or ``"coco"``.
-    label : `int` or `None`
-        The class; `None` for all classes as one.
-    area : `AreaRange` or `None`
-        The sizes that count; `None` for all.
-    thresholds : `numpy.ndarray`
-        Smallest IoU of a match, float64, (T,).
-    ap : `numpy.ndarray`
-        Between 0 and 1, float64, (T,); NaN without truths.
-    recall : `numpy.ndarray`
-        That of all the detections taken in, float64, (T,); NaN without truths.
-    n_truth : `int`
-        Number of truths that count.
-    curves : `tuple` [`PrecisionRecall`]
-        One for each threshold. Those of ``coco`` and ``perImage`` are given at
-        `COCO_RECALLS`; that of ``perImage`` is the mean of the images'
-        interpolated ones.
-    """
+    """Average precision of a class at T thresholds of IoU."""
 
     definition: Definition
+    """``"perImage"``, ``"pooled"`` or ``"coco"``."""
     label: int | None
+    """The class; `None` for all classes as one."""
     area: AreaRange | None
+    """The sizes that count; `None` for all."""
     thresholds: FloatArray
+    """Smallest IoU of a match, float64, (T,)."""
     ap: FloatArray
+    """Between 0 and 1, float64, (T,); NaN without truths."""
     recall: FloatArray
+    """That of all the detections taken in, float64, (T,); NaN without truths."""
     n_truth: int
+    """Number of truths that count."""
     curves: tuple[PrecisionRecall, ...]
+    """One for each threshold. Those of ``coco`` and ``perImage`` are given at `COCO_RECALLS`; that of
+    ``perImage`` is the mean of the images' interpolated ones."""
 
     @property
     def mean(self) -> float:

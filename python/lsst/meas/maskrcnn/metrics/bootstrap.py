@@ -43,19 +43,12 @@ _CELLS = 10_000_000
 
 @dataclass(frozen=True, eq=False)
 class ImageStatistic:
-    """Some figures as a function of how often each image counts.
-
-    Parameters
-    ----------
-    names : `tuple` [`str`]
-        Of the images.
-    function : `~collections.abc.Callable`
-        From weights, float64, (B, image), to values, float64, (B, K), NaN
-        where there is none.
-    """
+    """Some figures as a function of how often each image counts."""
 
     names: tuple[str, ...]
+    """Of the images."""
     function: Callable[[FloatArray], FloatArray]
+    """From weights, float64, (B, image), to values, float64, (B, K), NaN where there is none."""
 
     @property
     def value(self) -> FloatArray:
@@ -65,52 +58,34 @@ class ImageStatistic:
 
 @dataclass(frozen=True, eq=False)
 class BootstrapResult:
-    """Some figures with their errors.
-
-    Parameters
-    ----------
-    value : `numpy.ndarray`
-        Of all images, float64, (K,).
-    error : `numpy.ndarray`
-        Standard deviation of the samples, float64, (K,); NaN of fewer than two
-        images.
-    low, high : `numpy.ndarray`
-        Percentiles of the samples that enclose ``level`` of them, float64,
-        (K,); NaN of fewer than two images.
-    level : `float`
-        Share of the samples between the two.
-    samples : `numpy.ndarray`
-        Of each resampling, float64, (B, K). NaN where the images drawn give no
-        value; those are left out.
-    """
+    """Some figures with their errors."""
 
     value: FloatArray
+    """Of all images, float64, (K,)."""
     error: FloatArray
+    """Standard deviation of the samples, float64, (K,); NaN of fewer than two images."""
     low: FloatArray
     high: FloatArray
+    """Percentiles of the samples that enclose ``level`` of them, float64, (K,); NaN of fewer than two
+    images."""
     level: float
+    """Share of the samples between the two."""
     samples: FloatArray
+    """Of each resampling, float64, (B, K). NaN where the images drawn give no value; those are left out."""
 
 
 @dataclass(frozen=True, eq=False)
 class PairedResult:
-    """Differences of the figures of two runs on the same images.
-
-    Parameters
-    ----------
-    first, second : `numpy.ndarray`
-        The figures of each run, float64, (K,).
-    difference : `BootstrapResult`
-        Of the second minus the first.
-    p_value : `numpy.ndarray`
-        How often resampling alone makes a difference as large, of either sign,
-        float64, (K,); NaN where the difference has no error.
-    """
+    """Differences of the figures of two runs on the same images."""
 
     first: FloatArray
     second: FloatArray
+    """The figures of each run, float64, (K,)."""
     difference: BootstrapResult
+    """Of the second minus the first."""
     p_value: FloatArray
+    """How often resampling alone makes a difference as large, of either sign, float64, (K,); NaN where the
+    difference has no error."""
 
 
 def bootstrap(

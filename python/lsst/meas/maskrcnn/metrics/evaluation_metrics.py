@@ -66,6 +66,7 @@ class _Stored(_Model):
     """What is stored with the version of its format, which is checked first."""
 
     format_version: int = FORMAT_VERSION
+    """Version of the format."""
 
     @model_validator(mode="before")
     @classmethod
@@ -82,48 +83,31 @@ class _Stored(_Model):
 
 
 class MetricValue(_Model):
-    """One figure with its error.
-
-    Parameters
-    ----------
-    name : `str`
-        What it is, such as ``ap`` or ``completeness``.
-    object_class : `str`
-        ``all``, ``star`` or ``galaxy``.
-    definition : `str`
-        Definition of an average precision, else empty.
-    area : `str`
-        Name of the range of areas, or ``all``.
-    iou : `float` or `None`
-        Smallest IoU of a match; `None` for the mean over all thresholds or
-        where there is no such thing.
-    band : `str`
-        Band or colour; empty where there is none.
-    unit : `str`
-        Unit; empty for shares.
-    value : `float`
-        The figure; NaN where there is none.
-    error : `float`
-        Its standard error, from the bootstrap over patches; NaN for fewer
-        than two patches.
-    low, high : `float`
-        Limits of the confidence interval, from the bootstrap.
-    n : `int`
-        Number of sources, patches or cases behind it.
-    """
+    """One figure with its error."""
 
     name: str
+    """What it is, such as ``ap`` or ``completeness``."""
     object_class: str = "all"
+    """``all``, ``star`` or ``galaxy``."""
     definition: str = ""
+    """Definition of an average precision, else empty."""
     area: str = "all"
+    """Name of the range of areas, or ``all``."""
     iou: float | None = None
+    """Smallest IoU of a match; `None` for the mean over all thresholds or where there is no such thing."""
     band: str = ""
+    """Band or colour; empty where there is none."""
     unit: str = ""
+    """Unit; empty for shares."""
     value: Float
+    """The figure; NaN where there is none."""
     error: Float = math.nan
+    """Its standard error, from the bootstrap over patches; NaN for fewer than two patches."""
     low: Float = math.nan
     high: Float = math.nan
+    """Limits of the confidence interval, from the bootstrap."""
     n: int = 0
+    """Number of sources, patches or cases behind it."""
 
     @property
     def key(self) -> tuple[str, str, str, str, float | None, str]:
@@ -132,34 +116,23 @@ class MetricValue(_Model):
 
 
 class PatchSummary(_Model):
-    """A patch that was evaluated.
-
-    Parameters
-    ----------
-    tract, patch : `int`
-        Where it is in the sky map.
-    n_truth : `int`
-        Truths that count.
-    n_truth_ignored : `int`
-        Truths that are neither hit nor miss.
-    n_detections : `int`
-        Detections with a footprint.
-    n_skipped : `int`
-        Records left out: parents, and those without a footprint or a score.
-    seconds : `float`
-        Time that the detection took; NaN where it is not known.
-    megapixels : `float`
-        Pixels of the patch, in millions; NaN where it is not known.
-    """
+    """A patch that was evaluated."""
 
     tract: int
     patch: int
+    """Where it is in the sky map."""
     n_truth: int
+    """Truths that count."""
     n_truth_ignored: int = 0
+    """Truths that are neither hit nor miss."""
     n_detections: int
+    """Detections with a footprint."""
     n_skipped: int = 0
+    """Records left out: parents, and those without a footprint or a score."""
     seconds: Float = math.nan
+    """Time that the detection took; NaN where it is not known."""
     megapixels: Float = math.nan
+    """Pixels of the patch, in millions; NaN where it is not known."""
 
     @property
     def name(self) -> str:
@@ -168,61 +141,39 @@ class PatchSummary(_Model):
 
 
 class EvaluationMetrics(_Stored):
-    """All figures of an evaluation.
-
-    Parameters
-    ----------
-    format_version : `int`
-        Version of the format.
-    package_version : `str`
-        Version of this package.
-    software : `dict` [`str`, `str`]
-        Versions of Python and of the packages that matter.
-    name : `str`
-        Name of the evaluation.
-    catalog : `str`
-        Dataset type of the catalogue that was judged.
-    runs : `list` [`str`]
-        Collections that the catalogues came from.
-    models : `list` [`str`]
-        Names of the networks that made them, where known.
-    config : `dict`
-        Configuration of the evaluation.
-    skymap : `str`
-        Name of the sky map.
-    patches : `list` [`PatchSummary`]
-        The patches, in the order that the number ``image`` of the match table
-        and of the outcomes refers to.
-    n_truth : `dict` [`str`, `list` [`int`]]
-        Truths that count of each patch, by class.
-    iou_thresholds : `list` [`float`]
-        Thresholds of the average precision.
-    level : `float`
-        Probability between the limits of the figures.
-    n_samples : `int`
-        Resamplings of the bootstrap.
-    values : `list` [`MetricValue`]
-        The figures.
-    tables : `dict` [`str`, `dict` [`str`, `list` [`float`]]]
-        Figures in bins: columns by name, by the name of the table, such as
-        ``completeness/mag/star``.
-    """
+    """All figures of an evaluation."""
 
     package_version: str
+    """Version of this package."""
     software: dict[str, str]
+    """Versions of Python and of the packages that matter."""
     name: str
+    """Name of the evaluation."""
     catalog: str = ""
+    """Dataset type of the catalogue that was judged."""
     runs: list[str] = []
+    """Collections that the catalogues came from."""
     models: list[str] = []
+    """Names of the networks that made them, where known."""
     config: dict[str, Any] = {}
+    """Configuration of the evaluation."""
     skymap: str = ""
+    """Name of the sky map."""
     patches: list[PatchSummary]
+    """The patches, in the order that the number ``image`` of the match table and of the outcomes refers
+    to."""
     n_truth: dict[str, list[int]] = {}
+    """Truths that count of each patch, by class."""
     iou_thresholds: list[float] = []
+    """Thresholds of the average precision."""
     level: float
+    """Probability between the limits of the figures."""
     n_samples: int
+    """Resamplings of the bootstrap."""
     values: list[MetricValue]
+    """The figures."""
     tables: dict[str, dict[str, list[Float]]] = {}
+    """Figures in bins: columns by name, by the name of the table, such as ``completeness/mag/star``."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -258,79 +209,52 @@ class EvaluationMetrics(_Stored):
 
 
 class GalleryEntry(_Model):
-    """A blend and what was made of it, for a page.
-
-    Parameters
-    ----------
-    kind : `str`
-        ``busiest``, ``best`` or ``worst`` for blends, ``failure`` for a source.
-    tract, patch : `int`
-        Where it is.
-    caption : `str`
-        What to write under it.
-    quality : `float`
-        Panoptic quality of the blend, from 0 to 1; of a source its flux (nJy).
-    size : `int`
-        Side of the square cut-out (px).
-    x0, y0 : `int`
-        First pixel of the cut-out in the frame of the tract.
-    image : `str`
-        Picture, PNG in base64, first row at the top.
-    residual : `str`
-        Picture of the residual, or empty.
-    model : `str`
-        Picture of the models, or empty.
-    children : `list` [`tuple` [`str`, `str`]]
-        What to write above the model of each child, and its picture.
-    sky : `tuple` [`float`, `float`] or `None`
-        Right ascension and declination of its middle (deg).
-    truth_outlines, detection_outlines : `list`
-        For each source its closed lines, each a list of (x, y) in pixels of
-        the cut-out, the first at the bottom left; its centre is (0, 0).
-    truth_is_star, detection_is_star : `list` [`bool`]
-        Their classes.
-    """
+    """A blend and what was made of it, for a page."""
 
     kind: str
+    """``busiest``, ``best`` or ``worst`` for blends, ``failure`` for a source."""
     tract: int
     patch: int
+    """Where it is."""
     caption: str
+    """What to write under it."""
     quality: float
+    """Panoptic quality of the blend, from 0 to 1; of a source its flux (nJy)."""
     size: int
+    """Side of the square cut-out (px)."""
     x0: int
     y0: int
+    """First pixel of the cut-out in the frame of the tract."""
     image: str
+    """Picture, PNG in base64, first row at the top."""
     residual: str = ""
+    """Picture of the residual, or empty."""
     model: str = ""
+    """Picture of the models, or empty."""
     children: list[tuple[str, str]] = []
+    """What to write above the model of each child, and its picture."""
     sky: tuple[float, float] | None = None
+    """Right ascension and declination of its middle (deg)."""
     truth_outlines: list[list[list[tuple[float, float]]]]
     detection_outlines: list[list[list[tuple[float, float]]]]
+    """For each source its closed lines, each a list of (x, y) in pixels of the cut-out, the first at the
+    bottom left; its centre is (0, 0)."""
     truth_is_star: list[bool]
     detection_is_star: list[bool]
+    """Their classes."""
 
 
 class EvaluationGallery(_Stored):
-    """The best and the worst blends of an evaluation.
-
-    Parameters
-    ----------
-    format_version : `int`
-        Version of the format.
-    bands : `list` [`str`]
-        Bands of the pictures, the reddest first.
-    pixel_scale : `float`
-        Pixel scale (arcsec); NaN where it is not known.
-    residual_range : `float`
-        Residual at the ends of the colour scale, in units of the noise.
-    entries : `list` [`GalleryEntry`]
-        The blends, the most extreme first.
-    """
+    """The best and the worst blends of an evaluation."""
 
     bands: list[str] = []
+    """Bands of the pictures, the reddest first."""
     pixel_scale: Float = math.nan
+    """Pixel scale (arcsec); NaN where it is not known."""
     residual_range: float = 10.0
+    """Residual at the ends of the colour scale, in units of the noise."""
     entries: list[GalleryEntry] = []
+    """The blends, the most extreme first."""
 
 
 def outcomes_table(outcomes: Iterable[Outcomes]) -> NDArray[np.void]:

@@ -105,40 +105,30 @@ class ImagePairs:
     Masks are not kept, so that an image needs little memory and every figure,
     at every threshold, comes from this. Make one with `ImagePairs.from_spans`.
     `ValueError` is raised if the lengths do not fit or a score is NaN.
-
-    Parameters
-    ----------
-    name : `str`
-        Of the image or patch; pairs up the images of two runs.
-    pairs : `MaskPairs`
-        Detections (first) and truths (second) that overlap.
-    scores, class_scores : `numpy.ndarray`
-        Score of each detection, and that within its class, float64, (detection,).
-    labels, truth_labels : `numpy.ndarray`
-        Classes, int64, (detection,) and (truth,).
-    areas, truth_areas : `numpy.ndarray`
-        Areas, px times ``pixel_area``, float64, (detection,) and (truth,).
-    ignored : `numpy.ndarray`
-        Detections that are not false if they have no truth, bool, (detection,).
-    truth_ignored : `numpy.ndarray`
-        Truths that are neither hits nor misses, bool, (truth,).
-    order, truth_order : `numpy.ndarray`
-        Place of each among those of equal score and IoU, int64, (detection,)
-        and (truth,).
     """
 
     name: str
+    """Of the image or patch; pairs up the images of two runs."""
     pairs: MaskPairs
+    """Detections (first) and truths (second) that overlap."""
     scores: FloatArray
     class_scores: FloatArray
+    """Score of each detection, and that within its class, float64, (detection,)."""
     labels: IntArray
+    """Its class, int64, (detection,)."""
     areas: FloatArray
+    """Its area, px times ``pixel_area``, float64, (detection,)."""
     ignored: BoolArray
+    """Detections that are not false if they have no truth, bool, (detection,)."""
     order: IntArray
+    """Place of each among those of equal score and IoU, int64, (detection,)."""
     truth_labels: IntArray
     truth_areas: FloatArray
+    """Class and area of each truth, (truth,)."""
     truth_ignored: BoolArray
+    """Truths that are neither hits nor misses, bool, (truth,)."""
     truth_order: IntArray
+    """Place of each among those of equal IoU, int64, (truth,)."""
 
     def __post_init__(self) -> None:
         for wanted, names in (

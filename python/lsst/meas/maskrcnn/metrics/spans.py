@@ -302,22 +302,15 @@ class SpanMasks:
 
 @dataclass(frozen=True, eq=False)
 class MaskPairs:
-    """The pairs of masks that share pixels.
-
-    Parameters
-    ----------
-    first, second : `numpy.ndarray`
-        Indices into the two sets, int64, (pair,); by first, then second.
-    intersection : `numpy.ndarray`
-        Number of pixels shared, int64, (pair,).
-    iou : `numpy.ndarray`
-        Intersection over union, float64, (pair,).
-    """
+    """The pairs of masks that share pixels."""
 
     first: IntArray
     second: IntArray
+    """Indices into the two sets, int64, (pair,); by first, then second."""
     intersection: IntArray
+    """Number of pixels shared, int64, (pair,)."""
     iou: FloatArray
+    """Intersection over union, float64, (pair,)."""
 
     def __len__(self) -> int:
         return len(self.first)

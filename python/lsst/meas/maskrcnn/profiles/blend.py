@@ -62,29 +62,19 @@ def mask_centers(soft: Sequence[npt.NDArray[np.uint8]], origins: npt.ArrayLike) 
 
 @dataclass(frozen=True)
 class BlendSource:
-    """A source of a blend.
-
-    Parameters
-    ----------
-    soft : `numpy.ndarray`
-        Probability that a pixel belongs to the source, times 255, uint8,
-        (y, x).
-    y0, x0 : `int`
-        First pixel of ``soft`` in the parent's box; it may reach beyond.
-    peak_y, peak_x : `float`
-        Position of the peak in the parent's box, px. The centre of the mask
-        replaces one that is not finite, or nearer to the centre of another
-        source's mask than to that of its own.
-    is_star : `bool`
-        Whether it is taken for a point source.
-    """
+    """A source of a blend."""
 
     soft: npt.NDArray[np.uint8]
+    """Probability that a pixel belongs to the source, times 255, uint8, (y, x)."""
     y0: int
     x0: int
+    """First pixel of ``soft`` in the parent's box; it may reach beyond."""
     peak_y: float
     peak_x: float
+    """Position of the peak in the parent's box, px. The centre of the mask replaces one that is not finite,
+    or nearer to the centre of another source's mask than to that of its own."""
     is_star: bool = False
+    """Whether it is taken for a point source."""
 
     def moved(self, dy: int, dx: int) -> BlendSource:
         """Add (dy, dx), px, to all coordinates."""
