@@ -333,7 +333,9 @@ class Field:
             )
         ]
         models = fit_models(image, parents, blended)
-        shares, statistics = share_parents(image, parents, blended, settings, models=models)
+        shares, statistics = share_parents(
+            image, parents, blended, settings or ShareSettings(), models=models
+        )
         measured = measure_masks(
             found.masks,
             found.origins,

@@ -13,6 +13,7 @@ import lsst.skymap
 from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog, SourceTable
 from lsst.geom import Box2D, Extent2I, Point2D, Point2I
+from lsst.meas.maskrcnn.ingest import repo
 from lsst.meas.maskrcnn.ingest.exposures import image_psf, scene_to_exposures, truth_to_exposures
 from lsst.meas.maskrcnn.ingest.repo import (
     PatchGeometry,
@@ -138,13 +139,14 @@ def test_round_trip_through_a_repo(fake_scene, tmp_path):
     assert (skymap.tract_max, skymap.patch_nx_max, skymap.patch_ny_max) == (4, 2, 1)
 
 
-def test_create_repo_leaves_nothing_behind(tmp_path):
+def test_create_repo_leaves_nothing_behind(monkeypatch, tmp_path):
     (tmp_path / "taken").mkdir()
     (tmp_path / "taken" / "letter.txt").write_text("mine")
     with pytest.raises(FileExistsError, match="taken"):
         create_repo(tmp_path / "taken")
+    monkeypatch.setattr(repo, "SEED_CONFIG", str(tmp_path / "no such.yaml"))
     with pytest.raises(FileNotFoundError):
-        create_repo(tmp_path / "new", seed_config=str(tmp_path / "no such.yaml"))
+        create_repo(tmp_path / "new")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["taken"]
     assert (tmp_path / "taken" / "letter.txt").read_text() == "mine"
 

@@ -83,17 +83,22 @@ def make_footprint(pixels: np.ndarray, y0: int, x0: int, bbox: geom.Box2I) -> Fo
 
 
 def footprints_to_masks(
-    footprints: Iterable[Footprint], bbox: geom.Box2I | None = None
+    footprints: Iterable[Footprint | None], bbox: geom.Box2I | None = None
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Make a boolean mask, as large as its box, of each of N footprints.
 
     Returns the masks and their origins (y0, x0), int64, (N, 2), in array coordinates, which begin at the
-    minimum of ``bbox``, by default at the parent frame's own (0, 0).
+    minimum of ``bbox``, by default at the parent frame's own (0, 0). The mask of no footprint, or of one
+    without pixels, is empty and at (0, 0).
     """
     x0, y0 = (bbox.getMinX(), bbox.getMinY()) if bbox is not None else (0, 0)
     masks: list[np.ndarray] = []
     origins: list[tuple[int, int]] = []
     for footprint in footprints:
+        if footprint is None or not footprint.getArea():
+            masks.append(np.zeros((0, 0), dtype=bool))
+            origins.append((0, 0))
+            continue
         spans = footprint.getSpans()
         box = spans.getBBox()
         masks.append(np.asarray(spans.asArray(), dtype=bool))

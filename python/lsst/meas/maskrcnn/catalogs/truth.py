@@ -344,18 +344,13 @@ def read_truth(catalog: afwTable.SourceCatalog, bbox: geom.Box2I) -> TruthArrays
     def by_band(name: str) -> dict[str, np.ndarray]:
         return {band: column(f"{band}_{name}") for band in bands}
 
-    masks = [np.zeros((0, 0), bool)] * len(catalog)
-    origins = np.zeros((len(catalog), 2), np.int64)
     footprints = [record.getFootprint() for record in catalog]
     if footprints and all(footprint is None for footprint in footprints):
         raise ValueError(
             f"None of the {len(catalog)} true sources has a footprint: the truth was read without them, or "
             "its file has lost them. Store it anew."
         )
-    filled = [i for i, footprint in enumerate(footprints) if footprint is not None and footprint.getArea()]
-    found, origins[filled] = footprints_to_masks([footprints[i] for i in filled], bbox)
-    for i, mask in zip(filled, found, strict=True):
-        masks[i] = mask
+    masks, origins = footprints_to_masks(footprints, bbox)
     return TruthArrays(
         bands=bands,
         ids=np.array(catalog["id"]),

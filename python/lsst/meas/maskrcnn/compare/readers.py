@@ -280,13 +280,7 @@ def _filled(footprint: Any) -> bool:
 
 
 def _spans(footprints: Sequence[Any]) -> SpanMasks:
-    masks = [np.zeros((0, 0), dtype=bool)] * len(footprints)
-    origins = np.zeros((len(footprints), 2), dtype=np.int64)
-    filled = [i for i, footprint in enumerate(footprints) if _filled(footprint)]
-    found, origins[filled] = footprints_to_masks([footprints[i] for i in filled])
-    for i, mask in zip(filled, found, strict=True):
-        masks[i] = mask
-    return SpanMasks.from_masks(masks, origins)
+    return SpanMasks.from_masks(*footprints_to_masks(footprints))
 
 
 def _footprints_by_id(catalog: SourceCatalog, ids: np.ndarray) -> list[Any]:

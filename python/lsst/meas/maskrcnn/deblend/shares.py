@@ -330,7 +330,7 @@ def share_parents(
     image: MultibandImage,
     parents: Sequence[Parent],
     sources: Sequence[BlendSource],
-    settings: ShareSettings | None = None,
+    settings: ShareSettings,
     progress: Callable[[int, int], None] | None = None,
     models: ProfileFit | None = None,
 ) -> tuple[list[SourceShare], ParentStatistics]:
@@ -344,7 +344,6 @@ def share_parents(
     Parents are worked on one by one, so that beside the image and what is returned memory is that of the
     largest parent.
     """
-    settings = settings or ShareSettings()
     sizes = np.array([len(parent) for parent in parents], dtype=np.int64)
     areas = np.array([parent.pixels.size for parent in parents], dtype=np.int64)
     statistics = ParentStatistics(

@@ -295,7 +295,7 @@ def blur(plane: FloatArray, sigma: float) -> FloatArray:
 
 def _stand_out(difference: FloatArray, good: BoolArray) -> BoolArray:
     """Pixels in which a smoothed image stands out, and those around them."""
-    found = _far_from_level(blur(difference, 2.0), good, 3.0)
+    found = _far_from_level(blur(difference, 2.0), good)
     found = _grow(found, 3)
     # Haloes are faint but wide: they show in means of many pixels.
     step = 4
@@ -304,7 +304,7 @@ def _stand_out(difference: FloatArray, good: BoolArray) -> BoolArray:
         blocks = difference[:height, :width].reshape(height // step, step, width // step, step)
         full = good[:height, :width].reshape(height // step, step, width // step, step)
         full = np.asarray(full.any(axis=(1, 3)))
-        wide = _grow(_far_from_level(blur(blocks.mean(axis=(1, 3)), 2.0), full, 3.0), 1)
+        wide = _grow(_far_from_level(blur(blocks.mean(axis=(1, 3)), 2.0), full), 1)
         wide = wide.repeat(step, axis=0).repeat(step, axis=1)
         missing = [(0, length - have) for length, have in zip(difference.shape, wide.shape)]
         wide = np.pad(wide, missing, mode="edge")
@@ -314,7 +314,7 @@ def _stand_out(difference: FloatArray, good: BoolArray) -> BoolArray:
     return found
 
 
-def _far_from_level(smooth: FloatArray, good: BoolArray, threshold: float) -> BoolArray:
+def _far_from_level(smooth: FloatArray, good: BoolArray) -> BoolArray:
     """Pixels far from the level, on either side, as leaving out peaks of noise alone would lower the sky.
 
     The scatter is that below the median, which sources do not widen.
@@ -330,7 +330,7 @@ def _far_from_level(smooth: FloatArray, good: BoolArray, threshold: float) -> Bo
         if last - first == values.size:
             break
         values = values[first:last]
-    return np.abs(smooth - median) > threshold * (median - low)
+    return np.abs(smooth - median) > 3.0 * (median - low)
 
 
 def _grow(found: BoolArray, radius: int) -> BoolArray:

@@ -50,6 +50,9 @@ _CORRECTED_FLUXES = (
 _LARGEST_OFFSET = 0.02
 """Distance (px) from the world coordinates of a file up to which others are the same."""
 
+_SKY_CENTER = (150.1, 2.2)
+"""Right ascension and declination (deg) of scenes without a projection: the COSMOS field."""
+
 _PSF_FLUX_LOST = 0.003
 """Share of the flux that may lie outside a PSF's image."""
 
@@ -160,15 +163,14 @@ def scene_to_exposures(
     scene: SceneLike,
     *,
     xy0: tuple[int, int] = (0, 0),
-    sky_center: tuple[float, float] = (150.1, 2.2),
     wcs: SkyWcs | None = None,
     nanojansky_per_count: float | Mapping[str, float] = 1.0,
 ) -> dict[str, ExposureF]:
     """Turn a simulated scene, in nJy, into calibrated exposures by band, in the scene's order.
 
     Each has WCS, PSF, PhotoCalib and FilterLabel. The first pixel is at ``xy0``, (x, y), in the tract, of the
-    projection ``wcs``; without one the centre of the image is at (RA, Dec) ``sky_center`` (deg). Pixels are
-    divided by ``nanojansky_per_count``, one for all or by band.
+    projection ``wcs``; without one the centre of the image is in the COSMOS field. Pixels are divided by
+    ``nanojansky_per_count``, one for all or by band.
 
     The PSFs are those of the attribute ``psfs`` of the scene, a `~.light.BandPsf` per band, or Gaussian if it
     has none. Where it has an array ``mask`` (band, y, x) with the bits of `~.artefacts.MASK_BITS`, these
@@ -187,7 +189,7 @@ def scene_to_exposures(
     if wcs is None:
         wcs = makeSkyWcs(
             Point2D(xy0[0] + 0.5 * (width - 1), xy0[1] + 0.5 * (height - 1)),
-            SpherePoint(*sky_center, degrees),
+            SpherePoint(*_SKY_CENTER, degrees),
             makeCdMatrix(scale=scene.pixel_scale * arcseconds),
         )
     # Simulated scenes carry camera artefacts as bits; a scene made by other means need not.

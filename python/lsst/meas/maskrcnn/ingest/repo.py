@@ -75,12 +75,11 @@ def check_collection(name: str) -> None:
         )
 
 
-def create_repo(path: str | os.PathLike[str], seed_config: str | None = SEED_CONFIG) -> Butler:
+def create_repo(path: str | os.PathLike[str]) -> Butler:
     """Make an empty Butler repository that knows this package's model; returns a writeable client.
 
     It is made beside ``path`` and moved there when it is complete, so that a half-made one is never found. A
-    FileExistsError is raised if there is something else there than an empty folder. The URI of a Butler
-    configuration to start from is ``seed_config``.
+    FileExistsError is raised if there is something else there than an empty folder.
 
     Examples
     --------
@@ -95,9 +94,8 @@ def create_repo(path: str | os.PathLike[str], seed_config: str | None = SEED_CON
     with _workshop(root) as folder:
         if root.exists() and (not root.is_dir() or any(root.iterdir())):
             raise FileExistsError(f"{root} is there and is no Butler repository; it is left alone.")
-        config = Config(seed_config) if seed_config is not None else None
         # Butler takes what follows a dot in the name of a root for a file format.
-        Butler.makeRepo(str(folder / "repo"), config=config)
+        Butler.makeRepo(str(folder / "repo"), config=Config(SEED_CONFIG))
         if root.exists():
             root.rmdir()
         (folder / "repo").rename(root)
@@ -315,20 +313,14 @@ def store_sky_map(
 
 
 def put_exposures(
-    butler: Butler,
-    run: str,
-    data_id: Mapping[str, str | int],
-    exposures: Mapping[str, ExposureF],
-    *,
-    coadd_name: str = "deep",
+    butler: Butler, run: str, data_id: Mapping[str, str | int], exposures: Mapping[str, ExposureF]
 ) -> None:
     """Put the coadds of a patch, one per band, into a RUN collection, which is made if it is missing.
 
     Bands that the run holds already are left as they are, so that a put that was cut short can be repeated.
     """
     dimensions = ("skymap", "tract", "patch", "band")
-    name = f"{coadd_name}Coadd_calexp"
-    dataset_type = DatasetType(name, dimensions, "ExposureF", universe=butler.dimensions)
+    dataset_type = DatasetType("deepCoadd_calexp", dimensions, "ExposureF", universe=butler.dimensions)
     register_datasets(butler, [dataset_type], run)
     for band, exposure in exposures.items():
         full = {**data_id, "band": band}

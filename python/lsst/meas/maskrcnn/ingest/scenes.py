@@ -197,16 +197,14 @@ class SceneGrid:
         store_sky_map(butler, self.name, tract, wcs, (width, height), (self.side, self.side))
 
 
-def scene_dataset_types(
-    universe: DimensionUniverse, *, coadd_name: str = "deep", flux: bool = True
-) -> dict[str, DatasetType]:
+def scene_dataset_types(universe: DimensionUniverse, *, flux: bool = True) -> dict[str, DatasetType]:
     """Return the dataset types of a simulated or imported scene, with or without each source's own pixels.
 
     They are under ``exposures``, ``truth``, ``truthImages`` and ``truthFlux``.
     """
     patch = ("skymap", "tract", "patch")
     kinds = {
-        "exposures": (f"{coadd_name}Coadd_calexp", (*patch, "band"), "ExposureF"),
+        "exposures": ("deepCoadd_calexp", (*patch, "band"), "ExposureF"),
         "truth": ("maskRcnn_truth", patch, "SourceCatalog"),
         "truthImages": ("maskRcnn_truthImage", (*patch, "band"), "ExposureF"),
     }

@@ -16,22 +16,21 @@ from .binned import BinnedFraction
 
 @dataclass(frozen=True)
 class CompletenessLimit:
-    """Where completeness falls to a level."""
+    """Where completeness falls to one half."""
 
-    value: float  # the magnitude (or whatever the bins are of); NaN if the level is not crossed
-    # Where the lower and the upper confidence limits of the completeness cross the level; NaN where they do
-    # not.
+    value: float  # the magnitude (or whatever the bins are of); NaN where it does not
+    # Where the lower and the upper confidence limits of the completeness do.
     low: float
     high: float
 
 
-def completeness_limit(binned: BinnedFraction, level: float = 0.5) -> CompletenessLimit:
-    """Find the faintest magnitude at which completeness in bins of it falls through a level.
+def completeness_limit(binned: BinnedFraction) -> CompletenessLimit:
+    """Find the faintest magnitude at which completeness in bins of it falls through one half.
 
     A dip among few bright sources is not the limit; see `last_crossing`.
     """
     curves = (binned.fraction, binned.low, binned.high)
-    value, low, high = (last_crossing(binned.center, curve, binned.total, level) for curve in curves)
+    value, low, high = (last_crossing(binned.center, curve, binned.total, 0.5) for curve in curves)
     if not np.isfinite(value):
         low = high = value
     return CompletenessLimit(value, low, high)
