@@ -94,10 +94,7 @@ class CompareDeblendersConnections(
 ):
     """Inputs and outputs of `CompareDeblendersTask`.
 
-    Parameters
-    ----------
-    config : `CompareDeblendersConfig`
-        Configuration of the task; inputs that it does not want are left out.
+    Inputs that the configuration does not want are left out.
     """
 
     catalog = _input("Catalogue of the first deblender.", "{coaddName}Coadd_maskRcnnCatalog", optional=False)
@@ -235,13 +232,7 @@ class CompareDeblendersTask(pipeBase.PipelineTask):
         inputRefs: pipeBase.InputQuantizedConnection,
         outputRefs: pipeBase.OutputQuantizedConnection,
     ) -> None:
-        """Load the products of both deblenders, and store the comparison.
-
-        Parameters
-        ----------
-        butlerQC, inputRefs, outputRefs
-            As of `lsst.pipe.base.PipelineTask.runQuantum`.
-        """
+        """Load the products of both deblenders, and store the comparison."""
         handles = butlerQC.get(inputRefs)
 
         def load(name: str) -> Any:

@@ -60,14 +60,7 @@ class MaskRcnnDeblendConnections(
     dimensions=("skymap", "tract", "patch"),
     defaultTemplates={"coaddName": "deep"},
 ):
-    """Inputs and outputs of `MaskRcnnDeblendTask`.
-
-    Parameters
-    ----------
-    config : `MaskRcnnDeblendConfig`
-        Configuration of the task; with ``model_uri`` there is no input
-        ``model``.
-    """
+    """Inputs and outputs of `MaskRcnnDeblendTask`; with ``config.model_uri`` there is no input ``model``."""
 
     exposures = cT.Input(
         doc="Coadds of one patch in the bands of the model and config.extra_bands; other bands are not read.",
@@ -256,11 +249,6 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
     `~lsst.meas.maskrcnn.deblend.deblend.find_sources` does so; this task takes
     exposures to it, and makes and measures catalogues of what it finds.
 
-    Parameters
-    ----------
-    **kwargs
-        Forwarded to `lsst.pipe.base.PipelineTask`.
-
     Attributes
     ----------
     schema, forcedSchema : `lsst.afw.table.Schema`
@@ -296,11 +284,6 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         outputRefs: pipeBase.OutputQuantizedConnection,
     ) -> None:
         """Load the model and its bands, and store the catalogues.
-
-        Parameters
-        ----------
-        butlerQC, inputRefs, outputRefs
-            As of `lsst.pipe.base.PipelineTask.runQuantum`.
 
         Raises
         ------
@@ -417,12 +400,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         if self.config.output_bands is not None:
             for name, table in tables.items():
                 tables[name] = with_bands(table, list(chosen), self.config.output_bands)
-        return pipeBase.Struct(
-            catalog=catalog,
-            bandCatalogs=band_catalogs,
-            modelImages=models,
-            **tables,
-        )
+        return pipeBase.Struct(catalog=catalog, bandCatalogs=band_catalogs, modelImages=models, **tables)
 
     def read_model(self, uri: str) -> MaskRcnnModel:
         """Read a model file from a path or URI.

@@ -95,12 +95,8 @@ class MaskRcnnEvaluateConnections(
     """Inputs and outputs of `MaskRcnnEvaluateTask`.
 
     The truth alone decides which patches there are: one whose catalogue is
-    missing is not passed over in silence.
-
-    Parameters
-    ----------
-    config : `MaskRcnnEvaluateConfig`
-        Configuration of the task; inputs that it does not want are left out.
+    missing is not passed over in silence. Inputs that the configuration does
+    not want are left out.
     """
 
     catalogs = deferred_input(
@@ -246,13 +242,7 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
         inputRefs: pipeBase.InputQuantizedConnection,
         outputRefs: pipeBase.OutputQuantizedConnection,
     ) -> None:
-        """Load one patch after the other, and store the figures.
-
-        Parameters
-        ----------
-        butlerQC, inputRefs, outputRefs
-            As of `lsst.pipe.base.PipelineTask.runQuantum`.
-        """
+        """Load one patch after the other, and store the figures."""
 
         def by_patch(name: str) -> dict[tuple[int, int], list[Any]]:
             grouped: dict[tuple[int, int], list[Any]] = {}

@@ -67,14 +67,7 @@ class SimulateScenesConnections(
     dimensions=("skymap", "tract", "patch"),
     defaultTemplates={"coaddName": "deep"},
 ):
-    """Outputs of `SimulateScenesTask`; there are no inputs.
-
-    Parameters
-    ----------
-    config : `SimulateScenesConfig`
-        Configuration of the task; without ``doTruthFlux`` there is no output
-        ``truthFlux``.
-    """
+    """Outputs of `SimulateScenesTask`, ``truthFlux`` with ``config.doTruthFlux`` alone; there are no inputs."""
 
     exposures = cT.Output(
         doc="Simulated coadds of one patch.",
@@ -254,11 +247,6 @@ class SimulateScenesTask(pipeBase.PipelineTask):
         outputRefs: pipeBase.OutputQuantizedConnection,
     ) -> None:
         """Simulate the patch that the quantum names.
-
-        Parameters
-        ----------
-        butlerQC, inputRefs, outputRefs
-            As of `lsst.pipe.base.PipelineTask.runQuantum`.
 
         Raises
         ------

@@ -72,11 +72,6 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
 
     Under ``torchrun`` each process runs the same task; the first one reads the
     patches for all.
-
-    Parameters
-    ----------
-    **kwargs
-        Forwarded to `lsst.pipe.base.PipelineTask`.
     """
 
     ConfigClass: ClassVar[type[MaskRcnnTrainConfig]] = MaskRcnnTrainConfig
@@ -100,11 +95,6 @@ class MaskRcnnTrainTask(pipeBase.PipelineTask):
 
         The state of the training stays in ``config.checkpoint_dir`` until the
         next other one of this sky map.
-
-        Parameters
-        ----------
-        butlerQC, inputRefs, outputRefs
-            As of `lsst.pipe.base.PipelineTask.runQuantum`.
         """
         config = self.config
         initialModel = butlerQC.get(inputRefs.initialModel) if config.use_initial_model else None

@@ -71,11 +71,7 @@ class MaskRcnnTrainConnections(
     The model has no dimensions, so that a pipeline that finds sources takes it
     from the collection where this one has put it. The model to start from is
     a dataset of another name, as a pipeline cannot make what it needs before.
-
-    Parameters
-    ----------
-    config : `MaskRcnnTrainConfig`
-        Configuration of the task; inputs that it does not want are left out.
+    Inputs that the configuration does not want are left out.
     """
 
     exposures = deferred_input(
