@@ -62,19 +62,7 @@ class UnusableExposureError(_InputError):
 
 
 class IncompatibleExposuresError(_InputError):
-    """Exposures of two bands do not cover the same pixels of the sky.
-
-    Parameters
-    ----------
-    quantity : `str`
-        What disagrees.
-    bands : `tuple` [`str`, `str`]
-        The two bands.
-    values : `tuple`
-        The two values.
-    advice : `str`
-        What to do.
-    """
+    """Exposures of two bands do not cover the same pixels of the sky."""
 
     def __init__(self, quantity: str, bands: tuple[str, str], values: tuple[Any, Any], advice: str) -> None:
         super().__init__(
@@ -88,15 +76,7 @@ class IncompatibleExposuresError(_InputError):
 
 
 class MissingBandError(_InputError):
-    """Some bands that the model needs are not among the inputs.
-
-    Parameters
-    ----------
-    missing, available : `~collections.abc.Iterable` [`str`]
-        Bands that are needed and not there, and those that are there.
-    metadata : `~lsst.meas.maskrcnn.network.model_file.ModelMetadata`
-        Header of the model.
-    """
+    """Some bands that the model needs are not among the inputs."""
 
     def __init__(self, missing: Iterable[str], available: Iterable[str], metadata: ModelMetadata) -> None:
         missing, available = sorted(missing), sorted(available)
@@ -111,15 +91,7 @@ class MissingBandError(_InputError):
 
 
 class UncalibratedExposureError(_InputError):
-    """An exposure lacks a calibration that the task needs.
-
-    Parameters
-    ----------
-    band : `str`
-        Band of the exposure.
-    component : `str`
-        What it lacks.
-    """
+    """An exposure lacks a component, a calibration that the task needs."""
 
     def __init__(self, band: str, component: str) -> None:
         super().__init__(

@@ -33,15 +33,7 @@ _PIECE_SIZE = 512
 
 
 class TrainingDataError(pipeBase.AlgorithmError):
-    """There is nothing to train on, or something about it is missing.
-
-    Parameters
-    ----------
-    message : `str`
-        What was given, what was wanted and what to do.
-    patches : `~collections.abc.Iterable` [`str`], optional
-        The patches that it is about.
-    """
+    """There is nothing to train on, or something about it, or about some patches, is missing."""
 
     def __init__(self, message: str, patches: Iterable[str] = ()) -> None:
         self.patches = list(patches)
@@ -55,30 +47,21 @@ class TrainingDataError(pipeBase.AlgorithmError):
 
 @dataclasses.dataclass(frozen=True)
 class TrainingPatch:
-    """Images and truth of a patch, or how to get them.
-
-    Parameters
-    ----------
-    name : `str`
-        What to call it; no two patches have the same name.
-    exposures : `~collections.abc.Mapping` [`str`, `object`]
-        By band, `lsst.afw.image.ExposureF` or something with a method
-        ``get()`` that returns one, such as a
-        `lsst.pipe.base.InMemoryDatasetHandle`.
-    truth : `lsst.afw.table.SourceCatalog`
-        Catalogue like the dataset ``maskRcnn_truth``, or something with a
-        method ``get()`` that returns one.
-    truth_images : `~collections.abc.Mapping` [`str`, `object`], optional
-        As ``exposures``: the light of the sources without noise.
-    """
+    """Images and truth of a patch, or how to get them."""
 
     name: str
+    """What to call it; no two patches have the same name."""
     exposures: Mapping[str, Any]
+    """By band, `lsst.afw.image.ExposureF` or something with a method ``get()`` that returns one, such as a
+    `lsst.pipe.base.InMemoryDatasetHandle`.
+    """
     truth: Any
+    """Catalogue like the dataset ``maskRcnn_truth``, or something that gives one in the same way."""
     truth_images: Mapping[str, Any] | None = None
+    """As ``exposures``: the light of the sources without noise."""
 
     def missing(self, bands: Sequence[str], truth_images: bool) -> str:
-        """Describe what is missing.
+        """Describe what is missing, such as "exposure in band 'r'"; empty if the patch is complete.
 
         Parameters
         ----------
@@ -86,11 +69,6 @@ class TrainingPatch:
             Bands that are needed.
         truth_images : `bool`
             Whether truth images are needed, even if there are none at all.
-
-        Returns
-        -------
-        text : `str`
-            Such as "exposure in band 'r'"; empty if the patch is complete.
         """
         wanted = [("exposure", self.exposures)]
         if truth_images or self.truth_images is not None:

@@ -51,18 +51,9 @@ def digest_files(paths: Iterable[Path], options: object) -> str:
 class FieldStore:
     """Puts fields into a repository, each at once or not at all.
 
-    The ids of datasets follow from what they are made of, so that a field
-    that comes again is known, and another one in its place is refused.
-
-    Parameters
-    ----------
-    butler : `lsst.daf.butler.Butler`
-        A writeable client.
-    skymap : `str`
-        Name of the sky map; it is made unless it is there.
-    collection : `str`
-        CHAINED collection of all fields; those of a split are in
-        ``<collection>/<split>``.
+    The ids of datasets follow from what they are made of, so that a field that comes again is known, and
+    another one in its place is refused. The sky map is made unless it is there. All fields are in the CHAINED
+    ``collection``, those of a split in ``<collection>/<split>``.
     """
 
     def __init__(self, butler: Butler, skymap: str, collection: str) -> None:

@@ -37,11 +37,8 @@ class _TractOfPatches(TractInfo):  # type: ignore[misc]
 class PatchSkyMap(BaseSkyMap):  # type: ignore[misc]
     """Sky map of tracts that need not touch, in patches that abut row by row.
 
-    Parameters
-    ----------
-    tracts : `~collections.abc.Mapping`
-        By number: projection, width and height of a patch (px), and number of
-        patches along x and y. Pixel (0, 0) is the tract's first.
+    Tracts, by number, are a projection, width and height of a patch (px), and number of patches along x and
+    y. Pixel (0, 0) is the tract's first.
     """
 
     def __init__(self, tracts: Mapping[int, _Tract]) -> None:

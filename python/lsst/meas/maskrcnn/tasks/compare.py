@@ -59,13 +59,7 @@ _GALLERY_SIZE = 6
 
 
 class DeblenderInputError(pipeBase.AlgorithmError):
-    """The inputs of a comparison do not fit each other.
-
-    Parameters
-    ----------
-    message : `str`
-        What was given, what was wanted and what to do.
-    """
+    """The inputs of a comparison do not fit each other."""
 
     @property
     def metadata(self) -> dict[str, str]:

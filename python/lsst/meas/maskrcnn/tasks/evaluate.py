@@ -64,13 +64,7 @@ _GALLERY_SIZE = 8
 
 
 class EvaluationInputError(pipeBase.AlgorithmError):
-    """The inputs of an evaluation cannot be compared.
-
-    Parameters
-    ----------
-    message, patch : `str`
-        What was given, wanted and is to do, and the patch that it is about.
-    """
+    """The inputs of an evaluation, or of a patch of it, cannot be compared."""
 
     def __init__(self, message: str, patch: str = "") -> None:
         self.patch = patch

@@ -98,16 +98,9 @@ class BandRecords(NamedTuple):
 
 
 class Measurement:
-    """What measures the catalogues of a patch.
+    """What measures the catalogues of a patch, with the subtasks of a task.
 
-    Parameters
-    ----------
-    config : `MeasureConfig`
-        What is measured.
-    schema : `lsst.afw.table.Schema`
-        Schema of the reference band; gets the fields of what is measured.
-    task : `lsst.pipe.base.Task`
-        Whose subtasks measure.
+    The schema is that of the reference band; it gets the fields of what is measured.
     """
 
     def __init__(self, config: MeasureConfig, schema: Schema, task: pipeBase.Task) -> None:

@@ -67,7 +67,7 @@ class SimulateScenesConnections(
     dimensions=("skymap", "tract", "patch"),
     defaultTemplates={"coaddName": "deep"},
 ):
-    """Outputs of `SimulateScenesTask`, ``truthFlux`` with ``config.doTruthFlux`` alone; there are no inputs."""
+    """Outputs of `SimulateScenesTask`, with or without ``truthFlux``; there are no inputs."""
 
     exposures = cT.Output(
         doc="Simulated coadds of one patch.",

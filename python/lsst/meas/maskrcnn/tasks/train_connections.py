@@ -35,18 +35,9 @@ _ITEM = re.compile(r"""(?P<field>\w+)\[(?P<quote>['"])(?P<key>.+)(?P=quote)\]"""
 
 
 class TrainingDivergedError(pipeBase.AlgorithmError):
-    """The loss is not finite.
+    """The loss of a step on crops of some images is not finite.
 
-    Parameters
-    ----------
-    message : `str`
-        What happened and what to do.
-    step : `int`
-        The step at which it did.
-    images : `~collections.abc.Iterable` [`str`]
-        The images that the crops of that step are from.
-    checkpoint : `str`
-        The last good state; empty if there is none that lasts.
+    The checkpoint is the last good state; empty if there is none that lasts.
     """
 
     def __init__(self, message: str, step: int, images: Iterable[str], checkpoint: str) -> None:

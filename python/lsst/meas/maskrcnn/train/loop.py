@@ -133,41 +133,20 @@ def train(
     progress: Progress | None = None,
     keep_checkpoint: bool = False,
 ) -> TrainResult:
-    """Train a network, or go on with an interrupted training.
+    """Train a network, or go on with an interrupted training; the result is the same in every process.
 
-    Parameters
-    ----------
-    source : `BatchSource`
-        Where crops come from.
-    metadata : `ModelMetadata`
-        Header of the model to make; what was done is added to its ``training``.
-    settings : `TrainSettings`
-        The schedule.
-    output : `str` or `os.PathLike`
-        Model file to write. ``<output>.checkpoint`` beside it holds the state
-        of an unfinished run and is removed at the end by default;
-        ``<output>.history.json`` and ``<output>.history.csv`` hold the
-        history, and `best_model_file` the model with the highest AP50 of the
-        validation. All nodes must see the folder.
-    initial : `MaskRcnnModel`, optional
-        Model to start from; without it weights are random.
-    device : `torch.device` or `str`
-        Where to compute: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
-    validate : callable, optional
-        Called at the end of an epoch with a network in evaluation mode that
-        has the running average of the weights; its figures go into the row of
-        the epoch.
-    progress : callable, optional
-        Called with the number of steps done, that of all steps, and the row of
-        the history that was just made; its ``kind`` is ``step`` or ``epoch``.
-    keep_checkpoint : `bool`
-        Keep the state of the finished run, from which the same call returns
-        at once with the same result.
+    The metadata are the header of the model to make; what was done is added to its ``training``. Without an
+    initial model weights are random.
 
-    Returns
-    -------
-    result : `TrainResult`
-        The same in every process.
+    Beside the model file ``output``, ``<output>.checkpoint`` holds the state of an unfinished run and is
+    removed at the end, unless ``keep_checkpoint``: then the same call returns at once with the same result.
+    ``<output>.history.json`` and ``<output>.history.csv`` hold the history, and `best_model_file` the model
+    with the highest AP50 of the validation. All nodes must see the folder.
+
+    At the end of an epoch ``validate`` is called with a network in evaluation mode that has the running
+    average of the weights; its figures go into the row of the epoch. ``progress`` is called with the number
+    of steps done, that of all steps, and the row of the history that was just made; its ``kind`` is ``step``
+    or ``epoch``.
 
     Raises
     ------
