@@ -20,8 +20,6 @@ stores it.
 
 from __future__ import annotations
 
-__all__ = ["settings"]
-
 import dataclasses
 import functools
 from typing import Any, TypeVar, dataclass_transform
@@ -34,21 +32,11 @@ T = TypeVar("T")
 
 @dataclass_transform(frozen_default=True)
 def settings(cls: type[T]) -> type[T]:
-    """Make a frozen dataclass that checks its values.
+    """Make a frozen dataclass that checks its values, of a class with annotated fields that have defaults.
 
-    Parameters
-    ----------
-    cls : `type`
-        Class with annotated fields, each with a default. Its
-        ``__post_init__`` may raise `ValueError` for values that do not fit
-        each other; the message begins with the name of a field.
-
-    Returns
-    -------
-    cls : `type`
-        The dataclass. It raises `ValueError` with the name of the field, the
-        value that was given and what was wanted, if a value has the wrong
-        type, is out of its range or is not finite.
+    Its ``__post_init__`` may raise a ValueError, whose message begins with the name of a field, for values
+    that do not fit each other. The dataclass raises one with the name of the field, the value that was given
+    and what was wanted, if a value has the wrong type, is out of its range or is not finite.
     """
     config = pydantic.ConfigDict(extra="forbid", allow_inf_nan=False, strict=True)
     made: Any = dataclass(frozen=True, config=config)(cls)

@@ -48,26 +48,15 @@ class SceneGrid:
     """Sky map of simulated scenes: a tract per seed, a patch per scene.
 
     Patches abut row by row. What is in a record depends on the fields of this
-    class and the two numbers only, so that scenes can be added later.
-
-    Parameters
-    ----------
-    name : `str`
-        Name of the sky map.
-    shape : `tuple` [`int`, `int`]
-        Height and width of a scene, px.
-    pixel_scale : `float`
-        Pixel size in the middle of a tract, arcsec.
-
-    Raises
-    ------
-    ValueError
-        Raised if a number is not positive.
+    class and the two numbers only, so that scenes can be added later. A
+    ValueError is raised if a number is not positive.
     """
 
     name: str
     shape: tuple[int, int]
+    """Height and width of a scene, px."""
     pixel_scale: float
+    """Pixel size in the middle of a tract, arcsec."""
 
     TRACT_MAX: ClassVar[int] = 1_000_000
     """One more than the largest number of a tract, and so of a seed."""

@@ -46,20 +46,13 @@ IOU_THRESHOLDS = (0.5, 0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
 
 @dataclass(frozen=True)
 class AreaRange:
-    """Masks of some sizes.
-
-    Parameters
-    ----------
-    name : `str`
-        For tables and legends.
-    low, high : `float`
-        Smallest and largest area, both included, in the unit of
-        `ImagePairs.areas`.
-    """
+    """Masks of some sizes."""
 
     name: str
+    """For tables and legends."""
     low: float = 0.0
     high: float = float("inf")
+    """Smallest and largest area, both included, in the unit of `ImagePairs.areas`."""
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:

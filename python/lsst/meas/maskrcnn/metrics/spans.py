@@ -33,32 +33,23 @@ _SPAN_PAIRS = 2_000_000
 class SpanMasks:
     """N masks as the spans of their rows.
 
-    Parameters
-    ----------
-    offsets : `numpy.ndarray`
-        The spans of mask i are ``offsets[i]:offsets[i + 1]``, int64, (N + 1,).
-        A mask may be empty.
-    y : `numpy.ndarray`
-        Row of each span, int32, (span,).
-    x0, x1 : `numpy.ndarray`
-        First column, and the one after the last, int32, (span,).
+    The spans of each mask are put in order of row and column, and those that
+    touch are joined, so that equal masks have equal arrays.
 
     Raises
     ------
     ValueError
         Raised if the arrays do not fit each other, a span has no pixel or two
         spans of one mask share pixels.
-
-    Notes
-    -----
-    The spans of each mask are put in order of row and column, and those that
-    touch are joined, so that equal masks have equal arrays.
     """
 
     offsets: IntArray
+    """The spans of mask i are ``offsets[i]:offsets[i + 1]``, (N + 1,). A mask may be empty."""
     y: npt.NDArray[np.int32]
+    """Row of each span, (span,)."""
     x0: npt.NDArray[np.int32]
     x1: npt.NDArray[np.int32]
+    """First column, and the one after the last, (span,)."""
 
     def __post_init__(self) -> None:
         offsets = np.asarray(self.offsets, dtype=np.int64)

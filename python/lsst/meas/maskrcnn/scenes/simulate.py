@@ -40,80 +40,57 @@ _STRAY_LIGHT_RADIUS = (3.0, 15.0)
 
 @dataclass
 class Scene:
-    """A simulated scene and its truth.
-
-    Parameters
-    ----------
-    config : `SceneConfig`
-        What it was made from.
-    bands : `tuple` [`str`, ...]
-        Bands in the order of the arrays.
-    images : `numpy.ndarray`, (band, y, x), `numpy.float32`
-        Images, nJy, with noise if the configuration says so; sky-subtracted
-        unless it says otherwise. NaN where the mask says NO_DATA.
-    noiseless : `numpy.ndarray`, (band, y, x), `numpy.float32`
-        The same without noise and finite throughout, but with saturation,
-        background and whatever else the configuration adds.
-    light : `numpy.ndarray`, (band, y, x), `numpy.float32`
-        The light of the sources alone, with the spikes and aureoles of
-        stars: the sum of ``models``.
-    variance : `numpy.ndarray`, (band, y, x), `numpy.float32`
-        Variance of photons and read noise, nJy^2, whether the noise is in the
-        images or not. NaN where the mask says NO_DATA.
-    mask : `numpy.ndarray`, (band, y, x), `numpy.uint8`
-        Bits of `MASK_BITS`.
-    psfs : `list` [`BandPsf`]
-        The PSFs.
-    pixel_scale : `float`
-        Pixel size, arcsec.
-    sky_sigma : `numpy.ndarray`, (band,)
-        Standard deviation of the noise of an empty pixel (sky and read
-        noise), nJy.
-    sources : `numpy.ndarray`, (N,)
-        Structured array, brightest in r first: ``id`` (from 1), ``x``, ``y``
-        (px; 0 is the centre of the first pixel; in the first band, from which
-        the others are off by ``shifts``), ``is_star``, ``group`` (1 for
-        members of a cluster), ``mag`` (AB, r), ``redshift``,
-        ``half_light_radius`` (arcsec, major axis), ``bulge_fraction`` (r),
-        ``axis_ratio``, ``position_angle`` (rad), ``sersic_index`` (of disc or
-        bulge, whichever is brighter in r; 0 for stars), ``area`` (pixels of
-        the mask on the image), ``visible`` (share of the mask that is on the
-        image), ``peak_share`` (of the light at the brightest pixel that is
-        its own), ``blendedness`` (1 - sum m^2 / sum B m with the model m and
-        the blend B), ``neighbor_distance`` (of the nearest other source,
-        arcsec; NaN if there is none), ``neighbor_flux_ratio`` (its flux over
-        the source's own), ``flag_empty``, ``flag_small``, ``flag_faint``,
-        ``flag_masked``, ``flag_edge`` (see `~.truth.flag_sources`), and per
-        band ``flux_<band>`` (nJy), ``snr_<band>`` (of a matched filter against
-        the sky noise) and ``peak_snr_<band>`` (of the brightest pixel).
-        Shares and ratios are those of the mask rule's band.
-    masks : `list` [`numpy.ndarray`]
-        Truth mask of each source in its own bounding box, `bool`; shape
-        (0, 0) where it has no pixel on the image.
-    origins : `numpy.ndarray`, (N, 2), `numpy.int32`
-        (y0, x0) of the masks.
-    shifts : `numpy.ndarray`, (band, 2)
-        Shift (y, x) of each band's pixels against the common WCS, px; the
-        first band's is 0.
-    models : `~collections.abc.Sequence` [`Stamp`] or `None`
-        Each source's own light on the image, with ``keep_models``.
-    """
+    """A simulated scene and its truth."""
 
     config: SceneConfig
+    """What it was made from."""
     bands: tuple[str, ...]
+    """Bands in the order of the arrays."""
     images: np.ndarray
+    """Images, float32, (band, y, x), nJy, with noise if the configuration says so; sky-subtracted unless it
+    says otherwise. NaN where the mask says NO_DATA.
+    """
     noiseless: np.ndarray
+    """The same without noise and finite throughout, but with saturation, background and whatever else the
+    configuration adds.
+    """
     light: np.ndarray
+    """The light of the sources alone, float32, (band, y, x), with the spikes and aureoles of stars: the sum
+    of ``models``.
+    """
     variance: np.ndarray
+    """Variance of photons and read noise, float32, (band, y, x), nJy^2, whether the noise is in the images
+    or not. NaN where the mask says NO_DATA.
+    """
     mask: np.ndarray
+    """Bits of `MASK_BITS`, uint8, (band, y, x)."""
     psfs: list[BandPsf]
     pixel_scale: float
+    """Pixel size, arcsec."""
     sky_sigma: np.ndarray
+    """Standard deviation of the noise of an empty pixel (sky and read noise), (band,), nJy."""
     sources: np.ndarray
+    """Structured array, (N,), brightest in r first: ``id`` (from 1), ``x``, ``y`` (px; 0 is the centre of the
+    first pixel; in the first band, from which the others are off by ``shifts``), ``is_star``, ``group`` (1
+    for members of a cluster), ``mag`` (AB, r), ``redshift``, ``half_light_radius`` (arcsec, major axis),
+    ``bulge_fraction`` (r), ``axis_ratio``, ``position_angle`` (rad), ``sersic_index`` (of disc or bulge,
+    whichever is brighter in r; 0 for stars), ``area`` (pixels of the mask on the image), ``visible`` (share
+    of the mask that is on the image), ``peak_share`` (of the light at the brightest pixel that is its own),
+    ``blendedness`` (1 - sum m^2 / sum B m with the model m and the blend B), ``neighbor_distance`` (of the
+    nearest other source, arcsec; NaN if there is none), ``neighbor_flux_ratio`` (its flux over the source's
+    own), ``flag_empty``, ``flag_small``, ``flag_faint``, ``flag_masked``, ``flag_edge`` (see
+    `~.truth.flag_sources`), and per band ``flux_<band>`` (nJy), ``snr_<band>`` (of a matched filter against
+    the sky noise) and ``peak_snr_<band>`` (of the brightest pixel). Shares and ratios are those of the mask
+    rule's band.
+    """
     masks: list[np.ndarray]
+    """Truth mask of each source in its own bounding box, bool; (0, 0) where it has no pixel on the image."""
     origins: np.ndarray
+    """(y0, x0) of the masks, int32, (N, 2)."""
     shifts: np.ndarray
+    """Shift (y, x) of each band's pixels against the common WCS, (band, 2), px; the first band's is 0."""
     models: Sequence[Stamp] | None = None
+    """Each source's own light on the image, with ``keep_models``."""
 
     @property
     def psf_fwhm(self) -> np.ndarray:
