@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -72,7 +71,6 @@ def rng() -> np.random.Generator:
 @pytest.fixture(scope="session")
 def fixed_model(tmp_path_factory: pytest.TempPathFactory) -> MaskRcnnModel:
     """A small network of the bands r and g that knows one scene, see fixed_bands.py."""
-    sys.path.append(str(Path(__file__).parent))
     from fixed_bands import learn
 
     return learn(tmp_path_factory.mktemp("fixed"))

@@ -10,11 +10,11 @@ import math
 
 import numpy as np
 import pytest
+from few_sources import EMPTY, star
 
 from lsst.meas.maskrcnn.scenes import artefacts
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
-from lsst.meas.maskrcnn.scenes.config import ArtefactConfig, BandConditions, PopulationConfig, SceneConfig
-from lsst.meas.maskrcnn.scenes.populations import POPULATION_DTYPE
+from lsst.meas.maskrcnn.scenes.config import ArtefactConfig, BandConditions, SceneConfig
 from lsst.meas.maskrcnn.scenes.simulate import draw_scene, simulate_scene
 
 CONDITIONS = (
@@ -23,24 +23,11 @@ CONDITIONS = (
     BandConditions("z", 0.68, 10.0, 45.0, 3.0e4),
 )
 
-EMPTY = PopulationConfig(
-    galaxy_density=0.0,
-    star_density=0.0,
-    bright_star_density=0.0,
-    large_galaxy_density=0.0,
-    cluster_probability=0.0,
-)
-
 
 def draw_star(x, y, mag, shape=(200, 240), **changes):
     """Draw a star without noise."""
-    population = np.zeros(1, POPULATION_DTYPE)
-    population["x"], population["y"], population["mag"] = x, y, mag
-    population["is_star"] = True
-    population["locus"] = 0.5
-    population["disc_axis_ratio"] = population["bulge_axis_ratio"] = 1.0
     config = SceneConfig(shape=shape, noise=False, conditions=CONDITIONS, **changes)
-    return draw_scene(config, population, np.random.default_rng(5))
+    return draw_scene(config, star(x, y, mag), np.random.default_rng(5))
 
 
 def test_saturation_and_bleeding():

@@ -9,15 +9,13 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import logging
-import os
-import subprocess
-import sys
 from functools import partial
 
 import galsim
 import numpy as np
 import pytest
 from astropy.table import Table
+from no_lsst import run_without_lsst
 from surveycodex.utilities import mean_sky_level
 
 from lsst.meas.maskrcnn.deblend.deblend import find_sources
@@ -304,23 +302,10 @@ def test_model_of_another_pixel_scale_is_told(batch, fixed_model, caplog):
 
 
 NO_LSST = """
-import sys
-from importlib.abc import MetaPathFinder
-
-class Wall(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        own = ("lsst", "lsst.meas", "lsst.meas.maskrcnn")
-        if name.startswith("lsst.") and name not in own and not name.startswith("lsst.meas.maskrcnn."):
-            raise ImportError(f"{name} is not here")
-        return None
-
-sys.meta_path.insert(0, Wall())
 from lsst.meas.maskrcnn.compare.btk import MaskRcnnDeblender
 MaskRcnnDeblender(2)
 """
 
 
 def test_needs_no_lsst_package(project_dir):
-    environment = {**os.environ, "PYTHONPATH": str(project_dir / "python")}
-    done = subprocess.run([sys.executable, "-c", NO_LSST], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_without_lsst(project_dir, NO_LSST)

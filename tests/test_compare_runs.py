@@ -6,15 +6,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
 from astropy.table import Table
+from evaluation_sample import make_sample
 
 from lsst.daf.butler import CollectionType, DatasetType
 from lsst.meas.maskrcnn.cli.main import main as maskrcnn
@@ -32,21 +31,11 @@ _KINDS = {"metrics": "MaskRcnnMetrics", "matches": "ArrowAstropy", "outcomes": "
 
 
 @pytest.fixture(scope="module")
-def sample() -> ModuleType:
-    path = Path(__file__).with_name("evaluation_sample.py")
-    spec = importlib.util.spec_from_file_location("evaluation_sample", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture(scope="module")
-def runs(sample: ModuleType) -> list[EvaluatedRun]:
+def runs() -> list[EvaluatedRun]:
     """A good run, a worse one, and a good one on other patches, of which two are shared."""
 
     def make(*arguments, **named) -> EvaluatedRun:
-        return sample.make_sample(*arguments, with_gallery=False, **named).run
+        return make_sample(*arguments, with_gallery=False, **named).run
 
     return [
         make("u/good", 6, 0.95),
@@ -119,12 +108,12 @@ def test_reference_turns_the_sign(runs: list[EvaluatedRun]) -> None:
     assert np.isnan(backward[key].difference[1])
 
 
-def test_only_common_patches_count(sample: ModuleType, runs: list[EvaluatedRun]) -> None:
+def test_only_common_patches_count(runs: list[EvaluatedRun]) -> None:
     """Figures of two runs with few patches in common are those of evaluations of these patches alone."""
     assert common_patches([runs[0], runs[2]]) == ("0,4", "0,5")
     comparison = compare_runs([runs[0], runs[2]], n_samples=20)
     assert comparison.patches == ("0,4", "0,5")
-    alone = sample.make_sample("u/good", 2, 0.95, first_patch=4, with_gallery=False).run
+    alone = make_sample("u/good", 2, 0.95, first_patch=4, with_gallery=False).run
     stored = {value.key: value.value for value in alone.metrics.values}
     checked = 0
     for one in comparison.figures:
@@ -136,7 +125,7 @@ def test_only_common_patches_count(sample: ModuleType, runs: list[EvaluatedRun])
     assert checked > 25
 
 
-def test_order_of_patches_does_not_matter(sample: ModuleType, runs: list[EvaluatedRun]) -> None:
+def test_order_of_patches_does_not_matter(runs: list[EvaluatedRun]) -> None:
     """Patches are paired by tract and patch, not by place."""
     run = runs[0]
     turn = np.arange(len(run.metrics.patches))[::-1]
@@ -154,10 +143,10 @@ def test_order_of_patches_does_not_matter(sample: ModuleType, runs: list[Evaluat
         assert one.difference_error[1] == pytest.approx(0.0, abs=1e-12, nan_ok=True)
 
 
-def test_what_cannot_be_compared(sample: ModuleType, runs: list[EvaluatedRun]) -> None:
+def test_what_cannot_be_compared(runs: list[EvaluatedRun]) -> None:
     with pytest.raises(RunComparisonError, match=r"no patch in common .* 0,40 0,41"):
         compare_runs([runs[0], runs[3]])
-    other = sample.make_sample("u/other", 2, skymap="other", with_gallery=False).run
+    other = make_sample("u/other", 2, skymap="other", with_gallery=False).run
     with pytest.raises(RunComparisonError, match="different sky maps"):
         compare_runs([runs[0], other])
     metrics = runs[0].metrics.model_copy(update={"iou_thresholds": [0.5 + 0.04 * i for i in range(10)]})
@@ -165,9 +154,9 @@ def test_what_cannot_be_compared(sample: ModuleType, runs: list[EvaluatedRun]) -
         compare_runs([runs[1], EvaluatedRun("u/x", metrics, runs[0].matches, runs[0].outcomes)], n_samples=2)
 
 
-def test_settings_that_differ(sample: ModuleType, runs: list[EvaluatedRun]) -> None:
+def test_settings_that_differ(runs: list[EvaluatedRun]) -> None:
     assert settings_that_differ(runs[:2], common_patches(runs[:2])) == []
-    changed = sample.make_sample(
+    changed = make_sample(
         "u/changed", 6, config={"band": "i", "fields": {"score": "x"}}, with_gallery=False
     ).run
     sentences = settings_that_differ([runs[0], changed], common_patches([runs[0], changed]))

@@ -9,13 +9,14 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-import sys
 import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scene_list import SceneList
+from toy_training import boxes_of
 
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings, ZScoreSettings, normalize
 from lsst.meas.maskrcnn.network.psf import PSF_UNIT
@@ -26,10 +27,6 @@ from lsst.meas.maskrcnn.train.scene_cuts import split_scene
 from lsst.meas.maskrcnn.train.scene_sources import SceneFiles, SceneSource
 from lsst.meas.maskrcnn.train.targets import make_target
 from lsst.meas.maskrcnn.train.training_scene import TrainingScene, masked_boxes, read_scene, write_scene
-
-sys.path.append(str(Path(__file__).parent))
-from scene_list import SceneList
-from toy_training import boxes_of
 
 SHAPE = (150, 210)
 

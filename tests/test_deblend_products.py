@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from astropy.table import Table
+from quanta import make_quantum
 
 import lsst.afw.table as afwTable
 import lsst.geom as geom
@@ -27,9 +26,6 @@ from lsst.meas.maskrcnn.ingest.ingest_model import ingest_model
 from lsst.meas.maskrcnn.ingest.repo import PatchGeometry, create_repo, put_exposures, register_patches
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, default_model_path, load_model
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
-
-sys.path.append(str(Path(__file__).parent))
-from quanta import make_quantum
 
 BANDS = ("g", "r", "z")
 PATCH = {"skymap": "sky", "tract": 0, "patch": 5}

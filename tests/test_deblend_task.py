@@ -13,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import logging
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import numpy as np
 import pytest
 import torch
 from astropy.table import Table
+from quanta import make_quantum
 from scipy import ndimage
 
 import lsst.geom as geom
@@ -60,9 +60,6 @@ from lsst.meas.maskrcnn.tasks.deblend import (
     MaskRcnnDeblendTask,
 )
 from lsst.pex.config import FieldValidationError
-
-sys.path.append(str(Path(__file__).parent))
-from quanta import make_quantum
 
 BANDS = ("z", "r", "g")
 XY0 = (12000, -300)

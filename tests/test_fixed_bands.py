@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from fixed_bands import grid, noisy, observe, toy_image, toy_scene
 
 import lsst.geom as geom
 import lsst.pipe.base as pipeBase
@@ -27,9 +26,6 @@ from lsst.meas.maskrcnn.network.calibration import Calibration, CalibrationCurve
 from lsst.meas.maskrcnn.network.inference import DetectionSettings, detect
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendTask
-
-sys.path.append(str(Path(__file__).parent))
-from fixed_bands import grid, noisy, observe, toy_image, toy_scene
 
 SHAPE = (150, 190)
 TILED = DeblendSettings(detection=DetectionSettings(tile_size=96, tile_overlap=32, precision="float32"))

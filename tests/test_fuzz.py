@@ -7,12 +7,7 @@
 ``tests/benchmarks/stress_fuzz.py`` reads many more.
 """
 
-import sys
-from pathlib import Path
-
 import pytest
-
-sys.path.append(str(Path(__file__).parent))
 from fuzzing import formats, fuzz
 
 

@@ -12,20 +12,17 @@ import os
 import re
 import signal
 import sqlite3
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from killing import CASES, Trial
 
 from lsst.daf.butler import Butler, DatasetType
 from lsst.meas.maskrcnn.cli.evaluation_runs import open_butler
 from lsst.meas.maskrcnn.ingest.repo import create_repo, open_repo, register_datasets
 from lsst.meas.maskrcnn.tasks.normalize import LuptonNormalizeConfig
-
-sys.path.append(str(Path(__file__).parent))
-from killing import CASES, Trial
 
 N_KILLS = 5
 FULL = {name: 300 for name in ("train-any-band scenes", "preview", "compare-runs")}

@@ -4,15 +4,14 @@
 
 """The network: it is built as asked, it learns, and tiles do not show."""
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
+from fixed_bands import POSITIONS, grid, observe, toy_scene
 from pydantic import ValidationError
 from torchvision.models.detection.roi_heads import project_masks_on_boxes
 from torchvision.ops import nms
+from toy_training import boxes_of
 
 from lsst.meas.maskrcnn.metrics.matching import greedy_match
 from lsst.meas.maskrcnn.metrics.spans import mask_pairs
@@ -21,10 +20,6 @@ from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.inference import DetectionSettings, _keep_best, detect, select_device
 from lsst.meas.maskrcnn.network.masks import paste_soft_masks
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
-
-sys.path.append(str(Path(__file__).parent))
-from fixed_bands import POSITIONS, grid, observe, toy_scene
-from toy_training import boxes_of
 
 
 def test_one_scene_is_overfitted(fixed_model):

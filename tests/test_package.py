@@ -18,6 +18,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from no_lsst import run_without_lsst
 
 from lsst.meas.maskrcnn.cli.paths import package_dir, pipeline_path
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendTask
@@ -191,17 +192,6 @@ def test_every_config_field_has_a_doc():
 
 
 NO_LSST = """
-import sys
-from importlib.abc import MetaPathFinder
-
-class Wall(MetaPathFinder):
-    def find_spec(self, name, path, target=None):
-        own = ("lsst", "lsst.meas", "lsst.meas.maskrcnn")
-        if name.startswith("lsst") and name not in own and not name.startswith("lsst.meas.maskrcnn."):
-            raise ImportError(f"{name} is not here")
-        return None
-
-sys.meta_path.insert(0, Wall())
 import lsst.meas.maskrcnn.network
 import lsst.meas.maskrcnn.network.inference
 import lsst.meas.maskrcnn.train.loop
@@ -217,9 +207,7 @@ build_network(NetworkSpec.light(3))
 
 
 def test_network_needs_no_lsst_package(project_dir):
-    environment = {**os.environ, "PYTHONPATH": str(project_dir / "python")}
-    done = subprocess.run([sys.executable, "-c", NO_LSST], env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    run_without_lsst(project_dir, NO_LSST)
 
 
 def test_package_dir(monkeypatch, tmp_path, project_dir):

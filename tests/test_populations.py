@@ -11,20 +11,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from few_sources import EMPTY
 
 from lsst.meas.maskrcnn.scenes import populations
 from lsst.meas.maskrcnn.scenes.config import ALL_BANDS, PopulationConfig
 from lsst.meas.maskrcnn.scenes.populations import draw_population, sersic_indices, source_fluxes, star_colours
 
 SCALE = 0.2
-BARE = PopulationConfig(
-    galaxy_density=0.0,
-    star_density=0.0,
-    bright_star_density=0.0,
-    large_galaxy_density=0.0,
-    cluster_probability=0.0,
-    pair_fraction=0.0,
-)
+BARE = replace(EMPTY, pair_fraction=0.0)
 
 
 def draw(shape=(3000, 3300), seed=1, **changes):

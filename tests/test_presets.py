@@ -17,6 +17,7 @@ from pathlib import Path
 import galsim
 import numpy as np
 import pytest
+from preset_numbers import point_source_depth, preset_exposure_times, presets_table
 from surveycodex import get_survey
 
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
@@ -30,9 +31,6 @@ from lsst.meas.maskrcnn.scenes.presets import (
     survey_pixel_scale,
 )
 from lsst.meas.maskrcnn.scenes.simulate import simulate_scene
-
-sys.path.append(str(Path(__file__).parent))
-from preset_numbers import point_source_depth, preset_exposure_times, presets_table
 
 DOC = Path(__file__).parents[1] / "doc" / "lsst.meas.maskrcnn" / "simulated-scenes.rst"
 SURVEYS = {"hsc": "HSC", "dec": "DES", "lss": "LSST", "cro": "HSC", "clu": "HSC"}

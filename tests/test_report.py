@@ -7,15 +7,14 @@
 from __future__ import annotations
 
 import html.parser
-import importlib.util
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import pytest
+from evaluation_sample import make_sample, put_sample
 from matplotlib.figure import Figure
 
 from lsst.daf.butler import Butler, CollectionType
@@ -49,15 +48,6 @@ from lsst.meas.maskrcnn.report.themed_svg import ThemedSvg, dark_color
 _EVIL = "<script>alert(1)</script>\"' & <b>"
 
 
-def _load_sample() -> ModuleType:
-    path = Path(__file__).with_name("evaluation_sample.py")
-    spec = importlib.util.spec_from_file_location("evaluation_sample", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 class Reader(html.parser.HTMLParser):
     """Text and elements of a page; complains of what is not closed."""
 
@@ -89,21 +79,16 @@ class Reader(html.parser.HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def sample() -> ModuleType:
-    return _load_sample()
-
-
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory: pytest.TempPathFactory, sample: ModuleType) -> Iterator[Path]:
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """Two evaluations on the same patches, one of them with its model, and one on another sky map."""
     path = tmp_path_factory.mktemp("report") / "repo"
     butler = create_repo(path)
     ingest_model(butler, default_model_path(), "models/lite")
     for name, quality in (("u/first", 0.9), ("u/second", 0.7)):
-        sample.put_sample(butler, sample.make_sample(name, 3, quality), name)
+        put_sample(butler, make_sample(name, 3, quality), name)
     butler.collections.redefine_chain("u/first", ["u/first/run", "models/lite"])
-    sample.put_sample(butler, sample.make_sample("u/both", 2, skymap="maskRcnnSim-test"), "u/both")
-    sample.put_sample(butler, sample.make_sample("u/both", 2, skymap="other"), "u/both", "other")
+    put_sample(butler, make_sample("u/both", 2, skymap="maskRcnnSim-test"), "u/both")
+    put_sample(butler, make_sample("u/both", 2, skymap="other"), "u/both", "other")
     butler.collections.register("u/empty", CollectionType.RUN)
     yield path
 
@@ -122,7 +107,7 @@ def written(repo: Path) -> str:
     return out.read_text("utf-8")
 
 
-def test_page_has_all_parts(written: str, sample: ModuleType) -> None:
+def test_page_has_all_parts(written: str) -> None:
     page = Reader(written)
     sections = [attributes["id"] for tag, attributes in page.elements if tag == "section"]
     assert sections == [
@@ -144,7 +129,7 @@ def test_page_has_all_parts(written: str, sample: ModuleType) -> None:
     assert sum(tag == "svg" and attributes.get("class") == "plot" for tag, attributes in page.elements) > 15
     assert len(written) < 10e6
     # The figures of the evaluation stand on it, as they are.
-    metrics = sample.make_sample("u/first", 3, 0.9).run.metrics
+    metrics = make_sample("u/first", 3, 0.9).run.metrics
     text = " ".join(page.texts)
     for value in (
         metrics.get("ap", object_class="star", definition="perImage", iou=0.5),
@@ -237,9 +222,9 @@ def test_no_repository(tmp_path: Path, capsys) -> None:
     assert "The repository holds no evaluation" in capsys.readouterr().err
 
 
-def test_newer_format(tmp_path: Path, repo: Path, sample: ModuleType, capsys) -> None:
+def test_newer_format(tmp_path: Path, repo: Path, capsys) -> None:
     butler = Butler.from_config(str(repo), writeable=True)
-    sample.put_sample(butler, sample.make_sample("u/newer", 1, with_gallery=False), "u/newer")
+    put_sample(butler, make_sample("u/newer", 1, with_gallery=False), "u/newer")
     ref = butler.find_dataset("maskRcnnEvaluation_metrics", skymap="maskRcnnSim-test", collections="u/newer")
     assert ref is not None
     path = Path(butler.getURI(ref).ospath)
@@ -253,9 +238,9 @@ def test_newer_format(tmp_path: Path, repo: Path, sample: ModuleType, capsys) ->
     assert "The metrics have format version 9, but this code reads up to 1; update meas_maskrcnn" in error
 
 
-def test_without_classes_and_fluxes(sample: ModuleType) -> None:
+def test_without_classes_and_fluxes() -> None:
     """A catalogue that knows nothing but footprints still has its page."""
-    made = sample.make_sample("u/plain", 2, 0.9)
+    made = make_sample("u/plain", 2, 0.9)
     table = made.run.matches.copy()
     for name in (
         "p_star",

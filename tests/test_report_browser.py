@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import fcntl
-import importlib.util
 import json
 import os
 import select
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from evaluation_sample import make_sample
 
 from lsst.meas.maskrcnn.metrics.run_comparison import compare_runs
 from lsst.meas.maskrcnn.report.evaluation_report import ReportContext, evaluation_page
@@ -161,16 +161,8 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    spec = importlib.util.spec_from_file_location(
-        "evaluation_sample", Path(__file__).with_name("evaluation_sample.py")
-    )
-    assert spec is not None and spec.loader is not None
-    sample = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(sample)
-    first = sample.make_sample("u/<script>alert(1)</script>/a", 6, 0.9)
-    second = sample.make_sample(
-        "u/someone/a_rather_long_name_of_a_collection_without_any_space", 6, 0.8, seed=2
-    )
+    first = make_sample("u/<script>alert(1)</script>/a", 6, 0.9)
+    second = make_sample("u/someone/a_rather_long_name_of_a_collection_without_any_space", 6, 0.8, seed=2)
     context = ReportContext(
         f"Evaluation of {first.run.name}",
         "/repo",

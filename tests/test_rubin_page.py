@@ -7,18 +7,15 @@
 from __future__ import annotations
 
 import re
-import sys
 import textwrap
 from pathlib import Path
 
 import matplotlib
 import pyarrow.parquet
 import pytest
+from coadd_repo import make_coadd_repo
 
 import lsst.daf.butler
-
-sys.path.append(str(Path(__file__).parent))
-from coadd_repo import make_coadd_repo
 
 PAGE = Path(__file__).resolve().parent.parent / "doc" / "lsst.meas.maskrcnn" / "rubin-science-platform.rst"
 WHERE = {"skymap": "lsst_cells_v2", "tract": 2877, "patch": 34}

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fixed_bands import grid, observe, toy_scene
 from torch import nn
 from torchvision.models.detection import MaskRCNN
 
@@ -27,9 +28,6 @@ from lsst.meas.maskrcnn.network.inference import DetectionSettings, detect
 from lsst.meas.maskrcnn.network.memory import release_memory
 from lsst.meas.maskrcnn.network.runtime import prepare_network
 from lsst.meas.maskrcnn.network.spec import NetworkSpec
-
-sys.path.append(str(Path(__file__).parent))
-from fixed_bands import grid, observe, toy_scene
 
 
 def find(network: MaskRCNN, image: np.ndarray, precision: str = "float32") -> Detections:

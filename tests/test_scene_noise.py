@@ -10,10 +10,10 @@ import math
 
 import numpy as np
 import pytest
+from few_sources import EMPTY, star
 
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
 from lsst.meas.maskrcnn.scenes.config import ArtefactConfig, BandConditions, PopulationConfig, SceneConfig
-from lsst.meas.maskrcnn.scenes.populations import POPULATION_DTYPE
 from lsst.meas.maskrcnn.scenes.simulate import draw_scene, simulate_scene
 from lsst.meas.maskrcnn.train.training_set import to_training_scene
 
@@ -25,30 +25,12 @@ CONDITIONS = (
 # sqrt(2.5^2 + 9 (20 / 60)^2), and so on
 NOISE = np.array([math.sqrt(100.0 + 4.0 * 36.0), 3.6, math.sqrt(6.25 + 1.0)])
 
-EMPTY = PopulationConfig(
-    galaxy_density=0.0,
-    star_density=0.0,
-    bright_star_density=0.0,
-    large_galaxy_density=0.0,
-    cluster_probability=0.0,
-)
-
 
 def make_config(**changes):
     changes.setdefault("shape", (300, 400))
     changes.setdefault("population", EMPTY)
     changes.setdefault("conditions", CONDITIONS)
     return SceneConfig(**changes)
-
-
-def star(x, y, mag):
-    """Return a population of one star."""
-    population = np.zeros(1, POPULATION_DTYPE)
-    population["x"], population["y"], population["mag"] = x, y, mag
-    population["is_star"] = True
-    population["locus"] = 0.5
-    population["disc_axis_ratio"] = population["bulge_axis_ratio"] = 1.0
-    return population
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from fixed_bands import toy_image, toy_scene
 from pydantic import ValidationError
 
 from lsst.meas.maskrcnn.cli import calibrate as command
@@ -36,9 +36,6 @@ from lsst.meas.maskrcnn.train.any_band_validation import collect_band_cases
 from lsst.meas.maskrcnn.train.band_scenes import read_band_scene
 from lsst.meas.maskrcnn.train.calibrate import CalibrationCases, calibration_cases, cross_calibrate
 from lsst.meas.maskrcnn.train.training_scene import TrainingScene, write_scene
-
-sys.path.append(str(Path(__file__).parent))
-from fixed_bands import toy_image, toy_scene
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ import sys
 import galsim
 import numpy as np
 import pytest
+from few_sources import EMPTY, star
 
 from lsst.meas.maskrcnn.scenes import populations
 from lsst.meas.maskrcnn.scenes.artefacts import MASK_BITS
@@ -35,24 +36,6 @@ CONDITIONS = (
     BandConditions("i", 0.60, 4.4, 90.0, 1.5e4),
     BandConditions("z", 0.68, 10.0, 45.0, 3.0e4),
 )
-
-EMPTY = PopulationConfig(
-    galaxy_density=0.0,
-    star_density=0.0,
-    bright_star_density=0.0,
-    large_galaxy_density=0.0,
-    cluster_probability=0.0,
-)
-
-
-def star(x, y, mag):
-    """Return a population of one star."""
-    population = np.zeros(1, populations.POPULATION_DTYPE)
-    population["x"], population["y"], population["mag"] = x, y, mag
-    population["is_star"] = True
-    population["locus"] = 0.5
-    population["disc_axis_ratio"] = population["bulge_axis_ratio"] = 1.0
-    return population
 
 
 def galaxy(x, y, mag, radius=0.8, bulge=0.3):

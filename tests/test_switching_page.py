@@ -16,6 +16,7 @@ from unittest import mock
 import numpy as np
 import pytest
 import yaml
+from coadd_repo import make_coadd_repo
 
 from lsst.daf.butler import Butler, DatasetType
 from lsst.meas.maskrcnn.cli.main import main as maskrcnn
@@ -24,9 +25,6 @@ from lsst.meas.maskrcnn.network.model_file import default_model_path
 from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig
 from lsst.pipe.base import Pipeline
 from lsst.pipe.base.simple_pipeline_executor import SimplePipelineExecutor
-
-sys.path.append(str(Path(__file__).parent))
-from coadd_repo import make_coadd_repo
 
 PAGE = Path(__file__).resolve().parent.parent / "doc" / "lsst.meas.maskrcnn" / "switching-from-scarlet.rst"
 PIPELINES = PAGE.parent.parent.parent / "pipelines"

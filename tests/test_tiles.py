@@ -6,21 +6,16 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
+from fixed_bands import grid, toy_scene
+from fixed_bands import observe as add_noise
 
 from lsst.meas.maskrcnn.images.tiles import Tile, make_tiles
 from lsst.meas.maskrcnn.metrics.matching import greedy_match
 from lsst.meas.maskrcnn.metrics.spans import mask_pairs
 from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.network.inference import DetectionSettings, detect
-
-sys.path.append(str(Path(__file__).parent))
-from fixed_bands import grid, toy_scene
-from fixed_bands import observe as add_noise
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import safetensors.torch
 import torch
+import toy_training
 
 from lsst.meas.maskrcnn.network.model_file import read_model
 from lsst.meas.maskrcnn.train.distributed import make_fabric, on_first_process
-
-sys.path.append(str(Path(__file__).parent))
-import toy_training
 
 
 def assert_close(one, other):

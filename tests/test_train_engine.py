@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import json
 import math
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from astropy.table import Table
+from toy_training import METADATA, SPEC, Recorder, ToySource
 
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, read_model
@@ -29,9 +28,6 @@ from lsst.meas.maskrcnn.train.stages import (
     published_stages,
     set_trainable,
 )
-
-sys.path.append(str(Path(__file__).parent))
-from toy_training import METADATA, SPEC, Recorder, ToySource
 
 
 def toy_network(seed=1, **changes):

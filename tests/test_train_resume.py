@@ -12,12 +12,13 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+import toy_training
+from toy_training import METADATA, SPEC, STAGES, Recorder, ToySource
 
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel, read_model
@@ -31,10 +32,6 @@ from lsst.meas.maskrcnn.train.checkpoint import (
 )
 from lsst.meas.maskrcnn.train.loop import train
 from lsst.meas.maskrcnn.train.stages import TrainSettings
-
-sys.path.append(str(Path(__file__).parent))
-import toy_training
-from toy_training import METADATA, SPEC, STAGES, Recorder, ToySource
 
 N_STEPS = 13
 SETTINGS = TrainSettings(stages=STAGES, precision="float32", checkpoint_minutes=0.0, log_every=1)

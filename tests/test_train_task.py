@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import io
 import logging
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from scene_list import SceneList
 
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.testUtils as pipelineTests
@@ -55,9 +55,6 @@ from lsst.meas.maskrcnn.train.stages import published_stages as stages_of_engine
 from lsst.pex.config import Config, ConfigDictField, ConfigField, FieldValidationError
 from lsst.pipe.base.configOverrides import ConfigOverrides
 from lsst.pipe.base.simple_pipeline_executor import SimplePipelineExecutor
-
-sys.path.append(str(Path(__file__).parent))
-from scene_list import SceneList
 
 PROJECT = Path(__file__).resolve().parent.parent
 BANDS = ("z", "r", "g")

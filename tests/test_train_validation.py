@@ -7,14 +7,13 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from matplotlib.figure import Figure
+from scene_list import SceneList
 
 import lsst.meas.maskrcnn.train.validation as validation
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings, normalize
@@ -27,9 +26,6 @@ from lsst.meas.maskrcnn.train.validation import (
     validation_image,
     validation_precision,
 )
-
-sys.path.append(str(Path(__file__).parent))
-from scene_list import SceneList
 
 SHAPE = (40, 60)
 # y0, x0 of squares of 6 x 5 px, class, and whether it is asked for.

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from scene_list import SceneList
 
 import lsst.afw.image as afwImage
 import lsst.geom as geom
@@ -36,9 +35,6 @@ from lsst.meas.maskrcnn.train.training_set import (
     mask_levels,
     to_training_scene,
 )
-
-sys.path.append(str(Path(__file__).parent))
-from scene_list import SceneList
 
 XY0 = (-300, 12000)
 SHAPE = (140, 190)
