@@ -118,7 +118,7 @@ def cut_blends(
     band_catalogs: Mapping[str, SourceCatalog],
     exposures: Mapping[str, ExposureF],
     n_blends: int,
-    truth: Mapping[int, float] | None = None,
+    truth: Mapping[int, float] | None,
 ) -> list[BlendCutout]:
     """Cut the ``n_blends`` blends of the most sources out of exposures, with their models, the largest first.
 

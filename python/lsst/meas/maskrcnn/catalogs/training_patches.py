@@ -225,7 +225,7 @@ def split_patches(
     *,
     validation_runs: Sequence[str] = (),
     excluded_runs: Sequence[str] = (),
-    fraction: float = 0.0,
+    fraction: float,
     max_validation: int | None = None,
 ) -> tuple[list[PatchDatasets], list[PatchDatasets]]:
     """Choose which patches are for training and which for validation.

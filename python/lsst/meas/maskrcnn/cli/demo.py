@@ -97,17 +97,16 @@ class Field:
 
 
 class _Steps:
-    """Prints numbered steps with the time that has passed."""
+    """Prints the six steps with the time that has passed."""
 
-    def __init__(self, total: int) -> None:
-        self._total = total
+    def __init__(self) -> None:
         self._number = 0
         self._start = time.monotonic()
 
     def __call__(self, text: str) -> None:
         self._number += 1
         passed = time.monotonic() - self._start
-        print(f"[{self._number}/{self._total}] {passed:5.1f} s  {text}", flush=True)
+        print(f"[{self._number}/6] {passed:5.1f} s  {text}", flush=True)
 
 
 @command(FitsImageError, ModelFileError, IngestModelError, advice="; run it again to go on")
@@ -121,7 +120,7 @@ def run(arguments: Arguments) -> None:
     check_limits(arguments, cores=(1, math.inf), seed=(0, math.inf))
 
     out = arguments.out.absolute()
-    steps = _Steps(6)
+    steps = _Steps()
     if arguments.fits:
         steps(f"reading {len(arguments.fits)} FITS images")
         field = _fits_field(arguments, metadata)
@@ -476,8 +475,8 @@ def _say_depth(image: MultibandImage) -> str:
     return " ".join(said)
 
 
-def _shorten(text: str, length: int = 60) -> str:
-    return text if len(text) <= length else text[: length - 3] + "..."
+def _shorten(text: str) -> str:
+    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:

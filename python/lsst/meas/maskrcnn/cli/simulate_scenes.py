@@ -197,7 +197,7 @@ def _prepare(butler: Butler, series: _Series, count: int) -> list[int]:
     dataset_types = scene_dataset_types(butler.dimensions, flux=series.config.doTruthFlux)
     for dataset_type in dataset_types.values():
         butler.registry.registerDatasetType(dataset_type)
-    _check_splits(butler, series, count)
+    _check_splits(butler, series)
     for split in series.splits:
         run = series.run(split)
         register_datasets(butler, [], run)
@@ -213,7 +213,7 @@ def _prepare(butler: Butler, series: _Series, count: int) -> list[int]:
     return sorted(missing)
 
 
-def _check_splits(butler: Butler, series: _Series, count: int) -> None:
+def _check_splits(butler: Butler, series: _Series) -> None:
     """Refuse to put a scene into two splits."""
     for run in butler.collections.query(f"{series.prefix}/seed{series.seed}/*"):
         found = butler.query_datasets(

@@ -61,7 +61,7 @@ def comparison_values(comparison: FieldComparison) -> list[MetricValue]:
 
 
 def truth_values(
-    truths: Columns, comparison: FieldComparison, bands: Sequence[str], n_samples: int = 1000, seed: int = 1
+    truths: Columns, comparison: FieldComparison, bands: Sequence[str], n_samples: int, seed: int = 1
 ) -> list[MetricValue]:
     """Compare both deblenders with the truth of `~lsst.meas.maskrcnn.compare.comparison.compare_with_truth`.
 

@@ -44,8 +44,8 @@ def detect_fixed_bands(
     metadata: ModelMetadata,
     settings: DetectionSettings,
     *,
-    normalizer: Normalize | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    normalizer: Normalize | None,
+    progress: Callable[[int, int], None] | None,
 ) -> tuple[Detections, DetectionImages]:
     """Find the sources of an image, which may have more bands, in those of a model.
 

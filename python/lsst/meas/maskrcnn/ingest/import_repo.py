@@ -68,7 +68,7 @@ class FieldStore:
         return f"{self._collection}/{split or 'all'}"
 
     def present(
-        self, tract: int, patch: int, split: str, digest: str, bands: Sequence[str], has_truth: bool = False
+        self, tract: int, patch: int, split: str, digest: str, bands: Sequence[str], has_truth: bool
     ) -> bool:
         """Say whether a field, with its truth if it has any, is in the repository as a whole.
 

@@ -386,12 +386,12 @@ def _ranges(starts: Integers, counts: Integers) -> IntArray:
     return np.arange(total) + np.repeat(starts - (ends - counts), counts)
 
 
-def _chunks(sizes: Integers, limit: int) -> Iterator[tuple[int, int]]:
-    """Cut a list so that the sizes of a piece add up to the limit, or it has one entry."""
+def _chunks(sizes: Integers) -> Iterator[tuple[int, int]]:
+    """Cut a list so that the sizes of a piece add up to `_SPAN_PAIRS` at most, or it has one entry."""
     ends = np.cumsum(sizes)
     start, done = 0, 0
     while start < len(sizes):
-        stop = max(int(np.searchsorted(ends, done + limit, side="right")), start + 1)
+        stop = max(int(np.searchsorted(ends, done + _SPAN_PAIRS, side="right")), start + 1)
         yield start, stop
         start, done = stop, int(ends[stop - 1])
 
@@ -448,7 +448,7 @@ def _joins(
     other_owner, other_length = owners[1][order], lengths[1][order]
     low = np.searchsorted(beginnings, begin, side="right" if strict else "left")
     count = np.searchsorted(beginnings, end, side="left") - low
-    for start, stop in _chunks(count, _SPAN_PAIRS):
+    for start, stop in _chunks(count):
         counts = count[start:stop]
         other = _ranges(low[start:stop], counts)
         left = np.repeat(end[start:stop], counts) - beginnings[other]

@@ -182,8 +182,9 @@ SIDE = 7 + len(_BUMPS)
 class BandStem(nn.Module):
     """The first convolution, for any bands."""
 
-    def __init__(self, filters: int, features: int = 64):
+    def __init__(self, filters: int):
         super().__init__()
+        features = 64
         self.bank = nn.Parameter(torch.randn(filters, features, 7, 7) * 0.05)
         self.joint = nn.Parameter(torch.randn(features, 3, 7, 7) * 0.02)
         self.mixture = nn.Sequential(nn.Linear(SIDE, 48), nn.ReLU(), nn.Linear(48, filters))

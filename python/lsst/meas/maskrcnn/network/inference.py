@@ -100,7 +100,7 @@ class _Candidates(NamedTuple):
     """Places among the proposals, the likeliest of which are first."""
 
 
-def select_device(name: str = "auto") -> torch.device:
+def select_device(name: str) -> torch.device:
     """Choose where to compute: ``cpu``, ``cuda`` (or ``cuda:N``), or ``auto``, a GPU where there is one.
 
     A ValueError is raised if the device is not there or the name is not known.

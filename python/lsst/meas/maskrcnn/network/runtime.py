@@ -34,7 +34,7 @@ _PREPARED: weakref.WeakKeyDictionary[MaskRcnnModel, dict[str, MaskRCNN | AnyBand
 )
 
 
-def prepared_network(model: MaskRcnnModel, device: str = "cpu") -> MaskRCNN | AnyBandNetwork:
+def prepared_network(model: MaskRcnnModel, device: str) -> MaskRCNN | AnyBandNetwork:
     """Build the network of a model, made quick at detecting, once for each device.
 
     It is in evaluation mode, and not to be changed; it is kept as long as the model lives.

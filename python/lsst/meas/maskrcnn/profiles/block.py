@@ -471,7 +471,7 @@ class Block:
         )
         return step, (step * right[:, :N_SHAPE]).sum(axis=1)
 
-    def store(self, result: ProfileFit, members: IntArray, errors: bool = True) -> None:
+    def store(self, result: ProfileFit, members: IntArray, errors: bool) -> None:
         """Write the models to the results, with or without their errors."""
         state = self.state
         for windows, rows, at in self._chosen(np.ones(len(members), bool)):

@@ -96,10 +96,10 @@ def saturate(
     mask: np.ndarray,
     rng: np.random.Generator,
     *,
-    bleed: bool = False,
-    axis: str = "y",
-    trail_level: float = 1.0,
-    fill: float = 1.0,
+    bleed: bool,
+    axis: str,
+    trail_level: float,
+    fill: float,
 ) -> None:
     """Clip an image (y, x) at the saturation level (nJy), in place, and mark the pixels as `SATURATED`.
 

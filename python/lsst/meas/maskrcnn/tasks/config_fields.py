@@ -29,7 +29,7 @@ def make_fields(source: Any, leave_out: tuple[str, ...] = (), unset: str = "") -
     """
     hints = typing.get_type_hints(source, include_extras=True)
     return {
-        field.name: _make_field(source, field, hints[field.name], unset)
+        field.name: _make_field(field, hints[field.name], unset)
         for field in dataclasses.fields(source)
         if field.name not in leave_out
     }
@@ -91,7 +91,7 @@ def plain_value(value: Any) -> Any:
     return tuple(value) if isinstance(value, pexConfig.listField.List) else value
 
 
-def _make_field(source: Any, field: dataclasses.Field[Any], hint: Any, unset: str) -> pexConfig.Field:
+def _make_field(field: dataclasses.Field[Any], hint: Any, unset: str) -> pexConfig.Field:
     kind, *extras = typing.get_args(hint) if typing.get_origin(hint) is typing.Annotated else (hint,)
     info = next((extra for extra in extras if isinstance(extra, FieldInfo)), FieldInfo())
     if dataclasses.is_dataclass(kind):

@@ -44,9 +44,9 @@ class BandCropSource(SceneCrops):
         bands: Sequence[str],
         wavelengths: Sequence[float],
         pixel_scale: float,
-        settings: CropSettings | None = None,
-        seed: int = 1,
-        n_pixels: float | None = None,
+        settings: CropSettings,
+        seed: int,
+        n_pixels: float | None,
     ):
         super().__init__(scenes, settings, seed, n_pixels)
         self.bands, self.wavelengths, self.pixel_scale = tuple(bands), list(wavelengths), pixel_scale

@@ -170,7 +170,7 @@ def read_band_scene(path: str | os.PathLike[str]) -> BandScene:
         return BandScene(masks=unpack_masks(data, len(arrays["labels"])), noisy=False, **arrays)
 
 
-def simulate_band_scene(rng: np.random.Generator, shape: tuple[int, int] = (288, 288)) -> BandScene:
+def simulate_band_scene(rng: np.random.Generator, shape: tuple[int, int]) -> BandScene:
     """Simulate a scene (y, x) of the mixture: of a survey that does not exist, or of a preset."""
     if rng.random() >= _PRESETS_SHARE:
         return to_band_scene(draw_survey_scene(random_survey_config(rng, shape), rng))
@@ -181,7 +181,7 @@ def simulate_band_scene(rng: np.random.Generator, shape: tuple[int, int] = (288,
 
 
 def make_scenes(
-    folder: str | os.PathLike[str], numbers: Sequence[int], seed: int, shape: tuple[int, int] = (288, 288)
+    folder: str | os.PathLike[str], numbers: Sequence[int], seed: int, shape: tuple[int, int]
 ) -> Iterator[Path]:
     """Simulate scenes of the mixture of surveys, and yield their files as they get ready.
 
@@ -209,7 +209,7 @@ def _draw_bands(scene: BandScene, rng: np.random.Generator) -> tuple[IntArray, F
 
 
 def draw_crop(
-    scene: BandScene, rng: np.random.Generator, size: int = 192, *, plain: bool = False
+    scene: BandScene, rng: np.random.Generator, size: int, *, plain: bool = False
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Cut a crop of ``size`` px and add noise.
 

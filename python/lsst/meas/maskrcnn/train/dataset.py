@@ -205,15 +205,9 @@ class SceneCrops(ABC):
     has the area of all; without it, ``crops_per_scene`` crops of each scene.
     """
 
-    def __init__(
-        self,
-        scenes: SceneSource,
-        settings: CropSettings | None = None,
-        seed: int = 1,
-        n_pixels: float | None = None,
-    ):
+    def __init__(self, scenes: SceneSource, settings: CropSettings, seed: int, n_pixels: float | None):
         self.scenes = scenes
-        self.settings = settings or CropSettings()
+        self.settings = settings
         self.n_pixels = n_pixels
         most = 2 if n_pixels is None else max(2, round(n_pixels / (16 * self.settings.size**2)))
         self.crops_per_scene = self.settings.crops_per_scene or most
@@ -284,7 +278,7 @@ class CropSource(SceneCrops):
         self,
         scenes: SceneSource,
         normalization: LuptonSettings | ZScoreSettings,
-        settings: CropSettings | None = None,
+        settings: CropSettings,
         seed: int = 1,
         psf_channels: bool = False,
         augment: AugmentSettings | None = None,

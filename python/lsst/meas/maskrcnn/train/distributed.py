@@ -24,7 +24,7 @@ _TIMEOUT = datetime.timedelta(days=2)
 """Longest time that processes wait for each other: one may make the scenes of all."""
 
 
-def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
+def make_fabric(device: str, precision: str = "auto") -> Fabric:
     """Set up where and how to compute; it is not launched yet.
 
     The device is ``auto``, ``cpu``, ``cuda`` or ``cuda:N``, the precision
@@ -56,7 +56,7 @@ def make_fabric(device: str = "auto", precision: str = "auto") -> Fabric:
     )
 
 
-def on_first_process(function: Callable[[], T], device: str = "auto") -> T:
+def on_first_process(function: Callable[[], T], device: str) -> T:
     """Call a function in the first process alone, and return its result in every process."""
     fabric = make_fabric(device)
     fabric.launch()

@@ -544,6 +544,6 @@ def _load_initial(
         ) from error
 
 
-def _shorten(items: Sequence[Any], limit: int = 8) -> str:
-    shown = ", ".join(str(item) for item in items[:limit])
-    return shown if len(items) <= limit else f"{shown} and {len(items) - limit} more"
+def _shorten(items: Sequence[Any]) -> str:
+    shown = ", ".join(str(item) for item in items[:8])
+    return shown if len(items) <= 8 else f"{shown} and {len(items) - 8} more"
