@@ -45,23 +45,24 @@ _BLOCK_SIZE = 262_144
 """Pixels converted to nJy at once, which bounds the memory for coordinates."""
 
 
-class _InputError(pipeBase.AlgorithmError):
+class InputError(pipeBase.AlgorithmError):
     """A failure that would repeat; its details are for the task's metadata."""
 
-    def __init__(self, message: str, **details: str) -> None:
+    def __init__(self, message: str, /, **details: Any) -> None:
         self._details = details
         super().__init__(message)
 
     @property
-    def metadata(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, Any]:
+        """What failed, for the task's metadata (`dict`)."""
         return self._details
 
 
-class UnusableExposureError(_InputError):
+class UnusableExposureError(InputError):
     """An exposure is of another filter than it should be, or has no valid pixel."""
 
 
-class IncompatibleExposuresError(_InputError):
+class IncompatibleExposuresError(InputError):
     """Exposures of two bands do not cover the same pixels of the sky."""
 
     def __init__(self, quantity: str, bands: tuple[str, str], values: tuple[Any, Any], advice: str) -> None:
@@ -75,7 +76,7 @@ class IncompatibleExposuresError(_InputError):
         )
 
 
-class MissingBandError(_InputError):
+class MissingBandError(InputError):
     """Some bands that the model needs are not among the inputs."""
 
     def __init__(self, missing: Iterable[str], available: Iterable[str], metadata: ModelMetadata) -> None:
@@ -90,7 +91,7 @@ class MissingBandError(_InputError):
         )
 
 
-class UncalibratedExposureError(_InputError):
+class UncalibratedExposureError(InputError):
     """An exposure lacks a component, a calibration that the task needs."""
 
     def __init__(self, band: str, component: str) -> None:

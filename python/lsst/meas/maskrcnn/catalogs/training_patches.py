@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-import lsst.pipe.base as pipeBase
 from lsst.afw.table import SourceCatalog
 from lsst.daf.butler import DatasetRef
 from lsst.geom import Box2D
@@ -26,23 +25,19 @@ from lsst.geom import Box2D
 from ..network.any_band_detect import LEARNED_FWHM
 from ..train.scene_cuts import split_scene
 from ..train.training_scene import write_scene
+from .exposures import InputError
 from .training_data import make_training_scene
 
 _PIECE_SIZE = 512
 """Longest side of what the training reads, and a validation finds sources in, at once (px)."""
 
 
-class TrainingDataError(pipeBase.AlgorithmError):
+class TrainingDataError(InputError):
     """There is nothing to train on, or something about it, or about some patches, is missing."""
 
     def __init__(self, message: str, patches: Iterable[str] = ()) -> None:
         self.patches = list(patches)
-        super().__init__(message)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What failed, for the task's metadata (`dict`)."""
-        return {"message": str(self), "patches": " ".join(self.patches)}
+        super().__init__(message, message=message, patches=" ".join(self.patches))
 
 
 @dataclasses.dataclass(frozen=True)

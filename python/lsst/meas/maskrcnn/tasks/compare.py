@@ -28,6 +28,7 @@ from lsst.afw.image import ExposureF
 from lsst.daf.butler import DeferredDatasetHandle
 
 from ..catalogs.evaluation_io import task_timing
+from ..catalogs.exposures import InputError
 from ..compare.baselines import BASELINES
 from ..compare.comparison import (
     ComparisonSettings,
@@ -58,13 +59,11 @@ _BLUE_TO_RED = "ugrizy"
 _GALLERY_SIZE = 6
 
 
-class DeblenderInputError(pipeBase.AlgorithmError):
+class DeblenderInputError(InputError):
     """The inputs of a comparison do not fit each other."""
 
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What failed, for the task's metadata (`dict`)."""
-        return {"message": str(self)}
+    def __init__(self, message: str) -> None:
+        super().__init__(message, message=message)
 
 
 def _input(

@@ -35,6 +35,7 @@ from ..catalogs.evaluation import (
     compare_patch,
 )
 from ..catalogs.evaluation_io import match_output, task_timing
+from ..catalogs.exposures import InputError
 from ..catalogs.injected import injected_truth
 from ..metrics.binned_figures import binned_tables, precision_recall_table
 from ..metrics.bootstrap import LEVEL
@@ -63,17 +64,12 @@ _GALLERY_SIZE = 8
 """Number of the best blends, and of the worst, that are stored for the report."""
 
 
-class EvaluationInputError(pipeBase.AlgorithmError):
+class EvaluationInputError(InputError):
     """The inputs of an evaluation, or of a patch of it, cannot be compared."""
 
     def __init__(self, message: str, patch: str = "") -> None:
         self.patch = patch
-        super().__init__(message)
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What failed, for the task's metadata (`dict`)."""
-        return {"patch": self.patch, "message": str(self)}
+        super().__init__(message, patch=patch, message=message)
 
 
 class MaskRcnnEvaluateConnections(

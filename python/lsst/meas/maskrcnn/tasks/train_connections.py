@@ -16,6 +16,7 @@ import lsst.pex.config as pexConfig
 import lsst.pipe.base as pipeBase
 import lsst.pipe.base.connectionTypes as cT
 
+from ..catalogs.exposures import InputError
 from ..train.augment import AugmentSettings
 from ..train.stages import TrainSettings
 from .connections import BAND, PATCH, SKYMAP, deferred_input, named_output
@@ -34,7 +35,7 @@ from .train_config import (
 _ITEM = re.compile(r"""(?P<field>\w+)\[(?P<quote>['"])(?P<key>.+)(?P=quote)\]""")
 
 
-class TrainingDivergedError(pipeBase.AlgorithmError):
+class TrainingDivergedError(InputError):
     """The loss of a step on crops of some images is not finite.
 
     The checkpoint is the last good state; empty if there is none that lasts.
@@ -44,12 +45,7 @@ class TrainingDivergedError(pipeBase.AlgorithmError):
         self.step = step
         self.images = list(images)
         self.checkpoint = checkpoint
-        super().__init__(message)
-
-    @property
-    def metadata(self) -> dict[str, Any]:
-        """What failed, for the task's metadata (`dict`)."""
-        return {"step": self.step, "images": " ".join(self.images), "checkpoint": self.checkpoint}
+        super().__init__(message, step=step, images=" ".join(self.images), checkpoint=checkpoint)
 
 
 class MaskRcnnTrainConnections(
