@@ -6,8 +6,6 @@
 
 from __future__ import annotations
 
-__all__ = ["SceneGrid"]
-
 import hashlib
 import math
 import os
@@ -78,23 +76,10 @@ class SceneGrid:
         return int(np.clip(self._WIDEST / width, 1, self._SIDE))
 
     def wcs(self, tract: int) -> SkyWcs:
-        """Return the projection of a tract.
+        """Return the projection of a tract, a tangent plane, north up and east to the left.
 
-        Parameters
-        ----------
-        tract : `int`
-            Its number, below `TRACT_MAX`.
-
-        Returns
-        -------
-        wcs : `lsst.afw.geom.SkyWcs`
-            Tangent plane, north up and east to the left. Tracts are spread
-            evenly between declinations -60 and 60 deg, away from RA 0.
-
-        Raises
-        ------
-        ValueError
-            Raised if there is no such tract.
+        Tracts are spread evenly between declinations -60 and 60 deg, away from RA 0. A ValueError is raised
+        if there is no such tract.
         """
         if not 0 <= tract < self.TRACT_MAX:
             raise ValueError(f"There is no tract {tract}; numbers (seeds) go from 0 to {self.TRACT_MAX - 1}.")
@@ -109,23 +94,7 @@ class SceneGrid:
         return makeSkyWcs(middle, center, makeCdMatrix(scale=self.pixel_scale * arcseconds))
 
     def patch(self, tract: int, patch: int) -> PatchGeometry:
-        """Return the place of a scene.
-
-        Parameters
-        ----------
-        tract, patch : `int`
-            Numbers: seed, and number of the scene.
-
-        Returns
-        -------
-        geometry : `PatchGeometry`
-            The patch.
-
-        Raises
-        ------
-        ValueError
-            Raised if there is no such patch.
-        """
+        """Return the place of a scene; a ValueError is raised if there is no such patch."""
         return self._place(tract, patch, self.wcs(tract))
 
     def _place(self, tract: int, patch: int, wcs: SkyWcs) -> PatchGeometry:

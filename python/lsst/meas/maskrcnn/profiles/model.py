@@ -14,8 +14,6 @@ import numpy.typing as npt
 
 from .render import N_SHAPE
 
-__all__ = ["SHAPE_NAMES", "FitSources", "ProfileFit"]
-
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
@@ -102,30 +100,12 @@ class ProfileFit:
         return np.where(np.isfinite(self.flux), np.sqrt(variances), np.nan)
 
     def scale_errors(self, factors: FloatArray) -> None:
-        """Make all errors larger.
-
-        Parameters
-        ----------
-        factors : `numpy.ndarray`
-            Factors of the errors of the fluxes, (B,); those of the other
-            parameters have their root mean square.
-        """
+        """Multiply errors by factors: those of the fluxes, (B,), and the others by their root mean square."""
         all_of_them = np.append(np.full(N_SHAPE, np.sqrt(np.mean(factors**2))), factors)
         self.covariance *= all_of_them[:, None] * all_of_them
 
     def share(self, rows: IntArray) -> ProfileFit:
-        """Give models to sources that share them.
-
-        Parameters
-        ----------
-        rows : `numpy.ndarray`
-            Row of the model of each source, int, (M,).
-
-        Returns
-        -------
-        fit : `ProfileFit`
-            Models of M sources; their fluxes are divided evenly.
-        """
+        """Give models, by row, to M sources that share them; their fluxes are divided evenly."""
         part = 1.0 / np.bincount(rows, minlength=len(self.flux))[rows]
         names = ("parameters", "is_star", "chi2", "dof", "n_iter", "converged", "delta_chi2")
         windows = [
@@ -142,18 +122,7 @@ class ProfileFit:
         )
 
     def select(self, bands: Sequence[int]) -> ProfileFit:
-        """Take some of the bands, in another order if need be.
-
-        Parameters
-        ----------
-        bands : `~collections.abc.Sequence` [`int`]
-            Their numbers.
-
-        Returns
-        -------
-        fit : `ProfileFit`
-            The models with these.
-        """
+        """Take the bands of these numbers, in this order."""
         chosen = list(bands)
         rows = [*range(N_SHAPE), *(N_SHAPE + band for band in chosen)]
         windows = [(y0, x0, pixels[chosen]) for y0, x0, pixels in self.windows]
@@ -168,18 +137,9 @@ class ProfileFit:
         sign: float = 1.0,
         bands: Sequence[int] | None = None,
     ) -> None:
-        """Add a model to images.
+        """Add the model of a source, times ``sign``, to images (band, y, x), in place.
 
-        Parameters
-        ----------
-        images : `numpy.ndarray`
-            Images, (band, y, x); changed in place.
-        index : `int`
-            Which source.
-        sign : `float`, optional
-            What the model is multiplied by.
-        bands : `~collections.abc.Sequence` [`int`], optional
-            Bands of the model, in the order of the images; default all.
+        Bands are those of the model, in the order of the images; by default all.
         """
         y0, x0, pixels = self.windows[index]
         if bands is not None:
@@ -187,15 +147,9 @@ class ProfileFit:
         add_stamp(images, y0, x0, pixels, sign)
 
     def shapes(self) -> tuple[FloatArray, FloatArray]:
-        """Give centres and shapes.
+        """Give centres and shapes by `SHAPE_NAMES`, (N, 6), and their covariance, (N, 6, 6).
 
-        Returns
-        -------
-        values : `numpy.ndarray`
-            By `SHAPE_NAMES`, (N, 6). Stars have no radius, ellipticity or
-            index: 0, 0 and NaN.
-        covariance : `numpy.ndarray`
-            (N, 6, 6); NaN for what stars do not have.
+        Stars have no radius, ellipticity or index: 0, 0 and NaN; their covariance is NaN for these.
         """
         y, x, log_radius, *eta, log_index = self.parameters.T
         length = np.hypot(*eta)
