@@ -136,18 +136,14 @@ class TruthArrays:
 
 
 def make_truth_schema(bands: Sequence[str]) -> afwTable.Schema:
-    """Make the schema of the truth catalogue.
+    """Make the schema of the truth catalogue: the minimal one and the truth.
+
+    ``slot_Centroid`` points to ``truth_centroid``.
 
     Parameters
     ----------
     bands : `~collections.abc.Sequence` [`str`]
         Bands with fluxes.
-
-    Returns
-    -------
-    schema : `lsst.afw.table.Schema`
-        The minimal schema of a `lsst.afw.table.SourceTable` and the truth,
-        with ``slot_Centroid`` pointing to ``truth_centroid``.
     """
     schema = afwTable.SourceTable.makeMinimalSchema()
     fields: list[tuple[str, Any, str, str]] = [

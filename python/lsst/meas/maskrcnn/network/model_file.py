@@ -109,26 +109,14 @@ class ModelMetadata(BaseModel):
 
     @property
     def network_spec(self) -> NetworkSpec:
-        """Architecture of a network of fixed bands (`NetworkSpec`).
-
-        Raises
-        ------
-        ModelFileError
-            Raised if the network takes any bands.
-        """
+        """Architecture of a network of fixed bands (`NetworkSpec`); a ModelFileError for any bands."""
         if isinstance(self.architecture, AnyBandSpec):
             raise ModelFileError(self._not_fixed())
         return self.architecture
 
     @property
     def fixed_normalization(self) -> LuptonSettings | ZScoreSettings:
-        """Normalisation of a network of fixed bands.
-
-        Raises
-        ------
-        ModelFileError
-            Raised if the network takes any bands.
-        """
+        """Normalisation of a network of fixed bands; a ModelFileError for any bands."""
         if isinstance(self.normalization, BandNoiseSettings):
             raise ModelFileError(self._not_fixed())
         return self.normalization
@@ -269,18 +257,12 @@ def load_model(model: str | os.PathLike[str] = "lite") -> MaskRcnnModel:
 
 
 def default_model_path() -> Path:
-    """Find the model file that comes with this package.
-
-    Returns
-    -------
-    path : `pathlib.Path`
-        The model ``lite``, which takes any bands.
-    """
+    """Find the model file that comes with this package, of the model ``lite``, which takes any bands."""
     return Path(str(importlib.resources.files("lsst.meas.maskrcnn") / "models" / "lite.safetensors"))
 
 
 def model_to_bytes(model: MaskRcnnModel, half: bool = False) -> bytes:
-    """Serialise a model.
+    """Make the content of a model file.
 
     Parameters
     ----------
@@ -288,11 +270,6 @@ def model_to_bytes(model: MaskRcnnModel, half: bool = False) -> bytes:
         The model.
     half : `bool`
         Store floating-point weights as float16.
-
-    Returns
-    -------
-    data : `bytes`
-        Content of a model file.
 
     Raises
     ------

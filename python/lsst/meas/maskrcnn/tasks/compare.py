@@ -154,13 +154,7 @@ _SettingsConfig: Any = make_config(ComparisonSettings, "ComparisonSettingsConfig
 class CompareDeblendersConfig(
     pipeBase.PipelineTaskConfig, _SettingsConfig, pipelineConnections=CompareDeblendersConnections
 ):
-    """Configuration of `CompareDeblendersTask`.
-
-    Notes
-    -----
-    The fields of `~lsst.meas.maskrcnn.compare.comparison.ComparisonSettings`
-    are fields of it.
-    """
+    """Configuration of `CompareDeblendersTask`, with all fields of `ComparisonSettings`."""
 
     dataset_names = pexConfig.ChoiceField[str](
         doc="Names of the coadds and of scarlet's products.",

@@ -168,13 +168,7 @@ class SimulateScenesConfig(
             refuse(self, error, ("preset", *self._fields))
 
     def scene(self) -> SceneConfig:
-        """Return the settings of the simulator: the preset with the changes.
-
-        Raises
-        ------
-        ValueError
-            Raised if they do not fit each other.
-        """
+        """Return the preset with the changes, for the simulator; a ValueError if they do not fit."""
         preset = preset_config(self.preset)
         changes = _given(self, _SCENE_CHANGES._fields)
         for name in _PARTS:

@@ -229,13 +229,7 @@ class MaskRcnnTrainConfig(pipeBase.PipelineTaskConfig, pipelineConnections=MaskR
             refuse(cls.stage_order, f"There are no stages {unknown}; there are {list(self.stages)}.")
 
     def settings(self) -> TrainSettings:
-        """Put the schedule together for the engine.
-
-        Raises
-        ------
-        ValueError
-            Raised if settings do not fit each other.
-        """
+        """Put the schedule together for the engine; a ValueError if settings do not fit each other."""
         return TrainSettings(
             stages=tuple(self.stages[name].settings(name=name) for name in self.stage_order),
             validation_every=self.validation.every,
