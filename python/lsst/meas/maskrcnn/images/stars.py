@@ -26,7 +26,14 @@ _MOST_FITTED = 25
 _FEWEST_STARS = 3
 _LEAST_SNR = 20.0
 _LEAST_FWHM = 1.1
-"""Width (px) below which a source is a cosmic ray or a hot pixel."""
+"""Width (px) below which a source is a cosmic ray, a hot pixel or a star that is hardly sampled."""
+
+_UNDERSAMPLED, _NARROWER = (1.3, 2.2), 0.25
+"""Widths (px) that galaxies may have among stars too narrow to be measured; so many of these for one that is
+chosen are too many. Of smaller sizes, the stars are the narrow ones themselves."""
+
+_PEAK_SHARE = 0.85
+"""Light of a hot pixel in that pixel, of the three by three about it; a star has less, but in its middle."""
 
 _BLUR = 0.6
 """Width (px) of the Gaussian with which undersampled images are blurred, or moments depend on the phase."""
@@ -80,6 +87,11 @@ class _Source:
     error: float
     """Relative error of the width."""
 
+    @property
+    def narrow(self) -> bool:
+        """Whether it is too narrow to be measured."""
+        return self.fwhm <= _LEAST_FWHM
+
 
 def measure_psfs(
     planes: Sequence[FloatArray], good: Sequence[BoolArray], sigmas: Sequence[float]
@@ -118,7 +130,8 @@ def measure_psfs(
             # The noise makes several maxima of one wide source.
             if not any(math.dist(place, other) < 0.5 * best.fwhm for other in found):
                 found[place] = sources
-    stars = _choose_stars(list(found.values()))
+    wide = [{band: one for band, one in source.items() if not one.narrow} for source in found.values()]
+    stars = _choose_stars([source for source in wide if source], wide.count({}))
     for index in usable:
         members = sorted(
             (star[index] for star in stars if index in star), key=lambda source: source.snr, reverse=True
@@ -160,7 +173,10 @@ def _measure(
     center_y, center_x, width = _moments(cleaned_smooth, half) or (math.nan,) * 3
     fwhm = FWHM_PER_SIGMA * math.sqrt(max(width**2 - _BLUR**2, 0.0))
     offset = math.hypot(center_y - half, center_x - half)
-    if not (_LEAST_FWHM < fwhm < 0.7 * half and offset < max(1.5, 0.5 * fwhm)):
+    if not (fwhm < 0.7 * half and offset < max(1.5, 0.5 * fwhm)):
+        return None
+    narrow = fwhm <= _LEAST_FWHM
+    if narrow and stamp[half, half] > _PEAK_SHARE * stamp[half - 1 : half + 2, half - 1 : half + 2].sum():
         return None
     dy, dx = np.mgrid[: 2 * half + 1, : 2 * half + 1] - np.array([center_y, center_x])[:, None, None]
     if not usable[np.hypot(dy, dx) < 1.2 * fwhm + 1.0].all():
@@ -170,8 +186,9 @@ def _measure(
     xx, yy, xy = ((cleaned_smooth * weight * product).sum() for product in (dx * dx, dy * dy, dx * dy))
     noise = 1.5 / max(snr, 1e-3)
     # What the blurring leaves of the subpixel position.
-    phase = 0.03 * min(1.0, (1.4 / fwhm) ** 6)
-    if snr < _LEAST_SNR or math.hypot(xx - yy, 2.0 * xy) > (0.2 + 2.0 * noise) * (xx + yy):
+    phase = 0.03 * min(1.0, (1.4 / max(fwhm, _LEAST_FWHM)) ** 6)
+    round_enough = math.hypot(xx - yy, 2.0 * xy) <= (0.2 + 2.0 * noise) * (xx + yy)
+    if snr < _LEAST_SNR or not (narrow or round_enough):
         return None
     return _Source(cleaned, usable, (center_y, center_x), fwhm, snr, math.hypot(noise, phase, _SIZE_SCATTER))
 
@@ -216,8 +233,11 @@ def _neighbours(
     return outside & ndimage.binary_dilation(foreign), np.minimum(stamp, opposite)
 
 
-def _choose_stars(sources: list[dict[int, _Source]]) -> list[dict[int, _Source]]:
-    """Choose the sources of the smallest size in which several agree, in all bands in which they are seen."""
+def _choose_stars(sources: list[dict[int, _Source]], n_narrow: int) -> list[dict[int, _Source]]:
+    """Choose the sources of the smallest size in which several agree, in all bands in which they are seen.
+
+    Beside these, there are sources too narrow to be measured.
+    """
     if not sources:
         return []
     bands = sorted({band for source in sources for band in source})
@@ -242,6 +262,9 @@ def _choose_stars(sources: list[dict[int, _Source]]) -> list[dict[int, _Source]]
     members = np.flatnonzero(agree[chosen]).tolist()
     # Stars are not larger than other sources: then these are galaxies that happen to agree.
     smaller = np.count_nonzero(mean < mean[chosen] - 0.15)
+    low, high = _UNDERSAMPLED
+    if low < math.exp(mean[chosen]) < high and smaller + n_narrow > _NARROWER * len(members):
+        return []
     return [sources[index] for index in members] if smaller <= 0.5 * len(members) else []
 
 
