@@ -22,18 +22,15 @@ from astropy.utils.exceptions import AstropyWarning
 
 from ..images.files import one_line
 from ..network.wavelengths import band_wavelength
-from .fits_header import linear_pixels
+from .fits_header import BAND_KEYS, linear_pixels
 from .fits_layout import check_layout
+from .fits_sections import find_overscan
 
 FloatArray = npt.NDArray[np.floating[Any]]
 
 FITS_SUFFIXES = ("", ".gz", ".fz")
 """What may follow the name of a FITS file: nothing, or that it is compressed (`tuple` [`str`])."""
 
-_BAND_KEYS = (
-    *("BAND", "BANDS", "BAND0", "FILTER", "FILTNAM", "FILTNAME"),
-    *("FILTER1", "FILTER2", "FILTNAM1", "FILTNAM2", "FPA.FILTERID", "ESO INS FILT1 NAME"),
-)
 # Extensions beside the image, by HDUCLAS3 (of ESO), UTYPE (of astropy), EXTNAME or EXTTYPE.
 _COMPANIONS = {
     "variance": ("VAR", "VARI", "VARIANCE", "STAT", "MSE", "VARIANCEUNCERTAINTY"),
@@ -267,7 +264,7 @@ def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
     except ValueError as error:
         raise FitsImageError(f"{path.name}: {error}.") from error
     pixels[np.isin(pixels, _SENTINELS) | (np.abs(pixels) > 1e29)] = np.nan
-    notes += filter(None, (note, _remove_lowest(pixels) if wanted.kind == "image" else ""))
+    notes += filter(None, (note, *(_remove_dark(pixels, header) if wanted.kind == "image" else ())))
     return FitsContent(path, header, pixels, is_exposure, companions, mask_header, labels, tuple(notes))
 
 
@@ -319,6 +316,16 @@ def _choose_hdu(
             "give one file per band."
         )
     return entry, data
+
+
+def _remove_dark(pixels: FloatArray, header: fits.Header) -> tuple[str, str]:
+    """Set pixels to NaN that saw no light, or have values for no data; returns what was found."""
+    dark, key = find_overscan(header, pixels)
+    if dark is None:
+        return "", _remove_lowest(pixels)
+    pixels[dark] = np.nan
+    note = f"{dark.mean():.1%} of the pixels are overscan by {key}, no data: it may be a raw frame."
+    return note, _remove_lowest(pixels)
 
 
 def _remove_lowest(pixels: FloatArray) -> str:
@@ -446,7 +453,7 @@ def assign_bands(
         filters = [_known_filter(header) for header in headers]
         if None not in filters and len(set(filters)) == len(filters):
             return [str(band) for band in filters], []
-        said = [next((str(header[key]) for key in _BAND_KEYS if key in header), "none") for header in headers]
+        said = [next((str(header[key]) for key in BAND_KEYS if key in header), "none") for header in headers]
         if set(said) != {"none"} or len(bands) != len(paths):
             listed = ", ".join(f"{path.name} says {text}" for path, text in zip(paths, said))
             raise FitsImageError(
@@ -491,7 +498,7 @@ def _header_of(path: Path, band: str | None = None, cube_bands: Sequence[str] = 
 def _known_filter(header: fits.Header | dict[str, str]) -> str | None:
     """Filter that a header names, if its wavelength is known."""
     band = _band_of(header)
-    for value in (str(header[key]).strip() for key in _BAND_KEYS if band is None and key in header):
+    for value in (str(header[key]).strip() for key in BAND_KEYS if band is None and key in header):
         try:
             band_wavelength(value)
         except ValueError:
@@ -515,7 +522,7 @@ def _band_in_name(path: Path) -> str | None:
 
 def _band_of(header: fits.Header | dict[str, str]) -> str | None:
     """Band that a header names, if it is one letter of ugrizy."""
-    for key in _BAND_KEYS:
+    for key in BAND_KEYS:
         value = str(header.get(key, "")).strip()
         # "r", "HSC-R", "r DECam SDSS c0002 6415.0 1480.0", "decam-r", "r.MP9601", "ZTF_r", "rp", "bokr",
         # "zd DECam k1038", but not "H  )".

@@ -2,7 +2,7 @@
 #
 # SPDX-License-Identifier: GPL-3.0-or-later
 
-"""What the headers of FITS images say: flux of a count, seeing, meaning of mask bits."""
+"""What the headers of FITS images say: flux of a count, saturation, seeing."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ from ..images.files import one_line
 from ..images.units import AB_ZERO_POINT
 from ..network.wavelengths import band_wavelength
 
+BAND_KEYS = (
+    *("BAND", "BANDS", "BAND0", "FILTER", "FILTNAM", "FILTNAME"),
+    *("FILTER1", "FILTER2", "FILTNAM1", "FILTNAM2", "FPA.FILTERID", "ESO INS FILT1 NAME"),
+)
+"""Keywords of the filter."""
+
 _ZERO_POINT_KEYS = (
+    "PHOTZP",
     "MAGZERO",
     "MAGZPT",
     "MAGZP",
@@ -29,7 +36,8 @@ _ZERO_POINT_KEYS = (
     "ZEROPNT",
     "ZEROPOINT",
     "ZPT",
-    "PHOTZP",
+    "ZPAPPROX",
+    "L1ZP",
     "ABMAGZP",
 )
 _COUNTS = r"\W*(e|electrons?|cts?|counts?|cps|dn|adu|photons?)(?![a-z])"
@@ -37,8 +45,25 @@ _PER_SECOND = r"\bper s|/ *s(ec\w*)?\b|\bs(ec)?(\^|\*\*)?\(?-1|\bcps\b"
 _OF_ONE_SECOND = r"\bper s|/ *s(ec)?\b|\b1(\.0*)? ?s(ec(ond)?)?\b"
 """In the comment of a zero point: it is of a count per second."""
 
-_ZERO_POINT_RANGE = (5.0, 45.0)
-"""Other values stand for one that is not known, such as 0, -1 or 99."""
+_ZERO_POINT_RANGE, _DEPTH_RANGE = (5.0, 45.0), (18.0, 35.0)
+"""Other values stand for one that is not known, such as 0, -1 or 99, unless they make five times the noise
+of a pixel a magnitude in the second range: counts may be maggies, of 0 mag."""
+
+_AB_OF_VEGA = {
+    "WFCAM": {"Z": 0.528, "Y": 0.634, "J": 0.938, "H": 1.379, "K": 1.900},
+    "VIRCAM": {"Z": 0.502, "Y": 0.600, "J": 0.916, "H": 1.366, "K": 1.827, "Ks": 1.827},
+    "WISE": {"1": 2.699, "2": 3.339, "3": 5.174, "4": 6.620},
+    "": {
+        **{"U": 0.79, "B": -0.09, "V": 0.02, "R": 0.21, "I": 0.45, "J": 0.91, "H": 1.39},
+        **{"K": 1.85, "Ks": 1.85, "W1": 2.699, "W2": 3.339, "W3": 5.174, "W4": 6.620},
+    },
+}
+"""AB magnitude of Vega by a word of the telescope, instrument or survey, empty for others, and filter.
+
+Hewett et al. (2006, MNRAS 367, 454); Gonzalez-Fernandez et al. (2018, MNRAS 474, 5459); Jarrett et al.
+(2011, ApJ 735, 112) for WISE; Blanton & Roweis (2007, AJ 133, 734) for Bessell's and the 2MASS filters.
+"""
+_ORIGIN_KEYS = ("TELESCOP", "INSTRUME", "ORIGIN", "SURVEY", "DATASET")
 
 _BRIGHTEST_SKY, _LONGEST_OPTICAL = 16.8, 930.0
 """Sky brightness (mag/arcsec2) beside the full Moon, and the longest wavelength (nm) for which that holds."""
@@ -61,19 +86,6 @@ _SPELLINGS = (
 )
 # Surveys whose images are in nanomaggies but often lack BUNIT.
 _NANOMAGGY_SURVEYS = ("decals", "legacysurvey", "sdss")
-# Bits of the mask images of telescopes that mean that a pixel is unusable; the others inform.
-_TELESCOPE_BITS: dict[str, dict[str, tuple[int, ...]]] = {
-    "JWST": {"BAD": (0,), "SAT": (1,)},
-    "HST": {"NO_DATA": (1,), "BAD": (0, 2, 3, 4, 7, 9), "SAT": (8, 11), "CR": (12, 13)},
-    "DES": {"BAD": (0, 3, 6, 7, 8, 10), "SAT": (1,), "CR": (4,)},
-}
-# What the names of bits say that mean that a pixel is unusable.
-_PLANE_WORDS = {
-    "BAD": r"^BAD\b|\bDEAD|RESPONSIVITY|NOISY|TRACK|^(DETECTOR|FLAT|DARK|CTE|LOW|CONV\.BAD)$",
-    "SAT": r"^SAT(URATED)?$",
-    "CR": r"^CR$|COSMIC|RAD HIT",
-    "NO_DATA": r"^NO_DATA$|^UNMASKEDNAN$|^BLANK$|^NAN$",
-}
 _SCALE_KEYS = ("PIXSCALE", "PIXSCAL1", "PIXELSCL", "SECPIX", "SECPIX1")
 _FWHM_KEYS = ("PSF_FWHM", "PSFFWHM", "SEEING", "FWHM")
 
@@ -131,15 +143,17 @@ def header_scale(header: fits.Header) -> tuple[float, str] | None:
     )
 
 
-def zero_point(header: fits.Header, pixel_scale: float) -> tuple[float | None, str]:
+def zero_point(header: fits.Header, pixel_scale: float, band: str, sigma: float) -> tuple[float | None, str]:
     """Find the AB magnitude of one count, and where it is from.
 
     It is `None`, with the reason, if the header does not say it or contradicts
-    itself. The pixel scale (arcsec) is for surface brightnesses.
+    itself. The pixel scale (arcsec) is for surface brightnesses, the band for
+    headers that name no filter; sigma is the noise of a pixel (counts).
     """
     unit, exposure = str(header.get("BUNIT", "")).strip(), number_of(header, "EXPTIME")
+    exposure = number_of(header, "EXP_TIME") if exposure is None else exposure
     per_second = bool(re.search(_PER_SECOND, unit.lower()))
-    found, refused = _zero_point_cards(header, unit, per_second, exposure)
+    found, refused = _zero_point_cards(header, band, sigma, per_second, exposure)
     flux = number_of(header, "FLUXMAG0")
     if flux is not None and flux > 0:
         found["FLUXMAG0"] = 2.5 * math.log10(flux)
@@ -163,6 +177,10 @@ def zero_point(header: fits.Header, pixel_scale: float) -> tuple[float | None, s
     survey = str(header.get("SURVEY", "")).strip().lower()
     if not found and survey.startswith(_NANOMAGGY_SURVEYS):
         found[f"SURVEY {header['SURVEY']}, in nanomaggies"] = 22.5
+    # Images of WISE in nanomaggies are of Vega's system.
+    vega = _AB_OF_VEGA["WISE"].get(band[1:], 0.0) if band[:1] == "W" else 0.0
+    for source in [source for source in found if vega and re.search("magg|mgy", source.lower())]:
+        found[f"{source} {vega:+.3g} from Vega to AB"] = found.pop(source) + vega
     for source in [source for source, value in found.items() if not abs(value) <= _LARGEST_ZERO_POINT]:
         refused.append(f"{source} gives {found.pop(source):.4g}, which is no zero point")
     if not found:
@@ -190,39 +208,64 @@ def implausible_sky(level: float, zero_point: float, pixel_scale: float, band: s
 
 
 def _zero_point_cards(
-    header: fits.Header, unit: str, per_second: bool, exposure: float | None
+    header: fits.Header, band: str, sigma: float, per_second: bool, exposure: float | None
 ) -> tuple[dict[str, float], list[str]]:
     """Zero points that cards give, and why others are none."""
     found: dict[str, float] = {}
     refused = []
+    unit = str(header.get("BUNIT", "")).strip()
     for key in _ZERO_POINT_KEYS:
-        if key not in header:
+        # That of CASU (UKIDSS, VISTA), which is of a count per second, if its error is there.
+        casu = key == "MAGZPT" and "MAGZRR" in header
+        if key not in header or (casu and found):
             continue
-        value, comment = number_of(header, key), header.comments[key].lower()
-        if value is None or not _ZERO_POINT_RANGE[0] <= value <= _ZERO_POINT_RANGE[1]:
+        value, comment, label = number_of(header, key), header.comments[key].lower(), key
+        if value is None or not _is_zero_point(value, sigma):
             refused.append(f"{key} = {one_line(header[key], 40)} is no zero point")
-        elif _is_vega(header, key):
-            refused.append(f"{key} = {value:g} is of Vega's system, not AB")
-        elif per_second or exposure == 1.0 or not re.search(_OF_ONE_SECOND, comment):
-            found[key] = value
-        elif unit and exposure is not None and exposure > 0:
-            found[f"{key} and EXPTIME"] = value + 2.5 * math.log10(exposure)
+            continue
+        if casu or _is_vega(header, key):
+            vega = _ab_of_vega(header, band)
+            if vega is None:
+                refused.append(
+                    f"{key} = {value:g} is of Vega's system; AB is this plus the AB magnitude of Vega"
+                )
+                continue
+            value, label = value + vega, f"{key} {vega:+.3g} from Vega to AB"
+        given = casu or key == "L1ZP"
+        if per_second or exposure == 1.0 or not (given or re.search(_OF_ONE_SECOND, comment)):
+            found[label] = value
+        elif (unit or given) and exposure is not None and exposure > 0:
+            found[f"{label} and EXPTIME"] = value + 2.5 * math.log10(exposure)
         else:
             refused.append(f"{key} = {value:g} is of a count per second, and the pixels may be others")
     return found, refused
 
 
+def _is_zero_point(value: float, sigma: float) -> bool:
+    """Whether a number can be the magnitude of a count, with a noise of a pixel (counts)."""
+    low, high = _ZERO_POINT_RANGE
+    faint, faintest = _DEPTH_RANGE
+    return low <= value <= high or faint < value - 2.5 * math.log10(5.0 * sigma) < faintest
+
+
 def _is_vega(header: fits.Header, key: str) -> bool:
     """Whether a zero point is for magnitudes in the system of Vega."""
     words = [header.comments[key], *(header.get(name, "") for name in ("MAGSYS", "PHOTSYS", "ZPSYS"))]
-    # MAGZPT is that of CASU (UKIDSS, VISTA), which is also of a count per second, if its error is there.
-    names = ("TELESCOP", "ORIGIN", "SURVEY", "DATASET")
-    infrared = [str(header.get(name, "")).strip().upper().startswith(("WISE", "2MASS")) for name in names]
-    return (
-        "vega" in " ".join(map(str, words)).lower()
-        or (key == "MAGZPT" and "MAGZRR" in header)
-        or (key == "MAGZP" and any(infrared))
-    )
+    infrared = [
+        str(header.get(name, "")).strip().upper().startswith(("WISE", "2MASS")) for name in _ORIGIN_KEYS
+    ]
+    return "vega" in " ".join(map(str, words)).lower() or (key == "MAGZP" and any(infrared))
+
+
+def _ab_of_vega(header: fits.Header, band: str) -> float | None:
+    """AB magnitude of Vega in the filter of a header, or else of a band; `None` where it is not known."""
+    origin = " ".join(str(header.get(key, "")) for key in _ORIGIN_KEYS).upper()
+    table = next(values for survey, values in _AB_OF_VEGA.items() if survey in origin)
+    said = [str(header[key]).strip() for key in BAND_KEYS if key in header]
+    names = [name for name in said if name in table or (name and not name.isdigit())] or [band]
+    makers = r"^(bess(el+)?|johnson|cousins)[-_ ]?|[-_ ]?2mass$"
+    found = {table.get(re.sub(makers, "", name, flags=re.IGNORECASE)) for name in names} - {None}
+    return found.pop() if len(found) == 1 else None
 
 
 def _janskys(unit: str, pixel_scale: float) -> float | None:
@@ -276,44 +319,3 @@ def header_fwhm(header: fits.Header, pixel_scale: float) -> tuple[float, str] | 
         if 0.8 <= fwhm / pixel_scale <= 40.0:
             return fwhm, key
     return None
-
-
-def mask_patterns(header: fits.Header, name: str) -> tuple[dict[str, int], str]:
-    """Find which bits of a mask image become which mask plane, and whose convention that is.
-
-    ``header`` is that of the mask with what the primary one says, ``name`` that
-    of its extension. Bits that only inform are in no plane.
-    """
-    named = _named_bits(header)
-    if named:
-        result: dict[str, int] = {}
-        for words, pattern in named:
-            for plane, expression in _PLANE_WORDS.items():
-                if re.search(expression, words.upper()):
-                    result[plane] = result.get(plane, 0) | pattern
-        return result, "the names of bits in its header"
-    telescope = str(header.get("TELESCOP", "")).strip().upper()
-    if name == "MSK" or str(header.get("SURVEY", "")).strip().upper() == "DES":
-        telescope = "DES"
-    if telescope in _TELESCOPE_BITS:
-        bits = _TELESCOPE_BITS[telescope]
-        return {plane: sum(1 << bit for bit in numbers) for plane, numbers in bits.items()}, telescope
-    pattern = header.get("QUALMASK")
-    if isinstance(pattern, int) and not isinstance(pattern, bool) and pattern > 0:
-        return {"BAD": pattern}, "QUALMASK"
-    return {"BAD": -1}, "every value but 0"
-
-
-def _named_bits(header: fits.Header) -> list[tuple[str, int]]:
-    """Names of bits of a mask and their patterns: cards of LSST, Pan-STARRS (MSKNAM, MSKVAL) or ZTF (BIT)."""
-    result = []
-    for key, value in header.items():
-        if not isinstance(value, int) or not 0 <= value < 1 << 63:
-            continue
-        if re.fullmatch(r"MSKVAL\d\d", key):
-            result.append((str(header.get(f"MSKNAM{key[-2:]}", "")), value))
-        elif value < 63 and key.startswith("MP_"):
-            result.append((key[3:], 1 << value))
-        elif value < 63 and re.fullmatch(r"BIT\d\d", key):
-            result.append((header.comments[key], 1 << value))
-    return [(words, pattern) for words, pattern in result if words]

@@ -24,23 +24,18 @@ import numpy.typing as npt
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from ..images.sky import estimate_sky, find_fill, find_plateau, is_pile, lies_on_sources, source_light
+from ..images.sky import find_fill, find_plateau, is_pile, lies_on_sources, source_light
 from ..images.stars import StarPsf, gaussian_image, image_fwhm, measure_psfs
 from ..images.units import AB_ZERO_POINT
 from .fits_files import BandFiles, FitsContent, FitsImageError, read_fits
-from .fits_header import header_fwhm, header_saturation, implausible_sky, mask_patterns, zero_point
+from .fits_header import header_fwhm, header_saturation, implausible_sky, zero_point
+from .fits_masks import mask_bits, mask_patterns
+from .fits_noise import check_variance, subtract_sky
 from .fits_resample import resample_band
 from .fits_wcs import RESAMPLE_ADVICE, common_wcs, pixel_scale_of
 
 FloatArray = npt.NDArray[np.floating[Any]]
 BoolArray = npt.NDArray[np.bool_]
-
-_LEAST_VARIANCE_RATIO = 0.25
-"""Variances that are smaller than that of the sky by more than this are relative."""
-
-_MOST_VARIANCE_RATIO = 30.0
-"""So are those that are larger by more than this; the noise of stacked images is
-correlated, and the scatter of their pixels smaller than the noise of a source."""
 
 _LEAST_SHARE = {"weight": 0.1, "mask": 0.5}
 """Share of the pixels that have data which weights, and masks of unknown meaning, must leave."""
@@ -73,7 +68,7 @@ class FitsOptions:
     mask_bits: Mapping[str, int] | None = None
     """Which bits of a mask image become which mask plane, as a pattern of
     bits by plane; others mean nothing. By default as the header or the
-    telescope has it, see `~.fits_header.mask_patterns`."""
+    telescope has it, see `~.fits_masks.mask_patterns`."""
 
     saturation: Mapping[str, float] | float | None = None
     """Count at and above which pixels are saturated; by default the header's
@@ -360,7 +355,7 @@ def _read_band(
         notes.append("its mask leaves less than a tenth of the pixels; noise and PSF are measured on all.")
         good = finite & ~saturated if (finite & ~saturated).any() else finite
     noise = options.for_band("noise", band)
-    pixels, sigma, sources = _subtract_sky(content.pixels, good, options, noise, notes.append)
+    pixels, sigma, sources = subtract_sky(content.pixels, good, options, noise, notes.append)
     if guessed and lies_on_sources(planes["BAD"], np.where(finite & ~saturated, pixels, 0.0), sigma):
         raise FitsImageError(
             f"{name}: the pixels that are not 0 in {guessed} are those of the sources, as in a map of "
@@ -373,11 +368,11 @@ def _read_band(
             variance += source_light(pixels, finite, sources | ~good, sigma) / gain
         source = "given" if noise is not None else "measured between the sources"
     else:
-        variance, source = _check_variance(variance, good, sigma, options.rescale, source, notes.append)
+        variance, source = check_variance(variance, good, sigma, options.rescale, source, notes.append)
     found.append(f"noise {float(np.sqrt(np.median(variance[finite]))):.4g} counts ({source})")
     magnitude, source = (options.zero_points or {}).get(band), "given"
     if magnitude is None:
-        magnitude, source = zero_point(content.header, scale)
+        magnitude, source = zero_point(content.header, scale, band, sigma)
     if magnitude is None:
         notes.append(f"{source}: fluxes are in counts and magnitudes instrumental; --zeropoint sets it.")
     elif (sky := float(np.median((content.pixels - pixels)[good]))) > 3.0 * sigma:
@@ -432,7 +427,7 @@ def _mask_planes(
     flags, header, name = content.flags(files)
     if not name:
         return {"SAT": saturated}, ""
-    patterns, source = mask_patterns(header, name)
+    flags, (patterns, source) = mask_bits(flags, header, name), mask_patterns(header, name)
     if options.mask_bits is not None:
         patterns, source = dict(options.mask_bits), "given"
     planes = {plane: flags & pattern != 0 for plane, pattern in patterns.items()}
@@ -535,66 +530,3 @@ def _saturation_level(content: FitsContent, given: float | None, note: Callable[
     if level is not None:
         note(f"many pixels have {level:g} counts exactly and are taken for saturated.")
     return level
-
-
-def _subtract_sky(
-    pixels: FloatArray,
-    good: BoolArray,
-    options: FitsOptions,
-    noise: float | None,
-    note: Callable[[str], None],
-) -> tuple[FloatArray, float, BoolArray]:
-    """Subtract the sky, if there is one, and estimate the noise.
-
-    Returns the image, the noise of an empty pixel (above 0), and where the sources are.
-    """
-    values = np.where(good, pixels, 0.0)
-    estimate = estimate_sky(values, good, mesh_size=options.mesh_size, subtracted=options.sky == "none")
-    sigma = estimate.sigma
-    level = float(np.median(estimate.level))
-    scatter = float(np.std(values[good]))
-    # Without noise, the medians of counted photons are still blurred a little.
-    if options.sky == "subtract" or (options.sky == "auto" and abs(level) > max(sigma, 1e-2 * scatter)):
-        pixels = pixels - estimate.level
-        note(f"a sky of {level:.4g} counts was subtracted.")
-    if noise is not None:
-        sigma = noise
-    elif not sigma > 0.0:
-        sigma = max(1e-3 * scatter, 1e-6 * max(abs(level), 1.0))
-        note(f"no noise is found in the sky; {sigma:.3g} counts are put; --noise sets them.")
-    elif estimate.correlation > 0.85:
-        note(
-            f"what is taken for noise is smooth (correlation {estimate.correlation:.2f}), as light or an "
-            "uneven sky is; noise and depth may be wrong: --noise and --sky-mesh set them."
-        )
-    elif estimate.correlation > 0.2:
-        note(
-            f"the noise of neighbouring pixels is correlated ({estimate.correlation:.2f}), "
-            "as in stacked or resampled images; the variance is that of single pixels."
-        )
-    return pixels, sigma, estimate.sources
-
-
-def _check_variance(
-    variance: FloatArray,
-    good: BoolArray,
-    sigma: float,
-    rescale: bool,
-    source: str,
-    note: Callable[[str], None],
-) -> tuple[FloatArray, str]:
-    """Compare a given variance with the noise in the sky; returns what to use, and where it is from."""
-    ratio = float(np.median(variance[good])) / sigma**2
-    if rescale or not _LEAST_VARIANCE_RATIO < ratio < _MOST_VARIANCE_RATIO:
-        if not rescale:
-            note(
-                f"the variance of {source} is {ratio:.2g} times the one found in the sky: it is taken for "
-                "relative and scaled to the noise in the sky."
-            )
-        return variance / ratio, f"{source}, scaled to the sky"
-    if not 0.5 < ratio < 5.0:
-        note(
-            f"the variance of {source} is {ratio:.2g} times the one found in the sky; --rescale makes them "
-            "agree."
-        )
-    return variance, source

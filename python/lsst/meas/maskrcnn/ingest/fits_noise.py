@@ -1,0 +1,91 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Sky and noise of FITS images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ..images.sky import estimate_sky
+
+if TYPE_CHECKING:
+    from .fits_images import FitsOptions
+
+FloatArray = npt.NDArray[np.floating[Any]]
+BoolArray = npt.NDArray[np.bool_]
+
+_LEAST_VARIANCE_RATIO = 0.25
+"""Variances that are smaller than that of the sky by more than this are relative."""
+
+_MOST_VARIANCE_RATIO = 30.0
+"""So are those that are larger by more than this; the noise of stacked images is
+correlated, and the scatter of their pixels smaller than the noise of a source."""
+
+
+def subtract_sky(
+    pixels: FloatArray,
+    good: BoolArray,
+    options: FitsOptions,
+    noise: float | None,
+    note: Callable[[str], None],
+) -> tuple[FloatArray, float, BoolArray]:
+    """Subtract the sky, if there is one, and estimate the noise.
+
+    Returns the image, the noise of an empty pixel (above 0), and where the sources are.
+    """
+    values = np.where(good, pixels, 0.0)
+    estimate = estimate_sky(values, good, mesh_size=options.mesh_size, subtracted=options.sky == "none")
+    sigma = estimate.sigma
+    level = float(np.median(estimate.level))
+    scatter = float(np.std(values[good]))
+    # Without noise, the medians of counted photons are still blurred a little.
+    if options.sky == "subtract" or (options.sky == "auto" and abs(level) > max(sigma, 1e-2 * scatter)):
+        pixels = pixels - estimate.level
+        note(f"a sky of {level:.4g} counts was subtracted.")
+    if noise is not None:
+        sigma = noise
+    elif not sigma > 0.0:
+        sigma = max(1e-3 * scatter, 1e-6 * max(abs(level), 1.0))
+        note(f"no noise is found in the sky; {sigma:.3g} counts are put; --noise sets them.")
+    elif estimate.correlation > 0.85:
+        note(
+            f"what is taken for noise is smooth (correlation {estimate.correlation:.2f}), as light or an "
+            "uneven sky is; noise and depth may be wrong: --noise and --sky-mesh set them."
+        )
+    elif estimate.correlation > 0.2:
+        note(
+            f"the noise of neighbouring pixels is correlated ({estimate.correlation:.2f}), "
+            "as in stacked or resampled images; the variance is that of single pixels."
+        )
+    return pixels, sigma, estimate.sources
+
+
+def check_variance(
+    variance: FloatArray,
+    good: BoolArray,
+    sigma: float,
+    rescale: bool,
+    source: str,
+    note: Callable[[str], None],
+) -> tuple[FloatArray, str]:
+    """Compare a given variance with the noise in the sky; returns what to use, and where it is from."""
+    ratio = float(np.median(variance[good])) / sigma**2
+    if rescale or not _LEAST_VARIANCE_RATIO < ratio < _MOST_VARIANCE_RATIO:
+        if not rescale:
+            note(
+                f"the variance of {source} is {ratio:.2g} times the one found in the sky: it is taken for "
+                "relative and scaled to the noise in the sky."
+            )
+        return variance / ratio, f"{source}, scaled to the sky"
+    if not 0.5 < ratio < 5.0:
+        note(
+            f"the variance of {source} is {ratio:.2g} times the one found in the sky; --rescale makes them "
+            "agree."
+        )
+    return variance, source

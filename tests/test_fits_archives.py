@@ -1,0 +1,185 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""FITS images as archives, pipelines and cameras write them: masks, frames and zero points are read right."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from astropy.io import fits
+
+from lsst.meas.maskrcnn.images.stars import measure_psfs
+from lsst.meas.maskrcnn.ingest.fits_files import BandFiles
+from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
+
+sys.path.append(str(Path(__file__).parent))
+from fits_samples import SHAPE, SIGMA, header, moffat, noise, read, star_field, write
+
+ESO = {"ESO DET OUTPUTS": 1, "ESO DET OUT1 NY": 112}
+CODES = {1: "BAD", 2: "NO_DATA", 3: "SAT", 4: "SAT", 5: "CR", 6: "BAD", 7: "", 8: "CR"}
+BITS = {1: "BAD", 2: "SAT", 4: "", 16: "CR", 64: "SAT", 128: "", 3: "BAD SAT"}
+
+
+@pytest.fixture
+def image(rng):
+    return star_field(rng, SIGMA["r"])
+
+
+@pytest.mark.parametrize(
+    ("cards", "planes"),
+    [
+        ({"INSTRUME": "DECam", "PLVER": "V4.8.2a"}, CODES),
+        ({"INSTRUME": "DECam", "PLVER": "DES V3.5.0"}, CODES),
+        ({"INSTRUME": "DECam", "PLVER": "V3.4.1"}, BITS),
+        ({"INSTRUME": "Mosaic3", "PLVER": "V2.3"}, CODES),
+        ({"INSTRUME": "90prime", "PLVER": "V2.3"}, CODES),
+        ({"INSTRUME": "DECam"}, {1: "BAD", 7: "BAD"}),
+        ({"ORIGIN": "LCOGT"}, {1: "BAD", 2: "SAT", 4: "BAD", 8: "CR", 3: "BAD SAT"}),
+    ],
+)
+def test_codes_and_bits_of_pipelines(tmp_path, image, cards, planes):
+    """In a file of its own, with the header of the primary HDU, as NOIRLab's community pipeline has it."""
+    values = np.zeros(SHAPE, np.int16)
+    for row, value in enumerate(planes):
+        values[row] = value
+    head = fits.Header(cards)
+    for name, pixels in (("ooi", image.astype(np.float32)), ("ood", values)):
+        hdus = [fits.PrimaryHDU(header=head), fits.ImageHDU(pixels, header(), name="N4")]
+        fits.HDUList(hdus).writeto(tmp_path / f"{name}.fits")
+    files = BandFiles(tmp_path / "ooi.fits", mask=tmp_path / "ood.fits")
+    read_planes = read_field({"r": files}).images["r"].planes
+    for row, (value, expected) in enumerate(planes.items()):
+        found = sorted(plane for plane, selected in read_planes.items() if selected[row].any())
+        assert " ".join(found) == expected, value
+    # Numbers that are given are codes where pixels have codes.
+    if planes is CODES:
+        given = read_field({"r": files}, FitsOptions(mask_bits={"CR": 1 << 7})).images["r"].planes
+        assert given["CR"][6].all() and np.count_nonzero(given["CR"].any(axis=1)) == 1
+
+
+@pytest.mark.parametrize(
+    ("cards", "columns"),
+    [
+        ({"TRIMSEC": "[  17: 136,   1: 112]"}, (16, 136)),
+        ({"DATASEC": "[1:128,1:112]", "BIASSEC": "[129:144,1:112]"}, (0, 128)),
+        ({"DATASEC": "[1:128,*]", "TRIMSEC": "[1:4096,1:4096]"}, (0, 128)),
+        ({"DATASECA": "[17:72,1:112]", "DATASECB": "[128:73,1:112]"}, (16, 128)),
+        ({**ESO, "ESO DET OUT1 NX": 128, "ESO DET OUT1 PRSCX": 16}, (16, 144)),
+        # Of other images: a whole CCD, one that was trimmed, a mosaic that was stacked.
+        ({"DATASEC": "[33:2080,1:4612]", "BIASSEC": "[0:0,0:0]"}, (0, 144)),
+        ({"TRIMSEC": "[1:144,1:112]", "BIASSEC": "[145:160,1:112]"}, (0, 144)),
+        ({**ESO, "ESO DET OUT1 NX": 144, "ESO DET OUT1 PRSCX": 16}, (0, 144)),
+        ({"TRIMSEC": "UNKNOWN"}, (0, 144)),
+    ],
+)
+def test_overscan_is_no_data(tmp_path, rng, image, cards, columns):
+    raw = image + 800.0
+    dark = np.ones(SHAPE, bool)
+    dark[:, columns[0] : columns[1]] = False
+    raw[dark] = rng.normal(300.0, 4.0, SHAPE)[dark]
+    head = header()
+    for key, value in cards.items():
+        head["HIERARCH " + key if " " in key else key] = value
+    result = read(write(tmp_path, {"r": raw}, head))
+    assert (np.isfinite(result.images["r"].pixels) == ~dark).all()
+    assert any("overscan" in note and "raw" in note for note in result.notes) == dark.any()
+    assert noise(result) == pytest.approx(SIGMA["r"], rel=0.06)
+    assert result.images["r"].psf_fwhm == pytest.approx(0.8, rel=0.06)
+
+
+def test_sections_of_other_images_are_not_believed(tmp_path, image):
+    """What lies beside a section is sky as well, in level and scatter; unless its overscan is named."""
+    head = {"DATASEC": "[1:128,1:112]"}
+    assert np.isfinite(read(write(tmp_path, {"r": image}, header(**head))).images["r"].pixels).all()
+    head["BIASSEC"] = "[129:144,1:112]"
+    assert not np.isfinite(
+        read(write(tmp_path, {"r": image}, header(**head))).images["r"].pixels[:, 128:]
+    ).any()
+
+
+CASU = {"MAGZPT": (24.0, "Photometric ZP"), "MAGZRR": 0.01}
+
+
+@pytest.mark.parametrize(
+    ("cards", "band", "expected"),
+    [
+        ({"MAGZP": 20.9, "DATASET": "2MASS", "BAND": "J"}, "J", 21.81),
+        ({"MAGZP": 22.5, "BAND": 1, "TELESCOP": "WISE"}, "W1", 25.199),
+        ({"MAGZP": (22.5, "Magnitude zeropoint (in Vega mag)"), "BAND": 2}, "W2", 25.839),
+        ({**CASU, "INSTRUME": "WFCAM", "FILTER": "K", "EXP_TIME": 10.0}, "K", 28.4),
+        ({**CASU, "INSTRUME": "VIRCAM", "FILTER": "Ks", "EXPTIME": 10.0}, "K", 28.327),
+        ({**CASU, "INSTRUME": "VIRCAM", "FILTER": "J", "EXPTIME": 10.0}, "J", 27.416),
+        ({**CASU, "INSTRUME": "WFC", "FILTER": "r", "EXPTIME": 10.0}, "r", None),
+        # As ESO has it beside that of CASU, for the counts of the image.
+        ({**CASU, "INSTRUME": "VIRCAM", "FILTER": "H", "PHOTZP": 26.4, "PHOTSYS": "VEGA"}, "H", 27.766),
+        ({"PHOTZP": 26.4, "PHOTSYS": "VEGA", "FILTER": "Bessell-V"}, "V", 26.42),
+        ({"PHOTZP": 26.4, "PHOTSYS": "Vega", "FILTER1": "clear", "FILTER2": "R"}, "r", 26.61),
+        ({"PHOTZP": 26.4, "PHOTSYS": "Vega", "FILTER": "Halpha"}, "R", None),
+        ({"PHOTZP": 26.4, "PHOTSYS": "Vega"}, "B", 26.31),
+        ({"PHOTZP": 26.4, "PHOTSYS": "AB"}, "B", 26.4),
+        ({"BUNIT": "nanomaggy"}, "W1", 25.199),
+        ({"SURVEY": "DECaLS"}, "W2", 25.839),
+        ({"L1ZP": 23.5, "BUNIT": "electron", "EXPTIME": 100.0}, "r", 28.5),
+        ({"ZPAPPROX": 27.9, "EXPTIME": 100.0}, "r", 27.9),
+    ],
+)
+def test_zero_points_of_vega_become_ab(tmp_path, image, cards, band, expected):
+    result = read(write(tmp_path, {band: image}, header(**{"MAGZERO": "none", **cards})))
+    found = 31.4 - 2.5 * np.log10(result.images[band].nanojansky_per_count)
+    assert result.images[band].calibrated == (expected is not None)
+    assert found == pytest.approx(31.4 if expected is None else expected, abs=2e-3)
+    if expected is None:
+        assert any(
+            "of Vega's system; AB is this plus" in note and "--zeropoint" in note for note in result.notes
+        )
+
+
+def test_maggies_have_a_zero_point_of_zero(tmp_path, image):
+    """As KiDS; 0 for counts of usual noise stands for nothing."""
+    for unit, known in ((1e-12, True), (1.0, False)):
+        result = read(write(tmp_path, {"r": image * unit}, header(MAGZERO="none", PHOTZP=0.0)))
+        assert result.images["r"].calibrated == known
+    result = read(write(tmp_path, {"r": image * 1e-12}, header(MAGZERO="none", PHOTZP=0.0)))
+    assert noise(result) == pytest.approx(SIGMA["r"] * 3631e9 * 1e-12, rel=0.05)
+
+
+def undersampled(rng, fwhm, shape=(240, 240), n_stars=60):
+    """Stars of a Gaussian profile, integrated over pixels, and noise of 1."""
+    fine, half = 9, 6
+    image = rng.normal(0.0, 1.0, shape)
+    for y, x in rng.uniform(12, shape[0] - 12, (n_stars, 2)):
+        row, column = round(y), round(x)
+        steps = (np.arange((2 * half + 1) * fine) + 0.5) / fine - half - 0.5
+        sides = [
+            np.exp(-4.0 * np.log(2.0) * ((steps - offset) / fwhm) ** 2) for offset in (y - row, x - column)
+        ]
+        stamp = np.outer(*(side.reshape(-1, fine).sum(axis=1) for side in sides))
+        flux = 10 ** rng.uniform(1.8, 2.8) / np.sqrt((stamp**2).sum())
+        image[row - half : row + half + 1, column - half : column + half + 1] += flux * stamp
+    return image
+
+
+@pytest.mark.parametrize(("fwhm", "sampled"), [(0.5, 1.06), (0.9, 1.19), (1.3, 1.49)])
+def test_undersampled_stars_are_measured_or_unknown(rng, fwhm, sampled):
+    image = undersampled(rng, fwhm)
+    (star,) = measure_psfs([image], [np.ones(image.shape, bool)], [1.0])
+    assert star is None or star.fwhm == pytest.approx(sampled, rel=0.1)
+
+
+def test_galaxies_do_not_stand_for_stars_too_narrow_to_be_measured(rng):
+    """Ten sources of one size, among stars in single pixels and pairs of these, or among hot pixels."""
+    image = undersampled(rng, 0.4, n_stars=40)
+    alone = rng.normal(0.0, 1.0, image.shape)
+    for y, x in rng.uniform(20, 220, (10, 2)):
+        galaxy = moffat(image.shape, y, x, 400.0, 1.6)
+        image += galaxy
+        alone += galaxy
+    alone[tuple(rng.integers(0, 240, (2, 40)))] += 200.0
+    good = np.ones(image.shape, bool)
+    assert measure_psfs([image], [good], [1.0]) == [None]
+    assert measure_psfs([alone], [good], [1.0])[0].fwhm == pytest.approx(1.6, rel=0.15)
