@@ -39,6 +39,7 @@ def image(rng):
         ({"INSTRUME": "Mosaic3", "PLVER": "V2.3"}, CODES),
         ({"INSTRUME": "90prime", "PLVER": "V2.3"}, CODES),
         ({"INSTRUME": "DECam"}, {1: "BAD", 7: "BAD"}),
+        ({"MASKBITS": True}, {1: "", 2: "", 4: "SAT", 8: "SAT", 32: "", 4096: "", 16384: "SAT"}),
         ({"ORIGIN": "LCOGT"}, {1: "BAD", 2: "SAT", 4: "BAD", 8: "CR", 3: "BAD SAT"}),
     ],
 )
@@ -50,6 +51,8 @@ def test_codes_and_bits_of_pipelines(tmp_path, image, cards, planes):
     head = fits.Header(cards)
     for name, pixels in (("ooi", image.astype(np.float32)), ("ood", values)):
         hdus = [fits.PrimaryHDU(header=head), fits.ImageHDU(pixels, header(), name="N4")]
+        if name == "ood" and "MASKBITS" in cards:
+            hdus[1].name = "MASKBITS"
         fits.HDUList(hdus).writeto(tmp_path / f"{name}.fits")
     files = BandFiles(tmp_path / "ooi.fits", mask=tmp_path / "ood.fits")
     read_planes = read_field({"r": files}).images["r"].planes
@@ -100,6 +103,67 @@ def test_sections_of_other_images_are_not_believed(tmp_path, image):
     assert not np.isfinite(
         read(write(tmp_path, {"r": image}, header(**head))).images["r"].pixels[:, 128:]
     ).any()
+
+
+MATRIX = {f"CD{row}_{column}": "none" for row in (1, 2) for column in (1, 2)}
+STEPS = {"CDELT1": -0.2 / 3600, "CDELT2": 0.2 / 3600}
+SCAMP = {"PV1_0": 0.0, "PV1_1": 1.0, "PV1_2": 0.0, "PV2_0": 0.0, "PV2_1": 1.0, "PV2_2": 0.0}
+NO_SIP = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 2, "B_ORDER": 2}
+
+
+@pytest.mark.parametrize(
+    "cards",
+    [
+        {"CTYPE1": "ra---tan", "CTYPE2": "dec--tan"},
+        {"PC1_1": 1.0, "PC2_2": 1.0},
+        {**MATRIX, **STEPS, "CROTA2": 0.0},
+        {**MATRIX, **STEPS, "PC001001": 1.0, "PC001002": 0.0, "PC002001": 0.0, "PC002002": 1.0},
+        {"RADESYS": "J2000"},
+        SCAMP,
+        {**SCAMP, "PV1_4": 0.0, "PV1_10": 0.0, "PV2_10": 0.0},
+        {**SCAMP, **NO_SIP},
+        {**SCAMP, "PV1_7": 0.1, **NO_SIP},
+        {"CTYPE1": "RA---TPV", "CTYPE2": "DEC--TPV", **SCAMP},
+        {"WCSAXES": 4, "CTYPE3": "FREQ", "CTYPE4": "STOKES", "CRVAL3": 1e9, "CDELT3": 1e6},
+        {"CPDIS1": "LOOKUP", "CPDIS2": "LOOKUP", "DP1": "EXTVER: 1", "D2IMDIS1": "LOOKUP", "CPERR1": 0.02},
+    ],
+)
+def test_spellings_of_world_coordinates(tmp_path, image, cards):
+    """All say the same; tables of distortions are left out."""
+    expected = read(write(tmp_path, {"r": image})).wcs.pixel_to_world([20.0, 130.0], [30.0, 90.0])
+    result = read(write(tmp_path, {"r": image}, header(**cards)))
+    found = result.wcs.pixel_to_world([20.0, 130.0], [30.0, 90.0])
+    assert result.has_sky and (found.separation(expected).arcsec < 1e-3).all()
+    assert any("distortions that are in tables" in note for note in result.notes) == ("CPDIS1" in cards)
+
+
+def test_polynomials_of_scamp_are_those_of_tpv(tmp_path, image):
+    change = {**SCAMP, "PV1_4": 0.5, "PV2_2": 0.01}
+    places = [
+        read(
+            write(tmp_path, {"r": image}, header(CTYPE1=f"RA---{kind}", CTYPE2=f"DEC--{kind}", **change))
+        ).wcs.pixel_to_world(20.0, 30.0)
+        for kind in ("TAN", "TPV")
+    ]
+    plain = read(write(tmp_path, {"r": image})).wcs.pixel_to_world(20.0, 30.0)
+    assert places[0].separation(places[1]).arcsec < 1e-6 < 1e-2 < places[0].separation(plain).arcsec
+
+
+def test_stretched_images_are_said(tmp_path, image):
+    for line, said in (
+        ("Processing: Asinh Transformation: (stretch=  10.0)", True),
+        ("Background extraction", False),
+    ):
+        head = header()
+        head["HISTORY"] = line
+        notes = read(write(tmp_path, {"r": image}, head)).notes
+        assert any("not linear in flux" in note for note in notes) == said
+
+
+def test_depth_that_no_image_has_is_said(tmp_path, image):
+    for unit, said in ((1.0, False), (1e-5, True)):
+        notes = read(write(tmp_path, {"r": image * unit}, header(MAGZERO=30.0))).notes
+        assert any("five times the noise" in note for note in notes) == said
 
 
 CASU = {"MAGZPT": (24.0, "Photometric ZP"), "MAGZRR": 0.01}

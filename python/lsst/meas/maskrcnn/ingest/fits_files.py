@@ -43,6 +43,8 @@ _COMPANIONS = {
 }
 _IMAGE_NAMES = ("SCI", "IMAGE", "SCIENCE", "DATA")
 _KEYWORD = re.compile(r"[\w .:#/+-]+")
+_STRETCHED = re.compile(r"histogram ?transf|asinh ?transf|auto ?stretch|\bGHS\b|\bCLAHE\b", re.IGNORECASE)
+"""In the history that programs of amateurs write."""
 _MOST_SPREAD = 1e10
 """Variances of more than so many times their median mean no data; an RMS of 1e16 does in images of Euclid."""
 _SENTINELS = (-9999.0, -99999.0)
@@ -228,6 +230,9 @@ def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
     (entry, data), band = _choose_hdu(path, hdus, wanted), wanted.band
     header, skipped = _merged_header(hdus[0].header, entry.header)
     notes = [f"header cards that cannot be read are left out: {', '.join(skipped)}."] if skipped else []
+    history = " ".join(str(line) for hdu in (hdus[0], entry) for line in hdu.header.get("HISTORY", ""))
+    if _STRETCHED.search(history):
+        notes.append("by its history it was stretched for display: its pixels are not linear in flux.")
     companions: dict[str, npt.NDArray[Any]] = {}
     labels, mask_header, unused = {"image": _label(hdus, entry)}, fits.Header(), []
     said = _known_filter(header)

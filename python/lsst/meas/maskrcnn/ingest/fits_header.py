@@ -68,6 +68,9 @@ _ORIGIN_KEYS = ("TELESCOP", "INSTRUME", "ORIGIN", "SURVEY", "DATASET")
 _BRIGHTEST_SKY, _LONGEST_OPTICAL = 16.8, 930.0
 """Sky brightness (mag/arcsec2) beside the full Moon, and the longest wavelength (nm) for which that holds."""
 
+_FAINTEST = 33.0
+"""Magnitude of five times the noise of a pixel that no image reaches; in the deepest it is 31."""
+
 _LARGEST_ZERO_POINT = 100.0
 """Of those that are computed, either way: a count of 1e-30 or 1e50 nJy is no unit of an image."""
 
@@ -190,6 +193,13 @@ def zero_point(header: fits.Header, pixel_scale: float, band: str, sigma: float)
         return None, f"the header contradicts itself: {listed}"
     source, value = next(iter(found.items()))
     return value, "; ".join([source, *refused])
+
+
+def implausible_depth(sigma: float, zero_point: float) -> list[str]:
+    """Say that noise (counts) is fainter than that of any image, where the zero point makes it so."""
+    depth = zero_point - 2.5 * math.log10(5.0 * sigma)
+    said = f"five times the noise of a pixel is {depth:.1f} mag by the zero point: check it"
+    return [f"{said}; --zeropoint sets it."] if depth > _FAINTEST else []
 
 
 def implausible_sky(level: float, zero_point: float, pixel_scale: float, band: str) -> list[str]:

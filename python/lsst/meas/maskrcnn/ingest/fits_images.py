@@ -28,7 +28,7 @@ from ..images.sky import find_fill, find_plateau, is_pile, lies_on_sources, sour
 from ..images.stars import StarPsf, gaussian_image, image_fwhm, measure_psfs
 from ..images.units import AB_ZERO_POINT
 from .fits_files import BandFiles, FitsContent, FitsImageError, read_fits
-from .fits_header import header_fwhm, header_saturation, implausible_sky, zero_point
+from .fits_header import header_fwhm, header_saturation, implausible_depth, implausible_sky, zero_point
 from .fits_masks import mask_bits, mask_patterns
 from .fits_noise import check_variance, subtract_sky
 from .fits_resample import resample_band
@@ -375,8 +375,10 @@ def _read_band(
         magnitude, source = zero_point(content.header, scale, band, sigma)
     if magnitude is None:
         notes.append(f"{source}: fluxes are in counts and magnitudes instrumental; --zeropoint sets it.")
-    elif (sky := float(np.median((content.pixels - pixels)[good]))) > 3.0 * sigma:
-        notes += implausible_sky(sky, magnitude, scale, band)
+    else:
+        notes += implausible_depth(sigma, magnitude)
+        if (sky := float(np.median((content.pixels - pixels)[good]))) > 3.0 * sigma:
+            notes += implausible_sky(sky, magnitude, scale, band)
     found.append("zero point not known" if magnitude is None else f"zero point {magnitude:.2f} ({source})")
     return BandImage(
         band,

@@ -19,6 +19,8 @@ _BITS: dict[str, dict[str, tuple[int, ...]]] = {
     "HST": {"NO_DATA": (1,), "BAD": (0, 2, 3, 4, 7, 9), "SAT": (8, 11), "CR": (12, 13)},
     "DES": {"BAD": (0, 3, 6, 7, 8, 10), "SAT": (1,), "CR": (4,)},
     "LCO": {"BAD": (0, 2), "SAT": (1,), "CR": (3,)},
+    # Saturated in any image of g, r, z or i; those of a band without data are of other bands as well.
+    "Legacy Surveys": {"SAT": (2, 3, 4, 14)},
     # Of NOIRLab, up to version 3.4 for DECam; bleed trails are 6.
     "community pipeline": {"BAD": (0,), "SAT": (1, 6), "CR": (4,)},
     # Later, and of other cameras, a pixel has one code: 1 bad, 2 no value, 3 saturated, 4 bleed trail,
@@ -81,6 +83,8 @@ def _convention(header: fits.Header, name: str) -> str:
     if version is not None and first is not None:
         codes = (int(version[1]), int(version[2])) >= first
         return "codes of the community pipeline" if codes else "community pipeline"
+    if header.get("EXTNAME") == "MASKBITS":
+        return "Legacy Surveys"
     if said["ORIGIN"].upper().startswith("LCO"):
         return "LCO"
     return said["TELESCOP"].upper() if said["TELESCOP"].upper() in ("JWST", "HST", "DES") else ""

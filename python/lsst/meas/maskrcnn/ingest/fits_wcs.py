@@ -93,10 +93,7 @@ def read_wcs(
     """
     if not header.get("CTYPE1"):
         return None, ""
-    header = header.copy()
-    for key in ("CUNIT1", "CUNIT2"):
-        if str(header.get(key, "")).strip().lower() in ("deg", "degs", "degree", "degrees"):
-            header[key] = "deg"
+    header, left_out = _repaired(header)
     advice = "; correct it, or give --pixel-scale (pixel_scale) to go on without world coordinates"
     try:
         with warnings.catch_warnings():
@@ -121,12 +118,49 @@ def read_wcs(
     if _SCALE_RANGE[0] < scale < _SCALE_RANGE[1]:
         if pixel_scale is not None and abs(math.log(pixel_scale / scale)) > 0.02:
             return wcs, f"the header's pixel scale of {scale:.4g} arcsec is used, not {pixel_scale:g}."
-        return wcs, ""
+        return wcs, left_out
     if pixel_scale is None:
         raise FitsImageError(f"{name}: {reason}; give it with --pixel-scale (pixel_scale).")
     plain = made_up_wcs(shape, tuple(wcs.wcs.crval), pixel_scale)
     plain.wcs.crpix = wcs.wcs.crpix
     return plain, f"{reason}; {pixel_scale:g} arcsec, which was given, is used."
+
+
+def _repaired(header: fits.Header) -> tuple[fits.Header, str]:
+    """Spell world coordinates as the standard has it, in a copy; returns what is left out as well."""
+    header = header.copy()
+    for key in ("CTYPE1", "CTYPE2"):
+        header[key] = str(header.get(key, "")).upper()
+    for key in ("CUNIT1", "CUNIT2"):
+        if str(header.get(key, "")).strip().lower() in ("deg", "degs", "degree", "degrees"):
+            header[key] = "deg"
+    for key in ("RADESYS", "RADECSYS"):
+        if str(header.get(key, "")).strip().upper() not in ("ICRS", "FK5", "FK4", "FK4-NO-E"):
+            header.remove(key, ignore_missing=True)
+    keys = list(dict.fromkeys(header))
+    if any(re.fullmatch(r"CD[12]_[12]", key) for key in keys):
+        # Of both matrices, wcslib takes the other one.
+        _remove(header, r"PC[12]_[12]")
+    # Polynomials of SCAMP, which are those of TPV; TAN has four parameters of its first axis alone.
+    polynomial = any(re.fullmatch(r"PV(2_\d+|1_0|1_[5-9]|1_\d\d)", key) for key in keys)
+    if polynomial and "A_ORDER" in header:
+        _remove(header, r"PV[12]_\d+")
+    elif polynomial and header["CTYPE1"].strip().endswith("-TAN"):
+        header["CTYPE1"], header["CTYPE2"] = (header[f"CTYPE{k}"].replace("-TAN", "-TPV") for k in (1, 2))
+    if _remove(header, r"(CPDIS|D2IMDIS|CPERR|D2IMERR)[12]|(DP|DQ|D2IM)[12]\b.*|AXISCORR|D2IMEXT"):
+        return (
+            header,
+            "the distortions that are in tables, of less than a pixel in images of Hubble, are left out.",
+        )
+    return header, ""
+
+
+def _remove(header: fits.Header, pattern: str) -> bool:
+    """Remove cards whose keywords match; returns whether there were any."""
+    keys = [key for key in dict.fromkeys(header) if re.fullmatch(pattern, key)]
+    for key in keys:
+        header.remove(key, remove_all=True)
+    return bool(keys)
 
 
 def _make_numbers(header: fits.Header) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ..deblend.image import MultibandImage
-from .fits_files import BandFiles
+from .fits_files import BandFiles, FitsImageError
 from .fits_images import FitsField, FitsOptions, read_field
 
 _LOG = logging.getLogger(__name__)
@@ -72,7 +72,13 @@ def read_images(
         _LOG.info("%s", note)
     if not field.exposures:
         return _from_plain_images(field)
-    from lsst.afw.image import ExposureF
+    try:
+        from lsst.afw.image import ExposureF
+    except ImportError as error:
+        raise FitsImageError(
+            f"afw wrote {', '.join(path.name for path in field.exposures.values())}, and lsst.afw is not "
+            "installed; set up the LSST Science Pipelines, or give plain FITS images."
+        ) from error
 
     from ..catalogs.exposures import to_multiband_image
 
