@@ -139,3 +139,21 @@ def test_unusual_images():
         estimate_sky(np.zeros((50, 30)), good)
     with pytest.raises(ValueError, match="mesh_size"):
         estimate_sky(np.zeros((30, 50)), good, mesh_size=0)
+
+
+@pytest.mark.parametrize("step", [1.0, 0.0457, 7.0])
+@pytest.mark.parametrize("sigma", [0.35, 0.6, 1.5])
+def test_values_in_coarse_steps(rng, step, sigma):
+    """As of eight bits, or scaled to integers: steps are as large as the noise, to which they add."""
+    image = step * np.rint(rng.normal(20.2, sigma, SHAPE)) + (0.0 if step == 1.0 else 3.3)
+    estimate = estimate_sky(image.astype(np.float32), np.ones(SHAPE, bool))
+    assert estimate.sigma == pytest.approx(np.std(image), rel=0.05)
+    assert np.median(estimate.level) == pytest.approx(np.mean(image), abs=0.05 * step)
+
+
+@pytest.mark.parametrize("mean", [0.05, 0.3, 2.0])
+def test_few_photons(rng, mean):
+    """Where most pixels have none, the sky is not 0."""
+    estimate = estimate_sky(rng.poisson(mean, SHAPE).astype(float), np.ones(SHAPE, bool))
+    assert np.median(estimate.level) == pytest.approx(mean, rel=0.25)
+    assert estimate.sigma == pytest.approx(np.sqrt(mean), rel=0.12)

@@ -26,6 +26,8 @@ _ONE_SIGMA_BELOW = 0.15865525393145707
 _FILL_RUN = 6
 _FEWEST_FILLED = 32
 _FEWEST_SATURATED = 5
+# Different values of most pixels up to which their steps are coarse.
+_MOST_STEPS = 64
 # Fits of a steep sky, each to what the ones before leave.
 _TREND_FITS = 5
 
@@ -59,8 +61,8 @@ def estimate_sky(
     Sky and sources are found in turn: medians of the cells, then pixels that stand out of the smoothed
     difference, and again without these. The noise is the scatter of differences between pixels eight apart in
     what is left, where the noise of stacked images is no longer correlated: with neighbouring pixels it would
-    come out too small. Values of integers are blurred by their step for the medians, which would be integers
-    otherwise.
+    come out too small. Values in steps, such as integers, are blurred by their step for the medians, which
+    would be in steps otherwise, and for noise that is smaller than a step.
     """
     plane = np.asarray(plane, dtype=np.float64)
     if plane.ndim != 2 or plane.shape != good.shape:
@@ -70,9 +72,9 @@ def estimate_sky(
     if mesh_size < 1:
         raise ValueError(f"mesh_size is {mesh_size}; it must be at least 1.")
     filled = np.where(good, plane, 0.0)
-    smooth_values = filled
-    if np.array_equal(filled, np.rint(filled)):
-        smooth_values = filled + np.random.default_rng(0).uniform(-0.5, 0.5, plane.shape)
+    step = _step_of(filled[good])
+    dither = step * np.random.default_rng(0).uniform(-0.5, 0.5, plane.shape) if step > 0.0 else 0.0
+    smooth_values = filled + dither
     sources = np.zeros(plane.shape, dtype=bool)
     level = np.zeros(plane.shape)
     trend = None if subtracted else _steep_trend(smooth_values, good, mesh_size)
@@ -90,16 +92,20 @@ def estimate_sky(
     used = good & ~sources
     if np.count_nonzero(used) < 0.05 * np.count_nonzero(good):
         used = good
+    lags = _far_lag(plane), 1
+    far, near = (_difference_sigma(difference, used, lag) for lag in lags)
+    if 0.0 < far < step:
+        # Differences of values with few steps in the noise are mostly zero.
+        blurred = [_difference_sigma(difference + dither, used, lag) for lag in lags]
+        far, near = (math.sqrt(max(sigma**2 - step**2 / 12.0, 0.0)) for sigma in blurred)
     if not subtracted:
         # Medians lie below the mean of counted photons.
         residual = difference[used]
         scatter = clip_sorted(np.sort(residual), _CLIP_SIGMA, _ITERATIONS)
-        kept = residual[np.abs(residual - scatter.median) <= 4.0 * scatter.sigma]
+        kept = residual[np.abs(residual - scatter.median) <= 4.0 * max(scatter.sigma, far) + step]
         level = level + (float(kept.mean()) if kept.size else 0.0)
     if trend is not None:
         level = level + trend
-    far = _difference_sigma(difference, used, _far_lag(plane))
-    near = _difference_sigma(difference, used, 1)
     correlation = 1.0 - (near / far) ** 2 if far > 0 else 0.0
     return SkyEstimate(level, far, correlation, sources)
 
@@ -199,6 +205,19 @@ def find_fill(plane: FloatArray) -> BoolArray:
             if step > 0.1 * scatter and not (saturated or empty) and (full or not likely):
                 filled[wide] |= same
     return filled
+
+
+def _step_of(values: FloatArray) -> float:
+    """Step of which all values are multiples, where the noise has few of them, or 1 for integers; else 0."""
+    if np.array_equal(values, np.rint(values)):
+        return 1.0
+    sample = values[:: max(1, values.size // 20_000)]
+    low, high = np.quantile(sample, [0.05, 0.95])
+    steps = np.diff(np.unique(sample[(sample >= low) & (sample <= high)]))
+    if not 0 < steps.size < _MOST_STEPS:
+        return 0.0
+    multiples = steps / steps.min()
+    return float(steps.min()) if (np.abs(multiples - np.rint(multiples)) < 0.02).all() else 0.0
 
 
 def _continued(background: Background, shape: tuple[int, int]) -> npt.NDArray[np.float64]:
