@@ -149,6 +149,23 @@ def test_polynomials_of_scamp_are_those_of_tpv(tmp_path, image):
     assert places[0].separation(places[1]).arcsec < 1e-6 < 1e-2 < places[0].separation(plain).arcsec
 
 
+@pytest.mark.parametrize("value", [np.nan, 0.0])
+def test_cores_without_data_are_saturated(tmp_path, rng, value):
+    """Stacks have no data where stars are saturated; the stars are there. Other holes stay holes."""
+    image = star_field(rng, SIGMA["r"]) + moffat(SHAPE, 50.0, 70.0, 3e6, 4.0)
+    holes = image > 3e4
+    holes[:, 3] = holes[100:104, 20:24] = True
+    image[holes] = value
+    flags = np.where(holes, 2, 0).astype(np.int32)
+    result = read(write(tmp_path, {"r": image}, DQ=(flags, {"TELESCOP": "HST"}))).images["r"]
+    core = holes.copy()
+    core[:, 3] = core[100:104, 20:24] = False
+    assert 10 < core.sum() < 60
+    np.testing.assert_array_equal(result.planes["SAT"], core)
+    np.testing.assert_array_equal(np.isfinite(result.pixels) & ~result.planes["NO_DATA"], ~holes | core)
+    assert (result.pixels[core] > 1.5e4).all() and np.isfinite(result.variance[core]).all()
+
+
 def test_stretched_images_are_said(tmp_path, image):
     for line, said in (
         ("Processing: Asinh Transformation: (stretch=  10.0)", True),

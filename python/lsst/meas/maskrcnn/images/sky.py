@@ -26,6 +26,8 @@ _ONE_SIGMA_BELOW = 0.15865525393145707
 _FILL_RUN = 6
 _FEWEST_FILLED = 32
 _FEWEST_SATURATED = 5
+# Pixels of a hole that may be the core of a star: fewer are bad pixels.
+_CORE_AREA = 4, 5000
 # Different values of most pixels up to which their steps are coarse.
 _MOST_STEPS = 64
 # Fits of a steep sky, each to what the ones before leave.
@@ -205,6 +207,46 @@ def find_fill(plane: FloatArray) -> BoolArray:
             if step > 0.1 * scatter and not (saturated or empty) and (full or not likely):
                 filled[wide] |= same
     return filled
+
+
+def fill_cores(plane: FloatArray, known: BoolArray) -> tuple[FloatArray, BoolArray]:
+    """Find holes in bright sources, as stacks have where stars are saturated, and fill them.
+
+    ``known`` are the pixels (y, x) with data. A hole is the core of a source if the pixels about it are
+    far above the sky, and above those a little further out; it gets the highest of their values. Returns
+    the image and the cores.
+    """
+    cores, filled = np.zeros(plane.shape, dtype=bool), plane
+    if known.all() or not known.any():
+        return filled, cores
+    values = plane[known]
+    sample = values[:: max(1, values.size // 200_000)]
+    low, median, high = np.quantile(sample, [_ONE_SIGMA_BELOW, 0.5, 1.0 - _ONE_SIGMA_BELOW])
+    least = median + 30.0 * max(median - low, high - median)
+    bright = ndimage.maximum_filter(known & (plane > least), 3)
+    labels, number = ndimage.label(~known)
+    # Those about which it is bright.
+    found = np.unique(labels[bright & ~known])
+    places = np.zeros(number + 1, dtype=np.intp)
+    places[found] = np.arange(1, found.size + 1)
+    labels = places[labels]
+    areas = np.bincount(labels.ravel())
+    for label, box in enumerate(ndimage.find_objects(labels), 1):
+        outer = tuple(slice(part.start - 5, part.stop + 5) for part in box)
+        inside = all(part.start >= 0 and part.stop <= side for part, side in zip(outer, plane.shape))
+        if not (_CORE_AREA[0] <= areas[label] <= _CORE_AREA[1] and inside):
+            continue
+        hole, part = labels[outer] == label, plane[outer]
+        rings = [_grow(hole, radius) for radius in (1, 3, 5)]
+        near, far = rings[0] & known[outer], rings[2] & ~rings[1] & known[outer]
+        if not near.any() or not far.any():
+            continue
+        height = np.median(part[near])
+        if height > max(least, median + 1.5 * (np.median(part[far]) - median)):
+            filled = plane.copy() if filled is plane else filled
+            filled[outer][hole] = part[near].max()
+            cores[outer] |= hole
+    return filled, cores
 
 
 def _step_of(values: FloatArray) -> float:

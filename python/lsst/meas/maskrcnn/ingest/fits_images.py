@@ -24,7 +24,7 @@ import numpy.typing as npt
 from astropy.io import fits
 from astropy.wcs import WCS
 
-from ..images.sky import find_fill, find_plateau, is_pile, lies_on_sources, source_light
+from ..images.sky import fill_cores, find_fill, find_plateau, is_pile, lies_on_sources, source_light
 from ..images.stars import StarPsf, gaussian_image, image_fwhm, measure_psfs
 from ..images.units import AB_ZERO_POINT
 from .fits_files import BandFiles, FitsContent, FitsImageError, read_fits
@@ -344,8 +344,13 @@ def _read_band(
             f"{name} has no pixel with a finite value that is no fill value; give an image of the sky."
         )
     level = _saturation_level(content, options.for_band("saturation", band), notes.append)
-    saturated = finite & (content.pixels >= level) if level is not None else np.zeros(finite.shape, bool)
+    pixels, cores = fill_cores(content.pixels, finite & (content.pixels != 0.0))
+    if cores.any():
+        notes.append(f"{np.count_nonzero(cores)} pixels without data are the saturated cores of sources.")
+        content, finite = dataclasses.replace(content, pixels=pixels), finite | cores
+    saturated = cores if level is None else cores | (finite & (pixels >= level))
     planes, guessed = _mask_planes(content, files, options, saturated, found, notes)
+    planes.update({plane: planes[plane] & ~cores for plane in ("BAD", "NO_DATA") if plane in planes})
     finite, variance, source = _weigh(content, files, finite, planes["SAT"], notes)
     good = finite & ~np.logical_or.reduce(list(planes.values()))
     if guessed:
