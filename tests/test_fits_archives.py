@@ -124,6 +124,7 @@ NO_SIP = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 2, "B_O
         {**SCAMP, **NO_SIP},
         {**SCAMP, "PV1_7": 0.1, **NO_SIP},
         {"CTYPE1": "RA---TPV", "CTYPE2": "DEC--TPV", **SCAMP},
+        {**NO_SIP, "CTYPE1": "RA---TPV", "CTYPE2": "DEC--TPV", **SCAMP},
         {"WCSAXES": 4, "CTYPE3": "FREQ", "CTYPE4": "STOKES", "CRVAL3": 1e9, "CDELT3": 1e6},
         {"CPDIS1": "LOOKUP", "CPDIS2": "LOOKUP", "DP1": "EXTVER: 1", "D2IMDIS1": "LOOKUP", "CPERR1": 0.02},
     ],

@@ -143,7 +143,7 @@ def _repaired(header: fits.Header) -> tuple[fits.Header, str]:
         _remove(header, r"PC[12]_[12]")
     # Polynomials of SCAMP, which are those of TPV; TAN has four parameters of its first axis alone.
     polynomial = any(re.fullmatch(r"PV(2_\d+|1_0|1_[5-9]|1_\d\d)", key) for key in keys)
-    if polynomial and "A_ORDER" in header:
+    if polynomial and header["CTYPE1"].strip().endswith("-SIP"):
         _remove(header, r"PV[12]_\d+")
     elif polynomial and header["CTYPE1"].strip().endswith("-TAN"):
         header["CTYPE1"], header["CTYPE2"] = (header[f"CTYPE{k}"].replace("-TAN", "-TPV") for k in (1, 2))
