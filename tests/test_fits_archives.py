@@ -72,6 +72,7 @@ def test_codes_and_bits_of_pipelines(tmp_path, image, cards, planes):
         ({"DATASEC": "[1:128,1:112]", "BIASSEC": "[129:144,1:112]"}, (0, 128)),
         ({"DATASEC": "[1:128,*]", "TRIMSEC": "[1:4096,1:4096]"}, (0, 128)),
         ({"DATASECA": "[17:72,1:112]", "DATASECB": "[128:73,1:112]"}, (16, 128)),
+        ({"TSEC11": "[17:72,1:112]", "TSEC12": "[73:128,1:112]", "BSEC11": "[1:16,1:112]"}, (16, 128)),
         ({**ESO, "ESO DET OUT1 NX": 128, "ESO DET OUT1 PRSCX": 16}, (16, 144)),
         # Of other images: a whole CCD, one that was trimmed, a mosaic that was stacked.
         ({"DATASEC": "[33:2080,1:4612]", "BIASSEC": "[0:0,0:0]"}, (0, 144)),

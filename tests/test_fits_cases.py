@@ -399,6 +399,7 @@ def test_variances_that_say_nothing(tmp_path, field):
         (("SCI", "MSK", "WGT"), {}),
         (("", "", ""), {"EXTTYPE": ("IMAGE", "MASK", "VARIANCE")}),
         (("DATA", "DQ", "STAT"), {}),
+        (("SCI", "DQMASK", "VAR"), {}),
         (("FLUX", "QUAL", "NOISEMAP"), {"HDUCLAS3": ("", "", "MSE")}),
         (("SCI_R", "BIT-MASK", "VARIANCE_MAP_R"), {}),
         (("DES_Q_BGSUB", "DES_Q_FLAG", "DES_Q_VAR"), {}),

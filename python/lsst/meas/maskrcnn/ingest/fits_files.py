@@ -38,7 +38,7 @@ _COMPANIONS = {
     + ("RMSE", "STDDEVUNCERTAINTY"),
     "weight": ("WHT", "WGT", "WT", "WEIGHT", "IVAR", "IVM", "INVVAR", "INVMSE", "INVERSEVARIANCE"),
     "mask": ("DQ", "MASK", "MSK", "BITMASK", "FLAG", "QUAL", "QUALITY", "DATAQUALITY", "BPM", "BADPIX")
-    + ("BADPIXEL",),
+    + ("BADPIXEL", "DQMASK"),
     "psf": ("PSF",),
 }
 _IMAGE_NAMES = ("SCI", "IMAGE", "SCIENCE", "DATA")

@@ -44,7 +44,7 @@ def find_overscan(
             dark[box] = False
         if not 0.0 < dark.mean() <= _MOST_OVERSCAN:
             continue
-        biases = [_section(value, shape) for name, value in header.items() if name.startswith("BIASSEC")]
+        biases = [_section(value, shape) for name, value in header.items() if re.match("BIASSEC|BSEC", name)]
         known = [box for box in biases if box is not None and dark[box].all() and dark[box].size]
         ends = [max(box[axis].stop for box in [*boxes, *known] if box) for axis in (0, 1)]
         whole = all(end >= (1.0 - _REACH) * side for end, side in zip(ends, shape))
@@ -58,8 +58,8 @@ def _data_sections(
 ) -> list[tuple[str, list[tuple[slice, slice] | None]]]:
     """Sections with light by keyword, one for each amplifier; `None` for what is none of the image."""
     result = []
-    for key in ("TRIMSEC", "DATASEC"):
-        values = [value for name, value in header.items() if re.fullmatch(f"{key}[A-Z0-9]?", name)]
+    for key in ("TRIMSEC", "DATASEC", "TSEC", "DSEC"):
+        values = [value for name, value in header.items() if re.fullmatch(f"{key}[A-Z0-9]{{0,2}}", name)]
         result.append((key, [_section(value, shape) for value in values]))
     # Of ESO, where a detector has one output: pixels of the output, and beside it.
     if header.get("ESO DET OUTPUTS") == 1:
