@@ -100,6 +100,12 @@ def test_sections_of_other_images_are_not_believed(tmp_path, image):
     """What lies beside a section is sky as well, in level and scatter; unless its overscan is named."""
     head = {"DATASEC": "[1:128,1:112]"}
     assert np.isfinite(read(write(tmp_path, {"r": image}, header(**head))).images["r"].pixels).all()
+    for value in (np.nan, 0.0):
+        stack = image + 50.0
+        stack[20:70, 134:] = value
+        stack[:, 128:] -= 30.0
+        pixels = read(write(tmp_path, {"r": stack}, header(**head))).images["r"].pixels
+        assert np.isfinite(pixels[:20, 128:]).all()
     head["BIASSEC"] = "[129:144,1:112]"
     assert not np.isfinite(
         read(write(tmp_path, {"r": image}, header(**head))).images["r"].pixels[:, 128:]

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from astropy.io import fits
 from scipy import ndimage
 
+from ..images.sky import find_fill
 from .fits_header import number_of
 
 _MOST_OVERSCAN = 0.4
@@ -89,7 +90,10 @@ def _section(value: Any, shape: tuple[int, int]) -> tuple[slice, slice] | None:
 
 
 def _differs(pixels: npt.NDArray[np.floating[Any]], dark: npt.NDArray[np.bool_]) -> bool:
-    """Whether pixels (y, x) differ in level or scatter from those beside them."""
+    """Whether pixels (y, x) with values differ in level or scatter from those beside them."""
+    if not np.isfinite(pixels[dark]).all() or find_fill(pixels)[dark].any():
+        # The margins of stacks.
+        return False
     beside = ndimage.maximum_filter(dark, 2 * _STRIP + 1) & ~dark
     (level, scatter), (sky, noise) = (
         (float(middle), 0.5 * float(high - low))
