@@ -96,7 +96,8 @@ def estimate_sky(
         used = good
     lags = _far_lag(plane), 1
     far, near = (_difference_sigma(difference, used, lag) for lag in lags)
-    if 0.0 < far < step:
+    coarse = 0.0 < far < step
+    if coarse:
         # Differences of values with few steps in the noise are mostly zero.
         blurred = [_difference_sigma(difference + dither, used, lag) for lag in lags]
         far, near = (math.sqrt(max(sigma**2 - step**2 / 12.0, 0.0)) for sigma in blurred)
@@ -104,7 +105,8 @@ def estimate_sky(
         # Medians lie below the mean of counted photons.
         residual = difference[used]
         scatter = clip_sorted(np.sort(residual), _CLIP_SIGMA, _ITERATIONS)
-        kept = residual[np.abs(residual - scatter.median) <= 4.0 * max(scatter.sigma, far) + step]
+        reach = 4.0 * max(scatter.sigma, far) + step if coarse else 4.0 * scatter.sigma
+        kept = residual[np.abs(residual - scatter.median) <= reach]
         level = level + (float(kept.mean()) if kept.size else 0.0)
     if trend is not None:
         level = level + trend
