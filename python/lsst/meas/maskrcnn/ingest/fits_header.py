@@ -224,6 +224,7 @@ def _zero_point_cards(
     found: dict[str, float] = {}
     refused = []
     unit = str(header.get("BUNIT", "")).strip()
+    duration = "EXPTIME" if "EXPTIME" in header else "EXP_TIME"
     for key in _ZERO_POINT_KEYS:
         # That of CASU (UKIDSS, VISTA), which is of a count per second, if its error is there.
         casu = key == "MAGZPT" and "MAGZRR" in header
@@ -245,7 +246,7 @@ def _zero_point_cards(
         if per_second or exposure == 1.0 or not (given or re.search(_OF_ONE_SECOND, comment)):
             found[label] = value
         elif (unit or given) and exposure is not None and exposure > 0:
-            found[f"{label} and EXPTIME"] = value + 2.5 * math.log10(exposure)
+            found[f"{label} and {duration}"] = value + 2.5 * math.log10(exposure)
         else:
             refused.append(f"{key} = {value:g} is of a count per second, and the pixels may be others")
     return found, refused
