@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 _LARGEST_OFFSET = 0.1
 """Distance (px) of one position on the grids of two bands up to which they are one grid."""
 
+_FRAMES = {"J2000": "ICRS", "FK5/J2000": "FK5", "B1950": "FK4", "ICRF": "ICRS", "GAIA": "ICRS"}
+"""Other names of celestial frames; FK5 and ICRS are 0.03 arcsec apart."""
+
 RESAMPLE_ADVICE = "resample them to one, or give --resample (resample=True) to have that done"
 """What to do about images on different pixel grids."""
 
@@ -135,7 +138,10 @@ def _repaired(header: fits.Header) -> tuple[fits.Header, str]:
         if str(header.get(key, "")).strip().lower() in ("deg", "degs", "degree", "degrees"):
             header[key] = "deg"
     for key in ("RADESYS", "RADECSYS"):
-        if str(header.get(key, "")).strip().upper() not in ("ICRS", "FK5", "FK4", "FK4-NO-E"):
+        said = str(header.get(key, "")).strip().upper()
+        if said in _FRAMES:
+            header[key] = _FRAMES[said]
+        elif not said:
             header.remove(key, ignore_missing=True)
     keys = list(dict.fromkeys(header))
     if any(re.fullmatch(r"CD[12]_[12]", key) for key in keys):
