@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import erf
 
 from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.deblend.any_band import _doubtful_sources
@@ -322,6 +323,24 @@ def test_scale_brings_the_psf_to_a_width_that_is_known(fwhm, scale):
     assert factor == scale
     assert 2.6 <= scaled.mean_fwhm <= 8.0
     assert scaled.pixels.std() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize(("fwhm", "scale"), [(1.2, 0.5), (3.0, 1.0), (5.0, 1.0)])
+def test_stars_are_found_where_no_width_is_known(fwhm, scale):
+    rng, edges = np.random.default_rng(1), np.arange(161) - 0.5
+    places, flux = rng.uniform(8.0, 152.0, (30, 2)), np.zeros((160, 160))
+    for y, x in places:
+        columns, rows = (np.diff(erf((edges - centre) * 1.665 / fwhm)) / 2.0 for centre in (x, y))
+        light = np.outer(rows, columns)
+        flux += 50.0 * light / np.sqrt((light**2).sum())
+    planes = (flux + rng.normal(size=(1, *flux.shape))).astype(np.float32)
+    bands = normalize_bands(planes, np.ones(planes.shape, bool), [np.nan], WAVELENGTH[:1])
+    assert learned_scale(bands)[1] == scale
+    found = find_sources(MultibandImage(planes, ["r"], 1.0, np.ones_like(planes)), load_model()).peaks
+    distance = np.hypot(*(places[:, None] - places).transpose(2, 0, 1)) + 99.0 * np.eye(len(places))
+    apart = distance.min(axis=1) > 2.0 * fwhm
+    nearest = np.hypot(*(places[:, None] - found).transpose(2, 0, 1)).min(axis=1)
+    assert (nearest[apart] < 1.0).mean() > 0.9
 
 
 def test_flanks_of_bright_sources_are_no_sources():

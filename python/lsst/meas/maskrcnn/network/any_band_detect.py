@@ -41,6 +41,11 @@ and the part of its peak down to which it may not lead to something brighter. Wh
 networks are not sure of a bright star with an unusual PSF or a large galaxy; of fainter light, knots of
 spirals are as many."""
 
+_SHARP, _SHARPEST, _CLEAR_PEAK, _FEWEST_PEAKS = 0.2, 0.85, 20.0, 5
+"""Part of the light of the 3 x 3 pixels about a peak that is in its pixel, by which the stars of an image are
+narrower than networks know, 2 px, and by which it is a hot pixel; the least height of the peaks (sigma), and
+their least number."""
+
 _SAMPLE = 400_000
 """Pixels from which sky and noise are measured, at most."""
 
@@ -128,7 +133,8 @@ def normalize_bands(
 def learned_scale(image: BandImage) -> tuple[BandImage, float]:
     """Bin or oversample an image so that its PSF has a width that networks know.
 
-    Returns the image, and the pixels of the given image per pixel of it.
+    Where no width is known, it is oversampled if its peaks are too sharp. Returns the image, and the pixels
+    of the given image per pixel of it.
     """
     width = image.mean_fwhm
     if width > _WIDE:
@@ -139,11 +145,20 @@ def learned_scale(image: BandImage) -> tuple[BandImage, float]:
         pixels = np.where(counts > 0, pixels / np.sqrt(np.maximum(counts, 1.0)), 0.0).astype(np.float32)
         widths = bin_psf_fwhm(image.fwhm, factor).astype(np.float32)
         return replace(image, pixels=pixels, valid=2 * counts >= factor**2, fwhm=widths), float(factor)
-    if width < _NARROW:
+    if width < _NARROW or (not (image.fwhm > 0).any() and _is_sharp(image)):
         pixels = ndimage.zoom(image.pixels, (1, 2, 2), order=3, mode="nearest", grid_mode=True) / _ZOOM_NOISE
         valid = image.valid.repeat(2, axis=1).repeat(2, axis=2)
         return replace(image, pixels=pixels.astype(np.float32), valid=valid, fwhm=2.0 * image.fwhm), 0.5
     return image, 1.0
+
+
+def _is_sharp(image: BandImage) -> bool:
+    """Whether a quarter of the peaks of an image, or more, have too much of their light in one pixel."""
+    snr, known = image.snr, image.valid.any(axis=0)
+    peak = (snr > _CLEAR_PEAK) & (snr == ndimage.maximum_filter(snr, 3)) & ndimage.minimum_filter(known, 3)
+    share = snr[peak] / (9.0 * ndimage.uniform_filter(snr, 3)[peak])
+    share = share[(share > 0) & (share < _SHARPEST)]
+    return len(share) >= _FEWEST_PEAKS and bool(np.quantile(share, 0.75) > _SHARP)
 
 
 def find_in_bands(
