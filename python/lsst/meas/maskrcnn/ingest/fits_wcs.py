@@ -106,7 +106,10 @@ def read_wcs(
             if not wcs.has_celestial:
                 return None, ""
             if not isinstance(wcs.pixel_to_world(0.0, 0.0), SkyCoord):
-                raise ValueError(f"{header['CTYPE1']} is no coordinate of the sky")
+                frame = "".join(
+                    f" with {key} = {header[key]}" for key in ("RADESYS", "RADECSYS") if key in header
+                )
+                raise ValueError(f"{header['CTYPE1']}{frame} is no coordinate of the sky")
             if not any(key in header for key in (*_SCALE_KEYS, "PC1_1")):
                 scale, reason = math.nan, "the header has world coordinates but no pixel scale (CD or CDELT)"
             else:
