@@ -18,6 +18,7 @@ import pyarrow.parquet as parquet
 import pytest
 from astropy.table import QTable
 from astropy.wcs import WCS
+from scipy.special import erf
 
 from lsst.afw.image import ExposureF
 from lsst.afw.table import SourceCatalog
@@ -303,6 +304,11 @@ def test_width_of_a_psf() -> None:
         psf = np.exp(-0.5 * ((y - shift) ** 2 * ratio + (x**2) / ratio) / sigma**2)
         assert gaussian_fwhm(psf) == pytest.approx(2.3548 * sigma, rel=2e-3)
     assert np.isnan(gaussian_fwhm(np.zeros((9, 9))))
+    # The light of PSFs that are hardly sampled is in few pixels, whose moments vanish.
+    edges = np.arange(-8, 10) - 0.5
+    for width in (0.8, 1.2, 1.5):
+        light = np.diff(erf(edges * np.sqrt(4.0 * np.log(2.0)) / width))
+        assert gaussian_fwhm(np.outer(light, light)) == pytest.approx(np.hypot(width, 0.8), rel=0.2)
     image = MultibandImage(np.zeros((2, 5, 8)), "gr", 0.2, psf=[np.exp(-(y**2 + x**2) / 8.0)] * 2)
     np.testing.assert_allclose(image.psf_fwhm, 2.3548 * 2.0, rtol=2e-3)
     assert np.isnan(MultibandImage(np.zeros((2, 5, 8)), "gr", 0.2).fwhm)

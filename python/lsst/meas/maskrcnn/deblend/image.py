@@ -19,6 +19,7 @@ import numpy.typing as npt
 from scipy import ndimage
 
 from ..images.pixels import usable_pixels
+from ..images.stars import image_fwhm
 
 FloatArray = npt.NDArray[np.float32]
 BoolArray = npt.NDArray[np.bool_]
@@ -290,9 +291,12 @@ def gaussian_fwhm(psf: npt.ArrayLike) -> float:
     """Measure the FWHM (px) of the round Gaussian of the adaptive moments of a PSF (y, x).
 
     Moments weighted by the Gaussian that has them (Bernstein & Jarvis 2002,
-    AJ 123, 583), by iteration; NaN where they cannot be measured.
+    AJ 123, 583), by iteration. They vanish where the PSF is narrower than about
+    1.6 px: then the width at half the peak. NaN for an image without a PSF.
     """
     pixels = np.asarray(psf, dtype=float)
+    if not (np.isfinite(pixels).all() and pixels.max(initial=0.0) > 0):
+        return math.nan
     y, x = np.indices(pixels.shape) - (np.array(pixels.shape)[:, None, None] - 1) / 2
     moments = np.diag([4.0, 4.0])
     center = np.zeros(2)
@@ -302,12 +306,12 @@ def gaussian_fwhm(psf: npt.ArrayLike) -> float:
         weight = pixels * np.exp(-0.5 * np.einsum("iyx,ij,jyx->yx", offset, inverse, offset))
         total = weight.sum()
         if not total > 0:
-            return math.nan
+            return image_fwhm(pixels)
         step = 2.0 * (weight * offset).sum(axis=(1, 2)) / total
         # The weighted moments of a Gaussian are half its own.
         new = 2.0 * np.einsum("yx,iyx,jyx->ij", weight, offset, offset) / total
         if not (np.isfinite(new).all() and np.linalg.det(new) > 1e-4):
-            return math.nan
+            return image_fwhm(pixels)
         change = np.abs(new - moments).max() / np.trace(new)
         moments, center = new, center + step
         if change < 1e-6 and np.abs(step).max() < 1e-4:
