@@ -4,6 +4,7 @@
 
 """Damaged catalogues and exposures: one kind of error, at once, and no Footprint is lost without a word."""
 
+import re
 import resource
 import time
 import warnings
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 
 from lsst.afw.detection import Footprint, GaussianPsf
-from lsst.afw.fits import FitsError
+from lsst.afw.fits import CompressionOptions, FitsError
 from lsst.afw.geom import SpanSet
-from lsst.afw.image import ExposureF, PhotoCalib
+from lsst.afw.image import ExposureF, Mask, PhotoCalib
 from lsst.afw.table import SOURCE_IO_NO_FOOTPRINTS, SOURCE_IO_NO_HEAVY_FOOTPRINTS, SourceCatalog, SourceTable
 from lsst.geom import Box2I, Extent2I, Point2I
 from lsst.pex.exceptions import Exception as PexException
@@ -146,3 +147,15 @@ def test_damaged_files(kind, catalogue, exposure, tmp_path):
     assert refused > 20
     assert time.process_time() - start < 15.0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000
+
+
+def test_parameters_of_no_compression(tmp_path):
+    """They could crash what unpacks the pixels."""
+    path = tmp_path / "rice.fits"
+    Mask(60, 40).writeFits(str(path), CompressionOptions.from_mapping({"algorithm": "RICE_1"}))
+    data = path.read_bytes()
+    bad = re.sub(rb"(ZVAL2 +=) {20}4", rb"\1                   -1", data)
+    assert bad != data and len(bad) == len(data)
+    path.write_bytes(bad)
+    with pytest.raises(FitsError, match="BYTEPIX"):
+        Mask.readFits(str(path))

@@ -28,7 +28,7 @@ from lsst.afw.geom import SkyWcs
 from lsst.afw.image import ExposureF
 from lsst.pex.exceptions import Exception as PexError
 
-from ..deblend.image import MultibandImage
+from ..deblend.image import MultibandImage, gaussian_fwhm
 from ..images.pixels import usable_pixels
 from ..images.units import FWHM_PER_SIGMA
 from .mask_planes import defined_plane_bits, undefined_planes, warn_of_planes
@@ -40,6 +40,9 @@ _LOG = logging.getLogger(__name__)
 
 NO_ZERO_POINT = "NOZEROPT"
 """Keyword of exposures whose PhotoCalib stands for a zero point that is not known."""
+
+_LEAST_FWHM = 1.6
+"""Width of a PSF (px) below which its adaptive moments tell nothing."""
 
 _BLOCK_SIZE = 262_144
 """Pixels converted to nJy at once, which bounds the memory for coordinates."""
@@ -217,7 +220,8 @@ def psf_image(exposure: ExposureF, y: float, x: float) -> npt.NDArray[np.float64
 def psf_fwhm(exposures: Mapping[str, ExposureF]) -> npt.NDArray[np.float64]:
     """Measure the width of the PSF in each band, (band,), px; NaN where it is not known.
 
-    It is the FWHM of the Gaussian with the adaptive moments of the PSF.
+    It is the FWHM of the Gaussian with the adaptive moments of the PSF; where these vanish, as the PSF is
+    hardly sampled, that of `~lsst.meas.maskrcnn.deblend.image.gaussian_fwhm`.
     """
     widths = np.full(len(exposures), np.nan)
     for index, (band, exposure) in enumerate(exposures.items()):
@@ -227,11 +231,12 @@ def psf_fwhm(exposures: Mapping[str, ExposureF]) -> npt.NDArray[np.float64]:
             continue
         try:
             # A coadd's PSF is only defined where there is data: its own average position is.
-            shape = psf.computeShape(psf.getAveragePosition())
+            position = psf.getAveragePosition()
+            widths[index] = FWHM_PER_SIGMA * psf.computeShape(position).getDeterminantRadius()
+            if not widths[index] > _LEAST_FWHM:
+                widths[index] = gaussian_fwhm(psf.computeKernelImage(position).array)
         except PexError as error:
             _LOG.warning("The PSF in band %r cannot be computed (%s); going on without.", band, error)
-            continue
-        widths[index] = FWHM_PER_SIGMA * shape.getDeterminantRadius()
     return widths
 
 
