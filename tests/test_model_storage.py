@@ -14,11 +14,19 @@ import pytest
 import torch
 
 import lsst.meas.maskrcnn.network.tensor_file as tensor_file
-from lsst.daf.butler import Butler, CollectionType, Config, DatasetType
+from lsst.daf.butler import (
+    Butler,
+    CollectionType,
+    Config,
+    DataCoordinate,
+    DatasetRef,
+    DatasetType,
+    FileDataset,
+)
 from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.images.normalize import LuptonSettings
 from lsst.meas.maskrcnn.ingest.ingest_model import DATASET_TYPE, IngestModelError, ingest_model
-from lsst.meas.maskrcnn.ingest.repo import SEED_CONFIG
+from lsst.meas.maskrcnn.ingest.repo import SEED_CONFIG, register_datasets
 from lsst.meas.maskrcnn.network.build import build_network
 from lsst.meas.maskrcnn.network.model_file import (
     MaskRcnnModel,
@@ -167,8 +175,9 @@ def test_ingest_refuses_bad_files(tmp_path: Path, model_path: Path, model: MaskR
     assert sorted(files) == ["butler.yaml", "gen3.sqlite3"]
 
 
+@pytest.mark.parametrize("place", ["lsst.daf.butler.direct_butler.DirectButler.ingest", "register_datasets"])
 def test_ingest_leaves_nothing_after_a_failure(
-    tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: str, tmp_path: Path, model_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     butler = make_seeded(tmp_path / "repo")
 
@@ -176,12 +185,40 @@ def test_ingest_leaves_nothing_after_a_failure(
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(type(butler), "ingest", fail)
+        patch.setattr(place if "." in place else f"lsst.meas.maskrcnn.ingest.ingest_model.{place}", fail)
         with pytest.raises(OSError, match="No space"):
             ingest_model(butler, model_path, "models/a")
     assert butler.collections.query("*") == []
     assert [t.name for t in butler.registry.queryDatasetTypes()] == []
     ingest_model(butler, model_path, "models/a")
+
+
+def test_copies_of_a_killed_process_are_removed(tmp_path: Path, model_path: Path) -> None:
+    butler = make_seeded(tmp_path / "repo")
+    folder = tmp_path / "repo/models/a/maskRcnnModel"
+    folder.mkdir(parents=True)
+    copy, other = folder / "l77f_2qg5m1dx0w8.safetensors", folder / "notes_of_mine.safetensors"
+    copy.write_bytes(b"half")
+    other.write_bytes(b"mine")
+    path = Path(butler.getURI(ingest_model(butler, model_path, "models/a")).ospath)
+    assert not copy.exists() and other.exists() and path.exists()
+    # That of a dataset stays, whatever its name is.
+    copy.write_bytes(path.read_bytes())
+    register_datasets(butler, [], "models/a")
+    assert not copy.exists() and path.exists()
+    with butler.transaction():
+        ref = DatasetRef(
+            butler.get_dataset_type(DATASET_TYPE),
+            DataCoordinate.make_empty(butler.dimensions),
+            run="models/b",
+        )
+        butler.collections.register("models/b")
+        copy = tmp_path / "repo/models/b" / copy.name
+        copy.parent.mkdir()
+        copy.write_bytes(path.read_bytes())
+        butler.ingest(FileDataset(path=str(copy), refs=[ref]), transfer=None)
+    register_datasets(butler, [], "models/b")
+    assert copy.exists() and butler.get(ref).metadata.name == "tiny"
 
 
 def test_ingest_into_other_repositories(tmp_path: Path, model_path: Path) -> None:

@@ -107,7 +107,8 @@ def _context(stored: StoredRun, arguments: Arguments) -> ReportContext:
     butler, metrics = stored.butler, stored.run.metrics
     # First where the catalogues were made, which may be another run than that of the evaluation.
     places = list(dict.fromkeys([stored.ref.run, *metrics.runs, stored.collection]))
-    places = [place for place in places if butler.collections.query(place)]
+    known = set(butler.collections.query("*"))
+    places = [place for place in places if place in known]
     collections = list(butler.collections.query(stored.collection, flatten_chains=True))
     notes: list[str] = []
     card, details = _model(butler, places, metrics.models)

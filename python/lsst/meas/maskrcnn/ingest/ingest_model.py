@@ -89,7 +89,7 @@ def _ingest(butler: Butler, path: Path, collection: str, dataset_type: str) -> D
         butler.ingest(FileDataset(path=str(path.absolute()), refs=[ref]), transfer="copy")
     except BaseException as error:
         # The file itself is rolled back by the datastore.
-        if kind is None and butler.collections.query(collection):
+        if kind is None and collection in butler.collections.query("*"):
             butler.removeRuns([collection])
         if new_type:
             butler.registry.removeDatasetType(dataset_type)

@@ -41,6 +41,9 @@ _LOG = logging.getLogger(__name__)
 _TEMPORARY = re.compile(r"tmp\w{8}|.*\.tmp(\.\w+)*|.*\.transfer-tmp")
 """Names that the Butler gives to files that it has not written yet."""
 
+_COPY = re.compile(r"[a-z0-9_]{16}\.\w+")
+"""Names that it gives to files that it has not copied yet; files of datasets may have such names, too."""
+
 
 @dataclass(frozen=True)
 class PatchGeometry:
@@ -168,10 +171,21 @@ def register_datasets(butler: Butler, dataset_types: Iterable[DatasetType], run:
             if info.type is CollectionType.RUN and not info.dataset_types and not info.parents:
                 butler.collections.x_remove(run)
                 butler.collections.register(run)
-    for root in _roots(butler):
-        for path in (root / run).rglob("*"):
-            if _TEMPORARY.fullmatch(path.name) and path.is_file():
-                path.unlink(missing_ok=True)
+    files = [path for root in _roots(butler) for path in (root / run).rglob("*") if path.is_file()]
+    left = [path for path in files if _TEMPORARY.fullmatch(path.name)]
+    if copies := {path for path in files if _COPY.fullmatch(path.name)}:
+        left += copies - _files_of(butler, run)
+    for path in left:
+        path.unlink(missing_ok=True)
+
+
+def _files_of(butler: Butler, run: str) -> set[Path]:
+    """Local files of the datasets of a RUN."""
+    types = butler.collections.get_info(run, include_summary=True).dataset_types or ()
+    refs = [ref for name in types for ref in butler.query_datasets(name, run, explain=False, limit=None)]
+    uris = [butler.getURIs(ref) for ref in refs]
+    places = [place for one in uris for place in (one.primaryURI, *one.componentURIs.values())]
+    return {Path(place.ospath) for place in places if place is not None and place.isLocal}
 
 
 def remove_broken_types(butler: Butler) -> None:
