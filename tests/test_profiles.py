@@ -228,8 +228,8 @@ def test_doubtful_sources_are_fitted_both_ways() -> None:
         sources = FitSources(
             np.array([[29.0, 30.0], [29.0, 90.0]]), np.array(called), np.ones(2), np.full(2, 20), np.arange(2)
         )
-        odds = np.array([0.3, -0.3])
-        fit = fit_profiles(images.copy(), np.ones_like(images), sources, lambda y, x: MIXTURES[:1], 0.2, odds)
+        weight, p_star = np.ones_like(images), np.array([0.57, 0.43])
+        fit = fit_profiles(images.copy(), weight, sources, lambda y, x: MIXTURES[:1], 0.2, p_star)
         assert fit.is_star.tolist() == [True, False]
         assert abs(fit.delta_chi2[0]) < 20.0 and fit.delta_chi2[1] > 100.0
         np.testing.assert_allclose(fit.flux[:, 0], 3000.0, rtol=0.03)
@@ -325,6 +325,6 @@ def test_a_block_holds_the_pixels_of_its_windows(monkeypatch: pytest.MonkeyPatch
         return block
 
     monkeypatch.setattr(module, "Block", counted)
-    fit = fit_profiles(images, np.ones_like(images), sources, lambda y, x: MIXTURES[:2], 0.2, np.zeros(3))
+    fit = fit_profiles(images, np.ones_like(images), sources, lambda y, x: MIXTURES[:2], 0.2, np.full(3, 0.5))
     assert max(pixels) <= 2 * (21**2 + 21**2 + 29**2)
     np.testing.assert_allclose(fit.flux[:2], 1000.0, rtol=0.01)

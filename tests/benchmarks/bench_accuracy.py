@@ -10,7 +10,8 @@ Pooled all-point AP of masks, ranked by the probability of the class, with boots
 errors over the scenes. Truth are sources of at least 12 pixels in the mask and, where
 there is noise, a peak of at least ``--min-peak-snr`` in some band and a matched-filter
 S/N of at least ``--min-snr`` in all together; fainter ones are neither hits nor misses.
-Models for any bands get z, r and g as the others do. This goes around the Butler;
+Models for any bands get z, r and g as the others do; sources above their default threshold are as the
+deblender gives them, with the widths of the joint fit. This goes around the Butler;
 MaskRcnnEvaluateTask is the way for data in a repository.
 """
 
@@ -27,6 +28,7 @@ from rst_table import print_table
 from tqdm import tqdm
 
 from lsst.meas.maskrcnn.deblend.any_band import detect_any_band, image_wavelengths
+from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings, find_sources
 from lsst.meas.maskrcnn.deblend.image import MultibandImage
 from lsst.meas.maskrcnn.images.normalize import normalize
 from lsst.meas.maskrcnn.metrics.average_precision import ap_statistic, collect_outcomes
@@ -83,7 +85,11 @@ def find(
         valid = scene.valid
         image = MultibandImage(flux, BANDS, pixel_scale, variance, usable=valid, psf=psf)
         wavelengths, calibration = image_wavelengths(image), model.metadata.calibration
-        return detect_any_band(network, image, wavelengths, settings, calibration=calibration)[0], asked
+        faint = detect_any_band(network, image, wavelengths, settings, calibration=calibration)[0]
+        threshold = model.metadata.architecture.detection_score
+        above = DeblendSettings(detection=DetectionSettings(score_threshold=threshold))
+        found = find_sources(image, model, above).detections
+        return Detections.concatenate([found, faint.take(faint.scores < threshold)]), asked
     network.roi_heads.detections_per_img = 2000
     item = normalize(model.metadata.normalization, flux, variance, scene.valid, overwrite=True)
     return detect(network, item.image, item.valid, settings, psf_fwhm=scene.psf_fwhm), asked

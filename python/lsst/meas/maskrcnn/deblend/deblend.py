@@ -43,7 +43,9 @@ from ..network.inference import DetectionSettings, select_device
 from ..network.memory import release_memory
 from ..network.model_file import MaskRcnnModel
 from ..network.runtime import prepared_network
+from ..network.wavelengths import MASK_WAVELENGTH
 from ..profiles.blend import BlendSource
+from ..profiles.classes import with_width
 from ..profiles.model import ProfileFit
 from .any_band import detect_any_band, image_wavelengths
 from .cores import grow_cores
@@ -51,10 +53,11 @@ from .detection import DetectionImages, Normalize, detect_fixed_bands
 from .image import MultibandImage
 from .masks import MaskMeasurements, clean_masks, measure_masks, move_peaks
 from .models import fit_models
+from .outlines import redraw_masks
 from .parents import Parent, make_parents
 from .peaks import find_peaks
 from .saturated import join_saturated
-from .shares import ParentStatistics, ShareSettings, SourceShare, share_parents
+from .shares import ShareSettings, share_parents
 from .sources import SourceList
 
 Progress = Callable[[str, int, int], None]
@@ -124,7 +127,6 @@ def find_sources(
     settings = settings or DeblendSettings()
     timings = dict.fromkeys(("normalize", "forward", "merge", "masks", "profiles", "shares"), 0.0)
     device = select_device(settings.detection.device)
-    # Of reading the image, and of the patch before this one.
     release_memory()
     with _timed(timings, "forward"):
         found, combined = _detect(image, model, settings.detection, device, normalizer, wavelengths, progress)
@@ -132,48 +134,59 @@ def find_sources(
     with _timed(timings, "merge"):
         found = grow_cores(found, combined.snr, combined.fwhm)
         found = join_saturated(found, combined.saturated).sorted()
-    with _timed(timings, "masks"):
         found = _clean(found, image.shape, settings.detection.min_area)
-        peaks = find_peaks(combined.snr, found.soft, found.soft_origins, combined.fwhm)
-        peaks = np.where(np.isfinite(found.positions), found.positions, peaks)
-        measured = _measure(found.masks, found.origins, combined)
-        measured = move_peaks(measured, found.masks, found.origins, peaks, combined.mean)
+        peaks = _find_peaks(found, combined)
     with _timed(timings, "shares"):
-        limits = settings.shares.max_parent_sources, settings.shares.max_parent_area
-        parents = make_parents(found.masks, found.origins, image.shape, settings.shares.parent_grow, *limits)
-    whole, n_valid = _measure_parents(parents, combined), int(np.count_nonzero(combined.valid))
-    noise = combined.noise
+        parents = _make_parents(found, image.shape, settings.shares)
+    noise, with_variance = combined.noise, _with_variance(image, combined.noise)
     # These images are large, and the fit takes as much again.
+    combined = replace(combined, snr=np.zeros((0, 0), np.float32))
+    release_memory()
+    with _timed(timings, "profiles"):
+        outlines = _outline_band(image, wavelengths) if model.takes_any_bands else None
+        models, found = _fit(with_variance, parents, found, peaks, settings, device, outlines)
+    with _timed(timings, "masks"):
+        whole, measured = _measure_parents(parents, combined), _measure_sources(found, peaks, combined)
+    n_valid = int(np.count_nonzero(combined.valid))
     del combined
     release_memory()
-    blended = _blend_sources(found, peaks)
-    shared = _share(image, parents, blended, found.p_star, noise, settings.shares, device, timings, progress)
-    shares, statistics, models = shared
+    with _timed(timings, "shares"):
+        report, sources = progress and functools.partial(progress, "parents"), _blend_sources(found, peaks)
+        shares, statistics = share_parents(with_variance, parents, sources, settings.shares, report, models)
     return SourceList(
         image, found, peaks, measured, whole, parents, shares, statistics, noise, n_valid, timings, models
     )
 
 
-def _share(
+def _make_parents(found: Detections, shape: tuple[int, int], settings: ShareSettings) -> list[Parent]:
+    limits = settings.max_parent_sources, settings.max_parent_area
+    return make_parents(found.masks, found.origins, shape, settings.parent_grow, *limits)
+
+
+def _fit(
     image: MultibandImage,
     parents: list[Parent],
-    sources: list[BlendSource],
-    p_star: npt.NDArray[np.floating],
-    noise: npt.NDArray[np.float64],
-    settings: ShareSettings,
+    found: Detections,
+    peaks: npt.NDArray[np.float64],
+    settings: DeblendSettings,
     device: torch.device,
-    timings: dict[str, float],
-    progress: Progress | None,
-) -> tuple[list[SourceShare], ParentStatistics, ProfileFit | None]:
-    """Fit models to the sources of parents, and share the flux."""
-    report = progress and functools.partial(progress, "parents")
-    with_variance = _with_variance(image, noise)
-    with _timed(timings, "profiles"):
-        models = fit_models(with_variance, parents, sources, p_star, settings.local_sky, device)
-    release_memory()
-    with _timed(timings, "shares"):
-        shares, statistics = share_parents(with_variance, parents, sources, settings, report, models)
-    return shares, statistics, models
+    outlines: int | None,
+) -> tuple[ProfileFit | None, Detections]:
+    """Fit models, whose widths count in the classes of networks with outlines in a band, and so in masks."""
+    by_width, sky = outlines is not None, settings.shares.local_sky
+    blended = _blend_sources(found, peaks)
+    models = fit_models(image, parents, blended, found.p_star, sky, device, by_width)
+    if models is None or outlines is None:
+        return models, found
+    p_star = with_width(found.p_star, models.evidence).astype(np.float32)
+    changed = np.flatnonzero((p_star >= 0.5) != (found.p_star >= 0.5))
+    found = replace(found, p_star=p_star)
+    return models, redraw_masks(found, changed, models, outlines, parents, settings.detection.min_area)
+
+
+def _outline_band(image: MultibandImage, wavelengths: Mapping[str, float] | None) -> int:
+    """Number of the band of whose light masks are outlines."""
+    return int(np.argmin(np.abs(np.subtract(image_wavelengths(image, wavelengths), MASK_WAVELENGTH))))
 
 
 def _detect(
@@ -212,6 +225,19 @@ def _clean(found: Detections, shape: tuple[int, int], min_area: int) -> Detectio
     """Cut masks at the edge of the image, and drop small ones."""
     masks, origins, kept = clean_masks(found.masks, found.origins, shape, min_area)
     return replace(found.take(kept), masks=masks, origins=origins)
+
+
+def _find_peaks(found: Detections, images: DetectionImages) -> npt.NDArray[np.float64]:
+    """Positions (y, x) of the sources by the network, or else where they are brightest, (N, 2)."""
+    peaks = find_peaks(images.snr, found.soft, found.soft_origins, images.fwhm)
+    return np.where(np.isfinite(found.positions), found.positions, peaks)
+
+
+def _measure_sources(
+    found: Detections, peaks: npt.NDArray[np.float64], images: DetectionImages
+) -> MaskMeasurements:
+    measured = _measure(found.masks, found.origins, images)
+    return move_peaks(measured, found.masks, found.origins, peaks, images.mean)
 
 
 def _measure(

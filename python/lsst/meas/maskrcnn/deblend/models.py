@@ -22,6 +22,7 @@ from ..images.background import mesh_background
 from ..images.pixels import usable_pixels
 from ..network.memory import release_memory
 from ..profiles.blend import BlendSource, trusted_peaks
+from ..profiles.classes import CERTAIN
 from ..profiles.fit import UNKNOWN_ERROR, WINDOW_HALVES, fit_profiles
 from ..profiles.model import FitSources, ProfileFit, add_stamp
 from ..profiles.psf import PsfMixture, fit_psf
@@ -36,9 +37,6 @@ _MASK_LEVEL = 0.08
 
 _FAINTEST = 0.5
 """Part of the noise of a pixel down to which bright sources are drawn."""
-
-_DOUBTFUL = 0.1, 0.9
-"""Probabilities of being a star between which a source is fitted as both."""
 
 _SKY_CELL, _SKY_DISTANCE, _LEAST_SKY = 256, 10.0, 10_000
 """Side of the cells in which what is left of the sky is measured, how far their pixels are from all parents
@@ -80,14 +78,15 @@ def fit_models(
     p_star: npt.ArrayLike | None = None,
     local_sky: bool = False,
     device: torch.device | str = "cpu",
+    by_width: bool = False,
 ) -> ProfileFit | None:
     """Fit all N sources of an image that has a variance.
 
     Each source is in exactly one parent, and the sources of one are fitted together; their positions are in
     pixels of the image. Those with a probability of being a star, (N,), between 0.1 and 0.9 are fitted as
-    star and as galaxy. What is left of the sky far from all parents is subtracted first, where there are
-    enough pixels; with ``local_sky`` a constant is fitted to each parent and band, too. Pixels are computed
-    on ``device``.
+    star and as galaxy; with ``by_width`` it takes in their widths first (`~..profiles.classes`). What is
+    left of the sky far from all parents is subtracted first, where there are enough pixels; with
+    ``local_sky`` a constant is fitted to each parent and band, too. Pixels are computed on ``device``.
 
     Fluxes in bands without a PSF and of sources without a pixel that can be fitted are NaN. Returns `None` if
     there is no PSF in any band, or no source.
@@ -108,17 +107,15 @@ def fit_models(
     chosen = _start(sources, groups, sigma, image)
     flux, weight, noise = _fit_input(image, order, known, covered, chosen)
     del covered
-    peaks, doubtful = chosen.positions, None
-    if p_star is not None:
-        p = np.asarray(p_star, np.float64)
-        with np.errstate(divide="ignore"):
-            odds = np.log(p) - np.log1p(-p)
-        doubtful = np.where((p > _DOUBTFUL[0]) & (p < _DOUBTFUL[1]), odds, np.nan)
+    peaks = chosen.positions
     first, rows = _merge(peaks, groups)
     chosen = FitSources(*(getattr(chosen, item.name)[first] for item in dataclasses.fields(chosen)))
-    doubtful = None if doubtful is None else doubtful[first]
+    p = None if p_star is None else np.asarray(p_star, np.float64)[first]
+    if p is not None and by_width:
+        chosen = dataclasses.replace(chosen, is_star=p > CERTAIN)
     release_memory()
-    fit = fit_profiles(flux, weight, chosen, psfs, image.pixel_scale, doubtful, device, local_sky)
+    fwhm = image.fwhm if by_width else None
+    fit = fit_profiles(flux, weight, chosen, psfs, image.pixel_scale, p, fwhm, device, local_sky)
     del flux
     near_bad = _near_bad(weight > 0, peaks)
     del weight

@@ -18,9 +18,11 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.spatial import cKDTree
 
 from ..network.memory import release_memory
 from .block import MAX_STEPS, Block
+from .classes import width_evidence, with_width
 from .model import FitSources, ProfileFit, add_stamp
 from .psf import PsfMixture, PsfStack, draw_psf
 from .render import N_SHAPE
@@ -29,6 +31,9 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 PsfMixtures = Callable[[float, float], Sequence[PsfMixture]]
 """Takes a position (y, x), px; gives the PSF of each band there."""
+
+_Blocked = tuple[IntArray, IntArray, bool]
+"""Members of a block, the numbers of their groups, and whether one of these was split."""
 
 WINDOW_HALVES = (10, 14, 18, 24, 32, 48, 64, 96, 128)
 """Half sides of the windows on which sources are drawn (px)."""
@@ -43,6 +48,10 @@ _SWEEPS, _SPLIT_SWEEPS = 2, 8
 """How often fluxes alone are fitted at first, and then everything, and what is in groups that were split."""
 _SPLIT_STEPS = 8
 """Most steps of these in a sweep."""
+_NEIGHBOUR = 2.5
+"""Distance (FWHM) up to which sources around one whose class has changed start again."""
+_DAMPING = 0.01
+"""Damping of the first step."""
 _BRIGHT = 100.0
 """S/N from which on stars are drawn with more than the Gaussians of the PSF."""
 _UNCHANGED = 0.5
@@ -70,37 +79,35 @@ def fit_profiles(
     sources: FitSources,
     psfs: PsfMixtures,
     pixel_scale: float,
-    doubtful: npt.NDArray[np.float64] | None = None,
+    p_star: FloatArray | None = None,
+    fwhm: float | None = None,
     device: torch.device | str = "cpu",
     local_sky: bool = False,
 ) -> ProfileFit:
     """Fit all sources of an image, float32, (band, y, x), from which the models are subtracted in place.
 
     ``weight`` is the inverse variance, float32, (band, y, x), 0 for pixels that are not fitted. The scale of
-    a pixel (arcsec) is for the prior on sizes. Sources for which ``doubtful``, (N,), the logarithm of the
-    odds of being a star, is finite are fitted as star and as galaxy. With ``local_sky`` a constant is fitted
-    to each group and band, too; near much brighter sources it is in any case, with a prior by their light.
-    Pixels are computed on ``device``.
+    a pixel (arcsec) is for the prior on sizes. Sources with a doubtful probability of being a star, (N,), are
+    fitted as star and as galaxy; with the FWHM of the PSF (px) it takes in the widths of those that are
+    fitted as galaxies at first. With ``local_sky`` a constant is fitted to each group and band, too; near
+    much brighter sources it is in any case, with a prior by their light. Pixels are computed on ``device``.
     """
     for plane, known in zip(flux, weight, strict=True):
         plane[~(known > 0)] = 0.0
     run = _Run(flux, weight, sources, psfs, pixel_scale, device, local_sky)
     blocks = list(_blocks(sources))
-    # Parts of groups that were split start with fluxes that know of each other.
-    for members, groups, is_split in _FLUX_SWEEPS * blocks:
-        if is_split:
-            run.fit_block(members, groups, 0)
-    for sweep in range(_SPLIT_SWEEPS):
-        for members, groups, is_split in blocks:
-            if sweep:
-                members, groups = run.changed(members, groups)
-            if len(members) and (sweep < _SWEEPS or is_split):
-                # Neighbours of parts of groups that were split are fitted later: no need to converge yet.
-                run.fit_block(members, groups, _SPLIT_STEPS if is_split else MAX_STEPS)
-        if sweep == 0:
-            if doubtful is not None and np.isfinite(doubtful).any():
-                run.try_both(np.flatnonzero(np.isfinite(doubtful)), doubtful)
-            run.allow_halos()
+    split = [block for block in blocks if block[2]]
+    run.start(split)
+    run.sweep(blocks)
+    if p_star is not None:
+        if fwhm is not None:
+            p_star = run.classify(p_star, fwhm)
+            run.start(split, only_changed=True)
+            run.sweep(blocks, only_changed=True)
+        run.try_both(p_star)
+    run.allow_halos()
+    for number in range(1, _SPLIT_SWEEPS):
+        run.sweep(blocks if number < _SWEEPS else split, only_changed=True)
     result = run.result
     result.chi2, pixels = run.chi2(np.arange(len(sources)))
     free = np.where(result.is_star, 2, N_SHAPE) + len(flux)
@@ -112,7 +119,7 @@ def fit_profiles(
     return result
 
 
-def _blocks(sources: FitSources) -> Iterator[tuple[IntArray, IntArray, bool]]:
+def _blocks(sources: FitSources) -> Iterator[_Blocked]:
     """Split the sources into compact blocks: members, their groups, and whether a group was split."""
     order = np.argsort(sources.groups, kind="stable")
     starts = np.flatnonzero(np.diff(sources.groups[order], prepend=-1))
@@ -168,14 +175,12 @@ class _Run:
         self.prior = np.zeros((n_sources, N_SHAPE))
         self.prior[:, :2] = sources.positions
         self.prior[:, 2], self.prior[:, 5] = np.log(_PRIOR_SIZE / pixel_scale), np.log(_PRIOR_INDEX)
-        start = self.prior.copy()
-        start[:, 2] = np.where(sources.is_star, start[:, 2], np.log(sources.sizes))
         self.origins = np.rint(sources.positions).astype(np.int64) - sources.halves[:, None]
-        self.damping = np.full(n_sources, 0.01)
+        self.damping = np.full(n_sources, _DAMPING)
         # Standard deviation of the prior on the constant sky of each source's group, (source, band).
         self.sky_errors = np.full((n_sources, n_bands), np.inf) if local_sky else None
         self.result = ProfileFit(
-            start,
+            self.prior.copy(),
             np.zeros((n_sources, n_bands)),
             np.full((n_sources, N_SHAPE + n_bands, N_SHAPE + n_bands), np.nan),
             sources.is_star.copy(),
@@ -184,12 +189,40 @@ class _Run:
             np.zeros(n_sources, np.int64),
             np.zeros(n_sources, bool),
             np.full(n_sources, np.nan),
-            [(0, 0, np.zeros((n_bands, 0, 0), np.float32))] * n_sources,
+            np.full(n_sources, np.nan),
+            [self._no_window()] * n_sources,
             np.zeros(n_sources, bool),
         )
+        self.result.parameters[:] = self._start()
         # What bright stars have beside the Gaussians of the PSF, and chi^2 in the windows after their fit.
         self.beside: dict[int, npt.NDArray[np.float32]] = {}
         self.fitted = np.full(n_sources, np.nan)
+
+    def _no_window(self) -> tuple[int, int, npt.NDArray[np.float32]]:
+        return 0, 0, np.zeros((len(self.residual), 0, 0), np.float32)
+
+    def _start(self) -> FloatArray:
+        """Parameters to start with."""
+        start = self.prior.copy()
+        start[:, 2] = np.where(self.result.is_star, start[:, 2], np.log(self.sources.sizes))
+        return start
+
+    def start(self, split: Sequence[_Blocked], only_changed: bool = False) -> None:
+        """Give parts of groups that were split fluxes that know of each other."""
+        for members, groups, _ in _FLUX_SWEEPS * list(split):
+            if only_changed:
+                members, groups = self.changed(members, groups)
+            if len(members):
+                self.fit_block(members, groups, 0)
+
+    def sweep(self, blocks: Sequence[_Blocked], only_changed: bool = False) -> None:
+        """Fit the sources block by block."""
+        for members, groups, is_split in blocks:
+            if only_changed:
+                members, groups = self.changed(members, groups)
+            if len(members):
+                # Neighbours of parts of groups that were split are fitted later: no need to converge yet.
+                self.fit_block(members, groups, _SPLIT_STEPS if is_split else MAX_STEPS)
 
     def allow_halos(self) -> None:
         """Let groups without a bright source have a constant sky by the light of bright ones around them.
@@ -282,8 +315,33 @@ class _Run:
         drawn = np.stack([draw_psf(psf.spline, axis + y0 - y, axis + x0 - x) for psf in psfs])
         self.beside[member] = drawn * result.flux[member, :, None, None].astype(np.float32) - pixels
 
-    def try_both(self, members: IntArray, odds: FloatArray) -> None:
-        """Fit sources as what they are not, all others held, and keep what is likelier."""
+    def classify(self, p_star: FloatArray, fwhm: float) -> FloatArray:
+        """Take the widths into the probabilities; sources of another class, and those around, start again."""
+        result, shape = self.result, np.array(self.weight.shape[1:])
+        y, x = np.clip(np.rint(result.parameters[:, :2]).astype(np.int64), 0, shape - 1).T
+        result.evidence = width_evidence(result, p_star, fwhm)
+        # Of cores without pixels the width is not known.
+        result.evidence[~(self.weight[:, y, x] > 0).any(axis=0)] = np.nan
+        p_star = with_width(p_star, result.evidence)
+        is_star = p_star >= 0.5
+        again = is_star != result.is_star
+        distance = cKDTree(self.sources.positions[again]).query(self.sources.positions)[0]
+        again = distance < _NEIGHBOUR * fwhm
+        for member in np.flatnonzero(again).tolist():
+            result.add_to(self.residual, member, 1.0)
+            self._add_beside(member, -1.0)
+            self.beside.pop(member, None)
+            result.windows[member] = self._no_window()
+        result.is_star[again] = is_star[again]
+        result.parameters[again] = self._start()[again]
+        result.flux[again], result.converged[again], self.damping[again] = 0.0, False, _DAMPING
+        return p_star
+
+    def try_both(self, p_star: FloatArray) -> None:
+        """Fit doubtful sources as what they are not, all others held, and keep what is likelier."""
+        with np.errstate(divide="ignore"):
+            odds = np.log(p_star) - np.log1p(-p_star)
+        members = np.flatnonzero((p_star > _DOUBTFUL[0]) & (p_star < _DOUBTFUL[1]))
         # They lie all over the image, and what blocks have freed is of other sizes.
         release_memory()
         for first in range(0, len(members), _BLOCK_SOURCES):
@@ -317,5 +375,7 @@ class _Run:
             self.result.add_to(self.residual, member, -1.0)
 
 
+_DOUBTFUL = 0.1, 0.9
+"""Probabilities of being a star between which a source is fitted as both."""
 _EXTENDED_COST = 4.0
 """By how much chi^2 has to be lower for a galaxy, which has four parameters more, if both are as likely."""

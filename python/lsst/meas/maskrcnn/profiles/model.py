@@ -84,6 +84,8 @@ class ProfileFit:
     """Whether the fit of its group converged."""
     delta_chi2: FloatArray = field(default_factory=lambda: np.zeros(0))
     """chi^2 as a star less that as a galaxy; NaN where both were not tried."""
+    evidence: FloatArray = field(default_factory=lambda: np.zeros(0))
+    """What the width says on its being a star (`~.classes.width_evidence`); NaN where nothing."""
     windows: list[tuple[int, int, npt.NDArray[np.float32]]] = field(default_factory=list)
     """First row and column of each model's window, and its pixels, (B, y, x)."""
     shared: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, bool))
@@ -107,7 +109,7 @@ class ProfileFit:
     def share(self, rows: IntArray) -> ProfileFit:
         """Give models, by row, to M sources that share them; their fluxes are divided evenly."""
         part = 1.0 / np.bincount(rows, minlength=len(self.flux))[rows]
-        names = ("parameters", "is_star", "chi2", "dof", "n_iter", "converged", "delta_chi2")
+        names = ("parameters", "is_star", "chi2", "dof", "n_iter", "converged", "delta_chi2", "evidence")
         windows = [
             (*self.windows[row][:2], self.windows[row][2] * np.float32(scale))
             for row, scale in zip(rows.tolist(), part.tolist(), strict=True)

@@ -1,0 +1,64 @@
+# This file is part of meas_maskrcnn.
+#
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+"""Stars and galaxies by their widths.
+
+The network sees a source in cells of 0.39 FWHM; the joint fit knows the PSF and the neighbours. The odds of
+being a star therefore take in the half-light radius that a source has as a galaxy, with its error, and how
+many of the bright sources of the image are stars, by a logistic regression
+(``tests/benchmarks/bench_classes.py``).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit
+
+from .model import ProfileFit
+
+FloatArray = npt.NDArray[np.float64]
+
+CERTAIN = 0.98
+"""Probability above which a source is a star whatever its width would be."""
+
+_BRIGHT = 30.0
+"""S/N from which on sources tell how frequent stars are."""
+
+_WEIGHT = 0.47
+"""Weight of the logarithm of the network's odds."""
+_COEFFICIENTS = np.array([-1.12, 0.43, 0.44, 0.32, 0.89])
+"""Of what `width_features` gives."""
+
+
+def width_features(fit: ProfileFit, p_star: FloatArray, fwhm: float) -> FloatArray:
+    """Give what the regression goes by, (N, 5); NaN for sources that are not fitted as galaxies.
+
+    The columns are 1, t^2, u, t u and c. With r the half-light radius in units of the FWHM (px) of the
+    PSF and s its error, t is ln r and u is ln s, less that of 0.08; c is the logarithm of the odds that a
+    bright source is a star, by the probabilities of the network, (N,).
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        snr = np.sqrt(np.nansum((fit.flux / fit.flux_errors) ** 2, axis=1))
+        size = np.exp(fit.parameters[:, 2]) / fwhm
+        error = size * np.sqrt(fit.covariance[:, 2, 2])
+    bright = snr > _BRIGHT
+    stars = float(p_star[bright].sum())
+    frequency = np.log((stars + 0.5) / (np.count_nonzero(bright) - stars + 1.5))
+    t, u = np.log(np.clip(size, 0.05, 1.0)), np.log(np.clip(error, 0.01, 0.5) / 0.08)
+    features = np.stack([np.ones_like(t), t**2, u, t * u, np.full_like(t, frequency)], axis=1)
+    features[fit.is_star] = np.nan
+    return features
+
+
+def width_evidence(fit: ProfileFit, p_star: FloatArray, fwhm: float) -> FloatArray:
+    """Give what is added to the weighted odds of the network, (N,); NaN where the width says nothing."""
+    return np.asarray(width_features(fit, p_star, fwhm) @ _COEFFICIENTS)
+
+
+def with_width(p_star: npt.NDArray[np.floating], evidence: FloatArray) -> FloatArray:
+    """Take the evidence of the width into the probabilities of being a star, (N,)."""
+    p = np.clip(p_star, 1e-4, 1.0 - 1e-4)
+    joint = expit(_WEIGHT * (np.log(p) - np.log1p(-p)) + evidence)
+    return np.where(np.isfinite(evidence), joint, p_star)
