@@ -27,6 +27,7 @@ from lsst.afw.table import SourceCatalog
 from lsst.daf.butler import Butler, Config, DatasetRef, DatasetType, FileDataset, FormatterV2
 from lsst.daf.butler.tests import makeTestRepo
 from lsst.meas.maskrcnn import CompareDeblendersTask
+from lsst.meas.maskrcnn.catalogs.exposures import NO_ZERO_POINT
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog, make_truth_flux
 from lsst.meas.maskrcnn.compare.deblender import DeblendedField, make_parents
 from lsst.meas.maskrcnn.compare.scarlet_models import read_scarlet_models
@@ -413,6 +414,7 @@ def test_truth_of_a_simulated_patch() -> None:
         exposure.image.array[:], exposure.variance.array[:] = image, variance
         exposure.setPhotoCalib(PhotoCalib(1.0))
         exposures[band] = exposure
+    exposures["g"].getMetadata().set(NO_ZERO_POINT, True)
     truth = make_truth_catalog(scene, wcs, corner)
     flux = {band: make_truth_flux(scene, band, corner) for band in scene.bands}
     task = make_task(baseline="sep", name="perfect")
@@ -436,3 +438,7 @@ def test_truth_of_a_simulated_patch() -> None:
     )
     np.testing.assert_allclose(results.truths["blendedness"], truth["truth_blendedness"])
     results.plotResidual.canvas.draw()
+    # Without a zero point fluxes are counts.
+    assert [str(results.sources[f"flux_{band}_sep"].unit) for band in "gr"] == ["ct", "nJy"]
+    labels = {axis.get_xlabel() for axis in results.plotFlux.axes}
+    assert {"sep flux (counts)", "sep flux (nJy)"} <= labels

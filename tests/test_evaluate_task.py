@@ -29,6 +29,7 @@ from lsst.afw.table import SourceCatalog, SourceTable
 from lsst.daf.butler import Config
 from lsst.daf.butler.tests import addDatasetType, makeTestCollection, makeTestRepo
 from lsst.meas.maskrcnn.catalogs.evaluation import EvaluationPatch
+from lsst.meas.maskrcnn.catalogs.exposures import NO_ZERO_POINT
 from lsst.meas.maskrcnn.catalogs.schema import make_schema
 from lsst.meas.maskrcnn.catalogs.truth import make_truth_catalog
 from lsst.meas.maskrcnn.ingest.exposures import gaussian_psf
@@ -435,6 +436,24 @@ def test_gallery() -> None:
     assert found.metrics.get("blends_missed").n == 1
     without = make_task(gallery_bands=["y", "r", "g"]).run(patches=patches)
     assert without.gallery.entries == []
+
+
+def test_no_zero_point() -> None:
+    """In bands without one, fluxes are counts and magnitudes not AB."""
+    scene = Scene(places=((40, 40, False), (40, 44, True), (90, 120, False)))
+    patch = make_patch(0, perfect(scene.places), scene)
+    outputs = make_task().run(patches=[patch])
+    assert outputs.metrics.instrumental == []
+    assert outputs.matches["flux_truth"].unit == outputs.matches["flux_truth_g"].unit == "nJy"
+    patch.exposures["r"].getMetadata().set(NO_ZERO_POINT, True)
+    outputs = make_task().run(patches=[patch])
+    assert outputs.metrics.instrumental == outputs.gallery.instrumental == ["r"]
+    assert outputs.matches["flux_truth"].unit == outputs.matches["flux_model_r"].unit == "count"
+    assert outputs.matches["flux_truth_g"].unit == "nJy"
+    for plot in (outputs.plotCompleteness, outputs.plotConfusion):
+        labels = [axis.get_xlabel() for axis in plot.axes]
+        assert "True r magnitude (instrumental + 31.4)" in labels and "AB" not in "".join(labels)
+    assert "in counts" in outputs.plotGallery.texts[-1].get_text()
 
 
 @pytest.mark.parametrize("found, exposures", [([], True), ([], False), ([(60, 45, False, 0.3)], False)])

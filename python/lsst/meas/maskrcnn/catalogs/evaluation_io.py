@@ -77,5 +77,7 @@ def match_output(
         if name in _UNITS:
             output[name].unit = _UNITS[name]
         elif name.startswith(("flux_truth", "flux_detected", "flux_model")):
-            output[name].unit = u.nJy
+            # Without a band it is the reference band.
+            band = name.split("_", 2)[2:] or [str(metrics.config.get("band"))]
+            output[name].unit = u.count if band[0] in metrics.instrumental else u.nJy
     return output

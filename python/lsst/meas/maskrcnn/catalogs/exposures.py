@@ -304,8 +304,13 @@ def to_multiband_image(
         psf=lambda band, y, x: psf_image(listed[band], y, x),
         psf_fwhm=psf_fwhm(exposures),
         wcs=_ArrayWcs(wcs, box.getMinX(), box.getMinY()),
-        calibrated=[not exposure.getMetadata().exists(NO_ZERO_POINT) for exposure in listed],
+        calibrated=[band not in instrumental_bands(exposures) for band in exposures],
     )
+
+
+def instrumental_bands(exposures: Mapping[str, ExposureF]) -> list[str]:
+    """Name the bands whose zero point is not known: fluxes are counts there."""
+    return [band for band, exposure in exposures.items() if exposure.getMetadata().exists(NO_ZERO_POINT)]
 
 
 class _ArrayWcs:

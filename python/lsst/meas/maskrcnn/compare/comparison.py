@@ -12,7 +12,7 @@ same pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Any
 
@@ -257,13 +257,14 @@ def compare_with_truth(
     return replace(comparison, sources=comparison.sources | columns), table
 
 
-def comparison_table(columns: Mapping[str, npt.NDArray[Any]]) -> Table:
-    """Make a table with units of columns by name."""
+def comparison_table(columns: Mapping[str, npt.NDArray[Any]], instrumental: Collection[str] = ()) -> Table:
+    """Make a table with units of columns by name; fluxes in ``instrumental`` bands are counts."""
     table = Table(dict(columns))
     for name in table.colnames:
         for start, unit in _UNITS.items():
             if f"{name}_".startswith(f"{start}_") and not name.startswith(_NO_UNIT):
-                table[name].unit = unit
+                counts = unit == u.nJy and name.startswith(tuple(f"flux_{band}_" for band in instrumental))
+                table[name].unit = u.count if counts else unit
     return table
 
 

@@ -159,6 +159,9 @@ class EvaluationMetrics(_Stored):
     """Configuration of the evaluation."""
     skymap: str = ""
     """Name of the sky map."""
+    instrumental: list[str] = []
+    """Bands of images whose zero point is not known: fluxes are counts, and magnitudes 31.4 - 2.5 log10 of
+    these."""
     patches: list[PatchSummary]
     """The patches, in the order that the number ``image`` of the match table and of the outcomes refers
     to."""
@@ -249,6 +252,8 @@ class EvaluationGallery(_Stored):
 
     bands: list[str] = []
     """Bands of the pictures, the reddest first."""
+    instrumental: list[str] = []
+    """Those of them in which fluxes are counts."""
     pixel_scale: Float = math.nan
     """Pixel scale (arcsec); NaN where it is not known."""
     residual_range: float = 10.0

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,8 +59,13 @@ class _Panel:
     """Side of the picture (px)."""
 
 
-def plot_flux_pairs(comparison: FieldComparison, bands: Sequence[str]) -> Figure:
-    """Draw the fluxes of two deblenders against each other, a panel per band, and their ratio below."""
+def plot_flux_pairs(
+    comparison: FieldComparison, bands: Sequence[str], instrumental: Collection[str] = ()
+) -> Figure:
+    """Draw the fluxes of two deblenders against each other, a panel per band, and their ratio below.
+
+    Fluxes in ``instrumental`` bands are counts.
+    """
     first, second = comparison.names
     number = max(len(bands), 1)
     figure, axes = make_figure(DOUBLE_COLUMN, 3.6, 2, number, height_ratios=(2.0, 1.0))
@@ -89,8 +94,10 @@ def plot_flux_pairs(comparison: FieldComparison, bands: Sequence[str]) -> Figure
             middle: dict[str, Any] = {"transform": top.transAxes, "ha": "center"}
             top.text(0.5, 0.5, "no fluxes in common", fontsize=NOTE_SIZE, **middle)
         top.set_title(band, fontsize=LABEL_SIZE)
-        bottom.set_xlabel(f"{second} flux (nJy)")
-    axes[0].set_ylabel(f"{first} flux (nJy)")
+        unit = "counts" if band in instrumental else "nJy"
+        bottom.set_xlabel(f"{second} flux ({unit})")
+        if column == 0 or bool(set(instrumental) & set(bands)):
+            top.set_ylabel(f"{first} flux ({unit})")
     axes[number].set_ylabel("ratio")
     add_legend(axes[0], loc="upper left")
     return figure

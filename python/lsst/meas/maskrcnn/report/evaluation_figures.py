@@ -51,6 +51,7 @@ class EvaluationFigures:
     def __init__(self, run: EvaluatedRun, curves: NDArray[np.void] | None = None) -> None:
         self.metrics, self.sources, self.curves = run.metrics, run.sources, curves
         self.table, self.classes, self.band = run.matches, self.sources.classes, self.sources.band
+        self.instrumental = self.band in run.metrics.instrumental
 
     def task_plots(self) -> dict[str, Figure]:
         """Draw the plots that the task stores, by the last part of their names."""
@@ -90,11 +91,12 @@ class EvaluationFigures:
 
     def completeness(self, families: Sequence[BinnedShares]) -> Figure:
         """Draw completeness and purity, a panel each."""
-        return plot_shares(families, band=self.band)
+        return plot_shares(families, band=self.band, instrumental=self.instrumental)
 
     def confusion(self) -> Figure:
         """Draw the confusion of stars and galaxies."""
-        return plot_confusion(confusion_matrix(self.sources), class_shares(self.sources), band=self.band)
+        counts, shares = confusion_matrix(self.sources), class_shares(self.sources)
+        return plot_confusion(counts, shares, band=self.band, instrumental=self.instrumental)
 
     def roc(self) -> Figure:
         """Draw the receiver operating characteristic of ``p_star``."""
@@ -125,7 +127,7 @@ class EvaluationFigures:
     @property
     def residual_label(self) -> str:
         """What residuals are drawn against (`str`)."""
-        return column_label(residual_bins(self.sources)[0], self.band)
+        return column_label(residual_bins(self.sources)[0], self.band, self.instrumental)
 
     def _panels(self, values: FloatArray, names: Sequence[str], title: str = "") -> list[ResidualPanel]:
         column, _ = residual_bins(self.sources)

@@ -130,7 +130,8 @@ def _comparison_parts(
             }
             limits = {letter: completeness_limit(curve) for letter, curve in curves.items()}
             label = f"Completeness, {CLASS_WORDS[name]}"
-            figure = plot_shares([BinnedShares("completeness", "mag", curves, limits)], y_label=label)
+            shares = [BinnedShares("completeness", "mag", curves, limits)]
+            figure = plot_shares(shares, instrumental=bool(run.metrics.instrumental), y_label=label)
             figures.append((figure, f"{label}, of each run against true magnitude."))
     figures += _compared_fluxes(runs)
     if figures:
@@ -222,10 +223,10 @@ def _precision_figures(draw: EvaluationFigures) -> list[tuple[Figure, str]]:
 
 
 def _completeness_parts(draw: EvaluationFigures) -> list[Part]:
-    figures = [
-        (draw.completeness([one]), f"{one.measure.capitalize()} against {column_label(one.column)}.")
-        for one in draw.shares()
-    ]
+    figures = []
+    for one in draw.shares():
+        label = column_label(one.column, instrumental=draw.instrumental)
+        figures.append((draw.completeness([one]), f"{one.measure.capitalize()} against {label}."))
     note = (
         "Completeness of true sources by what is true of them, and purity of detections by what was "
         "measured. Bands are 68 % Wilson intervals; vertical lines are magnitudes of 50 % completeness."

@@ -213,8 +213,9 @@ def plot_gallery(gallery: EvaluationGallery) -> Figure:
             rows.append((f"{kind}\n{entry.caption}", pictures))
     figure, _ = _make_figure(max(len(rows), 1))
     limit = f"{gallery.residual_range:g}"
+    unit = "counts" if set(gallery.bands[1:2]) & set(gallery.instrumental) else "nJy"
     about = (
-        "The best and the worst blends: stars yellow, galaxies blue; model fluxes in nJy. Residuals from "
+        f"The best and the worst blends: stars yellow, galaxies blue; model fluxes in {unit}. Residuals from "
         f"\N{MINUS SIGN}{limit} (blue) to {limit} (red) times the noise."
     )
     _draw_rows(figure, rows, about)

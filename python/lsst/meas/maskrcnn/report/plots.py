@@ -24,6 +24,7 @@ from matplotlib.patheffects import AbstractPathEffect, withStroke
 from matplotlib.ticker import AutoMinorLocator, FuncFormatter, MaxNLocator, NullFormatter
 
 from ..images.classes import CLASS_NAMES
+from ..images.units import AB_ZERO_POINT
 from ..metrics.arrays import FloatArray, IntArray
 from ..metrics.binned import BinnedStatistics, Fraction, divide, fraction
 from ..metrics.binned_figures import BinnedShares
@@ -69,9 +70,14 @@ _MEASURE_LABELS = {
 }
 
 
-def column_label(column: str, band: str = "") -> str:
-    """Name a column of the match table on an axis, with its unit and the band of magnitudes."""
+def column_label(column: str, band: str = "", instrumental: bool = False) -> str:
+    """Name a column of the match table on an axis, with its unit and the band of magnitudes.
+
+    Instrumental ones are those of counts, of which one has 31.4 mag.
+    """
     label = _COLUMN_LABELS[column]
+    if instrumental:
+        label = label.replace("(AB)", f"(instrumental + {AB_ZERO_POINT:g})")
     return label.replace("magnitude", f"{band} magnitude") if band else label
 
 
@@ -122,7 +128,13 @@ def plot_precision_recall(curves: Sequence[PrecisionRecallCurve]) -> Figure:
     return figure
 
 
-def plot_shares(families: Sequence[BinnedShares], *, band: str = "", y_label: str | None = None) -> Figure:
+def plot_shares(
+    families: Sequence[BinnedShares],
+    *,
+    band: str = "",
+    instrumental: bool = False,
+    y_label: str | None = None,
+) -> Figure:
     """Draw completeness, purity or other shares, with up to three panels beside each other."""
     n = max(len(families), 1)
     n_columns = n if n <= 3 else (2 if n == 4 else 3)
@@ -140,7 +152,7 @@ def plot_shares(families: Sequence[BinnedShares], *, band: str = "", y_label: st
             # 0.1, 1, 10 stand on the line of the other panels' numbers; powers do not.
             axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.xaxis.set_minor_formatter(NullFormatter())
-        axis.set_xlabel(column_label(family.column, band))
+        axis.set_xlabel(column_label(family.column, band, instrumental))
         if number % n_columns == 0 or family.measure != families[number - 1].measure:
             axis.set_ylabel(y_label or _MEASURE_LABELS[family.measure])
         axis.set_ylim(-0.03, 1.05)
@@ -153,7 +165,9 @@ def plot_shares(families: Sequence[BinnedShares], *, band: str = "", y_label: st
     return figure
 
 
-def plot_confusion(counts: IntArray, shares: BinnedShares | None, *, band: str = "") -> Figure:
+def plot_confusion(
+    counts: IntArray, shares: BinnedShares | None, *, band: str = "", instrumental: bool = False
+) -> Figure:
     """Draw the confusion of stars and galaxies, overall and by magnitude in a band.
 
     ``counts`` are matched sources by true class (row) and class given (column), and
@@ -186,7 +200,7 @@ def plot_confusion(counts: IntArray, shares: BinnedShares | None, *, band: str =
         lower.stairs(curve.total, curve.edges, **style.stroke)
     right.set(ylim=(-0.03, 1.05), ylabel="Share of the true class")
     right.tick_params(labelbottom=False)
-    lower.set(xlabel=column_label("mag", band), ylabel="Number")
+    lower.set(xlabel=column_label("mag", band, instrumental), ylabel="Number")
     log_counts(lower, [curve.total for curve in curves.values()])
     add_minor_ticks(right)
     add_legend(right, loc="best")

@@ -91,7 +91,8 @@ def _depth(run: EvaluatedRun, level: float) -> tuple[str, str]:
     name = f"completeness_limit_{100 * level:.0f}"
     value = next(iter(run.metrics.select(name=name, object_class="all")), None)
     if value is not None and math.isfinite(value.value):
-        return f"{value.value:.2f} mag", f"in {value.band}" if value.band else ""
+        note = f"in {value.band}" if value.band else ""
+        return f"{value.value:.2f} mag", note + ", instrumental" * (value.band in run.metrics.instrumental)
     mags = run.matches["mag"][run.sources.truths()]
     if not np.isfinite(mags).any():
         return "not known", "the truth has no magnitudes"
@@ -165,10 +166,11 @@ def model_parts(gallery: EvaluationGallery | None) -> list[Part]:
             rows.append((title, [(text, png) for text, png in (*pictures, *entry.children) if png]))
     if gallery is None or not rows:
         return []
+    unit = "counts" if gallery.bands[1] in gallery.instrumental else "nJy"
     note = (
         "The blends of the most detections, each child alone. Numbers are ids and total fluxes of the models "
-        f"in {gallery.bands[1]} (nJy). Residuals are from \N{MINUS SIGN}{gallery.residual_range:g} (blue) to "
-        f"{gallery.residual_range:g} (red) times the noise."
+        f"in {gallery.bands[1]} ({unit}). Residuals are from \N{MINUS SIGN}{gallery.residual_range:g} (blue) "
+        f"to {gallery.residual_range:g} (red) times the noise."
     )
     return [Pictures(rows, note)]
 

@@ -28,7 +28,7 @@ from lsst.afw.image import ExposureF
 from lsst.daf.butler import DeferredDatasetHandle
 
 from ..catalogs.evaluation_io import task_timing
-from ..catalogs.exposures import InputError
+from ..catalogs.exposures import InputError, instrumental_bands
 from ..compare.baselines import BASELINES
 from ..compare.comparison import (
     ComparisonSettings,
@@ -378,14 +378,15 @@ evaluation_metrics.EvaluationMetrics`).
         truths: dict[str, np.ndarray] | None = None
         if truth is not None and len(truth):
             comparison, truths = compare_with_truth(comparison, truth, images, settings)
+        instrumental = instrumental_bands(images.exposures)
         outputs = pipeBase.Struct(
             metrics=self._summarize(comparison, truths, images, tract, patch, skymap, runs),
-            sources=comparison_table(comparison.sources),
-            blends=comparison_table(comparison.blends),
-            truths=comparison_table(truths or {"id": np.zeros(0, dtype=np.int64)}),
+            sources=comparison_table(comparison.sources, instrumental),
+            blends=comparison_table(comparison.blends, instrumental),
+            truths=comparison_table(truths or {"id": np.zeros(0, dtype=np.int64)}, instrumental),
         )
         if self.config.do_plots:
-            outputs.plotFlux = plot_flux_pairs(comparison, images.bands)
+            outputs.plotFlux = plot_flux_pairs(comparison, images.bands, instrumental)
             outputs.plotResidual = plot_residual_panels(comparison, settings.band, truths)
             outputs.plotGallery = plot_disagreements(
                 comparison, images, _GALLERY_SIZE, list(self.config.gallery_bands), settings.band

@@ -35,7 +35,7 @@ from ..catalogs.evaluation import (
     compare_patch,
 )
 from ..catalogs.evaluation_io import match_output, task_timing
-from ..catalogs.exposures import InputError
+from ..catalogs.exposures import InputError, instrumental_bands
 from ..catalogs.injected import injected_truth
 from ..metrics.binned_figures import binned_tables, precision_recall_table
 from ..metrics.bootstrap import LEVEL
@@ -325,6 +325,7 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
         gallery = self._make_gallery()
         results: list[PatchResult] = []
         models: set[str] = set()
+        instrumental: set[str] = set()
         for patch in self._usable(patches):
             try:
                 comparison = compare_patch(patch, settings, image=len(results))
@@ -333,6 +334,7 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
             result = comparison.result
             results.append(result)
             models |= {patch.model} - {""}
+            instrumental.update(instrumental_bands(patch.exposures))
             if gallery is not None and set(gallery.bands) <= set(patch.exposures):
                 self._add_pictures(gallery, patch, comparison)
             self._check_patch(patch, comparison, results[0])
@@ -341,12 +343,16 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
             raise EvaluationInputError(
                 "There is no patch to evaluate: none has both a truth and a catalogue. Check the collections."
             )
-        outputs = self._summarize(results, settings, runs=list(runs), skymap=skymap, models=sorted(models))
+        bands = sorted(instrumental)
+        outputs = self._summarize(
+            results, settings, runs=list(runs), skymap=skymap, models=sorted(models), instrumental=bands
+        )
         if gallery is not None:
             scales = np.array([result.pixel_scale for result in results])
             known = scales[np.isfinite(scales)]
             outputs.gallery = EvaluationGallery(
                 bands=gallery.bands,
+                instrumental=bands,
                 pixel_scale=float(np.median(known)) if len(known) else float("nan"),
                 entries=gallery.entries(),
             )
