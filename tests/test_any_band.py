@@ -436,6 +436,7 @@ def test_wavelengths_are_those_of_surveys():
 
 def test_wavelengths_of_bands():
     assert band_wavelength("HSC-G") == band_wavelength("lsst_g") == band_wavelength("g")
+    assert band_wavelength("NIR_H") == band_wavelength("HE") > band_wavelength("H") + 100.0
     assert band_wavelength("f106") == band_wavelength("F106")
     # Hubble in the optical and in the infrared, Webb.
     space = {"F606W": 606, "F850LP": 850, "F336W": 336, "F160W": 1600, "F098M": 980, "F200LP": 200}

@@ -20,8 +20,10 @@ from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
 sys.path.append(str(Path(__file__).parent))
 from fits_samples import SHAPE, SIGMA, header, moffat, noise, read, star_field, write
 
+HUBBLE = {"TELESCOP": "HST", "EXPTIME": 2000.0, "BUNIT": "ELECTRONS/S"}
 ESO = {"ESO DET OUTPUTS": 1, "ESO DET OUT1 NY": 112}
 CODES = {1: "BAD", 2: "NO_DATA", 3: "SAT", 4: "SAT", 5: "CR", 6: "BAD", 7: "", 8: "CR"}
+GEMINI = {1: "BAD", 2: "", 4: "SAT", 8: "CR", 16: "NO_DATA", 32: "", 64: "BAD"}
 BITS = {1: "BAD", 2: "SAT", 4: "", 16: "CR", 64: "SAT", 128: "", 3: "BAD SAT"}
 
 
@@ -40,6 +42,7 @@ def image(rng):
         ({"INSTRUME": "90prime", "PLVER": "V2.3"}, CODES),
         ({"INSTRUME": "DECam"}, {1: "BAD", 7: "BAD"}),
         ({"MASKBITS": True}, {1: "", 2: "", 4: "SAT", 8: "SAT", 32: "", 4096: "", 16384: "SAT"}),
+        ({"TELESCOP": "Gemini-North"}, GEMINI),
         ({"ORIGIN": "LCOGT"}, {1: "BAD", 2: "SAT", 4: "BAD", 8: "CR", 3: "BAD SAT"}),
     ],
 )
@@ -172,6 +175,31 @@ def test_cores_without_data_are_saturated(tmp_path, rng, value):
     np.testing.assert_array_equal(result.planes["SAT"], core)
     np.testing.assert_array_equal(np.isfinite(result.pixels) & ~result.planes["NO_DATA"], ~holes | core)
     assert (result.pixels[core] > 1.5e4).all() and np.isfinite(result.variance[core]).all()
+
+
+@pytest.mark.parametrize(
+    ("cards", "weights", "relative"),
+    [
+        # Of CASU: 100 is usual.
+        ({}, (25, 100), True),
+        # Drizzled images of Hubble have exposure times.
+        (HUBBLE, (480.7, 1922.8), True),
+        ({**HUBBLE, "BUNIT": "nJy"}, (480.7, 1922.8), False),
+        ({}, (480.7, 1922.8), False),
+    ],
+)
+@pytest.mark.parametrize("name", ["CONF", "WHT"])
+def test_confidences_and_exposure_times_are_relative(tmp_path, image, cards, weights, relative, name):
+    """Also where they happen to be near the inverse variance."""
+    values = np.full(SHAPE, weights[1])
+    values[:, :40] = weights[0]
+    unit = 0.5 / (np.sqrt(weights[1]) * SIGMA["r"])
+    files = write(tmp_path, {"r": image * unit}, header(**cards), **{name: (values, {})})
+    result = read(files)
+    assert noise(result) == pytest.approx(SIGMA["r"] * unit * (1.0 if relative else 2.0), rel=0.06)
+    variance = result.images["r"].variance
+    assert variance[0, 0] / variance[0, 100] == pytest.approx(4.0, rel=1e-3)
+    assert any("is of confidences, exposure times" in note for note in result.notes) == relative
 
 
 def test_stretched_images_are_said(tmp_path, image):

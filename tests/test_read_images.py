@@ -201,6 +201,19 @@ def test_names_of_files_are_believed_before_the_usual_bands(tmp_path, sky):
         ({"FILTER": "ZTF_g"}, "g"),
         ({"FILTER": "ip"}, "i"),
         ({"FILTER": "H"}, "H"),
+        ({"FILTER": "zs"}, "z"),
+        # Of Johnson and Cousins, and of the near infrared, unless another system is named.
+        ({"FILTER": "R"}, "R"),
+        ({"FILTER": "I_BESS"}, "I"),
+        ({"FILTER": "Bessell-V"}, "V"),
+        ({"FILTER": "Rc"}, "R"),
+        ({"FILTER": "Y"}, "Y"),
+        ({"FILTER": "HSC-R"}, "r"),
+        ({"FILTER": "SDSS-I"}, "i"),
+        # Of Webb, whose pupil wheel has filters too.
+        ({"FILTER": "F150W2", "PUPIL": "F162M"}, "F162M"),
+        ({"FILTER": "CLEAR", "PUPIL": "F115W"}, "F115W"),
+        ({"FILTER": "F277W", "PUPIL": "CLEARP"}, "F277W"),
     ],
 )
 def test_names_of_filters(tmp_path, sky, cards, band):
@@ -365,6 +378,8 @@ def test_what_is_odd_is_said(tmp_path, sky, caplog):
     for band, name in {"r": "DES_R", "Y": "NIR_Y", "F606W": "F606W"}.items():
         read_images({band: write(tmp_path / "same.fits", sky, {"FILTER": name})})
     assert "is taken for" not in caplog.text
+    read_images({"r": write(tmp_path / "same.fits", sky, {"FILTER": "R"})})
+    assert "taken for r, but its header says R" in caplog.text
     read_images({"g": write(tmp_path / "raw.fits", sky, {"BAYERPAT": "RGGB"})})
     assert "alternate in colour (RGGB)" in caplog.text
     y, x = np.mgrid[:70, :90]

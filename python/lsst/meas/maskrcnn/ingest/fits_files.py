@@ -22,7 +22,7 @@ from astropy.utils.exceptions import AstropyWarning
 
 from ..images.files import one_line
 from ..network.wavelengths import band_wavelength
-from .fits_header import BAND_KEYS, linear_pixels
+from .fits_header import BAND_KEYS, PER_SECOND, linear_pixels, number_of
 from .fits_layout import check_layout
 from .fits_sections import find_overscan
 
@@ -36,7 +36,8 @@ _COMPANIONS = {
     "variance": ("VAR", "VARI", "VARIANCE", "STAT", "MSE", "VARIANCEUNCERTAINTY"),
     "rms": ("ERR", "ERROR", "RMS", "SIGMA", "UNCERT", "UNC", "UNCERTAINTY", "STD", "STDEV", "STDDEV", "NOISE")
     + ("RMSE", "STDDEVUNCERTAINTY"),
-    "weight": ("WHT", "WGT", "WT", "WEIGHT", "IVAR", "IVM", "INVVAR", "INVMSE", "INVERSEVARIANCE"),
+    "weight": ("WHT", "WGT", "WT", "WEIGHT", "IVAR", "IVM", "INVVAR", "INVMSE", "INVERSEVARIANCE")
+    + ("CONF", "CONFIDENCE"),
     "mask": ("DQ", "MASK", "MSK", "BITMASK", "FLAG", "QUAL", "QUALITY", "DATAQUALITY", "BPM", "BADPIX")
     + ("BADPIXEL", "DQMASK"),
     "psf": ("PSF",),
@@ -45,6 +46,13 @@ _IMAGE_NAMES = ("SCI", "IMAGE", "SCIENCE", "DATA")
 _KEYWORD = re.compile(r"[\w .:#/+-]+")
 _STRETCHED = re.compile(r"histogram ?transf|asinh ?transf|auto ?stretch|\bGHS\b|\bCLAHE\b", re.IGNORECASE)
 """In the history that programs of amateurs write."""
+_CAPITAL = re.compile(
+    r"(?:(?i:bess(?:el+)?|johnson|cousins|harris|mould)[-_ ]?)?([BVRIY])"
+    r"(?:c|[-_ ]?(?i:bess(?:el+)?|special|high))?$"
+)
+"""Filters of Johnson and Cousins, and Y of the near infrared, whose letters mean others if they are small."""
+_LARGEST_COUNT, _SHARES_OF_EXPOSURE = 1e6, (0.1, 1.2)
+"""Weights that are whole numbers up to this, or have a median of so many exposure times, are relative."""
 _MOST_SPREAD = 1e10
 """Variances of more than so many times their median mean no data; an RMS of 1e16 does in images of Euclid."""
 _SENTINELS = (-9999.0, -99999.0)
@@ -111,8 +119,8 @@ class FitsContent:
     notes: tuple[str, ...] = ()
     """What was assumed or left out."""
 
-    def variance(self, files: BandFiles) -> tuple[FloatArray | None, str]:
-        """Return the variance (y, x), counts^2, from files or extensions, and where it is from.
+    def variance(self, files: BandFiles) -> tuple[FloatArray | None, str, bool]:
+        """Return the variance (y, x), counts^2, where it is from, and whether it is relative.
 
         It is NaN where there is no data, and `None` if it is not known or says nothing.
         """
@@ -121,17 +129,28 @@ class FitsContent:
         given = next((kind for kind in kinds if getattr(files, kind) is not None), None)
         kind = given or next((kind for kind in kinds if kind in self.companions), None)
         if kind is None:
-            return None, ""
+            return None, "", False
         source = getattr(files, kind).name if given else f"extension {self.names[kind]}"
         values = self._matching(getattr(files, kind), kind).pixels if given else self.companions[kind]
         values = np.asarray(values, float)
         usable = np.isfinite(values) & (values > 0.0)
         if not usable.any():
-            return None, f"{source} has no value above 0 and is not used"
+            return None, f"{source} has no value above 0 and is not used", False
         result = np.full(self.pixels.shape, np.nan)
         result[usable] = values[usable] ** {"variance": 1, "rms": 2, "weight": -1}[kind]
         result[result > _MOST_SPREAD * np.median(result[usable])] = np.nan
-        return result, source
+        return result, source, kind == "weight" and self._is_relative(values[usable])
+
+    def _is_relative(self, weights: FloatArray) -> bool:
+        """Whether weights are confidences, numbers of images or exposure times, not inverse variances."""
+        if (weights < _LARGEST_COUNT).all() and (weights == np.rint(weights)).all():
+            return True
+        # As in drizzled images of Hubble.
+        exposure, unit = number_of(self.header, "EXPTIME"), str(self.header.get("BUNIT", "")).lower()
+        if self.header.get("TELESCOP") != "HST" or not exposure or not re.search(PER_SECOND, unit):
+            return False
+        least, most = _SHARES_OF_EXPOSURE
+        return bool(least < np.median(weights) / exposure < most)
 
     def flags(self, files: BandFiles) -> tuple[npt.NDArray[np.int64], fits.Header, str]:
         """Return the values of the mask image (y, x), its header and its name; zeros without one."""
@@ -236,7 +255,7 @@ def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
     companions: dict[str, npt.NDArray[Any]] = {}
     labels, mask_header, unused = {"image": _label(hdus, entry)}, fits.Header(), []
     said = _known_filter(header)
-    if said is not None and band is not None and not _is_same_band(said, band):
+    if said and band and (said.lower() == band != said or not _is_same_band(said, band)):
         if np.squeeze(entry.data).ndim == 2:
             notes.append(f"it is taken for {band}, but its header says {said}.")
     if wanted.kind == "mask":
@@ -371,7 +390,10 @@ def _kind_of(entry: fits.hdu.base._BaseHDU, band: str | None, image: str = "") -
 def _is_of_band(entry: fits.hdu.base._BaseHDU, band: str | None) -> bool:
     """Whether an HDU says that it is of a band; what the first says is for all."""
     words = re.split(r"[-_ .]+", entry.name.upper())
-    filtered = not isinstance(entry, fits.PrimaryHDU) and _band_of(entry.header) == band
+    filtered = not isinstance(entry, fits.PrimaryHDU) and band in (
+        _band_of(entry.header),
+        _known_filter(entry.header),
+    )
     return band is not None and (band.upper() in words or filtered)
 
 
@@ -502,14 +524,16 @@ def _header_of(path: Path, band: str | None = None, cube_bands: Sequence[str] = 
 
 def _known_filter(header: fits.Header | dict[str, str]) -> str | None:
     """Filter that a header names, if its wavelength is known."""
-    band = _band_of(header)
-    for value in (str(header[key]).strip() for key in BAND_KEYS if band is None and key in header):
+    for value in (str(header[key]).strip() for key in BAND_KEYS if key in header):
+        capital, band = _CAPITAL.match(value), _band_of({"BAND": value})
+        if capital or band:
+            return capital[1] if capital else band
         try:
             band_wavelength(value)
         except ValueError:
             continue
         return value
-    return band
+    return None
 
 
 def _is_same_band(*names: str) -> bool:
@@ -530,9 +554,11 @@ def _band_of(header: fits.Header | dict[str, str]) -> str | None:
     for key in BAND_KEYS:
         value = str(header.get(key, "")).strip()
         # "r", "HSC-R", "r DECam SDSS c0002 6415.0 1480.0", "decam-r", "r.MP9601", "ZTF_r", "rp", "bokr",
-        # "zd DECam k1038", but not "H  )".
+        # "zd DECam k1038", "zs", but not "H  )".
         match = re.match(
-            r"(?:hsc|decam|lsst|sdss|ztf|bok)?[-_ ]?([ugrizy])(?:[2p']?$|d?[ ._-])", value, re.IGNORECASE
+            r"(?:hsc|decam|lsst|sdss|ztf|bok)?[-_ ]?([ugrizy])(?:[2p']?$|(?<=z)s$|d?[ ._-])",
+            value,
+            re.IGNORECASE,
         )
         if match:
             return match.group(1).lower()

@@ -21,10 +21,10 @@ from ..images.units import AB_ZERO_POINT
 from ..network.wavelengths import band_wavelength
 
 BAND_KEYS = (
-    *("BAND", "BANDS", "BAND0", "FILTER", "FILTNAM", "FILTNAME"),
+    *("BAND", "BANDS", "BAND0", "PUPIL", "FILTER", "FILTNAM", "FILTNAME"),
     *("FILTER1", "FILTER2", "FILTNAM1", "FILTNAM2", "FPA.FILTERID", "ESO INS FILT1 NAME"),
 )
-"""Keywords of the filter."""
+"""Keywords of the filter. Of both wheels of Webb's cameras, the pupil's has the narrower one if any."""
 
 _ZERO_POINT_KEYS = (
     "PHOTZP",
@@ -41,7 +41,7 @@ _ZERO_POINT_KEYS = (
     "ABMAGZP",
 )
 _COUNTS = r"\W*(e|electrons?|cts?|counts?|cps|dn|adu|photons?)(?![a-z])"
-_PER_SECOND = r"\bper s|/ *s(ec\w*)?\b|\bs(ec)?(\^|\*\*)?\(?-1|\bcps\b"
+PER_SECOND = r"\bper s|/ *s(ec\w*)?\b|\bs(ec)?(\^|\*\*)?\(?-1|\bcps\b"
 _OF_ONE_SECOND = r"\bper s|/ *s(ec)?\b|\b1(\.0*)? ?s(ec(ond)?)?\b"
 """In the comment of a zero point: it is of a count per second."""
 
@@ -155,7 +155,7 @@ def zero_point(header: fits.Header, pixel_scale: float, band: str, sigma: float)
     """
     unit, exposure = str(header.get("BUNIT", "")).strip(), number_of(header, "EXPTIME")
     exposure = number_of(header, "EXP_TIME") if exposure is None else exposure
-    per_second = bool(re.search(_PER_SECOND, unit.lower()))
+    per_second = bool(re.search(PER_SECOND, unit.lower()))
     found, refused = _zero_point_cards(header, band, sigma, per_second, exposure)
     flux = number_of(header, "FLUXMAG0")
     if flux is not None and flux > 0:

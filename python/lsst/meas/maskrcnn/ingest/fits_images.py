@@ -351,7 +351,7 @@ def _read_band(
     saturated = cores if level is None else cores | (finite & (pixels >= level))
     planes, guessed = _mask_planes(content, files, options, saturated, found, notes)
     planes.update({plane: planes[plane] & ~cores for plane in ("BAD", "NO_DATA") if plane in planes})
-    finite, variance, source = _weigh(content, files, finite, planes["SAT"], notes)
+    finite, variance, source, relative = _weigh(content, files, finite, planes["SAT"], notes)
     good = finite & ~np.logical_or.reduce(list(planes.values()))
     if guessed:
         advice = "give a mask of good pixels as the weight; --mask-bits (mask_bits) says what bits mean"
@@ -373,7 +373,9 @@ def _read_band(
             variance += source_light(pixels, finite, sources | ~good, sigma) / gain
         source = "given" if noise is not None else "measured between the sources"
     else:
-        variance, source = check_variance(variance, good, sigma, options.rescale, source, notes.append)
+        variance, source = check_variance(
+            variance, good, sigma, options.rescale, relative, source, notes.append
+        )
     found.append(f"noise {float(np.sqrt(np.median(variance[finite]))):.4g} counts ({source})")
     magnitude, source = (options.zero_points or {}).get(band), "given"
     if magnitude is None:
@@ -406,20 +408,20 @@ def _read_band(
 
 def _weigh(
     content: FitsContent, files: BandFiles, finite: BoolArray, saturated: BoolArray, notes: list[str]
-) -> tuple[BoolArray, FloatArray | None, str]:
-    """Find the pixels (y, x) that have data and weight; returns these, the variance and where it is from."""
-    variance, source = content.variance(files)
+) -> tuple[BoolArray, FloatArray | None, str, bool]:
+    """Find the pixels (y, x) that have data and weight; returns these and `FitsContent.variance`."""
+    variance, source, relative = content.variance(files)
     if variance is not None:
         weighted = finite & (variance > 0.0)
         if weighted.any():
             # Saturated pixels have no weight in many surveys, but the light of stars.
             usable, words = weighted | (finite & saturated), f"{content.path.name}: {source} is above 0"
             _check_share("weight", usable, finite, words, "0 is for no data")
-            return usable, np.where(weighted, variance, np.median(variance[weighted])), source
+            return usable, np.where(weighted, variance, np.median(variance[weighted])), source, relative
         variance, source = None, f"{source} has no value above 0 where the image has data"
     if source:
         notes.append(f"{source}.")
-    return finite, variance, source
+    return finite, variance, source, False
 
 
 def _mask_planes(

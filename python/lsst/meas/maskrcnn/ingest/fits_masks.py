@@ -19,6 +19,8 @@ _BITS: dict[str, dict[str, tuple[int, ...]]] = {
     "HST": {"NO_DATA": (1,), "BAD": (0, 2, 3, 4, 7, 9), "SAT": (8, 11), "CR": (12, 13)},
     "DES": {"BAD": (0, 3, 6, 7, 8, 10), "SAT": (1,), "CR": (4,)},
     "LCO": {"BAD": (0, 2), "SAT": (1,), "CR": (3,)},
+    # Of DRAGONS; what is hardly linear, or between two detectors, is good.
+    "GEMINI": {"BAD": (0, 6), "SAT": (2,), "CR": (3,), "NO_DATA": (4,)},
     # Saturated in any image of g, r, z or i; those of a band without data are of other bands as well.
     "Legacy Surveys": {"SAT": (2, 3, 4, 14)},
     # Of NOIRLab, up to version 3.4 for DECam; bleed trails are 6.
@@ -87,7 +89,8 @@ def _convention(header: fits.Header, name: str) -> str:
         return "Legacy Surveys"
     if said["ORIGIN"].upper().startswith("LCO"):
         return "LCO"
-    return said["TELESCOP"].upper() if said["TELESCOP"].upper() in ("JWST", "HST", "DES") else ""
+    telescope = said["TELESCOP"].upper().split("-")[0]
+    return telescope if telescope in ("JWST", "HST", "DES", "GEMINI") else ""
 
 
 def _named_bits(header: fits.Header) -> list[tuple[str, int]]:
