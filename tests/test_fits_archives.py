@@ -288,6 +288,14 @@ def test_undersampled_stars_are_measured_or_unknown(rng, fwhm, sampled):
     assert star is None or star.fwhm == pytest.approx(sampled, rel=0.1)
 
 
+def test_single_bad_pixels_do_not_hide_the_stars(rng):
+    """As flagged cosmic rays, in one pixel of twenty-five; light in them is not used."""
+    image = star_field(rng, 10.0, 4.0, (240, 320), 24, 8)
+    bad = rng.random(image.shape) < 0.04
+    (star,) = measure_psfs([np.where(bad, 5000.0, image)], [~bad], [10.0])
+    assert star.n_stars >= 6 and star.fwhm == pytest.approx(4.0, rel=0.02)
+
+
 def test_galaxies_do_not_stand_for_stars_too_narrow_to_be_measured(rng):
     """Ten sources of one size, among stars in single pixels and pairs of these, or among hot pixels."""
     image = undersampled(rng, 0.4, n_stars=40)

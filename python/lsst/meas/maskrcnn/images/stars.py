@@ -35,6 +35,9 @@ chosen are too many. Of smaller sizes, the stars are the narrow ones themselves.
 _PEAK_SHARE = 0.85
 """Light of a hot pixel in that pixel, of the three by three about it; a star has less, but in its middle."""
 
+_LEAST_GOOD = 0.9
+"""Share of the pixels of a star that must be good."""
+
 _BLUR = 0.6
 """Width (px) of the Gaussian with which undersampled images are blurred, or moments depend on the phase."""
 
@@ -112,7 +115,7 @@ def measure_psfs(
     if not usable:
         return result
     pad = _HALF_SIZES[-1]
-    padded = {index: np.pad(np.where(good[index], planes[index], 0.0), pad) for index in usable}
+    padded = {index: np.pad(_fill_holes(planes[index], good[index]), pad) for index in usable}
     blurred = {index: blur(padded[index], _BLUR) for index in usable}
     masks = {index: np.pad(good[index], pad) for index in usable}
     combined = np.sum([padded[index] / sigmas[index] for index in usable], axis=0) / math.sqrt(len(usable))
@@ -140,6 +143,14 @@ def measure_psfs(
         if members:
             result[index] = _fit(members, sigmas[index])
     return result
+
+
+def _fill_holes(plane: FloatArray, good: BoolArray) -> FloatArray:
+    """Fill pixels that are not good with the mean of good ones about them, or 0 where there are few."""
+    values, weight = np.where(good, plane, 0.0), blur(good.astype(float), 1.0)
+    near = ~good & (weight > 0.4)
+    values[near] = blur(values, 1.0)[near] / weight[near]
+    return values
 
 
 def _maxima(combined: FloatArray) -> list[tuple[int, int]]:
@@ -179,7 +190,9 @@ def _measure(
     if narrow and stamp[half, half] > _PEAK_SHARE * stamp[half - 1 : half + 2, half - 1 : half + 2].sum():
         return None
     dy, dx = np.mgrid[: 2 * half + 1, : 2 * half + 1] - np.array([center_y, center_x])[:, None, None]
-    if not usable[np.hypot(dy, dx) < 1.2 * fwhm + 1.0].all():
+    # Single bad pixels, of cosmic rays for instance, do no harm but in the core.
+    radius = np.hypot(dy, dx)
+    if not usable[radius < 0.6 * fwhm + 0.5].all() or usable[radius < 1.2 * fwhm + 1.0].mean() < _LEAST_GOOD:
         return None
     weight = np.exp(-0.5 * (dy**2 + dx**2) / width**2)
     snr = float((cleaned * weight).sum() / (sigma * math.sqrt((weight**2).sum())))
