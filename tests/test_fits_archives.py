@@ -99,6 +99,17 @@ def test_overscan_is_no_data(tmp_path, rng, image, cards, columns):
     assert result.images["r"].psf_fwhm == pytest.approx(0.8, rel=0.06)
 
 
+@pytest.mark.parametrize("edge", [np.s_[:, :10], np.s_[:, -16:], np.s_[:8], np.s_[-9:]])
+def test_overscan_that_no_keyword_tells(tmp_path, rng, image, edge):
+    dark = np.zeros(SHAPE, bool)
+    dark[edge] = True
+    for level, scatter, overscan in ((300.0, 4.0, True), (300.0, 30.0, False), (798.0, 4.0, False)):
+        raw = np.where(dark, rng.normal(level, scatter, SHAPE), image + 800.0)
+        result = read(write(tmp_path, {"r": raw}))
+        assert (np.isfinite(result.images["r"].pixels) == ~(dark & overscan)).all()
+        assert any("overscan by level and noise" in note for note in result.notes) == overscan
+
+
 def test_sections_of_other_images_are_not_believed(tmp_path, image):
     """What lies beside a section is sky as well, in level and scatter; unless its overscan is named."""
     head = {"DATASEC": "[1:128,1:112]"}

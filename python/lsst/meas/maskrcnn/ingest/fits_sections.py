@@ -23,6 +23,9 @@ _MOST_OVERSCAN = 0.4
 _REACH = 0.03
 """Share of a side up to which sections may end before it, where some of them are overscan."""
 
+_LEAST_STRIP, _WIDEST_STRIP = 4, 0.2
+"""Width (px) of overscan that no keyword tells, and share of the side that it has at most."""
+
 _STRIP = 20
 """Width (px) of the data beside the overscan that it is compared with."""
 
@@ -51,7 +54,8 @@ def find_overscan(
         whole = all(end >= (1.0 - _REACH) * side for end, side in zip(ends, shape))
         if (known and whole) or key.startswith("ESO") or _differs(pixels, dark):
             return dark, key
-    return None, ""
+    dark = _dark_edges(pixels)
+    return (dark, "level and noise") if dark.any() else (None, "")
 
 
 def _data_sections(
@@ -87,6 +91,34 @@ def _section(value: Any, shape: tuple[int, int]) -> tuple[slice, slice] | None:
             return None
         sides.append(slice(min(ends) - 1, max(ends)))
     return sides[0], sides[1]
+
+
+def _dark_edges(pixels: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
+    """Find strips at the edges of an image (y, x) that begin with a step down, and have less noise."""
+    dark = np.zeros(pixels.shape, bool)
+    for turned, found in ((pixels, dark), (pixels[:, ::-1], dark[:, ::-1]), (pixels.T, dark.T)):
+        _mark_dark_start(turned, found)
+    _mark_dark_start(pixels.T[:, ::-1], dark.T[:, ::-1])
+    return dark
+
+
+def _mark_dark_start(pixels: npt.NDArray[np.floating[Any]], dark: npt.NDArray[np.bool_]) -> None:
+    """Mark the first columns of an image (y, x) if they are overscan."""
+    most = int(_WIDEST_STRIP * pixels.shape[1])
+    part = pixels[:: max(1, len(pixels) // 500), : most + _STRIP]
+    if most < 2 * _LEAST_STRIP or not np.isfinite(part).all():
+        return
+    low, level, high, highest = np.quantile(part, [0.16, 0.5, 0.84, 0.995], axis=0)
+    steps, noise = np.diff(level), 0.5 * (high - low)
+    end = int(np.argmax(steps[:most])) + 1
+    strip = level[:end]
+    step = steps[end - 1]
+    clear = step > 50.0 * np.median(np.abs(steps)) and np.ptp(strip) < 0.1 * step
+    quiet = 0.0 < np.median(noise[:end]) < 0.7 * np.median(noise[end:])
+    # Sky has sources.
+    empty = np.mean(highest[:end] - strip) < 4.0 * np.mean(noise[:end])
+    if end >= _LEAST_STRIP and clear and quiet and empty:
+        dark[:, :end] = True
 
 
 def _differs(pixels: npt.NDArray[np.floating[Any]], dark: npt.NDArray[np.bool_]) -> bool:
