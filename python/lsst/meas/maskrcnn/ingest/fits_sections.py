@@ -115,8 +115,9 @@ def _mark_dark_start(pixels: npt.NDArray[np.floating[Any]], dark: npt.NDArray[np
     step = steps[end - 1]
     clear = step > 50.0 * np.median(np.abs(steps)) and np.ptp(strip) < 0.1 * step
     quiet = 0.0 < np.median(noise[:end]) < 0.7 * np.median(noise[end:])
-    # Sky has sources.
+    # Sky has sources, and those have gaps between them.
     empty = np.mean(highest[:end] - strip) < 4.0 * np.mean(noise[:end])
+    empty &= np.median(highest[:end]) < np.median(low[end:])
     if end >= _LEAST_STRIP and clear and quiet and empty:
         dark[:, :end] = True
 
