@@ -16,6 +16,7 @@ from astropy.io import fits
 from lsst.meas.maskrcnn.images.stars import measure_psfs
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
+from lsst.meas.maskrcnn.ingest.fits_noise import find_hot_pixels
 
 sys.path.append(str(Path(__file__).parent))
 from fits_samples import SHAPE, SIGMA, header, moffat, noise, read, star_field, write
@@ -274,6 +275,24 @@ def test_maggies_have_a_zero_point_of_zero(tmp_path, image):
         assert result.images["r"].calibrated == known
     result = read(write(tmp_path, {"r": image * 1e-12}, header(MAGZERO="none", PHOTZP=0.0)))
     assert noise(result) == pytest.approx(SIGMA["r"] * 3631e9 * 1e-12, rel=0.05)
+
+
+@pytest.mark.parametrize("fwhm", [2.0, 4.0])
+def test_pixels_sharper_than_stars_are_bad(tmp_path, rng, fwhm):
+    image = star_field(rng, 10.0, fwhm, (200, 260), 20, 5)
+    assert "BAD" not in read(write(tmp_path, {"r": image})).images["r"].planes
+    hot = np.zeros(image.shape, bool)
+    hot[7::40, 9::50] = True
+    result = read(write(tmp_path, {"r": np.where(hot, image + rng.uniform(400, 2e4, image.shape), image)}))
+    bad = result.images["r"].planes["BAD"]
+    # But on the sources themselves.
+    assert not (bad & ~hot).any() and (bad & hot).sum() > 0.7 * hot.sum()
+    assert any("pixels are sharper than stars" in note for note in result.notes)
+
+
+def test_single_photons_are_not_bad(rng):
+    photons = rng.poisson(0.01, (200, 260)).astype(float)
+    assert not find_hot_pixels(photons, np.ones(photons.shape, bool), 0.01).any()
 
 
 def undersampled(rng, fwhm, shape=(240, 240), n_stars=60):

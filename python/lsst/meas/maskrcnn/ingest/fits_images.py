@@ -30,7 +30,7 @@ from ..images.units import AB_ZERO_POINT
 from .fits_files import BandFiles, FitsContent, FitsImageError, read_fits
 from .fits_header import header_fwhm, header_saturation, implausible_depth, implausible_sky, zero_point
 from .fits_masks import mask_bits, mask_patterns
-from .fits_noise import check_variance, subtract_sky
+from .fits_noise import SAMPLED, check_variance, find_hot_pixels, subtract_sky
 from .fits_resample import resample_band
 from .fits_wcs import RESAMPLE_ADVICE, common_wcs, pixel_scale_of
 
@@ -260,6 +260,8 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
     )
     result = FitsField({}, {}, tuple(files), shape, wcs, bool(own_wcs), notes)
     for entry, stars in zip(bands, measured):
+        if stars is not None and stars.fwhm > SAMPLED:
+            _mark_hot_pixels(entry)
         fwhm, psf, source = _psf_of(entry, stars, options, result.pixel_scale)
         entry.found.append(f"PSF {source}")
         notes.append(f"{entry.name}: {entry.band}, {'; '.join(entry.found)}.")
@@ -481,6 +483,13 @@ def _psf_of(
             return math.nan, None, "not known"
         fwhm, source = said[0], f"{said[1]} of the header, too few stars"
     return fwhm, gaussian_image(fwhm / scale), f"{fwhm:.2f} arcsec ({source})"
+
+
+def _mark_hot_pixels(entry: BandImage) -> None:
+    hot = find_hot_pixels(entry.pixels, entry.good, entry.sigma)
+    if hot.any():
+        entry.planes["BAD"] = entry.planes.get("BAD", False) | hot
+        entry.notes.append(f"{np.count_nonzero(hot)} pixels are sharper than stars: hot ones or cosmic rays.")
 
 
 def _plain_image(entry: BandImage, fwhm: float, psf: FloatArray | None) -> PlainImage:

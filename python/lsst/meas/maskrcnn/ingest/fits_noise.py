@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy import ndimage
 
 from ..images.sky import estimate_sky
 
@@ -26,6 +27,25 @@ _LEAST_VARIANCE_RATIO = 0.25
 _MOST_VARIANCE_RATIO = 30.0
 """So are those that are larger by more than this; the noise of stacked images is
 correlated, and the scatter of their pixels smaller than the noise of a source."""
+
+_HOT, _HOT_SHARE = 20.0, 0.85
+"""Light of a hot pixel in units of the noise, and its share of that of the three by three about it; of a star
+of ``SAMPLED`` (px) it is less than one half."""
+
+SAMPLED = 1.6
+"""Width of a PSF (px) from which single pixels of light are no stars."""
+
+
+def find_hot_pixels(pixels: FloatArray, good: BoolArray, sigma: float) -> BoolArray:
+    """Find pixels (y, x) that have nearly all of the light about them: hot ones, and cosmic rays."""
+    values = np.where(good, pixels, 0.0)
+    low, high = np.quantile(values[good], [0.16, 0.84])
+    if high - low < sigma:
+        # Where photons are few, each is as sharp.
+        return np.zeros(good.shape, bool)
+    light = 9.0 * ndimage.uniform_filter(values, 3, mode="constant")
+    whole = ndimage.minimum_filter(good, 3, mode="constant")
+    return whole & (values > _HOT * sigma) & (values > _HOT_SHARE * light)
 
 
 def subtract_sky(
