@@ -160,6 +160,23 @@ def test_spellings_of_world_coordinates(tmp_path, image, cards):
     assert any("distortions that are in tables" in note for note in result.notes) == ("CPDIS1" in cards)
 
 
+def test_distortions_that_ctype_does_not_name(tmp_path, image, capfd):
+    """Used as astropy does, and said in one line."""
+    change, places = {"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 1e-4, "B_0_2": 1e-4}, []
+    for suffix in ("", "-SIP"):
+        result = read(
+            write(
+                tmp_path,
+                {"r": image},
+                header(CTYPE1=f"RA---TAN{suffix}", CTYPE2=f"DEC--TAN{suffix}", **change),
+            )
+        )
+        places.append(result.wcs.pixel_to_world(20.0, 30.0))
+        assert any("though CTYPE does not say so" in note for note in result.notes) != bool(suffix)
+    assert places[0].separation(places[1]).arcsec < 1e-6
+    assert "Inconsistent SIP" not in "".join(capfd.readouterr())
+
+
 def test_polynomials_of_scamp_are_those_of_tpv(tmp_path, image):
     change = {**SCAMP, "PV1_4": 0.5, "PV2_2": 0.01}
     places = [

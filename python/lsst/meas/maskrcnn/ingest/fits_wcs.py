@@ -146,7 +146,7 @@ def _repaired(header: fits.Header) -> tuple[fits.Header, str]:
             header[key] = _FRAMES[said]
         elif not said:
             header.remove(key, ignore_missing=True)
-    keys = list(dict.fromkeys(header))
+    keys, notes = list(dict.fromkeys(header)), []
     if any(re.fullmatch(r"CD[12]_[12]", key) for key in keys):
         # Of both matrices, wcslib takes the other one.
         _remove(header, r"PC[12]_[12]")
@@ -156,12 +156,16 @@ def _repaired(header: fits.Header) -> tuple[fits.Header, str]:
         _remove(header, r"PV[12]_\d+")
     elif polynomial and header["CTYPE1"].strip().endswith("-TAN"):
         header["CTYPE1"], header["CTYPE2"] = (header[f"CTYPE{k}"].replace("-TAN", "-TPV") for k in (1, 2))
-    if _remove(header, r"(CPDIS|D2IMDIS|CPERR|D2IMERR)[12]|(DP|DQ|D2IM)[12]\b.*|AXISCORR|D2IMEXT"):
-        return (
-            header,
-            "the distortions that are in tables, of less than a pixel in images of Hubble, are left out.",
+    elif header["CTYPE1"].strip().endswith("-TAN") and any(re.fullmatch(r"[AB]_\d_\d", key) for key in keys):
+        header["CTYPE1"], header["CTYPE2"] = (f"{header[f'CTYPE{k}'].strip()}-SIP" for k in (1, 2))
+        notes.append(
+            "SIP distortions are used, though CTYPE does not say so; of resampled images, remove them."
         )
-    return header, ""
+    if _remove(header, r"(CPDIS|D2IMDIS|CPERR|D2IMERR)[12]|(DP|DQ|D2IM)[12]\b.*|AXISCORR|D2IMEXT"):
+        notes.append(
+            "the distortions that are in tables, of less than a pixel in images of Hubble, are left out."
+        )
+    return header, " ".join(notes)
 
 
 def _remove(header: fits.Header, pattern: str) -> bool:
