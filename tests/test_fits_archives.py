@@ -69,6 +69,20 @@ def test_codes_and_bits_of_pipelines(tmp_path, image, cards, planes):
         assert given["CR"][6].all() and np.count_nonzero(given["CR"].any(axis=1)) == 1
 
 
+def test_masks_of_compressed_files_know_the_telescope(tmp_path, image):
+    """fpack moves all cards of the primary HDU to the image."""
+    values = np.zeros(SHAPE, np.uint8)
+    values[3] = 2
+    head = header(ORIGIN="LCOGT", L1ZP=23.5, BUNIT="electron", EXPTIME=30.0)
+    hdus = [
+        fits.CompImageHDU(image.astype(np.float32), head, name="SCI"),
+        fits.CompImageHDU(values, name="BPM"),
+    ]
+    fits.HDUList([fits.PrimaryHDU(), *hdus]).writeto(tmp_path / "r.fits.fz")
+    planes = read({"r": tmp_path / "r.fits.fz"}).images["r"].planes
+    assert planes["SAT"][3].all() and not planes["BAD"].any()
+
+
 @pytest.mark.parametrize(
     ("cards", "columns"),
     [
@@ -175,6 +189,16 @@ def test_distortions_that_ctype_does_not_name(tmp_path, image, capfd):
         assert any("though CTYPE does not say so" in note for note in result.notes) != bool(suffix)
     assert places[0].separation(places[1]).arcsec < 1e-6
     assert "Inconsistent SIP" not in "".join(capfd.readouterr())
+
+
+def test_world_coordinates_are_not_mixed(tmp_path, image):
+    """Those of the primary HDU, as of a whole camera, do not reach the images."""
+    camera = fits.Header({**SCAMP, "PV1_7": 0.3, "CDELT1": 1.0, "CROTA2": 30.0, "A_ORDER": 2, "A_2_0": 1e-3})
+    expected = read(write(tmp_path, {"r": image})).wcs.pixel_to_world(20.0, 30.0)
+    hdus = [fits.PrimaryHDU(header=camera), fits.ImageHDU(image, header(), name="CCD1")]
+    fits.HDUList(hdus).writeto(tmp_path / "mef.fits")
+    found = read({"r": tmp_path / "mef.fits"}).wcs.pixel_to_world(20.0, 30.0)
+    assert found.separation(expected).arcsec < 1e-6
 
 
 def test_polynomials_of_scamp_are_those_of_tpv(tmp_path, image):

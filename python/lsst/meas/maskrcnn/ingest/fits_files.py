@@ -43,6 +43,9 @@ _COMPANIONS = {
     "psf": ("PSF",),
 }
 _IMAGE_NAMES = ("SCI", "IMAGE", "SCIENCE", "DATA")
+_PLACE = re.compile(
+    r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)\d|(CD|PC|PV)\d_\d+|[AB]P?_(ORDER|\d_\d)|WAT\d_\d+"
+)
 _KEYWORD = re.compile(r"[\w .:#/+-]+")
 _STRETCHED = re.compile(r"histogram ?transf|asinh ?transf|auto ?stretch|\bGHS\b|\bCLAHE\b", re.IGNORECASE)
 """In the history that programs of amateurs write."""
@@ -275,7 +278,8 @@ def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
         ):
             companions[kind], labels[kind] = values, _label(hdus, other)
             if kind == "mask":
-                mask_header = _merged_header(hdus[0].header, other.header)[0]
+                # That fpack leaves to the primary HDU nothing but its name.
+                mask_header = _merged_header(hdus[0].header, entry.header, other.header)[0]
         else:
             unused.append(f"{_label(hdus, other)} ({values.shape[1]} x {values.shape[0]})")
     is_exposure = any("ARCHIVE_INDEX" in (entry.name, entry.header.get("EXTTYPE")) for entry in hdus)
@@ -398,11 +402,15 @@ def _is_of_band(entry: fits.hdu.base._BaseHDU, band: str | None) -> bool:
 
 
 def _merged_header(*headers: fits.Header) -> tuple[fits.Header, list[str]]:
-    """Put the cards of headers into one, the last first; returns what cannot be read as well."""
+    """Put the cards of headers into one, the last first; returns what cannot be read as well.
+
+    World coordinates are those of the last that has any.
+    """
     merged, skipped = fits.Header(), []
-    for header in headers:
+    for number, header in enumerate(headers):
+        placed = any("CTYPE1" in other for other in headers[number + 1 :])
         for card in header.cards:
-            if card.keyword in ("", "COMMENT", "HISTORY"):
+            if card.keyword in ("", "COMMENT", "HISTORY") or (placed and _PLACE.fullmatch(card.keyword)):
                 continue
             try:
                 # Others would be patterns.
