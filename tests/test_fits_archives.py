@@ -201,6 +201,24 @@ def test_world_coordinates_are_not_mixed(tmp_path, image):
     assert found.separation(expected).arcsec < 1e-6
 
 
+@pytest.mark.filterwarnings("ignore:.*keyword already exists")
+def test_first_of_two_cards_counts(tmp_path, image):
+    head = header(CD1_1=-2e-4, MAGZERO=30.0)
+    for key, value in (("CD1_1", -0.2 / 3600), ("MAGZERO", 31.4), ("OBJECT", "sky"), ("OBJECT", "sky")):
+        head.insert(0, (key, value))
+    result = read(write(tmp_path, {"r": image}, head))
+    assert result.pixel_scale == pytest.approx(0.2) and noise(result) == pytest.approx(SIGMA["r"], rel=0.05)
+    assert any(note.endswith("are left out: MAGZERO, CD1_1.") for note in result.notes)
+
+
+@pytest.mark.parametrize("key", ["EQUINOX", "EPOCH"])
+def test_equinoxes_of_no_year(tmp_path, image, key):
+    expected = read(write(tmp_path, {"r": image})).wcs.pixel_to_world(20.0, 30.0).icrs
+    for value, largest in ((0.0, 1e-3), (99999.0, 1e-3), (1950.0, 4000.0)):
+        found = read(write(tmp_path, {"r": image}, header(**{key: value}))).wcs.pixel_to_world(20.0, 30.0)
+        assert 0.1 * largest * (value == 1950.0) <= found.icrs.separation(expected).arcsec < largest
+
+
 def test_polynomials_of_scamp_are_those_of_tpv(tmp_path, image):
     change = {**SCAMP, "PV1_4": 0.5, "PV2_2": 0.01}
     places = [

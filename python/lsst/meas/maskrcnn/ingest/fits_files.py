@@ -251,7 +251,10 @@ def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
     """Find the image among the HDUs, and what belongs to it."""
     (entry, data), band = _choose_hdu(path, hdus, wanted), wanted.band
     header, skipped = _merged_header(hdus[0].header, entry.header)
-    notes = [f"header cards that cannot be read are left out: {', '.join(skipped)}."] if skipped else []
+    notes = []
+    if skipped:
+        listed = ", ".join(skipped[:12]) + (" and more" if len(skipped) > 12 else "")
+        notes.append(f"header cards that cannot be read, or say another thing again, are left out: {listed}.")
     history = " ".join(str(line) for hdu in (hdus[0], entry) for line in hdu.header.get("HISTORY", ""))
     if _STRETCHED.search(history):
         notes.append("by its history it was stretched for display: its pixels are not linear in flux.")
@@ -404,10 +407,11 @@ def _is_of_band(entry: fits.hdu.base._BaseHDU, band: str | None) -> bool:
 def _merged_header(*headers: fits.Header) -> tuple[fits.Header, list[str]]:
     """Put the cards of headers into one, the last first; returns what cannot be read as well.
 
-    World coordinates are those of the last that has any.
+    World coordinates are those of the last that has any; of cards of one keyword, the first counts.
     """
     merged, skipped = fits.Header(), []
     for number, header in enumerate(headers):
+        seen: set[str] = set()
         placed = any("CTYPE1" in other for other in headers[number + 1 :])
         for card in header.cards:
             if card.keyword in ("", "COMMENT", "HISTORY") or (placed and _PLACE.fullmatch(card.keyword)):
@@ -418,10 +422,14 @@ def _merged_header(*headers: fits.Header) -> tuple[fits.Header, list[str]]:
                     raise ValueError("no keyword")
                 if " " in card.keyword and not str(card.image).startswith("HIERARCH"):
                     raise ValueError("no keyword")
-                merged[card.keyword] = (card.value, card.comment)
+                if card.keyword not in seen:
+                    merged[card.keyword] = (card.value, card.comment)
+                    seen.add(card.keyword)
+                elif merged[card.keyword] != card.value:
+                    skipped.append(card.keyword)
             except (fits.VerifyError, ValueError):
                 skipped.append(card.keyword[:8].split(" ")[0])
-    return merged, skipped
+    return merged, list(dict.fromkeys(skipped))
 
 
 def _image_of(

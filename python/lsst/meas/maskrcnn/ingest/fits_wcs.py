@@ -38,8 +38,13 @@ RESAMPLE_ADVICE = "resample them to one, or give --resample (resample=True) to h
 _SCALE_RANGE = (1e-3, 60.0)
 """Pixel scales that are believed (arcsec)."""
 
+_YEARS = (1800.0, 2100.0)
+"""Equinoxes of coordinates; others stand for one that is not known, such as 0."""
+
 _SCALE_KEYS = ("CD1_1", "CD1_2", "CD2_1", "CD2_2", "CDELT1", "CDELT2")
-_NUMBER_KEY = re.compile(r"(CRPIX|CRVAL|CDELT|CROTA)[12]|(CD|PC)[12]_[12]|PV[12]_\d+|LONPOLE|LATPOLE|EQUINOX")
+_NUMBER_KEY = re.compile(
+    r"(CRPIX|CRVAL|CDELT|CROTA)[12]|(CD|PC)[12]_[12]|PV[12]_\d+|LONPOLE|LATPOLE|EQUINOX|EPOCH"
+)
 
 
 def common_wcs(
@@ -180,9 +185,11 @@ def _make_numbers(header: fits.Header) -> None:
     """Make numbers of texts: wcslib takes no notice of these, and images would be in another place."""
     for key in filter(_NUMBER_KEY.fullmatch, list(dict.fromkeys(header))):
         value = number_of(header, key)
-        if value is None and (
-            key == "EQUINOX" or header[key] in ("", None) or type(header[key]) is Undefined
-        ):
+        if key in ("EQUINOX", "EPOCH"):
+            unknown = value is None or not _YEARS[0] < value < _YEARS[1]
+        else:
+            unknown = header[key] in ("", None) or type(header[key]) is Undefined
+        if unknown:
             del header[key]
             continue
         if value is None:
