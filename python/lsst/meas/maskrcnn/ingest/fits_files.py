@@ -43,9 +43,7 @@ _COMPANIONS = {
     "psf": ("PSF",),
 }
 _IMAGE_NAMES = ("SCI", "IMAGE", "SCIENCE", "DATA")
-_PLACE = re.compile(
-    r"(CTYPE|CUNIT|CRVAL|CRPIX|CDELT|CROTA)\d|(CD|PC|PV)\d_\d+|[AB]P?_(ORDER|\d_\d)|WAT\d_\d+"
-)
+_PLACE = re.compile(r"C(TYPE|UNIT|RVAL|RPIX|DELT|ROTA)\d|(CD|PC|PV)\d_\d+|[AB]P?_(ORDER|\d_\d)|WAT\d_\d+")
 _KEYWORD = re.compile(r"[\w .:#/+-]+")
 _STRETCHED = re.compile(r"histogram ?transf|asinh ?transf|auto ?stretch|\bGHS\b|\bCLAHE\b", re.IGNORECASE)
 """In the history that programs of amateurs write."""
@@ -397,11 +395,10 @@ def _kind_of(entry: fits.hdu.base._BaseHDU, band: str | None, image: str = "") -
 def _is_of_band(entry: fits.hdu.base._BaseHDU, band: str | None) -> bool:
     """Whether an HDU says that it is of a band; what the first says is for all."""
     words = re.split(r"[-_ .]+", entry.name.upper())
-    filtered = not isinstance(entry, fits.PrimaryHDU) and band in (
-        _band_of(entry.header),
-        _known_filter(entry.header),
+    named = (
+        () if isinstance(entry, fits.PrimaryHDU) else (_band_of(entry.header), _known_filter(entry.header))
     )
-    return band is not None and (band.upper() in words or filtered)
+    return band is not None and (band.upper() in words or band in named)
 
 
 def _merged_header(*headers: fits.Header) -> tuple[fits.Header, list[str]]:
@@ -572,9 +569,7 @@ def _band_of(header: fits.Header | dict[str, str]) -> str | None:
         # "r", "HSC-R", "r DECam SDSS c0002 6415.0 1480.0", "decam-r", "r.MP9601", "ZTF_r", "rp", "bokr",
         # "zd DECam k1038", "zs", but not "H  )".
         match = re.match(
-            r"(?:hsc|decam|lsst|sdss|ztf|bok)?[-_ ]?([ugrizy])(?:[2p']?$|(?<=z)s$|d?[ ._-])",
-            value,
-            re.IGNORECASE,
+            r"(?i)(?:hsc|decam|lsst|sdss|ztf|bok)?[-_ ]?([ugrizy])(?:[2p']?$|(?<=z)s$|d?[ ._-])", value
         )
         if match:
             return match.group(1).lower()

@@ -375,9 +375,8 @@ def _read_band(
             variance += source_light(pixels, finite, sources | ~good, sigma) / gain
         source = "given" if noise is not None else "measured between the sources"
     else:
-        variance, source = check_variance(
-            variance, good, sigma, options.rescale, relative, source, notes.append
-        )
+        rescale = options.rescale or relative
+        variance, source = check_variance(variance, good, sigma, rescale, source, notes.append)
     found.append(f"noise {float(np.sqrt(np.median(variance[finite]))):.4g} counts ({source})")
     magnitude, source = (options.zero_points or {}).get(band), "given"
     if magnitude is None:
@@ -413,6 +412,8 @@ def _weigh(
 ) -> tuple[BoolArray, FloatArray | None, str, bool]:
     """Find the pixels (y, x) that have data and weight; returns these and `FitsContent.variance`."""
     variance, source, relative = content.variance(files)
+    if relative:
+        notes.append(f"{source} is of confidences, exposure times or numbers of images: it is relative.")
     if variance is not None:
         weighted = finite & (variance > 0.0)
         if weighted.any():

@@ -91,19 +91,13 @@ def check_variance(
     good: BoolArray,
     sigma: float,
     rescale: bool,
-    relative: bool,
     source: str,
     note: Callable[[str], None],
 ) -> tuple[FloatArray, str]:
     """Compare a given variance with the noise in the sky; returns what to use, and where it is from."""
     ratio = float(np.median(variance[good])) / sigma**2
-    if relative:
-        note(
-            f"{source} is of confidences, exposure times or numbers of images: it is taken for relative and "
-            "scaled to the noise in the sky."
-        )
-    if rescale or relative or not _LEAST_VARIANCE_RATIO < ratio < _MOST_VARIANCE_RATIO:
-        if not rescale and not relative:
+    if rescale or not _LEAST_VARIANCE_RATIO < ratio < _MOST_VARIANCE_RATIO:
+        if not rescale:
             note(
                 f"the variance of {source} is {ratio:.2g} times the one found in the sky: it is taken for "
                 "relative and scaled to the noise in the sky."

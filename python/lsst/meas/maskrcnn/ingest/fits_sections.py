@@ -96,9 +96,8 @@ def _section(value: Any, shape: tuple[int, int]) -> tuple[slice, slice] | None:
 def _dark_edges(pixels: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.bool_]:
     """Find strips at the edges of an image (y, x) that begin with a step down, and have less noise."""
     dark = np.zeros(pixels.shape, bool)
-    for turned, found in ((pixels, dark), (pixels[:, ::-1], dark[:, ::-1]), (pixels.T, dark.T)):
-        _mark_dark_start(turned, found)
-    _mark_dark_start(pixels.T[:, ::-1], dark.T[:, ::-1])
+    for turns in range(4):
+        _mark_dark_start(np.rot90(pixels, turns), np.rot90(dark, turns))
     return dark
 
 
@@ -111,15 +110,13 @@ def _mark_dark_start(pixels: npt.NDArray[np.floating[Any]], dark: npt.NDArray[np
     low, level, high, highest = np.quantile(part, [0.16, 0.5, 0.84, 0.995], axis=0)
     steps, noise = np.diff(level), 0.5 * (high - low)
     end = int(np.argmax(steps[:most])) + 1
-    strip = level[:end]
-    step = steps[end - 1]
+    step, strip = steps[end - 1], level[:end]
     clear = step > 50.0 * np.median(np.abs(steps)) and np.ptp(strip) < 0.1 * step
     quiet = 0.0 < np.median(noise[:end]) < 0.7 * np.median(noise[end:])
     # Sky has sources, and those have gaps between them.
     empty = np.mean(highest[:end] - strip) < 4.0 * np.mean(noise[:end])
-    empty &= np.median(highest[:end]) < np.median(low[end:])
-    if end >= _LEAST_STRIP and clear and quiet and empty:
-        dark[:, :end] = True
+    below = np.median(highest[:end]) < np.median(low[end:])
+    dark[:, :end] |= end >= _LEAST_STRIP and clear and quiet and empty and below
 
 
 def _differs(pixels: npt.NDArray[np.floating[Any]], dark: npt.NDArray[np.bool_]) -> bool:
