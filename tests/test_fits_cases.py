@@ -452,7 +452,12 @@ def test_psf_from_stars_header_or_nowhere(tmp_path, rng, field):
     assert result.images["r"].psf_fwhm == pytest.approx(0.9) and any(
         "SEEING" in note for note in result.notes
     )
-    for cards in ({"FWHM": 4.5}, {"SEEING": (4.5, "[pix]")}, {"SEEING": (0.9, "[arcsec] in 9 pixels")}):
+    for cards in (
+        {"FWHM": 4.5},
+        {"L1FWHM": 0.9},
+        {"SEEING": (4.5, "[pix]")},
+        {"SEEING": (0.9, "[arcsec] in 9 pixels")},
+    ):
         assert read(write(tmp_path, empty, header(**cards))).images["r"].psf_fwhm == pytest.approx(0.9)
     assert np.isnan(read(write(tmp_path, empty, header(SEEING=0.0))).images["r"].psf_fwhm)
     assert read(write(tmp_path, field, header(SEEING=3.0))).images["r"].psf_fwhm < 1.0

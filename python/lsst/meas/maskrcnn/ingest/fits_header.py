@@ -90,7 +90,7 @@ _SPELLINGS = (
 # Surveys whose images are in nanomaggies but often lack BUNIT.
 _NANOMAGGY_SURVEYS = ("decals", "legacysurvey", "sdss")
 _SCALE_KEYS = ("PIXSCALE", "PIXSCAL1", "PIXELSCL", "SECPIX", "SECPIX1")
-_FWHM_KEYS = ("PSF_FWHM", "PSFFWHM", "SEEING", "FWHM")
+_FWHM_KEYS = ("PSF_FWHM", "PSFFWHM", "SEEING", "L1FWHM", "FWHM")
 
 
 def number_of(header: fits.Header, key: str) -> float | None:

@@ -324,8 +324,7 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
         of_patches = "" if n_patches is None else f" of {n_patches}"
         gallery = self._make_gallery()
         results: list[PatchResult] = []
-        models: set[str] = set()
-        instrumental: set[str] = set()
+        models, instrumental = set[str](), set[str]()
         for patch in self._usable(patches):
             try:
                 comparison = compare_patch(patch, settings, image=len(results))
@@ -343,16 +342,14 @@ class MaskRcnnEvaluateTask(pipeBase.PipelineTask):
             raise EvaluationInputError(
                 "There is no patch to evaluate: none has both a truth and a catalogue. Check the collections."
             )
-        bands = sorted(instrumental)
-        outputs = self._summarize(
-            results, settings, runs=list(runs), skymap=skymap, models=sorted(models), instrumental=bands
-        )
+        about = {"runs": list(runs), "models": sorted(models), "instrumental": sorted(instrumental)}
+        outputs = self._summarize(results, settings, skymap=skymap, **about)
         if gallery is not None:
             scales = np.array([result.pixel_scale for result in results])
             known = scales[np.isfinite(scales)]
             outputs.gallery = EvaluationGallery(
                 bands=gallery.bands,
-                instrumental=bands,
+                instrumental=outputs.metrics.instrumental,
                 pixel_scale=float(np.median(known)) if len(known) else float("nan"),
                 entries=gallery.entries(),
             )
