@@ -327,6 +327,14 @@ def test_zero_points_of_vega_become_ab(tmp_path, image, cards, band, expected):
         )
 
 
+@pytest.mark.parametrize(("scale", "own"), [(0.396, True), (0.79, False)])
+def test_pixels_that_are_not_the_survey_s_are_said(tmp_path, image, scale, own):
+    """Servers of images sample them anew, and may or may not scale the fluxes of pixels."""
+    result = read(write(tmp_path, {"r": image}, header(scale, MAGZERO="none", SURVEY="SDSSr")))
+    assert result.images["r"].calibrated
+    assert any("kept in resampling" in note for note in result.notes) != own
+
+
 def test_maggies_have_a_zero_point_of_zero(tmp_path, image):
     """As KiDS; 0 for counts of usual noise stands for nothing."""
     for unit, known in ((1e-12, True), (1.0, False)):

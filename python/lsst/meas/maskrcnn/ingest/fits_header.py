@@ -87,8 +87,8 @@ _SPELLINGS = (
     (r"magg(y|ies)\b", "mgy"),
     (r"sq[. ]*arcsec", "arcsec2"),
 )
-# Surveys whose images are in nanomaggies but often lack BUNIT.
-_NANOMAGGY_SURVEYS = ("decals", "legacysurvey", "sdss")
+_NANOMAGGY_SURVEYS = {"decals": 0.262, "legacysurvey": 0.262, "sdss": 0.396}
+"""Surveys whose images are in nanomaggies but often lack BUNIT, and their pixel scale (arcsec)."""
 _SCALE_KEYS = ("PIXSCALE", "PIXSCAL1", "PIXELSCL", "SECPIX", "SECPIX1")
 _FWHM_KEYS = ("PSF_FWHM", "PSFFWHM", "SEEING", "L1FWHM", "FWHM")
 
@@ -178,8 +178,11 @@ def zero_point(header: fits.Header, pixel_scale: float, band: str, sigma: float)
     if janskys is not None:
         found[f"BUNIT {unit}"] = _JANSKY_ZERO_POINT - 2.5 * math.log10(janskys)
     survey = str(header.get("SURVEY", "")).strip().lower()
-    if not found and survey.startswith(_NANOMAGGY_SURVEYS):
+    own = next((scale for name, scale in _NANOMAGGY_SURVEYS.items() if survey.startswith(name)), None)
+    if not found and own is not None:
         found[f"SURVEY {header['SURVEY']}, in nanomaggies"] = 22.5
+        if band[:1] != "W" and abs(pixel_scale / own - 1.0) > 0.02:
+            refused.append(f"its pixels were of {own} arcsec: check that fluxes were kept in resampling")
     # Images of WISE in nanomaggies are of Vega's system.
     vega = _AB_OF_VEGA["WISE"].get(band[1:], 0.0) if band[:1] == "W" else 0.0
     for source in [source for source in found if vega and re.search("magg|mgy", source.lower())]:
