@@ -9,6 +9,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lsst.meas.maskrcnn.deblend.outlines import redraw_masks
+from lsst.meas.maskrcnn.deblend.parents import Parent
+from lsst.meas.maskrcnn.network.detections import Detections
 from lsst.meas.maskrcnn.profiles.classes import width_evidence, with_width
 from lsst.meas.maskrcnn.profiles.fit import fit_profiles
 from lsst.meas.maskrcnn.profiles.model import FitSources, ProfileFit
@@ -121,3 +124,36 @@ def test_evidence_falls_with_the_size_and_is_stronger_with_a_small_error() -> No
     assert (np.diff(small) < 0).all() and (np.diff(large) < 0).all()
     assert np.ptp(small) > np.ptp(large)
     np.testing.assert_array_equal(with_width(np.full(30, 0.3), np.full(30, np.nan)), 0.3)
+
+
+def test_masks_are_outlines_of_the_class_within_the_parent() -> None:
+    y, x = np.mgrid[:41, :41] - 20
+    plane = np.exp(-0.5 * (y**2 + x**2) / 4.0**2).astype(np.float32)[None]
+    models = fit(*draw(3 * [[(STAR, 3000.0, 0.0)]]), None, True)
+    models.windows = [(30, 60, plane), (-10, 8, plane), (30, 160, -plane)]
+    masks = [np.ones((3, 3), bool)] * 3
+    found = Detections(
+        np.zeros((3, 4), np.float32),
+        np.ones(3, np.float32),
+        np.array([0.9, 0.2, 0.9], np.float32),
+        np.array([[49, 79], [9, 27], [49, 179]], np.int32),
+        masks,
+    )
+    pixels = np.ones((60, 100), bool)
+    # The parent of the first ends to the right of its peak.
+    pixels[:, 85:] = False
+    parents = [Parent(np.array([0, 1]), 0, 0, pixels), Parent(np.array([2]), 0, 150, np.ones((60, 60), bool))]
+    drawn = redraw_masks(found, np.arange(3), models, 0, parents, 4)
+    for row, (level, y0, x0) in enumerate([(0.005, 30, 60), (0.08, -10, 8)]):
+        expected = np.zeros((100, 220), bool)
+        rows, columns = np.nonzero(plane[0] >= level)
+        inside = (rows + y0 >= 0) & (rows + y0 < 60) & (columns + x0 < 85)
+        expected[rows[inside] + y0, columns[inside] + x0] = True
+        mask = np.zeros_like(expected)
+        top, left = drawn.origins[row]
+        height, width = drawn.masks[row].shape
+        mask[top : top + height, left : left + width] = drawn.masks[row]
+        np.testing.assert_array_equal(mask, expected)
+        assert drawn.boxes[row].tolist() == [left, top, left + width, top + height]
+    # A model without light says nothing of the outline.
+    assert drawn.masks[2] is masks[2] and drawn.origins[2].tolist() == [49, 179]

@@ -27,13 +27,11 @@ from ..profiles.fit import UNKNOWN_ERROR, WINDOW_HALVES, fit_profiles
 from ..profiles.model import FitSources, ProfileFit, add_stamp
 from ..profiles.psf import PsfMixture, fit_psf
 from .image import MultibandImage
+from .outlines import GALAXY_LEVEL
 from .parents import Parent, grow_pixels
 
 MARGIN = 6.0
 """How far beyond their parents sources are fitted (px)."""
-
-_MASK_LEVEL = 0.08
-"""Fraction of its peak at which the mask of a galaxy ends."""
 
 _FAINTEST = 0.5
 """Part of the noise of a pixel down to which bright sources are drawn."""
@@ -301,7 +299,7 @@ def _start(
     peaks = trusted_peaks(sources).round(6)
     reach = _reach(image, peaks)
     areas = np.array([np.count_nonzero(source.soft >= 128) for source in sources])
-    spread = areas / (2.0 * np.pi * np.log(1.0 / _MASK_LEVEL)) - sigma**2
+    spread = areas / (2.0 * np.pi * np.log(1.0 / GALAXY_LEVEL)) - sigma**2
     return FitSources(
         positions=peaks,
         is_star=np.array([source.is_star for source in sources]),
@@ -378,7 +376,7 @@ def _reach(image: MultibandImage, peaks: npt.NDArray[np.float64]) -> npt.NDArray
     with np.errstate(divide="ignore", invalid="ignore"):
         snr = image.flux[:, y, x] / np.sqrt(np.asarray(image.variance)[:, y, x])
     peak = np.where(np.isfinite(snr), snr, 0.0).max(axis=0)
-    levels = np.log(np.maximum(peak * _MASK_LEVEL / _FAINTEST, 1.0)) / -np.log(_MASK_LEVEL)
+    levels = np.log(np.maximum(peak * GALAXY_LEVEL / _FAINTEST, 1.0)) / -np.log(GALAXY_LEVEL)
     return np.asarray(1.0 + levels)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -39,21 +40,27 @@ def redraw_masks(
     for row in rows.tolist():
         y0, x0, pixels = models.windows[row]
         plane, parent = pixels[band], home[row]
-        outline = np.zeros(parent.pixels.shape, np.float32)
-        low = np.maximum([parent.y0 - y0, parent.x0 - x0], 0)
-        high = np.minimum(np.add([parent.y0 - y0, parent.x0 - x0], outline.shape), plane.shape)
-        if not (plane.size and plane.max() > 0 and (low < high).all()):
+        low = np.maximum((y0, x0), (parent.y0, parent.x0))
+        high = np.minimum(
+            (y0, x0) + np.array(plane.shape), (parent.y0, parent.x0) + np.array(parent.pixels.shape)
+        )
+        if (low >= high).any() or not plane.max() > 0:
             continue
-        start = low + (y0 - parent.y0, x0 - parent.x0)
-        stop = start + (high - low)
-        part = plane[low[0] : high[0], low[1] : high[1]]
-        outline[start[0] : stop[0], start[1] : stop[1]] = part
-        level = STAR_LEVEL if models.is_star[row] else GALAXY_LEVEL
-        mask, y, x = tight((outline >= level * plane.max()) & parent.pixels)
+        level = STAR_LEVEL if found.p_star[row] >= 0.5 else GALAXY_LEVEL
+        bright = _part(plane, (y0, x0), low, high) >= level * plane.max()
+        mask, y, x = tight(bright & _part(parent.pixels, (parent.y0, parent.x0), low, high))
         if np.count_nonzero(mask) < max(min_area, 1):
             continue
-        y, x = y + parent.y0, x + parent.x0
+        y, x = y + int(low[0]), x + int(low[1])
         masks[row], soft[row] = mask, np.where(mask, np.uint8(255), np.uint8(0))
         origins[row] = soft_origins[row] = y, x
         boxes[row] = x, y, x + mask.shape[1], y + mask.shape[0]
     return replace(found, masks=masks, soft=soft, origins=origins, soft_origins=soft_origins, boxes=boxes)
+
+
+def _part(
+    pixels: npt.NDArray[Any], origin: tuple[int, int], low: npt.NDArray[np.int64], high: npt.NDArray[np.int64]
+) -> npt.NDArray[Any]:
+    """Cut the pixels from ``low`` to ``high``, (y, x) in the image, out of an array that begins elsewhere."""
+    (top, left), (bottom, right) = low - origin, high - origin
+    return pixels[top:bottom, left:right]
