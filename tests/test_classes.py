@@ -67,7 +67,7 @@ def test_widths_tell_what_the_network_cannot() -> None:
     disc = galsim.Exponential(half_light_radius=2.0)
     parts = [[(profile, snr_flux(profile, 25.0), 0.0)] for profile in 40 * [STAR] + 40 * [disc]]
     parts += [[(profile, snr_flux(profile, 100.0), 0.0)] for profile in 5 * [STAR] + 5 * [disc]]
-    p_star = np.concatenate([np.full(80, 0.4), np.full(5, 0.99), np.full(5, 0.01)])
+    p_star = np.concatenate([np.full(80, 0.5), np.full(5, 0.99), np.full(5, 0.01)])
     found = fit(*draw(parts), p_star, p_star > 0.98)
     p = with_width(p_star, found.evidence)[:80]
     assert (p[:40] > 0.5).mean() > 0.8 and (p[40:] < 0.5).mean() > 0.9
@@ -157,3 +157,20 @@ def test_masks_are_outlines_of_the_class_within_the_parent() -> None:
         assert drawn.boxes[row].tolist() == [left, top, left + width, top + height]
     # A model without light says nothing of the outline.
     assert drawn.masks[2] is masks[2] and drawn.origins[2].tolist() == [49, 179]
+
+
+def test_a_psf_that_is_too_narrow_does_no_harm() -> None:
+    """Where bright stars show that it is."""
+    narrow = fit_psf(
+        galsim.Moffat(beta=3.0, fwhm=0.9 * FWHM).drawImage(nx=47, ny=47, scale=1.0, method="no_pixel").array
+    )
+    images, positions, groups = draw(20 * [[(STAR, snr_flux(STAR, 25.0), 0.0)]] + 8 * [[(STAR, 3000.0, 0.0)]])
+
+    def evidence(bright: float) -> np.ndarray:
+        p_star = np.append(np.full(20, 0.5), np.full(8, bright))
+        sources = FitSources(positions, np.zeros(28, bool), np.full(28, 2.0), np.full(28, 18), groups)
+        weight, psf = np.ones_like(images), (lambda y, x: [narrow])
+        return fit_profiles(images.copy(), weight, sources, psf, 0.2, p_star, FWHM).evidence[:20]
+
+    # At 0.9 they count alike for the frequency of stars, but not for their width.
+    assert np.median(evidence(0.91) - evidence(0.89)) > 0.4

@@ -20,16 +20,25 @@ from .model import ProfileFit
 
 FloatArray = npt.NDArray[np.float64]
 
-CERTAIN = 0.98
-"""Probability above which a source is a star whatever its width would be."""
-
+_CERTAIN, _REFERENCES = 0.98, 20
+"""Probability above which a source is a star whatever its width would be, and how many of those are fitted as
+galaxies all the same."""
+_SURE, _WELL_MEASURED, _LEAST = 0.9, 50.0, 5
+"""Probability and S/N above which stars tell what width they have, and how many of them are needed."""
 _BRIGHT = 30.0
 """S/N from which on sources tell how frequent stars are."""
 
-_WEIGHT = 0.47
+_WEIGHT = 0.48
 """Weight of the logarithm of the network's odds."""
-_COEFFICIENTS = np.array([-1.12, 0.43, 0.44, 0.32, 0.89])
+_COEFFICIENTS = np.array([-1.13, 0.39, 0.47, 0.33, 0.80])
 """Of what `width_features` gives."""
+
+
+def start_as_stars(p_star: FloatArray) -> npt.NDArray[np.bool_]:
+    """Choose the sources that are fitted as stars from the start, by their probability, (N,)."""
+    certain = p_star > _CERTAIN
+    certain[np.flatnonzero(certain)[:_REFERENCES]] = False
+    return certain
 
 
 def width_features(fit: ProfileFit, p_star: FloatArray, fwhm: float) -> FloatArray:
@@ -37,12 +46,16 @@ def width_features(fit: ProfileFit, p_star: FloatArray, fwhm: float) -> FloatArr
 
     The columns are 1, t^2, u, t u and c. With r the half-light radius in units of the FWHM (px) of the
     PSF and s its error, t is ln r and u is ln s, less that of 0.08; c is the logarithm of the odds that a
-    bright source is a star, by the probabilities of the network, (N,).
+    bright source is a star, by the probabilities of the network, (N,). What stars have for a radius, as the
+    PSF is not quite right, is taken off in quadrature where there are enough of them.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         snr = np.sqrt(np.nansum((fit.flux / fit.flux_errors) ** 2, axis=1))
         size = np.exp(fit.parameters[:, 2]) / fwhm
         error = size * np.sqrt(fit.covariance[:, 2, 2])
+    sure = (p_star > _SURE) & (snr > _WELL_MEASURED) & ~fit.is_star & np.isfinite(error)
+    if np.count_nonzero(sure) >= _LEAST:
+        size = np.sqrt(np.maximum(size**2 - np.median(size[sure]) ** 2, 0.0))
     bright = snr > _BRIGHT
     stars = float(p_star[bright].sum())
     frequency = np.log((stars + 0.5) / (np.count_nonzero(bright) - stars + 1.5))

@@ -44,10 +44,10 @@ _BLOCK_PIXELS = 1_000_000
 _GROUP_SOURCES = 48
 """Most sources whose parameters are solved for together; larger groups are split in space."""
 _FLUX_SWEEPS = 3
-_SWEEPS, _SPLIT_SWEEPS = 2, 8
-"""How often fluxes alone are fitted at first, and then everything, and what is in groups that were split."""
+_SPLIT_SWEEPS = 5
+"""How often fluxes alone are fitted at first in groups that were split, and how often all of it at last."""
 _SPLIT_STEPS = 8
-"""Most steps of these in a sweep."""
+"""Most steps of these in a sweep, and of all before the classes are known."""
 _NEIGHBOUR = 2.5
 """Distance (FWHM) up to which sources around one whose class has changed start again."""
 _DAMPING = 0.01
@@ -97,17 +97,19 @@ def fit_profiles(
     run = _Run(flux, weight, sources, psfs, pixel_scale, device, local_sky)
     blocks = list(_blocks(sources))
     split = [block for block in blocks if block[2]]
-    run.start(split)
-    run.sweep(blocks)
+    # Parts of groups that were split start with fluxes that know of each other.
+    for members, groups, _ in _FLUX_SWEEPS * split:
+        run.fit_block(members, groups, 0)
+    run.sweep(blocks, few_steps=fwhm is not None)
     if p_star is not None:
         if fwhm is not None:
             p_star = run.classify(p_star, fwhm)
-            run.start(split, only_changed=True)
             run.sweep(blocks, only_changed=True)
         run.try_both(p_star)
     run.allow_halos()
-    for number in range(1, _SPLIT_SWEEPS):
-        run.sweep(blocks if number < _SWEEPS else split, only_changed=True)
+    run.sweep(blocks, only_changed=True)
+    for _ in range(_SPLIT_SWEEPS):
+        run.sweep(split, only_changed=True)
     result = run.result
     result.chi2, pixels = run.chi2(np.arange(len(sources)))
     free = np.where(result.is_star, 2, N_SHAPE) + len(flux)
@@ -207,22 +209,14 @@ class _Run:
         start[:, 2] = np.where(self.result.is_star, start[:, 2], np.log(self.sources.sizes))
         return start
 
-    def start(self, split: Sequence[_Blocked], only_changed: bool = False) -> None:
-        """Give parts of groups that were split fluxes that know of each other."""
-        for members, groups, _ in _FLUX_SWEEPS * list(split):
-            if only_changed:
-                members, groups = self.changed(members, groups)
-            if len(members):
-                self.fit_block(members, groups, 0)
-
-    def sweep(self, blocks: Sequence[_Blocked], only_changed: bool = False) -> None:
+    def sweep(self, blocks: Sequence[_Blocked], only_changed: bool = False, few_steps: bool = False) -> None:
         """Fit the sources block by block."""
         for members, groups, is_split in blocks:
             if only_changed:
                 members, groups = self.changed(members, groups)
             if len(members):
                 # Neighbours of parts of groups that were split are fitted later: no need to converge yet.
-                self.fit_block(members, groups, _SPLIT_STEPS if is_split else MAX_STEPS)
+                self.fit_block(members, groups, _SPLIT_STEPS if is_split or few_steps else MAX_STEPS)
 
     def allow_halos(self) -> None:
         """Let groups without a bright source have a constant sky by the light of bright ones around them.
