@@ -28,9 +28,9 @@ _SURE, _WELL_MEASURED, _LEAST = 0.9, 50.0, 5
 _BRIGHT = 30.0
 """S/N from which on sources tell how frequent stars are."""
 
-_WEIGHT = 0.48
+_WEIGHT = 0.49
 """Weight of the logarithm of the network's odds."""
-_COEFFICIENTS = np.array([-1.13, 0.39, 0.47, 0.33, 0.80])
+_COEFFICIENTS = np.array([-1.06, 0.38, 0.50, 0.34, 0.80])
 """Of what `width_features` gives."""
 
 
