@@ -44,6 +44,8 @@ STAR_WEIGHT = 5.0
 """That of stars in the losses of the network's classes."""
 EDGES = (5.0, 10.0, 20.0, 50.0, np.inf)
 PSF_ERROR = 0.02
+FEWEST = 5
+"""Fewest stars of a bin."""
 
 
 @dataclass
@@ -143,19 +145,19 @@ def table(model: MaskRcnnModel, count: int, seed: int, out: Path | None) -> None
     for name in tqdm((*PRESETS, *DENSE), unit="preset"):
         found = Classified.sum([classify(model, *item) for item in preset_scenes(name, count, seed)])
         joint = with_width(found.p_star, found.evidence)
-        cells = []
         for low, high in zip(EDGES, EDGES[1:]):
             of_bin = (found.snr >= low) & (found.snr < high)
             star = found.is_star[of_bin]
-            cells.append(f"{np.count_nonzero(star)}")
+            if np.count_nonzero(star) < FEWEST:
+                continue
+            cells = []
             for p in (found.p_star[of_bin], joint[of_bin]):
                 called = p >= 0.5
                 purity = f"{star[called].mean():.2f}" if called.any() else "-"
-                cells.append(f"{called[star].mean():.2f} / {purity}" if star.any() else "-")
-        rows.append([name, *cells])
-    bins = [f"{low:g} to {high:g}".replace(" to inf", " and more") for low, high in zip(EDGES, EDGES[1:])]
-    head = [title for item in bins for title in (f"stars, S/N {item}", "network", "with widths")]
-    print_table(["preset", *head], rows, out)
+                cells.append(f"{called[star].mean():.2f} / {purity}")
+            snr = f"{low:g} to {high:g}".replace(" to inf", " and more")
+            rows.append([name, snr, f"{np.count_nonzero(star)}", *cells])
+    print_table(["preset", "S/N", "stars", "network", "with widths"], rows, out)
 
 
 def main() -> None:
