@@ -25,7 +25,7 @@ from ..network.detections import Detections
 from ..network.inference import DetectionSettings
 from ..network.masks import MASK_THRESHOLD
 from ..network.wavelengths import band_wavelength
-from .detection import DetectionImages
+from .detection import DetectionImages, combine_flags
 from .image import MultibandImage
 
 _LOG = logging.getLogger(__name__)
@@ -181,9 +181,7 @@ def _images(image: MultibandImage, bands: BandImage) -> DetectionImages:
     return DetectionImages(
         snr=bands.snr,
         mean=total / share,
-        valid=count > 0,
-        bad=np.logical_or.reduce(np.asarray(image.bad), axis=0),
-        saturated=np.logical_or.reduce(np.asarray(image.saturated), axis=0),
+        flags=combine_flags(count > 0, image),
         noise=noise,
         fwhm=bands.mean_fwhm,
     )

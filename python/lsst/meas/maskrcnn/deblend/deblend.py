@@ -49,7 +49,7 @@ from ..profiles.classes import with_width
 from ..profiles.model import ProfileFit
 from .any_band import detect_any_band, image_wavelengths
 from .cores import grow_cores
-from .detection import DetectionImages, Normalize, detect_fixed_bands
+from .detection import FLAGS, DetectionImages, Normalize, detect_fixed_bands
 from .image import MultibandImage
 from .masks import MaskMeasurements, clean_masks, measure_masks, move_peaks
 from .models import fit_models
@@ -133,7 +133,7 @@ def find_sources(
     timings.update(found.timings)
     with _timed(timings, "merge"):
         found = grow_cores(found, combined.snr, combined.fwhm)
-        found = join_saturated(found, combined.saturated).sorted()
+        found = join_saturated(found, combined.has("saturated")).sorted()
         found = _clean(found, image.shape, settings.detection.min_area)
         peaks = _find_peaks(found, combined)
     with _timed(timings, "shares"):
@@ -147,7 +147,7 @@ def find_sources(
         models, found = _fit(with_variance, parents, found, peaks, settings, device, outlines)
     with _timed(timings, "masks"):
         whole, measured = _measure_parents(parents, combined), _measure_sources(found, peaks, combined)
-    n_valid = int(np.count_nonzero(combined.valid))
+    n_valid = int(np.count_nonzero(combined.has("valid")))
     del combined
     release_memory()
     with _timed(timings, "shares"):
@@ -243,9 +243,7 @@ def _measure_sources(
 def _measure(
     masks: Sequence[npt.NDArray[np.bool_]], origins: npt.NDArray[Any], images: DetectionImages
 ) -> MaskMeasurements:
-    return measure_masks(
-        masks, origins, images.mean, valid=images.valid, bad=images.bad, saturated=images.saturated
-    )
+    return measure_masks(masks, origins, images.mean, **{name: images.has(name) for name in FLAGS})
 
 
 def _measure_parents(parents: list[Parent], images: DetectionImages) -> MaskMeasurements:

@@ -103,15 +103,28 @@ class DetectionImages:
     """Detection image: flux above the sky in units of its noise, (y, x)."""
     mean: npt.NDArray[np.float32]
     """Mean of the normalised bands, (y, x)."""
-    valid: BoolArray
-    """Pixels that hold data in all bands, (y, x)."""
-    bad: BoolArray
-    saturated: BoolArray
-    """Pixels that are bad or saturated in any band, (y, x)."""
+    flags: npt.NDArray[np.uint8]
+    """Pixels that hold data in all bands, are bad or saturated in any: sum of `FLAGS`, (y, x)."""
     noise: npt.NDArray[np.float64]
     """Noise of the sky in each band of the image, (band,), nJy; NaN for bands that the model does not use."""
     fwhm: float
     """FWHM of the PSF, px."""
+
+    def has(self, flag: str) -> BoolArray:
+        """Give the pixels that have a flag, (y, x)."""
+        return (self.flags & FLAGS[flag]) != 0
+
+
+FLAGS = {"valid": np.uint8(1), "bad": np.uint8(2), "saturated": np.uint8(4)}
+"""Bits of pixels by name; one plane takes less memory than three."""
+
+
+def combine_flags(valid: BoolArray, image: MultibandImage) -> npt.NDArray[np.uint8]:
+    """Put the flags of pixels of an image together, some of which are valid, (y, x)."""
+    flags = valid * FLAGS["valid"]
+    for name, planes in (("bad", image.bad), ("saturated", image.saturated)):
+        flags |= np.logical_or.reduce(np.asarray(planes), axis=0) * FLAGS[name]
+    return flags
 
 
 def _combine_bands(
@@ -123,9 +136,7 @@ def _combine_bands(
     return DetectionImages(
         detection_image(bands.flux, normalized.minimum, normalized.noise, normalized.valid),
         normalized.image.mean(axis=0),
-        normalized.valid,
-        np.logical_or.reduce(np.asarray(bands.bad), axis=0),
-        np.logical_or.reduce(np.asarray(bands.saturated), axis=0),
+        combine_flags(normalized.valid, bands),
         noise,
         bands.fwhm if math.isfinite(bands.fwhm) else _UNKNOWN_FWHM,
     )
