@@ -99,7 +99,7 @@ def test_a_pair_starts_again_as_what_it_is() -> None:
 
 
 def test_a_core_without_pixels_tells_no_width() -> None:
-    images, positions, groups = draw([[(STAR, 3000.0, 0.0)], [(STAR, 3000.0, 0.0)]])
+    images, positions, groups = draw([[(STAR, 1000.0, 0.0)], [(STAR, 1000.0, 0.0)]])
     weight = np.ones_like(images)
     weight[0, 21:26, 21:26] = 0.0
     found = fit(images, positions, groups, np.array([0.3, 0.3]), weight=weight)
@@ -164,7 +164,7 @@ def test_a_psf_that_is_too_narrow_does_no_harm() -> None:
     narrow = fit_psf(
         galsim.Moffat(beta=3.0, fwhm=0.9 * FWHM).drawImage(nx=47, ny=47, scale=1.0, method="no_pixel").array
     )
-    images, positions, groups = draw(20 * [[(STAR, snr_flux(STAR, 25.0), 0.0)]] + 8 * [[(STAR, 3000.0, 0.0)]])
+    images, positions, groups = draw(20 * [[(STAR, snr_flux(STAR, 25.0), 0.0)]] + 8 * [[(STAR, 1000.0, 0.0)]])
 
     def evidence(bright: float) -> np.ndarray:
         p_star = np.append(np.full(20, 0.5), np.full(8, bright))

@@ -25,6 +25,8 @@ _CERTAIN, _REFERENCES = 0.98, 20
 galaxies all the same."""
 _SURE, _WELL_MEASURED, _LEAST = 0.9, 50.0, 5
 """Probability and S/N above which stars tell what width they have, and how many of them are needed."""
+_BRIGHTEST = 300.0
+"""S/N up to which widths count: saturation and wings make those of brighter stars."""
 _BRIGHT = 30.0
 """S/N from which on sources tell how frequent stars are."""
 
@@ -42,7 +44,7 @@ def start_as_stars(p_star: FloatArray) -> npt.NDArray[np.bool_]:
 
 
 def width_features(fit: ProfileFit, p_star: FloatArray, fwhm: float) -> FloatArray:
-    """Give what the regression goes by, (N, 5); NaN for sources that are not fitted as galaxies.
+    """Give what the regression goes by, (N, 5); NaN for stars and for bright sources.
 
     The columns are 1, t^2, u, t u and c. With r the half-light radius in units of the FWHM (px) of the
     PSF and s its error, t is ln r and u is ln s, less that of 0.08; c is the logarithm of the odds that a
@@ -53,7 +55,8 @@ def width_features(fit: ProfileFit, p_star: FloatArray, fwhm: float) -> FloatArr
         snr = np.sqrt(np.nansum((fit.flux / fit.flux_errors) ** 2, axis=1))
         size = np.exp(fit.parameters[:, 2]) / fwhm
         error = size * np.sqrt(fit.covariance[:, 2, 2])
-    sure = (p_star > _SURE) & (snr > _WELL_MEASURED) & ~fit.is_star & np.isfinite(error)
+    told = ~fit.is_star & (snr < _BRIGHTEST) & np.isfinite(error)
+    sure = told & (p_star > _SURE) & (snr > _WELL_MEASURED)
     if np.count_nonzero(sure) >= _LEAST:
         size = np.sqrt(np.maximum(size**2 - np.median(size[sure]) ** 2, 0.0))
     bright = snr > _BRIGHT
@@ -61,7 +64,7 @@ def width_features(fit: ProfileFit, p_star: FloatArray, fwhm: float) -> FloatArr
     frequency = np.log((stars + 0.5) / (np.count_nonzero(bright) - stars + 1.5))
     t, u = np.log(np.clip(size, 0.05, 1.0)), np.log(np.clip(error, 0.01, 0.5) / 0.08)
     features = np.stack([np.ones_like(t), t**2, u, t * u, np.full_like(t, frequency)], axis=1)
-    features[fit.is_star] = np.nan
+    features[~told] = np.nan
     return features
 
 
