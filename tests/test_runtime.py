@@ -15,7 +15,6 @@ import numpy as np
 import pytest
 import torch
 from fixed_bands import grid, observe, toy_scene
-from torch import nn
 from torchvision.models.detection import MaskRCNN
 
 from lsst.meas.maskrcnn.metrics.spans import SpanMasks, mask_iou
@@ -108,30 +107,6 @@ def test_limits_of_proposals_are_obeyed(fixed_model, image, expected, monkeypatc
     # No proposal has so high an objectness.
     monkeypatch.setattr(runtime, "_MIN_OBJECTNESS", 0.999999)
     assert len(find(prepare_network(fixed_model.build()), image)) == 0
-
-
-@pytest.mark.parametrize("backbone", ["resnet18", "resnet50"])
-def test_fusing_is_exact_to_rounding(backbone):
-    torch.manual_seed(3)
-    spec = NetworkSpec.published(2, backbone).model_copy(update={"fpn_channels": 16})
-    network = build_network(spec).eval()
-    for module in network.backbone.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean.normal_(0.0, 0.5)
-            module.running_var.uniform_(0.5, 2.0)
-            module.weight.data.uniform_(0.5, 1.5)
-            module.bias.data.normal_(0.0, 0.3)
-    pixels = torch.randn(1, 2, 64, 96)
-    with torch.inference_mode():
-        before = network.backbone(pixels)
-        prepare_network(network)
-        after = network.backbone(pixels)
-    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    for name, value in before.items():
-        torch.testing.assert_close(after[name], value, rtol=1e-3, atol=1e-4 * float(value.abs().max()))
-    # Once more changes nothing.
-    with torch.inference_mode():
-        torch.testing.assert_close(prepare_network(network).backbone(pixels)["0"], after["0"])
 
 
 def test_training_network_is_refused():

@@ -274,7 +274,7 @@ def to_multiband_image(
         Raised as by `check_exposures`.
     """
     wcs = check_exposures(exposures, max_wcs_offset)
-    listed = list(exposures.values())
+    listed, instrumental = list(exposures.values()), instrumental_bands(exposures)
     box = listed[0].getBBox()
     shape = (len(listed), box.getHeight(), box.getWidth())
     flux, variance = np.empty(shape, np.float32), np.empty(shape, np.float32)
@@ -304,7 +304,7 @@ def to_multiband_image(
         psf=lambda band, y, x: psf_image(listed[band], y, x),
         psf_fwhm=psf_fwhm(exposures),
         wcs=_ArrayWcs(wcs, box.getMinX(), box.getMinY()),
-        calibrated=[band not in instrumental_bands(exposures) for band in exposures],
+        calibrated=[band not in instrumental for band in exposures],
     )
 
 

@@ -22,7 +22,6 @@ from ..images.background import mesh_background
 from ..images.pixels import usable_pixels
 from ..network.memory import release_memory
 from ..profiles.blend import BlendSource, trusted_peaks
-from ..profiles.classes import start_as_stars
 from ..profiles.fit import UNKNOWN_ERROR, WINDOW_HALVES, fit_profiles
 from ..profiles.model import FitSources, ProfileFit, add_stamp
 from ..profiles.psf import PsfMixture, fit_psf
@@ -109,8 +108,6 @@ def fit_models(
     first, rows = _merge(peaks, groups)
     chosen = FitSources(*(getattr(chosen, item.name)[first] for item in dataclasses.fields(chosen)))
     p = None if p_star is None else np.asarray(p_star, np.float64)[first]
-    if p is not None and by_width:
-        chosen = dataclasses.replace(chosen, is_star=start_as_stars(p))
     release_memory()
     fwhm = image.fwhm if by_width else None
     fit = fit_profiles(flux, weight, chosen, psfs, image.pixel_scale, p, fwhm, device, local_sky)

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from ..images.pixels import tight
 from ..network.detections import Detections
-from ..profiles.model import ProfileFit
+from ..profiles.model import ProfileFit, pixels_at
 from .parents import Parent
 
 GALAXY_LEVEL, STAR_LEVEL = 0.08, 0.005
@@ -40,27 +38,18 @@ def redraw_masks(
     for row in rows.tolist():
         y0, x0, pixels = models.windows[row]
         plane, parent = pixels[band], home[row]
-        low = np.maximum((y0, x0), (parent.y0, parent.x0))
-        high = np.minimum(
-            (y0, x0) + np.array(plane.shape), (parent.y0, parent.x0) + np.array(parent.pixels.shape)
-        )
-        if (low >= high).any() or not plane.max() > 0:
+        if not (plane.size and plane.max() > 0):
             continue
         level = STAR_LEVEL if found.p_star[row] >= 0.5 else GALAXY_LEVEL
-        bright = _part(plane, (y0, x0), low, high) >= level * plane.max()
-        mask, y, x = tight(bright & _part(parent.pixels, (parent.y0, parent.x0), low, high))
-        if np.count_nonzero(mask) < max(min_area, 1):
+        y, x = np.nonzero(plane >= level * plane.max()) + np.array([[y0], [x0]])
+        inside = pixels_at(parent.pixels[None], y - parent.y0, x - parent.x0)[0]
+        if np.count_nonzero(inside) < max(min_area, 1):
             continue
-        y, x = y + int(low[0]), x + int(low[1])
+        y, x = y[inside], x[inside]
+        corner = y.min(), x.min()
+        mask = np.zeros((np.ptp(y) + 1, np.ptp(x) + 1), bool)
+        mask[y - corner[0], x - corner[1]] = True
         masks[row], soft[row] = mask, np.where(mask, np.uint8(255), np.uint8(0))
-        origins[row] = soft_origins[row] = y, x
-        boxes[row] = x, y, x + mask.shape[1], y + mask.shape[0]
+        origins[row] = soft_origins[row] = corner
+        boxes[row] = x.min(), y.min(), x.max() + 1, y.max() + 1
     return replace(found, masks=masks, soft=soft, origins=origins, soft_origins=soft_origins, boxes=boxes)
-
-
-def _part(
-    pixels: npt.NDArray[Any], origin: tuple[int, int], low: npt.NDArray[np.int64], high: npt.NDArray[np.int64]
-) -> npt.NDArray[Any]:
-    """Cut the pixels from ``low`` to ``high``, (y, x) in the image, out of an array that begins elsewhere."""
-    (top, left), (bottom, right) = low - origin, high - origin
-    return pixels[top:bottom, left:right]

@@ -9,12 +9,9 @@ from __future__ import annotations
 import weakref
 from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 from torchvision.models.detection import MaskRCNN
 from torchvision.models.detection._utils import BoxCoder
-from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from .any_band import AnyBandNetwork
 from .model_file import MaskRcnnModel
@@ -53,9 +50,6 @@ def prepare_network(network: MaskRCNN) -> MaskRCNN:
     """
     if network.training:
         raise ValueError("the network is in training mode; only one in evaluation mode can be prepared")
-    _fuse_norms(network.backbone)
-    # Fused weights are new, and as quick as the others only in their layout.
-    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     rpn = cast(Any, network.rpn)
     rpn.score_thresh = _MIN_OBJECTNESS
     rpn._pre_nms_top_n = {**rpn._pre_nms_top_n, "testing": _PROPOSALS}
@@ -71,25 +65,3 @@ class _BoxCoder(BoxCoder):
     def decode(self, rel_codes: Tensor, boxes: list[Tensor]) -> Tensor:
         decoded = cast(Tensor, super().decode(rel_codes, boxes))
         return decoded.reshape(len(rel_codes), rel_codes.shape[1] // 4, 4)
-
-
-def _fuse_norms(backbone: nn.Module) -> None:
-    """Take the normalisations of a residual network into its convolutions."""
-    body = cast(nn.ModuleDict, backbone.body)
-    _fuse(body, "conv1", "bn1")
-    for block in body.modules():
-        if isinstance(block, BasicBlock | Bottleneck):
-            for number in ("1", "2", "3")[: 3 if isinstance(block, Bottleneck) else 2]:
-                _fuse(block, f"conv{number}", f"bn{number}")
-            if block.downsample is not None:
-                _fuse(block.downsample, "0", "1")
-
-
-def _fuse(parent: nn.Module, convolution: str, norm: str) -> None:
-    layers = dict(parent.named_children())
-    # Prepared before.
-    if not isinstance(layers[norm], nn.BatchNorm2d):
-        return
-    fused = fuse_conv_bn_eval(cast(nn.Conv2d, layers[convolution]), cast(nn.BatchNorm2d, layers[norm]))
-    setattr(parent, convolution, fused)
-    setattr(parent, norm, nn.Identity())

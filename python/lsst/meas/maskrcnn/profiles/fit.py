@@ -14,6 +14,7 @@ is subtracted as it was fitted last.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ from scipy.spatial import cKDTree
 
 from ..network.memory import release_memory
 from .block import MAX_STEPS, Block
-from .classes import width_evidence, with_width
+from .classes import start_as_stars, width_evidence, with_width
 from .model import FitSources, ProfileFit, add_stamp
 from .psf import PsfMixture, PsfStack, draw_psf
 from .render import N_SHAPE
@@ -94,6 +95,8 @@ def fit_profiles(
     """
     for plane, known in zip(flux, weight, strict=True):
         plane[~(known > 0)] = 0.0
+    if p_star is not None and fwhm is not None:
+        sources = replace(sources, is_star=start_as_stars(p_star))
     run = _Run(flux, weight, sources, psfs, pixel_scale, device, local_sky)
     blocks = list(_blocks(sources))
     split = [block for block in blocks if block[2]]
@@ -192,16 +195,13 @@ class _Run:
             np.zeros(n_sources, bool),
             np.full(n_sources, np.nan),
             np.full(n_sources, np.nan),
-            [self._no_window()] * n_sources,
+            [(0, 0, np.zeros((n_bands, 0, 0), np.float32))] * n_sources,
             np.zeros(n_sources, bool),
         )
         self.result.parameters[:] = self._start()
         # What bright stars have beside the Gaussians of the PSF, and chi^2 in the windows after their fit.
         self.beside: dict[int, npt.NDArray[np.float32]] = {}
         self.fitted = np.full(n_sources, np.nan)
-
-    def _no_window(self) -> tuple[int, int, npt.NDArray[np.float32]]:
-        return 0, 0, np.zeros((len(self.residual), 0, 0), np.float32)
 
     def _start(self) -> FloatArray:
         """Parameters to start with."""
@@ -237,9 +237,15 @@ class _Run:
         halo = np.zeros((int(groups.max()) + 1, flux.shape[1]))
         np.maximum.at(halo, groups[faint], _HALO_PART * np.maximum(distance, 1.0) ** -2.0 @ light)
         self.sky_errors = halo[groups]
-        y, x = np.clip(np.rint(positions).astype(np.int64), 0, np.array(self.weight.shape[1:]) - 1).T
         # Those for which it matters have not converged yet, and are fitted again with it.
-        self.result.converged &= (self.sky_errors * np.sqrt(self.weight[:, y, x].T) < _LEAST_HALO).all(axis=1)
+        matters = self.sky_errors * np.sqrt(self._weight_at_cores()) >= _LEAST_HALO
+        self.result.converged &= ~matters.any(axis=1)
+
+    def _weight_at_cores(self) -> npt.NDArray[np.float32]:
+        """Weight of the pixel at the centre of each model, (source, band)."""
+        places = np.rint(self.result.parameters[:, :2]).astype(np.int64)
+        y, x = np.clip(places, 0, np.array(self.weight.shape[1:]) - 1).T
+        return self.weight[:, y, x].T
 
     def changed(self, members: IntArray, groups: IntArray) -> tuple[IntArray, IntArray]:
         """Take the groups that have not converged, or around which models have changed since."""
@@ -311,21 +317,15 @@ class _Run:
 
     def classify(self, p_star: FloatArray, fwhm: float) -> FloatArray:
         """Take the widths into the probabilities; sources of another class, and those around, start again."""
-        result, shape = self.result, np.array(self.weight.shape[1:])
-        y, x = np.clip(np.rint(result.parameters[:, :2]).astype(np.int64), 0, shape - 1).T
+        result = self.result
         result.evidence = width_evidence(result, p_star, fwhm)
         # Of cores without pixels the width is not known.
-        result.evidence[~(self.weight[:, y, x] > 0).any(axis=0)] = np.nan
+        result.evidence[~(self._weight_at_cores() > 0).any(axis=1)] = np.nan
         p_star = with_width(p_star, result.evidence)
         is_star = p_star >= 0.5
         again = is_star != result.is_star
         distance = cKDTree(self.sources.positions[again]).query(self.sources.positions)[0]
         again = distance < _NEIGHBOUR * fwhm
-        for member in np.flatnonzero(again).tolist():
-            result.add_to(self.residual, member, 1.0)
-            self._add_beside(member, -1.0)
-            self.beside.pop(member, None)
-            result.windows[member] = self._no_window()
         result.is_star[again] = is_star[again]
         result.parameters[again] = self._start()[again]
         result.flux[again], result.converged[again], self.damping[again] = 0.0, False, _DAMPING

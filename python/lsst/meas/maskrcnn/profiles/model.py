@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +17,7 @@ from .render import N_SHAPE
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
+_Pixel = TypeVar("_Pixel", np.float32, np.bool_)
 
 SHAPE_NAMES = ("x", "y", "r50", "e1", "e2", "index")
 """Centre (px), half-light radius (px; geometric mean of the axes), ellipticity
@@ -35,10 +37,10 @@ def add_stamp(
         images[:, top:bottom, left:right] += np.float32(sign) * part
 
 
-def pixels_at(images: npt.NDArray[np.float32], y: IntArray, x: IntArray) -> npt.NDArray[np.float32]:
+def pixels_at(images: npt.NDArray[_Pixel], y: IntArray, x: IntArray) -> npt.NDArray[_Pixel]:
     """Copy some pixels, (band, pixel); 0 outside the images."""
     inside = (y >= 0) & (y < images.shape[1]) & (x >= 0) & (x < images.shape[2])
-    found = np.zeros((len(images), len(y)), np.float32)
+    found = np.zeros((len(images), len(y)), images.dtype)
     found[:, inside] = images[:, y[inside], x[inside]]
     return found
 
