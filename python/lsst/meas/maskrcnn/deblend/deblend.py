@@ -23,6 +23,10 @@ from __future__ import annotations
 
 __all__ = ["DeblendSettings", "find_sources"]
 
+from ..network import torch_import  # noqa: F401, before what imports torch
+
+# isort: split
+
 import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

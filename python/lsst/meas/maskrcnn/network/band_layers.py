@@ -185,8 +185,8 @@ class BandStem(nn.Module):
     def __init__(self, filters: int):
         super().__init__()
         features = 64
-        self.bank = nn.Parameter(torch.randn(filters, features, 7, 7) * 0.05)
-        self.joint = nn.Parameter(torch.randn(features, 3, 7, 7) * 0.02)
+        self.bank = nn.Parameter(torch.empty(filters, features, 7, 7).normal_(std=0.05))
+        self.joint = nn.Parameter(torch.empty(features, 3, 7, 7).normal_(std=0.02))
         self.mixture = nn.Sequential(nn.Linear(SIDE, 48), nn.ReLU(), nn.Linear(48, filters))
         self.shift = nn.Linear(SIDE, features)
         nn.init.normal_(cast(nn.Linear, self.mixture[2]).weight, std=0.03)

@@ -24,7 +24,8 @@ from typing import Annotated, Any, BinaryIO, Self
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from torch import Tensor
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torchvision.models.detection import MaskRCNN
 
 from ..images.classes import CLASS_NAMES
@@ -475,13 +476,22 @@ def make_network(architecture: NetworkSpec | AnyBandSpec) -> MaskRCNN | AnyBandN
     return build_network(architecture)
 
 
+class _WithoutInitialization(TorchFunctionMode):
+    """Draw no random weights, for which torch would import its compiler where there is no memory."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.normal_, Tensor.uniform_) or getattr(func, "__module__", "") == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **(kwargs or {}))
+
+
 @lru_cache(maxsize=32)
 def _wanted_shapes(architecture: NetworkSpec | AnyBandSpec) -> dict[str, tuple[int, ...]]:
     """Shapes of the parameters of a network, for which no memory is taken."""
     large = [f"{name} {value}" for name, value in architecture if _largest(value) > _LARGEST_COUNT]
     if large:
         raise ValueError(f"{one_line(', '.join(large))} is more than {_LARGEST_COUNT}")
-    with torch.device("meta"):
+    with torch.device("meta"), _WithoutInitialization():
         return {name: tuple(value.shape) for name, value in make_network(architecture).state_dict().items()}
 
 

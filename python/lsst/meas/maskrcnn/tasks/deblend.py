@@ -8,6 +8,10 @@ from __future__ import annotations
 
 __all__ = ["MaskRcnnDeblendConfig", "MaskRcnnDeblendConnections", "MaskRcnnDeblendTask"]
 
+from ..network import torch_import  # noqa: F401, before what imports torch
+
+# isort: split
+
 import warnings
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
