@@ -13,6 +13,10 @@ float32.
 
 from __future__ import annotations
 
+from . import torch_import  # noqa: F401, before what imports torch
+
+# isort: split
+
 import importlib.resources
 import io
 import os
