@@ -22,6 +22,8 @@ from types import ModuleType
 from typing import Any
 
 _COMPILER = ("torch._dynamo", "torch._dynamo.utils")
+_FROZEN = 1000
+"""Python 3.12 itself freezes some hundred objects; more are those of a program, and stay frozen."""
 
 
 class _Placeholder(ModuleType):
@@ -56,7 +58,7 @@ def _without_collection() -> Iterator[None]:
     gc.disable()
     try:
         yield
-        if gc.get_freeze_count() == 0:
+        if gc.get_freeze_count() < _FROZEN:
             # All objects count as old then, without the collection that would find so (0.2 s).
             gc.freeze()
             gc.unfreeze()
