@@ -75,7 +75,13 @@ def test_demo_twice(model_file, tmp_path, capfd):
     catalog = SourceCatalog.readFits(str(out / "catalog.fits"))
     table = parquet.read_table(out / "objects.parquet")
     assert table["objectId"].to_pylist() == catalog["id"][np.asarray(catalog["deblend_nChild"]) == 0].tolist()
-    assert "coord_ra" in table.column_names and b"unit: deg" in table.schema.metadata[b"table_meta_yaml"]
+    columns = set(table.column_names)
+    assert (
+        len(columns) == 43
+        and {"pStar", "detect_isPrimary", "r_sersicMag", "r_deblend_blendedness"} <= columns
+    )
+    assert not {"tract", "refExtendedness", "r_psfFlux", "g_deblend_blendedness"} & columns
+    assert "coord_ra" in columns and b"unit: deg" in table.schema.metadata[b"table_meta_yaml"]
     for name in ("overlay.png", "blends.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert (out / "regions.reg").read_text().startswith("# Region file format: DS9")

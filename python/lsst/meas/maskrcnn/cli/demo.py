@@ -33,6 +33,7 @@ from lsst.geom import Box2D
 from ..catalogs.exposures import to_multiband_image
 from ..catalogs.footprints import footprints_to_masks
 from ..catalogs.model_images import cut_blends
+from ..catalogs.tables import short_object_columns
 from ..deblend.image import MultibandImage
 from ..images.files import locked
 from ..images.units import AB_ZERO_POINT
@@ -173,7 +174,8 @@ def _find_sources(
     # Tables can also be read with pandas, which is not needed.
     logging.getLogger("lsst.daf.butler._storage_class").setLevel(logging.ERROR)
     objects: Table = butler.get("deepCoadd_maskRcnnObject", data_id, collections=output)
-    _replace(out / "objects.parquet", lambda path: objects.write(path, format="parquet"))
+    short = objects[short_object_columns(objects, list(field.exposures))]
+    _replace(out / "objects.parquet", lambda path: short.write(path, format="parquet"))
     by_band = {
         band: butler.get("deepCoadd_maskRcnnDeblended", data_id, band=band, collections=output)
         for band in field.exposures

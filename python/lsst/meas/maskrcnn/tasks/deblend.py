@@ -43,6 +43,7 @@ from ..catalogs.schema import extend_band_schema, make_schema
 from ..catalogs.source_catalog import fill_source_catalog
 from ..catalogs.tables import object_table, parent_table, select_primary, with_bands
 from ..deblend.deblend import DeblendSettings, find_sources
+from ..deblend.object_table import make_object_table
 from ..deblend.sources import SourceList
 from ..images.normalize import NormalizedImage
 from ..network.inference import select_device
@@ -384,7 +385,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         reference = choose_reference(self.config, list(chosen), model.metadata)
         sources = self._find_sources(chosen, model)
         self._record(sources, model.metadata, list(chosen), reference, idGenerator)
-        objects, models = sources.to_table(), self._draw_models(sources, chosen)
+        objects, models = make_object_table(sources), self._draw_models(sources, chosen)
         # The catalogues take theirs from the exposures.
         sources = sources.without_pixels()
 
