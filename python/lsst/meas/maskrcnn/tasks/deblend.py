@@ -538,8 +538,8 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             **found,
         }.items():
             self.metadata[key] = value
-        for stage, seconds in sources.timings.items():
-            self.metadata[f"seconds_{'detect' if stage == 'total' else stage}"] = float(seconds)
+        for stage, seconds in {**sources.timings, "total": sum(sources.timings.values())}.items():
+            self.metadata[f"seconds_{stage}"] = float(seconds)
         self.log.info(
             "Found %d sources in %s of %s: %d stars, %d galaxies; %d of them in %d blends.",
             found["n_sources"],
