@@ -25,6 +25,7 @@ from lsst.afw.table import Point2DKey, SourceCatalog, SourceTable
 from lsst.geom import Point2I
 from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
 from lsst.meas.maskrcnn.cli import demo
+from lsst.meas.maskrcnn.cli.command import CommandError
 from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
 from lsst.meas.maskrcnn.network.model_file import default_model_path
@@ -111,6 +112,9 @@ def test_demo_refuses_in_one_line(model_file, fits_files, tmp_path, capfd):
         (["--model", str(tmp_path / "none.safetensors")], "none.safetensors"),
         (["--bands", "g", "r", "--fits", str(fits_files[0])], "one file per band"),
         (["--bands", "W1", "--fits", str(fits_files[0])], "wavelengths={'W1': 620.0}\" gives one"),
+        (["--bands", "g", "g", "z", "--fits", *map(str, fits_files)], "--bands g g z names a band twice"),
+        (["--bands", "W1"], "--bands W1 is not possible: there are conditions of bands g, r, i, z, y"),
+        (["--config", "detection.score_threshold"], "write it like detection.score_threshold=0.3"),
         (
             ["--model", str(model_file), "--zeropoint", "1", "2", "--fits", *map(str, fits_files)],
             "2 numbers for the 3 bands",
@@ -124,6 +128,21 @@ def test_demo_refuses_in_one_line(model_file, fits_files, tmp_path, capfd):
         error = capfd.readouterr().err
         assert error.startswith("maskrcnn demo: ") and error.count("\n") == 1 and words in error
         assert not out.exists()
+
+
+def test_demo_says_why_pipetask_failed(tmp_path):
+    """The exception, and not that there is a traceback."""
+    script = tmp_path / "pipetask"
+    script.write_text(
+        "print('lsst.daf.butler.cli.utils ERROR: Caught an exception, details are in traceback:')\n"
+        "print('Traceback (most recent call last):')\n"
+        "print('    raise AttributeError(f\"{name} has no attribute\")')\n"
+        "print('AttributeError: Config has no attribute nofield')\nprint('end')\nraise SystemExit(1)\n"
+    )
+    with pytest.raises(
+        CommandError, match=r"\(status 1\): AttributeError: Config has no attribute nofield; the"
+    ):
+        demo._run_pipetask([str(script)], tmp_path / "log")
 
 
 def test_pipetask_ends_with_a_killed_demo(tmp_path):

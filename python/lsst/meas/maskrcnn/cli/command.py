@@ -152,6 +152,12 @@ def check_limits(arguments: Arguments, **limits: tuple[float, float]) -> None:
             raise CommandError(f"--{name.replace('_', '-')} {value} is not possible; give {limit}.")
 
 
+def check_bands(bands: Sequence[str]) -> None:
+    """Refuse bands of which one is named twice."""
+    if len(set(bands)) != len(bands):
+        raise CommandError(f"--bands {' '.join(bands)} names a band twice.")
+
+
 def split_shares(text: str) -> list[str] | None:
     """Read shares such as ``train=7,test=3``: each name so many times; `None` if they are not understood."""
     names: list[str] = []

@@ -48,7 +48,7 @@ from ..report.model_gallery import plot_field
 from ..report.overlay import mask_outlines, save_overlay, write_regions
 from ..scenes.presets import preset_config
 from ..scenes.simulate import simulate_scene
-from .command import Arguments, CommandError, check_limits, command
+from .command import Arguments, CommandError, check_bands, check_limits, command
 from .ingest_fits import fits_options
 from .paths import package_dir, pipeline_path
 
@@ -74,6 +74,9 @@ del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 """Runs a script until it ends, or until the process that holds the other end of its standard input does."""
+
+_CAUSE = re.compile(r"(ERROR|CRITICAL)\b(?!.*\btraceback:)|^[\w.]*(Error|Exception)\b")
+"""A line of the log that says why pipetask failed."""
 
 _USUAL_BANDS = ("g", "r", "z")
 """Bands of the simulated field, and of three images that do not say theirs."""
@@ -119,6 +122,8 @@ def run(arguments: Arguments) -> None:
         raise CommandError(f"There is no model file {arguments.model}; name one with --model.")
     metadata = read_metadata(arguments.model)
     check_limits(arguments, cores=(1, math.inf), seed=(0, math.inf))
+    check_bands(arguments.bands)
+    arguments.config = [_with_label(text) for text in arguments.config]
 
     out = arguments.out.absolute()
     steps = _Steps()
@@ -137,6 +142,14 @@ def run(arguments: Arguments) -> None:
         raise CommandError(
             f"Another demo is working in {out}; wait for it, or give another --out."
         ) from error
+
+
+def _with_label(text: str) -> str:
+    """Put the label of the task before a change to its configuration that has none."""
+    field, equals, _ = text.partition("=")
+    if not equals:
+        raise CommandError(f"--config {text} is not understood; write it like detection.score_threshold=0.3.")
+    return text if ":" in field else f"maskRcnnDeblend:{text}"
 
 
 def _find_sources(
@@ -329,12 +342,12 @@ def _run_pipetask(command: Sequence[str], log: Path) -> None:
                 stream.flush()
                 last = line.strip() or last
                 # The first error is the cause; those after it only say that something failed.
-                if not cause and re.search(r"ERROR|CRITICAL|Error\b|Exception\b", line):
+                if not cause and _CAUSE.search(line):
                     cause = last
                 print("    " + line, end="", flush=True)
     if process.returncode != 0:
         raise CommandError(
-            f"pipetask failed (status {process.returncode}): {cause or last} The whole log: {log}"
+            f"pipetask failed (status {process.returncode}): {cause or last}; the whole log is {log}"
         )
 
 

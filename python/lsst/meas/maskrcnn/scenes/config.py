@@ -262,7 +262,7 @@ class SceneConfig:
         missing = [b for b in self.bands if b not in known]
         if missing or len(set(known)) != len(known):
             raise ValueError(
-                f"conditions has bands {known}, wanted each of {self.bands} once; there is none for {missing}"
+                f"there are conditions of bands {', '.join(known)}, wanted of {', '.join(self.bands)}"
             )
 
     def band_conditions(self) -> tuple[BandConditions, ...]:
