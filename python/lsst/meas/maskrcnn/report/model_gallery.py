@@ -156,8 +156,8 @@ def _draw_blends(
         rows.append((cutout.caption + (f"\n{more} fainter not shown" if more > 0 else ""), pictures))
     limit = f"{MODEL_RESIDUAL_RANGE:g}"
     about = (
-        "The blends with the most sources. Numbers are ids and total fluxes of the models in "
-        f"{band} ({unit}). Residuals in {band} from \N{MINUS SIGN}{limit} (blue) to {limit} (red) times the noise."
+        f"The blends with the most sources. Numbers are ids and total fluxes of models in {band} ({unit}). "
+        f"Residuals in {band} from \N{MINUS SIGN}{limit} (blue) to {limit} (red) times the noise."
     )
     _draw_rows(figure, rows, about)
 
