@@ -128,7 +128,8 @@ class Columns(Generated):
         y, x = np.mgrid[:64, :64]
         noise = np.random.default_rng(1).normal(size=(1, 64, 64))
         light = 500 * np.exp(-((y - 30) ** 2 + (x - 30) ** 2) / (2 * 1.7**2))
-        image = MultibandImage(light + noise, bands="r", pixel_scale=0.168, psf_fwhm=[4])
+        psf = light[15:46, 15:46] / light.sum()
+        image = MultibandImage(light + noise, bands="r", pixel_scale=0.168, psf=[psf])
         sources = find_sources(image, load_model())
         columns, short_names = make_object_table(sources), sources.to_table().colnames
         for name in columns.colnames:
