@@ -133,7 +133,10 @@ def command(
 def _describe(error: Exception, expected: tuple[type[Exception], ...], advice: str) -> str | None:
     """Say in a line what went wrong; `None` for what should not have."""
     if isinstance(error, expected):
-        return " ".join(str(error).split())
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return " ".join(text.split())
     # sqlalchemy is not imported for commands that have no repository.
     if type(error).__module__.startswith("sqlalchemy") or type(error).__name__ == "MissingDatabaseTableError":
         return (

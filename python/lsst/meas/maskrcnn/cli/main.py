@@ -382,9 +382,7 @@ def preview(**options: Any) -> int:
     metavar="COLLECTION|FILE",
     help="RUN collection for the model; with --scenes the model file to write",
 )
-@click.option(
-    "-d", "--data-query", default="", show_default="all", metavar="WHERE", help="patches to use"
-)
+@click.option("-d", "--data-query", default="", show_default="all", metavar="WHERE", help="patches to use")
 @click.option(
     "--checkpoints", type=_FOLDER, show_default="in the repository", help="for the state of the training"
 )
@@ -447,7 +445,8 @@ def calibrate(**options: Any) -> int:
 
     Sources are found in scenes that the model was not trained on and compared with the truth. A copy of
     the model file with a calibration is written; weights stay as they are. What is printed as 'after' is
-    for scenes that were not used in the fit; probabilities whose log loss would not be lower there are left as they were.
+    for scenes that were not used in the fit; probabilities whose log loss would not be lower there are
+    left as they were.
     """
     return _start("calibrate", options)
 
