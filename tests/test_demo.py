@@ -28,7 +28,7 @@ from lsst.meas.maskrcnn.cli import demo
 from lsst.meas.maskrcnn.cli.command import CommandError
 from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
-from lsst.meas.maskrcnn.network.model_file import default_model_path
+from lsst.meas.maskrcnn.network.model_file import default_model_path, read_metadata
 from lsst.meas.maskrcnn.report import overlay
 from lsst.meas.maskrcnn.report.overlay import lupton_rgb, mask_outlines, save_overlay, write_regions
 
@@ -113,7 +113,7 @@ def test_demo_refuses_in_one_line(model_file, fits_files, tmp_path, capfd):
         (["--bands", "g", "r", "--fits", str(fits_files[0])], "one file per band"),
         (["--bands", "W1", "--fits", str(fits_files[0])], "wavelengths={'W1': 620.0}\" gives one"),
         (["--bands", "g", "g", "z", "--fits", *map(str, fits_files)], "--bands g g z names a band twice"),
-        (["--bands", "W1"], "--bands W1 is not possible: there are conditions of bands g, r, i, z, y"),
+        (["--bands", "W1"], "--bands W1 is not possible: conditions are for bands g, r, i, z, y, not for W1"),
         (["--config", "detection.score_threshold"], "write it like detection.score_threshold=0.3"),
         (
             ["--model", str(model_file), "--zeropoint", "1", "2", "--fits", *map(str, fits_files)],
@@ -128,6 +128,15 @@ def test_demo_refuses_in_one_line(model_file, fits_files, tmp_path, capfd):
         error = capfd.readouterr().err
         assert error.startswith("maskrcnn demo: ") and error.count("\n") == 1 and words in error
         assert not out.exists()
+
+
+def test_demo_refuses_other_bands_than_the_models(tmp_path, monkeypatch, capfd):
+    metadata = read_metadata(default_model_path()).model_copy(update={"bands": ("z", "i")})
+    monkeypatch.setattr(demo, "read_metadata", lambda path: metadata)
+    out = tmp_path / "out"
+    assert maskrcnn("demo", ["--out", str(out), "--bands", "g", "i", "--size", "64", "64"]) == 1
+    assert "Model lite needs bands z, i, but there are g, i; give others" in capfd.readouterr().err
+    assert not out.exists()
 
 
 def test_demo_says_why_pipetask_failed(tmp_path):

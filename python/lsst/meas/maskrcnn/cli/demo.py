@@ -133,6 +133,13 @@ def run(arguments: Arguments) -> None:
     else:
         steps(f"simulating a field of {arguments.size[0]} x {arguments.size[1]} pixels")
         field = _simulated_field(arguments, metadata)
+    missing = set(metadata.bands) - set(field.exposures)
+    # A change to the configuration may map them.
+    if missing and not arguments.config:
+        raise CommandError(
+            f"Model {metadata.name} needs bands {', '.join(metadata.bands)}, but there are "
+            f"{', '.join(field.exposures)}; give others, or another --model."
+        )
 
     _make_folder(out)
     try:
