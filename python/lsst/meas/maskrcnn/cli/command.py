@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -173,11 +174,12 @@ def split_shares(text: str) -> list[str] | None:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse to write a file where there is no folder."""
-    if not path.absolute().parent.is_dir():
-        raise CommandError(
-            f"There is no folder {path.absolute().parent} to write {path.name} to; make it first."
-        )
+    """Refuse to write a file where there is no folder, or one that cannot be written to."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise CommandError(f"There is no folder {folder} to write {path.name} to; make it first.")
+    if not os.access(folder, os.W_OK):
+        raise CommandError(f"The folder {folder} cannot be written to; choose another one for {path.name}.")
 
 
 def check_unfinished(output: Path, checkpoint: Path) -> None:
