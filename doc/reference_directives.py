@@ -102,7 +102,10 @@ class Task(Generated):
 
 
 class Columns(Generated):
-    """Columns of the catalogue, or with the argument ``objects`` of the object table."""
+    """Columns of the catalogue, or of the object table.
+
+    With the argument ``objects`` those for people, with ``butler-objects`` the others.
+    """
 
     def lines(self) -> Iterator[str]:
         """Write the lines."""
@@ -120,13 +123,18 @@ class Columns(Generated):
         import numpy as np
 
         from lsst.meas.maskrcnn import MultibandImage, find_sources, load_model
+        from lsst.meas.maskrcnn.deblend.object_table import make_object_table
 
         y, x = np.mgrid[:64, :64]
         noise = np.random.default_rng(1).normal(size=(1, 64, 64))
         light = 500 * np.exp(-((y - 30) ** 2 + (x - 30) ** 2) / (2 * 1.7**2))
-        image = MultibandImage(light + noise, bands="r", pixel_scale=0.168, psf_fwhm=[4])
-        columns = find_sources(image, load_model()).to_table()
+        psf = light[15:46, 15:46] / light.sum()
+        image = MultibandImage(light + noise, bands="r", pixel_scale=0.168, psf=[psf])
+        sources = find_sources(image, load_model())
+        columns, short_names = make_object_table(sources), sources.to_table().colnames
         for name in columns.colnames:
+            if (name in short_names) != (self.arguments[0] == "objects"):
+                continue
             info = columns[name].info
             shown = re.sub(r"^r_", "<band>_", name)
             yield code(shown), plain(info.unit or ""), plain(info.description or "")

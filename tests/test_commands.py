@@ -18,6 +18,7 @@ import click
 import pytest
 
 from lsst.meas.maskrcnn.cli import main as commands
+from lsst.meas.maskrcnn.cli.command import CommandError, check_folder
 from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 
 SCRIPTS = {
@@ -150,3 +151,14 @@ def test_printed_commands_are_possible(project_dir, given, monkeypatch):
                 if maskrcnn("", words[1:]):
                     wrong.append((page.name, command))
     assert not wrong and number > 30
+
+
+def test_folders_that_cannot_be_written_to_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)
+    check_folder(tmp_path.parent / "model.safetensors")
+    with pytest.raises(
+        CommandError, match=r"cannot be written to; choose another one for model\.safetensors"
+    ):
+        check_folder(tmp_path / "model.safetensors")
+    with pytest.raises(CommandError, match="There is no folder"):
+        check_folder(tmp_path / "none" / "model.safetensors")

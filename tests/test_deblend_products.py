@@ -272,6 +272,20 @@ def test_table_of_parents(butler: Butler, catalog: afwTable.SourceCatalog) -> No
     assert set(table["patch"]) == {PATCH["patch"]} and set(table["tract"]) == {PATCH["tract"]}
 
 
+OBJECT_COLUMNS = """
+objectId parentObjectId coord_ra coord_dec coord_raErr coord_decErr x y
+sersic_reff_major sersic_reff_majorErr sersic_reff_minor sersic_reff_minorErr sersic_theta sersic_index
+sersic_indexErr sersic_chi2_reduced footprintArea class pStar refExtendedness score pBlend
+detect_isPrimary detect_isIsolated flag flag_edge flag_bad flag_saturated flag_invalid flag_fallback
+flag_limited flag_notConverged flag_samePlace
+""".split()
+OBJECT_BAND_COLUMNS = """
+sersicFlux sersicFluxErr sersicFlux_flag sersicMag sersicMagErr deblendedFlux deblendedFluxErr
+deblend_blendedness psfFlux psfFluxErr psfFlux_flag
+""".split()
+"""Other tasks read them, and those of pipelines."""
+
+
 def test_object_table(
     butler: Butler,
     catalog: afwTable.SourceCatalog,
@@ -285,6 +299,8 @@ def test_object_table(
     assert np.asarray(table["parentObjectId"]).tolist() == catalog["parent"][leaf].tolist()
     assert np.array_equal(table["detect_isIsolated"], catalog["detect_isIsolated"][leaf])
     assert all(table[name].description for name in table.colnames if name not in ("tract", "patch"))
+    of_bands = [f"{band}_{name}" for band in BANDS for name in OBJECT_BAND_COLUMNS]
+    assert set(table.colnames) == {*OBJECT_COLUMNS, *of_bands, "tract", "patch"}
     assert (str(table["coord_ra"].unit), str(table["g_psfFlux"].unit)) == ("deg", "nJy")
     for name in ("x", "y"):
         np.testing.assert_array_equal(table[name], catalog[f"maskrcnn_profile_{name}"][leaf])

@@ -34,6 +34,7 @@ from lsst.afw.table import SourceCatalog
 from lsst.daf.butler import Butler, Config, DataCoordinate
 from lsst.daf.butler.tests import addDatasetType, makeTestCollection, makeTestRepo
 from lsst.meas.base import IdGenerator
+from lsst.meas.maskrcnn.catalogs.evaluation_io import task_timing
 from lsst.meas.maskrcnn.catalogs.exposures import (
     IncompatibleExposuresError,
     MissingBandError,
@@ -281,6 +282,7 @@ def test_run_by_hand(model: MaskRcnnModel, detector: list[dict[str, Any]]) -> No
         np.testing.assert_array_equal(exposures[band].mask.array, before[band].mask.array)
     for key in ("seconds_normalize", "seconds_forward", "seconds_masks", "seconds_shares"):
         assert task.metadata[key] >= 0
+    assert task_timing(task.getFullMetadata(), "maskRcnnDeblend")[0] == task.metadata["seconds_total"] > 0
     gc.collect()
     assert task.getFullMetadata()["maskRcnnDeblend"]["model"] == "tiny"
     np.testing.assert_allclose(task.metadata.getArray("noise_nJy"), SIGMA, rtol=0.1)

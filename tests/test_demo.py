@@ -25,9 +25,10 @@ from lsst.afw.table import Point2DKey, SourceCatalog, SourceTable
 from lsst.geom import Point2I
 from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
 from lsst.meas.maskrcnn.cli import demo
+from lsst.meas.maskrcnn.cli.command import CommandError
 from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
-from lsst.meas.maskrcnn.network.model_file import default_model_path
+from lsst.meas.maskrcnn.network.model_file import default_model_path, read_metadata
 from lsst.meas.maskrcnn.report import overlay
 from lsst.meas.maskrcnn.report.overlay import lupton_rgb, mask_outlines, save_overlay, write_regions
 
@@ -75,7 +76,13 @@ def test_demo_twice(model_file, tmp_path, capfd):
     catalog = SourceCatalog.readFits(str(out / "catalog.fits"))
     table = parquet.read_table(out / "objects.parquet")
     assert table["objectId"].to_pylist() == catalog["id"][np.asarray(catalog["deblend_nChild"]) == 0].tolist()
-    assert "coord_ra" in table.column_names and b"unit: deg" in table.schema.metadata[b"table_meta_yaml"]
+    columns = set(table.column_names)
+    assert (
+        len(columns) == 43
+        and {"pStar", "detect_isPrimary", "r_sersicMag", "r_deblend_blendedness"} <= columns
+    )
+    assert not {"tract", "refExtendedness", "r_psfFlux", "g_deblend_blendedness"} & columns
+    assert "coord_ra" in columns and b"unit: deg" in table.schema.metadata[b"table_meta_yaml"]
     for name in ("overlay.png", "blends.png"):
         assert (out / name).read_bytes().startswith(b"\x89PNG")
     assert (out / "regions.reg").read_text().startswith("# Region file format: DS9")
@@ -105,6 +112,9 @@ def test_demo_refuses_in_one_line(model_file, fits_files, tmp_path, capfd):
         (["--model", str(tmp_path / "none.safetensors")], "none.safetensors"),
         (["--bands", "g", "r", "--fits", str(fits_files[0])], "one file per band"),
         (["--bands", "W1", "--fits", str(fits_files[0])], "wavelengths={'W1': 620.0}\" gives one"),
+        (["--bands", "g", "g", "z", "--fits", *map(str, fits_files)], "--bands g g z names a band twice"),
+        (["--bands", "W1"], "--bands W1 is not possible: conditions are for bands g, r, i, z, y, not for W1"),
+        (["--config", "detection.score_threshold"], "write it like detection.score_threshold=0.3"),
         (
             ["--model", str(model_file), "--zeropoint", "1", "2", "--fits", *map(str, fits_files)],
             "2 numbers for the 3 bands",
@@ -118,6 +128,30 @@ def test_demo_refuses_in_one_line(model_file, fits_files, tmp_path, capfd):
         error = capfd.readouterr().err
         assert error.startswith("maskrcnn demo: ") and error.count("\n") == 1 and words in error
         assert not out.exists()
+
+
+def test_demo_refuses_other_bands_than_the_models(tmp_path, monkeypatch, capfd):
+    metadata = read_metadata(default_model_path()).model_copy(update={"bands": ("z", "i")})
+    monkeypatch.setattr(demo, "read_metadata", lambda path: metadata)
+    out = tmp_path / "out"
+    assert maskrcnn("demo", ["--out", str(out), "--bands", "g", "i", "--size", "64", "64"]) == 1
+    assert "Model lite needs bands z, i, but there are g, i; give others" in capfd.readouterr().err
+    assert not out.exists()
+
+
+def test_demo_says_why_pipetask_failed(tmp_path):
+    """The exception, and not that there is a traceback."""
+    script = tmp_path / "pipetask"
+    script.write_text(
+        "print('lsst.daf.butler.cli.utils ERROR: Caught an exception, details are in traceback:')\n"
+        "print('Traceback (most recent call last):')\n"
+        "print('    raise AttributeError(f\"{name} has no attribute\")')\n"
+        "print('AttributeError: Config has no attribute nofield')\nprint('end')\nraise SystemExit(1)\n"
+    )
+    with pytest.raises(
+        CommandError, match=r"\(status 1\): AttributeError: Config has no attribute nofield; the"
+    ):
+        demo._run_pipetask([str(script)], tmp_path / "log")
 
 
 def test_pipetask_ends_with_a_killed_demo(tmp_path):

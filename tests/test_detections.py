@@ -182,6 +182,8 @@ def test_timing() -> None:
     metadata["deblend"]["seconds_detect"], metadata["deblend"]["seconds_forward"] = 2.0, 1.5
     metadata["deblend"]["n_valid_pixels"], metadata["deblend"]["model"] = 4_000_000, "tiny"
     assert task_timing(metadata, "deblend") == (2.0, 4.0, "tiny")
+    metadata["deblend"]["seconds_total"] = 3.0
+    assert task_timing(metadata, "deblend") == (3.0, 4.0, "tiny")
 
 
 @pytest.mark.parametrize("name", ["deblendedCatalog", "deblended_r", "mergeDet"])

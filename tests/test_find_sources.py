@@ -399,6 +399,43 @@ def test_table(sources: SourceList, scene: Scene, tmp_path: Path) -> None:
     assert QTable.read(tmp_path / "sources.ecsv")["r_sersicFlux"].unit == table["r_sersicFlux"].unit
 
 
+OF_SOURCES = """
+objectId parentObjectId coord_ra coord_dec x y sersic_reff_major sersic_reff_majorErr sersic_reff_minor
+sersic_reff_minorErr sersic_theta sersic_index sersic_indexErr sersic_chi2_reduced class pStar score pBlend
+detect_isPrimary detect_isIsolated flag flag_edge flag_bad flag_saturated flag_invalid flag_limited
+flag_notConverged
+""".split()
+OF_BANDS = ("sersicFlux", "sersicFluxErr", "sersicFlux_flag", "sersicMag", "sersicMagErr")
+
+
+@pytest.mark.parametrize(("bands", "reference"), [("z", "z"), ("gri", "r"), ("ugizy", "i"), ("ugrizy", "r")])
+def test_columns_of_the_table(model: MaskRcnnModel, bands: str, reference: str) -> None:
+    """Those for people, about 40 of three bands, in one order."""
+    table = find_sources(MultibandImage(np.zeros((len(bands), 40, 50)), bands, 0.168), model).to_table()
+    of_bands = [f"{band}_{name}" for band in bands for name in OF_BANDS]
+    place = of_bands.index(f"{reference}_sersicMagErr") + 1
+    of_bands.insert(place, f"{reference}_deblend_blendedness")
+    assert table.colnames == [*OF_SOURCES, *of_bands]
+    assert len(table.colnames) == 28 + 5 * len(bands)
+
+
+def test_columns_of_the_whole_table(sources: SourceList) -> None:
+    """They have the values of the short one; the flux of pixels takes its place where there is no model."""
+    whole, short = object_table.make_object_table(sources), sources.to_table()
+    assert (len(whole.colnames), len(short.colnames)) == (57, 43)
+    assert short.colnames == [name for name in whole.colnames if name in short.colnames]
+    for name in short.colnames:
+        np.testing.assert_array_equal(short[name], whole[name], err_msg=name)
+        assert short[name].info.description == whole[name].info.description
+    fit = sources.require_models()
+    flux = fit.flux.copy()
+    flux[:, 2] = np.nan
+    blind = dataclasses.replace(sources, models=dataclasses.replace(fit, flux=flux)).to_table()
+    assert set(blind.colnames) - set(short.colnames) == {"z_deblendedFlux", "z_deblendedFluxErr"}
+    np.testing.assert_array_equal(blind["z_deblendedFlux"].value, sources.fluxes[:, 2])
+    np.testing.assert_array_equal(blind["z_deblendedFluxErr"].value, sources.flux_errors[:, 2])
+
+
 def test_table_of_bands_without_a_zero_point(sources: SourceList, tmp_path: Path) -> None:
     """No AB magnitudes and no nJy there; the other bands stay as they are."""
     known = sources.to_table()
@@ -406,7 +443,10 @@ def test_table_of_bands_without_a_zero_point(sources: SourceList, tmp_path: Path
     counts = dataclasses.replace(sources, image=image)
     table = counts.to_table()
     assert table.colnames == known.colnames
-    for name in ("r_sersicFlux", "r_sersicFluxErr", "r_deblendedFlux", "r_deblendedFluxErr"):
+    assert {
+        str(object_table.make_object_table(counts)[f"r_deblendedFlux{end}"].unit) for end in ("", "Err")
+    } == {"ct"}
+    for name in ("r_sersicFlux", "r_sersicFluxErr"):
         assert table[name].unit == "ct"
         np.testing.assert_array_equal(table[name].value, known[name].value)
     assert str(table["r_sersicMag"].unit) == "mag(ct)"
@@ -434,13 +474,16 @@ def test_table_of_bands_without_a_zero_point(sources: SourceList, tmp_path: Path
 
 
 def test_pages_name_columns_of_the_table(sources: SourceList, project_dir: Path) -> None:
-    columns, pages = set(sources.to_table().colnames), project_dir / "doc" / "lsst.meas.maskrcnn"
+    columns, short = (
+        set(table.colnames) for table in (object_table.make_object_table(sources), sources.to_table())
+    )
+    pages = project_dir / "doc" / "lsst.meas.maskrcnn"
     for page in ("user-guide", "columns", "profiles"):
         text = (pages / f"{page}.rst").read_text(encoding="utf-8")
         # Forced fluxes are in the Butler's alone.
         named = {f"r_{name}" for name in re.findall(r"``<band>_(\w+)", text)} - {"r_psfFlux"}
         for sentence in re.findall(r"``SourceList.to_table`` has the same as(.*?);", text, re.S):
-            named |= {name for name in re.findall(r"``(\w+)``", sentence)}
+            assert set(re.findall(r"``(\w+)``", sentence.replace("<band>", "r"))) <= short
         assert named and named <= columns, (page, named - columns)
 
 

@@ -267,7 +267,7 @@ def test_command_line(tmp_path: Path, model_path: Path, capsys: pytest.CaptureFi
     assert maskrcnn("ingest-model", [root, str(tmp_path / "none.safetensors")]) == 1
     assert "none.safetensors" in capsys.readouterr().err
     assert maskrcnn("ingest-model", [str(tmp_path / "norepo"), str(model_path)]) == 1
-    assert "norepo" in capsys.readouterr().err
+    assert "norepo' is no Butler repository" in capsys.readouterr().err
     for _ in range(2):
         assert maskrcnn("ingest-model", [root, str(model_path), "--collection", "models/x"]) == 0
         captured = capsys.readouterr()

@@ -399,3 +399,14 @@ def test_gallery_shows_image_truth_and_found():
     np.testing.assert_allclose(lines[2][0], entries[0].detection_outlines[0][0])
     assert "10 (red)" in figure.texts[0].get_text()
     assert model_gallery.plot_gallery(EvaluationGallery()).texts[0].get_text() == "There is no blend to draw."
+
+
+def test_plots_of_a_field_do_not_touch(rng):
+    """Whatever few blends there are; counts have plain numbers."""
+    magnitudes = {band: 25.0 - rng.exponential(1.0, 30) for band in "gr"}
+    figure = model_gallery.plot_field([], "r", magnitudes, rng.uniform(size=30))
+    figure.canvas.draw()
+    counts, colors = figure.axes[:2]
+    assert counts.get_tightbbox().y0 > colors.get_tightbbox().y1
+    labels = [label.get_text() for label in counts.get_yticklabels(which="both")]
+    assert {"1", "10"} <= set(labels) and not any("$" in label for label in labels)

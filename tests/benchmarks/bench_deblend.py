@@ -79,7 +79,7 @@ def main() -> None:
         f"{n_drawn} drawn, {task.metadata['n_sources']} found, {task.metadata['n_parents']} parents"
     )
     print(f"wall time {wall:.2f} s with {arguments.threads} threads")
-    parts = [name for name in task.metadata if name.startswith("seconds_")]
+    parts = [name for name in task.metadata if name.startswith("seconds_") and name != "seconds_total"]
     for name in parts:
         seconds = float(task.metadata[name])
         print(f"  {name.removeprefix('seconds_'):12s} {seconds:7.2f} s  {100 * seconds / wall:5.1f} %")

@@ -144,7 +144,7 @@ def measure(arguments: argparse.Namespace, size: int, density: float, output: st
     seconds = {
         name.removeprefix("seconds_"): float(metadata[name])
         for name in metadata
-        if name.startswith("seconds_")
+        if name.startswith("seconds_") and name != "seconds_total"
     }
     summary = {
         "size": size,

@@ -16,7 +16,7 @@ from lsst.pipe.base import TaskMetadata
 
 from ..metrics.evaluation_metrics import EvaluationMetrics
 
-# Of the deblender of this package; together they take all of its time but reading and writing.
+# Of older versions of the deblender of this package; together they are its "seconds_total".
 _STEPS = ("seconds_normalize", "seconds_detect", "seconds_catalog")
 
 _UNITS = {"x": u.pix, "y": u.pix, "offset_x": u.pix, "offset_y": u.pix, "separation": u.pix}
@@ -26,16 +26,20 @@ _UNITS |= {"separation_arcsec": u.arcsec, "neighbor_distance": u.arcsec, "mag": 
 def task_timing(metadata: TaskMetadata | None, label: str) -> tuple[float, float, str]:
     """Read from the metadata of a quantum how long the task of a label took.
 
-    Returns the seconds, without reading and writing where the task says so, as the deblender of this package
-    does, else those of the quantum (NaN if nothing is known); the pixels that it saw, in millions (NaN if
-    they are not known); and the name of the network (empty if there is none).
+    Returns the seconds, those of finding and deblending where the task says so, as the deblender of this
+    package does, else those of the quantum (NaN if nothing is known); the pixels that it saw, in millions
+    (NaN if they are not known); and the name of the network (empty if there is none).
     """
     nan = float("nan")
     if metadata is None:
         return nan, nan, ""
     own = metadata[label] if label in metadata else {}
-    parts = [float(own[name]) for name in _STEPS if name in own]
-    seconds = sum(parts) if parts else _wall_time(metadata)
+    if "seconds_total" in own:
+        seconds = float(own["seconds_total"])
+    elif "seconds_detect" in own:
+        seconds = sum(float(own[name]) for name in _STEPS if name in own)
+    else:
+        seconds = _wall_time(metadata)
     megapixels = float(own["n_valid_pixels"]) / 1e6 if "n_valid_pixels" in own else nan
     return seconds, megapixels, str(own["model"]) if "model" in own else ""
 

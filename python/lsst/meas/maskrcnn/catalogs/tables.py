@@ -18,7 +18,7 @@ from lsst.afw.table import SourceCatalog
 from lsst.pipe.base import Struct
 
 from ..deblend.image import MultibandImage
-from ..deblend.object_table import flux_unit
+from ..deblend.object_table import flux_unit, short_columns
 from ..deblend.sources import SourceList
 from .deblend_columns import ParentFluxes
 from .record_order import RecordOrder
@@ -34,9 +34,9 @@ def object_table(
 ) -> Table:
     """Make the table of the objects.
 
-    That of the sources of an image, `~lsst.meas.maskrcnn.deblend.sources.SourceList.to_table`, in the order
-    of the catalogue, without parents, with its ids, positions with xy0, and by band the ``psfFlux`` that was
-    measured by force.
+    That of the sources of an image, `~lsst.meas.maskrcnn.deblend.object_table.make_object_table`, in the
+    order of the catalogue, without parents, with its ids, positions with xy0, and by band the ``psfFlux``
+    that was measured by force.
     """
     rows = np.flatnonzero(order.source >= 0)
     table = Table(of_sources[order.source[rows]])
@@ -60,6 +60,13 @@ def object_table(
     table["x"] += next(iter(exposures.values())).getX0()
     table["y"] += next(iter(exposures.values())).getY0()
     return table
+
+
+def short_object_columns(table: Table, bands: Sequence[str]) -> list[str]:
+    """Choose the columns of the table of the task that `SourceList.to_table` has as well."""
+    added = {"tract", "patch", "detect_isPatchInner", "detect_isTractInner"}
+    added |= {f"{band}_psfFlux{end}" for band in bands for end in ("", "Err", "_flag")}
+    return [name for name in short_columns(table, bands) if name not in added]
 
 
 def select_primary(table: Table, sky_info: Struct) -> None:

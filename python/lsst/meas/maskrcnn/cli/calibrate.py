@@ -48,6 +48,8 @@ _SHAPE, _BAND_SHAPE = (512, 512), (384, 384)
 _COUNT = 200
 _FEWEST = 10
 _LOWEST_SCORE = 0.02
+_STRAIGHT = CalibrationCurve(given=(0.0, 1.0), probability=(0.0, 1.0))
+"""Leaves a probability as it was."""
 
 
 _T = TypeVar("_T")
@@ -102,7 +104,10 @@ def run(arguments: Arguments) -> None:
             )
     if "p_blend" in figures["after"]:
         row = figures["after"]["p_blend"]
-        print(f"Single are {row['single']:.3f}, and {row['clean']:.3f} of the 90 % with the lowest P(blend).")
+        print(f"{row['single']:.3f} are single, and {row['clean']:.3f} of the 90 % with the lowest P(blend).")
+    kept = [name for name in figures["after"] if getattr(calibration, name) == _STRAIGHT]
+    if kept:
+        print(f"As they were: {', '.join(kept)}.")
     half = np.interp(0.5, calibration.score.probability, calibration.score.given)
     print(f"A probability of 0.5 is a score of {half:.3f}. Written to {arguments.output}.")
 
@@ -115,7 +120,6 @@ def keep_better(
     ``figures`` are those of scenes that were not used in the fit, "before" and "after", by name. Those
     in ``keep`` are left in any case: P(star) of models for any bands holds for more stars than scenes have.
     """
-    straight = CalibrationCurve(given=(0.0, 1.0), probability=(0.0, 1.0))
     worse = [
         name
         for name in ("p_star", "p_blend")
@@ -123,7 +127,7 @@ def keep_better(
         or name in figures["after"]
         and figures["after"][name]["log_loss"] >= figures["before"][name]["log_loss"]
     ]
-    return calibration.model_copy(update=dict.fromkeys(worse, straight))
+    return calibration.model_copy(update=dict.fromkeys(worse, _STRAIGHT))
 
 
 def _calibrated(metadata: ModelMetadata, calibration: Calibration, cases: CalibrationCases) -> ModelMetadata:

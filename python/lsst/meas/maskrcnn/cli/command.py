@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import math
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -133,7 +134,10 @@ def command(
 def _describe(error: Exception, expected: tuple[type[Exception], ...], advice: str) -> str | None:
     """Say in a line what went wrong; `None` for what should not have."""
     if isinstance(error, expected):
-        return " ".join(str(error).split())
+        text = str(error)
+        if isinstance(error, OSError) and error.strerror:
+            text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+        return " ".join(text.split())
     # sqlalchemy is not imported for commands that have no repository.
     if type(error).__module__.startswith("sqlalchemy") or type(error).__name__ == "MissingDatabaseTableError":
         return (
@@ -152,6 +156,12 @@ def check_limits(arguments: Arguments, **limits: tuple[float, float]) -> None:
             raise CommandError(f"--{name.replace('_', '-')} {value} is not possible; give {limit}.")
 
 
+def check_bands(bands: Sequence[str]) -> None:
+    """Refuse bands of which one is named twice."""
+    if len(set(bands)) != len(bands):
+        raise CommandError(f"--bands {' '.join(bands)} names a band twice.")
+
+
 def split_shares(text: str) -> list[str] | None:
     """Read shares such as ``train=7,test=3``: each name so many times; `None` if they are not understood."""
     names: list[str] = []
@@ -164,11 +174,12 @@ def split_shares(text: str) -> list[str] | None:
 
 
 def check_folder(path: Path) -> None:
-    """Refuse to write a file where there is no folder."""
-    if not path.absolute().parent.is_dir():
-        raise CommandError(
-            f"There is no folder {path.absolute().parent} to write {path.name} to; make it first."
-        )
+    """Refuse to write a file where there is no folder, or one that cannot be written to."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        raise CommandError(f"There is no folder {folder} to write {path.name} to; make it first.")
+    if not os.access(folder, os.W_OK):
+        raise CommandError(f"The folder {folder} cannot be written to; choose another one for {path.name}.")
 
 
 def check_unfinished(output: Path, checkpoint: Path) -> None:

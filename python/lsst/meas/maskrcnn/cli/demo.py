@@ -33,6 +33,7 @@ from lsst.geom import Box2D
 from ..catalogs.exposures import to_multiband_image
 from ..catalogs.footprints import footprints_to_masks
 from ..catalogs.model_images import cut_blends
+from ..catalogs.tables import short_object_columns
 from ..deblend.image import MultibandImage
 from ..images.files import locked
 from ..images.units import AB_ZERO_POINT
@@ -47,7 +48,7 @@ from ..report.model_gallery import plot_field
 from ..report.overlay import mask_outlines, save_overlay, write_regions
 from ..scenes.presets import preset_config
 from ..scenes.simulate import simulate_scene
-from .command import Arguments, CommandError, check_limits, command
+from .command import Arguments, CommandError, check_bands, check_limits, command
 from .ingest_fits import fits_options
 from .paths import package_dir, pipeline_path
 
@@ -73,6 +74,9 @@ del sys.argv[0]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
 """Runs a script until it ends, or until the process that holds the other end of its standard input does."""
+
+_CAUSE = re.compile(r"(ERROR|CRITICAL)\b(?!.*\btraceback:)|^[\w.]*(Error|Exception)\b")
+"""A line of the log that says why pipetask failed."""
 
 _USUAL_BANDS = ("g", "r", "z")
 """Bands of the simulated field, and of three images that do not say theirs."""
@@ -118,6 +122,8 @@ def run(arguments: Arguments) -> None:
         raise CommandError(f"There is no model file {arguments.model}; name one with --model.")
     metadata = read_metadata(arguments.model)
     check_limits(arguments, cores=(1, math.inf), seed=(0, math.inf))
+    check_bands(arguments.bands)
+    arguments.config = [_with_label(text) for text in arguments.config]
 
     out = arguments.out.absolute()
     steps = _Steps()
@@ -127,6 +133,13 @@ def run(arguments: Arguments) -> None:
     else:
         steps(f"simulating a field of {arguments.size[0]} x {arguments.size[1]} pixels")
         field = _simulated_field(arguments, metadata)
+    missing = set(metadata.bands) - set(field.exposures)
+    # A change to the configuration may map them.
+    if missing and not arguments.config:
+        raise CommandError(
+            f"Model {metadata.name} needs bands {', '.join(metadata.bands)}, but there are "
+            f"{', '.join(field.exposures)}; give others, or another --model."
+        )
 
     _make_folder(out)
     try:
@@ -136,6 +149,14 @@ def run(arguments: Arguments) -> None:
         raise CommandError(
             f"Another demo is working in {out}; wait for it, or give another --out."
         ) from error
+
+
+def _with_label(text: str) -> str:
+    """Put the label of the task before a change to its configuration that has none."""
+    field, equals, _ = text.partition("=")
+    if not equals:
+        raise CommandError(f"--config {text} is not understood; write it like detection.score_threshold=0.3.")
+    return text if ":" in field else f"maskRcnnDeblend:{text}"
 
 
 def _find_sources(
@@ -173,7 +194,8 @@ def _find_sources(
     # Tables can also be read with pandas, which is not needed.
     logging.getLogger("lsst.daf.butler._storage_class").setLevel(logging.ERROR)
     objects: Table = butler.get("deepCoadd_maskRcnnObject", data_id, collections=output)
-    _replace(out / "objects.parquet", lambda path: objects.write(path, format="parquet"))
+    short = objects[short_object_columns(objects, list(field.exposures))]
+    _replace(out / "objects.parquet", lambda path: short.write(path, format="parquet"))
     by_band = {
         band: butler.get("deepCoadd_maskRcnnDeblended", data_id, band=band, collections=output)
         for band in field.exposures
@@ -327,12 +349,12 @@ def _run_pipetask(command: Sequence[str], log: Path) -> None:
                 stream.flush()
                 last = line.strip() or last
                 # The first error is the cause; those after it only say that something failed.
-                if not cause and re.search(r"ERROR|CRITICAL|Error\b|Exception\b", line):
+                if not cause and _CAUSE.search(line):
                     cause = last
                 print("    " + line, end="", flush=True)
     if process.returncode != 0:
         raise CommandError(
-            f"pipetask failed (status {process.returncode}): {cause or last} The whole log: {log}"
+            f"pipetask failed (status {process.returncode}): {cause or last}; the whole log is {log}"
         )
 
 

@@ -44,15 +44,18 @@ class StoredRun:
         return _get(self.butler, f"{self.evaluation}_{part}", self.ref)
 
 
-def open_butler(repo: str) -> Butler:
-    """Open a repository (path, URI or alias) to read from it."""
+def open_butler(repo: str, writeable: bool = False) -> Butler:
+    """Open a repository (path, URI or alias) to read from it, or to write to it."""
     # It warns of each kind of table that it could make as well, if pandas were there.
     logging.getLogger("lsst.daf.butler._storage_class").setLevel(logging.ERROR)
     try:
-        return Butler.from_config(repo)
+        return Butler.from_config(repo, writeable=writeable)
     except Exception as error:
-        text = first_line(error)
-        if "readonly database" not in text:
+        if writeable and type(error).__module__.startswith("sqlalchemy"):
+            raise
+        # What follows is about aliases.
+        text = first_line(error).partition(" (given ")[0]
+        if writeable or "readonly database" not in text:
             # Which exception tells of a repository that is not there depends on what is there instead.
             raise CommandError(f"{repo!r} is no Butler repository that can be opened: {text}") from error
     try:

@@ -27,7 +27,7 @@ from ..ingest.import_repo import digest_files
 from ..ingest.imported import import_field
 from ..ingest.label_truth import add_label_truth
 from ..ingest.repo import PatchGeometry
-from .command import Arguments, CommandError
+from .command import Arguments, CommandError, check_bands
 from .importing import SPLITS, Field, FieldJob, by_band, import_command, made_up_center, parse_split, split_of
 
 _COMPANIONS = ("variance", "weight", "rms", "mask")
@@ -52,8 +52,9 @@ def run(arguments: Arguments) -> list[FieldJob]:
     """Sort the arguments into fields."""
     given = [name for name in ("band", "fits", "table", "dirs") if getattr(arguments, name)]
     if len(given) != 1:
-        listed = " and ".join(f"--{name}" for name in given) or "no images"
-        raise CommandError(f"Given were {listed}; give one of --band, --fits, --table and --dirs.")
+        listed = " and ".join(f"--{name}" for name in given)
+        listed = f"{listed} do not go together" if given else "There are no images"
+        raise CommandError(f"{listed}; give one of --band, --fits, --table and --dirs.")
     if given[0] in ("table", "dirs") and any(getattr(arguments, name) for name in _COMPANIONS):
         raise CommandError(
             f"--variance, --weight, --rms and --mask go with --band or --fits, not with --{given[0]}; "
@@ -62,8 +63,7 @@ def run(arguments: Arguments) -> list[FieldJob]:
     if given[0] in ("table", "dirs") and arguments.truth:
         raise CommandError(f"--truth goes with --band or --fits, not with --{given[0]}; use a --table.")
     bands = tuple(arguments.bands or ("g", "r", "z"))
-    if len(set(bands)) != len(bands):
-        raise CommandError(f"--bands {' '.join(bands)} names a band twice.")
+    check_bands(bands)
     split = parse_split(arguments.split)
     if given[0] == "table":
         entries = _from_table(arguments)

@@ -10,18 +10,17 @@ import sys
 from collections.abc import Mapping
 from typing import Any
 
-from lsst.daf.butler import Butler
-
 from ..ingest.ingest_model import IngestModelError, ingest_model
 from ..network.model_file import ModelFileError, default_model_path, read_metadata
 from .command import Arguments, command
+from .evaluation_runs import open_butler
 
 
 @command(ModelFileError, IngestModelError)
 def run(arguments: Arguments) -> None:
     """Put a model file into a repository."""
     path = arguments.model or default_model_path()
-    butler = Butler.from_config(arguments.repo, writeable=True)
+    butler = open_butler(arguments.repo, writeable=True)
     ref = ingest_model(
         butler, path, arguments.collection, bands=arguments.bands or None, dataset_type=arguments.dataset_type
     )

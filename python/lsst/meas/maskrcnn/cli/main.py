@@ -58,7 +58,7 @@ _NEW_REPO = "folder of the repository; made if it is not there"
 
 _CONFIG = _together(
     click.option(
-        "-c", "--config", multiple=True, metavar="LABEL:FIELD=VALUE", help="change to the configuration"
+        "-c", "--config", multiple=True, metavar="[LABEL:]FIELD=VALUE", help="change to the configuration"
     ),
     click.option("-C", "--config-file", multiple=True, metavar="FILE", help="file of changes in Python"),
 )
@@ -171,7 +171,7 @@ def maskrcnn() -> None:
 maskrcnn.command_class = Command
 
 
-@maskrcnn.command()
+@maskrcnn.command(short_help="Find sources in a simulated field or in FITS images.")
 @click.option("-o", "--out", type=_FOLDER, default=Path("maskrcnn_demo"), help="folder for all that is made")
 @_several("--fits", type=_FILE, help="images of one field, one for each band")
 @_several(
@@ -190,7 +190,7 @@ maskrcnn.command_class = Command
     "-c",
     "--config",
     multiple=True,
-    metavar="LABEL:FIELD=VALUE",
+    metavar="[LABEL:]FIELD=VALUE",
     help="change to the configuration of the pipeline",
 )
 @click.option("-j", "--cores", type=int, show_default="all cores", help="threads for the network")
@@ -199,7 +199,7 @@ def demo(**options: Any) -> int:
     return _start("demo", options)
 
 
-@maskrcnn.command(words=["repo"])
+@maskrcnn.command(words=["repo"], short_help="Simulate scenes with their truth.")
 @_repo(_NEW_REPO, required=False)
 @_several("--preset", default=["hsc-wide"], help="kinds of scenes")
 @click.option("--count", type=int, default=70, help="scenes of each preset")
@@ -228,7 +228,7 @@ def simulate(**options: Any) -> int:
     return _start("simulate_scenes", options)
 
 
-@maskrcnn.command(words=["repo"])
+@maskrcnn.command(words=["repo"], short_help="Store FITS images in a Butler repository.")
 @_repo(_NEW_REPO)
 @_several("--band", metavar="BAND=FILE", help="images of one field")
 @_several("--variance", metavar="BAND=FILE", help="their variances (counts^2)")
@@ -274,7 +274,7 @@ def ingest_fits(**options: Any) -> int:
     return _start("ingest_fits", options)
 
 
-@maskrcnn.command(words=["repo", "model"])
+@maskrcnn.command(words=["repo", "model"], short_help="Store a model in a Butler repository.")
 @_repo()
 @click.option(
     "--model", type=_FILE, show_default="the one that comes with the package", help=".safetensors file"
@@ -292,7 +292,7 @@ def ingest_model(**options: Any) -> int:
     return _start("ingest_model", options)
 
 
-@maskrcnn.command(words=["repo", "folder"])
+@maskrcnn.command(words=["repo", "folder"], short_help="Import training sets of Astro R-CNN.")
 @_repo(_NEW_REPO)
 @_several(
     "--folder", required=True, help="a set, a folder of sets, or one with training, validation and test"
@@ -340,7 +340,7 @@ def import_astro_rcnn(**options: Any) -> int:
     return _start("import_astro_rcnn", options)
 
 
-@maskrcnn.command(words=["repo"])
+@maskrcnn.command(words=["repo"], short_help="Draw pages of pictures of the coadds.")
 @_repo()
 @_several(
     "-i",
@@ -373,7 +373,7 @@ def preview(**options: Any) -> int:
     return _start("preview_scenes", options)
 
 
-@maskrcnn.command(words=["repo"])
+@maskrcnn.command(words=["repo"], short_help="Train a model.")
 @_repo(required=False)
 @click.option("-i", "--input", multiple=True, metavar="COLLECTION", help="where the patches are")
 @click.option(
@@ -382,14 +382,14 @@ def preview(**options: Any) -> int:
     metavar="COLLECTION|FILE",
     help="RUN collection for the model; with --scenes the model file to write",
 )
-@click.option("-d", "--data-query", default="", metavar="WHERE", help="patches to use (all without it)")
+@click.option("-d", "--data-query", default="", show_default="all", metavar="WHERE", help="patches to use")
 @click.option(
     "--checkpoints", type=_FOLDER, show_default="in the repository", help="for the state of the training"
 )
 @click.option("--scenes", type=_FOLDER, help="train on simulated scenes, kept in this folder")
 @click.option("--count", type=int, default=600, help="number of scenes")
 @_several("--presets", show_default="all in turn", help="kinds of scenes")
-@click.option("--validate", type=int, default=0, help="scenes more for validation")
+@click.option("--validate", type=int, default=0, help="number of further scenes for validation")
 @click.option(
     "--schedule",
     type=click.Choice(["published", "four-stages", "fine-tune"]),
@@ -416,7 +416,7 @@ def train(**options: Any) -> int:
     return _start("train", options)
 
 
-@maskrcnn.command(words=["model", "output"])
+@maskrcnn.command(words=["model", "output"], short_help="Calibrate the scores of a model.")
 @click.option("--model", type=_FILE, required=True, help="model file")
 @click.option("-o", "--output", type=_FILE, required=True, help="model file to write; may be the same")
 @click.option(
@@ -445,12 +445,13 @@ def calibrate(**options: Any) -> int:
 
     Sources are found in scenes that the model was not trained on and compared with the truth. A copy of
     the model file with a calibration is written; weights stay as they are. What is printed as 'after' is
-    for scenes that were not used in the fit; what has no lower log loss there is left as it was.
+    for scenes that were not used in the fit; probabilities whose log loss would not be lower there are
+    left as they were.
     """
     return _start("calibrate", options)
 
 
-@maskrcnn.command(words=["repo", "collection"])
+@maskrcnn.command(words=["repo", "collection"], short_help="Write a page on an evaluation.")
 @_repo()
 @click.option("-i", "--input", "collection", metavar="COLLECTION", required=True, help="with the evaluation")
 @_several("--compare", metavar="COLLECTION", help="other evaluations of the same patches, to compare with")
@@ -478,7 +479,7 @@ def evaluate_report(**options: Any) -> int:
     return _start("report", options)
 
 
-@maskrcnn.command(words=["repo", "collections"])
+@maskrcnn.command(words=["repo", "collections"], short_help="Compare evaluations.")
 @_repo()
 @_several("-i", "--input", "collections", metavar="COLLECTION", required=True, help="with evaluations")
 @click.option("--reference", metavar="COLLECTION", show_default="the first", help="the one to compare with")

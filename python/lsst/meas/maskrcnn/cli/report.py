@@ -166,7 +166,7 @@ def _model_card(header: ModelMetadata, run: str) -> tuple[list[tuple[str, str]],
         ("Bands, in order", ", ".join(header.bands)),
         ("Classes", ", ".join(header.class_names)),
         ("Pixel scale", f"{header.pixel_scale:g} arcsec"),
-        ("Normalisation", f"{kind} ({settings})"),
+        ("Normalisation", f"{kind} ({settings})" if settings else kind),
         ("Format version", str(header.format_version)),
     ]
     details = {"Architecture": _readable(header.architecture)}

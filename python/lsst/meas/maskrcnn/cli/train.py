@@ -57,6 +57,7 @@ from .command import (
     keep_out_others,
     training_bar,
 )
+from .evaluation_runs import open_butler
 from .paths import package_dir, pipeline_path
 from .train_dry_run import DryRunDone, DryRunTask
 
@@ -232,7 +233,7 @@ def _train_in_repo(arguments: Arguments, task: MaskRcnnTrainTask, first: bool) -
     """Train on patches, and put the model into the repository."""
     config = task.config
     connections = MaskRcnnTrainConnections(config=config)
-    butler = Butler.from_config(arguments.repo, writeable=first)
+    butler = open_butler(arguments.repo, writeable=first)
     inputs = [name for text in arguments.input for name in text.split(",")]
     label = arguments.output
     with ExitStack() as stack:

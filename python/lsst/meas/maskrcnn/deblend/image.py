@@ -272,6 +272,11 @@ class MultibandImage:
         return sky.ra.deg, sky.dec.deg
 
 
+def usual_reference(bands: Sequence[str]) -> int:
+    """Choose the band in which sources are measured where none is named: r, or else the middle one."""
+    return list(bands).index("r") if "r" in bands else len(bands) // 2
+
+
 def _wing_radius(psf: npt.NDArray[np.float64]) -> float:
     """Return the radius (px) at which the mean over circles has 0.02 of the peak; NaN beyond the edge."""
     center = (np.array(psf.shape) - 1) / 2

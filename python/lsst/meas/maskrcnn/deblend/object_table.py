@@ -9,16 +9,16 @@ Names follow the object tables of the LSST pipelines (``Object.yaml`` of pipe_ta
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import astropy.units as u
 import numpy as np
 import numpy.typing as npt
-from astropy.table import QTable
+from astropy.table import QTable, Table
 
 from ..images.units import AB_ZERO_POINT
-from .image import MultibandImage
+from .image import MultibandImage, usual_reference
 from .shares import measure_overlap
 
 if TYPE_CHECKING:
@@ -32,8 +32,14 @@ _MAG_PER_RATIO = 2.5 / np.log(10.0)
 """Magnitudes of a small relative change of the flux."""
 
 
+_WHOLE_ONLY = frozenset(
+    {"coord_raErr", "coord_decErr", "footprintArea", "refExtendedness", "flag_fallback", "flag_samePlace"}
+)
+"""Columns that tasks read, and few people."""
+
+
 def make_object_table(sources: SourceList) -> QTable:
-    """Make the table of `~.sources.SourceList.to_table`."""
+    """Make the whole object table, of which `~.sources.SourceList.to_table` gives the `short_columns`."""
     table = QTable()
     with np.errstate(invalid="ignore", divide="ignore"):
         for columns in (_positions(sources), _classes(sources), _flags(sources), _fluxes(sources)):
@@ -41,6 +47,33 @@ def make_object_table(sources: SourceList) -> QTable:
                 table[name] = np.asarray(values) if unit is None else np.asarray(values) * unit
                 table[name].info.description = doc
     return table
+
+
+def short_columns(table: Table, bands: Sequence[str]) -> list[str]:
+    """Choose the columns that are for people.
+
+    Blendedness is that of one band. The flux of the deblended pixels is only of bands whose PSF is not known,
+    where there is no other.
+
+    Parameters
+    ----------
+    table : `astropy.table.Table`
+        The whole object table.
+    bands : `~collections.abc.Sequence` [`str`]
+        Its bands.
+
+    Returns
+    -------
+    names : `list` [`str`]
+        The columns, in the order of the table.
+    """
+    unwanted = set(_WHOLE_ONLY)
+    for number, band in enumerate(bands):
+        if number != usual_reference(bands):
+            unwanted.add(f"{band}_deblend_blendedness")
+        if not len(table) or np.isfinite(np.asarray(table[f"{band}_sersicFlux"])).any():
+            unwanted |= {f"{band}_deblendedFlux", f"{band}_deblendedFluxErr"}
+    return [name for name in table.colnames if name not in unwanted]
 
 
 def _positions(sources: SourceList) -> _Columns:

@@ -21,7 +21,7 @@ from ..network.detections import Detections
 from ..profiles.model import ProfileFit
 from .image import MultibandImage
 from .masks import MaskMeasurements
-from .object_table import make_object_table
+from .object_table import make_object_table, short_columns
 from .parents import Parent
 from .shares import ParentStatistics, SourceShare
 
@@ -264,8 +264,12 @@ class SourceList:
             label in `segmentation`; ``x`` and ``y`` count from 0. In bands without
             a zero point fluxes are in counts and magnitudes instrumental
             (-2.5 log10 of the counts), as their units and descriptions say.
+            Bands without a PSF have no models; they get
+            ``<band>_deblendedFlux`` with error, the sum of the deblended
+            pixels, which is that of ``fluxes``.
         """
-        return make_object_table(self)
+        table = make_object_table(self)
+        return table[short_columns(table, self.image.bands)]
 
     def without_pixels(self) -> SourceList:
         """Forget the pixels of the image and of the models.

@@ -475,7 +475,8 @@ def _psf_of(
             return own * scale, entry.psf / entry.psf.sum(), words
     if fwhm is None and stars is not None:
         fwhm, error = stars.fwhm * scale, stars.error * scale
-        words = f"{fwhm:.2f} +- {error:.2f} arcsec (measured on {stars.n_stars} stars)"
+        count = f"{stars.n_stars} star" + "s" * (stars.n_stars != 1)
+        words = f"{fwhm:.2f} +- {error:.2f} arcsec (measured on {count})"
         return fwhm, stars.image(), words
     if fwhm is None:
         said = header_fwhm(entry.header, entry.scale)

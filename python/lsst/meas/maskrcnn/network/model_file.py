@@ -255,7 +255,7 @@ def load_model(model: str | os.PathLike[str] = "lite") -> MaskRcnnModel:
         return read_model(folder / f"{model}.safetensors")
     if not Path(model).exists():
         raise FileNotFoundError(
-            f"There is neither a model nor a file {os.fspath(model)!r}; the models of this package are "
+            f"There is neither a model nor a file {os.fspath(model)!r}; models of this package: "
             f"{', '.join(names)}."
         )
     return read_model(model)

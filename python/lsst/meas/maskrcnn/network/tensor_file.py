@@ -116,7 +116,7 @@ def read_tensor_header(stream: BinaryIO, size: int) -> TensorHeader:
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
     raw = stream.read(length) if 2 <= length <= _LARGEST_HEADER else b""
     if not raw.startswith(b"{"):
-        raise TensorFileError(f"is no safetensors file (it begins with {start + raw[:8]!r})")
+        raise TensorFileError(f"is not a safetensors file (it begins with {start + raw[:8]!r})")
     if len(raw) < length:
         raise TensorFileError(f"is truncated: its header has {length} bytes, the file has {size}")
     try:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.gridspec import GridSpec
+from matplotlib.ticker import LogFormatter
 
 from ..deblend.sources import SourceList
 from ..images.pixels import cut_square
@@ -47,6 +48,8 @@ _Picture = tuple[str, npt.NDArray[Any], Sequence[Any], Sequence[bool]]
 """What is written above it, pixels, and outlines with their classes."""
 _SIDE, _TEXT = 1.05, 0.36
 """Side of a picture, and height of what is written above it (inch)."""
+_GAP = 0.85
+"""Between two plots, one above the other (inch)."""
 
 
 def plot_models(
@@ -122,8 +125,9 @@ def plot_field(
     _draw_blends(figure, cutouts, band, unit, not set(magnitudes) & set(instrumental))
     upper, lower = figure.add_axes((*right[:2], right[2], right[3])), None
     if len(magnitudes) > 1:
-        upper.set_position((right[0], right[1] + 0.57 * right[3], right[2], 0.43 * right[3]))
-        lower = figure.add_axes((right[0], right[1], right[2], 0.45 * right[3]))
+        half = 0.5 * (right[3] - _GAP / figure.get_size_inches()[1])
+        upper.set_position((right[0], right[1] + right[3] - half, right[2], half))
+        lower = figure.add_axes((right[0], right[1], right[2], half))
         _draw_colors(figure, lower, magnitudes, band, p_star, instrumental)
     kind = "instrumental" if band in instrumental else "AB"
     _draw_counts(
@@ -156,7 +160,7 @@ def _draw_blends(
         rows.append((cutout.caption + (f"\n{more} fainter not shown" if more > 0 else ""), pictures))
     limit = f"{MODEL_RESIDUAL_RANGE:g}"
     about = (
-        f"Blends of the most sources. Numbers are ids, and total fluxes of the models in {band} ({unit}). "
+        f"The blends with the most sources. Numbers are ids and total fluxes of models in {band} ({unit}). "
         f"Residuals in {band} from \N{MINUS SIGN}{limit} (blue) to {limit} (red) times the noise."
     )
     _draw_rows(figure, rows, about)
@@ -257,6 +261,8 @@ def _draw_counts(
         axis.hist(magnitudes[chosen], edges, histtype="step", label=label, **stroke)
     axis.set_yscale("log")
     axis.set_ylim(bottom=0.7)
+    axis.yaxis.set_major_formatter(LogFormatter())
+    axis.yaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.0, 0.4)))
     axis.set(xlabel=name, ylabel="Sources in 0.5 mag")
     axis.set_title("Number counts", fontsize=LABEL_SIZE)
     add_minor_ticks(axis)

@@ -257,11 +257,12 @@ def plot_residuals(
         axis.axhline(0.0, color="0.3", lw=0.7, ls=":", zorder=2)
         margin = 0.02 * (right - left)
         axis.set(xlim=(left - margin, right + margin), ylim=(low, high), xlabel=x_label)
-        axis.set_title(panel.title, fontsize=LABEL_SIZE)
+        axis.set_title(panel.title, fontsize=LABEL_SIZE, pad=14.0)
         add_minor_ticks(axis)
         outside = int(np.count_nonzero((y < low) | (y > high)))
         note = f"{len(y)} sources" + (f", {outside} beyond the axis" if outside else "")
-        axis.text(0.03, 0.03, note, transform=axis.transAxes, fontsize=NOTE_SIZE, va="bottom", zorder=7)
+        # Above the axes, where no source is.
+        axis.text(0.5, 1.02, note, transform=axis.transAxes, fontsize=NOTE_SIZE, ha="center", va="bottom")
     axes[0].set_ylabel(y_label)
     # One legend for all panels, the medians before the few.
     named = {}

@@ -87,6 +87,9 @@ def _draw_losses(axes: Axes, steps: Mapping[str, NDArray[Any]], step: FloatArray
         if name == _TOTAL and np.any(y > 0):
             axes.set_yscale("log")
     axes.set_ylabel("Loss")
+    # Room for the legend above the curves.
+    low, high = axes.get_ylim()
+    axes.set_ylim(top=high * (high / low) ** 0.35 if axes.get_yscale() == "log" else 1.35 * high - 0.35 * low)
     add_legend(axes, ncols=3, loc="upper right")
 
 

@@ -168,7 +168,7 @@ def model_parts(gallery: EvaluationGallery | None) -> list[Part]:
         return []
     unit = "counts" if gallery.bands[1] in gallery.instrumental else "nJy"
     note = (
-        "The blends of the most detections, each child alone. Numbers are ids and total fluxes of the models "
+        "The blends with the most detections, each child alone. Numbers are ids and total fluxes of models "
         f"in {gallery.bands[1]} ({unit}). Residuals are from \N{MINUS SIGN}{gallery.residual_range:g} (blue) "
         f"to {gallery.residual_range:g} (red) times the noise."
     )

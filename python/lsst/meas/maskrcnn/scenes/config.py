@@ -260,10 +260,10 @@ class SceneConfig:
             raise ValueError(f"mask_rule.band is {self.mask_rule.band!r}, wanted one of {self.bands}")
         known = [c.band for c in self.conditions]
         missing = [b for b in self.bands if b not in known]
-        if missing or len(set(known)) != len(known):
-            raise ValueError(
-                f"conditions has bands {known}, wanted each of {self.bands} once; there is none for {missing}"
-            )
+        if missing:
+            raise ValueError(f"conditions are for bands {', '.join(known)}, not for {', '.join(missing)}")
+        if len(set(known)) != len(known):
+            raise ValueError(f"conditions name a band twice: {', '.join(known)}")
 
     def band_conditions(self) -> tuple[BandConditions, ...]:
         """Return the conditions in the order of ``bands``."""

@@ -12,6 +12,7 @@ from typing import Any
 import lsst.pipe.base as pipeBase
 
 from ..catalogs.exposures import MissingBandError
+from ..deblend.image import usual_reference
 from ..network.model_file import ModelMetadata
 from ..network.wavelengths import band_wavelength
 
@@ -70,8 +71,7 @@ def choose_reference(config: Any, bands: list[str], metadata: ModelMetadata) -> 
     """Choose the band of the data in which sources are measured, out of those in use."""
     wanted: str | None = config.reference_band
     if wanted is None:
-        names = list(metadata.bands or bands)
-        return bands[names.index("r") if "r" in names else len(names) // 2]
+        return bands[usual_reference(metadata.bands or bands)]
     if wanted not in bands:
         raise pipeBase.InvalidQuantumError(
             f"config.reference_band is {wanted!r}, but the bands in use are {bands}: those of model "

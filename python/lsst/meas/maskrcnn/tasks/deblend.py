@@ -47,6 +47,7 @@ from ..catalogs.schema import extend_band_schema, make_schema
 from ..catalogs.source_catalog import fill_source_catalog
 from ..catalogs.tables import object_table, parent_table, select_primary, with_bands
 from ..deblend.deblend import DeblendSettings, find_sources
+from ..deblend.object_table import make_object_table
 from ..deblend.sources import SourceList
 from ..images.normalize import NormalizedImage
 from ..network.inference import select_device
@@ -388,7 +389,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         reference = choose_reference(self.config, list(chosen), model.metadata)
         sources = self._find_sources(chosen, model)
         self._record(sources, model.metadata, list(chosen), reference, idGenerator)
-        objects, models = sources.to_table(), self._draw_models(sources, chosen)
+        objects, models = make_object_table(sources), self._draw_models(sources, chosen)
         # The catalogues take theirs from the exposures.
         sources = sources.without_pixels()
 
@@ -541,8 +542,8 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             **found,
         }.items():
             self.metadata[key] = value
-        for stage, seconds in sources.timings.items():
-            self.metadata[f"seconds_{'detect' if stage == 'total' else stage}"] = float(seconds)
+        for stage, seconds in {**sources.timings, "total": sum(sources.timings.values())}.items():
+            self.metadata[f"seconds_{stage}"] = float(seconds)
         self.log.info(
             "Found %d sources in %s of %s: %d stars, %d galaxies; %d of them in %d blends.",
             found["n_sources"],
