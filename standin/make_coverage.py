@@ -243,7 +243,8 @@ def pytest_configure(config: Any) -> None:
     sys.meta_path.append(_Finder())  # type: ignore[arg-type]
     # Sources of meas_base's tests are on a detector, of which they ask nothing.
     wrapper = types.ModuleType("lsst.afw.cameraGeom.testUtils")
-    wrapper.DetectorWrapper = type("DetectorWrapper", (), {"detector": None})  # type: ignore[attr-defined]
+    attributes = {"detector": None, "__init__": lambda self, **kwargs: None}
+    wrapper.DetectorWrapper = type("DetectorWrapper", (), attributes)  # type: ignore[attr-defined]
     sys.modules[wrapper.__name__] = sys.modules["lsst.afw.cameraGeom"].testUtils = wrapper  # type: ignore[attr-defined]
     for name, path in _HELPERS.items():
         parent, _, leaf = name.rpartition(".")
