@@ -64,7 +64,7 @@ _NOT_THERE = re.compile(
 _OLD_FILES = "files in a layout of before 2015 are not read"
 _NAMED_HDU = "HDUs named after the file, as in file.fits[1], are not known"
 _LOSSY = "the noise that sets the steps of lossy compression is astropy's estimate, without the mask"
-_CHECKER = "CentroidChecker is not here, which the framework takes for a failure of the plugin"
+_CHECKER = "CentroidResultKey.getX is not here, which the framework takes for a failure of the plugin"
 REASONS = {
     "testHierarchy": "upstream's order is that of an unordered map of C++",
     "testDir": "private names are not upstream's",

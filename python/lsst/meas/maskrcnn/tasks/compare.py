@@ -180,8 +180,8 @@ class CompareDeblendersConfig(
     do_plots = pexConfig.Field[bool](doc="Draw plots?", default=True)
     convergence_inverted = pexConfig.Field[bool](
         doc="Is deblend_blendConvergenceFailedFlag of the second set where a blend did converge, as in "
-        "repositories written before DM-54841 (2026)? None tells it by deblend_iterations, of which there are "
-        "most where a blend did not converge.",
+        "repositories written before DM-54841 (2026)? None tells it by deblend_iterations; most are "
+        "where a blend did not converge.",
         default=None,
         optional=True,
     )
