@@ -81,6 +81,30 @@ def make_coadd(
     )
 
 
+def with_extras(coadd: Any) -> Any:
+    """The same coadd with another background that is not subtracted, and noise three times as large."""
+    from lsst.images import Image
+    from lsst.images.cells import CellCoadd
+    from lsst.images.fields import ChebyshevField
+
+    rng = np.random.default_rng(99)
+    noise = rng.normal(0.0, 6.0, coadd.image.array.shape).astype(np.float32)
+    made = CellCoadd(
+        coadd.image,
+        mask=coadd.mask,
+        variance=coadd.variance,
+        noise_realizations=[Image(noise, bbox=coadd.bbox)],
+        band=coadd.band,
+        psf=coadd.psf,
+    )
+    made.backgrounds.add(
+        "wide", ChebyshevField(coadd.bbox, np.array([[20.0, 3.0], [1.0, 0.0]]), unit=coadd.unit)
+    )
+    made.apply_background("wide")
+    made.backgrounds.add("none of it", ChebyshevField(coadd.bbox, np.array([[0.0]]), unit=coadd.unit))
+    return made
+
+
 def write(coadd: Any, path: Path) -> Path:
     from lsst.images.serialization import write_archive
 
@@ -114,6 +138,23 @@ def test_cells_that_are_missing_have_no_data_and_the_usual_psf(tmp_path):
     inside, beside = image.psf_image(0, 30.0, 30.0), image.psf_image(0, 30.0, 10.0)
     assert np.isfinite(inside).all() and inside.sum() == pytest.approx(1.0)
     np.testing.assert_allclose(beside, gaussian(3.0), atol=1e-6)
+
+
+@needs_images
+@pytest.mark.parametrize("suffix", ["fits", "json"])
+def test_backgrounds_and_realisations_of_the_noise(suffix, tmp_path):
+    plain = make_coadd(3, missing=((1, 1),))
+    expected = plain.image.array.copy()
+    coadd = with_extras(plain)
+    path = write(coadd, tmp_path / f"r.{suffix}")
+    wide = coadd.backgrounds["wide"].field.render(coadd.bbox).array
+    stored = read_images({"r": path})
+    np.testing.assert_allclose(stored.flux[0], expected - wide, atol=0.02)
+    for name in ("none", "none of it"):
+        image = read_images({"r": path}, FitsOptions(background=name))
+        np.testing.assert_allclose(image.flux[0], expected, atol=0.02)
+    np.testing.assert_allclose(stored.noise[0], coadd.noise_realizations[0].array, atol=0.1)
+    assert read_images({"r": write(make_coadd(2), tmp_path / f"r2.{suffix}")}).noise is None
 
 
 @needs_images
@@ -194,15 +235,13 @@ def sky_with_sources(band: str) -> Any:
     return coadd
 
 
-@needs_images
-def test_the_task_takes_cell_coadds_from_a_butler(tmp_path: Path) -> None:
-    """The sources are those of an ExposureF of the same pixels, to the bit."""
-    create_repo(tmp_path / "repo")
-    coadds = {band: sky_with_sources(band) for band in "grz"}
+def run_task(root: Path, coadds: dict[str, Any], **settings: Any) -> tuple[Any, Any, Any]:
+    """Put coadds into a repository and run the task on them: its config, the Butler, the data id."""
+    create_repo(root)
     wcs = coadds["g"].to_legacy().getWcs()
     box = Box2I(Point2I(12000, 8000), Extent2I(160, 160))
     patch = {"skymap": "sky", "tract": 0, "patch": 3}
-    butler = Butler.from_config(str(tmp_path / "repo"), run="coadds")
+    butler = Butler.from_config(str(root), run="coadds")
     register_patches(butler, "sky", [PatchGeometry(0, 3, wcs, box, (3, 0))], coadds, instrument="cam")
     addDatasetType(butler, "deep_coadd", {*patch, "band"}, "CellCoadd")
     for band, coadd in coadds.items():
@@ -210,12 +249,40 @@ def test_the_task_takes_cell_coadds_from_a_butler(tmp_path: Path) -> None:
     config = MaskRcnnDeblendConfig()
     config.load(str(PROJECT / "config" / "LSSTCam.py"))
     config.model_uri = str(default_model_path())
-    butler = SimplePipelineExecutor.prep_butler(str(tmp_path / "repo"), ["coadds"], "out")
+    config.update(**settings)
+    butler = SimplePipelineExecutor.prep_butler(str(root), ["coadds"], "out")
     SimplePipelineExecutor.from_task_class(MaskRcnnDeblendTask, config, butler=butler).run(
         register_dataset_types=True
     )
+    return config, butler, patch
+
+
+@needs_images
+def test_the_task_takes_backgrounds_and_noise_of_cell_coadds(tmp_path: Path) -> None:
+    coadds = {band: sky_with_sources(band) for band in "grz"}
+    _, butler, patch = run_task(tmp_path / "a", coadds)
+    plain = butler.get("object_maskrcnn_patch", patch)
+    coadds = {band: with_extras(coadd) for band, coadd in coadds.items()}
+    settings = {"background": "none", "noise_realizations": True}
+    _, butler, patch = run_task(tmp_path / "b", coadds, **settings)
+    found = butler.get("object_maskrcnn_patch", patch)
+    assert len(found) == len(plain) >= 4
+    np.testing.assert_allclose(found["r_psfFlux"], plain["r_psfFlux"], rtol=1e-3)
+    # The realisation has three times the noise of the pixels.
+    ratio = np.asarray(found["r_sersicFluxErr"]) / np.asarray(plain["r_sersicFluxErr"])
+    np.testing.assert_allclose(ratio, 3.0, rtol=0.15)
+    with pytest.raises(ValueError, match="has no background 'narrow'; it has wide, none of it"):
+        run_task(tmp_path / "c", coadds, background="narrow")
+
+
+@needs_images
+def test_the_task_takes_cell_coadds_from_a_butler(tmp_path: Path) -> None:
+    """The sources are those of an ExposureF of the same pixels, to the bit."""
+    coadds = {band: sky_with_sources(band) for band in "grz"}
+    config, butler, patch = run_task(tmp_path / "repo", coadds)
     found = butler.get("object_maskrcnn_patch", patch)
 
+    wcs, box = coadds["g"].to_legacy().getWcs(), Box2I(Point2I(12000, 8000), Extent2I(160, 160))
     task = MaskRcnnDeblendTask(config=config)
     exposures = {}
     for band in coadds:
