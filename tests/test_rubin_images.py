@@ -19,6 +19,7 @@ from lsst.afw.image import ExposureF, PhotoCalib
 from lsst.daf.butler import Butler
 from lsst.daf.butler.tests import addDatasetType
 from lsst.geom import Box2I, Extent2I, Point2D, Point2I
+from lsst.meas.maskrcnn.images.pixels import PLANES_OF_IMAGES
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles, FitsImageError, assign_bands
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
 from lsst.meas.maskrcnn.ingest.read_images import read_images
@@ -60,7 +61,9 @@ def make_coadd(
     projection = SkyProjection.from_fits_wcs(
         header, TractFrame(skymap="sky", tract=3, bbox=box), x0=12000, y0=8000
     )
-    schema = MaskSchema([MaskPlane(name, name) for name in ("NO_DATA", "SATURATED", "COSMIC_RAY")])
+    schema = MaskSchema(
+        [MaskPlane(name, name) for name in ("NO_DATA", "SATURATED", "COSMIC_RAY", "INTERPOLATED")]
+    )
     mask = Mask(0, schema=schema, bbox=box)
     mask.set("SATURATED", np.indices((side, side))[0] == 3)
     pixels = np.random.default_rng(cells).normal(0.0, 2.0, (side, side)).astype(np.float32)
@@ -155,6 +158,25 @@ def test_backgrounds_and_realisations_of_the_noise(suffix, tmp_path):
         np.testing.assert_allclose(image.flux[0], expected, atol=0.02)
     np.testing.assert_allclose(stored.noise[0], coadd.noise_realizations[0].array, atol=0.1)
     assert read_images({"r": write(make_coadd(2), tmp_path / f"r2.{suffix}")}).noise is None
+
+
+@needs_images
+def test_cosmic_rays_of_single_visits_are_no_bad_pixels(tmp_path):
+    coadd = make_coadd(2)
+    column = np.indices((40, 40))[1] == 7
+    coadd.mask.set("COSMIC_RAY", column)
+    assert read_images({"r": write(coadd, tmp_path / "not.fits")}).bad[0, :, 7].all()
+    coadd.mask.set("INTERPOLATED", column)
+    image = read_images({"r": write(coadd, tmp_path / "r.fits")})
+    assert image.bad[0, 3].all() and image.bad.sum() == 40
+
+
+@needs_images
+def test_names_of_mask_planes():
+    from lsst.images import get_legacy_non_cell_coadd_mask_planes, get_legacy_visit_image_mask_planes
+
+    old = {**get_legacy_visit_image_mask_planes(), **get_legacy_non_cell_coadd_mask_planes()}
+    assert {plane.name: name for name, plane in old.items() if plane.name != name} == PLANES_OF_IMAGES
 
 
 @needs_images

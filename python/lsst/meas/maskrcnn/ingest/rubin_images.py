@@ -150,6 +150,8 @@ def _wcs_of(image: Any) -> tuple[WCS, list[str]]:
 def _plain_image(
     image: Any, name: str, background: str | None, pixel_scale: float, notes: list[str]
 ) -> PlainImage:
+    from lsst.images.cells import CellCoadd  # type: ignore[import-not-found,unused-ignore]
+
     if background is not None:
         try:
             subtract_background(image, background)
@@ -162,6 +164,9 @@ def _plain_image(
     for plane in image.mask.schema:
         if plane is not None:
             planes[PLANES_OF_IMAGES.get(plane.name, plane.name)] = image.mask.get(plane.name)
+    if isinstance(image, CellCoadd) and {"CR", "INTRP"} <= planes.keys():
+        # It is set where one of the visits had a cosmic ray, which was interpolated there.
+        planes["CR"] = planes["CR"] & ~planes["INTRP"]
     missing = ~np.isfinite(pixels) | ~np.isfinite(variance) | planes.get("NO_DATA", np.False_)
     pixels[missing] = variance[missing] = np.nan
     empty = variance[~missing]
