@@ -19,6 +19,7 @@ from lsst.afw.image import ExposureF, PhotoCalib
 from lsst.daf.butler import Butler
 from lsst.daf.butler.tests import addDatasetType
 from lsst.geom import Box2I, Extent2I, Point2D, Point2I
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.images.pixels import PLANES_OF_IMAGES
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles, FitsImageError, assign_bands
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
@@ -158,6 +159,20 @@ def test_backgrounds_and_realisations_of_the_noise(suffix, tmp_path):
         np.testing.assert_allclose(image.flux[0], expected, atol=0.02)
     np.testing.assert_allclose(stored.noise[0], coadd.noise_realizations[0].array, atol=0.1)
     assert read_images({"r": write(make_coadd(2), tmp_path / f"r2.{suffix}")}).noise is None
+
+
+@needs_images
+def test_command_chooses_the_background(tmp_path, capsys):
+    plain = make_coadd(3, missing=((1, 1),))
+    expected = plain.image.array.copy()
+    path = write(with_extras(plain), tmp_path / "r.fits")
+    command = [str(tmp_path / "repo"), "--band", f"r={path}", "--background"]
+    assert maskrcnn("ingest-fits", [*command, "narrow"]) != 0
+    assert "has no background 'narrow'; it has wide, none of it" in capsys.readouterr().err
+    assert maskrcnn("ingest-fits", [*command, "none"]) == 0
+    butler = Butler.from_config(str(tmp_path / "repo"))
+    (ref,) = butler.query_datasets("deepCoadd_calexp", collections="*", find_first=False)
+    np.testing.assert_allclose(butler.get(ref).image.array, expected, atol=0.02)
 
 
 @needs_images
