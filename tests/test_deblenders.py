@@ -61,7 +61,7 @@ def heavy_footprint(x: int, y: int, width: int, height: int, level: float) -> He
 
 def new_catalog(*flags: str) -> SourceCatalog:
     schema = SourceTable.makeMinimalSchema()
-    for name in ("deblend_nChild", "deblend_nPeaks"):
+    for name in ("deblend_nChild", "deblend_nPeaks", "deblend_iterations"):
         schema.addField(name, type=np.int32, doc=name)
     schema.addField("deblend_runtime", type=np.float32, doc="time", units="ms")
     for name in ("deblend_peak_center_x", "deblend_peak_center_y"):
@@ -153,8 +153,8 @@ def test_catalogue_of_leaves() -> None:
     assert len(nothing) == len(nothing.parents) == 0
 
 
-@pytest.mark.parametrize("inverted", [True, False])
-def test_parents_of_their_own(inverted: bool) -> None:
+@pytest.mark.parametrize(("inverted", "told"), [(True, True), (False, False), (True, None), (False, None)])
+def test_parents_of_their_own(inverted: bool, told: bool | None) -> None:
     """As scarlet has it: without models, one blend skipped, one failed, one without convergence."""
     catalog = new_catalog()
     add(catalog, 1, footprint=box_footprint(40, 20, 4, 5), deblend_peak_center_x=12041)
@@ -180,11 +180,14 @@ def test_parents_of_their_own(inverted: bool) -> None:
     add(parents, 4, n_peak=2, footprint=box_footprint(50, 30, 9, 9), deblend_failed=True)
     add(parents, 5, n_child=2, n_peak=2, footprint=box_footprint(3, 20, 14, 6), deblend_runtime=20.0)
     # A piece in which scarlet works is no parent of its own.
-    add(parents, 90, parent=2, n_child=1, footprint=box_footprint(3, 2, 5, 5))
+    add(parents, 90, parent=2, n_child=1, footprint=box_footprint(3, 2, 5, 5), deblend_iterations=20)
+    parents[5]["deblend_blendConvergenceFailedFlag"] = inverted
     parents[1]["deblend_blendConvergenceFailedFlag"] = inverted
     parents[4]["deblend_blendConvergenceFailedFlag"] = not inverted
+    # It ran to the limit.
+    parents[1]["deblend_iterations"], parents[4]["deblend_iterations"] = 40, 300
     images = field_images({"g": make_exposure("g")})
-    reader = CatalogReader("scarlet", catalog, parent_catalog=parents, convergence_inverted=inverted)
+    reader = CatalogReader("scarlet", catalog, parent_catalog=parents, convergence_inverted=told)
     field = reader.deblend(images)
     assert field.ids.tolist() == [1, 10, 11, 12, 13] and field.n_without_mask == 4
     assert field.x.tolist() == [12041.0, 12010.0, 12011.0, 12012.0, 12013.0]
@@ -227,9 +230,7 @@ def test_scarlet_data(shared_data: Path) -> None:
     heavy = SourceCatalog.readFits(str(folder / "deblended_r.fits"))
     exposure = ExposureF.readFits(str(folder / "exposure_r.fits"))
     factor = exposure.getPhotoCalib().getCalibrationMean()
-    reader = CatalogReader(
-        "scarlet", catalog, {"r": heavy}, parent_catalog=parents, convergence_inverted=True
-    )
+    reader = CatalogReader("scarlet", catalog, {"r": heavy}, parent_catalog=parents)
     field = reader.deblend(field_images({"r": exposure}))
     assert len(field) == 65 and len(field.parents) == 41 and field.n_without_mask == 0
     assert int(field.is_blend.sum()) == 14

@@ -242,3 +242,27 @@ def test_correlated_noise_is_in_the_errors() -> None:
         assert 0.85 < pulls.std() < 1.15
         if not blur:
             assert found.flux_errors.mean() == pytest.approx(2.0 * np.sqrt(np.pi) * SIGMA, rel=0.05)
+
+
+def test_realisations_of_the_noise_give_the_errors() -> None:
+    """They take the place of the pixels, and say the same of the noise that the pixels have."""
+    rng = np.random.default_rng(10)
+    places = np.stack(np.mgrid[:5, :5], axis=-1).reshape(-1, 2) * 40.0 + 25.0
+    arguments, _, sources = make(places, np.full(25, 300.0), (210, 210))
+    drawn = gaussian_filter(rng.normal(size=(4, 210, 210)), (0, 0.8, 0.8))
+    drawn /= drawn.std()
+    light = 300.0 * sum(gaussian((210, 210), y, x) for y, x in places)
+    arguments["flux"] = drawn[:2] + light
+    measured = fit(arguments, apart(places), sources).flux_errors
+    noise = drawn[2:].copy()
+    # Outside of the data there is none; a band without keeps its pixels.
+    noise[0, :5] = np.nan
+    found = fit({**arguments, "noise": noise}, apart(places), sources)
+    np.testing.assert_allclose(found.flux_errors.mean(axis=0), measured.mean(axis=0), rtol=0.08)
+    noise[0] *= 3.0
+    noise[1] = np.nan
+    larger = fit({**arguments, "noise": noise}, apart(places), sources).flux_errors
+    np.testing.assert_allclose(larger[:, 0], 3.0 * found.flux_errors[:, 0], rtol=1e-5)
+    np.testing.assert_allclose(larger[:, 1], measured[:, 1], rtol=1e-5)
+    with pytest.raises(ValueError, match="noise has shape"):
+        fit({**arguments, "noise": noise[:1]}, apart(places), sources)

@@ -7,7 +7,9 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
 import math
+import re
 import unittest
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +22,7 @@ from lsst.daf.butler import Config
 from lsst.daf.butler.tests import makeTestRepo
 from lsst.meas.maskrcnn.ingest.repo import SEED_CONFIG
 from lsst.meas.maskrcnn.tasks.compare import CompareDeblendersConfig
-from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig
+from lsst.meas.maskrcnn.tasks.deblend import MaskRcnnDeblendConfig, MaskRcnnDeblendConnections
 from lsst.meas.maskrcnn.tasks.evaluate import MaskRcnnEvaluateConfig
 from lsst.meas.maskrcnn.tasks.normalize import LuptonNormalizeConfig, ZScoreNormalizeConfig
 from lsst.meas.maskrcnn.tasks.simulate import SimulateScenesConfig
@@ -104,7 +106,8 @@ def test_train(tmp_path: Path, overrides: dict[str, str], inputs: set[str], outp
         "maskRcnn_truth": ({"skymap", "tract", "patch"}, "SourceCatalog"),
         "maskRcnnInitialModel": (set(), "MaskRcnnModel"),
     }
-    coadd = ({"skymap", "tract", "patch", "band"}, "ExposureF")
+    cells = "deep_coadd" in inputs and importlib.util.find_spec("lsst.images") is not None
+    coadd = ({"skymap", "tract", "patch", "band"}, "CellCoadd" if cells else "ExposureF")
     tester = PipelineStepTester(
         filename=str(PROJECT / "pipelines" / "MaskRcnnTrain.yaml"),
         step_suffixes=[""],
@@ -214,3 +217,18 @@ def test_no_number_is_negative_or_nan(kind):
                 setattr(parent, name.split(".")[-1], [value] * 3 if in_list else value)
                 config.validate()
                 pytest.fail(f"{name} = {value} is taken")
+
+
+@pytest.mark.parametrize("camera", ["LSSTCam", "LSSTComCam"])
+def test_names_of_the_data_releases(camera: str) -> None:
+    """Those of the page on deblending; no dataset keeps its old name."""
+    config = MaskRcnnDeblendConfig(doModelImages=True)
+    before = MaskRcnnDeblendConnections(config=config)
+    config.load(str(PROJECT / "config" / f"{camera}.py"))
+    after = MaskRcnnDeblendConnections(config=config)
+    kinds = [name for name in before.allConnections if getattr(before, name).name.startswith("deepCoadd_")]
+    names = {getattr(before, name).name: getattr(after, name).name for name in kinds}
+    page = (PROJECT / "doc" / "lsst.meas.maskrcnn" / "deblending.rst").read_text()
+    table = re.findall(r"^``(deepCoadd_\w+)`` +``(\w+)``$", page, re.MULTILINE)
+    assert dict(table) == {old: new for old, new in names.items() if not old.endswith("_schema")}
+    assert not any(new.startswith("deepCoadd") for new in names.values())

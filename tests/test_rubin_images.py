@@ -19,6 +19,8 @@ from lsst.afw.image import ExposureF, PhotoCalib
 from lsst.daf.butler import Butler
 from lsst.daf.butler.tests import addDatasetType
 from lsst.geom import Box2I, Extent2I, Point2D, Point2I
+from lsst.meas.maskrcnn.cli.main import main as maskrcnn
+from lsst.meas.maskrcnn.images.pixels import PLANES_OF_IMAGES
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles, FitsImageError, assign_bands
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
 from lsst.meas.maskrcnn.ingest.read_images import read_images
@@ -60,7 +62,9 @@ def make_coadd(
     projection = SkyProjection.from_fits_wcs(
         header, TractFrame(skymap="sky", tract=3, bbox=box), x0=12000, y0=8000
     )
-    schema = MaskSchema([MaskPlane(name, name) for name in ("NO_DATA", "SATURATED", "COSMIC_RAY")])
+    schema = MaskSchema(
+        [MaskPlane(name, name) for name in ("NO_DATA", "SATURATED", "COSMIC_RAY", "INTERPOLATED")]
+    )
     mask = Mask(0, schema=schema, bbox=box)
     mask.set("SATURATED", np.indices((side, side))[0] == 3)
     pixels = np.random.default_rng(cells).normal(0.0, 2.0, (side, side)).astype(np.float32)
@@ -79,6 +83,30 @@ def make_coadd(
         band=band,
         psf=CellPointSpreadFunction(kernels, bounds),
     )
+
+
+def with_extras(coadd: Any) -> Any:
+    """The same coadd with another background that is not subtracted, and noise three times as large."""
+    from lsst.images import Image
+    from lsst.images.cells import CellCoadd
+    from lsst.images.fields import ChebyshevField
+
+    rng = np.random.default_rng(99)
+    noise = rng.normal(0.0, 6.0, coadd.image.array.shape).astype(np.float32)
+    made = CellCoadd(
+        coadd.image,
+        mask=coadd.mask,
+        variance=coadd.variance,
+        noise_realizations=[Image(noise, bbox=coadd.bbox)],
+        band=coadd.band,
+        psf=coadd.psf,
+    )
+    made.backgrounds.add(
+        "wide", ChebyshevField(coadd.bbox, np.array([[20.0, 3.0], [1.0, 0.0]]), unit=coadd.unit)
+    )
+    made.apply_background("wide")
+    made.backgrounds.add("none of it", ChebyshevField(coadd.bbox, np.array([[0.0]]), unit=coadd.unit))
+    return made
 
 
 def write(coadd: Any, path: Path) -> Path:
@@ -114,6 +142,56 @@ def test_cells_that_are_missing_have_no_data_and_the_usual_psf(tmp_path):
     inside, beside = image.psf_image(0, 30.0, 30.0), image.psf_image(0, 30.0, 10.0)
     assert np.isfinite(inside).all() and inside.sum() == pytest.approx(1.0)
     np.testing.assert_allclose(beside, gaussian(3.0), atol=1e-6)
+
+
+@needs_images
+@pytest.mark.parametrize("suffix", ["fits", "json"])
+def test_backgrounds_and_realisations_of_the_noise(suffix, tmp_path):
+    plain = make_coadd(3, missing=((1, 1),))
+    expected = plain.image.array.copy()
+    coadd = with_extras(plain)
+    path = write(coadd, tmp_path / f"r.{suffix}")
+    wide = coadd.backgrounds["wide"].field.render(coadd.bbox).array
+    stored = read_images({"r": path})
+    np.testing.assert_allclose(stored.flux[0], expected - wide, atol=0.02)
+    for name in ("none", "none of it"):
+        image = read_images({"r": path}, FitsOptions(background=name))
+        np.testing.assert_allclose(image.flux[0], expected, atol=0.02)
+    np.testing.assert_allclose(stored.noise[0], coadd.noise_realizations[0].array, atol=0.1)
+    assert read_images({"r": write(make_coadd(2), tmp_path / f"r2.{suffix}")}).noise is None
+
+
+@needs_images
+def test_command_chooses_the_background(tmp_path, capsys):
+    plain = make_coadd(3, missing=((1, 1),))
+    expected = plain.image.array.copy()
+    path = write(with_extras(plain), tmp_path / "r.fits")
+    command = [str(tmp_path / "repo"), "--band", f"r={path}", "--background"]
+    assert maskrcnn("ingest-fits", [*command, "narrow"]) != 0
+    assert "has no background 'narrow'; it has wide, none of it" in capsys.readouterr().err
+    assert maskrcnn("ingest-fits", [*command, "none"]) == 0
+    butler = Butler.from_config(str(tmp_path / "repo"))
+    (ref,) = butler.query_datasets("deepCoadd_calexp", collections="*", find_first=False)
+    np.testing.assert_allclose(butler.get(ref).image.array, expected, atol=0.02)
+
+
+@needs_images
+def test_cosmic_rays_of_single_visits_are_no_bad_pixels(tmp_path):
+    coadd = make_coadd(2)
+    column = np.indices((40, 40))[1] == 7
+    coadd.mask.set("COSMIC_RAY", column)
+    assert read_images({"r": write(coadd, tmp_path / "not.fits")}).bad[0, :, 7].all()
+    coadd.mask.set("INTERPOLATED", column)
+    image = read_images({"r": write(coadd, tmp_path / "r.fits")})
+    assert image.bad[0, 3].all() and image.bad.sum() == 40
+
+
+@needs_images
+def test_names_of_mask_planes():
+    from lsst.images import get_legacy_non_cell_coadd_mask_planes, get_legacy_visit_image_mask_planes
+
+    old = {**get_legacy_visit_image_mask_planes(), **get_legacy_non_cell_coadd_mask_planes()}
+    assert {plane.name: name for name, plane in old.items() if plane.name != name} == PLANES_OF_IMAGES
 
 
 @needs_images
@@ -194,15 +272,13 @@ def sky_with_sources(band: str) -> Any:
     return coadd
 
 
-@needs_images
-def test_the_task_takes_cell_coadds_from_a_butler(tmp_path: Path) -> None:
-    """The sources are those of an ExposureF of the same pixels, to the bit."""
-    create_repo(tmp_path / "repo")
-    coadds = {band: sky_with_sources(band) for band in "grz"}
+def run_task(root: Path, coadds: dict[str, Any], **settings: Any) -> tuple[Any, Any, Any]:
+    """Put coadds into a repository and run the task on them: its config, the Butler, the data id."""
+    create_repo(root)
     wcs = coadds["g"].to_legacy().getWcs()
     box = Box2I(Point2I(12000, 8000), Extent2I(160, 160))
     patch = {"skymap": "sky", "tract": 0, "patch": 3}
-    butler = Butler.from_config(str(tmp_path / "repo"), run="coadds")
+    butler = Butler.from_config(str(root), run="coadds")
     register_patches(butler, "sky", [PatchGeometry(0, 3, wcs, box, (3, 0))], coadds, instrument="cam")
     addDatasetType(butler, "deep_coadd", {*patch, "band"}, "CellCoadd")
     for band, coadd in coadds.items():
@@ -210,12 +286,40 @@ def test_the_task_takes_cell_coadds_from_a_butler(tmp_path: Path) -> None:
     config = MaskRcnnDeblendConfig()
     config.load(str(PROJECT / "config" / "LSSTCam.py"))
     config.model_uri = str(default_model_path())
-    butler = SimplePipelineExecutor.prep_butler(str(tmp_path / "repo"), ["coadds"], "out")
+    config.update(**settings)
+    butler = SimplePipelineExecutor.prep_butler(str(root), ["coadds"], "out")
     SimplePipelineExecutor.from_task_class(MaskRcnnDeblendTask, config, butler=butler).run(
         register_dataset_types=True
     )
+    return config, butler, patch
+
+
+@needs_images
+def test_the_task_takes_backgrounds_and_noise_of_cell_coadds(tmp_path: Path) -> None:
+    coadds = {band: sky_with_sources(band) for band in "grz"}
+    _, butler, patch = run_task(tmp_path / "a", coadds)
+    plain = butler.get("object_maskrcnn_patch", patch)
+    coadds = {band: with_extras(coadd) for band, coadd in coadds.items()}
+    settings = {"background": "none", "noise_realizations": True}
+    _, butler, patch = run_task(tmp_path / "b", coadds, **settings)
+    found = butler.get("object_maskrcnn_patch", patch)
+    assert len(found) == len(plain) >= 4
+    np.testing.assert_allclose(found["r_psfFlux"], plain["r_psfFlux"], rtol=1e-3)
+    # The realisation has three times the noise of the pixels.
+    ratio = np.asarray(found["r_sersicFluxErr"]) / np.asarray(plain["r_sersicFluxErr"])
+    np.testing.assert_allclose(ratio, 3.0, rtol=0.15)
+    with pytest.raises(ValueError, match="has no background 'narrow'; it has wide, none of it"):
+        run_task(tmp_path / "c", coadds, background="narrow")
+
+
+@needs_images
+def test_the_task_takes_cell_coadds_from_a_butler(tmp_path: Path) -> None:
+    """The sources are those of an ExposureF of the same pixels, to the bit."""
+    coadds = {band: sky_with_sources(band) for band in "grz"}
+    config, butler, patch = run_task(tmp_path / "repo", coadds)
     found = butler.get("object_maskrcnn_patch", patch)
 
+    wcs, box = coadds["g"].to_legacy().getWcs(), Box2I(Point2I(12000, 8000), Extent2I(160, 160))
     task = MaskRcnnDeblendTask(config=config)
     exposures = {}
     for band in coadds:

@@ -156,6 +156,12 @@ def test_box2d_is_half_open():
     assert box.contains(Point2D(4, 5))
 
 
+def test_box2d_without_end() -> None:
+    box = Box2D.makeCenteredBox(Point2D(0.0, 0.0), Extent2D(4.0, math.inf))
+    assert not box.isEmpty() and box.getMin() == Point2D(-2.0, -math.inf)
+    assert math.isnan(box.getMaxY()) and math.isnan(box.getCenterY())
+
+
 def test_angles():
     assert str(1 * degrees) == "0.0174533 rad"
     assert float(1 * degrees) == 0.017453292519943295

@@ -437,8 +437,9 @@ class Box2D:
         high = tuple(b) if isinstance(b, Point2D) else (a.x + b.x, a.y + b.y)
         if any(p == q or (p > q and not invert) for p, q in zip(low, high, strict=True)):
             return
-        self._min = (min(low[0], high[0]), min(low[1], high[1]))
-        self._max = (max(low[0], high[0]), max(low[1], high[1]))
+        # Not by min and max, which would take a NaN for the other limit.
+        limits = [(q, p) if p > q else (p, q) for p, q in zip(low, high, strict=True)]
+        self._min, self._max = zip(*limits)
 
     @classmethod
     def _of(cls, x0: float, y0: float, x1: float, y1: float) -> Box2D:

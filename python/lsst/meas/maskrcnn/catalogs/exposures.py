@@ -248,6 +248,7 @@ def to_multiband_image(
     bad_planes: Sequence[str] = ("BAD", "CR", "NO_DATA", "SAT"),
     saturated_planes: Sequence[str] = ("SAT",),
     max_wcs_offset: float = 0.1,
+    noise: Mapping[str, npt.NDArray[np.float32]] | None = None,
 ) -> MultibandImage:
     """Put the exposures of one patch together.
 
@@ -262,6 +263,8 @@ def to_multiband_image(
         and that are saturated.
     max_wcs_offset : `float`, optional
         As in `check_exposures`.
+    noise : `~collections.abc.Mapping` [`str`, `numpy.ndarray`], optional
+        By band, a realisation of the noise, (y, x), nJy.
 
     Returns
     -------
@@ -290,6 +293,9 @@ def to_multiband_image(
     if unknown_planes := undefined_planes([exposure.mask for exposure in listed], named):
         warn_of_planes(unknown_planes)
 
+    nothing = np.broadcast_to(np.float32(np.nan), shape[1:])
+    realizations = np.stack([noise.get(band, nothing) for band in exposures]) if noise else None
+
     def pixels(planes: Sequence[str]) -> npt.NDArray[np.bool_]:
         return np.stack([flagged_pixels(exposure, planes) for exposure in listed])
 
@@ -305,6 +311,7 @@ def to_multiband_image(
         psf_fwhm=psf_fwhm(exposures),
         wcs=_ArrayWcs(wcs, box.getMinX(), box.getMinY()),
         calibrated=[band not in instrumental for band in exposures],
+        noise=realizations,
     )
 
 

@@ -219,6 +219,7 @@ def fits_options(
         mesh_size=arguments.sky_mesh,
         rescale=arguments.rescale,
         resample=arguments.resample,
+        background=arguments.background,
     )
 
 

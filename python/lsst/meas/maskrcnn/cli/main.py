@@ -122,6 +122,11 @@ _FITS = _together(
     ),
     click.option("--rescale", is_flag=True, help="scale given variances to the noise in the sky"),
     click.option("--resample", is_flag=True, help="bring all bands to the pixel grid of the first one"),
+    click.option(
+        "--background",
+        metavar="NAME",
+        help="background to subtract of those that a CellCoadd carries, in place of the stored one, or none",
+    ),
 )
 
 _TRACT = click.option("--tract", type=int, default=0, help="of the first field; each has its own")

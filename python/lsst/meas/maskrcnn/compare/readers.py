@@ -102,9 +102,10 @@ ScarletModels`, optional
     parent_statistics : `astropy.table.Table`, optional
         Residuals ``<band>_chi2`` of parents by ``id``, as the task of this
         package stores them.
-    convergence_inverted : `bool`
+    convergence_inverted : `bool`, optional
         Whether ``deblend_blendConvergenceFailedFlag`` is set where a blend
-        did converge, as scarlet's task did until 2026.
+        did converge, as scarlet's task did until 2026. By default
+        ``deblend_iterations`` tell it.
     seconds : `float`
         Time that the deblender took, if it is known.
     """
@@ -115,7 +116,7 @@ ScarletModels`, optional
     scarlet_models: ScarletModels | None = None
     parent_catalog: SourceCatalog | None = None
     parent_statistics: Table | None = None
-    convergence_inverted: bool = False
+    convergence_inverted: bool | None = None
     seconds: float = float("nan")
 
     def _get_sources(self, images: FieldImages) -> DeblendedField:
@@ -312,7 +313,7 @@ def _read_models(
     return models
 
 
-def _parent_table(catalog: SourceCatalog, inverted: bool) -> np.ndarray:
+def _parent_table(catalog: SourceCatalog, inverted: bool | None) -> np.ndarray:
     """The records of a catalogue as parents."""
     table = np.zeros(len(catalog), dtype=PARENT_DTYPE)
     table["id"] = _column(catalog, "id")
@@ -328,9 +329,23 @@ def _parent_table(catalog: SourceCatalog, inverted: bool) -> np.ndarray:
     table["failed"] = _column(catalog, "deblend_failed").astype(bool)
     failed_flag = "deblend_blendConvergenceFailedFlag"
     if failed_flag in catalog.schema.getNames():
-        is_set = _column(catalog, failed_flag).astype(bool)
-        table["not_converged"] = (table["n_child"] > 0) & (is_set != inverted)
+        deblended, is_set = table["n_child"] > 0, _column(catalog, failed_flag).astype(bool)
+        if inverted is None:
+            inverted = _set_where_converged(
+                is_set[deblended], _column(catalog, "deblend_iterations", 0)[deblended]
+            )
+        table["not_converged"] = deblended & (is_set != inverted)
     return table
+
+
+def _set_where_converged(is_set: np.ndarray, iterations: np.ndarray) -> bool:
+    """Tell whether the flag of blends that did not converge is set on those that did.
+
+    Those that did not have run to the limit: all for the same number of iterations, which is the largest.
+    """
+    if is_set.all() or not is_set.any():
+        return bool(is_set.any() and np.ptp(iterations) > 0)
+    return bool(np.median(iterations[is_set]) < np.median(iterations[~is_set]))
 
 
 def _set_chi2(parents: np.ndarray, statistics: Table) -> None:

@@ -60,6 +60,10 @@ class MultibandImage:
     wcs : object, optional
         Takes pixels to the sky: a WCS of astropy, or anything with
         ``pixelToSkyArray(x, y, degrees=True)``.
+    noise : `numpy.ndarray`, optional
+        A realisation of the noise of ``flux``, float32, (band, y, x), nJy, NaN
+        where there is none. Errors of fitted fluxes take their scale and
+        the correlation of neighbours from it; by default from the pixels.
     calibrated : array_like
         Whether ``flux`` is in nJy, bool, (band,) or one for all. Where it is not
         (no zero point), the ratios of the bands still count, but not how deep the
@@ -91,6 +95,7 @@ class MultibandImage:
     psf_fwhm: npt.ArrayLike | None = None
     wcs: Any = None
     calibrated: npt.ArrayLike = True
+    noise: FloatArray | None = None
 
     def __post_init__(self) -> None:
         self.flux = np.asarray(self.flux, np.float32)
@@ -108,6 +113,10 @@ class MultibandImage:
             self.variance = np.asarray(self.variance, np.float32)
             if self.variance.shape != self.flux.shape:
                 raise ValueError(f"variance has shape {self.variance.shape}, but flux has {self.flux.shape}")
+        if self.noise is not None:
+            self.noise = np.asarray(self.noise, np.float32)
+            if self.noise.shape != self.flux.shape:
+                raise ValueError(f"noise has shape {self.noise.shape}, but flux has {self.flux.shape}")
         self.saturated, bad = self._check_mask("saturated"), self._check_mask("bad")
         self.bad = bad | self.saturated if (self.saturated > bad).any() else bad
         self.usable = usable_pixels(self.flux, self.variance, self._check_mask("usable"))
@@ -232,7 +241,7 @@ class MultibandImage:
             psf = [psf[number] for number in index]
         chosen: dict[str, Any] = {
             name: None if getattr(self, name) is None else np.asarray(getattr(self, name))[index]
-            for name in ("flux", "variance", "usable", "saturated", "bad", "psf_fwhm", "calibrated")
+            for name in ("flux", "variance", "usable", "saturated", "bad", "psf_fwhm", "calibrated", "noise")
         }
         return dataclasses.replace(self, bands=bands, psf=psf, **chosen)
 
@@ -246,7 +255,7 @@ class MultibandImage:
         """
         image = copy.copy(self)
         image.flux = np.broadcast_to(np.float32(np.nan), self.flux.shape)
-        image.variance = None
+        image.variance = image.noise = None
         image.usable = image.bad = image.saturated = np.broadcast_to(np.bool_(False), self.flux.shape)
         return image
 

@@ -134,15 +134,27 @@ class _Middle:
     variances: list[npt.NDArray[np.float32]]
     """By band, (y, x)."""
     good: npt.NDArray[np.bool_]
+    noise: list[npt.NDArray[np.float32] | None]
+    """Realisations of the noise by band, (y, x), where there are any."""
 
     def factors(self, fit: ProfileFit, psfs: Sequence[PsfMixture]) -> npt.NDArray[np.float64]:
-        """Measure what `_noise_factors` tells of the pixels, from which the models are subtracted."""
+        """Measure what `_noise_factors` tells of the pixels, from which the models are subtracted.
+
+        A realisation of the noise takes the place of the pixels.
+        """
         self.pixels[~self.good] = 0.0
         for y0, x0, pixels in fit.windows:
             add_stamp(self.pixels, y0 - self.y0, x0 - self.x0, pixels, -1.0)
-        for plane, variance, good in zip(self.pixels, self.variances, self.good, strict=True):
-            plane /= np.sqrt(np.where(good, variance, np.float32(1.0)))
-        return _noise_factors(self.pixels, self.good, psfs)
+        scale = np.ones(len(self.pixels))
+        for row, (plane, variance) in enumerate(zip(self.pixels, self.variances, strict=True)):
+            if (noise := self.noise[row]) is not None:
+                drawn = self.good[row] & np.isfinite(noise) & (noise != 0)
+                if np.count_nonzero(drawn) >= _LEAST_PIXELS:
+                    plane[:], self.good[row] = np.where(drawn, noise, np.float32(0.0)), drawn
+                    # As there is no source in it, it may be far from the variance.
+                    scale[row] = np.mean(np.square(plane[drawn]) / variance[drawn], dtype=float)
+            plane /= np.sqrt(np.where(self.good[row], variance * np.float32(scale[row]), np.float32(1.0)))
+        return scale * _noise_factors(self.pixels, self.good, psfs)
 
 
 def _fit_input(
@@ -175,11 +187,9 @@ def _fit_input(
         error = _MODEL_ERROR * np.maximum(pixels[use], 0.0)
         weight[row][use] = 1.0 / (variances[band][use] + error**2)
     corner = part[0].start, part[1].start
-    return (
-        flux,
-        weight,
-        _Middle(*corner, flux[:, *part].copy(), [variances[band][part] for band in order], good),
-    )
+    variance = [variances[band][part] for band in order]
+    noise = [None if image.noise is None else image.noise[band][part] for band in order]
+    return flux, weight, _Middle(*corner, flux[:, *part].copy(), variance, good, noise)
 
 
 def _large_windows(sources: FitSources, shape: tuple[int, int], scale: float = 1.0) -> npt.NDArray[np.bool_]:

@@ -12,7 +12,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.ndimage import find_objects
 
-PLANES_OF_IMAGES = {"INTERPOLATED": "INTRP", "COSMIC_RAY": "CR", "SATURATED": "SAT", "DETECTION_EDGE": "EDGE"}
+PLANES_OF_IMAGES = {
+    "INTERPOLATED": "INTRP",
+    "COSMIC_RAY": "CR",
+    "SATURATED": "SAT",
+    "DETECTION_EDGE": "EDGE",
+    "UNMASKED_NAN": "UNMASKEDNAN",
+}
 """Mask planes whose names in ``lsst.images`` and in ``lsst.afw.image`` differ."""
 
 

@@ -166,6 +166,9 @@ class PlainImage:
     calibrated: bool = True
     """Whether the zero point is known; else fluxes are in counts."""
 
+    noise: FloatArray | None = None
+    """A realisation of the noise (y, x), nJy, where the file has one."""
+
 
 @dataclass(frozen=True)
 class FitsField:

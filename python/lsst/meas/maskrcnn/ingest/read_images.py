@@ -10,7 +10,7 @@ __all__ = ["read_images"]
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from ..deblend.image import MultibandImage
 from .fits_files import BandFiles, FitsImageError
-from .fits_images import FitsField, FitsOptions, read_field
+from .fits_images import FitsField, FitsOptions, PlainImage, read_field
 
 _LOG = logging.getLogger(__name__)
 # As of exposures, see `~lsst.meas.maskrcnn.catalogs.exposures.to_multiband_image`.
@@ -116,4 +116,13 @@ def _from_plain_images(field: FitsField) -> MultibandImage:
         psf=psf,
         wcs=field.wcs,
         calibrated=[image.calibrated for image in images],
+        noise=_noise(images, field.shape),
     )
+
+
+def _noise(images: Sequence[PlainImage], shape: tuple[int, int]) -> npt.NDArray[np.float32] | None:
+    """Realisations of the noise, (band, y, x), NaN in bands without; `None` if no band has one."""
+    if all(image.noise is None for image in images):
+        return None
+    nothing = np.broadcast_to(np.float32(np.nan), shape)
+    return np.stack([nothing if image.noise is None else image.noise.astype(np.float32) for image in images])

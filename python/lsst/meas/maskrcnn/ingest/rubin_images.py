@@ -19,6 +19,7 @@ import numpy.typing as npt
 from astropy.units import nJy
 from astropy.wcs import WCS
 
+from ..catalogs.cell_coadds import noise_realization, subtract_background
 from ..deblend.image import gaussian_fwhm
 from ..images.files import one_line
 from ..images.pixels import PLANES_OF_IMAGES
@@ -149,13 +150,13 @@ def _wcs_of(image: Any) -> tuple[WCS, list[str]]:
 def _plain_image(
     image: Any, name: str, background: str | None, pixel_scale: float, notes: list[str]
 ) -> PlainImage:
-    names = list(getattr(image, "backgrounds", None) or [])
+    from lsst.images.cells import CellCoadd  # type: ignore[import-not-found,unused-ignore]
+
     if background is not None:
-        if background != "none" and background not in names:
-            there = ", ".join(names) or "none"
-            raise FitsImageError(f"{name} has no background {background!r}; it has {there}.")
-        if names:
-            image.apply_background(None if background == "none" else background)
+        try:
+            subtract_background(image, background)
+        except ValueError as error:
+            raise FitsImageError(f"{name} {error}.") from error
     factor = image.unit.to(nJy)
     pixels = image.image.array.astype(float) * factor
     variance = image.variance.array.astype(float) * factor**2
@@ -163,6 +164,9 @@ def _plain_image(
     for plane in image.mask.schema:
         if plane is not None:
             planes[PLANES_OF_IMAGES.get(plane.name, plane.name)] = image.mask.get(plane.name)
+    if isinstance(image, CellCoadd) and {"CR", "INTRP"} <= planes.keys():
+        # It is set where one of the visits had a cosmic ray, which was interpolated there.
+        planes["CR"] = planes["CR"] & ~planes["INTRP"]
     missing = ~np.isfinite(pixels) | ~np.isfinite(variance) | planes.get("NO_DATA", np.False_)
     pixels[missing] = variance[missing] = np.nan
     empty = variance[~missing]
@@ -176,7 +180,8 @@ def _plain_image(
         + (f"{fwhm:.2f} arcsec" if psf is not None else "not known")
         + (f", background {subtracted.name} subtracted." if subtracted is not None else ".")
     )
-    return PlainImage(pixels, variance, planes, 1.0, sigma, fwhm, psf, local_psf)
+    noise = noise_realization(image)
+    return PlainImage(pixels, variance, planes, 1.0, sigma, fwhm, psf, local_psf, noise=noise)
 
 
 class _CellPsf:

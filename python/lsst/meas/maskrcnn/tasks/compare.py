@@ -180,8 +180,10 @@ class CompareDeblendersConfig(
     do_plots = pexConfig.Field[bool](doc="Draw plots?", default=True)
     convergence_inverted = pexConfig.Field[bool](
         doc="Is deblend_blendConvergenceFailedFlag of the second set where a blend did converge, as in "
-        "repositories written before DM-54841 (2026)?",
-        default=False,
+        "repositories written before DM-54841 (2026)? None tells it by deblend_iterations; most are "
+        "where a blend did not converge.",
+        default=None,
+        optional=True,
     )
     bad_mask_planes = pexConfig.ListField[str](
         doc="Mask planes of pixels that count neither for residuals nor for baselines.",

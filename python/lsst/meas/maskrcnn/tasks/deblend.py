@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 import lsst.pex.config as pexConfig
@@ -26,11 +27,12 @@ import lsst.skymap
 from lsst.afw.geom import SkyWcs
 from lsst.afw.image import ExposureF, ImageF
 from lsst.afw.table import SourceCatalog
-from lsst.daf.butler import DataCoordinate
+from lsst.daf.butler import DataCoordinate, DeferredDatasetHandle
 from lsst.meas.base import IdGenerator, SkyMapIdGeneratorConfig
 from lsst.resources import ResourcePath
 from lsst.utils.logging import PeriodicLogger
 
+from ..catalogs.cell_coadds import read_cell_coadd
 from ..catalogs.deblend_columns import (
     PRIMARY_FIELDS,
     ParentFluxes,
@@ -216,6 +218,18 @@ class MaskRcnnDeblendConfig(
         "joined to one source.",
         default=["SAT"],
     )
+    background = pexConfig.Field[str](
+        doc="Background to subtract of those that cell coadds carry: its name, or 'none'; None leaves the "
+        "one that is subtracted. The coadds must be of storage class CellCoadd.",
+        default=None,
+        optional=True,
+    )
+    noise_realizations = pexConfig.Field[bool](
+        doc="Take the scale and the correlation of the noise, for the errors of fitted fluxes, from the "
+        "noise realisations of cell coadds, not from the pixels? The coadds must be of storage class "
+        "CellCoadd.",
+        default=False,
+    )
     max_wcs_offset = pexConfig.RangeField(
         dtype=float,
         doc="Largest distance of one sky position on the grids of two bands (pixels).",
@@ -308,13 +322,15 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             raise
         with warnings.catch_warnings():
             warnings.filterwarnings("error", _OTHER_BAND)
-            exposures = {band: butlerQC.get(refs[band]).get() for band in bands}
+            exposures, noise = self._read_exposures({band: butlerQC.get(refs[band]) for band in bands})
         idGenerator = self.config.idGenerator.apply(butlerQC.quantum.dataId)
         skyInfo = self._read_sky_map(butlerQC, inputRefs)
         n_threads = torch.get_num_threads()
         torch.set_num_threads(butlerQC.resources.num_cores)
         try:
-            outputs = self.run(exposures=exposures, model=model, idGenerator=idGenerator, skyInfo=skyInfo)
+            outputs = self.run(
+                exposures=exposures, model=model, idGenerator=idGenerator, skyInfo=skyInfo, noise=noise
+            )
         finally:
             torch.set_num_threads(n_threads)
         butlerQC.put(outputs.catalog, outputRefs.catalog)
@@ -338,6 +354,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         model: MaskRcnnModel,
         idGenerator: IdGenerator | None = None,
         skyInfo: pipeBase.Struct | None = None,
+        noise: Mapping[str, npt.NDArray[np.float32]] | None = None,
     ) -> pipeBase.Struct:
         """Find, classify, deblend and measure sources.
 
@@ -354,6 +371,8 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         skyInfo : `lsst.pipe.base.Struct`, optional
             ``skyMap``, ``tractInfo`` and ``patchInfo``, by which
             ``detect_isPrimary`` of the object table considers inner regions.
+        noise : `~collections.abc.Mapping` [`str`, `numpy.ndarray`], optional
+            Realisations of the noise by the data's name of the band, (y, x), nJy.
 
         Returns
         -------
@@ -387,7 +406,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         idGenerator = idGenerator or IdGenerator()
         chosen = {band: exposures[band] for band in choose_bands(self.config, exposures, model.metadata)}
         reference = choose_reference(self.config, list(chosen), model.metadata)
-        sources = self._find_sources(chosen, model)
+        sources = self._find_sources(chosen, model, noise)
         self._record(sources, model.metadata, list(chosen), reference, idGenerator)
         objects, models = make_object_table(sources), self._draw_models(sources, chosen)
         # The catalogues take theirs from the exposures.
@@ -417,6 +436,17 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
         """
         with ResourcePath(uri, forceDirectory=False).as_local() as local:
             return read_model(local.ospath)
+
+    def _read_exposures(
+        self, handles: Mapping[str, DeferredDatasetHandle]
+    ) -> tuple[dict[str, ExposureF], dict[str, npt.NDArray[np.float32]]]:
+        """Read exposures and realisations of their noise, by band."""
+        if self.config.background is None and not self.config.noise_realizations:
+            return {band: handle.get() for band, handle in handles.items()}, {}
+        coadds = {band: read_cell_coadd(handle, self.config.background) for band, handle in handles.items()}
+        use = self.config.noise_realizations
+        noise = {band: noise for band, (_, noise) in coadds.items() if use and noise is not None}
+        return {band: exposure for band, (exposure, _) in coadds.items()}, noise
 
     def _read_sky_map(
         self, butlerQC: pipeBase.QuantumContext, inputRefs: pipeBase.InputQuantizedConnection
@@ -476,7 +506,12 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             return {}
         return {band: model_image(sources, exposures[band], row) for row, band in enumerate(exposures)}
 
-    def _find_sources(self, exposures: Mapping[str, ExposureF], model: MaskRcnnModel) -> SourceList:
+    def _find_sources(
+        self,
+        exposures: Mapping[str, ExposureF],
+        model: MaskRcnnModel,
+        noise: Mapping[str, npt.NDArray[np.float32]] | None,
+    ) -> SourceList:
         """Run the engine."""
         settings = DeblendSettings(self.config.detection.settings(), self.config.shares.settings())
         try:
@@ -490,6 +525,7 @@ class MaskRcnnDeblendTask(pipeBase.PipelineTask):
             bad_planes=self.config.bad_planes,
             saturated_planes=self.config.saturated_planes,
             max_wcs_offset=self.config.max_wcs_offset,
+            noise=noise,
         )
         periodic = PeriodicLogger(self.log)
 
