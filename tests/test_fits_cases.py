@@ -409,7 +409,7 @@ def test_names_of_extensions(tmp_path, field, names, types):
     flags = np.zeros(SHAPE, np.int16)
     flags[:, :24] = 1
     noisy = np.where(flags == 1, 1e4, field["r"]).astype(np.float32)
-    variance = np.full(SHAPE, (1.5 * SIGMA["r"]) ** 2, np.float32)
+    variance = np.full(SHAPE, (1.3 * SIGMA["r"]) ** 2, np.float32)
     values = noisy, flags, 1.0 / variance if "WGT" in names else variance
     hdus: list = [fits.PrimaryHDU(np.zeros((14, 18), np.uint8), fits.Header({"FILTER": "r"}))]
     for number, pixels in enumerate(values):
@@ -419,7 +419,7 @@ def test_names_of_extensions(tmp_path, field, names, types):
     fits.HDUList(hdus).writeto(tmp_path / "r.fits")
     result = read({"r": tmp_path / "r.fits"})
     assert result.shape == SHAPE
-    assert noise(result) == pytest.approx(1.5 * SIGMA["r"], rel=1e-3)
+    assert noise(result) == pytest.approx(1.3 * SIGMA["r"], rel=1e-3)
     assert (
         result.images["r"].planes["BAD"][:, :24].all() and not result.images["r"].planes["BAD"][:, 24:].any()
     )

@@ -38,7 +38,7 @@ _COMPANIONS = {
     + ("RMSE", "STDDEVUNCERTAINTY"),
     "weight": ("WHT", "WGT", "WT", "WEIGHT", "IVAR", "IVM", "INVVAR", "INVMSE", "INVERSEVARIANCE")
     + ("CONF", "CONFIDENCE"),
-    "mask": ("DQ", "MASK", "MSK", "BITMASK", "FLAG", "QUAL", "QUALITY", "DATAQUALITY", "BPM", "BADPIX")
+    "mask": ("DQ", "MASK", "MSK", "BITMASK", "FLAG", "FLG", "QUAL", "QUALITY", "DATAQUALITY", "BPM", "BADPIX")
     + ("BADPIXEL", "DQMASK"),
     "psf": ("PSF",),
 }
@@ -120,8 +120,9 @@ class FitsContent:
     notes: tuple[str, ...] = ()
     """What was assumed or left out."""
 
-    def variance(self, files: BandFiles) -> tuple[FloatArray | None, str, bool]:
-        """Return the variance (y, x), counts^2, where it is from, and whether it is relative.
+    def variance(self, files: BandFiles) -> tuple[FloatArray | None, str, bool | None]:
+        """Return the variance (y, x), counts^2, where it is from, and whether it is relative; `None` if only
+        the noise can tell.
 
         It is NaN where there is no data, and `None` if it is not known or says nothing.
         """
@@ -140,18 +141,19 @@ class FitsContent:
         result = np.full(self.pixels.shape, np.nan)
         result[usable] = values[usable] ** {"variance": 1, "rms": 2, "weight": -1}[kind]
         result[result > _MOST_SPREAD * np.median(result[usable])] = np.nan
-        return result, source, kind == "weight" and self._is_relative(values[usable])
+        return result, source, self._is_relative(values[usable], source) if kind == "weight" else False
 
-    def _is_relative(self, weights: FloatArray) -> bool:
-        """Whether weights are confidences, numbers of images or exposure times, not inverse variances."""
+    def _is_relative(self, weights: FloatArray, source: str) -> bool | None:
+        """Whether weights are confidences, numbers of images or exposure times; not so by some names."""
         if (weights < _LARGEST_COUNT).all() and (weights == np.rint(weights)).all():
             return True
         # As in drizzled images of Hubble.
         exposure, unit = number_of(self.header, "EXPTIME"), str(self.header.get("BUNIT", "")).lower()
-        if self.header.get("TELESCOP") != "HST" or not exposure or not re.search(PER_SECOND, unit):
-            return False
-        least, most = _SHARES_OF_EXPOSURE
-        return bool(least < np.median(weights) / exposure < most)
+        if self.header.get("TELESCOP") == "HST" and exposure and re.search(PER_SECOND, unit):
+            least, most = _SHARES_OF_EXPOSURE
+            if least < np.median(weights) / exposure < most:
+                return True
+        return False if re.search(r"iv(ar|m)|inv(var|mse)|inverse", source.lower()) else None
 
     def flags(self, files: BandFiles) -> tuple[npt.NDArray[np.int64], fits.Header, str]:
         """Return the values of the mask image (y, x), its header and its name; zeros without one."""
@@ -379,16 +381,19 @@ def _label(hdus: fits.HDUList, entry: fits.hdu.base._BaseHDU) -> str:
 def _kind_of(entry: fits.hdu.base._BaseHDU, band: str | None, image: str = "") -> str:
     """What an HDU is by its type, or its name without the band's: image, a key of `_COMPANIONS`, or empty.
 
-    Names may also be that of the image but for the last word, as NIR_Y_RMS beside NIR_Y_FLUX.
+    Beside an image, names may also be that of the image but for the last word, as NIR_Y_RMS beside
+    NIR_Y_FLUX; without one, the last word tells what is no image.
     """
+    own = re.split(r"[-_ .]+", image.upper())[:-1]
     for key in ("HDUCLAS3", "UTYPE", "EXTNAME", "EXTTYPE"):
         words = re.split(r"[-_ .]+", str(entry.header.get(key, "")).strip().upper())
-        if len(words) > 2 and words[:-1] == re.split(r"[-_ .]+", image.upper())[:-1]:
-            words = words[-1:]
-        name = "".join(word for word in words if band is None or word != band.upper()).removesuffix("MAP")
-        for kind, group in {"image": _IMAGE_NAMES, **_COMPANIONS}.items():
-            if name in group or name.removesuffix("S") in group:
-                return kind
+        names = ["".join(word for word in words if band is None or word != band.upper())]
+        if len(words) > 1 and (not image or words[:-1] == own):
+            names.append(words[-1])
+        for name, groups in zip(names, ({"image": _IMAGE_NAMES, **_COMPANIONS}, _COMPANIONS)):
+            for kind, group in groups.items():
+                if {name, name.removesuffix("MAP"), name.removesuffix("S")} & {*group}:
+                    return kind
     return ""
 
 

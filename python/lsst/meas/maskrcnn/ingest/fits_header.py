@@ -237,7 +237,7 @@ def _zero_point_cards(
         if value is None or not _is_zero_point(value, sigma):
             refused.append(f"{key} = {one_line(header[key], 40)} is no zero point")
             continue
-        if casu or _is_vega(header, key):
+        if casu or _is_vega(header, key, band):
             vega = _ab_of_vega(header, band)
             if vega is None:
                 refused.append(
@@ -262,13 +262,13 @@ def _is_zero_point(value: float, sigma: float) -> bool:
     return low <= value <= high or faint < value - 2.5 * math.log10(5.0 * sigma) < faintest
 
 
-def _is_vega(header: fits.Header, key: str) -> bool:
+def _is_vega(header: fits.Header, key: str, band: str) -> bool:
     """Whether a zero point is for magnitudes in the system of Vega."""
     words = [header.comments[key], *(header.get(name, "") for name in ("MAGSYS", "PHOTSYS", "ZPSYS"))]
-    infrared = [
-        str(header.get(name, "")).strip().upper().startswith(("WISE", "2MASS")) for name in _ORIGIN_KEYS
-    ]
-    return "vega" in " ".join(map(str, words)).lower() or (key == "MAGZP" and any(infrared))
+    infrared = band in _AB_OF_VEGA[""] and band[:1] == "W"
+    for name in _ORIGIN_KEYS:
+        infrared |= str(header.get(name, "")).strip().upper().startswith(("WISE", "2MASS"))
+    return "vega" in " ".join(map(str, words)).lower() or (key == "MAGZP" and infrared)
 
 
 def _ab_of_vega(header: fits.Header, band: str) -> float | None:

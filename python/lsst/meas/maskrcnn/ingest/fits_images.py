@@ -30,7 +30,7 @@ from ..images.units import AB_ZERO_POINT
 from .fits_files import BandFiles, FitsContent, FitsImageError, read_fits
 from .fits_header import header_fwhm, header_saturation, implausible_depth, implausible_sky, zero_point
 from .fits_masks import mask_bits, mask_patterns
-from .fits_noise import SAMPLED, check_variance, find_hot_pixels, subtract_sky
+from .fits_noise import SAMPLED, check_variance, falls_with_noise, find_hot_pixels, subtract_sky
 from .fits_resample import resample_band
 from .fits_wcs import RESAMPLE_ADVICE, common_wcs, pixel_scale_of
 
@@ -362,7 +362,7 @@ def _read_band(
         notes.append("its mask leaves less than a tenth of the pixels; noise and PSF are measured on all.")
         good = finite & ~saturated if (finite & ~saturated).any() else finite
     noise = options.for_band("noise", band)
-    pixels, sigma, sources = subtract_sky(content.pixels, good, options, noise, notes.append)
+    pixels, sigma, sky = subtract_sky(content.pixels, good, options, noise, notes.append)
     if guessed and lies_on_sources(planes["BAD"], np.where(finite & ~saturated, pixels, 0.0), sigma):
         raise FitsImageError(
             f"{name}: the pixels that are not 0 in {guessed} are those of the sources, as in a map of "
@@ -372,11 +372,16 @@ def _read_band(
         gain = options.for_band("gain", band)
         variance = np.full(finite.shape, sigma**2)
         if gain is not None:
-            variance += source_light(pixels, finite, sources | ~good, sigma) / gain
+            variance += source_light(pixels, finite, sky.sources | ~good, sigma) / gain
         source = "given" if noise is not None else "measured between the sources"
     else:
-        rescale = options.rescale or relative
-        variance, source = check_variance(variance, good, sigma, rescale, source, notes.append)
+        if falls_with_noise(variance, pixels, good & ~sky.sources):
+            variance, relative = np.median(variance[good]) ** 2 / variance, True
+            notes.append(
+                f"the noise falls where it should rise by {source}, which is taken the other way round."
+            )
+        relative = True if options.rescale else relative
+        variance, source = check_variance(variance, good, sigma, sky, relative, source, notes.append)
     found.append(f"noise {float(np.sqrt(np.median(variance[finite]))):.4g} counts ({source})")
     magnitude, source = (options.zero_points or {}).get(band), "given"
     if magnitude is None:
@@ -409,7 +414,7 @@ def _read_band(
 
 def _weigh(
     content: FitsContent, files: BandFiles, finite: BoolArray, saturated: BoolArray, notes: list[str]
-) -> tuple[BoolArray, FloatArray | None, str, bool]:
+) -> tuple[BoolArray, FloatArray | None, str, bool | None]:
     """Find the pixels (y, x) that have data and weight; returns these and `FitsContent.variance`."""
     variance, source, relative = content.variance(files)
     if relative:

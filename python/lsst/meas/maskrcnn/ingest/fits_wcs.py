@@ -155,6 +155,14 @@ def _repaired(header: fits.Header) -> tuple[fits.Header, str]:
     if any(re.fullmatch(r"CD[12]_[12]", key) for key in keys):
         # Of both matrices, wcslib takes the other one.
         _remove(header, r"PC[12]_[12]")
+    elif not any(re.fullmatch(r"PC(00)?[12](_|00)[12]", key) for key in keys):
+        # The angle is that of the axis of latitudes (Calabretta & Greisen 2002, A&A 395, 1077, 6.1).
+        latitude = 1 if header["CTYPE1"].strip().startswith(("DEC", "GLAT", "ELAT")) else 2
+        angles = [key for key in ("CROTA", f"CROTA{3 - latitude}") if number_of(header, key)]
+        if angles and f"CROTA{latitude}" not in header:
+            notes.append(
+                f"its rotation is not known and taken for 0: there is {angles[0]} but no CROTA{latitude}."
+            )
     # Polynomials of SCAMP, which are those of TPV; TAN has four parameters of its first axis alone.
     polynomial = any(re.fullmatch(r"PV(2_\d+|1_0|1_[5-9]|1_\d\d)", key) for key in keys)
     if polynomial and header["CTYPE1"].strip().endswith("-SIP"):
