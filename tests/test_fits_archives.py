@@ -17,7 +17,7 @@ from lsst.meas.maskrcnn.images.sky import blur
 from lsst.meas.maskrcnn.images.stars import measure_psfs
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
-from lsst.meas.maskrcnn.ingest.fits_noise import find_hot_pixels
+from lsst.meas.maskrcnn.ingest.fits_noise import find_sharp_pixels
 
 sys.path.append(str(Path(__file__).parent))
 from fits_samples import SHAPE, SIGMA, header, moffat, noise, read, star_field, write
@@ -435,9 +435,38 @@ def test_pixels_sharper_than_stars_are_bad(tmp_path, rng, fwhm):
     assert any("pixels are sharper than stars" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("fwhm", [3.0, 6.0])
+def test_cosmic_rays_are_bad(tmp_path, rng, fwhm):
+    """Lines and, where stars are wide, blobs; not saturated stars, nor those beside dead columns."""
+    image = star_field(rng, 10.0, fwhm, (240, 320), 24, 6)
+    image = np.minimum(image + moffat(image.shape, 120.0, 160.0, 3e6, fwhm), 2e4)
+    image[:, [40, 158]] = rng.normal(-500.0, 10.0, (240, 2))
+    rays, sky = np.zeros(image.shape, bool), image < 50.0
+    for number, (y, x) in enumerate(rng.integers(20, 220, (30, 2))):
+        steps = np.arange((2, 3, 5, 9, 14)[number // 6])
+        dy, dx = ((0, 2), (2, 0), (2, 2), (2, -2), (1, 2))[number % 5]
+        rays[y + steps * dy // 2, x + steps * dx // 2] = True
+        rays[y : y + 2, x : x + 2] |= fwhm > 5.0 and number % 10 == 0
+    rays &= sky
+    head = header(SATURATE=2e4)
+    assert "BAD" not in read(write(tmp_path, {"r": image}, head)).images["r"].planes
+    bad = read(write(tmp_path, {"r": image + 900.0 * rays}, head)).images["r"].planes["BAD"]
+    assert (bad & rays).sum() > 0.9 * rays.sum() and not (bad & ~rays).any()
+    # Beside the pixels of one colour of a camera, those of others may have no light.
+    bayer = read(write(tmp_path, {"r": image + 900.0 * rays}, header(SATURATE=2e4, BAYERPAT="RGGB")))
+    assert not bayer.images["r"].planes.get("BAD", ~sky)[rays].all()
+
+
+@pytest.mark.parametrize("fwhm", [1.3, 1.8])
+def test_undersampled_stars_are_no_cosmic_rays(rng, fwhm):
+    """Also if the width of the PSF comes out twice as large as it is."""
+    image = undersampled(rng, fwhm)
+    assert not find_sharp_pixels(image, np.ones(image.shape, bool), 1.0, 2.0 * fwhm).any()
+
+
 def test_single_photons_are_not_bad(rng):
     photons = rng.poisson(0.01, (200, 260)).astype(float)
-    assert not find_hot_pixels(photons, np.ones(photons.shape, bool), 0.01).any()
+    assert not find_sharp_pixels(photons, np.ones(photons.shape, bool), 0.01, 4.0).any()
 
 
 def undersampled(rng, fwhm, shape=(240, 240), n_stars=60):

@@ -124,10 +124,15 @@ def linear_pixels(
         raise ValueError(f"its pixels are {header['BUNIT']}; give an image that is linear in flux")
     if "PLATEID" in header or "photographic" in str(header.get("INSTRUME", "")).lower():
         return pixels, "it is a scan of a photographic plate: its pixels are not linear in flux."
-    for pattern in (str(header.get(key, "")).strip() for key in ("BAYERPAT", "COLORTYP", "FILTER")):
-        if re.fullmatch("RGGB|BGGR|GRBG|GBRG", pattern, re.IGNORECASE):
-            return pixels, f"its pixels alternate in colour ({pattern}): debayer it, unless that was done."
+    if pattern := colour_pattern(header):
+        return pixels, f"its pixels alternate in colour ({pattern}): debayer it, unless that was done."
     return pixels, ""
+
+
+def colour_pattern(header: fits.Header) -> str:
+    """Find the pattern of colours that the pixels of a camera have, such as RGGB; empty for none."""
+    words = (str(header.get(key, "")).strip() for key in ("BAYERPAT", "COLORTYP", "FILTER"))
+    return next((word for word in words if re.fullmatch("RGGB|BGGR|GRBG|GBRG", word, re.IGNORECASE)), "")
 
 
 def header_scale(header: fits.Header) -> tuple[float, str] | None:

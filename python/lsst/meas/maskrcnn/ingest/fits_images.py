@@ -28,9 +28,16 @@ from ..images.sky import fill_cores, find_fill, find_plateau, is_pile, lies_on_s
 from ..images.stars import StarPsf, gaussian_image, image_fwhm, measure_psfs
 from ..images.units import AB_ZERO_POINT
 from .fits_files import BandFiles, FitsContent, FitsImageError, read_fits
-from .fits_header import header_fwhm, header_saturation, implausible_depth, implausible_sky, zero_point
+from .fits_header import (
+    colour_pattern,
+    header_fwhm,
+    header_saturation,
+    implausible_depth,
+    implausible_sky,
+    zero_point,
+)
 from .fits_masks import mask_bits, mask_patterns
-from .fits_noise import SAMPLED, check_variance, falls_with_noise, find_hot_pixels, subtract_sky
+from .fits_noise import check_variance, falls_with_noise, find_sharp_pixels, subtract_sky
 from .fits_resample import resample_band
 from .fits_wcs import RESAMPLE_ADVICE, common_wcs, pixel_scale_of
 
@@ -42,6 +49,10 @@ _LEAST_SHARE = {"weight": 0.1, "mask": 0.5}
 
 _COUNT_RANGE = (1e-15, 1e15)
 """Noise (counts, nJy) whose square single precision holds well."""
+
+
+_WIDTH_OF_PATTERNS = 2.0
+"""Of a PSF (px) for which only single pixels are sharper than stars."""
 
 
 @dataclass(frozen=True)
@@ -260,8 +271,8 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
     )
     result = FitsField({}, {}, tuple(files), shape, wcs, bool(own_wcs), notes)
     for entry, stars in zip(bands, measured):
-        if stars is not None and stars.fwhm > SAMPLED:
-            _mark_hot_pixels(entry)
+        if stars is not None:
+            _mark_sharp_pixels(entry, stars.fwhm)
         fwhm, psf, source = _psf_of(entry, stars, options, result.pixel_scale)
         entry.found.append(f"PSF {source}")
         notes.append(f"{entry.name}: {entry.band}, {'; '.join(entry.found)}.")
@@ -491,11 +502,14 @@ def _psf_of(
     return fwhm, gaussian_image(fwhm / scale), f"{fwhm:.2f} arcsec ({source})"
 
 
-def _mark_hot_pixels(entry: BandImage) -> None:
-    hot = find_hot_pixels(entry.pixels, entry.good, entry.sigma)
-    if hot.any():
-        entry.planes["BAD"] = entry.planes.get("BAD", False) | hot
-        entry.notes.append(f"{np.count_nonzero(hot)} pixels are sharper than stars: hot ones or cosmic rays.")
+def _mark_sharp_pixels(entry: BandImage, fwhm: float) -> None:
+    # Beside a pixel of one colour are those of others, which may have no light.
+    width = min(fwhm, _WIDTH_OF_PATTERNS) if colour_pattern(entry.header) else fwhm
+    sharp = find_sharp_pixels(entry.pixels, entry.good, entry.sigma, width)
+    if sharp.any():
+        entry.planes["BAD"] = entry.planes.get("BAD", False) | sharp
+        number = np.count_nonzero(sharp)
+        entry.notes.append(f"{number} pixels are sharper than stars, hot ones or cosmic rays: BAD.")
 
 
 def _plain_image(entry: BandImage, fwhm: float, psf: FloatArray | None) -> PlainImage:

@@ -37,23 +37,56 @@ _LEAST_SPREAD, _LEAST_PIXELS = 1.3, 500
 the noise."""
 
 _HOT, _HOT_SHARE = 20.0, 0.85
-"""Light of a hot pixel in units of the noise, and its share of that of the three by three about it; of a star
-of ``SAMPLED`` (px) it is less than one half."""
+"""Light of a hot pixel in units of the noise, and its share of that of the three by three about it; a star
+of ``_SAMPLED`` (px) has less than one half."""
 
-SAMPLED = 1.6
+_SAMPLED = 1.6
 """Width of a PSF (px) from which single pixels of light are no stars."""
 
+_SHARP = (
+    ((0, 1), 0.25, 2.5),
+    ((1, 0), 0.25, 2.5),
+    ((1, 1), 0.1, 3.0),
+    ((1, -1), 0.1, 3.0),
+    ((0, 2), 0.1, 5.0),
+    ((2, 0), 0.1, 5.0),
+)
+"""Steps (y, x), shares of the light of a pixel, and least widths of the PSF (px). Whatever a PSF has blurred
+has, a step before or after a pixel, at least the share of its light that a star in that pixel has: several
+times this share for stars of the least width, and more for stars of 0.6 of it, if the width is too large."""
 
-def find_hot_pixels(pixels: FloatArray, good: BoolArray, sigma: float) -> BoolArray:
-    """Find pixels (y, x) that have nearly all of the light about them: hot ones, and cosmic rays."""
+_SHARP_ROUNDS = 3
+"""Times that pixels are sought, each without those found before: cosmic rays are up to five pixels wide."""
+
+
+def find_sharp_pixels(pixels: FloatArray, good: BoolArray, sigma: float, fwhm: float) -> BoolArray:
+    """Find pixels (y, x) whose light no PSF of a width (px) has blurred: hot ones, and cosmic rays.
+
+    These have nearly all of the light about them, or are brighter than both pixels beside them in some
+    direction. Pixels between cosmic rays and the sky are found when those were.
+    """
     values = np.where(good, pixels, 0.0)
-    low, high = np.quantile(values[good], [0.16, 0.84])
-    if high - low < sigma:
+    sharp = np.zeros(good.shape, bool)
+    if fwhm < _SAMPLED or np.diff(np.quantile(values[good], [0.02, 0.16, 0.5, 0.84])).min() < 0.5 * sigma:
         # Where photons are few, each is as sharp.
-        return np.zeros(good.shape, bool)
+        return sharp
+    # Dead pixels, far below the sky, tell nothing.
+    dead = values < -5.0 * sigma
+    values[dead] = 0.0
     light = 9.0 * ndimage.uniform_filter(values, 3, mode="constant")
     whole = ndimage.minimum_filter(good, 3, mode="constant")
-    return whole & (values > _HOT * sigma) & (values > _HOT_SHARE * light)
+    bright = whole & (values > _HOT * sigma)
+    sharp |= bright & (values > _HOT_SHARE * light)
+    height, width = good.shape
+    known = np.where(good & ~dead, values, np.inf)
+    for _ in range(_SHARP_ROUNDS):
+        rest = np.pad(np.where(sharp, 0.0, known), 2, constant_values=np.inf)
+        for (y, x), share, least in _SHARP:
+            if fwhm >= least:
+                before = rest[2 - y : 2 - y + height, 2 - x : 2 - x + width]
+                after = rest[2 + y : 2 + y + height, 2 + x : 2 + x + width]
+                sharp |= bright & (np.maximum(before, after) < share * values)
+    return sharp
 
 
 def subtract_sky(
