@@ -177,6 +177,8 @@ NO_SIP = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 2, "B_O
         {**MATRIX, **STEPS, "CROTA2": 0.0},
         {**MATRIX, **STEPS, "PC001001": 1.0, "PC001002": 0.0, "PC002001": 0.0, "PC002002": 1.0},
         {"RADESYS": "J2000"},
+        {"XPIXELSZ": 15.0, "YPIXELSZ": 15.0, "PLTSCALE": 67.2},
+        {"CNPIX1": 100, "CNPIX2": 200, "PLTRAH": 10},
         SCAMP,
         {**SCAMP, "PV1_4": 0.0, "PV1_10": 0.0, "PV2_10": 0.0},
         {**SCAMP, **NO_SIP},
@@ -374,6 +376,7 @@ CASU = {"MAGZPT": (24.0, "Photometric ZP"), "MAGZRR": 0.01}
     ("cards", "band", "expected"),
     [
         ({"MAGZP": 20.9, "DATASET": "2MASS", "BAND": "J"}, "J", 21.81),
+        ({"MAGZP": 20.9, "ORIGIN": "2MASS", "FILTER": "j"}, "J", 21.81),
         ({"MAGZP": 22.5, "BAND": 1, "TELESCOP": "WISE"}, "W1", 25.199),
         ({"MAGZP": 22.5, "BUNIT": "nanomaggy"}, "W2", 25.839),
         ({"MAGZP": (22.5, "Magnitude zeropoint (in Vega mag)"), "BAND": 2}, "W2", 25.839),

@@ -283,7 +283,11 @@ def _ab_of_vega(header: fits.Header, band: str) -> float | None:
     said = [str(header[key]).strip() for key in BAND_KEYS if key in header]
     names = [name for name in said if name in table or (name and not name.isdigit())] or [band]
     makers = r"^(bess(el+)?|johnson|cousins)[-_ ]?|[-_ ]?2mass$"
-    found = {table.get(re.sub(makers, "", name, flags=re.IGNORECASE)) for name in names} - {None}
+    names = [re.sub(makers, "", name, flags=re.IGNORECASE) for name in names]
+    # No other filters have these letters.
+    found = {table.get(name.capitalize() if name in ("j", "h", "k", "ks") else name) for name in names} - {
+        None
+    }
     return found.pop() if len(found) == 1 else None
 
 

@@ -174,6 +174,9 @@ def _repaired(header: fits.Header) -> tuple[fits.Header, str]:
         notes.append(
             "SIP distortions are used, though CTYPE does not say so; of resampled images, remove them."
         )
+    if not {"AMDX1", "AMDY1", "PPO3", "PPO6", "XPIXELSZ", "YPIXELSZ"} <= {*keys}:
+        # Some of the solution of a photographic plate is none; wcslib would take it for one.
+        _remove(header, r"(CNPIX|PPO|AMD[XY])\d+|[XY]PIXELSZ|PLT(RA|DEC)\w*")
     if _remove(header, r"(CPDIS|D2IMDIS|CPERR|D2IMERR)[12]|(DP|DQ|D2IM)[12]\b.*|AXISCORR|D2IMEXT"):
         notes.append(
             "the distortions that are in tables, of less than a pixel in images of Hubble, are left out."
