@@ -84,6 +84,24 @@ def test_masks_of_compressed_files_know_the_telescope(tmp_path, image):
     assert planes["SAT"][3].all() and not planes["BAD"].any()
 
 
+@pytest.mark.parametrize("kinds", [("image", "invvar"), ("SCI", "ERR")])
+@pytest.mark.parametrize("order", ["gGrRzZ", "GgRrZz", "grzGRZ"])
+def test_weights_of_several_bands_in_one_file(tmp_path, image, kinds, order):
+    """As cutouts of the Legacy Surveys; the weights, with capitals, have the order of the images."""
+    hdus: list = [fits.PrimaryHDU()]
+    for letter in order:
+        band = letter.lower()
+        sigma, kind = 1.2 * SIGMA["r"] * (1 + "grz".index(band)), kinds[letter != band]
+        values = image * (1 + "grz".index(band)) if letter == band else np.full(SHAPE, sigma)
+        values = values**-2 if kind == "invvar" else values
+        hdus.append(fits.ImageHDU(values.astype(np.float32), header(FILTER=band)))
+        hdus[-1].header["EXTNAME" if kind.isupper() else "IMTYPE"] = kind
+    fits.HDUList(hdus).writeto(tmp_path / "all.fits")
+    result = read(dict.fromkeys("zgr", tmp_path / "all.fits"))
+    for number, band in enumerate("grz", 1):
+        assert noise(result, band) == pytest.approx(1.2 * SIGMA["r"] * number, rel=1e-3)
+
+
 @pytest.mark.parametrize("order", [("SCI", "RMS", "FLG"), ("FLG", "RMS", "SCI")])
 @pytest.mark.parametrize("prefix", ["3-4.E.", "CCD1_"])
 def test_extensions_of_euclid(tmp_path, image, order, prefix):

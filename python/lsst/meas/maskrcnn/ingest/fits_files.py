@@ -21,17 +21,18 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
 from ..images.files import one_line
-from ..network.wavelengths import band_wavelength
-from .fits_header import BAND_KEYS, PER_SECOND, linear_pixels, number_of
+from .fits_header import BAND_KEYS, PER_SECOND, band_of, is_same_band, known_filter, linear_pixels, number_of
 from .fits_layout import check_layout
 from .fits_sections import find_overscan
 
 FloatArray = npt.NDArray[np.floating[Any]]
+_Plane = tuple[fits.hdu.base._BaseHDU, npt.NDArray[Any]]
 
 FITS_SUFFIXES = ("", ".gz", ".fz")
 """What may follow the name of a FITS file: nothing, or that it is compressed (`tuple` [`str`])."""
 
-# Extensions beside the image, by HDUCLAS3 (of ESO), UTYPE (of astropy), EXTNAME or EXTTYPE.
+# Extensions beside the image, by HDUCLAS3 (of ESO), UTYPE (of astropy), EXTNAME, EXTTYPE or IMTYPE (of the
+# Legacy Surveys).
 _COMPANIONS = {
     "variance": ("VAR", "VARI", "VARIANCE", "STAT", "MSE", "VARIANCEUNCERTAINTY"),
     "rms": ("ERR", "ERROR", "RMS", "SIGMA", "UNCERT", "UNC", "UNCERTAINTY", "STD", "STDEV", "STDDEV", "NOISE")
@@ -47,11 +48,6 @@ _PLACE = re.compile(r"C(TYPE|UNIT|RVAL|RPIX|DELT|ROTA)\d|(CD|PC|PV)\d_\d+|[AB]P?
 _KEYWORD = re.compile(r"[\w .:#/+-]+")
 _STRETCHED = re.compile(r"histogram ?transf|asinh ?transf|auto ?stretch|\bGHS\b|\bCLAHE\b", re.IGNORECASE)
 """In the history that programs of amateurs write."""
-_CAPITAL = re.compile(
-    r"(?:(?i:bess(?:el+)?|johnson|cousins|harris|mould)[-_ ]?)?([BVRIY])"
-    r"(?:c|[-_ ]?(?i:bess(?:el+)?|special|high))?$"
-)
-"""Filters of Johnson and Cousins, and Y of the near infrared, whose letters mean others if they are small."""
 _LARGEST_COUNT, _SHARES_OF_EXPOSURE = 1e6, (0.1, 1.2)
 """Weights that are whole numbers up to this, or have a median of so many exposure times, are relative."""
 _MOST_SPREAD = 1e10
@@ -145,6 +141,8 @@ class FitsContent:
 
     def _is_relative(self, weights: FloatArray, source: str) -> bool | None:
         """Whether weights are confidences, numbers of images or exposure times; not so by some names."""
+        if re.search(r"iv(ar|m)|inv(var|mse)|inverse", source.lower()):
+            return False
         if (weights < _LARGEST_COUNT).all() and (weights == np.rint(weights)).all():
             return True
         # As in drizzled images of Hubble.
@@ -153,7 +151,7 @@ class FitsContent:
             least, most = _SHARES_OF_EXPOSURE
             if least < np.median(weights) / exposure < most:
                 return True
-        return False if re.search(r"iv(ar|m)|inv(var|mse)|inverse", source.lower()) else None
+        return None
 
     def flags(self, files: BandFiles) -> tuple[npt.NDArray[np.int64], fits.Header, str]:
         """Return the values of the mask image (y, x), its header and its name; zeros without one."""
@@ -259,36 +257,38 @@ def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
     if _STRETCHED.search(history):
         notes.append("by its history it was stretched for display: its pixels are not linear in flux.")
     companions: dict[str, npt.NDArray[Any]] = {}
-    labels, mask_header, unused = {"image": _label(hdus, entry)}, fits.Header(), []
-    said = _known_filter(header)
-    if said and band and (said.lower() == band != said or not _is_same_band(said, band)):
+    labels, mask_header = {"image": _label(hdus, entry)}, fits.Header()
+    said = known_filter(header)
+    if said and band and (said.lower() == band != said or not is_same_band(said, band)):
         if np.squeeze(entry.data).ndim == 2:
             notes.append(f"it is taken for {band}, but its header says {said}.")
     if wanted.kind == "mask":
         return FitsContent(path, header, data, names=labels)
+    groups: dict[str, list[_Plane]] = {}
     for other in hdus:
-        if other is entry:
-            continue
         kind = _kind_of(other, band, entry.name)
         values = _image_of(other, band, wanted.cube_bands if kind in _COMPANIONS else ())
-        if values is None or not values.size:
-            continue
-        if (
-            kind in _COMPANIONS
-            and kind not in companions
-            and other.ver == entry.ver
-            and (_is_psf(values, data.shape) if kind == "psf" else values.shape == data.shape)
-        ):
-            companions[kind], labels[kind] = values, _label(hdus, other)
-            if kind == "mask":
-                # That fpack leaves to the primary HDU nothing but its name.
-                mask_header = _merged_header(hdus[0].header, entry.header, other.header)[0]
-        else:
-            unused.append(f"{_label(hdus, other)} ({values.shape[1]} x {values.shape[0]})")
+        if other is not entry and values is not None and values.size:
+            fits_image = _is_psf(values, data.shape) if kind == "psf" else values.shape == data.shape
+            belongs = kind in _COMPANIONS and other.ver == entry.ver and fits_image
+            groups.setdefault(kind if belongs else "", []).append((other, values))
+    unused = groups.pop("", [])
+    # The image and those of other detectors or bands.
+    kind, others = _kind_of(entry, band), [hdu for hdu, plane in unused if plane.shape == data.shape]
+    images = [hdu for hdu in hdus if hdu is entry or (hdu in others and _kind_of(hdu, band) == kind)]
+    for kind, group in groups.items():
+        # As many are those of the images in their order.
+        chosen = group.pop(images.index(entry) if len(group) == len(images) else 0)
+        unused += group
+        companions[kind], labels[kind] = chosen[1], _label(hdus, chosen[0])
+        if kind == "mask":
+            # That fpack leaves to the primary HDU nothing but its name.
+            mask_header = _merged_header(hdus[0].header, entry.header, chosen[0].header)[0]
     is_exposure = any("ARCHIVE_INDEX" in (entry.name, entry.header.get("EXTTYPE")) for entry in hdus)
     if unused and not is_exposure:
         more = f" and {len(unused) - 8} more" if len(unused) > 9 else ""
-        listed = ", ".join(unused[: 8 if more else None])
+        unused = sorted(unused, key=lambda plane: hdus.index(plane[0]))[: 8 if more else None]
+        listed = ", ".join(f"{_label(hdus, other)} ({v.shape[1]} x {v.shape[0]})" for other, v in unused)
         notes.append(f"the image is HDU {labels['image']}; not used are {listed}{more}.")
     try:
         pixels, note = linear_pixels(np.asarray(data, dtype=np.float64), header)
@@ -374,8 +374,9 @@ def _remove_lowest(pixels: FloatArray) -> str:
 
 
 def _label(hdus: fits.HDUList, entry: fits.hdu.base._BaseHDU) -> str:
-    """Name of an HDU, or its number."""
-    return entry.name or str(entry.header.get("EXTTYPE") or hdus.index(entry))
+    """Name of an HDU, or its number, with what it says that it is."""
+    number = f"{hdus.index(entry)} {entry.header.get('IMTYPE', '')}".strip()
+    return entry.name or str(entry.header.get("EXTTYPE") or number)
 
 
 def _kind_of(entry: fits.hdu.base._BaseHDU, band: str | None, image: str = "") -> str:
@@ -385,7 +386,7 @@ def _kind_of(entry: fits.hdu.base._BaseHDU, band: str | None, image: str = "") -
     NIR_Y_FLUX; without one, the last word tells what is no image.
     """
     own = re.split(r"[-_ .]+", image.upper())[:-1]
-    for key in ("HDUCLAS3", "UTYPE", "EXTNAME", "EXTTYPE"):
+    for key in ("HDUCLAS3", "UTYPE", "EXTNAME", "EXTTYPE", "IMTYPE"):
         words = re.split(r"[-_ .]+", str(entry.header.get(key, "")).strip().upper())
         names = ["".join(word for word in words if band is None or word != band.upper())]
         if len(words) > 1 and (not image or words[:-1] == own):
@@ -400,9 +401,7 @@ def _kind_of(entry: fits.hdu.base._BaseHDU, band: str | None, image: str = "") -
 def _is_of_band(entry: fits.hdu.base._BaseHDU, band: str | None) -> bool:
     """Whether an HDU says that it is of a band; what the first says is for all."""
     words = re.split(r"[-_ .]+", entry.name.upper())
-    named = (
-        () if isinstance(entry, fits.PrimaryHDU) else (_band_of(entry.header), _known_filter(entry.header))
-    )
+    named = () if isinstance(entry, fits.PrimaryHDU) else (band_of(entry.header), known_filter(entry.header))
     return band is not None and (band.upper() in words or band in named)
 
 
@@ -495,7 +494,7 @@ def assign_bands(
         for index, path in enumerate(paths)
     ]
     if not fixed:
-        filters = [_known_filter(header) for header in headers]
+        filters = [known_filter(header) for header in headers]
         if None not in filters and len(set(filters)) == len(filters):
             return [str(band) for band in filters], []
         said = [next((str(header[key]) for key in BAND_KEYS if key in header), "none") for header in headers]
@@ -508,7 +507,7 @@ def assign_bands(
         if None not in named and len(set(named)) == len(named) and named != list(bands):
             listed = ", ".join(f"{path.name} is {band}" for path, band in zip(paths, named))
             return [str(band) for band in named], [f"By the names of the files, {listed}; --bands sets it."]
-    named = [_band_of(header) for header in headers]
+    named = [band_of(header) for header in headers]
     if len(paths) != len(bands):
         raise FitsImageError(
             f"{len(paths)} images were given, {len(bands)} are wanted, one for each of the bands "
@@ -540,42 +539,8 @@ def _header_of(path: Path, band: str | None = None, cube_bands: Sequence[str] = 
     return fits.Header({"FILTER": band} if band is not None else {})
 
 
-def _known_filter(header: fits.Header | dict[str, str]) -> str | None:
-    """Filter that a header names, if its wavelength is known."""
-    for value in (str(header[key]).strip() for key in BAND_KEYS if key in header):
-        capital, band = _CAPITAL.match(value), _band_of({"BAND": value})
-        if capital or band:
-            return capital[1] if capital else band
-        try:
-            band_wavelength(value)
-        except ValueError:
-            continue
-        return value
-    return None
-
-
-def _is_same_band(*names: str) -> bool:
-    """Whether names are those of one band, where some have a prefix."""
-    short = [_band_of({"BAND": name}) or re.split(r"[-_ ]", name)[-1].lower() for name in names]
-    return len(set(short)) == 1
-
-
 def _band_in_name(path: Path) -> str | None:
     """Band that the name of a file has as a word, if it is one alone."""
     words = re.split(r"[-_. ]+", path.name)
-    found = {band for band in (_known_filter({"BAND": word}) for word in words) if band is not None}
+    found = {band for band in (known_filter({"BAND": word}) for word in words) if band is not None}
     return found.pop() if len(found) == 1 else None
-
-
-def _band_of(header: fits.Header | dict[str, str]) -> str | None:
-    """Band that a header names, if it is one letter of ugrizy."""
-    for key in BAND_KEYS:
-        value = str(header.get(key, "")).strip()
-        # "r", "HSC-R", "r DECam SDSS c0002 6415.0 1480.0", "decam-r", "r.MP9601", "ZTF_r", "rp", "bokr",
-        # "zd DECam k1038", "zs", but not "H  )".
-        match = re.match(
-            r"(?i)(?:hsc|decam|lsst|sdss|ztf|bok)?[-_ ]?([ugrizy])(?:[2p']?$|(?<=z)s$|d?[ ._-])", value
-        )
-        if match:
-            return match.group(1).lower()
-    return None

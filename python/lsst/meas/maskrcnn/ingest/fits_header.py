@@ -26,6 +26,12 @@ BAND_KEYS = (
 )
 """Keywords of the filter. Of both wheels of Webb's cameras, the pupil's has the narrower one if any."""
 
+_CAPITAL = re.compile(
+    r"(?:(?i:bess(?:el+)?|johnson|cousins|harris|mould)[-_ ]?)?([BVRIY])"
+    r"(?:c|[-_ ]?(?i:bess(?:el+)?|special|high))?$"
+)
+"""Filters of Johnson and Cousins, and Y of the near infrared, whose letters mean others if they are small."""
+
 _ZERO_POINT_KEYS = (
     "PHOTZP",
     "MAGZERO",
@@ -103,6 +109,40 @@ def number_of(header: fits.Header, key: str) -> float | None:
     except ValueError:
         return None
     return number if math.isfinite(number) else None
+
+
+def known_filter(header: fits.Header | dict[str, str]) -> str | None:
+    """Filter that a header names, if its wavelength is known."""
+    for value in (str(header[key]).strip() for key in BAND_KEYS if key in header):
+        capital, band = _CAPITAL.match(value), band_of({"BAND": value})
+        if capital or band:
+            return capital[1] if capital else band
+        try:
+            band_wavelength(value)
+        except ValueError:
+            continue
+        return value
+    return None
+
+
+def is_same_band(*names: str) -> bool:
+    """Whether names are those of one band, where some have a prefix."""
+    short = [band_of({"BAND": name}) or re.split(r"[-_ ]", name)[-1].lower() for name in names]
+    return len(set(short)) == 1
+
+
+def band_of(header: fits.Header | dict[str, str]) -> str | None:
+    """Band that a header names, if it is one letter of ugrizy."""
+    for key in BAND_KEYS:
+        value = str(header.get(key, "")).strip()
+        # "r", "HSC-R", "r DECam SDSS c0002 6415.0 1480.0", "decam-r", "r.MP9601", "ZTF_r", "rp", "bokr",
+        # "zd DECam k1038", "zs", but not "H  )".
+        match = re.match(
+            r"(?i)(?:hsc|decam|lsst|sdss|ztf|bok)?[-_ ]?([ugrizy])(?:[2p']?$|(?<=z)s$|d?[ ._-])", value
+        )
+        if match:
+            return match.group(1).lower()
+    return None
 
 
 def linear_pixels(
