@@ -103,8 +103,8 @@ def test_weights_of_several_bands_in_one_file(tmp_path, image, kinds, order):
 
 
 @pytest.mark.parametrize("order", [("SCI", "RMS", "FLG"), ("FLG", "RMS", "SCI")])
-@pytest.mark.parametrize("prefix", ["3-4.E.", "CCD1_"])
-def test_extensions_of_euclid(tmp_path, image, order, prefix):
+@pytest.mark.parametrize(("prefix", "suffix"), [("3-4.E.", ""), ("CCD1_", ""), ("", "1")])
+def test_extensions_of_euclid(tmp_path, image, order, prefix, suffix):
     """Of several detectors; flags that only inform mask nothing."""
     flags = np.zeros(SHAPE, np.int32)
     planes = {4: "CR", 3: "SAT", 22: "NO_DATA", 1: "BAD", 24: "", 18: "", 5: "", 9: ""}
@@ -112,8 +112,8 @@ def test_extensions_of_euclid(tmp_path, image, order, prefix):
         flags[row] = 1 << bit
     values = {"SCI": image.astype(np.float32), "RMS": np.full(SHAPE, 20.0, np.float32), "FLG": flags}
     hdus: list = [fits.PrimaryHDU()]
-    for detector in (prefix, "9-9.H."):
-        hdus += [fits.ImageHDU(values[kind], header(), name=detector + kind) for kind in order]
+    for detector in ((prefix, suffix), ("9-9.H.", "")):
+        hdus += [fits.ImageHDU(values[kind], header(), name=kind.join(detector)) for kind in order]
     fits.HDUList(hdus).writeto(tmp_path / "r.fits")
     result = read({"r": tmp_path / "r.fits"})
     assert noise(result) == pytest.approx(20.0)

@@ -291,6 +291,8 @@ def test_mask_conventions(tmp_path, field, extension, cards, bad, fine):
         ({"MAGZERO": 30.0, "MAGZPT": (25.0, "per sec"), "EXPTIME": 100.0, "BUNIT": "adu"}, 30.0),
         ({"MAGZP": (25.0, "zero point, Vega")}, None),
         ({"MAGZP": 25.0, "MAGSYS": "VEGAMAG"}, None),
+        ({"PHOTZP": 25.0, "PHOTSYS": "ST"}, None),
+        ({"PHOTZP": (25.0, "[STMAG] zero point")}, None),
         ({"MAGZP": 20.5, "TELESCOP": "WISE"}, None),
         ({"MAGZP": 19.98, "DATASET": "2MASS", "BAND": "K"}, 21.83),
         ({"MAGZPT": 24.5, "MAGZRR": 0.02, "EXPTIME": 10.0}, None),

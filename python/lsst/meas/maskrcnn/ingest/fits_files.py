@@ -43,6 +43,7 @@ _COMPANIONS = {
     + ("BADPIXEL", "DQMASK"),
     "psf": ("PSF",),
 }
+_GAPS = "[-_ .]+"
 _IMAGE_NAMES = ("SCI", "IMAGE", "SCIENCE", "DATA")
 _PLACE = re.compile(r"C(TYPE|UNIT|RVAL|RPIX|DELT|ROTA)\d|(CD|PC|PV)\d_\d+|[AB]P?_(ORDER|\d_\d)|WAT\d_\d+")
 _KEYWORD = re.compile(r"[\w .:#/+-]+")
@@ -382,15 +383,19 @@ def _label(hdus: fits.HDUList, entry: fits.hdu.base._BaseHDU) -> str:
 def _kind_of(entry: fits.hdu.base._BaseHDU, band: str | None, image: str = "") -> str:
     """What an HDU is by its type, or its name without the band's: image, a key of `_COMPANIONS`, or empty.
 
-    Beside an image, names may also be that of the image but for the last word, as NIR_Y_RMS beside
-    NIR_Y_FLUX; without one, the last word tells what is no image.
+    Beside an image, names may also be that of the image but for one word, as NIR_Y_RMS beside NIR_Y_FLUX or
+    ERR2 beside SCI2; without one, the last word tells what is no image.
     """
-    own = re.split(r"[-_ .]+", image.upper())[:-1]
+    own = _split(image)
     for key in ("HDUCLAS3", "UTYPE", "EXTNAME", "EXTTYPE", "IMTYPE"):
-        words = re.split(r"[-_ .]+", str(entry.header.get(key, "")).strip().upper())
-        names = ["".join(word for word in words if band is None or word != band.upper())]
-        if len(words) > 1 and (not image or words[:-1] == own):
-            names.append(words[-1])
+        text = str(entry.header.get(key, ""))
+        names = ["".join(word for word in re.split(_GAPS, text.strip().upper()) if word != str(band).upper())]
+        words = _split(text)
+        others = [word for word, known in zip(words, own) if word != known]
+        if not image and len(words) > 1:
+            names += [word for word in words if not word.isdigit()][-1:]
+        elif len(words) == len(own) > 1 and len(others) == 1:
+            names += others
         for name, groups in zip(names, ({"image": _IMAGE_NAMES, **_COMPANIONS}, _COMPANIONS)):
             for kind, group in groups.items():
                 if {name, name.removesuffix("MAP"), name.removesuffix("S")} & {*group}:
@@ -398,9 +403,14 @@ def _kind_of(entry: fits.hdu.base._BaseHDU, band: str | None, image: str = "") -
     return ""
 
 
+def _split(name: str) -> list[str]:
+    """Words of a name, and the number at its end."""
+    return re.split(rf"{_GAPS}|(?<=[A-Z])(?=\d+$)", name.strip().upper())
+
+
 def _is_of_band(entry: fits.hdu.base._BaseHDU, band: str | None) -> bool:
     """Whether an HDU says that it is of a band; what the first says is for all."""
-    words = re.split(r"[-_ .]+", entry.name.upper())
+    words = re.split(_GAPS, entry.name.upper())
     named = () if isinstance(entry, fits.PrimaryHDU) else (band_of(entry.header), known_filter(entry.header))
     return band is not None and (band.upper() in words or band in named)
 
@@ -541,6 +551,6 @@ def _header_of(path: Path, band: str | None = None, cube_bands: Sequence[str] = 
 
 def _band_in_name(path: Path) -> str | None:
     """Band that the name of a file has as a word, if it is one alone."""
-    words = re.split(r"[-_. ]+", path.name)
+    words = re.split(_GAPS, path.name)
     found = {band for band in (known_filter({"BAND": word}) for word in words) if band is not None}
     return found.pop() if len(found) == 1 else None

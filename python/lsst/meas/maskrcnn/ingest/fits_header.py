@@ -282,6 +282,9 @@ def _zero_point_cards(
         if value is None or not _is_zero_point(value, sigma):
             refused.append(f"{key} = {one_line(header[key], 40)} is no zero point")
             continue
+        if re.search(r"\bST ?(mag|MAG)?\b", _system_of(header, key)):
+            refused.append(f"{key} = {value:g} is of the ST system")
+            continue
         if casu or _is_vega(header, key, band):
             vega = _ab_of_vega(header, band)
             if vega is None:
@@ -309,11 +312,16 @@ def _is_zero_point(value: float, sigma: float) -> bool:
 
 def _is_vega(header: fits.Header, key: str, band: str) -> bool:
     """Whether a zero point is for magnitudes in the system of Vega."""
-    words = [header.comments[key], *(header.get(name, "") for name in ("MAGSYS", "PHOTSYS", "ZPSYS"))]
     infrared = band in _AB_OF_VEGA[""] and band[:1] == "W"
     for name in _ORIGIN_KEYS:
         infrared |= str(header.get(name, "")).strip().upper().startswith(("WISE", "2MASS"))
-    return "vega" in " ".join(map(str, words)).lower() or (key == "MAGZP" and infrared)
+    return "vega" in _system_of(header, key).lower() or (key == "MAGZP" and infrared)
+
+
+def _system_of(header: fits.Header, key: str) -> str:
+    """What a header says of the system of a zero point's magnitudes."""
+    words = [header.comments[key], *(header.get(name, "") for name in ("MAGSYS", "PHOTSYS", "ZPSYS"))]
+    return " ".join(map(str, words))
 
 
 def _ab_of_vega(header: fits.Header, band: str) -> float | None:

@@ -82,7 +82,7 @@ def _convention(header: fits.Header, name: str) -> str:
     said: dict[str, Any] = {key: str(header.get(key, "")).strip() for key in ("TELESCOP", "SURVEY", "ORIGIN")}
     if name == "MSK" or said["SURVEY"].upper() == "DES":
         return "DES"
-    if str(header.get("EXTNAME", "")).endswith("FLG"):
+    if re.search(r"FLG\d*$", str(header.get("EXTNAME", ""))):
         return "Euclid"
     version = re.search(r"(\d+)\.(\d+)", str(header.get("PLVER", "")))
     first = _FIRST_WITH_CODES.get(str(header.get("INSTRUME", "")).strip().lower())
