@@ -236,6 +236,12 @@ def test_rotations_of_the_axis_of_longitudes_are_not_known(tmp_path, image, card
     )
 
 
+def test_places_that_are_not_said(tmp_path, image):
+    for key in ("CRVAL1", "CRPIX2"):
+        notes = read(write(tmp_path, {"r": image}, header(**{key: "none"}))).notes
+        assert any(f"it has no {key}, taken for 0" in note for note in notes)
+
+
 def test_distortions_that_ctype_does_not_name(tmp_path, image, capfd):
     """Used as astropy does, and said in one line."""
     change, places = {"A_ORDER": 2, "B_ORDER": 2, "A_2_0": 1e-4, "B_0_2": 1e-4}, []

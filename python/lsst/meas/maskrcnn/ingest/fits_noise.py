@@ -73,19 +73,19 @@ def find_sharp_pixels(pixels: FloatArray, good: BoolArray, sigma: float, fwhm: f
     # Dead pixels, far below the sky, tell nothing.
     dead = values < -5.0 * sigma
     values[dead] = 0.0
-    light = 9.0 * ndimage.uniform_filter(values, 3, mode="constant")
+    about = 9.0 * ndimage.uniform_filter(values, 3, mode="constant")
     whole = ndimage.minimum_filter(good, 3, mode="constant")
     bright = whole & (values > _HOT * sigma)
-    sharp |= bright & (values > _HOT_SHARE * light)
-    height, width = good.shape
-    known = np.where(good & ~dead, values, np.inf)
+    sharp |= bright & (values > _HOT_SHARE * about)
+    rest = np.pad(np.where(good & ~dead, values, np.inf), 2, constant_values=np.inf)
+    places = np.stack(np.nonzero(bright)) + 2
+    light = values[bright]
     for _ in range(_SHARP_ROUNDS):
-        rest = np.pad(np.where(sharp, 0.0, known), 2, constant_values=np.inf)
-        for (y, x), share, least in _SHARP:
+        rest[2:-2, 2:-2][sharp] = 0.0
+        for step, share, least in _SHARP:
             if fwhm >= least:
-                before = rest[2 - y : 2 - y + height, 2 - x : 2 - x + width]
-                after = rest[2 + y : 2 + y + height, 2 + x : 2 + x + width]
-                sharp |= bright & (np.maximum(before, after) < share * values)
+                before, after = (rest[tuple(places + sign * np.array(step)[:, None])] for sign in (-1, 1))
+                sharp[bright] |= np.maximum(before, after) < share * light
     return sharp
 
 

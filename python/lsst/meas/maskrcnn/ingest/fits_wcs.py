@@ -152,6 +152,8 @@ def _repaired(header: fits.Header) -> tuple[fits.Header, str]:
         elif not said:
             header.remove(key, ignore_missing=True)
     keys, notes = list(dict.fromkeys(header)), []
+    if missing := [key for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2") if key not in header]:
+        notes.append(f"its place on the sky is not right: it has no {' and '.join(missing)}, taken for 0.")
     if any(re.fullmatch(r"CD[12]_[12]", key) for key in keys):
         # Of both matrices, wcslib takes the other one.
         _remove(header, r"PC[12]_[12]")
