@@ -219,9 +219,9 @@ def test_spellings_of_world_coordinates(tmp_path, image, cards):
 @pytest.mark.parametrize(
     ("cards", "said"),
     [
-        ({"CROTA1": 30.0}, "there is CROTA1 but no CROTA2"),
-        ({"CROTA": 30.0}, "there is CROTA but no CROTA2"),
-        ({**SWAPPED, "CROTA2": 30.0}, "there is CROTA2 but no CROTA1"),
+        ({"CROTA1": 30.0}, "it has CROTA1, no CROTA2"),
+        ({"CROTA": 30.0}, "it has CROTA, no CROTA2"),
+        ({**SWAPPED, "CROTA2": 30.0}, "it has CROTA2, no CROTA1"),
         ({"CROTA1": 0.0}, None),
         ({"CROTA1": 30.0, "CROTA2": 30.0}, None),
         ({"CROTA1": 30.0, "PC1_1": 1.0, "PC2_2": 1.0}, None),

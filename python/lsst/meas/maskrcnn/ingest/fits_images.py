@@ -394,16 +394,10 @@ def _read_band(
         relative = True if options.rescale else relative
         variance, source = check_variance(variance, good, sigma, sky, relative, source, notes.append)
     found.append(f"noise {float(np.sqrt(np.median(variance[finite]))):.4g} counts ({source})")
-    magnitude, source = (options.zero_points or {}).get(band), "given"
-    if magnitude is None:
-        magnitude, source = zero_point(content.header, scale, band, sigma)
-    if magnitude is None:
-        notes.append(f"{source}: fluxes are in counts and magnitudes instrumental; --zeropoint sets it.")
-    else:
-        notes += implausible_depth(sigma, magnitude)
-        if (sky := float(np.median((content.pixels - pixels)[good]))) > 3.0 * sigma:
-            notes += implausible_sky(sky, magnitude, scale, band)
-    found.append("zero point not known" if magnitude is None else f"zero point {magnitude:.2f} ({source})")
+    level = float(np.median((content.pixels - pixels)[good]))
+    magnitude, words, said = _zero_point_of(band, content.header, options, scale, (sigma, level))
+    found.append(words)
+    notes += said
     return BandImage(
         band,
         name,
@@ -421,6 +415,25 @@ def _read_band(
         found,
         notes,
     )
+
+
+def _zero_point_of(
+    band: str, header: fits.Header, options: FitsOptions, scale: float, counts: tuple[float, float]
+) -> tuple[float | None, str, list[str]]:
+    """Zero point, `None` if it is not known, words on it, and notes on what is odd about it.
+
+    Pixels have a scale (arcsec), and counts of noise and of sky that was subtracted.
+    """
+    (sigma, sky), magnitude, source = counts, (options.zero_points or {}).get(band), "given"
+    if magnitude is None:
+        magnitude, source = zero_point(header, scale, band, sigma)
+    if magnitude is None:
+        note = f"{source}: fluxes are in counts and magnitudes instrumental; --zeropoint sets it."
+        return None, "zero point not known", [note]
+    notes = implausible_depth(sigma, magnitude)
+    if sky > 3.0 * sigma:
+        notes += implausible_sky(sky, magnitude, scale, band)
+    return magnitude, f"zero point {magnitude:.2f} ({source})", notes
 
 
 def _weigh(
