@@ -201,6 +201,8 @@ def test_cores_of_bright_stars_are_saturated(tmp_path, rng, field):
     for level in (20.0, 310.0):
         notes = read(write(tmp_path, {"r": field["r"] + 300.0}, header(SATURATE=level))).notes
         assert any("not believed" in note for note in notes)
+    stars = read(write(tmp_path, {"r": field["r"] * 300.0}, header(SATURATE=45000.0)))
+    assert any("not believed" in note for note in stars.notes) and not stars.images["r"].planes["SAT"].any()
     # Blocks of lossy compression in cores below the highest value.
     image[47:53, 66:74], image[40, 70] = 60000.0, 64000.0
     plate = read(write(tmp_path, {"r": image}))

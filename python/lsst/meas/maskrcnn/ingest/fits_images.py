@@ -51,6 +51,9 @@ _COUNT_RANGE = (1e-15, 1e15)
 """Noise (counts, nJy) whose square single precision holds well."""
 
 
+_MOST_ABOVE = 3.0
+"""Times their saturation that a quarter of the pixels above it may have; more are of other units."""
+
 _WIDTH_OF_PATTERNS = 2.0
 """Of a PSF (px) for which only single pixels are sharper than stars."""
 
@@ -573,10 +576,15 @@ def _saturation_level(content: FitsContent, given: float | None, note: Callable[
         return given
     level = header_saturation(content.header)
     if level is not None:
-        share = np.mean(content.pixels[np.isfinite(content.pixels)] >= level)
-        if share < 0.05 or is_pile(content.pixels, level):
+        finite = content.pixels[np.isfinite(content.pixels)]
+        above = finite[finite >= level]
+        reached = float(np.quantile(above, 0.75)) / level if above.size else 1.0
+        if is_pile(content.pixels, level) or (above.size < 0.05 * finite.size and reached < _MOST_ABOVE):
             return level
-        note(f"{share:.0%} of the pixels are above the header's saturation of {level:g}: it is not believed.")
+        note(
+            f"{above.size / finite.size:.2%} of the pixels, a quarter of them by {reached:.2g} times, are "
+            f"above the header's saturation of {level:g}: it is not believed."
+        )
     level = find_plateau(content.pixels)
     if level is not None:
         note(f"many pixels have {level:g} counts exactly and are taken for saturated.")
