@@ -210,6 +210,10 @@ def test_names_of_files_are_believed_before_the_usual_bands(tmp_path, sky):
         ({"FILTER": "Y"}, "Y"),
         ({"FILTER": "HSC-R"}, "r"),
         ({"FILTER": "SDSS-I"}, "i"),
+        ({"FILTER": "SLOAN R"}, "r"),
+        ({"FILTER": "gSDSS"}, "g"),
+        ({"FILTER": "W-S-I+"}, "i"),
+        ({"HIERARCH ESO INS FILT1 NAME": "OCAM_r_SDSS"}, "r"),
         # Of Webb, whose pupil wheel has filters too.
         ({"FILTER": "F150W2", "PUPIL": "F162M"}, "F162M"),
         ({"FILTER": "CLEAR", "PUPIL": "F115W"}, "F115W"),

@@ -136,9 +136,11 @@ def band_of(header: fits.Header | dict[str, str]) -> str | None:
     for key in BAND_KEYS:
         value = str(header.get(key, "")).strip()
         # "r", "HSC-R", "r DECam SDSS c0002 6415.0 1480.0", "decam-r", "r.MP9601", "ZTF_r", "rp", "bokr",
-        # "zd DECam k1038", "zs", but not "H  )".
+        # "zd DECam k1038", "zs", "OCAM_r_SDSS", "Sloan g'", "W-S-R+", "gSDSS", but not "H  )".
         match = re.match(
-            r"(?i)(?:hsc|decam|lsst|sdss|ztf|bok)?[-_ ]?([ugrizy])(?:[2p']?$|(?<=z)s$|d?[ ._-])", value
+            r"(?i)(?:hsc|decam|lsst|sdss|sloan|gunn|ps1|ztf|bok|ocam|w-s)?[-_ ]?([ugrizy])"
+            r"(?:[2p'+]?$|(?<=z)s$|sdss$|d?[ ._-])",
+            value,
         )
         if match:
             return match.group(1).lower()
