@@ -72,7 +72,7 @@ class BandFiles:
     """Variance of the pixels (counts^2)."""
 
     weight: Path | None = None
-    """Inverse variance (counts^-2); 0 where there is no data."""
+    """Inverse variance (counts^-2) or relative weight, which the noise tells; 0 where there is no data."""
 
     rms: Path | None = None
     """Standard deviation of the pixels (counts)."""

@@ -70,14 +70,14 @@ def find_sharp_pixels(pixels: FloatArray, good: BoolArray, sigma: float, fwhm: f
     if fwhm < _SAMPLED or np.diff(np.quantile(values[good], [0.02, 0.16, 0.5, 0.84])).min() < 0.5 * sigma:
         # Where photons are few, each is as sharp.
         return sharp
-    # Dead pixels, far below the sky, tell nothing.
-    dead = values < -5.0 * sigma
+    # Dead pixels, far below the sky, and holes tell nothing.
+    dead = (values < -5.0 * sigma) | (values == 0.0)
     values[dead] = 0.0
     about = 9.0 * ndimage.uniform_filter(values, 3, mode="constant")
     whole = ndimage.minimum_filter(good, 3, mode="constant")
     bright = whole & (values > _HOT * sigma)
     sharp |= bright & (values > _HOT_SHARE * about)
-    rest = np.pad(np.where(good & ~dead, values, np.inf), 2, constant_values=np.inf)
+    rest = np.pad(np.where(dead, np.inf, values), 2, constant_values=np.inf)
     places = np.stack(np.nonzero(bright)) + 2
     light = values[bright]
     for _ in range(_SHARP_ROUNDS):
