@@ -53,6 +53,8 @@ _LARGEST_COUNT, _SHARES_OF_EXPOSURE = 1e6, (0.1, 1.2)
 """Weights that are whole numbers up to this, or have a median of so many exposure times, are relative."""
 _MOST_SPREAD = 1e10
 """Variances of more than so many times their median mean no data; an RMS of 1e16 does in images of Euclid."""
+_FEWEST_SHARED = 5
+"""Pixels that must have one value for it to be none."""
 _SENTINELS = (-9999.0, -99999.0)
 """Values that stand for no data wherever they are."""
 
@@ -350,28 +352,44 @@ def _choose_hdu(
     return entry, data
 
 
-def _remove_dark(pixels: FloatArray, header: fits.Header) -> tuple[str, str]:
+def _remove_dark(pixels: FloatArray, header: fits.Header) -> tuple[str, ...]:
     """Set pixels to NaN that saw no light, or have values for no data; returns what was found."""
     dark, key = find_overscan(header, pixels)
     if dark is None:
-        return "", _remove_lowest(pixels)
+        return _remove_shared(pixels)
     pixels[dark] = np.nan
     note = f"{dark.mean():.1%} of the pixels are overscan by {key}, no data: it may be a raw frame."
-    return note, _remove_lowest(pixels)
+    return (note, *_remove_shared(pixels))
 
 
-def _remove_lowest(pixels: FloatArray) -> str:
-    """Set pixels to NaN that share a value too low to be one, wherever they are; returns what was found."""
+def _remove_shared(pixels: FloatArray) -> tuple[str, ...]:
+    """Set pixels to NaN that share a value that is none, wherever they are; returns what was found."""
     finite = pixels[np.isfinite(pixels)]
     if not finite.size:
-        return ""
-    lowest, (low, median) = finite.min(), np.quantile(finite[:: max(1, finite.size // 100_000)], [0.16, 0.5])
-    filled = pixels == lowest
+        return ()
+    sample, lowest = finite[:: max(1, finite.size // 100_000)], finite.min()
+    low, median = np.quantile(sample, [0.16, 0.5])
+    notes = []
     # No noise reaches so far below the sky, and several times to the same value.
-    if not 0.0 < 30.0 * (median - low) < median - lowest or np.count_nonzero(filled) < 5:
-        return ""
-    pixels[filled] = np.nan
-    return f"{np.count_nonzero(filled)} pixels are {lowest:g} exactly, far below all others: no data."
+    far = 0.0 < 30.0 * (median - low) < median - lowest
+    for value, is_none, words in (
+        (lowest, far, "far below all others"),
+        (0.0, _is_hole(sample), "as no value about it"),
+    ):
+        filled = pixels == value
+        if is_none and np.count_nonzero(filled) >= _FEWEST_SHARED:
+            pixels[filled] = np.nan
+            notes.append(f"{np.count_nonzero(filled)} pixels are {value:g} exactly, {words}: no data.")
+    return tuple(notes)
+
+
+def _is_hole(sample: FloatArray) -> bool:
+    """Whether 0 is much more often in a sample than any other value, of noise with both signs."""
+    others = sample[sample != 0.0]
+    if not 0.5 * sample.size < others.size < sample.size or not 0.1 < np.mean(others < 0.0) < 0.9:
+        return False
+    most = np.unique(others, return_counts=True)[1].max()
+    return bool(sample.size - others.size > 10 * most)
 
 
 def _label(hdus: fits.HDUList, entry: fits.hdu.base._BaseHDU) -> str:
