@@ -394,7 +394,7 @@ def _is_hole(pixels: FloatArray) -> bool:
     zeros, below = np.count_nonzero(rows == 0.0), np.count_nonzero(rows < 0.0)
     others = np.count_nonzero(np.isfinite(rows)) - zeros
     repeated = np.count_nonzero((np.diff(rows, axis=1) == 0.0) & (rows[:, 1:] != 0.0))
-    return zeros > 10 * repeated and zeros < others and 0.1 * others < below < 0.9 * others
+    return bool(zeros > 10 * repeated and zeros < others and 0.1 * others < below < 0.9 * others)
 
 
 def _label(hdus: fits.HDUList, entry: fits.hdu.base._BaseHDU) -> str:
