@@ -406,6 +406,7 @@ def test_variances_that_say_nothing(tmp_path, field):
         (("SCI", "DQMASK", "VAR"), {}),
         (("FLUX", "QUAL", "NOISEMAP"), {"HDUCLAS3": ("", "", "MSE")}),
         (("SCI_R", "BIT-MASK", "VARIANCE_MAP_R"), {}),
+        (("FLUX", "FLUX_MASK", "FLUX_VAR"), {}),
         (("DES_Q_BGSUB", "DES_Q_FLAG", "DES_Q_VAR"), {}),
     ],
 )

@@ -406,8 +406,8 @@ def _label(hdus: fits.HDUList, entry: fits.hdu.base._BaseHDU) -> str:
 def _kind_of(entry: fits.hdu.base._BaseHDU, band: str | None, image: str = "") -> str:
     """What an HDU is by its type, or its name without the band's: image, a key of `_COMPANIONS`, or empty.
 
-    Beside an image, names may also be that of the image but for one word, as NIR_Y_RMS beside NIR_Y_FLUX or
-    ERR2 beside SCI2; without one, the last word tells what is no image.
+    Beside an image, names may also be that of the image but for one word, as NIR_Y_RMS beside NIR_Y_FLUX,
+    ERR2 beside SCI2 or FLUX_VAR beside FLUX; without one, the last word tells what is no image.
     """
     own = _split(image)
     for key in ("HDUCLAS3", "UTYPE", "EXTNAME", "EXTTYPE", "IMTYPE"):
@@ -419,6 +419,8 @@ def _kind_of(entry: fits.hdu.base._BaseHDU, band: str | None, image: str = "") -
             names += [word for word in words if not word.isdigit()][-1:]
         elif len(words) == len(own) > 1 and len(others) == 1:
             names += others
+        elif words[:-1] == own:
+            names += words[-1:]
         for name, groups in zip(names, ({"image": _IMAGE_NAMES, **_COMPANIONS}, _COMPANIONS)):
             for kind, group in groups.items():
                 if {name, name.removesuffix("MAP"), name.removesuffix("S")} & {*group}:
@@ -477,7 +479,8 @@ def _image_of(
     if band is not None and data.ndim == 3:
         named = [str(entry.header.get(f"BAND{k}", "")).strip() for k in range(len(data))]
         if not all(named):
-            named = list(str(entry.header.get("BANDS", "")).strip().replace(",", ""))
+            said = str(entry.header.get("BANDS", "")).strip()
+            named = re.split("[ ,]+", said) if re.search("[ ,]", said) else list(said)
         if len(named) != len(data):
             if not cube_bands:
                 return None
