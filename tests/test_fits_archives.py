@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 from astropy.io import fits
 
+from lsst.meas.maskrcnn.images.sky import blur
 from lsst.meas.maskrcnn.images.stars import measure_psfs
 from lsst.meas.maskrcnn.ingest.fits_files import BandFiles
 from lsst.meas.maskrcnn.ingest.fits_images import FitsOptions, read_field
-from lsst.meas.maskrcnn.ingest.fits_noise import find_hot_pixels
+from lsst.meas.maskrcnn.ingest.fits_noise import find_sharp_pixels
 
 sys.path.append(str(Path(__file__).parent))
 from fits_samples import SHAPE, SIGMA, header, moffat, noise, read, star_field, write
@@ -83,6 +84,44 @@ def test_masks_of_compressed_files_know_the_telescope(tmp_path, image):
     assert planes["SAT"][3].all() and not planes["BAD"].any()
 
 
+@pytest.mark.parametrize("kinds", [("image", "invvar"), ("SCI", "ERR")])
+@pytest.mark.parametrize("order", ["gGrRzZ", "GgRrZz", "grzGRZ"])
+def test_weights_of_several_bands_in_one_file(tmp_path, image, kinds, order):
+    """As cutouts of the Legacy Surveys; the weights, with capitals, have the order of the images."""
+    hdus: list = [fits.PrimaryHDU()]
+    for letter in order:
+        band = letter.lower()
+        sigma, kind = 1.2 * SIGMA["r"] * (1 + "grz".index(band)), kinds[letter != band]
+        values = image * (1 + "grz".index(band)) if letter == band else np.full(SHAPE, sigma)
+        values = values**-2 if kind == "invvar" else values
+        hdus.append(fits.ImageHDU(values.astype(np.float32), header(FILTER=band)))
+        hdus[-1].header["EXTNAME" if kind.isupper() else "IMTYPE"] = kind
+    fits.HDUList(hdus).writeto(tmp_path / "all.fits")
+    result = read(dict.fromkeys("zgr", tmp_path / "all.fits"))
+    for number, band in enumerate("grz", 1):
+        assert noise(result, band) == pytest.approx(1.2 * SIGMA["r"] * number, rel=1e-3)
+
+
+@pytest.mark.parametrize("order", [("SCI", "RMS", "FLG"), ("FLG", "RMS", "SCI")])
+@pytest.mark.parametrize(("prefix", "suffix"), [("3-4.E.", ""), ("CCD1_", ""), ("", "1")])
+def test_extensions_of_euclid(tmp_path, image, order, prefix, suffix):
+    """Of several detectors; flags that only inform mask nothing."""
+    flags = np.zeros(SHAPE, np.int32)
+    planes = {4: "CR", 3: "SAT", 22: "NO_DATA", 1: "BAD", 24: "", 18: "", 5: "", 9: ""}
+    for row, bit in enumerate(planes):
+        flags[row] = 1 << bit
+    values = {"SCI": image.astype(np.float32), "RMS": np.full(SHAPE, 20.0, np.float32), "FLG": flags}
+    hdus: list = [fits.PrimaryHDU()]
+    for detector in ((prefix, suffix), ("9-9.H.", "")):
+        hdus += [fits.ImageHDU(values[kind], header(), name=kind.join(detector)) for kind in order]
+    fits.HDUList(hdus).writeto(tmp_path / "r.fits")
+    result = read({"r": tmp_path / "r.fits"})
+    assert noise(result) == pytest.approx(20.0)
+    for row, plane in enumerate(planes.values()):
+        found = [name for name, selected in result.images["r"].planes.items() if selected[row].any()]
+        assert found == ([plane] if plane else [])
+
+
 @pytest.mark.parametrize(
     ("cards", "columns"),
     [
@@ -143,6 +182,7 @@ def test_sections_of_other_images_are_not_believed(tmp_path, image):
 
 MATRIX = {f"CD{row}_{column}": "none" for row in (1, 2) for column in (1, 2)}
 STEPS = {"CDELT1": -0.2 / 3600, "CDELT2": 0.2 / 3600}
+SWAPPED = {"CTYPE1": "DEC--TAN", "CTYPE2": "RA---TAN", "CRVAL1": 2.2, "CRVAL2": 150.1}
 SCAMP = {"PV1_0": 0.0, "PV1_1": 1.0, "PV1_2": 0.0, "PV2_0": 0.0, "PV2_1": 1.0, "PV2_2": 0.0}
 NO_SIP = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 2, "B_ORDER": 2}
 
@@ -155,6 +195,8 @@ NO_SIP = {"CTYPE1": "RA---TAN-SIP", "CTYPE2": "DEC--TAN-SIP", "A_ORDER": 2, "B_O
         {**MATRIX, **STEPS, "CROTA2": 0.0},
         {**MATRIX, **STEPS, "PC001001": 1.0, "PC001002": 0.0, "PC002001": 0.0, "PC002002": 1.0},
         {"RADESYS": "J2000"},
+        {"XPIXELSZ": 15.0, "YPIXELSZ": 15.0, "PLTSCALE": 67.2},
+        {"CNPIX1": 100, "CNPIX2": 200, "PLTRAH": 10},
         SCAMP,
         {**SCAMP, "PV1_4": 0.0, "PV1_10": 0.0, "PV2_10": 0.0},
         {**SCAMP, **NO_SIP},
@@ -172,6 +214,32 @@ def test_spellings_of_world_coordinates(tmp_path, image, cards):
     found = result.wcs.pixel_to_world([20.0, 130.0], [30.0, 90.0])
     assert result.has_sky and (found.separation(expected).arcsec < 1e-3).all()
     assert any("distortions that are in tables" in note for note in result.notes) == ("CPDIS1" in cards)
+
+
+@pytest.mark.parametrize(
+    ("cards", "said"),
+    [
+        ({"CROTA1": 30.0}, "it has CROTA1, no CROTA2"),
+        ({"CROTA": 30.0}, "it has CROTA, no CROTA2"),
+        ({**SWAPPED, "CROTA2": 30.0}, "it has CROTA2, no CROTA1"),
+        ({"CROTA1": 0.0}, None),
+        ({"CROTA1": 30.0, "CROTA2": 30.0}, None),
+        ({"CROTA1": 30.0, "PC1_1": 1.0, "PC2_2": 1.0}, None),
+    ],
+)
+def test_rotations_of_the_axis_of_longitudes_are_not_known(tmp_path, image, cards, said):
+    """As the standard and wcslib have it, the angle is that of the other axis; some programs differ."""
+    notes = read(write(tmp_path, {"r": image}, header(**{**MATRIX, **STEPS, **cards}))).notes
+    assert [said in note for note in notes if "rotation" in note] == ([True] if said else [])
+    assert not any(
+        "rotation" in note for note in read(write(tmp_path, {"r": image}, header(CROTA1=9.0))).notes
+    )
+
+
+def test_places_that_are_not_said(tmp_path, image):
+    for key in ("CRVAL1", "CRPIX2"):
+        notes = read(write(tmp_path, {"r": image}, header(**{key: "none"}))).notes
+        assert any(f"it has no {key}, taken for 0" in note for note in notes)
 
 
 def test_distortions_that_ctype_does_not_name(tmp_path, image, capfd):
@@ -267,10 +335,45 @@ def test_confidences_and_exposure_times_are_relative(tmp_path, image, cards, wei
     unit = 0.5 / (np.sqrt(weights[1]) * SIGMA["r"])
     files = write(tmp_path, {"r": image * unit}, header(**cards), **{name: (values, {})})
     result = read(files)
-    assert noise(result) == pytest.approx(SIGMA["r"] * unit * (1.0 if relative else 2.0), rel=0.06)
+    assert noise(result) == pytest.approx(SIGMA["r"] * unit, rel=0.06)
     variance = result.images["r"].variance
     assert variance[0, 0] / variance[0, 100] == pytest.approx(4.0, rel=1e-3)
     assert any("is of confidences, exposure times" in note for note in result.notes) == relative
+    assert any("taken for relative" in note for note in result.notes) != relative
+
+
+@pytest.mark.parametrize("blurred", [False, True])
+@pytest.mark.parametrize("name", ["WHT", "IVAR"])
+def test_the_noise_tells_inverse_variances_from_relative_weights(tmp_path, rng, name, blurred):
+    """Pixels of noise that is correlated, as in resampled images, scatter less than their variance says."""
+    shape = (200, 260)
+    image, scatter = star_field(rng, 8.0, 4.0, shape, 12, 4), 8.0
+    if blurred:
+        image, scatter = blur(image, 0.8), 5.0 / np.sqrt(np.pi)
+    for factor, kept in ((1.25, True), (0.02 if blurred else 0.4, False), (3.0, False)):
+        weight = np.full(shape, 1.0 / (factor * 64.0), np.float32) * rng.uniform(0.97, 1.03, shape)
+        result = read(write(tmp_path, {"r": image}, **{name: (weight, {})}))
+        kept |= name == "IVAR" and (factor > 0.3)
+        assert noise(result) == pytest.approx(8.0 * np.sqrt(factor) if kept else scatter, rel=0.06)
+        assert any("inverse variances)" in note for note in result.notes) == (kept and name == "WHT")
+        assert any("taken for relative" in note for note in result.notes) != kept
+
+
+@pytest.mark.parametrize("name", ["WHT", "VAR"])
+def test_weights_and_variances_are_not_mixed_up(tmp_path, rng, name):
+    """Images of Pan-STARRS called wt are variances."""
+    shape = (200, 260)
+    quiet = np.arange(shape[1]) < 100
+    image = star_field(rng, 1.0, 4.0, shape, 12, 4) + np.where(quiet, 0.0, rng.normal(0.0, 1.0, shape))
+    variance = np.where(quiet, 1.0, 2.0) * np.ones(shape, np.float32) * 1.001
+    for kind, values in zip(
+        ("wrong", "right") if name == "WHT" else ("right", "wrong"), (variance, 1 / variance)
+    ):
+        result = read(write(tmp_path, {"r": image}, **{name: (values, {})}))
+        found = result.images["r"].variance
+        assert found[0, 150] / found[0, 50] == pytest.approx(2.0, rel=1e-3)
+        assert noise(result) == pytest.approx(2.0**0.5, rel=0.2)
+        assert any("the other way round" in note for note in result.notes) == (kind == "wrong")
 
 
 def test_stretched_images_are_said(tmp_path, image):
@@ -297,7 +400,9 @@ CASU = {"MAGZPT": (24.0, "Photometric ZP"), "MAGZRR": 0.01}
     ("cards", "band", "expected"),
     [
         ({"MAGZP": 20.9, "DATASET": "2MASS", "BAND": "J"}, "J", 21.81),
+        ({"MAGZP": 20.9, "ORIGIN": "2MASS", "FILTER": "j"}, "J", 21.81),
         ({"MAGZP": 22.5, "BAND": 1, "TELESCOP": "WISE"}, "W1", 25.199),
+        ({"MAGZP": 22.5, "BUNIT": "nanomaggy"}, "W2", 25.839),
         ({"MAGZP": (22.5, "Magnitude zeropoint (in Vega mag)"), "BAND": 2}, "W2", 25.839),
         ({**CASU, "INSTRUME": "WFCAM", "FILTER": "K", "EXP_TIME": 10.0}, "K", 28.4),
         ({**CASU, "INSTRUME": "VIRCAM", "FILTER": "Ks", "EXPTIME": 10.0}, "K", 28.327),
@@ -357,9 +462,38 @@ def test_pixels_sharper_than_stars_are_bad(tmp_path, rng, fwhm):
     assert any("pixels are sharper than stars" in note for note in result.notes)
 
 
+@pytest.mark.parametrize("fwhm", [3.0, 6.0])
+def test_cosmic_rays_are_bad(tmp_path, rng, fwhm):
+    """Lines and, where stars are wide, blobs; not saturated stars, nor those beside dead columns."""
+    image = star_field(rng, 10.0, fwhm, (240, 320), 24, 6)
+    image = np.minimum(image + moffat(image.shape, 120.0, 160.0, 3e6, fwhm), 2e4)
+    image[:, [40, 158]] = rng.normal(-500.0, 10.0, (240, 2))
+    rays, sky = np.zeros(image.shape, bool), image < 50.0
+    for number, (y, x) in enumerate(rng.integers(20, 220, (30, 2))):
+        steps = np.arange((2, 3, 5, 9, 14)[number // 6])
+        dy, dx = ((0, 2), (2, 0), (2, 2), (2, -2), (1, 2))[number % 5]
+        rays[y + steps * dy // 2, x + steps * dx // 2] = True
+        rays[y : y + 2, x : x + 2] |= fwhm > 5.0 and number % 10 == 0
+    rays &= sky
+    head = header(SATURATE=2e4)
+    assert "BAD" not in read(write(tmp_path, {"r": image}, head)).images["r"].planes
+    bad = read(write(tmp_path, {"r": image + 900.0 * rays}, head)).images["r"].planes["BAD"]
+    assert (bad & rays).sum() > 0.9 * rays.sum() and not (bad & ~rays).any()
+    # Beside the pixels of one colour of a camera, those of others may have no light.
+    bayer = read(write(tmp_path, {"r": image + 900.0 * rays}, header(SATURATE=2e4, BAYERPAT="RGGB")))
+    assert not bayer.images["r"].planes.get("BAD", ~sky)[rays].all()
+
+
+@pytest.mark.parametrize("fwhm", [1.3, 1.8])
+def test_undersampled_stars_are_no_cosmic_rays(rng, fwhm):
+    """Also if the width of the PSF comes out twice as large as it is."""
+    image = undersampled(rng, fwhm)
+    assert not find_sharp_pixels(image, np.ones(image.shape, bool), 1.0, 2.0 * fwhm).any()
+
+
 def test_single_photons_are_not_bad(rng):
     photons = rng.poisson(0.01, (200, 260)).astype(float)
-    assert not find_hot_pixels(photons, np.ones(photons.shape, bool), 0.01).any()
+    assert not find_sharp_pixels(photons, np.ones(photons.shape, bool), 0.01, 4.0).any()
 
 
 def undersampled(rng, fwhm, shape=(240, 240), n_stars=60):

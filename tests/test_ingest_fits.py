@@ -249,7 +249,9 @@ def test_extensions(tmp_path, rng):
             read({"r": path}, hdu=hdu)
 
 
-@pytest.mark.parametrize("keywords", [{"BANDS": "grz"}, {"BAND0": "g", "BAND1": "r", "BAND2": "z"}, {}])
+@pytest.mark.parametrize(
+    "keywords", [{"BANDS": "grz"}, {"BANDS": "g, r, z"}, {"BAND0": "g", "BAND1": "r", "BAND2": "z"}, {}]
+)
 def test_cube(tmp_path, rng, keywords):
     """Cut-outs of the Legacy Survey are cubes."""
     cube = np.stack([sky_image(rng) for _ in range(3)])

@@ -210,6 +210,10 @@ def test_names_of_files_are_believed_before_the_usual_bands(tmp_path, sky):
         ({"FILTER": "Y"}, "Y"),
         ({"FILTER": "HSC-R"}, "r"),
         ({"FILTER": "SDSS-I"}, "i"),
+        ({"FILTER": "SLOAN R"}, "r"),
+        ({"FILTER": "gSDSS"}, "g"),
+        ({"FILTER": "W-S-I+"}, "i"),
+        ({"HIERARCH ESO INS FILT1 NAME": "OCAM_r_SDSS"}, "r"),
         # Of Webb, whose pupil wheel has filters too.
         ({"FILTER": "F150W2", "PUPIL": "F162M"}, "F162M"),
         ({"FILTER": "CLEAR", "PUPIL": "F115W"}, "F115W"),
@@ -394,6 +398,12 @@ def test_lowest_value_that_pixels_share_is_no_data(tmp_path, rng, sky, caplog):
     image = np.where(dead, 0, np.rint(sky) + 700).astype(np.int16)
     np.testing.assert_array_equal(read_images({"r": write(tmp_path / "r.fits", image)}).usable[0], ~dead)
     assert f"{dead.sum()} pixels are 0 exactly, far below all others: no data" in caplog.text
+    # Zeros among noise about zero; but not among steps, of lossy compression for instance, or photons.
+    holes = np.where(dead, 0.0, sky)
+    np.testing.assert_array_equal(read_images({"r": write(tmp_path / "r.fits", holes)}).usable[0], ~dead)
+    steps = rng.uniform(1.0, 2.0, (SHAPE[0], 1))
+    for image in (np.rint(sky / steps) * steps, rng.poisson(0.05, SHAPE)):
+        assert read_images({"r": write(tmp_path / "r.fits", image.astype(np.float32))}).usable.mean() > 0.9
     # Variances may differ as much.
     fits.writeto(tmp_path / "v.fits", np.where(dead, 30.0, rng.normal(100.0, 0.1, SHAPE)).astype(np.float32))
     files = {"r": BandFiles(write(tmp_path / "r.fits", sky), variance=tmp_path / "v.fits")}

@@ -237,7 +237,7 @@ def simulate(**options: Any) -> int:
 @_repo(_NEW_REPO)
 @_several("--band", metavar="BAND=FILE", help="images of one field")
 @_several("--variance", metavar="BAND=FILE", help="their variances (counts^2)")
-@_several("--weight", metavar="BAND=FILE", help="their inverse variances")
+@_several("--weight", metavar="BAND=FILE", help="their inverse variances, or relative weights")
 @_several("--rms", metavar="BAND=FILE", help="their standard deviations")
 @_several("--mask", metavar="BAND=FILE", help="their mask images, see --mask-bits")
 @_several("--fits", metavar="FILE", help="images of one field in the order of --bands, or one cube")

@@ -47,6 +47,10 @@ class SkyEstimate:
     correlation: float
     """Correlation of the noise of neighbouring pixels; about 0 for white noise."""
 
+    sum_sigma: float
+    """Standard deviation of sums over eight by eight empty pixels, over eight: that of a pixel for white
+    noise, and larger where the noise is correlated; 0 if there are no such sums."""
+
     sources: BoolArray
     """Pixels (y, x) that were left out, because they hold sources."""
 
@@ -111,7 +115,7 @@ def estimate_sky(
     if trend is not None:
         level = level + trend
     correlation = 1.0 - (near / far) ** 2 if far > 0 else 0.0
-    return SkyEstimate(level, far, correlation, sources)
+    return SkyEstimate(level, far, correlation, _sum_sigma(difference, used), sources)
 
 
 def find_plateau(plane: FloatArray) -> float | None:
@@ -354,6 +358,16 @@ def blur(plane: FloatArray, sigma: float) -> FloatArray:
     return ndimage.gaussian_filter(
         np.asarray(plane, np.float64), sigma, mode="constant", radius=math.ceil(3.0 * sigma)
     )
+
+
+def _sum_sigma(difference: FloatArray, used: BoolArray) -> float:
+    """Scatter of sums over the pixels (y, x) that are used of blocks, over the root of their number."""
+    height, width = (length // _FAR * _FAR for length in difference.shape)
+    shape = height // _FAR, _FAR, width // _FAR, _FAR
+    number = used[:height, :width].reshape(shape).sum(axis=(1, 3))
+    total = np.where(used, difference, 0.0)[:height, :width].reshape(shape).sum(axis=(1, 3))
+    # In whole blocks or nearly: the noise of a part is less correlated.
+    return _difference_sigma(total / np.sqrt(np.maximum(number, 1)), number > 0.75 * _FAR**2, 2)
 
 
 def _stand_out(difference: FloatArray, good: BoolArray) -> BoolArray:

@@ -21,41 +21,42 @@ from astropy.io import fits
 from astropy.utils.exceptions import AstropyWarning
 
 from ..images.files import one_line
-from ..network.wavelengths import band_wavelength
-from .fits_header import BAND_KEYS, PER_SECOND, linear_pixels, number_of
+from .fits_header import BAND_KEYS, PER_SECOND, band_of, is_same_band, known_filter, linear_pixels, number_of
 from .fits_layout import check_layout
 from .fits_sections import find_overscan
 
 FloatArray = npt.NDArray[np.floating[Any]]
+_Plane = tuple[fits.hdu.base._BaseHDU, npt.NDArray[Any]]
 
 FITS_SUFFIXES = ("", ".gz", ".fz")
 """What may follow the name of a FITS file: nothing, or that it is compressed (`tuple` [`str`])."""
 
-# Extensions beside the image, by HDUCLAS3 (of ESO), UTYPE (of astropy), EXTNAME or EXTTYPE.
+# Extensions beside the image, by HDUCLAS3 (of ESO), UTYPE (of astropy), EXTNAME, EXTTYPE or IMTYPE (of the
+# Legacy Surveys).
 _COMPANIONS = {
     "variance": ("VAR", "VARI", "VARIANCE", "STAT", "MSE", "VARIANCEUNCERTAINTY"),
     "rms": ("ERR", "ERROR", "RMS", "SIGMA", "UNCERT", "UNC", "UNCERTAINTY", "STD", "STDEV", "STDDEV", "NOISE")
     + ("RMSE", "STDDEVUNCERTAINTY"),
     "weight": ("WHT", "WGT", "WT", "WEIGHT", "IVAR", "IVM", "INVVAR", "INVMSE", "INVERSEVARIANCE")
     + ("CONF", "CONFIDENCE"),
-    "mask": ("DQ", "MASK", "MSK", "BITMASK", "FLAG", "QUAL", "QUALITY", "DATAQUALITY", "BPM", "BADPIX")
+    "mask": ("DQ", "MASK", "MSK", "BITMASK", "FLAG", "FLG", "QUAL", "QUALITY", "DATAQUALITY", "BPM", "BADPIX")
     + ("BADPIXEL", "DQMASK"),
     "psf": ("PSF",),
 }
+_GAPS = "[-_ .]+"
 _IMAGE_NAMES = ("SCI", "IMAGE", "SCIENCE", "DATA")
 _PLACE = re.compile(r"C(TYPE|UNIT|RVAL|RPIX|DELT|ROTA)\d|(CD|PC|PV)\d_\d+|[AB]P?_(ORDER|\d_\d)|WAT\d_\d+")
 _KEYWORD = re.compile(r"[\w .:#/+-]+")
 _STRETCHED = re.compile(r"histogram ?transf|asinh ?transf|auto ?stretch|\bGHS\b|\bCLAHE\b", re.IGNORECASE)
 """In the history that programs of amateurs write."""
-_CAPITAL = re.compile(
-    r"(?:(?i:bess(?:el+)?|johnson|cousins|harris|mould)[-_ ]?)?([BVRIY])"
-    r"(?:c|[-_ ]?(?i:bess(?:el+)?|special|high))?$"
-)
-"""Filters of Johnson and Cousins, and Y of the near infrared, whose letters mean others if they are small."""
 _LARGEST_COUNT, _SHARES_OF_EXPOSURE = 1e6, (0.1, 1.2)
 """Weights that are whole numbers up to this, or have a median of so many exposure times, are relative."""
 _MOST_SPREAD = 1e10
 """Variances of more than so many times their median mean no data; an RMS of 1e16 does in images of Euclid."""
+_FEWEST_SHARED = 5
+"""Pixels that must have one value for it to be none."""
+_TILE = 64
+"""Pixels of a row that lossy compression packs together, or fewer."""
 _SENTINELS = (-9999.0, -99999.0)
 """Values that stand for no data wherever they are."""
 
@@ -75,7 +76,7 @@ class BandFiles:
     """Variance of the pixels (counts^2)."""
 
     weight: Path | None = None
-    """Inverse variance (counts^-2); 0 where there is no data."""
+    """Inverse variance (counts^-2) or relative weight, which the noise tells; 0 where there is no data."""
 
     rms: Path | None = None
     """Standard deviation of the pixels (counts)."""
@@ -120,8 +121,9 @@ class FitsContent:
     notes: tuple[str, ...] = ()
     """What was assumed or left out."""
 
-    def variance(self, files: BandFiles) -> tuple[FloatArray | None, str, bool]:
-        """Return the variance (y, x), counts^2, where it is from, and whether it is relative.
+    def variance(self, files: BandFiles) -> tuple[FloatArray | None, str, bool | None]:
+        """Return the variance (y, x), counts^2, where it is from, and whether it is relative; `None` if only
+        the noise can tell.
 
         It is NaN where there is no data, and `None` if it is not known or says nothing.
         """
@@ -140,18 +142,21 @@ class FitsContent:
         result = np.full(self.pixels.shape, np.nan)
         result[usable] = values[usable] ** {"variance": 1, "rms": 2, "weight": -1}[kind]
         result[result > _MOST_SPREAD * np.median(result[usable])] = np.nan
-        return result, source, kind == "weight" and self._is_relative(values[usable])
+        return result, source, self._is_relative(values[usable], source) if kind == "weight" else False
 
-    def _is_relative(self, weights: FloatArray) -> bool:
-        """Whether weights are confidences, numbers of images or exposure times, not inverse variances."""
+    def _is_relative(self, weights: FloatArray, source: str) -> bool | None:
+        """Whether weights are confidences, numbers of images or exposure times; not so by some names."""
+        if re.search(r"iv(ar|m)|inv(var|mse)|inverse", source.lower()):
+            return False
         if (weights < _LARGEST_COUNT).all() and (weights == np.rint(weights)).all():
             return True
         # As in drizzled images of Hubble.
         exposure, unit = number_of(self.header, "EXPTIME"), str(self.header.get("BUNIT", "")).lower()
-        if self.header.get("TELESCOP") != "HST" or not exposure or not re.search(PER_SECOND, unit):
-            return False
-        least, most = _SHARES_OF_EXPOSURE
-        return bool(least < np.median(weights) / exposure < most)
+        if self.header.get("TELESCOP") == "HST" and exposure and re.search(PER_SECOND, unit):
+            least, most = _SHARES_OF_EXPOSURE
+            if least < np.median(weights) / exposure < most:
+                return True
+        return None
 
     def flags(self, files: BandFiles) -> tuple[npt.NDArray[np.int64], fits.Header, str]:
         """Return the values of the mask image (y, x), its header and its name; zeros without one."""
@@ -257,36 +262,38 @@ def _find_image(path: Path, hdus: fits.HDUList, wanted: _Wanted) -> FitsContent:
     if _STRETCHED.search(history):
         notes.append("by its history it was stretched for display: its pixels are not linear in flux.")
     companions: dict[str, npt.NDArray[Any]] = {}
-    labels, mask_header, unused = {"image": _label(hdus, entry)}, fits.Header(), []
-    said = _known_filter(header)
-    if said and band and (said.lower() == band != said or not _is_same_band(said, band)):
+    labels, mask_header = {"image": _label(hdus, entry)}, fits.Header()
+    said = known_filter(header)
+    if said and band and (said.lower() == band != said or not is_same_band(said, band)):
         if np.squeeze(entry.data).ndim == 2:
             notes.append(f"it is taken for {band}, but its header says {said}.")
     if wanted.kind == "mask":
         return FitsContent(path, header, data, names=labels)
+    groups: dict[str, list[_Plane]] = {}
     for other in hdus:
-        if other is entry:
-            continue
         kind = _kind_of(other, band, entry.name)
         values = _image_of(other, band, wanted.cube_bands if kind in _COMPANIONS else ())
-        if values is None or not values.size:
-            continue
-        if (
-            kind in _COMPANIONS
-            and kind not in companions
-            and other.ver == entry.ver
-            and (_is_psf(values, data.shape) if kind == "psf" else values.shape == data.shape)
-        ):
-            companions[kind], labels[kind] = values, _label(hdus, other)
-            if kind == "mask":
-                # That fpack leaves to the primary HDU nothing but its name.
-                mask_header = _merged_header(hdus[0].header, entry.header, other.header)[0]
-        else:
-            unused.append(f"{_label(hdus, other)} ({values.shape[1]} x {values.shape[0]})")
+        if other is not entry and values is not None and values.size:
+            fits_image = _is_psf(values, data.shape) if kind == "psf" else values.shape == data.shape
+            belongs = kind in _COMPANIONS and other.ver == entry.ver and fits_image
+            groups.setdefault(kind if belongs else "", []).append((other, values))
+    unused = groups.pop("", [])
+    # The image and those of other detectors or bands.
+    kind, others = _kind_of(entry, band), [hdu for hdu, plane in unused if plane.shape == data.shape]
+    images = [hdu for hdu in hdus if hdu is entry or (hdu in others and _kind_of(hdu, band) == kind)]
+    for kind, group in groups.items():
+        # As many are those of the images in their order.
+        chosen = group.pop(images.index(entry) if len(group) == len(images) else 0)
+        unused += group
+        companions[kind], labels[kind] = chosen[1], _label(hdus, chosen[0])
+        if kind == "mask":
+            # That fpack leaves to the primary HDU nothing but its name.
+            mask_header = _merged_header(hdus[0].header, entry.header, chosen[0].header)[0]
     is_exposure = any("ARCHIVE_INDEX" in (entry.name, entry.header.get("EXTTYPE")) for entry in hdus)
     if unused and not is_exposure:
         more = f" and {len(unused) - 8} more" if len(unused) > 9 else ""
-        listed = ", ".join(unused[: 8 if more else None])
+        unused = sorted(unused, key=lambda plane: hdus.index(plane[0]))[: 8 if more else None]
+        listed = ", ".join(f"{_label(hdus, other)} ({v.shape[1]} x {v.shape[0]})" for other, v in unused)
         notes.append(f"the image is HDU {labels['image']}; not used are {listed}{more}.")
     try:
         pixels, note = linear_pixels(np.asarray(data, dtype=np.float64), header)
@@ -347,57 +354,89 @@ def _choose_hdu(
     return entry, data
 
 
-def _remove_dark(pixels: FloatArray, header: fits.Header) -> tuple[str, str]:
+def _remove_dark(pixels: FloatArray, header: fits.Header) -> tuple[str, ...]:
     """Set pixels to NaN that saw no light, or have values for no data; returns what was found."""
     dark, key = find_overscan(header, pixels)
     if dark is None:
-        return "", _remove_lowest(pixels)
+        return _remove_shared(pixels)
     pixels[dark] = np.nan
     note = f"{dark.mean():.1%} of the pixels are overscan by {key}, no data: it may be a raw frame."
-    return note, _remove_lowest(pixels)
+    return (note, *_remove_shared(pixels))
 
 
-def _remove_lowest(pixels: FloatArray) -> str:
-    """Set pixels to NaN that share a value too low to be one, wherever they are; returns what was found."""
+def _remove_shared(pixels: FloatArray) -> tuple[str, ...]:
+    """Set pixels to NaN that share a value that is none, wherever they are; returns what was found."""
     finite = pixels[np.isfinite(pixels)]
     if not finite.size:
-        return ""
-    lowest, (low, median) = finite.min(), np.quantile(finite[:: max(1, finite.size // 100_000)], [0.16, 0.5])
-    filled = pixels == lowest
+        return ()
+    sample, lowest = finite[:: max(1, finite.size // 100_000)], finite.min()
+    low, median = np.quantile(sample, [0.16, 0.5])
+    notes = []
     # No noise reaches so far below the sky, and several times to the same value.
-    if not 0.0 < 30.0 * (median - low) < median - lowest or np.count_nonzero(filled) < 5:
-        return ""
-    pixels[filled] = np.nan
-    return f"{np.count_nonzero(filled)} pixels are {lowest:g} exactly, far below all others: no data."
+    far = 0.0 < 30.0 * (median - low) < median - lowest
+    for value, is_none, words in (
+        (lowest, far, "far below all others"),
+        (0.0, _is_hole(pixels), "as no value about it"),
+    ):
+        filled = pixels == value
+        if is_none and np.count_nonzero(filled) >= _FEWEST_SHARED:
+            pixels[filled] = np.nan
+            notes.append(f"{np.count_nonzero(filled)} pixels are {value:g} exactly, {words}: no data.")
+    return tuple(notes)
+
+
+def _is_hole(pixels: FloatArray) -> bool:
+    """Whether 0 is no value of an image (y, x): often there in noise about it that repeats no other."""
+    # Lossy compression keeps few values, but others in each of its tiles.
+    length = min(_TILE, pixels.shape[1])
+    rows = pixels[:, : pixels.shape[1] // length * length].reshape(-1, length)
+    rows = np.sort(rows[:: max(1, len(rows) // 2000)], axis=1)
+    zeros, below = np.count_nonzero(rows == 0.0), np.count_nonzero(rows < 0.0)
+    others = np.count_nonzero(np.isfinite(rows)) - zeros
+    repeated = np.count_nonzero((np.diff(rows, axis=1) == 0.0) & (rows[:, 1:] != 0.0))
+    return bool(zeros > 10 * repeated and zeros < others and 0.1 * others < below < 0.9 * others)
 
 
 def _label(hdus: fits.HDUList, entry: fits.hdu.base._BaseHDU) -> str:
-    """Name of an HDU, or its number."""
-    return entry.name or str(entry.header.get("EXTTYPE") or hdus.index(entry))
+    """Name of an HDU, or its number, with what it says that it is."""
+    number = f"{hdus.index(entry)} {entry.header.get('IMTYPE', '')}".strip()
+    return entry.name or str(entry.header.get("EXTTYPE") or number)
 
 
 def _kind_of(entry: fits.hdu.base._BaseHDU, band: str | None, image: str = "") -> str:
     """What an HDU is by its type, or its name without the band's: image, a key of `_COMPANIONS`, or empty.
 
-    Names may also be that of the image but for the last word, as NIR_Y_RMS beside NIR_Y_FLUX.
+    Beside an image, names may also be that of the image but for one word, as NIR_Y_RMS beside NIR_Y_FLUX,
+    ERR2 beside SCI2 or FLUX_VAR beside FLUX; without one, the last word tells what is no image.
     """
-    for key in ("HDUCLAS3", "UTYPE", "EXTNAME", "EXTTYPE"):
-        words = re.split(r"[-_ .]+", str(entry.header.get(key, "")).strip().upper())
-        if len(words) > 2 and words[:-1] == re.split(r"[-_ .]+", image.upper())[:-1]:
-            words = words[-1:]
-        name = "".join(word for word in words if band is None or word != band.upper()).removesuffix("MAP")
-        for kind, group in {"image": _IMAGE_NAMES, **_COMPANIONS}.items():
-            if name in group or name.removesuffix("S") in group:
-                return kind
+    own = _split(image)
+    for key in ("HDUCLAS3", "UTYPE", "EXTNAME", "EXTTYPE", "IMTYPE"):
+        text = str(entry.header.get(key, ""))
+        names = ["".join(word for word in re.split(_GAPS, text.strip().upper()) if word != str(band).upper())]
+        words = _split(text)
+        others = [word for word, known in zip(words, own) if word != known]
+        if not image and len(words) > 1:
+            names += [word for word in words if not word.isdigit()][-1:]
+        elif len(words) == len(own) > 1 and len(others) == 1:
+            names += others
+        elif words[:-1] == own:
+            names += words[-1:]
+        for name, groups in zip(names, ({"image": _IMAGE_NAMES, **_COMPANIONS}, _COMPANIONS)):
+            for kind, group in groups.items():
+                if {name, name.removesuffix("MAP"), name.removesuffix("S")} & {*group}:
+                    return kind
     return ""
+
+
+def _split(name: str) -> list[str]:
+    """Words of a name, and the number at its end."""
+    return re.split(rf"{_GAPS}|(?<=[A-Z])(?=\d+$)", name.strip().upper())
 
 
 def _is_of_band(entry: fits.hdu.base._BaseHDU, band: str | None) -> bool:
     """Whether an HDU says that it is of a band; what the first says is for all."""
-    words = re.split(r"[-_ .]+", entry.name.upper())
-    named = (
-        () if isinstance(entry, fits.PrimaryHDU) else (_band_of(entry.header), _known_filter(entry.header))
-    )
+    words = re.split(_GAPS, entry.name.upper())
+    named = () if isinstance(entry, fits.PrimaryHDU) else (band_of(entry.header), known_filter(entry.header))
     return band is not None and (band.upper() in words or band in named)
 
 
@@ -440,7 +479,8 @@ def _image_of(
     if band is not None and data.ndim == 3:
         named = [str(entry.header.get(f"BAND{k}", "")).strip() for k in range(len(data))]
         if not all(named):
-            named = list(str(entry.header.get("BANDS", "")).strip().replace(",", ""))
+            said = str(entry.header.get("BANDS", "")).strip()
+            named = re.split("[ ,]+", said) if re.search("[ ,]", said) else list(said)
         if len(named) != len(data):
             if not cube_bands:
                 return None
@@ -490,7 +530,7 @@ def assign_bands(
         for index, path in enumerate(paths)
     ]
     if not fixed:
-        filters = [_known_filter(header) for header in headers]
+        filters = [known_filter(header) for header in headers]
         if None not in filters and len(set(filters)) == len(filters):
             return [str(band) for band in filters], []
         said = [next((str(header[key]) for key in BAND_KEYS if key in header), "none") for header in headers]
@@ -503,7 +543,7 @@ def assign_bands(
         if None not in named and len(set(named)) == len(named) and named != list(bands):
             listed = ", ".join(f"{path.name} is {band}" for path, band in zip(paths, named))
             return [str(band) for band in named], [f"By the names of the files, {listed}; --bands sets it."]
-    named = [_band_of(header) for header in headers]
+    named = [band_of(header) for header in headers]
     if len(paths) != len(bands):
         raise FitsImageError(
             f"{len(paths)} images were given, {len(bands)} are wanted, one for each of the bands "
@@ -535,42 +575,8 @@ def _header_of(path: Path, band: str | None = None, cube_bands: Sequence[str] = 
     return fits.Header({"FILTER": band} if band is not None else {})
 
 
-def _known_filter(header: fits.Header | dict[str, str]) -> str | None:
-    """Filter that a header names, if its wavelength is known."""
-    for value in (str(header[key]).strip() for key in BAND_KEYS if key in header):
-        capital, band = _CAPITAL.match(value), _band_of({"BAND": value})
-        if capital or band:
-            return capital[1] if capital else band
-        try:
-            band_wavelength(value)
-        except ValueError:
-            continue
-        return value
-    return None
-
-
-def _is_same_band(*names: str) -> bool:
-    """Whether names are those of one band, where some have a prefix."""
-    short = [_band_of({"BAND": name}) or re.split(r"[-_ ]", name)[-1].lower() for name in names]
-    return len(set(short)) == 1
-
-
 def _band_in_name(path: Path) -> str | None:
     """Band that the name of a file has as a word, if it is one alone."""
-    words = re.split(r"[-_. ]+", path.name)
-    found = {band for band in (_known_filter({"BAND": word}) for word in words) if band is not None}
+    words = re.split(_GAPS, path.name)
+    found = {band for band in (known_filter({"BAND": word}) for word in words) if band is not None}
     return found.pop() if len(found) == 1 else None
-
-
-def _band_of(header: fits.Header | dict[str, str]) -> str | None:
-    """Band that a header names, if it is one letter of ugrizy."""
-    for key in BAND_KEYS:
-        value = str(header.get(key, "")).strip()
-        # "r", "HSC-R", "r DECam SDSS c0002 6415.0 1480.0", "decam-r", "r.MP9601", "ZTF_r", "rp", "bokr",
-        # "zd DECam k1038", "zs", but not "H  )".
-        match = re.match(
-            r"(?i)(?:hsc|decam|lsst|sdss|ztf|bok)?[-_ ]?([ugrizy])(?:[2p']?$|(?<=z)s$|d?[ ._-])", value
-        )
-        if match:
-            return match.group(1).lower()
-    return None

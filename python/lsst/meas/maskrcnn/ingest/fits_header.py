@@ -26,6 +26,12 @@ BAND_KEYS = (
 )
 """Keywords of the filter. Of both wheels of Webb's cameras, the pupil's has the narrower one if any."""
 
+_CAPITAL = re.compile(
+    r"(?:(?i:bess(?:el+)?|johnson|cousins|harris|mould)[-_ ]?)?([BVRIY])"
+    r"(?:c|[-_ ]?(?i:bess(?:el+)?|special|high))?$"
+)
+"""Filters of Johnson and Cousins, and Y of the near infrared, whose letters mean others if they are small."""
+
 _ZERO_POINT_KEYS = (
     "PHOTZP",
     "MAGZERO",
@@ -105,6 +111,42 @@ def number_of(header: fits.Header, key: str) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def known_filter(header: fits.Header | dict[str, str]) -> str | None:
+    """Filter that a header names, if its wavelength is known."""
+    for value in (str(header[key]).strip() for key in BAND_KEYS if key in header):
+        capital, band = _CAPITAL.match(value), band_of({"BAND": value})
+        if capital or band:
+            return capital[1] if capital else band
+        try:
+            band_wavelength(value)
+        except ValueError:
+            continue
+        return value
+    return None
+
+
+def is_same_band(*names: str) -> bool:
+    """Whether names are those of one band, where some have a prefix."""
+    short = [band_of({"BAND": name}) or re.split(r"[-_ ]", name)[-1].lower() for name in names]
+    return len(set(short)) == 1
+
+
+def band_of(header: fits.Header | dict[str, str]) -> str | None:
+    """Band that a header names, if it is one letter of ugrizy."""
+    for key in BAND_KEYS:
+        value = str(header.get(key, "")).strip()
+        # "r", "HSC-R", "r DECam SDSS c0002 6415.0 1480.0", "decam-r", "r.MP9601", "ZTF_r", "rp", "bokr",
+        # "zd DECam k1038", "zs", "OCAM_r_SDSS", "Sloan g'", "W-S-R+", "gSDSS", but not "H  )".
+        match = re.match(
+            r"(?i)(?:hsc|decam|lsst|sdss|sloan|gunn|ps1|ztf|bok|ocam|w-s)?[-_ ]?([ugrizy])"
+            r"(?:[2p'+]?$|(?<=z)s$|sdss$|d?[ ._-])",
+            value,
+        )
+        if match:
+            return match.group(1).lower()
+    return None
+
+
 def linear_pixels(
     pixels: npt.NDArray[np.floating[Any]], header: fits.Header
 ) -> tuple[npt.NDArray[np.floating[Any]], str]:
@@ -124,10 +166,15 @@ def linear_pixels(
         raise ValueError(f"its pixels are {header['BUNIT']}; give an image that is linear in flux")
     if "PLATEID" in header or "photographic" in str(header.get("INSTRUME", "")).lower():
         return pixels, "it is a scan of a photographic plate: its pixels are not linear in flux."
-    for pattern in (str(header.get(key, "")).strip() for key in ("BAYERPAT", "COLORTYP", "FILTER")):
-        if re.fullmatch("RGGB|BGGR|GRBG|GBRG", pattern, re.IGNORECASE):
-            return pixels, f"its pixels alternate in colour ({pattern}): debayer it, unless that was done."
+    if pattern := colour_pattern(header):
+        return pixels, f"its pixels alternate in colour ({pattern}): debayer it, unless that was done."
     return pixels, ""
+
+
+def colour_pattern(header: fits.Header) -> str:
+    """Find the pattern of colours that the pixels of a camera have, such as RGGB; empty for none."""
+    words = (str(header.get(key, "")).strip() for key in ("BAYERPAT", "COLORTYP", "FILTER"))
+    return next((word for word in words if re.fullmatch("RGGB|BGGR|GRBG|GBRG", word, re.IGNORECASE)), "")
 
 
 def header_scale(header: fits.Header) -> tuple[float, str] | None:
@@ -237,7 +284,10 @@ def _zero_point_cards(
         if value is None or not _is_zero_point(value, sigma):
             refused.append(f"{key} = {one_line(header[key], 40)} is no zero point")
             continue
-        if casu or _is_vega(header, key):
+        if re.search(r"\bST ?(mag|MAG)?\b", _system_of(header, key)):
+            refused.append(f"{key} = {value:g} is of the ST system")
+            continue
+        if casu or _is_vega(header, key, band):
             vega = _ab_of_vega(header, band)
             if vega is None:
                 refused.append(
@@ -262,13 +312,18 @@ def _is_zero_point(value: float, sigma: float) -> bool:
     return low <= value <= high or faint < value - 2.5 * math.log10(5.0 * sigma) < faintest
 
 
-def _is_vega(header: fits.Header, key: str) -> bool:
+def _is_vega(header: fits.Header, key: str, band: str) -> bool:
     """Whether a zero point is for magnitudes in the system of Vega."""
+    infrared = band in _AB_OF_VEGA[""] and band[:1] == "W"
+    for name in _ORIGIN_KEYS:
+        infrared |= str(header.get(name, "")).strip().upper().startswith(("WISE", "2MASS"))
+    return "vega" in _system_of(header, key).lower() or (key == "MAGZP" and infrared)
+
+
+def _system_of(header: fits.Header, key: str) -> str:
+    """What a header says of the system of a zero point's magnitudes."""
     words = [header.comments[key], *(header.get(name, "") for name in ("MAGSYS", "PHOTSYS", "ZPSYS"))]
-    infrared = [
-        str(header.get(name, "")).strip().upper().startswith(("WISE", "2MASS")) for name in _ORIGIN_KEYS
-    ]
-    return "vega" in " ".join(map(str, words)).lower() or (key == "MAGZP" and any(infrared))
+    return " ".join(map(str, words))
 
 
 def _ab_of_vega(header: fits.Header, band: str) -> float | None:
@@ -278,7 +333,11 @@ def _ab_of_vega(header: fits.Header, band: str) -> float | None:
     said = [str(header[key]).strip() for key in BAND_KEYS if key in header]
     names = [name for name in said if name in table or (name and not name.isdigit())] or [band]
     makers = r"^(bess(el+)?|johnson|cousins)[-_ ]?|[-_ ]?2mass$"
-    found = {table.get(re.sub(makers, "", name, flags=re.IGNORECASE)) for name in names} - {None}
+    names = [re.sub(makers, "", name, flags=re.IGNORECASE) for name in names]
+    # No other filters have these letters.
+    found = {table.get(name.capitalize() if name in ("j", "h", "k", "ks") else name) for name in names} - {
+        None
+    }
     return found.pop() if len(found) == 1 else None
 
 

@@ -28,9 +28,16 @@ from ..images.sky import fill_cores, find_fill, find_plateau, is_pile, lies_on_s
 from ..images.stars import StarPsf, gaussian_image, image_fwhm, measure_psfs
 from ..images.units import AB_ZERO_POINT
 from .fits_files import BandFiles, FitsContent, FitsImageError, read_fits
-from .fits_header import header_fwhm, header_saturation, implausible_depth, implausible_sky, zero_point
+from .fits_header import (
+    colour_pattern,
+    header_fwhm,
+    header_saturation,
+    implausible_depth,
+    implausible_sky,
+    zero_point,
+)
 from .fits_masks import mask_bits, mask_patterns
-from .fits_noise import SAMPLED, check_variance, find_hot_pixels, subtract_sky
+from .fits_noise import check_variance, falls_with_noise, find_sharp_pixels, subtract_sky
 from .fits_resample import resample_band
 from .fits_wcs import RESAMPLE_ADVICE, common_wcs, pixel_scale_of
 
@@ -42,6 +49,13 @@ _LEAST_SHARE = {"weight": 0.1, "mask": 0.5}
 
 _COUNT_RANGE = (1e-15, 1e15)
 """Noise (counts, nJy) whose square single precision holds well."""
+
+
+_MOST_ABOVE = 3.0
+"""Times their saturation that a quarter of the pixels above it may have; more are of other units."""
+
+_WIDTH_OF_PATTERNS = 2.0
+"""Of a PSF (px) for which only single pixels are sharper than stars."""
 
 
 @dataclass(frozen=True)
@@ -263,8 +277,8 @@ def read_field(files: Mapping[str, BandFiles], options: FitsOptions | None = Non
     )
     result = FitsField({}, {}, tuple(files), shape, wcs, bool(own_wcs), notes)
     for entry, stars in zip(bands, measured):
-        if stars is not None and stars.fwhm > SAMPLED:
-            _mark_hot_pixels(entry)
+        if stars is not None:
+            _mark_sharp_pixels(entry, stars.fwhm)
         fwhm, psf, source = _psf_of(entry, stars, options, result.pixel_scale)
         entry.found.append(f"PSF {source}")
         notes.append(f"{entry.name}: {entry.band}, {'; '.join(entry.found)}.")
@@ -365,7 +379,7 @@ def _read_band(
         notes.append("its mask leaves less than a tenth of the pixels; noise and PSF are measured on all.")
         good = finite & ~saturated if (finite & ~saturated).any() else finite
     noise = options.for_band("noise", band)
-    pixels, sigma, sources = subtract_sky(content.pixels, good, options, noise, notes.append)
+    pixels, sigma, sky = subtract_sky(content.pixels, good, options, noise, notes.append)
     if guessed and lies_on_sources(planes["BAD"], np.where(finite & ~saturated, pixels, 0.0), sigma):
         raise FitsImageError(
             f"{name}: the pixels that are not 0 in {guessed} are those of the sources, as in a map of "
@@ -375,22 +389,21 @@ def _read_band(
         gain = options.for_band("gain", band)
         variance = np.full(finite.shape, sigma**2)
         if gain is not None:
-            variance += source_light(pixels, finite, sources | ~good, sigma) / gain
+            variance += source_light(pixels, finite, sky.sources | ~good, sigma) / gain
         source = "given" if noise is not None else "measured between the sources"
     else:
-        rescale = options.rescale or relative
-        variance, source = check_variance(variance, good, sigma, rescale, source, notes.append)
+        if falls_with_noise(variance, pixels, good & ~sky.sources):
+            variance, relative = np.median(variance[good]) ** 2 / variance, True
+            notes.append(
+                f"the noise falls where it should rise by {source}, which is taken the other way round."
+            )
+        relative = True if options.rescale else relative
+        variance, source = check_variance(variance, good, sigma, sky, relative, source, notes.append)
     found.append(f"noise {float(np.sqrt(np.median(variance[finite]))):.4g} counts ({source})")
-    magnitude, source = (options.zero_points or {}).get(band), "given"
-    if magnitude is None:
-        magnitude, source = zero_point(content.header, scale, band, sigma)
-    if magnitude is None:
-        notes.append(f"{source}: fluxes are in counts and magnitudes instrumental; --zeropoint sets it.")
-    else:
-        notes += implausible_depth(sigma, magnitude)
-        if (sky := float(np.median((content.pixels - pixels)[good]))) > 3.0 * sigma:
-            notes += implausible_sky(sky, magnitude, scale, band)
-    found.append("zero point not known" if magnitude is None else f"zero point {magnitude:.2f} ({source})")
+    level = float(np.median((content.pixels - pixels)[good]))
+    magnitude, words, said = _zero_point_of(band, content.header, options, scale, (sigma, level))
+    found.append(words)
+    notes += said
     return BandImage(
         band,
         name,
@@ -410,9 +423,28 @@ def _read_band(
     )
 
 
+def _zero_point_of(
+    band: str, header: fits.Header, options: FitsOptions, scale: float, counts: tuple[float, float]
+) -> tuple[float | None, str, list[str]]:
+    """Zero point, `None` if it is not known, words on it, and notes on what is odd about it.
+
+    Pixels have a scale (arcsec), and counts of noise and of sky that was subtracted.
+    """
+    (sigma, sky), magnitude, source = counts, (options.zero_points or {}).get(band), "given"
+    if magnitude is None:
+        magnitude, source = zero_point(header, scale, band, sigma)
+    if magnitude is None:
+        note = f"{source}: fluxes are in counts and magnitudes instrumental; --zeropoint sets it."
+        return None, "zero point not known", [note]
+    notes = implausible_depth(sigma, magnitude)
+    if sky > 3.0 * sigma:
+        notes += implausible_sky(sky, magnitude, scale, band)
+    return magnitude, f"zero point {magnitude:.2f} ({source})", notes
+
+
 def _weigh(
     content: FitsContent, files: BandFiles, finite: BoolArray, saturated: BoolArray, notes: list[str]
-) -> tuple[BoolArray, FloatArray | None, str, bool]:
+) -> tuple[BoolArray, FloatArray | None, str, bool | None]:
     """Find the pixels (y, x) that have data and weight; returns these and `FitsContent.variance`."""
     variance, source, relative = content.variance(files)
     if relative:
@@ -490,11 +522,14 @@ def _psf_of(
     return fwhm, gaussian_image(fwhm / scale), f"{fwhm:.2f} arcsec ({source})"
 
 
-def _mark_hot_pixels(entry: BandImage) -> None:
-    hot = find_hot_pixels(entry.pixels, entry.good, entry.sigma)
-    if hot.any():
-        entry.planes["BAD"] = entry.planes.get("BAD", False) | hot
-        entry.notes.append(f"{np.count_nonzero(hot)} pixels are sharper than stars: hot ones or cosmic rays.")
+def _mark_sharp_pixels(entry: BandImage, fwhm: float) -> None:
+    # Beside a pixel of one colour are those of others, which may have no light.
+    width = min(fwhm, _WIDTH_OF_PATTERNS) if colour_pattern(entry.header) else fwhm
+    sharp = find_sharp_pixels(entry.pixels, entry.good, entry.sigma, width)
+    if sharp.any():
+        entry.planes["BAD"] = entry.planes.get("BAD", False) | sharp
+        number = np.count_nonzero(sharp)
+        entry.notes.append(f"{number} pixels are sharper than stars, hot ones or cosmic rays: BAD.")
 
 
 def _plain_image(entry: BandImage, fwhm: float, psf: FloatArray | None) -> PlainImage:
@@ -545,10 +580,15 @@ def _saturation_level(content: FitsContent, given: float | None, note: Callable[
         return given
     level = header_saturation(content.header)
     if level is not None:
-        share = np.mean(content.pixels[np.isfinite(content.pixels)] >= level)
-        if share < 0.05 or is_pile(content.pixels, level):
+        finite = content.pixels[np.isfinite(content.pixels)]
+        above = finite[finite >= level]
+        reached = float(np.quantile(above, 0.75)) / level if above.size else 1.0
+        if is_pile(content.pixels, level) or (above.size < 0.05 * finite.size and reached < _MOST_ABOVE):
             return level
-        note(f"{share:.0%} of the pixels are above the header's saturation of {level:g}: it is not believed.")
+        note(
+            f"{above.size / finite.size:.2%} of the pixels, a quarter of them by {reached:.2g} times, are "
+            f"above the header's saturation of {level:g}: it is not believed."
+        )
     level = find_plateau(content.pixels)
     if level is not None:
         note(f"many pixels have {level:g} counts exactly and are taken for saturated.")

@@ -21,6 +21,8 @@ _BITS: dict[str, dict[str, tuple[int, ...]]] = {
     "LCO": {"BAD": (0, 2), "SAT": (1,), "CR": (3,)},
     # Of DRAGONS; what is hardly linear, or between two detectors, is good.
     "GEMINI": {"BAD": (0, 6), "SAT": (2,), "CR": (3,), "NO_DATA": (4,)},
+    # Of VIS; ghosts, regions of many cosmic rays, seams of the detector and light of objects inform.
+    "Euclid": {"BAD": (0, 1, 2, 7, 8, 12, 15), "SAT": (3, 21), "CR": (4,), "NO_DATA": (22,)},
     # Saturated in any image of g, r, z or i; those of a band without data are of other bands as well.
     "Legacy Surveys": {"SAT": (2, 3, 4, 14)},
     # Of NOIRLab, up to version 3.4 for DECam; bleed trails are 6.
@@ -80,6 +82,8 @@ def _convention(header: fits.Header, name: str) -> str:
     said: dict[str, Any] = {key: str(header.get(key, "")).strip() for key in ("TELESCOP", "SURVEY", "ORIGIN")}
     if name == "MSK" or said["SURVEY"].upper() == "DES":
         return "DES"
+    if re.search(r"FLG\d*$", str(header.get("EXTNAME", ""))):
+        return "Euclid"
     version = re.search(r"(\d+)\.(\d+)", str(header.get("PLVER", "")))
     first = _FIRST_WITH_CODES.get(str(header.get("INSTRUME", "")).strip().lower())
     if version is not None and first is not None:

@@ -151,7 +151,7 @@ def _repaired(header: fits.Header) -> tuple[fits.Header, str]:
             header[key] = _FRAMES[said]
         elif not said:
             header.remove(key, ignore_missing=True)
-    keys, notes = list(dict.fromkeys(header)), []
+    keys, notes = list(dict.fromkeys(header)), _what_is_missing(header)
     if any(re.fullmatch(r"CD[12]_[12]", key) for key in keys):
         # Of both matrices, wcslib takes the other one.
         _remove(header, r"PC[12]_[12]")
@@ -166,11 +166,28 @@ def _repaired(header: fits.Header) -> tuple[fits.Header, str]:
         notes.append(
             "SIP distortions are used, though CTYPE does not say so; of resampled images, remove them."
         )
+    if not {"AMDX1", "AMDY1", "PPO3", "PPO6", "XPIXELSZ", "YPIXELSZ"} <= {*keys}:
+        # Some of the solution of a photographic plate is none; wcslib would take it for one.
+        _remove(header, r"(CNPIX|PPO|AMD[XY])\d+|[XY]PIXELSZ|PLT(RA|DEC)\w*")
     if _remove(header, r"(CPDIS|D2IMDIS|CPERR|D2IMERR)[12]|(DP|DQ|D2IM)[12]\b.*|AXISCORR|D2IMEXT"):
         notes.append(
             "the distortions that are in tables, of less than a pixel in images of Hubble, are left out."
         )
     return header, " ".join(notes)
+
+
+def _what_is_missing(header: fits.Header) -> list[str]:
+    """Say which parts of the world coordinates, with CTYPE in capitals, are taken for 0."""
+    notes = []
+    if missing := [key for key in ("CRVAL1", "CRVAL2", "CRPIX1", "CRPIX2") if key not in header]:
+        notes.append(f"its place on the sky is not right: it has no {' and '.join(missing)}, taken for 0.")
+    # The angle is that of the axis of latitudes (Calabretta & Greisen 2002, A&A 395, 1077, 6.1).
+    latitude = 1 if header["CTYPE1"].strip().startswith(("DEC", "GLAT", "ELAT")) else 2
+    angles = [key for key in ("CROTA", f"CROTA{3 - latitude}") if number_of(header, key)]
+    matrix = r"(CD[12]_|PC(00)?[12](_|00))[12]"
+    if angles and f"CROTA{latitude}" not in header and not any(re.fullmatch(matrix, key) for key in header):
+        notes.append(f"its rotation is not known and taken for 0: it has {angles[0]}, no CROTA{latitude}.")
+    return notes
 
 
 def _remove(header: fits.Header, pattern: str) -> bool:
