@@ -376,7 +376,7 @@ def _remove_shared(pixels: FloatArray) -> tuple[str, ...]:
     far = 0.0 < 30.0 * (median - low) < median - lowest
     for value, is_none, words in (
         (lowest, far, "far below all others"),
-        (0.0, _is_hole(pixels), "as no value about it"),
+        (0.0, _is_hole(pixels), "in noise that repeats no other value"),
     ):
         filled = pixels == value
         if is_none and np.count_nonzero(filled) >= _FEWEST_SHARED:
