@@ -237,7 +237,7 @@ def _observed_psf(
         else:
             position = geom.Point2D(*blend.psf_center)
         stamps.append(exposure.getPsf().computeKernelImage(position).array)
-    sides = np.max([stamp.shape for stamp in stamps], axis=0)
+    sides = np.max([stamp.shape for stamp in stamps], axis=0).tolist()
     psf = np.zeros((len(stamps), *sides), dtype=np.float32)
     for plane, stamp in zip(psf, stamps, strict=True):
         plane[_centered(stamp.shape, sides)] = stamp

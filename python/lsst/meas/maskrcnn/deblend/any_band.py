@@ -254,7 +254,7 @@ def _halve(found: Detections, shape: tuple[int, int]) -> Detections:
         room = np.array(shape) - origins[index]
         mean = mean[: room[0], : room[1]]
         # The smallest sources keep a pixel.
-        mask = mean >= min(127.5, mean.max(initial=0.0))
+        mask = mean >= min(127.5, float(mean.max(initial=0.0)))
         masks.append(mask)
         soft.append(np.rint(mean).astype(np.uint8))
     mask_origins = origins.copy()

@@ -229,8 +229,8 @@ def choose_mask_band(sets: Sequence[SetFolder], options: AstroRcnnOptions) -> tu
             if not plane.size:
                 continue
             # Smoothed, or the mask would choose the pixels to which chance sent photons.
-            inside = blur(plane.astype(np.float64), 1.5)
-            inside = inside > (0.05 if is_star else 0.08) * inside.max()
+            smooth = blur(plane.astype(np.float64), 1.5)
+            inside = smooth > (0.05 if is_star else 0.08) * smooth.max()
             for band, image in planes.items():
                 part = image[y0 : y0 + plane.shape[0], x0 : x0 + plane.shape[1]]
                 values = part[inside]

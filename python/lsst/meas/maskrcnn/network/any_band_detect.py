@@ -82,7 +82,7 @@ class BandImage:
     def snr(self) -> npt.NDArray[np.float32]:
         """All bands that have data in a pixel together, in units of the noise, (y, x)."""
         count = np.maximum(self.valid.sum(axis=0, dtype=np.uint8), 1)
-        return self.pixels.sum(axis=0) / np.sqrt(count.astype(np.float32))
+        return np.asarray(self.pixels.sum(axis=0) / np.sqrt(count.astype(np.float32)), np.float32)
 
 
 def normalize_bands(

@@ -249,8 +249,8 @@ def plot_residuals(
         inside = (y >= low) & (y <= high) & (x >= left) & (x <= right)
         if inside.sum() > 300:
             grid: dict[str, Any] = {"gridsize": (28, 16), "extent": (left, right, low, high), "mincnt": 1}
-            shades = {"bins": "log", "cmap": _SHADES, "vmin": 0.5, "vmax": max(inside.sum() / 20.0, 10.0)}
-            axis.hexbin(x[inside], y[inside], linewidths=0.1, zorder=1, **grid, **shades)
+            grid |= {"bins": "log", "cmap": _SHADES, "vmin": 0.5, "vmax": max(inside.sum() / 20.0, 10.0)}
+            axis.hexbin(x[inside], y[inside], linewidths=0.1, zorder=1, **grid)
         else:
             axis.plot(x[inside], y[inside], ".", color="0.6", ms=3.0, zorder=1)
         _draw_statistics(axis, panel.binned)

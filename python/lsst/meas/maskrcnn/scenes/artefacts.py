@@ -82,11 +82,11 @@ def bright_star_wings(
         width = _spike_width(fwhm)
         for turn in (angle, angle + 0.5 * math.pi):
             across = -dx * math.sin(turn) + dy[:, None] * math.cos(turn)
-            rows, columns = np.nonzero(np.abs(across) < 4.5 * width)
-            r2 = dx[columns] ** 2 + dy[rows] ** 2
-            line = np.exp(-0.5 * (across[rows, columns] / width) ** 2) / (math.sqrt(2 * math.pi) * width)
+            y, x = np.nonzero(np.abs(across) < 4.5 * width)
+            r2 = dx[x] ** 2 + dy[y] ** 2
+            line = np.exp(-0.5 * (across[y, x] / width) ** 2) / (math.sqrt(2 * math.pi) * width)
             line *= 0.5 * spikes / (2.0 * math.pi * core) / (1.0 + r2 / (2.0 * core) ** 2)
-            light[rows, columns] += line * np.clip(1.0 - r2 / spike_reach**2, 0.0, 1.0) ** 2
+            light[y, x] += line * np.clip(1.0 - r2 / spike_reach**2, 0.0, 1.0) ** 2
     return light
 
 
