@@ -18,6 +18,7 @@ import pyarrow.parquet as parquet
 import pytest
 from astropy.table import QTable
 from astropy.wcs import WCS
+from matplotlib.figure import Figure
 from scipy.special import erf
 
 from lsst.afw.image import ExposureF
@@ -25,6 +26,7 @@ from lsst.afw.table import SourceCatalog
 from lsst.meas.maskrcnn import MultibandImage, find_sources, load_model, read_images
 from lsst.meas.maskrcnn.catalogs.exposures import to_multiband_image
 from lsst.meas.maskrcnn.catalogs.model_images import cut_blends, draw_models, model_fluxes
+from lsst.meas.maskrcnn.cli import demo
 from lsst.meas.maskrcnn.cli.main import main as maskrcnn
 from lsst.meas.maskrcnn.deblend import object_table
 from lsst.meas.maskrcnn.deblend.any_band import detect_any_band, image_wavelengths
@@ -32,6 +34,7 @@ from lsst.meas.maskrcnn.deblend.deblend import DeblendSettings
 from lsst.meas.maskrcnn.deblend.image import gaussian_fwhm
 from lsst.meas.maskrcnn.deblend.sources import SourceList
 from lsst.meas.maskrcnn.ingest.exposures import scene_to_exposures
+from lsst.meas.maskrcnn.metrics.cutouts import BlendCutout
 from lsst.meas.maskrcnn.network.any_band import AnyBandNetwork
 from lsst.meas.maskrcnn.network.inference import DetectionSettings
 from lsst.meas.maskrcnn.network.model_file import MaskRcnnModel
@@ -126,6 +129,47 @@ def check_models(
         assert all(brightest >= other for other in others)
         assert all("true 7" in label for label, _ in cutout.children)
     assert len(plot_field(cutouts, "r", {"g": flux[:, 0], "r": flux[:, 1]}, flux[:, 0], flux[:, 1]).axes) > 10
+
+
+@pytest.mark.parametrize("missing", ["z", "rz"])
+def test_the_demo_draws_bands_with_models(
+    missing: str,
+    exposures: dict[str, ExposureF],
+    model: MaskRcnnModel,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where the PSF of some bands is not known, pictures and the list of the brightest are of the others."""
+    given = {band: exposure.clone() for band, exposure in exposures.items()}
+    for band in missing:
+        given[band].setPsf(None)
+    config = MaskRcnnDeblendConfig()
+    config.doMeasure = False
+    found = MaskRcnnDeblendTask(config=config).run(exposures=given, model=model)
+    is_source = found.catalog["deblend_nChild"] == 0
+    catalog, *of_bands = (
+        one[is_source].copy(deep=True) for one in (found.catalog, *found.bandCatalogs.values())
+    )
+    bands = dict(zip(found.bandCatalogs, of_bands))
+    drawn: list[list[BlendCutout]] = []
+
+    def draw(
+        blends: list[BlendCutout], band: str, magnitudes: dict[str, np.ndarray], *others: object
+    ) -> Figure:
+        assert set(missing).isdisjoint({band, *magnitudes})
+        drawn.append(blends)
+        return Figure()
+
+    monkeypatch.setattr(demo, "plot_field", draw)
+    field, image = demo.Field("name", "a field", given), to_multiband_image(given)
+    demo._draw_blends(tmp_path, field, image, catalog, bands, found.objectTable)
+    assert (tmp_path / "blends.png").is_file()
+    assert drawn[0] and all(len(cutout.children) > 1 for cutout in drawn[0])
+    middle = "r" if missing == "z" else "g"
+    magnitudes = np.asarray(found.objectTable[f"{middle}_sersicMag"])
+    brightest = np.nanmin(magnitudes[~np.asarray(found.objectTable["flag_notConverged"])])
+    first = demo._brightest(found.objectTable, BANDS)[3].split()
+    assert first[5 + BANDS.index(middle)] == f"{brightest:.2f}"
 
 
 def test_the_task_and_files_give_what_the_engine_gives(

@@ -84,12 +84,13 @@ def main() -> None:
     plain.setPsf(stored.psf.to_legacy())
     plain.setPhotoCalib(PhotoCalib(1.0))
     from lsst.meas.maskrcnn import find_sources, load_model
+    from lsst.meas.maskrcnn.deblend.object_table import make_object_table
 
     model = load_model()
     tables = []
     for name, given in (("cell coadd", exposure), ("ExposureF", plain)):
         cpu = time.process_time()
-        tables.append(find_sources(to_multiband_image({"r": given}), model).to_table())
+        tables.append(make_object_table(find_sources(to_multiband_image({"r": given}), model)))
         print(f"{name}: {len(tables[-1])} sources in {time.process_time() - cpu:.0f} CPU s")
     for column in tables[0].colnames:
         np.testing.assert_array_equal(tables[0][column], tables[1][column], err_msg=column)

@@ -28,9 +28,10 @@ FIRST = ("README.md", "user-guide.rst", "evaluation.rst", "training.rst")
 
 # What a reader has to bring.
 OWN = re.compile(
-    r"\.\.\.|\$\{|pip install|runtests|^-c |run\.log|^source |\b(HSC/runs|survey/|COLLECTION|DATA|FOLDER"
-    r"|BEFORE/|trainingset|field_1|fields\.csv|a_g\.fits|img_g\.fits|cutout\.fits|g\.fits|my_model|parsl-local|nproc"
-    r"|u/me/deblended|cuda|CALIBRATED|TRACT|conda|setup\.sh|/scratch/|u/me/injected|imported/mine|pipeline\.yaml)"
+    r"\.\.\.|\$\{|pip install|runtests|^-c |run\.log|^source |^cd |/scratch/|\b(HSC/runs|survey/|COLLECTION"
+    r"|DATA|FOLDER|BEFORE/|trainingset|field_1|fields\.csv|a_g\.fits|img_g\.fits|cutout\.fits|g\.fits|my_model"
+    r"|nproc|parsl-local|u/me/deblended|cuda|CALIBRATED|TRACT|conda|setup\.sh|u/me/injected|injected_maskrcnn"
+    r"|imported/mine|pipeline\.yaml|simulated/lsst-1yr|u/me/truth)"
 )
 
 

@@ -405,6 +405,12 @@ def _shown_bands(bands: Sequence[str]) -> list[str]:
     return [order[index] for index in np.rint(np.linspace(0, len(order) - 1, 3)).astype(int)]
 
 
+def _with_models(objects: Table, bands: Sequence[str]) -> list[str]:
+    """Bands that have fluxes of models, as their PSF is known; all where none has."""
+    modelled = [band for band in bands if np.isfinite(np.asarray(objects[f"{band}_sersicFlux"])).any()]
+    return modelled or list(bands)
+
+
 def _draw_blends(
     out: Path,
     field: Field,
@@ -413,8 +419,8 @@ def _draw_blends(
     by_band: dict[str, SourceCatalog],
     objects: Table,
 ) -> None:
-    """Draw the blends of the most sources, number counts and colours."""
-    shown = _shown_bands(image.bands)
+    """Draw the blends of the most sources, number counts and colours, in bands with models."""
+    shown = _shown_bands(_with_models(objects, image.bands))
     band = shown[1]
     bands = shown if len(set(shown)) == 3 else [band]
     true, truth, true_magnitudes = {}, field.truth, None
@@ -436,7 +442,8 @@ def _draw_blends(
 def _brightest(objects: Table, bands: Sequence[str]) -> list[str]:
     """Ten lines of the object table, of fits that converged."""
     objects = objects[~np.asarray(objects["flag_notConverged"])]
-    order = np.argsort(np.asarray(objects[f"{_shown_bands(bands)[1]}_sersicMag"]), kind="stable")[:10]
+    middle = _shown_bands(_with_models(objects, bands))[1]
+    order = np.argsort(np.asarray(objects[f"{middle}_sersicMag"]), kind="stable")[:10]
     formats = {"objectId": "d", "coord_ra": ".5f", "coord_dec": "+.5f", "class": "s", "pStar": ".2f"}
     formats |= {f"{band}_sersicMag": ".2f" for band in bands} | {"sersic_reff_major": ".2f"}
     chosen = objects[list(formats)][order]
