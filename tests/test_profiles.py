@@ -13,7 +13,6 @@ import pytest
 import torch
 from scipy.special import gammainc, gammaincinv
 
-from lsst.meas.maskrcnn.profiles import block
 from lsst.meas.maskrcnn.profiles import fit as module
 from lsst.meas.maskrcnn.profiles.fit import fit_profiles
 from lsst.meas.maskrcnn.profiles.mixtures import sersic_mixture
@@ -258,18 +257,6 @@ def test_what_cannot_be_fitted_stays_finite() -> None:
     assert np.isfinite(fit.covariance).all()
     assert fit.flux[0, 0] + fit.flux[1, 0] < 0
     assert fit.dof[2] == 0 and (fit.flux_errors[2] > 1e12).all()
-
-
-def test_sources_that_no_model_describes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their fit ends at a part of what is left, in as many steps whatever their S/N, with the same fluxes."""
-    knots = galsim.RandomKnots(npoints=12, half_light_radius=7.0, rng=galsim.BaseDeviate(5))
-    fits = [fit_copies(knots, snr, 8)[0] for snr in (2e3, 2e4)]
-    assert all(fit.converged.all() and (fit.chi2 > 10 * fit.dof).all() for fit in fits)
-    np.testing.assert_allclose(fits[1].n_iter.mean(), fits[0].n_iter.mean(), atol=0.5)
-    monkeypatch.setattr(block, "_SETTLED_PART", 0.0)
-    longer = fit_copies(knots, 2e4, 8)[0]
-    assert (longer.n_iter > fits[1].n_iter).all()
-    np.testing.assert_allclose(fits[1].flux, longer.flux, rtol=0.01)
 
 
 @pytest.mark.parametrize("light", ["sky", "line", "hole"])

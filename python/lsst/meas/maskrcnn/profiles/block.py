@@ -30,8 +30,6 @@ IntArray = npt.NDArray[np.int64]
 MAX_STEPS = 25
 _SETTLED = 0.1
 """A group has converged if the next step promises to lower chi^2 by less than this for each source."""
-_SETTLED_PART = 1e-4
-"""So has one that no model describes, if that is less than this part of what chi^2 exceeds the pixels by."""
 _STILL = 0.01
 """A source is not drawn again for a step that promises less than this."""
 _LARGEST_STEP = np.array([1.0, 1.0, 0.7, 0.7, 0.7, 0.5])
@@ -146,7 +144,6 @@ class Block:
         self.first, self.second = np.concatenate(first), np.concatenate(second)
         self.buckets = list(_buckets(groups))
         self.sky_variance = self._make_sky_variance(sky_errors)
-        self.n_pixels = self._count_pixels()
         # Parameters of the templates as they are drawn.
         self.drawn = np.full(prior.shape, np.nan)
 
@@ -198,14 +195,6 @@ class Block:
         error[self.groups] = sky_errors
         with np.errstate(divide="ignore"):
             return np.where(weight > 0, 1.0 / (weight + error**-2.0), 0.0)
-
-    def _count_pixels(self) -> FloatArray:
-        """Number of pixels in the windows of each group that have a weight, in all bands."""
-        number = np.zeros(len(self.groups))
-        for windows in self.windows:
-            part = torch.where(windows.weight > 0, windows.share / windows.weight, 0.0).sum(dim=(1, 2))
-            number[windows.members] = part.cpu().numpy()
-        return self._sum(number)
 
     def _make_pairs(self) -> list[_Pairs]:
         places = np.zeros(len(self.groups), np.int64)
@@ -270,9 +259,7 @@ class Block:
         for _ in range(max_steps):
             mine = active[self.groups]
             step, promise = self._step(state, damping, mine)
-            excess = self._sum(state.chi2) - self.n_pixels
-            enough = np.maximum(_SETTLED * size, _SETTLED_PART * excess)
-            settled |= active & (self._sum(np.abs(promise)) < enough)
+            settled |= active & (self._sum(np.abs(promise)) < _SETTLED * size)
             active &= ~settled & (damping <= _LARGEST_DAMPING)
             if not active.any():
                 break
