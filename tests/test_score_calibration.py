@@ -52,9 +52,8 @@ def overconfident(rng: np.random.Generator, n: int) -> tuple[np.ndarray, np.ndar
     return 1.0 / (1.0 + ((1.0 - p) / p) ** 2), rng.random(n) < p
 
 
-@pytest.mark.parametrize("method", ["isotonic", "temperature"])
-def test_known_distortion_is_undone(rng, method):
-    curve = fit_curve(*overconfident(rng, 60_000), method)
+def test_known_distortion_is_undone(rng):
+    curve = fit_curve(*overconfident(rng, 60_000))
     p = np.linspace(0.03, 0.97, 95)
     given = 1.0 / (1.0 + ((1.0 - p) / p) ** 2)
     np.testing.assert_allclose(curve.apply(given), p, atol=0.025)
@@ -64,9 +63,8 @@ def test_known_distortion_is_undone(rng, method):
     assert log_loss(curve.apply(fresh), true) < log_loss(fresh, true) - 0.02
 
 
-@pytest.mark.parametrize("method", ["isotonic", "temperature"])
-def test_curve_keeps_the_order(rng, method):
-    curve = fit_curve(*overconfident(rng, 3000), method)
+def test_curve_keeps_the_order(rng):
+    curve = fit_curve(*overconfident(rng, 3000))
     assert len(curve.given) <= 30
     x = np.linspace(0.0, 1.0, 5001)
     value = np.interp(x, curve.given, curve.probability)
@@ -90,9 +88,8 @@ def test_what_cannot_be_fitted(rng):
     with pytest.raises(ValueError, match="of both kinds"):
         fit_curve(rng.random(100), np.ones(100, bool))
     x = rng.random(2000)
-    for method in ("isotonic", "temperature"):
-        with pytest.raises(ValueError, match="do not rise with"):
-            fit_curve(x, rng.random(2000) > x, method)
+    with pytest.raises(ValueError, match="do not rise with"):
+        fit_curve(x, rng.random(2000) > x)
     with pytest.raises(ValueError, match="between 0 and 1"):
         fit_curve(x * 2, x > 0.5)
     with pytest.raises(ValueError, match="One outcome per case"):
@@ -270,7 +267,7 @@ def write_squares(folder: Path, count: int) -> None:
 def test_command_from_scenes_to_model(tmp_path, capsys, fixed_path):
     write_squares(tmp_path, 24)
     output, figure = tmp_path / "new.safetensors", tmp_path / "f.png"
-    arguments = [str(fixed_path), str(output), "--scenes", str(tmp_path), "--method", "temperature"]
+    arguments = [str(fixed_path), str(output), "--scenes", str(tmp_path)]
     assert maskrcnn("calibrate", [*arguments, "--figure", str(figure)]) == 0
     printed = capsys.readouterr().out
     assert "24 scenes" in printed and "p_star" in printed
@@ -323,7 +320,7 @@ def calibrated_bands(tmp_path_factory) -> tuple[Path, Path]:
         pass
     output = folder / "lite.safetensors"
     model = default_model_path()
-    options = ["--scenes", str(folder), "--method", "temperature", "--figure", str(folder / "f.png")]
+    options = ["--scenes", str(folder), "--figure", str(folder / "f.png")]
     assert maskrcnn("calibrate", [str(model), str(output), *options]) == 0
     return output, folder
 

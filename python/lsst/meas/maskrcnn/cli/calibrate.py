@@ -63,13 +63,11 @@ def run(arguments: Arguments) -> None:
     model = model_from_bytes(data, name=str(arguments.model))
     torch.set_num_threads(1)
     cases, described = (_any_band_cases if model.takes_any_bands else _fixed_cases)(model, arguments)
-    after = cross_calibrate(cases, arguments.method)
+    after = cross_calibrate(cases)
     figures = {"before": _figures(cases), "after": _figures(after)}
     calibration = fit_calibration(
         cases,
-        arguments.method,
         provenance={
-            "method": arguments.method,
             "n_detections": int(cases.counts.sum()),
             "n_sources": int(cases.true.sum()),
             "n_stars": int(cases.is_star.sum()),

@@ -433,12 +433,6 @@ def train(**options: Any) -> int:
 @click.option("--count", type=int, show_default="200", help="scenes to simulate, or the most of --scenes")
 @click.option("--seed", type=int, default=770_000, help="of the scenes; not that of the training")
 @_several("--presets", show_default="all in turn", help="kinds of scenes (models of fixed bands)")
-@click.option(
-    "--method",
-    type=click.Choice(["isotonic", "temperature"]),
-    default="isotonic",
-    help="any rising curve, or one of two parameters for few scenes",
-)
 @click.option("--iou", type=float, default=0.5, help="from which a mask is right (models of fixed bands)")
 @click.option("--min-area", type=int, default=12, help="smaller truths do not count (px; fixed bands)")
 @click.option("--min-peak-snr", type=float, default=3.0, help="nor do fainter ones (fixed bands)")

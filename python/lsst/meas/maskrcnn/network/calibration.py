@@ -18,14 +18,11 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-CalibrationMethod = Literal["isotonic", "temperature"]
-
 _Probability = Annotated[float, Field(ge=0.0, le=1.0)]
 
 _FLOOR = 0.05
 # Beyond the outermost cases a curve keeps rising a little, so that no two scores become one.
 _RISE = 0.1
-_LARGEST_LOGIT = 14.0
 _MIN_CASES = 40
 
 
@@ -76,7 +73,7 @@ class Calibration(BaseModel):
     `None` for networks that do not give it."""
 
     provenance: dict[str, Any] = Field(default_factory=dict)
-    """Scenes, rules, method, and figures before and after."""
+    """Scenes, rules, and figures before and after."""
 
 
 def calibrate(
@@ -92,9 +89,7 @@ def calibrate(
     return np.asarray(values, dtype=np.float32) if curve is None else curve.apply(values)
 
 
-def fit_curve(
-    given: npt.ArrayLike, true: npt.ArrayLike, method: CalibrationMethod = "isotonic", *, n_points: int = 28
-) -> CalibrationCurve:
+def fit_curve(given: npt.ArrayLike, true: npt.ArrayLike, *, n_points: int = 28) -> CalibrationCurve:
     """Fit a curve from a value of the network to how often it is true.
 
     Cases are values between 0 and 1, (case,), and whether each is true. The curve
@@ -102,14 +97,10 @@ def fit_curve(
     if the lengths differ, something is not between 0 and 1, there are fewer than 40
     cases or they are all of one kind, or the network does not put them in order at all.
 
-    ``isotonic`` is any rising curve, ``temperature`` a straight line between the
-    logits of both, with two parameters, for few cases.
-    ``isotonic`` is centred isotonic regression (Oron & Flournoy 2017,
+    It is centred isotonic regression (Oron & Flournoy 2017,
     Stat. Biopharm. Res. 9, 258) of bins of about equal uncertainty: the
     pool-adjacent-violators solution with each pooled block as one point, in
     its middle; that of scikit-learn, one more dependency, has no such points.
-    ``temperature`` is that of Platt (1999); the scaling of Guo et
-    al. (2017, arXiv:1706.04599) with an offset.
 
     Examples
     --------
@@ -129,8 +120,7 @@ def fit_curve(
             f"Of {len(x)} cases {int(outcome.sum())} are true; a calibration needs {_MIN_CASES} cases, of "
             "both kinds. Give more scenes."
         )
-    fit = _fit_isotonic if method == "isotonic" else _fit_logits
-    return _make_curve(*fit(x, outcome, n_points))
+    return _make_curve(*_fit_isotonic(x, outcome, n_points))
 
 
 def _make_curve(points: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> CalibrationCurve:
@@ -178,43 +168,3 @@ def _fit_isotonic(
 def _share(block: list[float]) -> float:
     # Never quite 0 or 1: some case would prove it wrong (Jeffreys' prior).
     return (block[2] + 0.5) / (block[0] + 1.0)
-
-
-def _fit_logits(
-    x: npt.NDArray[np.float64], true: npt.NDArray[np.bool_], n_points: int
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    logit = _logit(x)
-    design = np.stack([logit, np.ones_like(logit)])
-    line = np.array([1.0, 0.0])
-    # Platt's targets, which keep the line finite where the classes do not overlap.
-    n_true = int(true.sum())
-    target = np.where(true, (n_true + 1.0) / (n_true + 2.0), 1.0 / (len(true) - n_true + 2.0))
-    loss = _log_loss(line @ design, target)
-    for _ in range(100):
-        chance = 1.0 / (1.0 + np.exp(-(line @ design)))
-        gradient = design @ (chance - target)
-        hessian = (design * (chance * (1.0 - chance))) @ design.T + 1e-9 * np.eye(2)
-        step = np.linalg.solve(hessian, gradient)
-        # Newton's step may be too long far from the solution.
-        while _log_loss((line - step) @ design, target) > loss and np.abs(step).max() > 1e-9:
-            step *= 0.5
-        line = line - step
-        loss = _log_loss(line @ design, target)
-        if np.abs(step).max() < 1e-8:
-            break
-    if line[0] <= 0.0:
-        raise ValueError(
-            "The values to calibrate do not rise with the share that is true; they cannot be calibrated."
-        )
-    points = np.linspace(-12.0, 12.0, n_points)
-    return 1.0 / (1.0 + np.exp(-points)), 1.0 / (1.0 + np.exp(-(line[0] * points + line[1])))
-
-
-def _log_loss(logit: npt.NDArray[np.float64], target: npt.NDArray[np.float64]) -> float:
-    return float((np.logaddexp(0.0, logit) - target * logit).sum())
-
-
-def _logit(x: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    edge = np.exp(-_LARGEST_LOGIT)
-    x = np.clip(x, edge, 1.0 - edge)
-    return np.log(x / (1.0 - x))

@@ -18,7 +18,7 @@ from ..images.classes import GALAXY, STAR
 from ..metrics.arrays import BoolArray, FloatArray, IntArray
 from ..metrics.matching import ImagePairs, match
 from ..metrics.spans import SpanMasks
-from ..network.calibration import Calibration, CalibrationMethod, calibrate, fit_curve
+from ..network.calibration import Calibration, calibrate, fit_curve
 from ..network.detections import Detections
 from ..network.model_file import ModelMetadata
 from .training_scene import TrainingScene
@@ -158,9 +158,7 @@ def calibration_cases(
     return cases.select(counts | on_source)
 
 
-def fit_calibration(
-    cases: CalibrationCases, method: CalibrationMethod = "isotonic", provenance: dict[str, Any] | None = None
-) -> Calibration:
+def fit_calibration(cases: CalibrationCases, provenance: dict[str, Any] | None = None) -> Calibration:
     """Fit the curves from scores, P(star) and P(blend) to probabilities.
 
     That of the score is fitted to what is right or wrong, those of P(star)
@@ -168,16 +166,14 @@ def fit_calibration(
     """
     p_blend, is_blend = cases.blends()
     return Calibration(
-        score=fit_curve(*cases.scores(), method),
-        p_star=fit_curve(*cases.classes(), method),
-        p_blend=fit_curve(p_blend, is_blend, method) if len(p_blend) else None,
+        score=fit_curve(*cases.scores()),
+        p_star=fit_curve(*cases.classes()),
+        p_blend=fit_curve(p_blend, is_blend) if len(p_blend) else None,
         provenance=provenance or {},
     )
 
 
-def cross_calibrate(
-    cases: CalibrationCases, method: CalibrationMethod = "isotonic", n_folds: int = 5
-) -> CalibrationCases:
+def cross_calibrate(cases: CalibrationCases, n_folds: int = 5) -> CalibrationCases:
     """Calibrate each case by a fit to other images, so that their reliability is that on new images."""
     images = np.unique(cases.image)
     if not 2 <= n_folds <= len(images):
@@ -190,7 +186,7 @@ def cross_calibrate(
     }
     for number in range(n_folds):
         out = fold == number
-        fitted = fit_calibration(cases.select(~out), method)
+        fitted = fit_calibration(cases.select(~out))
         for name, values in after.items():
             values[out] = calibrate(values[out], fitted, name)
     return replace(cases, score=after["score"], p_star=after["p_star"], p_blend=after["p_blend"])
