@@ -15,7 +15,7 @@ config.connections.outputSchema = "object_maskrcnn_schema"
 config.connections.bandSchema = "object_maskrcnn_deblended_schema"
 
 # Satellite trails and vignetted corners survive in coadds of few visits. CR does not: it is set where one of the
-# visits had a cosmic ray, whose pixels were interpolated; in deep coadds that is most of the image.
+# visits had a cosmic ray, whose pixels were interpolated.
 config.bad_planes = ["BAD", "NO_DATA", "SAT", "STREAK", "VIGNETTED"]
 
 # Patches are not all observed in all bands, but their tables are put together to that of a tract.
