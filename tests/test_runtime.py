@@ -127,7 +127,7 @@ def test_free_memory_is_given_back() -> None:
     last = blocks.pop()
     blocks.clear()
     before = resident()
-    release_memory()
+    release_memory((2000, 2000))
     assert resident() < before - 60_000_000
     assert last.all()
 

@@ -131,7 +131,7 @@ def find_sources(
     settings = settings or DeblendSettings()
     timings = dict.fromkeys(("normalize", "forward", "merge", "masks", "profiles", "shares"), 0.0)
     device = select_device(settings.detection.device)
-    release_memory()
+    release_memory(image.shape)
     with _timed(timings, "forward"):
         found, combined = _detect(image, model, settings.detection, device, normalizer, wavelengths, progress)
     timings.update(found.timings)
@@ -145,7 +145,7 @@ def find_sources(
     noise, with_variance = combined.noise, _with_variance(image, combined.noise)
     # These images are large, and the fit takes as much again.
     combined = replace(combined, snr=np.zeros((0, 0), np.float32))
-    release_memory()
+    release_memory(image.shape)
     with _timed(timings, "profiles"):
         outlines = _outline_band(image, wavelengths) if model.takes_any_bands else None
         models, found = _fit(with_variance, parents, found, peaks, settings, device, outlines)
@@ -153,7 +153,7 @@ def find_sources(
         whole, measured = _measure_parents(parents, combined), _measure_sources(found, peaks, combined)
     n_valid = int(np.count_nonzero(combined.has("valid")))
     del combined
-    release_memory()
+    release_memory(image.shape)
     with _timed(timings, "shares"):
         report, sources = progress and functools.partial(progress, "parents"), _blend_sources(found, peaks)
         shares, statistics = share_parents(with_variance, parents, sources, settings.shares, report, models)

@@ -108,7 +108,7 @@ def fit_models(
     first, rows = _merge(peaks, groups)
     chosen = FitSources(*(getattr(chosen, item.name)[first] for item in dataclasses.fields(chosen)))
     p = None if p_star is None else np.asarray(p_star, np.float64)[first]
-    release_memory()
+    release_memory(image.shape)
     fwhm = image.fwhm if by_width else None
     fit = fit_profiles(flux, weight, chosen, psfs, image.pixel_scale, p, fwhm, device, local_sky)
     del flux

@@ -225,6 +225,8 @@ def _stack(images: list[Tensor], divisor: int) -> tuple[Tensor, list[tuple[int, 
     """Pad images, and their bands, to one shape."""
     sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
     height, width = (-(-max(size[axis] for size in sizes) // divisor) * divisor for axis in (0, 1))
+    if len(images) == 1 and sizes[0] == (height, width):
+        return images[0][None], sizes
     count = max(len(image) for image in images) // PLANES
     batch = images[0].new_zeros((len(images), PLANES, count, height, width))
     for target, image in zip(batch, images, strict=True):

@@ -66,7 +66,7 @@ def detect_in_tiles(
             cut.append(_reaches_edge(parts[-1].boxes, tile, shape))
         done = start + len(some)
         if start // _TILES_BETWEEN != done // _TILES_BETWEEN:
-            release_memory()
+            release_memory(shape)
         if progress is not None:
             progress(done, len(tiles))
     every = Detections.concatenate(parts)
@@ -79,7 +79,7 @@ def detect_in_tiles(
             parts.append(found.take(np.array([distance.argmin()])))
             again[index] = True
     every = Detections.concatenate([every.take(~again), *parts[len(cut) :]]).sorted()
-    release_memory()
+    release_memory(shape)
     return every.take(unique_sources(every.boxes, _places(every), fwhm))
 
 

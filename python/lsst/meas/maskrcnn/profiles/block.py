@@ -144,6 +144,7 @@ class Block:
         self.first, self.second = np.concatenate(first), np.concatenate(second)
         self.buckets = list(_buckets(groups))
         self.sky_variance = self._make_sky_variance(sky_errors)
+        self.has_sky = bool(self.sky_variance.any())
         # Parameters of the templates as they are drawn.
         self.drawn = np.full(prior.shape, np.nan)
 
@@ -296,10 +297,11 @@ class Block:
             start += len(pairs.first)
         for windows, rows, at in self._chosen(mine):
             rest = self.residual[windows.index[at]]
-            product = (windows.pixels[at][:, :, 0] * rest * windows.weight[at]).sum(dim=2)
+            product = (windows.pixels[:, :, 0][at] * rest * windows.weight[at]).sum(dim=2)
             trial.gradient[windows.members[rows], :, 0] = product.double().cpu().numpy()
-            excess = (rest * windows.share[at]).sum(dim=2)
-            trial.excess[windows.members[rows]] = excess.double().cpu().numpy()
+            if self.has_sky:
+                excess = (rest * windows.share[at]).sum(dim=2)
+                trial.excess[windows.members[rows]] = excess.double().cpu().numpy()
         self._remove_sky(trial, mine)
         self._solve_fluxes(trial, mine)
         for windows, rows, at in self._chosen(mine):
@@ -310,14 +312,15 @@ class Block:
             rest = self.residual[windows.index[at]]
             product = (pixels @ (rest * windows.weight[at])[..., None])[..., 0]
             trial.gradient[chosen, :, : product.shape[2]] = product.double().cpu().numpy()
-            trial.excess[chosen] = (rest * windows.share[at]).sum(dim=2).double().cpu().numpy()
+            if self.has_sky:
+                trial.excess[chosen] = (rest * windows.share[at]).sum(dim=2).double().cpu().numpy()
             chi2 = (rest.square_() * windows.share[at]).sum(dim=(1, 2))
             trial.chi2[chosen] = chi2.double().cpu().numpy() + (deviation[chosen] ** 2).sum(axis=1)
         self._remove_sky(trial, mine)
 
     def _remove_sky(self, trial: _State, mine: npt.NDArray[np.bool_]) -> None:
         """Bring gradient and chi^2 of the chosen sources to the best constant sky of their groups."""
-        if not self.sky_variance.any():
+        if not self.has_sky:
             return
         excess = np.zeros_like(self.sky_variance)
         np.add.at(excess, self.groups, trial.excess)
@@ -356,12 +359,13 @@ class Block:
             windows.pixels[at] = pixels
             own = heavy @ pixels.transpose(2, 3)
             trial.own[members[part], :, :n, :n] = own.double().cpu().numpy()
-            trial.level[members[part], :, :n] = heavy.sum(dim=3).double().cpu().numpy()
+            if self.has_sky:
+                trial.level[members[part], :, :n] = heavy.sum(dim=3).double().cpu().numpy()
 
     def _subtract(self, windows: _Windows, at: Any, flux: FloatArray) -> None:
         """Subtract models with some fluxes in place of those that are subtracted."""
         factor = torch.as_tensor(flux, dtype=torch.float32, device=self.device)
-        light = windows.pixels[at][:, :, 0] * factor[..., None]
+        light = windows.pixels[:, :, 0][at] * factor[..., None]
         change = windows.light[at] - light
         self.residual.index_add_(0, windows.index[at].flatten(), change.flatten())
         windows.light[at] = light
@@ -392,28 +396,23 @@ class Block:
             if not len(members):
                 continue
             right = trial.gradient[members][..., 0].transpose(0, 2, 1)
-            matrix = self._assemble(members, own[:, :, None, None], pair[:, :, None, None])[:, :, :, 0, :, 0]
-            level = trial.level[members][..., 0] * np.sqrt(self.sky_variance[self.groups[members]])
-            matrix = matrix - np.einsum("gib,gjb->gbij", level, level)
+            pairs, places = self._pairs_of(members)
+            matrix = _assemble(own[members], pair[pairs], places).transpose(0, 3, 1, 2)
+            if self.has_sky:
+                level = trial.level[members][..., 0] * np.sqrt(self.sky_variance[self.groups[members]])
+                matrix = matrix - np.einsum("gib,gjb->gbij", level, level)
             diagonal = np.einsum("gbii->gbi", matrix)
             diagonal += 1e-6 * diagonal + 1e-30
             trial.flux[members] += np.linalg.solve(matrix, right[..., None])[..., 0].transpose(0, 2, 1)
 
-    def _assemble(self, members: IntArray, own: FloatArray, pair: FloatArray) -> FloatArray:
-        """Put the products of sources into matrices of groups of one size.
-
-        (group, band, source, parameter, source, parameter).
-        """
+    def _pairs_of(self, members: IntArray) -> tuple[IntArray, tuple[IntArray, IntArray, IntArray]]:
+        """Take the pairs of groups of one size: which they are, their groups, and their places in these."""
         n_groups, size = members.shape
         group, place = np.full(len(self.groups), -1), np.zeros(len(self.groups), np.int64)
         group[members], place[members] = np.arange(n_groups)[:, None], np.arange(size)
-        matrix = np.zeros((n_groups, size, size, *own.shape[1:]))
-        matrix[group[members], place[members], place[members]] = own[members]
-        chosen = group[self.first] >= 0
+        chosen = np.flatnonzero(group[self.first] >= 0)
         i, j = self.first[chosen], self.second[chosen]
-        matrix[group[i], place[i], place[j]] = pair[chosen]
-        matrix[group[i], place[j], place[i]] = pair[chosen].transpose(0, 1, 3, 2)
-        return matrix.transpose(0, 3, 1, 4, 2, 5)
+        return chosen, (group[i], place[i], place[j])
 
     def _fisher(self, state: _State, members: IntArray) -> FloatArray:
         """Matrix of parameters and fluxes of groups of one size, (group, source, 6 + B, source, 6 + B)."""
@@ -422,13 +421,16 @@ class Block:
         # Derivatives by the parameters are those of a template times its flux.
         scale = np.ones((len(self.groups), n_bands, 1 + N_SHAPE))
         scale[..., 1:] = state.flux[..., None]
-        own = _by_parameter(state.own * scale[..., None] * scale[:, :, None])
-        pair = _by_parameter(state.pair * scale[self.first][..., None] * scale[self.second][:, :, None])
+        mine = scale[members]
+        own = _by_parameter(state.own[members] * mine[..., None] * mine[..., None, :])
         precision = np.zeros(size)
         precision[:N_SHAPE] = _PRIOR_SIGMA**-2.0
         own += np.diag(precision)
-        matrix = self._assemble(members, own[:, None], pair[:, None])[:, 0]
-        if self.sky_variance.any():
+        pairs, places = self._pairs_of(members)
+        first, second = scale[self.first[pairs]], scale[self.second[pairs]]
+        pair = _by_parameter(state.pair[pairs] * first[..., None] * second[..., None, :])
+        matrix = _assemble(own, pair, places).transpose(0, 1, 3, 2, 4)
+        if self.has_sky:
             level = np.zeros((*members.shape, n_bands, size))
             level[..., :N_SHAPE] = (state.level[..., 1:] * state.flux[..., None])[members]
             bands = np.arange(n_bands)
@@ -555,15 +557,29 @@ def _invert(matrix: FloatArray) -> FloatArray:
     return inverse * scale[:, :, None] * scale[:, None]
 
 
+def _assemble(own: FloatArray, pair: FloatArray, places: tuple[IntArray, IntArray, IntArray]) -> FloatArray:
+    """Put products of sources, (group, source, ...), and of pairs, (pair, ...), into matrices.
+
+    Of pairs there are the group and the places in it; (group, source, source, ...).
+    """
+    n_groups, size = own.shape[:2]
+    matrix = np.zeros((n_groups, size, size, *own.shape[2:]))
+    matrix[:, np.arange(size), np.arange(size)] = own
+    group, first, second = places
+    matrix[group, first, second] = pair
+    matrix[group, second, first] = pair.swapaxes(-1, -2) if pair.ndim > 2 else pair
+    return matrix
+
+
 def _by_parameter(products: FloatArray) -> FloatArray:
-    """From products by band to those of parameters and fluxes: (n, B, 7, 7) to (n, 6 + B, 6 + B)."""
-    n, n_bands = products.shape[:2]
-    matrix = np.zeros((n, N_SHAPE + n_bands, N_SHAPE + n_bands))
-    matrix[:, :N_SHAPE, :N_SHAPE] = products[:, :, 1:, 1:].sum(axis=1)
-    matrix[:, :N_SHAPE, N_SHAPE:] = products[:, :, 1:, 0].transpose(0, 2, 1)
-    matrix[:, N_SHAPE:, :N_SHAPE] = products[:, :, 0, 1:]
+    """From products by band to those of parameters and fluxes: (..., B, 7, 7) to (..., 6 + B, 6 + B)."""
+    *shape, n_bands = products.shape[:-2]
+    matrix = np.zeros((*shape, N_SHAPE + n_bands, N_SHAPE + n_bands))
+    matrix[..., :N_SHAPE, :N_SHAPE] = products[..., 1:, 1:].sum(axis=-3)
+    matrix[..., :N_SHAPE, N_SHAPE:] = products[..., 1:, 0].swapaxes(-1, -2)
+    matrix[..., N_SHAPE:, :N_SHAPE] = products[..., 0, 1:]
     bands = N_SHAPE + np.arange(n_bands)
-    matrix[:, bands, bands] = products[:, :, 0, 0]
+    matrix[..., bands, bands] = products[..., 0, 0]
     return matrix
 
 

@@ -337,7 +337,7 @@ class _Run:
             odds = np.log(p_star) - np.log1p(-p_star)
         members = np.flatnonzero((p_star > _DOUBTFUL[0]) & (p_star < _DOUBTFUL[1]))
         # They lie all over the image, and what blocks have freed is of other sizes.
-        release_memory()
+        release_memory(self.residual.shape)
         for first in range(0, len(members), _BLOCK_SOURCES):
             self._try_both(members[first : first + _BLOCK_SOURCES], odds)
 
@@ -352,7 +352,7 @@ class _Run:
         result.is_star[members] ^= True
         size = np.log(self.sources.sizes[members])
         result.parameters[members, 2] = np.where(result.is_star[members], self.prior[members, 2], size)
-        self.fit_block(members, np.arange(len(members)))
+        self.fit_block(members, np.arange(len(members)), _SPLIT_STEPS)
         delta = np.where(before["is_star"], 1.0, -1.0) * (chi2 - self.chi2(members)[0])
         result.delta_chi2[members] = delta
         back = (delta < 2.0 * odds[members] + _EXTENDED_COST) == before["is_star"]

@@ -19,6 +19,9 @@ FloatArray = npt.NDArray[np.float64]
 Float32Array = npt.NDArray[np.float32]
 
 _N_PSF_GAUSSIANS = 4
+# Those of a Moffat profile with an exponent of 3.2; widths in units of that of the Gaussian of the same peak.
+_START_WEIGHT = np.array([0.17, 0.50, 0.28, 0.05])
+_START_SIGMA = np.array([0.68, 1.0, 1.57, 2.9])
 
 
 def prepare_psf(psf: npt.ArrayLike) -> Float32Array:
@@ -119,9 +122,9 @@ def fit_psf(image: npt.ArrayLike, start: PsfMixture | None = None) -> PsfMixture
     data = pixels.ravel() / pixels.sum()
     # Wings count for more than their flux, as they decide on the flux of large sources.
     scale = (np.maximum(data, 0.0) / data.max() + 1e-3) ** -0.25 / data.max()
-    sigma = np.sqrt(1.0 / (2.0 * np.pi * data.max())) * np.array([0.8, 1.3, 2.4, 5.0])
+    sigma = np.sqrt(1.0 / (2.0 * np.pi * data.max())) * _START_SIGMA
     first = np.zeros((_N_PSF_GAUSSIANS, 4))
-    first[:, 0], first[:, 1] = np.log([0.55, 0.33, 0.09, 0.03]), np.log(sigma)
+    first[:, 0], first[:, 1] = np.log(_START_WEIGHT), np.log(sigma)
     first[:, 3] = first[:, 1]
     if start is not None:
         lower = np.linalg.cholesky(start.covariance)
@@ -150,7 +153,7 @@ def fit_psf(image: npt.ArrayLike, start: PsfMixture | None = None) -> PsfMixture
         return jacobian
 
     found = least_squares(
-        misfit, np.append([0.0, 0.0], first), jac=slope, method="lm", max_nfev=40, xtol=1e-6, ftol=1e-6
+        misfit, np.append([0.0, 0.0], first), jac=slope, method="lm", max_nfev=20, xtol=1e-6, ftol=1e-6
     ).x
     # Libraries of linear algebra do not give the same last digits in each run.
     found = found.round(6)

@@ -22,8 +22,9 @@ mean of the axes), the two components of the conformal shear, and ln of the Sers
 
 _CHUNK = 400_000
 """Values of Gaussians that are held at once: about what fits into the cache of a core."""
-_LEAST_EXPONENT = -80.0
-"""Exponents are raised to this: arithmetic with numbers that are not normal is slow."""
+_LEAST_EXPONENT = -115.0
+"""Exponents of 2 are raised to this: arithmetic with numbers that are not normal is slow."""
+_LOG2_E = 1.0 / np.log(2.0)
 
 
 def shape_matrix(shape: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
@@ -86,8 +87,8 @@ def render_windows(
     centers = parameters[:, None, :2] - origins[:, None] - half + psfs.center
     offsets = torch.as_tensor(centers, dtype=torch.float32, device=device)
     amplitude, inverse, rows = _coefficients(parameters, psfs, is_star, device)
-    y, x = (torch.as_tensor(axis - half, dtype=torch.float32, device=device) for axis in window_pixels(side))
-    basis = torch.stack([y * y, y * x, x * x, y, x, torch.ones_like(y)])
+    basis = _basis(side, torch.device(device))
+    y, x = basis[3:5]
     exponents = _exponents(inverse, offsets)
     n_gaussians, n_pixels, n_rows = amplitude.shape[2], len(y), rows.shape[2]
     step = min(max(1, _CHUNK // (n_bands * n_gaussians * n_pixels)), n_sources)
@@ -99,7 +100,7 @@ def render_windows(
         chosen = slice(first, min(first + step, n_sources))
         matrix = exponents[chosen].reshape(-1, 6)
         gaussian = torch.mm(matrix, basis, out=values[: len(matrix)])
-        gaussian.clamp_(min=_LEAST_EXPONENT).exp_()
+        gaussian.clamp_(min=_LEAST_EXPONENT).exp2_()
         factors = rows[chosen].reshape(-1, n_rows, n_gaussians)
         sum_of = torch.bmm(factors, gaussian.view(len(factors), n_gaussians, -1), out=sums[: len(factors)])
         sum_of = sum_of.view(-1, n_bands, n_rows, n_pixels)
@@ -115,6 +116,14 @@ def render_windows(
             for number, square in enumerate((dy * dy, dy * dx, dx * dx)):
                 shapes.addcmul_(square[:, :, None], parts[:, :, number])
         yield chosen, pixels
+
+
+@functools.cache
+def _basis(side: int, device: torch.device) -> torch.Tensor:
+    """y^2, y x, x^2, y, x and 1 of the pixels of a window from its middle, (6, P), px."""
+    half = 0.5 * (side - 1)
+    y, x = (torch.as_tensor(axis - half, dtype=torch.float32, device=device) for axis in window_pixels(side))
+    return torch.stack([y * y, y * x, x * x, y, x, torch.ones_like(y)])
 
 
 def _coefficients(
@@ -180,8 +189,11 @@ def _coefficients(
 def _exponents(
     inverse: tuple[torch.Tensor, torch.Tensor, torch.Tensor], offsets: torch.Tensor
 ) -> torch.Tensor:
-    """Coefficients of y^2, y x, x^2, y, x and 1 in the exponents, (source, band, Gaussian, 6)."""
-    a, b, c = inverse
+    """Coefficients of y^2, y x, x^2, y, x and 1 in the exponents of 2, (source, band, Gaussian, 6).
+
+    Powers of 2 take a quarter of the time of those of e.
+    """
+    a, b, c = (_LOG2_E * element for element in inverse)
     y, x = offsets[..., :1], offsets[..., 1:]
     constant = -0.5 * (a * y * y + 2.0 * b * y * x + c * x * x)
     return torch.stack([-0.5 * a, -b, -0.5 * c, a * y + b * x, b * y + c * x, constant], dim=-1)
