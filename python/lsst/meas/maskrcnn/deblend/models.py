@@ -67,6 +67,10 @@ _SAME_PLACE = 0.3
 _SIGMA_TO_RADIUS = 1.18
 """Half-light radius of a Gaussian over its standard deviation."""
 
+_STAR_SIZE = 0.25
+"""Half-light radius in units of the PSF's width with which a source that is taken for a star starts if it is
+fitted as a galaxy."""
+
 
 def fit_models(
     image: MultibandImage,
@@ -307,10 +311,12 @@ def _start(
     reach = _reach(image, peaks)
     areas = np.array([np.count_nonzero(source.soft >= 128) for source in sources])
     spread = areas / (2.0 * np.pi * np.log(1.0 / GALAXY_LEVEL)) - sigma**2
+    sizes = _SIGMA_TO_RADIUS * np.sqrt(np.maximum(spread, (0.4 * sigma) ** 2))
+    is_star = np.array([source.is_star for source in sources])
     return FitSources(
         positions=peaks,
-        is_star=np.array([source.is_star for source in sources]),
-        sizes=_SIGMA_TO_RADIUS * np.sqrt(np.maximum(spread, (0.4 * sigma) ** 2)),
+        is_star=is_star,
+        sizes=np.where(is_star, _STAR_SIZE * sigma, sizes),
         halves=np.array(list(map(_half, sources, *peaks.T.tolist(), reach.tolist()))),
         groups=groups,
     )

@@ -34,6 +34,8 @@ _STILL = 0.01
 """A source is not drawn again for a step that promises less than this."""
 _LARGEST_STEP = np.array([1.0, 1.0, 0.7, 0.7, 0.7, 0.5])
 _LARGEST_DAMPING = 1e6
+_SHORT_STEPS = 1.0
+"""Least damping after a step that was too long: it halves the next one."""
 _FARTHEST = 2.5
 """How far the centre may be from the peak (px)."""
 _LARGEST_SHEAR = 3.0
@@ -269,14 +271,11 @@ class Block:
             moving = mine & (np.abs(promise) > _STILL)
             trial.parameters[moving] += step[moving]
             self._evaluate(trial, mine, moving)
+            gain = self._sum(state.chi2 - trial.chi2)
             # Rounding of chi^2, which is summed in float32.
-            better = active & (
-                self._sum(trial.chi2 - state.chi2) <= 1e-6 * self._sum(state.chi2) + 1e-3 * size
-            )
+            better = active & (gain >= -1e-6 * self._sum(state.chi2) - 1e-3 * size)
             state.take(trial, better[self.groups], better[self.groups[self.first]])
-            damping = np.where(
-                better, np.maximum(damping * 0.2, 1e-4), np.where(active, damping * 8.0, damping)
-            )
+            damping = _next_damping(damping, gain / np.maximum(self._sum(promise), 1e-30), active, better)
             moved += better
         self.state, self.converged, self.steps = state, settled, moved
         return damping[self.groups]
@@ -511,6 +510,21 @@ def _number(places: list[IntArray], shape: tuple[int, ...]) -> tuple[IntArray, l
     # In place, as the box may be the whole image; from 1 on.
     np.cumsum(number, out=number)
     return pixels, [number[place] - np.int32(1) for place in places]
+
+
+def _next_damping(
+    damping: FloatArray,
+    kept: FloatArray,
+    active: npt.NDArray[np.bool_],
+    better: npt.NDArray[np.bool_],
+) -> FloatArray:
+    """Change the damping of groups by the part of the promise of their last step that was kept.
+
+    Steps that keep little of it are too long, and would go back and forth.
+    """
+    shorter = np.where(better, 4.0, 8.0) * damping
+    damping = np.where(active & (~better | (kept < 0.25)), np.maximum(shorter, _SHORT_STEPS), damping)
+    return np.where(better & (kept > 0.5), np.maximum(damping * 0.2, 1e-4), damping)
 
 
 def _solve_within(
