@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import sys
 
-
 _LARGE = 1_000_000
 """Pixels from which on an image is large."""
 
