@@ -30,6 +30,8 @@ IntArray = npt.NDArray[np.int64]
 MAX_STEPS = 25
 _SETTLED = 0.1
 """A group has converged if the next step promises to lower chi^2 by less than this for each source."""
+_NEAR = 3.0
+"""A group is near the minimum if the step promises less than this for each source."""
 _STILL = 0.01
 """A source is not drawn again for a step that promises less than this."""
 _LARGEST_STEP = np.array([1.0, 1.0, 0.7, 0.7, 0.7, 0.5])
@@ -262,7 +264,8 @@ class Block:
         for _ in range(max_steps):
             mine = active[self.groups]
             step, promise = self._step(state, damping, mine)
-            settled |= active & (self._sum(np.abs(promise)) < _SETTLED * size)
+            # Without damping it would promise more.
+            settled |= active & (self._sum(np.abs(promise)) * (1.0 + damping) < _SETTLED * size)
             active &= ~settled & (damping <= _LARGEST_DAMPING)
             if not active.any():
                 break
@@ -271,7 +274,14 @@ class Block:
             moving = mine & (np.abs(promise) > _STILL)
             trial.parameters[moving] += step[moving]
             self._evaluate(trial, mine, moving)
-            gain = self._sum(state.chi2 - trial.chi2)
+            # Near the minimum neighbours, which move as well, would decide about chi^2.
+            near = self._sum(promise) < _NEAR * size
+            slopes = self._slope(state) + self._slope(trial)
+            gain = np.where(
+                near,
+                self._sum((np.where(moving[:, None], step, 0.0) * slopes).sum(axis=1)),
+                self._sum(state.chi2 - trial.chi2),
+            )
             # Rounding of chi^2, which is summed in float32.
             better = active & (gain >= -1e-6 * self._sum(state.chi2) - 1e-3 * size)
             state.take(trial, better[self.groups], better[self.groups[self.first]])
@@ -438,20 +448,18 @@ class Block:
             matrix = matrix - np.einsum("gibp,gjbq->gipjq", level, level)
         return matrix
 
+    def _slope(self, state: _State) -> FloatArray:
+        """Half of the derivatives of chi^2 by the parameters, (n, 6), with the opposite sign."""
+        slope: FloatArray = np.einsum("nb,nbp->np", state.flux, state.gradient[..., 1:])
+        return slope - (state.parameters - self.prior) / _PRIOR_SIGMA**2
+
     def _step(
         self, state: _State, damping: FloatArray, mine: npt.NDArray[np.bool_]
     ) -> tuple[FloatArray, FloatArray]:
         """Step of the parameters, (n, 6), and by how much chi^2 should fall, (n,)."""
         n_bands = state.flux.shape[1]
         step = np.zeros((len(self.groups), N_SHAPE + n_bands))
-        right = np.concatenate(
-            [
-                np.einsum("nb,nbp->np", state.flux, state.gradient[..., 1:])
-                - (state.parameters - self.prior) / _PRIOR_SIGMA**2,
-                state.gradient[..., 0],
-            ],
-            axis=1,
-        )
+        right = np.concatenate([self._slope(state), state.gradient[..., 0]], axis=1)
         for bucket in self.buckets:
             members = bucket[mine[bucket[:, 0]]]
             if not len(members):

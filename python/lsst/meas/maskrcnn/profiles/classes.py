@@ -43,18 +43,21 @@ def start_as_stars(p_star: FloatArray) -> npt.NDArray[np.bool_]:
     return certain
 
 
-def width_features(fit: ProfileFit, p_star: FloatArray, fwhm: float) -> FloatArray:
+def width_features(
+    fit: ProfileFit, p_star: FloatArray, fwhm: float, error_scale: float = 1.0
+) -> FloatArray:
     """Give what the regression goes by, (N, 5); NaN for stars and for bright sources.
 
     The columns are 1, t^2, u, t u and c. With r the half-light radius in units of the FWHM (px) of the
     PSF and s its error, t is ln r and u is ln s, less that of 0.08; c is the logarithm of the odds that a
     bright source is a star, by the probabilities of the network, (N,). What stars have for a radius, as the
-    PSF is not quite right, is taken off in quadrature where there are enough of them.
+    PSF is not quite right, is taken off in quadrature where there are enough of them. Errors are those of the
+    fit times ``error_scale``.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         snr = np.sqrt(np.nansum((fit.flux / fit.flux_errors) ** 2, axis=1))
         size = np.exp(fit.parameters[:, 2]) / fwhm
-        error = size * np.sqrt(fit.covariance[:, 2, 2])
+        error = error_scale * size * np.sqrt(fit.covariance[:, 2, 2])
     told = ~fit.is_star & (snr < _BRIGHTEST) & np.isfinite(error)
     sure = told & (p_star > _SURE) & (snr > _WELL_MEASURED)
     if np.count_nonzero(sure) >= _LEAST:
@@ -68,9 +71,12 @@ def width_features(fit: ProfileFit, p_star: FloatArray, fwhm: float) -> FloatArr
     return features
 
 
-def width_evidence(fit: ProfileFit, p_star: FloatArray, fwhm: float) -> FloatArray:
-    """Give what is added to the weighted odds of the network, (N,); NaN where the width says nothing."""
-    return np.asarray(width_features(fit, p_star, fwhm) @ _COEFFICIENTS)
+def width_evidence(fit: ProfileFit, p_star: FloatArray, fwhm: float, error_scale: float = 1.0) -> FloatArray:
+    """Give what is added to the weighted odds of the network, (N,); NaN where the width says nothing.
+
+    Arguments are as those of `width_features`.
+    """
+    return np.asarray(width_features(fit, p_star, fwhm, error_scale) @ _COEFFICIENTS)
 
 
 def with_width(p_star: npt.NDArray[np.floating], evidence: FloatArray) -> FloatArray:

@@ -33,6 +33,9 @@ IntArray = npt.NDArray[np.int64]
 PsfMixtures = Callable[[float, float], Sequence[PsfMixture]]
 """Takes a position (y, x), px; gives the PSF of each band there."""
 
+NoiseFactors = Callable[[ProfileFit], FloatArray]
+"""Takes the models as they are; gives by how much variances of fluxes are larger than weights say, (band,)."""
+
 _Blocked = tuple[IntArray, IntArray, bool]
 """Members of a block, the numbers of their groups, and whether one of these was split."""
 
@@ -84,14 +87,16 @@ def fit_profiles(
     fwhm: float | None = None,
     device: torch.device | str = "cpu",
     local_sky: bool = False,
+    noise_factors: NoiseFactors | None = None,
 ) -> ProfileFit:
     """Fit all sources of an image, float32, (band, y, x), from which the models are subtracted in place.
 
     ``weight`` is the inverse variance, float32, (band, y, x), 0 for pixels that are not fitted. The scale of
     a pixel (arcsec) is for the prior on sizes. Sources with a doubtful probability of being a star, (N,), are
     fitted as star and as galaxy; with the FWHM of the PSF (px) it takes in the widths of those that are
-    fitted as galaxies at first. With ``local_sky`` a constant is fitted to each group and band, too; near
-    much brighter sources it is in any case, with a prior by their light. Pixels are computed on ``device``.
+    fitted as galaxies at first, with their errors by ``noise_factors``. With ``local_sky`` a constant is
+    fitted to each group and band, too; near much brighter sources it is in any case, with a prior by their
+    light. Pixels are computed on ``device``.
     """
     for plane, known in zip(flux, weight, strict=True):
         plane[~(known > 0)] = 0.0
@@ -106,7 +111,8 @@ def fit_profiles(
     run.sweep(blocks, few_steps=fwhm is not None)
     if p_star is not None:
         if fwhm is not None:
-            p_star = run.classify(p_star, fwhm)
+            scale = 1.0 if noise_factors is None else float(np.sqrt(np.mean(noise_factors(run.result))))
+            p_star = run.classify(p_star, fwhm, scale)
             run.sweep(blocks, only_changed=True)
         run.try_both(p_star)
     run.allow_halos()
@@ -315,10 +321,10 @@ class _Run:
         drawn = np.stack([draw_psf(psf.spline, axis + y0 - y, axis + x0 - x) for psf in psfs])
         self.beside[member] = drawn * result.flux[member, :, None, None].astype(np.float32) - pixels
 
-    def classify(self, p_star: FloatArray, fwhm: float) -> FloatArray:
+    def classify(self, p_star: FloatArray, fwhm: float, error_scale: float) -> FloatArray:
         """Take the widths into the probabilities; sources of another class, and those around, start again."""
         result = self.result
-        result.evidence = width_evidence(result, p_star, fwhm)
+        result.evidence = width_evidence(result, p_star, fwhm, error_scale)
         # Of cores without pixels the width is not known.
         result.evidence[~(self._weight_at_cores() > 0).any(axis=1)] = np.nan
         p_star = with_width(p_star, result.evidence)
