@@ -34,7 +34,7 @@ PsfMixtures = Callable[[float, float], Sequence[PsfMixture]]
 """Takes a position (y, x), px; gives the PSF of each band there."""
 
 NoiseFactors = Callable[[ProfileFit], FloatArray]
-"""Takes the models as they are; gives by how much variances of fluxes are larger than weights say, (band,)."""
+"""Takes the models as they are; gives the variances of fluxes over what weights make them, (band,)."""
 
 _Blocked = tuple[IntArray, IntArray, bool]
 """Members of a block, the numbers of their groups, and whether one of these was split."""
