@@ -23,6 +23,7 @@ from .mixtures import LOG_INDEX_RANGE
 from .model import ProfileFit, pixels_at
 from .psf import PsfStack
 from .render import N_SHAPE, render_windows, window_pixels
+from .steps import assemble, by_parameter, invert, next_damping, solve_within
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -36,8 +37,6 @@ _STILL = 0.01
 """A source is not drawn again for a step that promises less than this."""
 _LARGEST_STEP = np.array([1.0, 1.0, 0.7, 0.7, 0.7, 0.5])
 _LARGEST_DAMPING = 1e6
-_SHORT_STEPS = 1.0
-"""Least damping after a step that was too long: it halves the next one."""
 _FARTHEST = 2.5
 """How far the centre may be from the peak (px)."""
 _LARGEST_SHEAR = 3.0
@@ -64,7 +63,7 @@ class _Windows:
     weight: torch.Tensor
     """Inverse variance there, (n, band, P)."""
     share: torch.Tensor
-    """Inverse variance over the number of the block's windows on each pixel, (n, band, P)."""
+    """Inverse variance over the number of the group's windows on each pixel, (n, band, P)."""
     pixels: torch.Tensor
     """Templates and derivatives as they were drawn last, (n, band, 7, P), of stars (n, band, 3, P)."""
     light: torch.Tensor
@@ -143,6 +142,7 @@ class Block:
         self.n_bands = len(images[0])
         self.windows = self._make_windows(images)
         self.pairs = self._make_pairs()
+        self._share_pixels()
         first = [pairs.first for pairs in self.pairs] or [np.zeros(0, np.int64)]
         second = [pairs.second for pairs in self.pairs] or [np.zeros(0, np.int64)]
         self.first, self.second = np.concatenate(first), np.concatenate(second)
@@ -172,17 +172,13 @@ class Block:
             for image in images
         )
         area = pixels.shape[1]
-        counts = torch.zeros(self.n_bands * area, device=device)
         made = []
         for (side, star), members, number in zip(kinds, chosen, numbers, strict=True):
             index = torch.as_tensor(number[:, None] + area * np.arange(self.n_bands)[:, None], device=device)
-            counts.index_add_(0, index.flatten(), torch.ones(index.numel(), device=device))
             at = weight[index]
             n_rows = 3 if star else 1 + N_SHAPE
             drawn = torch.zeros((*index.shape[:2], n_rows, index.shape[2]), device=device)
             made.append(_Windows(members, side, star, index, at, at, drawn, torch.zeros_like(at)))
-        for windows in made:
-            windows.share = windows.weight / counts[windows.index]
         return made
 
     def _make_sky_variance(self, sky_errors: FloatArray | None) -> FloatArray:
@@ -208,7 +204,7 @@ class Block:
             places[windows.members], kinds[windows.members] = np.arange(len(windows.members)), number
         middles = self.origins + self.halves[:, None]
         apart = np.hypot(*(middles[:, None] - middles).transpose(2, 0, 1))
-        near = (self.groups[:, None] == self.groups) & (apart <= self.halves[:, None] + self.halves)
+        near = (self.groups[:, None] == self.groups) & (apart <= self.halves[:, None] + self.halves + 1)
         first, second = np.nonzero(np.triu(near, 1))
         swap = self.halves[first] > self.halves[second]
         first, second = np.where(swap, second, first), np.where(swap, first, second)
@@ -234,6 +230,17 @@ class Block:
                     at = places[i[some]], places[j[some]]
                     found.append(_Pairs(i[some], j[some], both, at, pixels, inside))
         return found
+
+    def _share_pixels(self) -> None:
+        """Divide pixels by the windows of a group, so that each counts once in its sums."""
+        counts = {id(windows): torch.ones_like(windows.weight[:, 0]) for windows in self.windows}
+        for pairs in self.pairs:
+            for windows, place, pixels in zip(pairs.windows, pairs.places, pairs.pixels, strict=True):
+                number = counts[id(windows)]
+                at = torch.as_tensor(place, device=self.device)[:, None] * number.shape[1] + pixels
+                number.view(-1).index_add_(0, at.flatten(), pairs.inside.flatten())
+        for windows in self.windows:
+            windows.share = windows.weight / counts[id(windows)][:, None]
 
     def fit(
         self, parameters: FloatArray, flux: FloatArray, damping: FloatArray, max_steps: int = MAX_STEPS
@@ -285,7 +292,7 @@ class Block:
             # Rounding of chi^2, which is summed in float32.
             better = active & (gain >= -1e-6 * self._sum(state.chi2) - 1e-3 * size)
             state.take(trial, better[self.groups], better[self.groups[self.first]])
-            damping = _next_damping(damping, gain / np.maximum(self._sum(promise), 1e-30), active, better)
+            damping = next_damping(damping, gain / np.maximum(self._sum(promise), 1e-30), active, better)
             moved += better
         self.state, self.converged, self.steps = state, settled, moved
         return damping[self.groups]
@@ -406,7 +413,7 @@ class Block:
                 continue
             right = trial.gradient[members][..., 0].transpose(0, 2, 1)
             pairs, places = self._pairs_of(members)
-            matrix = _assemble(own[members], pair[pairs], places).transpose(0, 3, 1, 2)
+            matrix = assemble(own[members], pair[pairs], places).transpose(0, 3, 1, 2)
             if self.has_sky:
                 level = trial.level[members][..., 0] * np.sqrt(self.sky_variance[self.groups[members]])
                 matrix = matrix - np.einsum("gib,gjb->gbij", level, level)
@@ -431,14 +438,14 @@ class Block:
         scale = np.ones((len(self.groups), n_bands, 1 + N_SHAPE))
         scale[..., 1:] = state.flux[..., None]
         mine = scale[members]
-        own = _by_parameter(state.own[members] * mine[..., None] * mine[..., None, :])
+        own = by_parameter(state.own[members] * mine[..., None] * mine[..., None, :])
         precision = np.zeros(size)
         precision[:N_SHAPE] = _PRIOR_SIGMA**-2.0
         own += np.diag(precision)
         pairs, places = self._pairs_of(members)
         first, second = scale[self.first[pairs]], scale[self.second[pairs]]
-        pair = _by_parameter(state.pair[pairs] * first[..., None] * second[..., None, :])
-        matrix = _assemble(own, pair, places).transpose(0, 1, 3, 2, 4)
+        pair = by_parameter(state.pair[pairs] * first[..., None] * second[..., None, :])
+        matrix = assemble(own, pair, places).transpose(0, 1, 3, 2, 4)
         if self.has_sky:
             level = np.zeros((*members.shape, n_bands, size))
             level[..., :N_SHAPE] = (state.level[..., 1:] * state.flux[..., None])[members]
@@ -472,7 +479,7 @@ class Block:
             more[..., N_SHAPE:] = 1e-6
             diagonal = np.einsum("gii->gi", matrix)
             diagonal += diagonal * more.reshape(n_groups, -1) + 1e-30
-            step[members] = _solve_within(
+            step[members] = solve_within(
                 matrix, right[members], state.parameters[members], self.limits[:, members]
             )
         step = step[:, :N_SHAPE] / np.maximum(
@@ -496,7 +503,7 @@ class Block:
             fisher = self._fisher(state, bucket)
             n_groups, size, width = fisher.shape[:3]
             matrix = fisher.reshape(n_groups, size * width, -1)
-            inverse = _invert(matrix).reshape(fisher.shape)
+            inverse = invert(matrix).reshape(fisher.shape)
             result.covariance[members[bucket]] = np.einsum("gsisj->gsij", inverse)
         for windows in self.windows:
             stamps = np.zeros((len(windows.members), self.n_bands, windows.side, windows.side), np.float32)
@@ -518,91 +525,6 @@ def _number(places: list[IntArray], shape: tuple[int, ...]) -> tuple[IntArray, l
     # In place, as the box may be the whole image; from 1 on.
     np.cumsum(number, out=number)
     return pixels, [number[place] - np.int32(1) for place in places]
-
-
-def _next_damping(
-    damping: FloatArray,
-    kept: FloatArray,
-    active: npt.NDArray[np.bool_],
-    better: npt.NDArray[np.bool_],
-) -> FloatArray:
-    """Change the damping of groups by the part of the promise of their last step that was kept.
-
-    Steps that keep little of it are too long, and would go back and forth.
-    """
-    shorter = np.where(better, 4.0, 8.0) * damping
-    damping = np.where(active & (~better | (kept < 0.25)), np.maximum(shorter, _SHORT_STEPS), damping)
-    return np.where(better & (kept > 0.5), np.maximum(damping * 0.2, 1e-4), damping)
-
-
-def _solve_within(
-    matrix: FloatArray, right: FloatArray, parameters: FloatArray, limits: FloatArray
-) -> FloatArray:
-    """Solve for the steps of groups of one size, (group, source, 6 + B).
-
-    A parameter, (group, source, 6), that would pass a limit, (lower or upper, group, source, 6), goes to that
-    limit, and the other ones take the step that goes with it.
-    """
-    n_groups, size, width = right.shape
-    found = np.asarray(np.linalg.solve(matrix, right.reshape(n_groups, -1, 1))).reshape(right.shape)
-    known = np.zeros(right.shape)
-    known[..., :N_SHAPE] = np.clip(parameters + found[..., :N_SHAPE], *limits) - parameters
-    held = np.zeros(right.shape, bool)
-    held[..., :N_SHAPE] = np.abs(known - found)[..., :N_SHAPE] > 1e-9
-    again = np.flatnonzero(held.any(axis=(1, 2)))
-    if len(again):
-        fixed = held[again].reshape(len(again), -1)
-        values = np.where(held, known, 0.0)[again].reshape(len(again), -1)
-        part = matrix[again]
-        aim = right[again].reshape(len(again), -1) - np.einsum("gij,gj->gi", part, values)
-        part[fixed] = 0.0
-        part.transpose(0, 2, 1)[fixed] = 0.0
-        diagonal = np.einsum("gii->gi", part)
-        diagonal[fixed] = 1.0
-        aim[fixed] = values[fixed]
-        found[again] = np.linalg.solve(part, aim[..., None]).reshape(len(again), size, width)
-        found[..., :N_SHAPE] = np.clip(parameters + found[..., :N_SHAPE], *limits) - parameters
-    return found
-
-
-def _invert(matrix: FloatArray) -> FloatArray:
-    """Invert symmetric matrices, scaled to a diagonal of 1; where that fails, raise eigenvalues to 1e-6."""
-    # Rounding may leave a variance below 0 where a sky takes all that a template has.
-    scale = 1.0 / np.sqrt(np.maximum(np.einsum("gii->gi", matrix), 0.0) + 1e-30)
-    scaled = np.nan_to_num(matrix * scale[:, :, None] * scale[:, None])
-    inverse: FloatArray = np.linalg.inv(scaled + 1e-6 * np.eye(matrix.shape[1]))
-    # No variance is below that with all other parameters known.
-    failed = ~(np.einsum("gii->gi", inverse) >= 0.99).all(axis=1)
-    if failed.any():
-        values, vectors = np.linalg.eigh(scaled[failed])
-        inverse[failed] = (vectors / np.maximum(values, 1e-6)[:, None]) @ vectors.transpose(0, 2, 1)
-    return inverse * scale[:, :, None] * scale[:, None]
-
-
-def _assemble(own: FloatArray, pair: FloatArray, places: tuple[IntArray, IntArray, IntArray]) -> FloatArray:
-    """Put products of sources, (group, source, ...), and of pairs, (pair, ...), into matrices.
-
-    Of pairs there are the group and the places in it; (group, source, source, ...).
-    """
-    n_groups, size = own.shape[:2]
-    matrix = np.zeros((n_groups, size, size, *own.shape[2:]))
-    matrix[:, np.arange(size), np.arange(size)] = own
-    group, first, second = places
-    matrix[group, first, second] = pair
-    matrix[group, second, first] = pair.swapaxes(-1, -2) if pair.ndim > 2 else pair
-    return matrix
-
-
-def _by_parameter(products: FloatArray) -> FloatArray:
-    """From products by band to those of parameters and fluxes: (..., B, 7, 7) to (..., 6 + B, 6 + B)."""
-    *shape, n_bands = products.shape[:-2]
-    matrix = np.zeros((*shape, N_SHAPE + n_bands, N_SHAPE + n_bands))
-    matrix[..., :N_SHAPE, :N_SHAPE] = products[..., 1:, 1:].sum(axis=-3)
-    matrix[..., :N_SHAPE, N_SHAPE:] = products[..., 1:, 0].swapaxes(-1, -2)
-    matrix[..., N_SHAPE:, :N_SHAPE] = products[..., 0, 1:]
-    bands = N_SHAPE + np.arange(n_bands)
-    matrix[..., bands, bands] = products[..., 0, 0]
-    return matrix
 
 
 def _overlap(shift: IntArray, side: int, other: int) -> IntArray:

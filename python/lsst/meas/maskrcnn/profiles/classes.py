@@ -43,9 +43,7 @@ def start_as_stars(p_star: FloatArray) -> npt.NDArray[np.bool_]:
     return certain
 
 
-def width_features(
-    fit: ProfileFit, p_star: FloatArray, fwhm: float, error_scale: float = 1.0
-) -> FloatArray:
+def width_features(fit: ProfileFit, p_star: FloatArray, fwhm: float, error_scale: float = 1.0) -> FloatArray:
     """Give what the regression goes by, (N, 5); NaN for stars and for bright sources.
 
     The columns are 1, t^2, u, t u and c. With r the half-light radius in units of the FWHM (px) of the
