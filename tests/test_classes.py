@@ -49,12 +49,22 @@ def fit(
     p_star: np.ndarray | None,
     is_star: bool | np.ndarray = False,
     weight: np.ndarray | None = None,
+    noise_factor: float = 1.0,
 ) -> ProfileFit:
     count = len(positions)
     sources = FitSources(positions, np.full(count, is_star), np.full(count, 2.0), np.full(count, 18), groups)
     weight = np.ones_like(images) if weight is None else weight
     fwhm = None if p_star is None else FWHM
-    return fit_profiles(images.copy(), weight, sources, lambda y, x: [MIXTURE], 0.2, p_star, fwhm)
+    return fit_profiles(
+        images.copy(),
+        weight,
+        sources,
+        lambda y, x: [MIXTURE],
+        0.2,
+        p_star,
+        fwhm,
+        noise_factors=lambda models: np.array([noise_factor]),
+    )
 
 
 def snr_flux(profile: galsim.GSObject, snr: float) -> float:
@@ -124,6 +134,17 @@ def test_evidence_falls_with_the_size_and_is_stronger_with_a_small_error() -> No
     assert (np.diff(small) < 0).all() and (np.diff(large) < 0).all()
     assert np.ptp(small) > np.ptp(large)
     np.testing.assert_array_equal(with_width(np.full(30, 0.3), np.full(30, np.nan)), 0.3)
+
+
+def test_errors_of_widths_are_those_of_the_measured_noise() -> None:
+    """Weights that are four times too large make them half as large."""
+    disc = galsim.Exponential(half_light_radius=3.0)
+    drawn = draw(10 * [[(disc, snr_flux(disc, 25.0), 0.0)]])
+    p_star, heavy = np.full(10, 0.5), np.full_like(drawn[0], 4.0)
+    right = fit(*drawn, p_star).evidence
+    measured = fit(*drawn, p_star, weight=heavy, noise_factor=4.0).evidence
+    believed = fit(*drawn, p_star, weight=heavy).evidence
+    assert np.abs(measured - right).mean() < 0.3 * np.abs(believed - right).mean()
 
 
 def test_masks_are_outlines_of_the_class_within_the_parent() -> None:

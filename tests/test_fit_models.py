@@ -93,6 +93,24 @@ def test_core_without_pixels(kind: str) -> None:
     np.testing.assert_allclose(found.flux, np.column_stack([FLUX, FLUX]), rtol=0.06)
 
 
+def test_what_no_model_describes_makes_faint_sources_doubtful() -> None:
+    """Stripes of six times the noise around a faint and a bright source, and around none."""
+    places = np.array([[20.0, 20.0], [50.0, 60.0], [20.0, 65.0], [52.0, 20.0]])
+    arguments, parents, sources = make(places, np.array([400.0, 400.0, 40000.0, 400.0]))
+    stripes = 6.0 * np.where(np.arange(21) % 4 < 2, 1.0, -1.0)
+    for y, x in places[1:3].astype(int):
+        arguments["flux"][:, y - 10 : y + 11, x - 10 : x + 11] += stripes.astype(np.float32)
+    found = fit(arguments, parents, sources)
+    assert found.misfit.tolist() == [False, True, False, False]
+    np.testing.assert_allclose(found.flux[2], 40000.0, rtol=0.02)
+
+
+def test_variances_that_are_too_small_are_no_misfit() -> None:
+    arguments, parents, sources = make()
+    arguments["variance"] *= np.float32(0.2)
+    assert not fit(arguments, parents, sources).misfit.any()
+
+
 def test_band_without_data() -> None:
     arguments, parents, sources = make()
     arguments["flux"][1] = np.nan

@@ -259,6 +259,30 @@ def test_what_cannot_be_fitted_stays_finite() -> None:
     assert fit.dof[2] == 0 and (fit.flux_errors[2] > 1e12).all()
 
 
+def test_pixels_count_once_in_the_sky_of_a_group() -> None:
+    """In windows that overlap with those of the same and of other groups."""
+    places, halves = np.array([[30.0, 30.0], [34.0, 37.0], [36.0, 26.0]]), np.array([14, 10, 18])
+    images, weight = np.zeros((1, 70, 70), np.float32), np.full((1, 70, 70), 0.25, np.float32)
+    origins, groups = places.astype(int) - halves[:, None], np.array([0, 0, 1])
+    prior = np.column_stack([places, np.zeros((3, 4))])
+    block = module.Block(
+        (images, weight),
+        np.zeros(3, bool),
+        halves,
+        origins,
+        prior,
+        groups,
+        PsfStack.make([MIXTURES[:1]] * 3),
+        "cpu",
+        np.full((3, 1), np.inf),
+    )
+    covered = np.zeros((2, 70, 70), bool)
+    for group, (y0, x0), half in zip(groups, origins, halves, strict=True):
+        rows, columns = window_pixels(2 * half + 1)
+        covered[group, y0 + rows, x0 + columns] = True
+    np.testing.assert_allclose(1.0 / block.sky_variance[:, 0], 0.25 * covered.sum(axis=(1, 2)), rtol=1e-6)
+
+
 @pytest.mark.parametrize("light", ["sky", "line", "hole"])
 def test_what_is_no_source_has_not_converged(light: str) -> None:
     """A pedestal of the sky is larger than the window, a row of pixels thinner than any galaxy."""

@@ -41,6 +41,8 @@ BAND_FIELDS: Fields = (
     ("flag_edge", "Flag", "", "Set if the peak is nearer to the edge of the image than a FWHM of the PSF"),
     ("flag_samePlace", "Flag", "", "Set if it shares its model with another source at the same place"),
     ("flag_notConverged", "Flag", "", "Set if the fit stopped before it converged"),
+    ("flag_misfit", "Flag", "", "Set if what is left over around it is too large for its flux: in the window "
+     "chi squared is above 2 for each degree of freedom, and the S/N below 20 times that"),
 )  # fmt: skip
 """Fields of every band."""
 
@@ -126,11 +128,12 @@ def fill_profile_fluxes(
     models, n_sources = sources.models, len(sources)
     flux, error = np.full((2, n_sources), np.nan)
     core, edge, shared = np.zeros((3, n_sources), bool)
-    converged = np.ones(n_sources, bool)
+    converged, misfit = np.ones(n_sources, bool), np.zeros(n_sources, bool)
     if models is not None:
         scale = nanojansky_per_count(sources, exposure)
         flux, error = models.flux[:, band] / scale, models.flux_errors[:, band] / scale
         core, edge, shared, converged = models.core[:, band], models.edge, models.shared, models.converged
+        misfit = models.misfit
     no_psf = models is None or not sources.has_model_flux[band]
     no_pixels = ~np.isfinite(flux) & (not no_psf)
     for name, values, of_parents in (
@@ -144,5 +147,6 @@ def fill_profile_fluxes(
         ("flag_edge", edge, False),
         ("flag_samePlace", shared, False),
         ("flag_notConverged", ~converged, False),
+        ("flag_misfit", misfit, False),
     ):
         catalog[f"{PREFIX}_{name}"] = order.spread(values, of_parents)

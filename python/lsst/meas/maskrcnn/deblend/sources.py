@@ -143,7 +143,7 @@ class SourceList:
         models = self.models
         if models is None:
             return np.ones((len(self), len(self.image.bands)), bool)
-        of_source = ~models.converged | models.edge | models.shared
+        of_source = ~models.converged | models.misfit | models.edge | models.shared
         return np.asarray(~np.isfinite(models.flux) | models.core | of_source[:, None])
 
     def child_image(self, index: int, band: int | str, model: bool = False) -> npt.NDArray[np.float32]:

@@ -48,7 +48,7 @@ _BLOCK_PIXELS = 1_000_000
 _GROUP_SOURCES = 48
 """Most sources whose parameters are solved for together; larger groups are split in space."""
 _FLUX_SWEEPS = 3
-_SPLIT_SWEEPS = 5
+_SPLIT_SWEEPS = 10
 """How often fluxes alone are fitted at first in groups that were split, and how often all of it at last."""
 _SPLIT_STEPS = 8
 """Most steps of these in a sweep, and of all before the classes are known."""

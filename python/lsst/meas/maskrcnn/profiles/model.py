@@ -25,6 +25,11 @@ SHAPE_NAMES = ("x", "y", "r50", "e1", "e2", "index")
 Sersic index."""
 
 
+_MISFIT, _DOUBTFUL_SNR = 2.0, 20.0
+"""chi^2 over degrees of freedom above which it is a misfit, and the S/N over it up to which the flux is
+doubtful: at least 80 % of faint galaxies in halos above it are more than 20 % off."""
+
+
 def add_stamp(
     images: npt.NDArray[np.float32], y0: int, x0: int, pixels: npt.NDArray[np.float32], sign: float
 ) -> None:
@@ -102,6 +107,20 @@ class ProfileFit:
         """Standard deviations of ``flux``, (N, B)."""
         variances: FloatArray = np.einsum("nii->ni", self.covariance)[:, N_SHAPE:]
         return np.where(np.isfinite(self.flux), np.sqrt(variances), np.nan)
+
+    @property
+    def misfit(self) -> npt.NDArray[np.bool_]:
+        """Whether what is left over around a source is too large for its flux, (N,).
+
+        It is by its chi^2 over its degrees of freedom, in units of the median of all sources where that is
+        above 1, as it is for variances that are too small.
+        """
+        reduced = self.chi2 / np.maximum(self.dof, 1)
+        with np.errstate(invalid="ignore"):
+            snr = np.nan_to_num(self.flux / self.flux_errors).max(axis=1, initial=0.0)
+        known = np.isfinite(reduced)
+        scale = max(float(np.median(reduced[known])), 1.0) if known.any() else 1.0
+        return np.asarray((reduced > _MISFIT * scale) & (snr * scale < _DOUBTFUL_SNR * reduced))
 
     def scale_errors(self, factors: FloatArray) -> None:
         """Multiply errors by factors: those of the fluxes, (B,), and the others by their root mean square."""
