@@ -136,15 +136,16 @@ def test_evidence_falls_with_the_size_and_is_stronger_with_a_small_error() -> No
     np.testing.assert_array_equal(with_width(np.full(30, 0.3), np.full(30, np.nan)), 0.3)
 
 
-def test_errors_of_widths_are_those_of_the_measured_noise() -> None:
-    """Weights that are four times too large make them half as large."""
+def test_errors_of_widths_are_no_larger_than_the_measured_noise() -> None:
+    """As if the weights, which are 16 times too small, were right."""
     disc = galsim.Exponential(half_light_radius=3.0)
     drawn = draw(10 * [[(disc, snr_flux(disc, 25.0), 0.0)]])
-    p_star, heavy = np.full(10, 0.5), np.full_like(drawn[0], 4.0)
+    p_star, light = np.full(10, 0.001), np.full_like(drawn[0], 1.0 / 16.0)
     right = fit(*drawn, p_star).evidence
-    measured = fit(*drawn, p_star, weight=heavy, noise_factor=4.0).evidence
-    believed = fit(*drawn, p_star, weight=heavy).evidence
-    assert np.abs(measured - right).mean() < 0.3 * np.abs(believed - right).mean()
+    believed = fit(*drawn, p_star, weight=light).evidence
+    measured = fit(*drawn, p_star, weight=light, noise_factor=1.0 / 16.0).evidence
+    assert np.abs(measured - right).mean() < 0.5 * np.abs(believed - right).mean()
+    np.testing.assert_array_equal(fit(*drawn, p_star, noise_factor=16.0).evidence, right)
 
 
 def test_masks_are_outlines_of_the_class_within_the_parent() -> None:

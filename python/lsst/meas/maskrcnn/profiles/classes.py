@@ -49,11 +49,11 @@ def width_features(fit: ProfileFit, p_star: FloatArray, fwhm: float, error_scale
     The columns are 1, t^2, u, t u and c. With r the half-light radius in units of the FWHM (px) of the
     PSF and s its error, t is ln r and u is ln s, less that of 0.08; c is the logarithm of the odds that a
     bright source is a star, by the probabilities of the network, (N,). What stars have for a radius, as the
-    PSF is not quite right, is taken off in quadrature where there are enough of them. Errors are those of the
-    fit times ``error_scale``, but S/N do not rise by it.
+    PSF is not quite right, is taken off in quadrature where there are enough of them. Errors of the radius
+    are those of the fit times ``error_scale``.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
-        snr = np.sqrt(np.nansum((fit.flux / fit.flux_errors) ** 2, axis=1)) / max(error_scale, 1.0)
+        snr = np.sqrt(np.nansum((fit.flux / fit.flux_errors) ** 2, axis=1))
         size = np.exp(fit.parameters[:, 2]) / fwhm
         error = error_scale * size * np.sqrt(fit.covariance[:, 2, 2])
     told = ~fit.is_star & (snr < _BRIGHTEST) & np.isfinite(error)

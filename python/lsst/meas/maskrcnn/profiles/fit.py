@@ -94,9 +94,9 @@ def fit_profiles(
     ``weight`` is the inverse variance, float32, (band, y, x), 0 for pixels that are not fitted. The scale of
     a pixel (arcsec) is for the prior on sizes. Sources with a doubtful probability of being a star, (N,), are
     fitted as star and as galaxy; with the FWHM of the PSF (px) it takes in the widths of those that are
-    fitted as galaxies at first, with their errors by ``noise_factors``. With ``local_sky`` a constant is
-    fitted to each group and band, too; near much brighter sources it is in any case, with a prior by their
-    light. Pixels are computed on ``device``.
+    fitted as galaxies at first, with errors no larger than ``noise_factors`` make them. With ``local_sky`` a
+    constant is fitted to each group and band, too; near much brighter sources it is in any case, with a
+    prior by their light. Pixels are computed on ``device``.
     """
     for plane, known in zip(flux, weight, strict=True):
         plane[~(known > 0)] = 0.0
@@ -111,8 +111,9 @@ def fit_profiles(
     run.sweep(blocks, few_steps=fwhm is not None)
     if p_star is not None:
         if fwhm is not None:
+            # The factors are high in fields that are full of sources, whatever the noise.
             scale = 1.0 if noise_factors is None else float(np.sqrt(np.mean(noise_factors(run.result))))
-            p_star = run.classify(p_star, fwhm, scale)
+            p_star = run.classify(p_star, fwhm, min(scale, 1.0))
             run.sweep(blocks, only_changed=True)
         run.try_both(p_star)
     run.allow_halos()
