@@ -24,7 +24,7 @@ _CHUNK = 400_000
 """Values of Gaussians that are held at once: about what fits into the cache of a core."""
 _LEAST_EXPONENT = -115.0
 """Exponents of 2 are raised to this: arithmetic with numbers that are not normal is slow."""
-_LOG2_E = 1.0 / np.log(2.0)
+_LOG2_E = float(np.log2(np.e))
 
 
 def shape_matrix(shape: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
