@@ -83,10 +83,10 @@ def galaxy(index: float, radius: float = 3.0, eta1: float = 0.4, eta2: float = -
 @pytest.mark.parametrize("beta", [2.5, 4.0])
 def test_psfs_are_sums_of_gaussians(fwhm: float, beta: float) -> None:
     psf = galsim.Moffat(beta=beta, fwhm=fwhm).shear(g1=0.05, g2=0.03).shift(0.2, -0.1)
-    found = fit_psf(psf.drawImage(nx=51, ny=51, scale=1.0).array)
+    found = fit_psf(psf.drawImage(nx=61, ny=61, scale=1.0).array)
     np.testing.assert_allclose(found.center, [-0.1, 0.2], atol=0.01)
     assert found.weight.sum() == pytest.approx(1.0, abs=1e-3)
-    assert abs(found.flux_error) < 2e-3
+    assert abs(found.flux_error) < 1e-3
     with pytest.raises(ValueError, match="odd sides"):
         fit_psf(np.ones((4, 5)))
     with pytest.raises(ValueError, match="not finite"):
