@@ -42,7 +42,8 @@ BAND_FIELDS: Fields = (
     ("flag_samePlace", "Flag", "", "Set if it shares its model with another source at the same place"),
     ("flag_notConverged", "Flag", "", "Set if the fit stopped before it converged"),
     ("flag_misfit", "Flag", "", "Set if what is left over around it is too large for its flux: in the window "
-     "chi squared is above 2 for each degree of freedom, and the S/N below 20 times that"),
+     "chi squared for each degree of freedom is above 2 and above 2 times the median of all sources, and the "
+     "S/N below 20 times that"),
 )  # fmt: skip
 """Fields of every band."""
 
