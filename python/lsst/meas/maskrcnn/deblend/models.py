@@ -7,8 +7,9 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -114,30 +115,17 @@ def fit_models(
     p = None if p_star is None else np.asarray(p_star, np.float64)[first]
     release_memory(image.shape)
     fwhm = image.fwhm if by_width else None
-    factors = _Once(lambda models: noise.factors(models, psfs(*middle)))
+    factors = functools.partial(noise.factors, psfs=psfs(*middle))
     fit = fit_profiles(flux, weight, chosen, psfs, image.pixel_scale, p, fwhm, device, local_sky, factors)
     del flux
     near_bad = _near_bad(weight > 0, peaks)
     del weight
     fit.flux[~(fit.flux_errors < UNKNOWN_ERROR)] = np.nan
-    fit.scale_errors(np.sqrt(factors(fit)))
     fit = fit if len(first) == len(rows) else fit.share(rows)
     fit.core = near_bad
     on_edge = (peaks < 2.35 * sigma) | (peaks > np.array(image.shape) - 1 - 2.35 * sigma)
     fit.edge = np.asarray(on_edge.any(axis=1))
     return fit if order == sorted(order) else fit.select(np.argsort(order).tolist())
-
-
-class _Once:
-    """A function that keeps what it has given first."""
-
-    def __init__(self, function: Callable[[ProfileFit], npt.NDArray[np.float64]]) -> None:
-        self._function, self._found = function, np.zeros(0)
-
-    def __call__(self, models: ProfileFit) -> npt.NDArray[np.float64]:
-        if not self._found.size:
-            self._found = self._function(models)
-        return self._found
 
 
 @dataclasses.dataclass

@@ -87,16 +87,16 @@ def fit_profiles(
     fwhm: float | None = None,
     device: torch.device | str = "cpu",
     local_sky: bool = False,
-    noise_factors: NoiseFactors | None = None,
+    noise_factors: NoiseFactors = lambda models: np.ones(models.flux.shape[1]),
 ) -> ProfileFit:
     """Fit all sources of an image, float32, (band, y, x), from which the models are subtracted in place.
 
     ``weight`` is the inverse variance, float32, (band, y, x), 0 for pixels that are not fitted. The scale of
     a pixel (arcsec) is for the prior on sizes. Sources with a doubtful probability of being a star, (N,), are
     fitted as star and as galaxy; with the FWHM of the PSF (px) it takes in the widths of those that are
-    fitted as galaxies at first, with errors no larger than ``noise_factors`` make them. With ``local_sky`` a
-    constant is fitted to each group and band, too; near much brighter sources it is in any case, with a
-    prior by their light. Pixels are computed on ``device``.
+    fitted as galaxies at first. Errors are multiplied by the roots of ``noise_factors``, those of such widths
+    by 1 at most. With ``local_sky`` a constant is fitted to each group and band, too; near much brighter
+    sources it is in any case, with a prior by their light. Pixels are computed on ``device``.
     """
     for plane, known in zip(flux, weight, strict=True):
         plane[~(known > 0)] = 0.0
@@ -109,11 +109,12 @@ def fit_profiles(
     for members, groups, _ in _FLUX_SWEEPS * split:
         run.fit_block(members, groups, 0)
     run.sweep(blocks, few_steps=fwhm is not None)
+    factors: FloatArray | None = None
     if p_star is not None:
         if fwhm is not None:
-            # The factors are high in fields that are full of sources, whatever the noise.
-            scale = 1.0 if noise_factors is None else float(np.sqrt(np.mean(noise_factors(run.result))))
-            p_star = run.classify(p_star, fwhm, min(scale, 1.0))
+            factors = noise_factors(run.result)
+            # They are high in fields that are full of sources, whatever the noise.
+            p_star = run.classify(p_star, fwhm, min(float(np.sqrt(np.mean(factors))), 1.0))
             run.sweep(blocks, only_changed=True)
         run.try_both(p_star)
     run.allow_halos()
@@ -128,6 +129,7 @@ def fit_profiles(
     negative = result.flux < -_NEGATIVE * result.flux_errors
     unknown = ~(result.flux_errors < UNKNOWN_ERROR)
     result.converged &= ~((negative | unknown).all(axis=1) & negative.any(axis=1))
+    result.scale_errors(np.sqrt(noise_factors(result) if factors is None else factors))
     return result
 
 
